@@ -1,0 +1,132 @@
+package proto
+
+import "time"
+
+// Role is what a service key may do.
+type Role string
+
+// The roles. A client key reads and writes its own client, a report key sees
+// counts only, an admin key names the client in each request.
+const (
+	RoleClient Role = "client"
+	RoleReport Role = "report"
+	RoleAdmin  Role = "admin"
+)
+
+// ParseRole reads a role's name.
+func ParseRole(s string) (Role, error) {
+	switch r := Role(s); r {
+	case RoleClient, RoleReport, RoleAdmin:
+		return r, nil
+	}
+	return "", Errorf(CodeInvalid, "role %q is unknown: use client, report or admin", clip(s))
+}
+
+// ClientInfo is what the rooms need to know of a client.
+type ClientInfo struct {
+	ID    ClientID   `json:"-"`
+	Name  ClientName `json:"name"`
+	Space SpaceID    `json:"-"`
+	Floor int        `json:"floor"` // least count that its keys may see
+}
+
+// Principal is who a service key speaks for.
+type Principal struct {
+	Role   Role
+	Client ClientName // empty for RoleAdmin
+}
+
+// SegmentSpec is a segment's definition as the API takes and gives it.
+type SegmentSpec struct {
+	ID       SegmentID `json:"id"`
+	Scope    string    `json:"scope,omitempty"` // identity or user
+	When     string    `json:"when"`
+	Backfill bool      `json:"backfill"`
+	// Set in answers only.
+	Version SegmentKey `json:"version,omitempty"`
+	Size    *uint64    `json:"size,omitempty"`
+	Filled  *bool      `json:"filled,omitempty"` // history has been gone through
+}
+
+// Answered tells how much of the hash space an answer covers.
+type Answered struct {
+	Answered int `json:"answered"`
+	Of       int `json:"of"`
+}
+
+// Count is the size of an audience.
+type Count struct {
+	Count      *uint64  `json:"count"`           // nil when under the floor
+	Below      int      `json:"below,omitempty"` // the floor
+	Exact      bool     `json:"exact"`
+	Partitions Answered `json:"partitions"`
+}
+
+// Explanation says why an identity is in a segment, or not.
+type Explanation struct {
+	Identity Identity          `json:"identity"`
+	Segment  SegmentID         `json:"segment"`
+	When     string            `json:"when"`
+	In       bool              `json:"in"`
+	At       time.Time         `json:"at"`
+	Entered  *time.Time        `json:"entered,omitempty"` // when it last became true, of a member
+	Changes  *time.Time        `json:"changes,omitempty"` // when time alone changes it next
+	Facts    []ExplanationFact `json:"facts"`
+}
+
+// ExplanationFact is one part of a rule with the value it has.
+type ExplanationFact struct {
+	Expr   string      `json:"expr"`
+	Value  any         `json:"value"`
+	Holds  bool        `json:"holds"`
+	Events []time.Time `json:"events,omitempty"` // newest first, those that decide
+}
+
+// DeadLetter is a command that made an identity's step fail.
+type DeadLetter struct {
+	ID       string    `json:"id"` // lane:offset:index
+	Offset   Offset    `json:"offset"`
+	Index    int       `json:"index"`
+	Lane     LaneID    `json:"lane"`
+	Time     time.Time `json:"time"`
+	Reason   string    `json:"reason"`
+	Replayed bool      `json:"replayed"`
+}
+
+// LaneStatus is a lane as operators see it.
+type LaneStatus struct {
+	Lane        LaneID  `json:"lane"`
+	Applied     Offset  `json:"applied"`
+	Logged      Offset  `json:"logged"`
+	First       Offset  `json:"first"` // oldest entry still in the log
+	Chain       string  `json:"chain"`
+	LaneTime    string  `json:"lane_time"`
+	Identities  uint64  `json:"identities"`
+	Active      int     `json:"active"` // identity actors in memory
+	Partitions  []int   `json:"partitions"`
+	Owner       string  `json:"owner"`
+	Quarantined string  `json:"quarantined,omitempty"` // why it stopped
+	LagSeconds  float64 `json:"lag_seconds"`
+}
+
+// HistoryEvent is one stored event in the answer to an access request.
+type HistoryEvent struct {
+	Time  time.Time      `json:"time"`
+	Event string         `json:"event"`
+	URL   string         `json:"url,omitempty"`
+	Ref   string         `json:"ref,omitempty"`
+	Props map[string]any `json:"props,omitempty"`
+}
+
+// IdentityRecord is everything held of an identity for one client.
+type IdentityRecord struct {
+	Identity  Identity       `json:"identity"`
+	Known     bool           `json:"known"`
+	OptedOut  bool           `json:"opted_out"`
+	FirstSeen *time.Time     `json:"first_seen,omitempty"`
+	LastSeen  *time.Time     `json:"last_seen,omitempty"`
+	Traits    map[string]any `json:"traits,omitempty"`
+	Segments  []SegmentID    `json:"segments"`
+	Events    []HistoryEvent `json:"events"`
+	Truncated bool           `json:"truncated"` // older events were dropped at the bound
+}
