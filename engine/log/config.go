@@ -1,0 +1,84 @@
+package log
+
+import (
+	"log/slog"
+	"net"
+	"strings"
+	"time"
+
+	"kith/proto"
+)
+
+// Config says where a log lives and how it is reached.
+type Config struct {
+	// Dir holds the embedded server's files. Empty only with URL.
+	Dir string
+	// URL names NATS servers outside this process; whether they sync cannot
+	// be known, see Warnings. Empty: the embedded server.
+	URL string
+	// Lanes is how many lane streams there are, 1 to proto.LanesMax.
+	Lanes int
+	// MaxBytes bounds each lane's stream; appends beyond it are refused with
+	// CodeDiskFull. 0: 60 % of the disk space that is free or already used by
+	// the log at start, shared by the lanes, and never less than before.
+	MaxBytes int64
+	// Name is the node's name.
+	Name string
+	// ClientListen is host:port for NATS clients; empty: no open port.
+	ClientListen string
+	// Authorize decides about network clients. Needed with ClientListen.
+	Authorize func(Credentials) (Grant, bool)
+	// AppendTimeout is after how long an append without an answer counts as
+	// ambiguous. 0: 5 s.
+	AppendTimeout time.Duration
+	// Logger takes what the server has to say, at warn and above. Nil: none.
+	Logger *slog.Logger
+}
+
+// Credentials are what a network client presented.
+type Credentials struct {
+	User, Password, Token string
+	Remote                net.Addr
+}
+
+// Grant is what a network client may do. The log's own subjects stay out of
+// reach whatever a grant says.
+type Grant struct {
+	Name               string   // for the server's log
+	Publish, Subscribe []string // NATS subjects, wild cards allowed
+}
+
+// Validate reports the first thing that is wrong, and sets defaults.
+func (c *Config) Validate() error {
+	switch {
+	case c.URL == "" && c.Dir == "":
+		return proto.Errorf(proto.CodeInvalid, "the log has neither a directory nor a NATS URL: set one of them")
+	case c.URL != "" && c.ClientListen != "":
+		return proto.Errorf(proto.CodeInvalid, "a NATS client address %q was given with an external NATS: clients connect to that NATS, leave the address out", c.ClientListen)
+	case c.Lanes < 1 || c.Lanes > proto.LanesMax:
+		return proto.Errorf(proto.CodeInvalid, "%d lanes are not possible: use 1 to %d", c.Lanes, proto.LanesMax)
+	case c.MaxBytes != 0 && c.MaxBytes < laneBytesMin:
+		return proto.Errorf(proto.CodeInvalid, "log.max_bytes is %d: give each lane at least %d, or 0 to derive it from the disk", c.MaxBytes, laneBytesMin)
+	case c.Name == "" || strings.ContainsAny(c.Name, " \t\r\n"):
+		return proto.Errorf(proto.CodeInvalid, "node name %q is not valid: use letters, digits, - and _", c.Name)
+	case c.ClientListen != "" && c.Authorize == nil:
+		return proto.Errorf(proto.CodeInvalid, "a NATS client address needs keys to check clients by")
+	case c.AppendTimeout < 0:
+		return proto.Errorf(proto.CodeInvalid, "the append timeout %v is negative", c.AppendTimeout)
+	}
+	if c.ClientListen != "" {
+		if _, _, err := net.SplitHostPort(c.ClientListen); err != nil {
+			return proto.Errorf(proto.CodeInvalid, "NATS client address %q is not host:port: %w", c.ClientListen, err)
+		}
+	}
+	if c.AppendTimeout == 0 {
+		c.AppendTimeout = 5 * time.Second
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+// laneBytesMin leaves room for a few entries of the largest size.
+const laneBytesMin = 8 << 20
