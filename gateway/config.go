@@ -1,0 +1,106 @@
+package gateway
+
+import (
+	"time"
+
+	"kith/proto"
+)
+
+// Config is how the gateway behaves. The zero value of a field means the
+// default that its comment names.
+type Config struct {
+	// BodyBytesMax bounds a request body after decompression. Default 4 MiB.
+	BodyBytesMax int
+	// EventsMax bounds the events of one body. Default 1000.
+	EventsMax int
+	// LookupMax bounds the identities of one look-up. Default 1000.
+	LookupMax int
+	// EventAgeMax is how far back an event's time may lie. Default 30 days.
+	EventAgeMax time.Duration
+	// EventAheadMax is how far ahead of now it may lie. Default 5 minutes.
+	EventAheadMax time.Duration
+	// WaitMax bounds how long ?after= waits. Default 5 seconds.
+	WaitMax time.Duration
+	// EventsPerSecond is the rate that each client may send on each plane;
+	// EventsBurst (default: one second's worth) may come at once. 0: no limit.
+	EventsPerSecond float64
+	EventsBurst     int
+	// FloorDefault is the least count that keys of a client without a floor of
+	// its own may see. Default 50.
+	FloorDefault int
+
+	// CookieDomain is the Domain of the cookies. Default: the host itself.
+	CookieDomain string
+	// CookieInsecure leaves Secure, SameSite=None and Partitioned out, for
+	// tests over plain HTTP from other hosts than localhost.
+	CookieInsecure bool
+	// Origins are, for each client, the web origins ("https://example.com")
+	// whose pages may read answers of the public plane. A client that is not
+	// named answers to all origins.
+	Origins map[proto.ClientName][]string
+	// Secrets are the keys of account proofs, for each client.
+	Secrets map[proto.ClientName][]byte
+	// Unproven are clients whose accounts need no proof: the demo.
+	Unproven []proto.ClientName
+
+	// NATSOpen takes messages without a key: the NATS server's own permissions
+	// guard the subjects.
+	NATSOpen bool
+	// NATSConcurrency bounds the messages in work at once. Default 256.
+	NATSConcurrency int
+
+	// Dev is for a developer's machine: it implies NATSOpen.
+	Dev bool
+	// Now is the clock. Default time.Now.
+	Now func() time.Time
+}
+
+func (c Config) withDefaults() Config {
+	setDefault(&c.BodyBytesMax, 4<<20)
+	setDefault(&c.EventsMax, 1000)
+	setDefault(&c.LookupMax, 1000)
+	setDefault(&c.EventAgeMax, 30*24*time.Hour)
+	setDefault(&c.EventAheadMax, 5*time.Minute)
+	setDefault(&c.WaitMax, 5*time.Second)
+	setDefault(&c.EventsBurst, max(int(c.EventsPerSecond), 1))
+	setDefault(&c.FloorDefault, 50)
+	setDefault(&c.NATSConcurrency, 256)
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	c.NATSOpen = c.NATSOpen || c.Dev
+	return c
+}
+
+func setDefault[T int | time.Duration](field *T, v T) {
+	if *field == 0 {
+		*field = v
+	}
+}
+
+// Validate checks c as New will use it.
+func (c Config) Validate() error {
+	c = c.withDefaults()
+	switch {
+	case c.BodyBytesMax < 1<<10 || c.BodyBytesMax > 64<<20:
+		return proto.Errorf(proto.CodeInvalid, "body limit is %d bytes: use 1 KiB to 64 MiB", c.BodyBytesMax)
+	case c.EventsMax < 1 || c.EventsMax > proto.EntryCommandsMax:
+		return proto.Errorf(proto.CodeInvalid, "limit of events per body is %d: use 1 to %d", c.EventsMax, proto.EntryCommandsMax)
+	case c.LookupMax < 1 || c.LookupMax > 10000:
+		return proto.Errorf(proto.CodeInvalid, "limit of identities per look-up is %d: use 1 to 10000", c.LookupMax)
+	case c.EventAgeMax < 0 || c.EventAheadMax < 0 || c.EventAheadMax > 24*time.Hour:
+		return proto.Errorf(proto.CodeInvalid, "event times may lie %s back and %s ahead: use nothing negative, and at most a day ahead", c.EventAgeMax, c.EventAheadMax)
+	case c.WaitMax < 0 || c.WaitMax > time.Minute:
+		return proto.Errorf(proto.CodeInvalid, "waiting for a position is bounded by %s: use up to a minute", c.WaitMax)
+	case c.EventsPerSecond < 0 || c.EventsBurst < 1 || c.EventsPerSecond > 0 && c.EventsBurst < c.EventsMax:
+		return proto.Errorf(proto.CodeInvalid, "a rate of %g events/s with a burst of %d can never take a body of %d events: raise the burst or lower the events per body", c.EventsPerSecond, c.EventsBurst, c.EventsMax)
+	case c.NATSConcurrency < 1 || c.FloorDefault < 0:
+		return proto.Errorf(proto.CodeInvalid, "NATS concurrency %d and floor %d must not be negative", c.NATSConcurrency, c.FloorDefault)
+	}
+	for name, secret := range c.Secrets {
+		if len(secret) < 16 {
+			return proto.Errorf(proto.CodeInvalid, "the proof secret of client %q has %d bytes: use 16 or more", name, len(secret))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,108 @@
+package gateway
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"kith/proto"
+)
+
+// Result tells what became of a submitted batch.
+type Result struct {
+	Position proto.Position // where the durable commands lie
+	Failed   []int          // indexes in the batch that are NOT durable; nil for none
+	Err      error          // why, for all of Failed
+}
+
+// Intake makes commands durable. Its methods may run concurrently.
+type Intake interface {
+	// Submit returns once every command of b is durable or has failed. Whoever
+	// submitted retries; Submit does not beyond its own bound. b may be reused
+	// once it returned.
+	Submit(ctx context.Context, b *proto.Batch) Result
+	// Hasher gives identities their home. It is the same for the node's life.
+	Hasher() proto.Hasher
+}
+
+// View is what a look-up says of an identity beside its segments.
+type View struct {
+	Known    bool // this client holds facts of it
+	OptedOut bool
+}
+
+// Memberships answers from read views. Its methods may run concurrently, and
+// none of them writes.
+type Memberships interface {
+	// Lookup appends the ids of the segments of client that id is in at now to
+	// dst, which the caller may reuse. The ids need no JSON escaping. id may
+	// alias a buffer that the caller reuses: Lookup must not keep it.
+	Lookup(client proto.ClientInfo, id proto.Identity, now proto.Millis, dst []proto.SegmentID) (View, []proto.SegmentID, error)
+	// Wait returns once all of p is applied and published, or ctx is done.
+	Wait(ctx context.Context, p proto.Position) error
+	// Count sizes an audience expression. The gateway applies the floor.
+	Count(ctx context.Context, client proto.ClientInfo, expr, unit string) (proto.Count, error)
+	// Explain says why id is in the segment at a time, or not.
+	Explain(ctx context.Context, client proto.ClientInfo, id proto.Identity, segment proto.SegmentID, at time.Time) (proto.Explanation, error)
+	// Record is everything that client holds of id.
+	Record(ctx context.Context, client proto.ClientInfo, id proto.Identity) (proto.IdentityRecord, error)
+}
+
+// Definitions are a client's segments.
+type Definitions interface {
+	// Define makes or replaces a segment and returns when all lanes obey it.
+	Define(ctx context.Context, client proto.ClientInfo, s proto.SegmentSpec) (proto.SegmentSpec, error)
+	// Undefine drops one. CodeNotFound if there is none.
+	Undefine(ctx context.Context, client proto.ClientInfo, id proto.SegmentID) error
+	Segment(client proto.ClientInfo, id proto.SegmentID) (proto.SegmentSpec, bool)
+	// Segments are all of the client's, by id.
+	Segments(client proto.ClientInfo) []proto.SegmentSpec
+}
+
+// Accounts are clients and their keys.
+type Accounts interface {
+	// Authenticate is on every request's way: it must be cheap.
+	Authenticate(key string) (proto.Principal, bool)
+	Client(name proto.ClientName) (proto.ClientInfo, bool)
+	Clients() []proto.ClientInfo
+	// CreateKey makes a key, and the client if it is new. It returns when the
+	// key is durable; the key is not kept and cannot be shown again.
+	CreateKey(ctx context.Context, name proto.ClientName, role proto.Role, space string) (key string, err error)
+}
+
+// Operations are for those who run the node.
+type Operations interface {
+	// Ready is nil when queries will be answered, Live when the process works.
+	Ready() error
+	Live() error
+	Lanes() []proto.LaneStatus
+	// DeadLetters are the newest set-aside commands, at most limit.
+	DeadLetters(ctx context.Context, limit int) ([]proto.DeadLetter, error)
+	// Replay submits one again. CodeNotFound if there is none.
+	Replay(ctx context.Context, id string) error
+}
+
+// Maintenance is the slow work on a whole node.
+type Maintenance interface {
+	// Backup streams a consistent copy of the node's data to w.
+	Backup(ctx context.Context, w io.Writer) error
+	// Verify recomputes what is derived and compares; its report is written as
+	// JSON.
+	Verify(ctx context.Context) (report any, err error)
+}
+
+// Dependencies are the rooms behind the gateway.
+type Dependencies struct {
+	Intake      Intake
+	Memberships Memberships
+	Definitions Definitions
+	Accounts    Accounts
+	Operations  Operations
+	Maintenance Maintenance // optional: without it those routes are 404
+
+	Registry *prometheus.Registry // optional: for the gateway's metrics and /metrics
+	Log      *slog.Logger         // optional: for what no caller is told
+}
