@@ -1,0 +1,291 @@
+// Package config is a node's configuration: the file kith.yaml as one plain
+// struct, its defaults, and the checks that a node makes before it starts.
+//
+// Guarantee: a file that Load accepts names only things that kith knows, and
+// an error names the line and what to write instead. It opens nothing but the
+// file that it is asked to read; whether a port is free or a directory
+// writable is found out by the parts that use them.
+package config
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"net"
+	"strings"
+	"time"
+
+	"kith/proto"
+)
+
+// Keys and names that --dev gives, on loopback only.
+const (
+	DevClient   = "demo"
+	DevKey      = "demo-key"
+	DevAdminKey = "dev-admin-key"
+)
+
+// Config is kith.yaml. Zero values are not the defaults: start from Default.
+type Config struct {
+	// Node names this node in beats, logs and metrics. It stays the same for
+	// the life of the data directory.
+	Node string `yaml:"node"`
+	// Data is where everything is kept, unless LogDir or StoreDir moves a part
+	// to another disk (log and store on one disk couple their fsyncs).
+	Data     string `yaml:"data"`
+	LogDir   string `yaml:"log_dir"`
+	StoreDir string `yaml:"store_dir"`
+
+	// Public is for browsers and apps, Service for servers and operators.
+	Public  string `yaml:"public"`
+	Service string `yaml:"service"`
+	TLS     TLS    `yaml:"tls"`
+	NATS    NATS   `yaml:"nats"`
+
+	// Lanes is the number of log streams, fixed when the data directory is
+	// made. Few are better: each costs its own fsyncs.
+	Lanes int `yaml:"lanes"`
+	// LogRetention is how long applied log entries are kept.
+	LogRetention Duration `yaml:"log_retention"`
+	// ActiveMax bounds the identity actors in memory.
+	ActiveMax int `yaml:"active_max"`
+	// SecretFile holds the 16-byte key of identity hashes, in hex. Empty: one
+	// is made in the data directory on first start.
+	SecretFile string `yaml:"secret_file"`
+
+	Keys    []Key    `yaml:"keys"`
+	Clients []Client `yaml:"clients"`
+	Limits  Limits   `yaml:"limits"`
+	Cookies Cookies  `yaml:"cookies"`
+
+	// Dev is the --dev flag: never in a file.
+	Dev bool `yaml:"-"`
+}
+
+// TLS names the files of a certificate and its key, for both planes.
+type TLS struct {
+	Cert string `yaml:"cert"`
+	Key  string `yaml:"key"`
+}
+
+// NATS is the log's server: embedded, unless URL names another.
+type NATS struct {
+	URL    string `yaml:"url"`
+	Listen string `yaml:"listen"` // address for other programs; empty: in process only
+}
+
+// Key is a service key, hashed; `kith key create --offline` prints one.
+type Key struct {
+	SHA256 string `yaml:"sha256"`
+	Role   string `yaml:"role"`
+	Client string `yaml:"client"`
+}
+
+// Client is a customer whose data is kept apart.
+type Client struct {
+	Name        string `yaml:"name"`
+	Space       string `yaml:"space"`        // clients of one space share links
+	ProofSecret string `yaml:"proof_secret"` // for account proofs on the public plane
+}
+
+// Limits bound what the gateway takes.
+type Limits struct {
+	BodyBytesMax     int      `yaml:"body_bytes_max"` // after decompression
+	EventsPerBodyMax int      `yaml:"events_per_body_max"`
+	MaxEventAge      Duration `yaml:"max_event_age"`
+	EventAheadMax    Duration `yaml:"event_ahead_max"`
+	RateEventsMax    int      `yaml:"rate_events_max"` // per client and second; 0: no limit
+}
+
+// Cookies says how the public plane sets its cookies.
+type Cookies struct {
+	Domain   string `yaml:"domain"`
+	Insecure bool   `yaml:"insecure"` // without Secure; for tests on plain HTTP only
+}
+
+// Default is a configuration with every default in place and no keys.
+func Default() Config {
+	return Config{
+		Node:         "n1",
+		Data:         "./kith-data",
+		Public:       "127.0.0.1:8080",
+		Service:      "127.0.0.1:8081",
+		Lanes:        1,
+		LogRetention: Duration(24 * time.Hour),
+		ActiveMax:    200_000,
+		Limits: Limits{
+			BodyBytesMax:     4 << 20,
+			EventsPerBodyMax: 1000,
+			MaxEventAge:      Duration(30 * 24 * time.Hour),
+			EventAheadMax:    Duration(5 * time.Minute),
+		},
+	}
+}
+
+// UseDev adds what --dev gives: the demo client and two well-known keys.
+func (c *Config) UseDev() {
+	c.Dev = true
+	c.Keys = append(c.Keys,
+		Key{SHA256: HashKey(DevAdminKey), Role: string(proto.RoleAdmin)},
+		Key{SHA256: HashKey(DevKey), Role: string(proto.RoleClient), Client: DevClient})
+	c.Clients = append(c.Clients, Client{Name: DevClient})
+}
+
+// HashKey is how a key stands in kith.yaml and in the log.
+func HashKey(key string) string {
+	sum := sha256.Sum256([]byte(key))
+	return hex.EncodeToString(sum[:])
+}
+
+// Validate gives the first thing that is wrong, with what to write instead.
+func (c *Config) Validate() error {
+	if p := c.problem(); p != nil {
+		return proto.Errorf(proto.CodeInvalid, "%s: %s", p.name(), p.message)
+	}
+	return nil
+}
+
+// NeedKeys refuses a node that nobody could query.
+func (c *Config) NeedKeys() error {
+	if len(c.Keys) > 0 {
+		return nil
+	}
+	return proto.Errorf(proto.CodeInvalid, `no service keys are configured, so nobody could use this node. Either
+  - try it out on this machine: kith serve --dev
+  - or make an admin key with: kith key create --role admin --offline
+    and put the lines that it prints into kith.yaml, then: kith serve --config kith.yaml
+    ("kith config init" writes a kith.yaml to start from)`)
+}
+
+// problem is one thing wrong at a path such as $.keys[0].sha256.
+type problem struct{ path, message string }
+
+func (p *problem) name() string { return strings.TrimPrefix(p.path, "$.") }
+
+func (c *Config) problem() *problem {
+	checks := []func() *problem{c.checkNode, c.checkAddresses, c.checkSizes, c.checkKeys, c.checkClients, c.checkLimits}
+	for _, check := range checks {
+		if p := check(); p != nil {
+			return p
+		}
+	}
+	return nil
+}
+
+func (c *Config) checkNode() *problem {
+	switch {
+	case !proto.ValidName(c.Node):
+		return &problem{"$.node", "use 1 to 64 of A-Z a-z 0-9 _ - and dots"}
+	case c.Data == "":
+		return &problem{"$.data", "name a directory, such as ./kith-data"}
+	case (c.TLS.Cert == "") != (c.TLS.Key == ""):
+		return &problem{"$.tls", "name both cert and key, or neither"}
+	case c.NATS.URL != "" && c.NATS.Listen != "":
+		return &problem{"$.nats.listen", "only the embedded server listens: leave out url or listen"}
+	}
+	return nil
+}
+
+func (c *Config) checkAddresses() *problem {
+	for _, a := range []struct{ path, addr string }{{"$.public", c.Public}, {"$.service", c.Service}, {"$.nats.listen", c.NATS.Listen}} {
+		if a.addr == "" && a.path == "$.nats.listen" {
+			continue
+		}
+		host, port, err := net.SplitHostPort(a.addr)
+		if err != nil || port == "" {
+			return &problem{a.path, "write host:port, such as 127.0.0.1:8080"}
+		}
+		if c.Dev && !isLoopback(host) {
+			return &problem{a.path, "--dev has well-known keys and so is for loopback only: use 127.0.0.1, or configure keys and leave out --dev"}
+		}
+	}
+	if c.Public == c.Service && !strings.HasSuffix(c.Public, ":0") {
+		return &problem{"$.service", "the planes need an address each: service must differ from public"}
+	}
+	return nil
+}
+
+func isLoopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+func (c *Config) checkSizes() *problem {
+	switch {
+	case c.Lanes < 1 || c.Lanes > proto.LanesMax:
+		return &problem{"$.lanes", "use 1 to 64; 1 is best for one node"}
+	case c.LogRetention < Duration(time.Minute):
+		return &problem{"$.log_retention", "use at least 1m; the default is 24h"}
+	case c.ActiveMax < 1000:
+		return &problem{"$.active_max", "use at least 1000; the default is 200000"}
+	}
+	return nil
+}
+
+func (c *Config) checkKeys() *problem {
+	for i, k := range c.Keys {
+		if sum, err := hex.DecodeString(k.SHA256); err != nil || len(sum) != sha256.Size {
+			return &problem{at("$.keys", i, "sha256"), "write the 64 hex digits of the key's SHA-256, not the key: kith key create --offline prints both"}
+		}
+		role, err := proto.ParseRole(k.Role)
+		if err != nil {
+			return &problem{at("$.keys", i, "role"), "use client, report or admin"}
+		}
+		if p := checkKeyClient(i, k, role); p != nil {
+			return p
+		}
+	}
+	return nil
+}
+
+func checkKeyClient(i int, k Key, role proto.Role) *problem {
+	if role == proto.RoleAdmin {
+		if k.Client != "" {
+			return &problem{at("$.keys", i, "client"), "an admin key belongs to no client: leave client out"}
+		}
+		return nil
+	}
+	if _, err := proto.ParseClientName(k.Client); err != nil {
+		return &problem{at("$.keys", i, "client"), "name the client that the key is for: 1 to 64 of A-Z a-z 0-9 _ -"}
+	}
+	return nil
+}
+
+func (c *Config) checkClients() *problem {
+	seen := map[string]bool{}
+	for i, cl := range c.Clients {
+		if _, err := proto.ParseClientName(cl.Name); err != nil {
+			return &problem{at("$.clients", i, "name"), "use 1 to 64 of A-Z a-z 0-9 _ -"}
+		}
+		if seen[cl.Name] {
+			return &problem{at("$.clients", i, "name"), "client " + cl.Name + " is named twice: keep one"}
+		}
+		seen[cl.Name] = true
+		if cl.Space != "" && !proto.ValidName(cl.Space) {
+			return &problem{at("$.clients", i, "space"), "use 1 to 64 of A-Z a-z 0-9 _ - and dots"}
+		}
+		if cl.ProofSecret != "" && len(cl.ProofSecret) < 16 {
+			return &problem{at("$.clients", i, "proof_secret"), "use at least 16 characters"}
+		}
+	}
+	return nil
+}
+
+func (c *Config) checkLimits() *problem {
+	l := c.Limits
+	switch {
+	case l.BodyBytesMax < 1024 || l.BodyBytesMax > 64<<20:
+		return &problem{"$.limits.body_bytes_max", "use 1024 to 67108864 (64 MiB)"}
+	case l.EventsPerBodyMax < 1 || l.EventsPerBodyMax > 10_000:
+		return &problem{"$.limits.events_per_body_max", "use 1 to 10000"}
+	case l.MaxEventAge < Duration(time.Minute):
+		return &problem{"$.limits.max_event_age", "use at least 1m; the default is 30d"}
+	case l.EventAheadMax < 0 || l.EventAheadMax > Duration(time.Hour):
+		return &problem{"$.limits.event_ahead_max", "use 0s to 1h; the default is 5m"}
+	case l.RateEventsMax < 0:
+		return &problem{"$.limits.rate_events_max", "use 0 for no limit, or a number of events per second"}
+	}
+	return nil
+}

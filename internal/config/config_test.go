@@ -1,0 +1,155 @@
+package config_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"kith/internal/config"
+	"kith/proto"
+)
+
+// The template is what users start from: it must hold the defaults and
+// nothing else.
+func TestTemplateIsTheDefaults(t *testing.T) {
+	got, err := config.Parse([]byte(config.Template))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := config.Default()
+	want.Keys, want.Clients = []config.Key{}, []config.Client{}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("template differs from Default (-want +got):\n%s", d)
+	}
+}
+
+func TestParseNamesLineAndFix(t *testing.T) {
+	sum := strings.Repeat("ab", 32)
+	tests := []struct {
+		name, text string
+		line       int
+		want       string
+	}{
+		{"unknown field", "node: n1\npubilc: 127.0.0.1:1\n", 2, `unknown field "pubilc": did you mean "public"?`},
+		{"unknown far field", "node: n1\n\nwhatever: 1\n", 3, "kith config init"},
+		{"unknown nested", "limits:\n  body_max: 1\n", 2, `unknown field "body_max"`},
+		{"not yaml", "node: n1\nkeys: [\n", 0, ""},
+		{"wrong type", "node: n1\nlanes: many\n", 2, "lanes"},
+		{"bad duration", "node: n1\n\nlog_retention: soon\n", 3, "write 90s"},
+		{"lanes", "lanes: 65\n", 1, "use 1 to 64"},
+		{"address", "node: a\npublic: localhost\n", 2, "write host:port"},
+		{"same address", "public: 127.0.0.1:1\nservice: 127.0.0.1:1\n", 2, "must differ"},
+		{"key in clear", "keys:\n  - sha256: my-key\n    role: admin\n", 2, "not the key"},
+		{"role", "keys:\n  - sha256: " + sum + "\n    role: root\n", 3, "client, report or admin"},
+		{"key without client", "keys:\n  - sha256: " + sum + "\n    role: client\n", 2, "name the client"},
+		{"admin with client", "keys:\n  - sha256: " + sum + "\n    role: admin\n    client: a\n", 4, "belongs to no client"},
+		{"client twice", "clients:\n  - name: a\n  - name: a\n", 3, "named twice"},
+		{"dotted client", "clients:\n  - name: a.b\n", 2, "A-Z"},
+		{"half tls", "tls:\n  cert: a.pem\n", 2, "both cert and key"},
+		{"short secret", "clients:\n  - name: a\n    proof_secret: x\n", 3, "16 characters"},
+		{"retention", "log_retention: 1s\n", 1, "at least 1m"},
+		{"body", "limits:\n  body_bytes_max: 5\n", 2, "1024"},
+		{"duplicate key", "node: a\nnode: b\n", 2, "node"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := config.Parse([]byte(tt.text))
+			var e *proto.Error
+			if !errors.As(err, &e) {
+				t.Fatalf("got error %v, want a *proto.Error", err)
+			}
+			if tt.line > 0 && e.Line != tt.line {
+				t.Errorf("line %d, want %d: %v", e.Line, tt.line, e)
+			}
+			if !strings.Contains(e.Message, tt.want) {
+				t.Errorf("message %q does not say %q", e.Message, tt.want)
+			}
+		})
+	}
+}
+
+func TestDevIsLoopbackOnly(t *testing.T) {
+	c := config.Default()
+	c.UseDev()
+	if err := c.Validate(); err != nil {
+		t.Fatalf("the defaults with --dev: %v", err)
+	}
+	for _, addr := range []string{"0.0.0.0:8080", ":8080", "192.0.2.1:8080", "example.org:8080"} {
+		c.Public = addr
+		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), "loopback only") {
+			t.Errorf("--dev on %s: got %v, want a refusal", addr, err)
+		}
+	}
+	for _, addr := range []string{"[::1]:8080", "localhost:8080"} {
+		c.Public = addr
+		if err := c.Validate(); err != nil {
+			t.Errorf("--dev on %s: %v", addr, err)
+		}
+	}
+}
+
+func TestNeedKeysSaysWhatToWrite(t *testing.T) {
+	c := config.Default()
+	err := c.NeedKeys()
+	if err == nil || !strings.Contains(err.Error(), "kith key create --role admin --offline") {
+		t.Errorf("got %v", err)
+	}
+	c.UseDev()
+	if err := c.NeedKeys(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestParseDuration(t *testing.T) {
+	for text, want := range map[string]time.Duration{"90s": 90 * time.Second, "30d": 720 * time.Hour, "2w": 336 * time.Hour, "1h30m": 90 * time.Minute} {
+		if got, err := config.ParseDuration(text); err != nil || got != want {
+			t.Errorf("ParseDuration(%q) = %v, %v; want %v", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "d", "-1d", "1.5d", "soon", "99999999999999w", "60000w"} {
+		if got, err := config.ParseDuration(text); err == nil {
+			t.Errorf("ParseDuration(%q) = %v, want an error", text, got)
+		}
+	}
+}
+
+func TestInitDoesNotOverwrite(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "kith.yaml")
+	if err := config.Init(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("node: mine\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := config.Init(path); proto.CodeOf(err) != proto.CodeConflict {
+		t.Errorf("second Init: %v, want a conflict", err)
+	}
+	c, err := config.Load(path)
+	if err != nil || c.Node != "mine" {
+		t.Errorf("Load after Init: %+v, %v", c.Node, err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(config.Template)
+	f.Add("keys:\n  - sha256: x\n")
+	f.Add("limits: {max_event_age: 1w}")
+	f.Fuzz(func(t *testing.T, text string) {
+		c, err := config.Parse([]byte(text))
+		if err != nil {
+			var e *proto.Error
+			if !errors.As(err, &e) {
+				t.Fatalf("not a *proto.Error: %v", err)
+			}
+			return
+		}
+		if err := c.Validate(); err != nil {
+			t.Fatalf("Parse accepted what Validate refuses: %v", err)
+		}
+	})
+}
