@@ -22,7 +22,7 @@ type Config struct {
 	// WaitMax bounds how long ?after= waits. Default 5 seconds.
 	WaitMax time.Duration
 	// EventsPerSecond is the rate that each client may send on each plane;
-	// EventsBurst (default: one second's worth) may come at once. 0: no limit.
+	// EventsBurst (default: one second's worth, or one body) may come at once. 0: no limit.
 	EventsPerSecond float64
 	EventsBurst     int
 	// FloorDefault is the least count that keys of a client without a floor of
@@ -62,7 +62,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.EventAgeMax, 30*24*time.Hour)
 	setDefault(&c.EventAheadMax, 5*time.Minute)
 	setDefault(&c.WaitMax, 5*time.Second)
-	setDefault(&c.EventsBurst, max(int(c.EventsPerSecond), 1))
+	setDefault(&c.EventsBurst, max(int(c.EventsPerSecond), c.EventsMax))
 	setDefault(&c.FloorDefault, 50)
 	setDefault(&c.NATSConcurrency, 256)
 	if c.Now == nil {
