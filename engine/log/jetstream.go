@@ -1,0 +1,267 @@
+package log
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"kith/proto"
+)
+
+// Log is a node's log in JetStream.
+type Log struct {
+	config   Config
+	embedded *embedded // nil with an external NATS
+	conn     *nats.Conn
+	js       jetstream.JetStream
+	acks     *acks
+	lanes    []*lane
+	control  *control
+	health   lastText // why the newest append failed, "" if it did not
+
+	closing sync.Once
+}
+
+// Open starts the server, or connects to the one at c.URL, and sees that the
+// streams are there with the settings that the guarantees need.
+func Open(ctx context.Context, c Config) (_ *Log, err error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	l := &Log{config: c}
+	defer func() {
+		if err != nil {
+			l.Close()
+		}
+	}()
+	laneMax, err := l.laneBytesMax()
+	if err != nil {
+		return nil, err
+	}
+	if err := l.connect(ctx, laneMax); err != nil {
+		return nil, err
+	}
+	if l.js, err = jetstream.New(l.conn, jetstream.WithDefaultTimeout(30*time.Second)); err != nil {
+		return nil, proto.Errorf(proto.CodeInternal, "JetStream client: %w", err)
+	}
+	if l.acks, err = newAcks(l.conn, c.AppendTimeout, &l.health); err != nil {
+		return nil, err
+	}
+	return l, l.openStreams(ctx, laneMax)
+}
+
+// laneBytesMax is the bound of one lane's stream.
+func (l *Log) laneBytesMax() (int64, error) {
+	if l.config.MaxBytes > 0 {
+		return l.config.MaxBytes, nil
+	}
+	if l.config.Dir == "" {
+		return 16 << 30, nil // an external server's disk cannot be seen
+	}
+	if err := os.MkdirAll(l.config.Dir, 0o750); err != nil {
+		return 0, proto.Errorf(proto.CodeInvalid, "the log's directory cannot be made: %w", err)
+	}
+	free, err := diskFree(l.config.Dir)
+	if err != nil {
+		return 0, err
+	}
+	all := free + dirBytes(filepath.Join(l.config.Dir, "jetstream"))
+	return max(all*6/10/int64(l.config.Lanes), laneBytesMin), nil
+}
+
+func (l *Log) connect(ctx context.Context, laneMax int64) (err error) {
+	c := &l.config
+	if c.URL != "" {
+		l.conn, err = nats.Connect(c.URL, nats.Name(c.Name), nats.CustomInboxPrefix("_KITH."+nats.NewInbox()[7:]),
+			nats.MaxReconnects(-1), nats.ReconnectBufSize(-1), quietErrors(c.Logger))
+		if err != nil {
+			return proto.Errorf(proto.CodeUnavailable, "NATS at %s cannot be reached: start it, or leave the URL out to use the embedded one: %w", c.URL, err)
+		}
+		return nil
+	}
+	// Bounds of streams that only grew with the disk must still fit.
+	maxStore := max(laneMax*int64(c.Lanes), 1<<50) + controlBytesMax + otherBytesMax
+	if l.embedded, err = startEmbedded(ctx, c, maxStore); err != nil {
+		return err
+	}
+	if l.conn, err = l.embedded.connect(c); err != nil {
+		return proto.Errorf(proto.CodeInternal, "no connection to the embedded NATS server: %w", err)
+	}
+	return nil
+}
+
+func (l *Log) openStreams(ctx context.Context, laneMax int64) error {
+	for i := range l.config.Lanes {
+		id := proto.LaneID(i)
+		s, err := l.ensure(ctx, laneStreamConfig(id, laneMax, 0))
+		if err != nil {
+			return err
+		}
+		l.lanes = append(l.lanes, &lane{stream: stream{log: l, name: laneStreamName(id), subject: laneSubject(id), js: s}, id: id, base: proto.Offset(s.CachedInfo().State.LastSeq)})
+	}
+	s, err := l.ensure(ctx, streamConfig("KITH_CTL", "kith.ctl", controlBytesMax))
+	if err != nil {
+		return err
+	}
+	l.control = &control{stream: stream{log: l, name: "KITH_CTL", subject: "kith.ctl", js: s}}
+	return nil
+}
+
+func laneStreamName(id proto.LaneID) string { return "KITH_L" + id.String() }
+func laneSubject(id proto.LaneID) string    { return "kith.log." + id.String() }
+
+func laneStreamConfig(id proto.LaneID, maxBytes int64, first proto.Offset) jetstream.StreamConfig {
+	c := streamConfig(laneStreamName(id), laneSubject(id), maxBytes)
+	c.FirstSeq = uint64(first)
+	return c
+}
+
+// streamConfig holds the settings without which an acknowledged entry could
+// vanish or an append be lost: see section 4 of the design.
+func streamConfig(name, subject string, maxBytes int64) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name: name, Subjects: []string{subject}, Description: "kith",
+		Storage: jetstream.FileStorage, Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardNew,
+		MaxBytes: maxBytes, MaxMsgs: -1, MaxMsgsPerSubject: -1, MaxMsgSize: -1, MaxConsumers: -1,
+		Replicas: 1, Duplicates: 2 * time.Minute, AllowDirect: true,
+		Metadata: map[string]string{"kith.format": FormatVersion},
+	}
+}
+
+// ensure opens the stream that want describes, and makes it if it is missing.
+func (l *Log) ensure(ctx context.Context, want jetstream.StreamConfig) (jetstream.Stream, error) {
+	s, err := l.js.Stream(ctx, want.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		s, err = l.js.CreateStream(ctx, want)
+	}
+	if err != nil {
+		return nil, proto.Errorf(proto.CodeUnavailable, "stream %s cannot be opened: check disk space and the NATS server's JetStream limits: %w", want.Name, err)
+	}
+	info := s.CachedInfo()
+	if err := checkStream(&want, &info.Config); err != nil {
+		return nil, err
+	}
+	if info.Config.MaxBytes == want.MaxBytes || l.config.MaxBytes == 0 && info.Config.MaxBytes > want.MaxBytes {
+		return s, nil
+	}
+	// A stream must never be bounded below what it holds.
+	if uint64(want.MaxBytes) < info.State.Bytes {
+		return nil, proto.Errorf(proto.CodeInvalid, "log.max_bytes is %d but stream %s holds %d bytes: raise it", want.MaxBytes, want.Name, info.State.Bytes)
+	}
+	changed := info.Config
+	changed.MaxBytes = want.MaxBytes
+	if s, err = l.js.UpdateStream(ctx, changed); err != nil {
+		return nil, proto.Errorf(proto.CodeUnavailable, "the bound of stream %s cannot be changed to %d bytes: %w", want.Name, want.MaxBytes, err)
+	}
+	return s, nil
+}
+
+// checkStream compares the settings that matter.
+func checkStream(want, got *jetstream.StreamConfig) error {
+	wrong := ""
+	switch {
+	case got.Metadata["kith.format"] != FormatVersion:
+		return proto.Errorf(proto.CodeConflict, "stream %s has format %q, this build reads %q: install a kith that reads it, or name another NATS account or directory", want.Name, got.Metadata["kith.format"], FormatVersion)
+	case len(got.Subjects) != 1 || got.Subjects[0] != want.Subjects[0]:
+		wrong = fmt.Sprintf("subjects %v", got.Subjects)
+	case got.Storage != want.Storage:
+		wrong = "storage " + got.Storage.String()
+	case got.Retention != want.Retention:
+		wrong = "retention " + got.Retention.String()
+	case got.Discard != want.Discard:
+		wrong = "discard " + got.Discard.String()
+	case got.PersistMode != want.PersistMode:
+		wrong = "persist mode " + got.PersistMode.String()
+	case got.MaxAge != 0 || got.MaxMsgs > 0 || got.MaxMsgsPerSubject > 0:
+		wrong = "a maximum age or number of messages"
+	case got.NoAck || got.Sealed || got.DenyPurge || got.Mirror != nil || len(got.Sources) > 0 || got.SubjectTransform != nil || got.AllowRollup || got.AllowMsgTTL:
+		wrong = "no_ack, sealed, deny_purge, mirror, sources, transform, rollup or message TTL"
+	case !got.AllowDirect:
+		wrong = "allow_direct off"
+	default:
+		return nil
+	}
+	return proto.Errorf(proto.CodeConflict, "stream %s was changed from outside (%s), acknowledged events could get lost: undo that with `nats stream edit %s`, then start again", want.Name, wrong, want.Name)
+}
+
+// Warnings are what an operator should know at start.
+func (l *Log) Warnings() []string {
+	if l.config.URL == "" {
+		return nil
+	}
+	return []string{"the log is in NATS at " + l.conn.ConnectedUrlRedacted() + ", outside this process: unless its servers run with sync_interval: always, an acknowledged event can be lost in a power cut"}
+}
+
+// Conn is the connection to the log's NATS, for the intake and queries.
+func (l *Log) Conn() *nats.Conn { return l.conn }
+
+// ClientURL is where network clients connect, "" without an open port.
+func (l *Log) ClientURL() string {
+	if l.config.ClientListen == "" {
+		return ""
+	}
+	return l.embedded.server.ClientURL()
+}
+
+// Lane is one lane's stream.
+func (l *Log) Lane(id proto.LaneID) Stream { return l.lanes[id] }
+
+// Control is the control stream.
+func (l *Log) Control() ControlStream { return l.control }
+
+// Healthy says why the log cannot take entries now, nil if nothing is known
+// to stop it.
+func (l *Log) Healthy() error {
+	if l.embedded != nil && !l.embedded.server.JetStreamEnabled() {
+		return proto.Errorf(proto.CodeDiskFull, "JetStream has shut itself down, as it does when the disk is full or not writable: free space, then restart")
+	}
+	if !l.conn.IsConnected() {
+		return proto.Errorf(proto.CodeUnavailable, "there is no connection to NATS (%s)", l.conn.Status())
+	}
+	if why := l.health.get(); why != "" {
+		return proto.Errorf(proto.CodeUnavailable, "the newest append failed: %s", why)
+	}
+	return nil
+}
+
+// Close ends appends (those without an answer end ambiguously), the
+// connection and the server, and waits for them.
+func (l *Log) Close() error {
+	l.closing.Do(func() {
+		if l.acks != nil {
+			l.acks.close()
+		}
+		if l.conn != nil {
+			l.conn.Close()
+		}
+		if l.embedded != nil {
+			l.embedded.stop()
+		}
+	})
+	return nil
+}
+
+// lastText is a text that several goroutines set and get.
+type lastText struct {
+	mu   sync.Mutex
+	text string
+}
+
+func (t *lastText) set(s string) {
+	t.mu.Lock()
+	t.text = s
+	t.mu.Unlock()
+}
+
+func (t *lastText) get() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.text
+}

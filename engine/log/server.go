@@ -1,0 +1,251 @@
+package log
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sys/unix"
+
+	"kith/proto"
+)
+
+const (
+	// natsPayloadMax takes the largest entry with its envelope.
+	natsPayloadMax = 2 * proto.EntryBytesMax
+	// controlBytesMax bounds the control stream.
+	controlBytesMax = 1 << 30
+	// otherBytesMax is left in JetStream for streams that other rooms make.
+	otherBytesMax = 4 << 30
+
+	serverStartMax = 60 * time.Second
+)
+
+// embedded is the NATS server inside this process.
+type embedded struct {
+	server *server.Server
+	lock   *os.File
+	user   string // of our own connection
+	secret string
+	prefix string // of our own reply subjects
+}
+
+// startEmbedded locks the directory and starts the server in it. No port is
+// opened unless c.ClientListen says so.
+func startEmbedded(ctx context.Context, c *Config, maxStore int64) (_ *embedded, err error) {
+	x := &embedded{user: "kith-" + rand.Text(), secret: rand.Text(), prefix: "_KITH." + rand.Text()}
+	if x.lock, err = lockDir(c.Dir); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			x.stop()
+		}
+	}()
+	opts, err := x.options(c, maxStore)
+	if err != nil {
+		return nil, err
+	}
+	if x.server, err = server.NewServer(opts); err != nil {
+		return nil, proto.Errorf(proto.CodeInternal, "the embedded NATS server refuses its options: %w", err)
+	}
+	said := &serverLog{to: c.Logger}
+	x.server.SetLoggerV2(said, false, false, false)
+	x.server.Start()
+	if err := x.ready(ctx); err != nil {
+		return nil, err
+	}
+	if !x.server.JetStreamEnabled() {
+		return nil, proto.Errorf(proto.CodeCorrupt, "JetStream did not start in %s (%s): check the disk, its permissions and free space, or restore a backup", c.Dir, said.last())
+	}
+	return x, nil
+}
+
+func (x *embedded) options(c *Config, maxStore int64) (*server.Options, error) {
+	o := &server.Options{
+		ServerName:                 c.Name,
+		DontListen:                 true,
+		NoSigs:                     true,
+		NoSystemAccount:            true,
+		JetStream:                  true,
+		StoreDir:                   c.Dir, // the server adds jetstream/
+		JetStreamMaxStore:          maxStore,
+		JetStreamMaxMemory:         64 << 20,
+		SyncAlways:                 true,
+		MaxPayload:                 natsPayloadMax,
+		DisableJetStreamBanner:     true,
+		CustomClientAuthentication: &authentication{own: x, authorize: c.Authorize},
+	}
+	if c.ClientListen == "" {
+		return o, nil
+	}
+	host, port, err := net.SplitHostPort(c.ClientListen)
+	if err != nil {
+		return nil, proto.Errorf(proto.CodeInvalid, "NATS client address %q is not host:port: %w", c.ClientListen, err)
+	}
+	if o.Port, err = strconv.Atoi(port); err != nil {
+		return nil, proto.Errorf(proto.CodeInvalid, "NATS client address %q has no port number: %w", c.ClientListen, err)
+	}
+	if o.Port == 0 {
+		o.Port = server.RANDOM_PORT
+	}
+	o.Host, o.DontListen = host, false
+	return o, nil
+}
+
+// ready waits until the server takes connections, which is after it has
+// recovered its streams.
+func (x *embedded) ready(ctx context.Context) error {
+	deadline := time.Now().Add(serverStartMax)
+	for !x.server.ReadyForConnections(100 * time.Millisecond) {
+		if ctx.Err() != nil {
+			return proto.Errorf(proto.CodeTimeout, "the embedded NATS server was not ready in time: %w", ctx.Err())
+		}
+		if !x.server.Running() || time.Now().After(deadline) {
+			return proto.Errorf(proto.CodeUnavailable, "the embedded NATS server did not start: is its port in use?")
+		}
+	}
+	return nil
+}
+
+// connect is our own connection, which never leaves the process.
+func (x *embedded) connect(c *Config) (*nats.Conn, error) {
+	return nats.Connect("", nats.InProcessServer(x.server), nats.Name(c.Name),
+		nats.UserInfo(x.user, x.secret), nats.CustomInboxPrefix(x.prefix),
+		nats.MaxReconnects(-1), nats.ReconnectBufSize(-1), quietErrors(c.Logger))
+}
+
+func (x *embedded) stop() {
+	if x.server != nil {
+		x.server.Shutdown()
+		x.server.WaitForShutdown()
+	}
+	x.lock.Close() // gives the lock up
+}
+
+// lockDir makes dir and takes its lock, so that no second process writes it.
+func lockDir(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return nil, proto.Errorf(proto.CodeInvalid, "the log's directory cannot be made: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "kith-log.lock"), os.O_CREATE|os.O_RDWR, 0o640)
+	if err != nil {
+		return nil, proto.Errorf(proto.CodeInvalid, "the log's directory is not writable: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, proto.Errorf(proto.CodeConflict, "the log in %s is in use by another kith: stop it, or choose another data directory: %w", dir, err)
+	}
+	return f, nil
+}
+
+// diskFree is how many bytes of dir's file system may still be written.
+func diskFree(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, proto.Errorf(proto.CodeInternal, "the free space of %s cannot be read: %w", dir, err)
+	}
+	return int64(st.Bavail) * int64(st.Bsize), nil
+}
+
+// dirBytes is what the files below dir hold.
+func dirBytes(dir string) (n int64) {
+	_ = filepath.WalkDir(dir, func(_ string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return nil // a folder that vanished holds nothing
+		}
+		if fi, err := d.Info(); err == nil {
+			n += fi.Size()
+		}
+		return nil
+	})
+	return n
+}
+
+// authentication lets our own connection in, and network clients as the
+// configuration decides.
+type authentication struct {
+	own       *embedded
+	authorize func(Credentials) (Grant, bool)
+}
+
+// forbidden is out of every network client's reach: the log itself, its
+// administration, and our own replies.
+var forbidden = []string{"kith.log.>", "kith.ctl", "$JS.>", "$SYS.>", "$KV.>", "$O.>", "_KITH.>"}
+
+// Check implements server.Authentication.
+func (a *authentication) Check(c server.ClientAuthentication) bool {
+	o := c.GetOpts()
+	if same(o.Username, a.own.user) && same(o.Password, a.own.secret) {
+		c.RegisterUser(&server.User{Username: a.own.user})
+		return true
+	}
+	if a.authorize == nil {
+		return false
+	}
+	g, ok := a.authorize(Credentials{User: o.Username, Password: o.Password, Token: o.Token, Remote: c.RemoteAddress()})
+	if !ok {
+		return false
+	}
+	c.RegisterUser(&server.User{Username: g.Name, Permissions: &server.Permissions{
+		Publish:   &server.SubjectPermission{Allow: orNothing(g.Publish), Deny: forbidden},
+		Subscribe: &server.SubjectPermission{Allow: orNothing(g.Subscribe), Deny: forbidden},
+	}})
+	return true
+}
+
+// orNothing keeps an empty list from meaning "everything".
+func orNothing(subjects []string) []string {
+	if len(subjects) == 0 {
+		return []string{"_NOTHING"}
+	}
+	return subjects
+}
+
+func same(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
+
+// serverLog passes what the server says at warn and above on to slog.
+type serverLog struct {
+	to    *slog.Logger
+	error lastText
+}
+
+func (l *serverLog) say(level slog.Level, format string, v []any) {
+	text := fmt.Sprintf(format, v...)
+	if level >= slog.LevelError {
+		l.error.set(text)
+	}
+	l.to.Log(context.Background(), level, text, "from", "nats-server")
+}
+
+func (l *serverLog) last() string { return l.error.get() }
+
+func (l *serverLog) Noticef(string, ...any)        {}
+func (l *serverLog) Debugf(string, ...any)         {}
+func (l *serverLog) Tracef(string, ...any)         {}
+func (l *serverLog) Warnf(format string, v ...any) { l.say(slog.LevelWarn, format, v) }
+func (l *serverLog) Errorf(format string, v ...any) {
+	l.say(slog.LevelError, format, v)
+}
+
+// Fatalf does not end the process: startEmbedded finds JetStream disabled.
+func (l *serverLog) Fatalf(format string, v ...any) { l.say(slog.LevelError, format, v) }
+
+func quietErrors(to *slog.Logger) nats.Option {
+	return nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
+		subject := ""
+		if sub != nil {
+			subject = sub.Subject
+		}
+		to.Warn("NATS connection: "+err.Error(), "subject", subject)
+	})
+}
