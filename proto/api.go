@@ -130,3 +130,16 @@ type IdentityRecord struct {
 	Events    []HistoryEvent `json:"events"`
 	Truncated bool           `json:"truncated"` // older events were dropped at the bound
 }
+
+// Submitted tells what became of a submitted batch.
+type Submitted struct {
+	Position Position // where the durable commands lie
+	Failed   []int    // indexes in the batch that are NOT durable; nil for none
+	Err      error    // why, for all of Failed
+}
+
+// Seen is what a look-up says of an identity beside its segments.
+type Seen struct {
+	Known    bool // this client holds facts of it
+	OptedOut bool
+}

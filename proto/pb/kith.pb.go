@@ -1198,7 +1198,9 @@ type LaneRecord struct {
 	NextOrdinal     []uint32               `protobuf:"varint,9,rep,packed,name=next_ordinal,json=nextOrdinal,proto3" json:"next_ordinal,omitempty"` // per partition, local part
 	Producers       []*Producer            `protobuf:"bytes,10,rep,name=producers,proto3" json:"producers,omitempty"`
 	Logic           uint32                 `protobuf:"varint,11,opt,name=logic,proto3" json:"logic,omitempty"`
-	Base            uint64                 `protobuf:"varint,12,opt,name=base,proto3" json:"base,omitempty"` // log sequences up to here lie in an earlier stream
+	Base            uint64                 `protobuf:"varint,12,opt,name=base,proto3" json:"base,omitempty"`                // log sequences up to here lie in an earlier stream
+	NowMs           int64                  `protobuf:"varint,13,opt,name=now_ms,json=nowMs,proto3" json:"now_ms,omitempty"` // time of the last entry, never backwards
+	Checkpoint      uint64                 `protobuf:"varint,14,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`    // journal keys up to here are folded into bitmap chunks
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -1313,6 +1315,20 @@ func (x *LaneRecord) GetLogic() uint32 {
 func (x *LaneRecord) GetBase() uint64 {
 	if x != nil {
 		return x.Base
+	}
+	return 0
+}
+
+func (x *LaneRecord) GetNowMs() int64 {
+	if x != nil {
+		return x.NowMs
+	}
+	return 0
+}
+
+func (x *LaneRecord) GetCheckpoint() uint64 {
+	if x != nil {
+		return x.Checkpoint
 	}
 	return 0
 }
@@ -1476,7 +1492,7 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\topted_out\x18\x03 \x01(\bR\boptedOut\x12\x1a\n" +
 	"\bsegments\x18\x04 \x03(\tR\bsegments\"A\n" +
 	"\x0eLookupResponse\x12/\n" +
-	"\aresults\x18\x01 \x03(\v2\x15.kith.v1.LookupResultR\aresults\"\xf3\x02\n" +
+	"\aresults\x18\x01 \x03(\v2\x15.kith.v1.LookupResultR\aresults\"\xaa\x03\n" +
 	"\n" +
 	"LaneRecord\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x16\n" +
@@ -1493,7 +1509,11 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\tproducers\x18\n" +
 	" \x03(\v2\x11.kith.v1.ProducerR\tproducers\x12\x14\n" +
 	"\x05logic\x18\v \x01(\rR\x05logic\x12\x12\n" +
-	"\x04base\x18\f \x01(\x04R\x04base\"[\n" +
+	"\x04base\x18\f \x01(\x04R\x04base\x12\x15\n" +
+	"\x06now_ms\x18\r \x01(\x03R\x05nowMs\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x0e \x01(\x04R\n" +
+	"checkpoint\"[\n" +
 	"\bProducer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x06R\x02id\x12\x12\n" +
 	"\x04last\x18\x02 \x01(\x04R\x04last\x12\x12\n" +
