@@ -1,0 +1,137 @@
+package ingest
+
+import (
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"kith/proto"
+)
+
+// csvDecoder reads rows under a header. Columns named event, time, identity
+// (or identities, several separated by |), url, ref and id are the event's
+// own; every other column is a text property, left out where the cell is
+// empty (rules compare text with numbers where it parses as one). A row is one
+// line: a line break inside quotes is refused.
+type csvDecoder struct {
+	header []string
+	cells  []string
+}
+
+func (d *csvDecoder) decode(line []byte, row *Row) *proto.Error {
+	if d.header == nil {
+		return d.readHeader(string(line))
+	}
+	text := string(line)
+	if !utf8.ValidString(text) {
+		return proto.Errorf(ReasonMalformed, "the row is not valid UTF-8")
+	}
+	var ok bool
+	if d.cells, ok = splitCSV(text, d.cells[:0]); !ok {
+		return proto.Errorf(ReasonMalformed, "a quote is not closed, or stands inside a cell that does not begin with one")
+	}
+	if len(d.cells) != len(d.header) {
+		return proto.Errorf(ReasonMalformed, "the row has %d cells but the header has %d", len(d.cells), len(d.header))
+	}
+	for i, cell := range d.cells {
+		if cell == "" {
+			continue
+		}
+		if refusal := row.setColumn(d.header[i], cell); refusal != nil {
+			return refusal
+		}
+	}
+	row.endProps()
+	return nil
+}
+
+// isHeader is given for the line that names the columns: no row at all.
+var isHeader = proto.Errorf("header", "the line names the columns")
+
+// readHeader takes the first line that can be a header.
+func (d *csvDecoder) readHeader(line string) *proto.Error {
+	header, ok := splitCSV(strings.TrimPrefix(line, "\ufeff"), nil)
+	if !ok || !utf8.ValidString(line) {
+		return proto.Errorf(ReasonMalformed, "the header row does not parse; the next line is taken for it")
+	}
+	for i, name := range header {
+		if name == "" || slices.Contains(header[:i], name) {
+			return proto.Errorf(ReasonMalformed, "the header has an empty column or %q twice; the next line is taken for it", name)
+		}
+	}
+	d.header = header
+	return isHeader
+}
+
+func (r *Row) setColumn(name, cell string) *proto.Error {
+	var refusal *proto.Error
+	switch name {
+	case "event":
+		r.Event = cell
+	case "time":
+		r.Time, refusal = parseTime(cell)
+	case "id":
+		r.ID = cell
+	case "identity", "identities":
+		r.Identities = append(r.Identities, strings.Split(cell, "|")...)
+	case "url":
+		r.URL = cell
+	case "ref":
+		r.Ref = cell
+	default:
+		r.addText(name, cell)
+	}
+	return refusal
+}
+
+// splitCSV appends the cells of one line to cells. It is RFC 4180 within a
+// line: ok is false where encoding/csv would fail too.
+func splitCSV(line string, cells []string) (_ []string, ok bool) {
+	for {
+		var cell string
+		if !strings.HasPrefix(line, `"`) {
+			end := strings.IndexByte(line, ',')
+			if end < 0 {
+				return append(cells, line), !strings.Contains(line, `"`)
+			}
+			cell, line = line[:end], line[end+1:]
+			if strings.Contains(cell, `"`) {
+				return cells, false
+			}
+			cells = append(cells, cell)
+			continue
+		}
+		cell, line, ok = cutQuoted(line[1:])
+		if !ok {
+			return cells, false
+		}
+		cells = append(cells, cell)
+		if line == "" {
+			return cells, true
+		}
+		if line[0] != ',' {
+			return cells, false
+		}
+		line = line[1:]
+	}
+}
+
+// cutQuoted reads up to the closing quote; a doubled quote stands for one.
+func cutQuoted(s string) (cell, rest string, ok bool) {
+	var b strings.Builder
+	for {
+		end := strings.IndexByte(s, '"')
+		if end < 0 {
+			return "", "", false
+		}
+		if !strings.HasPrefix(s[end+1:], `"`) {
+			if b.Len() == 0 {
+				return s[:end], s[end+1:], true
+			}
+			b.WriteString(s[:end])
+			return b.String(), s[end+1:], true
+		}
+		b.WriteString(s[:end+1])
+		s = s[end+2:]
+	}
+}

@@ -1,0 +1,270 @@
+package ingest_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/csv"
+	"encoding/json"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"kith/internal/ingest"
+	"kith/proto"
+)
+
+func TestCombined(t *testing.T) {
+	const agent = `"Mozilla/5.0 (X11)"`
+	tests := []struct{ name, line, want string }{
+		{"page", `192.0.2.7 - - [17/May/2015:10:05:03 +0200] "GET /blog/geekery/?q=a&mail=me HTTP/1.1" 200 203023 "http://www.Example.com/search?q=secret#x" ` + agent,
+			`{"event":"page","time":"2015-05-17T08:05:03Z","id":"","identities":["browser:"],"props":{"section":"blog","path":"/blog/geekery/","method":"GET","status":200,"bytes":203023,"ref_host":"www.example.com"},"url":"/blog/geekery/","ref":"http://www.Example.com/search"}`},
+		{"home, no referrer, no bytes", `2001:db8::1 - bob smith [31/Dec/2015:23:59:60 +0000] "HEAD / HTTP/1.0" 304 - "-" ` + agent,
+			`{"event":"page","time":"2016-01-01T00:00:00Z","id":"","identities":["browser:"],"props":{"section":"home","path":"/","method":"HEAD","status":304,"bytes":0},"url":"/"}`},
+		{"escapes", `h - - [01/Jan/2020:00:00:00 +0000] "GET /a\"b\\c\xc3\xa9 HTTP/1.1" 404 1 "-" "Mozilla \"quoted\""`,
+			`{"event":"page","time":"2020-01-01T00:00:00Z","id":"","identities":["browser:"],"props":{"section":"a\u0022b\u005ccé","path":"/a\u0022b\u005ccé","method":"GET","status":404,"bytes":1},"url":"/a\u0022b\u005ccé"}`},
+		{"bot kept", `h - - [01/Jan/2020:00:00:00 +0000] "GET / HTTP/1.1" 200 1 "-" "Googlebot/2.1"`,
+			`{"event":"page","time":"2020-01-01T00:00:00Z","id":"","identities":["browser:"],"props":{"section":"home","path":"/","method":"GET","status":200,"bytes":1,"bot":true},"url":"/"}`},
+		{"password in referrer", `h - - [01/Jan/2020:00:00:00 +0000] "GET / HTTP/1.1" 200 1 "http://me:pw@a.example/x" ` + agent,
+			`{"event":"page","time":"2020-01-01T00:00:00Z","id":"","identities":["browser:"],"props":{"section":"home","path":"/","method":"GET","status":200,"bytes":1,"ref_host":"a.example"},"url":"/"}`},
+	}
+	d := ingest.NewDecoder(ingest.Options{Format: ingest.Combined})
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, refusal := d.JSON([]byte(tt.line))
+			if refusal != nil {
+				t.Fatal(refusal)
+			}
+			if diff := cmp.Diff(tt.want, withoutVisitor(string(got))); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// withoutVisitor cuts the hash out, which has a test of its own.
+func withoutVisitor(s string) string {
+	before, rest, _ := strings.Cut(s, `"browser:`)
+	_, after, _ := strings.Cut(rest, `"`)
+	return before + `"browser:"` + after
+}
+
+func TestVisitorIsAKeyedHash(t *testing.T) {
+	line := func(host, agent string) []byte {
+		return []byte(host + ` - - [01/Jan/2020:00:00:00 +0000] "GET / HTTP/1.1" 200 1 "-" "` + agent + `"`)
+	}
+	visitor := func(salt, host, agent string) string {
+		d := ingest.NewDecoder(ingest.Options{Format: ingest.Combined, Salt: salt})
+		b, err := d.JSON(line(host, agent))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(b, []byte(host)) {
+			t.Errorf("the address is in %s", b)
+		}
+		var e sentEvent
+		if err := json.Unmarshal(b, &e); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := proto.ParseIdentity(e.Identities[0]); err != nil {
+			t.Error(err)
+		}
+		return e.Identities[0]
+	}
+	a := visitor("", "192.0.2.71", "A")
+	seen := []string{a, visitor("", "192.0.2.72", "A"), visitor("", "192.0.2.71", "B"), visitor("other salt", "192.0.2.71", "A")}
+	slices.Sort(seen)
+	if len(slices.Compact(seen)) != 4 {
+		t.Errorf("address, agent and salt must each tell visitors apart: %q", seen)
+	}
+	if want := "browser:810815e171f8634f8c7418540b1fad7b"; a != want {
+		t.Errorf("visitor %q was %q: visitors of logs loaded before would come back as others", a, want)
+	}
+}
+
+func TestCombinedRefuses(t *testing.T) {
+	const good = `h - - [01/Jan/2020:00:00:00 +0000] "GET / HTTP/1.1" 200 1 "-" "Mozilla/5.0"`
+	d := ingest.NewDecoder(ingest.Options{Format: ingest.Combined, DropBots: true})
+	if _, refusal := d.JSON([]byte(good)); refusal != nil {
+		t.Fatalf("the line that the others are made from: %v", refusal)
+	}
+	replace := func(old, with string) string { return strings.Replace(good, old, with, 1) }
+	tests := map[string]string{
+		"no closing quote":   good[:len(good)-1],
+		"trailing text":      good + " more",
+		"text after quote":   replace(`HTTP/1.1"`, `HTTP/1.1"x`),
+		"common format":      replace(` "-" "Mozilla/5.0"`, ""),
+		"no host":            good[1:],
+		"month":              replace("Jan", "Foo"),
+		"day":                replace("01/Jan", "31/Feb"),
+		"hour":               replace(":00:00:00", ":24:00:00"),
+		"minute":             replace(":00:00:00", ":00:60:00"),
+		"zone":               replace("+0000", "+00x0"),
+		"status":             replace("200", "2x0"),
+		"status range":       replace("200", "20"),
+		"bytes":              replace(" 200 1", " 200 -1"),
+		"tls on http":        replace("GET / HTTP/1.1", `\x16\x03\x01`),
+		"no version":         replace("GET / HTTP/1.1", "GET /"),
+		"empty request":      replace("GET / HTTP/1.1", "-"),
+		"lower-case method":  replace("GET", "get"),
+		"bad escape":         replace("GET /", `GET /\q`),
+		"short escape":       replace("GET / HTTP/1.1", `GET / HTTP/1.1\x4`),
+		"invalid utf-8":      replace("GET /", `GET /\xff`),
+		"control in path":    replace("GET /", `GET /\x00`),
+		"line break in path": replace("GET /", `GET /\n`),
+		"json":               `{"event":"page"}`,
+		"long garbage":       strings.Repeat("[", 5000),
+	}
+	for name, line := range tests {
+		if got, refusal := d.JSON([]byte(line)); refusal == nil || refusal.Code != ingest.ReasonMalformed {
+			t.Errorf("%s: got %s, %v; want malformed", name, got, refusal)
+		}
+	}
+	if _, refusal := d.JSON([]byte(replace("Mozilla/5.0", "Mozilla/5.0 (compatible; bingbot/2.0)"))); refusal == nil || refusal.Code != ingest.ReasonBot {
+		t.Errorf("bot with --bots drop: %v", refusal)
+	}
+}
+
+func TestBots(t *testing.T) {
+	for agent, want := range map[string]bool{
+		"Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)": true,
+		"Baiduspider": true, "curl/7.1": true, "-": true, "": true, "UniversalFeedParser/4.2": true,
+		"Mozilla/5.0 (Windows NT 6.1; WOW64; rv:27.0) Gecko/20100101 Firefox/27.0":                                                  false,
+		"Mozilla/5.0 (Macintosh; Intel Mac OS X 10_9_1) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/32.0.1700.77 Safari/537.36":   false,
+		"Mozilla/5.0 (iPhone; CPU iPhone OS 6_0 like Mac OS X) AppleWebKit/536.26 (KHTML, like Gecko) Version/6.0 Mobile Safari/85": false,
+	} {
+		if got := ingest.IsBot([]byte(agent)); got != want {
+			t.Errorf("IsBot(%q) = %v", agent, got)
+		}
+	}
+}
+
+func TestCSV(t *testing.T) {
+	d := ingest.NewDecoder(ingest.Options{Format: ingest.CSV})
+	if _, refusal := d.JSON([]byte("\ufeffevent,time,identity,section,\"pri\"\"ce\",url,ref,id")); refusal == nil {
+		t.Fatal("the header became an event")
+	}
+	got, refusal := d.JSON([]byte(`page,2026-11-22T09:30:00+01:00,browser:a|account:b,"cars, ""new""",12.5,/x,,e1`))
+	want := `{"event":"page","time":"2026-11-22T08:30:00Z","id":"e1","identities":["browser:a","account:b"],"props":{"section":"cars, \u0022new\u0022","pri\u0022ce":"12.5"},"url":"/x"}`
+	if refusal != nil || string(got) != want {
+		t.Errorf("got %s, %v\nwant %s", got, refusal, want)
+	}
+	for line, code := range map[string]proto.Code{
+		"page,yesterday,browser:a,,,,,": proto.CodeTime,
+		"page,,browser:a":               ingest.ReasonMalformed,
+		`page,"open,browser:a,,,,,`:     ingest.ReasonMalformed,
+		"page,,browser:\xff,,,,,":       ingest.ReasonMalformed,
+	} {
+		if _, refusal := d.JSON([]byte(line)); refusal == nil || refusal.Code != code {
+			t.Errorf("%q: %v, want %s", line, refusal, code)
+		}
+	}
+}
+
+func TestNDJSON(t *testing.T) {
+	d := ingest.NewDecoder(ingest.Options{Format: ingest.NDJSON})
+	got, refusal := d.JSON([]byte(` {"event":"buy","identities":["browser:a"],"props":{"price": 1.50,"x":null},"time":"2026-11-22T09:30:00.25Z","other":[1]} `))
+	want := `{"event":"buy","time":"2026-11-22T09:30:00.25Z","id":"","identities":["browser:a"],"props":{"price": 1.50,"x":null}}`
+	if refusal != nil || string(got) != want {
+		t.Errorf("got %s, %v\nwant %s", got, refusal, want)
+	}
+	// A line must not inherit anything from the line before.
+	if got, _ := d.JSON([]byte(`{"event":"view"}`)); string(got) != `{"event":"view","id":"","identities":[]}` {
+		t.Errorf("got %s", got)
+	}
+	for line, code := range map[string]proto.Code{
+		`null`: ingest.ReasonMalformed, `[]`: ingest.ReasonMalformed, `{"event":1}`: ingest.ReasonMalformed, `{} {}`: ingest.ReasonMalformed,
+		`{"event":"a","time":"now"}`: proto.CodeTime, `{"identities":"browser:a"}`: ingest.ReasonMalformed,
+	} {
+		if _, refusal := d.JSON([]byte(line)); refusal == nil || refusal.Code != code {
+			t.Errorf("%q: %v, want %s", line, refusal, code)
+		}
+	}
+}
+
+func TestLinesAreBounded(t *testing.T) {
+	long := strings.Repeat("x", ingest.LineBytesMax)
+	got, tooLong := ingest.Lines([]byte("a\r\n\n" + long + "\n" + long + "y\n" + long + long + long + "\nb"))
+	if len(got) != 6 || tooLong != 2 || got[0] != "a" || got[1] != "" || got[2] != long || got[5] != "b" {
+		t.Errorf("%d lines, %d too long; first %q, last %q", len(got), tooLong, got[0], got[len(got)-1])
+	}
+}
+
+// FuzzCSV compares with the standard reader, which splits files, on one line.
+func FuzzCSV(f *testing.F) {
+	for _, s := range []string{`a,b`, `"a","b"`, `"a""b",`, `a"b`, `"a"b`, `"`, `,`, `"a`, `""`} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, line string) {
+		if strings.ContainsAny(line, "\r\n") || line == "" {
+			t.Skip("not one line")
+		}
+		r := csv.NewReader(strings.NewReader(line))
+		want, err := r.Read()
+		got, ok := ingest.SplitCSV(line, nil)
+		if ok != (err == nil) {
+			t.Fatalf("%q: ok %v, encoding/csv says %v", line, ok, err)
+		}
+		if ok && !slices.Equal(got, want) {
+			t.Fatalf("%q: %q, encoding/csv says %q", line, got, want)
+		}
+	})
+}
+
+// FuzzRun feeds any bytes in any format: every line must be counted once and
+// what is sent must be JSON.
+func FuzzRun(f *testing.F) {
+	f.Add([]byte(`h - - [01/Jan/2020:00:00:00 +0000] "GET / HTTP/1.1" 200 1 "-" "Mozilla/5.0"`), uint8(0))
+	f.Add([]byte(`h - - [01/Jan/2020:00:00:00 +0000] "GET /\xff\" HTTP/1.1" 200 1 "http://a@b/" "Mozi`), uint8(0))
+	f.Add([]byte("event,identity,p\npage,browser:a,1\n\n\"\n"), uint8(1))
+	f.Add([]byte(`{"event":"page","props":{"a":[1,2,{"b":null}]}}`+"\n{"), uint8(2))
+	formats := []ingest.Format{ingest.Combined, ingest.CSV, ingest.NDJSON}
+	f.Fuzz(func(t *testing.T, input []byte, format uint8) {
+		if bytes.HasPrefix(input, []byte{0x1f, 0x8b}) {
+			t.Skip("gzip")
+		}
+		src, err := ingest.OpenSource("-", bytes.NewReader(input), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := ingest.Options{Format: formats[format%3], Wait: noWait, BatchEventsMax: 3}
+		r, err := ingest.Run(context.Background(), src, &acceptAll{t}, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, _ := ingest.Lines(input)
+		if r.Accepted+r.Refused != r.Lines || r.Unsent != 0 {
+			t.Fatalf("accepted %d + refused %d, lines %d", r.Accepted, r.Refused, r.Lines)
+		}
+		if missing := int64(len(want)) - r.Lines; missing != 0 && (o.Format != ingest.CSV || missing != 1) {
+			t.Fatalf("%d lines counted of %d", r.Lines, len(want))
+		}
+	})
+}
+
+type acceptAll struct{ t *testing.T }
+
+func (a *acceptAll) Post(_ context.Context, body []byte) (ingest.Answer, error) {
+	var in struct{ Events []json.RawMessage }
+	if err := json.Unmarshal(body, &in); err != nil {
+		a.t.Errorf("sent what is not JSON: %v\n%q", err, body)
+	}
+	return ingest.Answer{Accepted: len(in.Events)}, nil
+}
+
+func BenchmarkCombined(b *testing.B) {
+	text, err := os.ReadFile(realLog)
+	if err != nil {
+		b.Skipf("the public log is not here: %v", err)
+	}
+	rows := bytes.Split(bytes.TrimSpace(text), []byte("\n"))
+	d := ingest.NewDecoder(ingest.Options{Format: ingest.Combined})
+	i := 0
+	for b.Loop() {
+		_, _ = d.JSON(rows[i%len(rows)])
+		i++
+	}
+	b.ReportMetric(float64(i)/b.Elapsed().Seconds(), "lines/s")
+}

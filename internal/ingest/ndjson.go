@@ -1,0 +1,55 @@
+package ingest
+
+import (
+	"bytes"
+	"encoding/json"
+	"time"
+
+	"kith/proto"
+)
+
+// ndjsonDecoder reads one event object a line, with the fields of
+// POST /v1/events. Fields that it does not know are left out.
+type ndjsonDecoder struct{}
+
+type jsonEvent struct {
+	Event      string          `json:"event"`
+	Time       string          `json:"time"`
+	ID         string          `json:"id"`
+	Identities []string        `json:"identities"`
+	Props      json.RawMessage `json:"props"`
+	URL        string          `json:"url"`
+	Ref        string          `json:"ref"`
+}
+
+func (ndjsonDecoder) decode(line []byte, row *Row) *proto.Error {
+	e := jsonEvent{Identities: row.Identities}
+	if err := json.Unmarshal(line, &e); err != nil {
+		return proto.Errorf(ReasonMalformed, "the line is not an event object: %v", err)
+	}
+	if bytes.Equal(bytes.TrimSpace(line), []byte("null")) {
+		return proto.Errorf(ReasonMalformed, "the line is null, not an event object")
+	}
+	when, refusal := parseTime(e.Time)
+	if refusal != nil {
+		return refusal
+	}
+	row.Event, row.Time, row.ID, row.Identities = e.Event, when, e.ID, e.Identities
+	row.URL, row.Ref = e.URL, e.Ref
+	if !bytes.Equal(e.Props, []byte("null")) {
+		row.Props = append(row.Props, e.Props...)
+	}
+	return nil
+}
+
+// parseTime reads RFC 3339; empty is the time of receipt.
+func parseTime(s string) (time.Time, *proto.Error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		return t, proto.Errorf(proto.CodeTime, "time %.40q is not RFC 3339, such as 2026-11-22T09:30:00Z", s)
+	}
+	return t, nil
+}

@@ -1,0 +1,249 @@
+package ingest
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"kith/proto"
+)
+
+// Intake posts bodies as POST /v1/events takes them. Post may be called
+// concurrently. An error means that nothing of the body is known to be
+// durable; the same body may be posted again, as every event has an id.
+type Intake interface {
+	Post(ctx context.Context, body []byte) (Answer, error)
+}
+
+// Answer is the node's answer to one post.
+type Answer struct {
+	Accepted int       `json:"accepted"`
+	Refused  []Refusal `json:"refused"`
+	Position string    `json:"position"`
+}
+
+// Refusal is one event that the node did not take.
+type Refusal struct {
+	Index   int        `json:"index"`
+	Code    proto.Code `json:"code"`
+	Message string     `json:"message"`
+}
+
+// retryable are the codes that say "again, later".
+func retryable(code proto.Code) bool {
+	switch code {
+	case proto.CodeUnavailable, proto.CodeOverloaded, proto.CodeRateLimited, proto.CodeTimeout:
+		return true
+	}
+	return false
+}
+
+// batch is events of one post, end to end.
+type batch struct {
+	events []byte  // objects, each followed by a comma
+	ends   []int   // of each object, its comma excluded
+	lines  []int64 // number of each object's line
+}
+
+func (b *batch) reset() { b.events, b.ends, b.lines = b.events[:0], b.ends[:0], b.lines[:0] }
+
+func (b *batch) event(i int) []byte {
+	start := 0
+	if i > 0 {
+		start = b.ends[i-1] + 1
+	}
+	return b.events[start:b.ends[i]]
+}
+
+func (b *batch) add(line int64, event []byte) {
+	b.events = append(b.events, event...)
+	b.ends = append(b.ends, len(b.events))
+	b.events = append(b.events, ',')
+	b.lines = append(b.lines, line)
+}
+
+// sender collects rows into batches and posts them from PostsMax goroutines.
+type sender struct {
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	node   Intake
+	o      Options
+	queue  chan *batch
+	free   sync.Pool
+	done   sync.WaitGroup
+
+	// Owned by the goroutine that feeds.
+	open    *batch
+	scratch []byte
+
+	mu       sync.Mutex // guards what follows
+	report   *Report
+	position proto.Position
+}
+
+func newSender(ctx context.Context, node Intake, o Options, report *Report) *sender {
+	s := &sender{node: node, o: o, report: report, queue: make(chan *batch, o.PostsMax), position: proto.Position{}}
+	s.ctx, s.cancel = context.WithCancelCause(ctx)
+	s.free.New = func() any { return new(batch) }
+	s.open = s.free.Get().(*batch)
+	for range o.PostsMax {
+		s.done.Go(s.post)
+	}
+	return s
+}
+
+// close waits for the posts under way and gives the first failure.
+func (s *sender) close() error {
+	close(s.queue)
+	s.done.Wait()
+	err := context.Cause(s.ctx)
+	s.cancel(nil)
+	s.report.Position = s.position.String()
+	return err
+}
+
+// add appends a row to the open batch and hands the batch on when it is full.
+func (s *sender) add(line int64, text []byte, row *Row) error {
+	if row.ID == "" {
+		row.ID = lineID(line, text)
+	}
+	s.scratch = row.appendJSON(s.scratch[:0])
+	s.open.add(line, s.scratch)
+	s.mu.Lock()
+	s.report.Lines++
+	s.mu.Unlock()
+	if len(s.open.ends) < s.o.BatchEventsMax && len(s.open.events) < s.o.BatchBytesMax {
+		return nil
+	}
+	return s.flush()
+}
+
+// lineID is the same whenever the same line of the same input is sent, so
+// that the node drops a repeated post.
+func lineID(line int64, text []byte) string {
+	var d xxhash.Digest
+	d.Reset()
+	var n [8]byte
+	binary.LittleEndian.PutUint64(n[:], uint64(line))
+	_, _ = d.Write(n[:])
+	_, _ = d.Write(text)
+	return strconv.FormatUint(d.Sum64(), 36)
+}
+
+func (s *sender) refused(line int64, e *proto.Error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.report.Lines++
+	s.report.refuse(line, e.Code, e.Message)
+}
+
+// flush hands the open batch to a poster.
+func (s *sender) flush() error {
+	if len(s.open.ends) == 0 {
+		return nil
+	}
+	select {
+	case s.queue <- s.open:
+	case <-s.ctx.Done():
+		return context.Cause(s.ctx)
+	}
+	s.open = s.free.Get().(*batch)
+	s.open.reset()
+	return nil
+}
+
+// post sends batches until the queue is closed or a batch cannot be sent.
+func (s *sender) post() {
+	var body []byte
+	for b := range s.queue {
+		if s.ctx.Err() != nil {
+			continue // drain, so that nobody waits
+		}
+		if err := s.send(b, &body); err != nil {
+			s.cancel(err)
+		}
+		s.free.Put(b)
+	}
+}
+
+// send posts b, and again what came back to be retried, until everything is
+// accepted or refused, or AttemptsMax is reached.
+func (s *sender) send(b *batch, body *[]byte) error {
+	pause := 50 * time.Millisecond
+	for attempt := 1; ; attempt++ {
+		*body = s.wrap((*body)[:0], b)
+		answer, err := s.node.Post(s.ctx, *body)
+		if err != nil && !retryable(proto.CodeOf(err)) {
+			return err
+		}
+		again := b.ends
+		if err == nil {
+			if again, err = s.settle(b, answer); err != nil {
+				return err
+			}
+		}
+		if len(again) == 0 {
+			return nil
+		}
+		if attempt == s.o.AttemptsMax {
+			return giveUp(err, attempt, len(again))
+		}
+		if err := s.o.Wait(s.ctx, pause); err != nil {
+			return err
+		}
+		pause = min(2*pause, 5*time.Second)
+	}
+}
+
+func giveUp(err error, attempts, events int) error {
+	if err == nil {
+		err = errors.New("the node could not make them durable")
+	}
+	return proto.Errorf(proto.CodeUnavailable, "gave up on %d events after %d tries; start the same load again when the node is well (events sent twice within ten minutes are taken once): %w", events, attempts, err)
+}
+
+func (s *sender) wrap(body []byte, b *batch) []byte {
+	body = append(body, '{')
+	if s.o.Client != "" {
+		body = append(appendString(append(body, `"client":`...), s.o.Client), ',')
+	}
+	body = append(body, `"events":[`...)
+	body = append(body, b.events[:len(b.events)-1]...)
+	return append(body, `]}`...)
+}
+
+// settle counts an answer and leaves in b only the events to send again, whose
+// ends it gives.
+func (s *sender) settle(b *batch, answer Answer) ([]int, error) {
+	sent := len(b.ends)
+	if answer.Accepted+len(answer.Refused) != sent || answer.Accepted < 0 {
+		return nil, proto.Errorf(proto.CodeInternal, "the node answered for %d events where %d were sent: is --service the address of a kith node?", answer.Accepted+len(answer.Refused), sent)
+	}
+	var again batch
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.report.Accepted += int64(answer.Accepted)
+	for _, r := range answer.Refused {
+		if r.Index < 0 || r.Index >= sent {
+			return nil, proto.Errorf(proto.CodeInternal, "the node refused event %d of %d: is --service the address of a kith node?", r.Index, sent)
+		}
+		if retryable(r.Code) {
+			again.add(b.lines[r.Index], b.event(r.Index))
+			s.report.Retried++
+			continue
+		}
+		s.report.refuse(b.lines[r.Index], r.Code, r.Message)
+	}
+	if p, err := proto.ParsePosition(answer.Position); err == nil {
+		for lane, offset := range p {
+			s.position[lane] = max(s.position[lane], offset)
+		}
+	}
+	*b = again
+	return again.ends, nil
+}

@@ -1,0 +1,117 @@
+package ingest
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"io"
+	"os"
+	"strings"
+
+	"kith/proto"
+)
+
+// spoolBytesMax bounds the temporary file of a shifted stream.
+const spoolBytesMax = 16 << 30
+
+// Source is an input that may be read twice, as --shift does: once to find
+// the newest time, once to send. A stream is spooled to a temporary file for
+// that. Gzip is undone where a file's name ends in .gz or its bytes say so.
+type Source struct {
+	path  string
+	file  *os.File  // the spool, if there is one
+	in    io.Reader // the stream, if it is one; read once
+	bytes int64
+}
+
+// OpenSource opens a file, or stdin for "-". twice says that it will be read
+// twice.
+func OpenSource(path string, stdin io.Reader, twice bool) (*Source, error) {
+	if path != "-" {
+		info, err := os.Stat(path)
+		if err != nil {
+			return nil, proto.Errorf(proto.CodeNotFound, "cannot read %s: %w", path, err)
+		}
+		if info.IsDir() {
+			return nil, proto.Errorf(proto.CodeInvalid, "%s is a directory: name a file, or - for standard input", path)
+		}
+		return &Source{path: path, bytes: info.Size()}, nil
+	}
+	s := &Source{in: stdin, bytes: -1}
+	if !twice {
+		return s, nil
+	}
+	return s, s.spool()
+}
+
+// spool copies the stream to a file that vanishes with the process.
+func (s *Source) spool() error {
+	f, err := os.CreateTemp("", "kith-ingest-*")
+	if err != nil {
+		return proto.Errorf(proto.CodeInvalid, "--shift reads its input twice and needs a temporary file: %w", err)
+	}
+	s.file = f
+	err = os.Remove(f.Name()) // it lives until it is closed
+	n, copyErr := io.Copy(f, io.LimitReader(s.in, spoolBytesMax+1))
+	if err = errors.Join(err, copyErr); err != nil {
+		return proto.Errorf(proto.CodeInvalid, "cannot keep standard input for --shift: %w", err)
+	}
+	if n > spoolBytesMax {
+		return proto.Errorf(proto.CodeTooLarge, "standard input is over %d GiB, too much for --shift: put it into a file and pass -f FILE", spoolBytesMax>>30)
+	}
+	s.bytes = n
+	return nil
+}
+
+// Bytes is the size of what Open gives before decompression, -1 if unknown.
+func (s *Source) Bytes() int64 { return s.bytes }
+
+// Compressed reports whether progress in lines says little about progress in
+// the file.
+func (s *Source) Compressed() bool { return strings.HasSuffix(s.path, ".gz") }
+
+// Open gives the input from its start.
+func (s *Source) Open() (io.ReadCloser, error) {
+	switch {
+	case s.file != nil:
+		return unzip(io.NopCloser(io.NewSectionReader(s.file, 0, s.bytes)))
+	case s.in != nil:
+		return unzip(io.NopCloser(s.in))
+	}
+	f, err := os.Open(s.path)
+	if err != nil {
+		return nil, proto.Errorf(proto.CodeNotFound, "cannot read %s: %w", s.path, err)
+	}
+	return unzip(f)
+}
+
+// Close lets go of the spool.
+func (s *Source) Close() error {
+	if s.file == nil {
+		return nil
+	}
+	return s.file.Close()
+}
+
+// unzip looks at the first bytes, so that a pipe of gzip works too.
+func unzip(in io.ReadCloser) (io.ReadCloser, error) {
+	buffered := bufio.NewReader(in)
+	magic, err := buffered.Peek(2)
+	if err != nil && err != io.EOF {
+		return nil, errors.Join(proto.Errorf(proto.CodeInvalid, "cannot read the input: %w", err), in.Close())
+	}
+	if !bytes.Equal(magic, []byte{0x1f, 0x8b}) {
+		return joined{buffered, in}, nil
+	}
+	z, err := gzip.NewReader(buffered)
+	if err != nil {
+		return nil, errors.Join(proto.Errorf(proto.CodeInvalid, "the input begins like gzip but is not: %w", err), in.Close())
+	}
+	return joined{z, in}, nil
+}
+
+type joined struct {
+	io.Reader
+	io.Closer
+}
