@@ -1,0 +1,271 @@
+package segments
+
+import (
+	"cmp"
+	"regexp"
+	"slices"
+	"unicode/utf8"
+
+	"github.com/cespare/xxhash/v2"
+
+	"kith/proto"
+)
+
+// Rule is one checked rule. It does not change, and may be shared.
+type Rule struct {
+	root   *node
+	text   string            // canonical
+	preds  []*predicate      // those under aggregates, each once, by id
+	refers []proto.SegmentID // each once, sorted
+	cost   int
+}
+
+// predicate is a condition on one event that aggregates are taken over.
+type predicate struct {
+	id   predID
+	text string
+	tree *pred
+}
+
+// predID is a predicate's stable name: 48 bits of the hash of its text.
+type predID uint64
+
+// The operators of a rule's tree. Their numbers are part of the compiled form.
+type nodeOp uint8
+
+const (
+	nodeFalse   nodeOp = 0
+	nodeTrue    nodeOp = 1
+	nodeAnd     nodeOp = 2
+	nodeOr      nodeOp = 3
+	nodeNot     nodeOp = 4
+	nodeCount   nodeOp = 5 // count(pred[, window]) cmp n
+	nodeDays    nodeOp = 6 // days(pred[, window]) cmp n
+	nodeLastAt  nodeOp = 7 // last(pred) cmp timestamp(at)
+	nodeLastAgo nodeOp = 8 // last(pred) cmp now - window
+	nodeTrait   nodeOp = 9 // pred is a leaf over a trait
+	nodeMember  nodeOp = 10
+)
+
+// node is a part of a rule.
+type node struct {
+	op     nodeOp
+	cmp    cmpOp
+	n      int          // nodeCount, nodeDays
+	window proto.Millis // 0: the whole history
+	at     proto.Millis // nodeLastAt
+	pred   *pred
+	owner  *predicate // of pred, under an aggregate; set by seal
+	member proto.SegmentID
+	kids   []*node
+}
+
+// cmpOp is a comparison. The numbers are part of the compiled form.
+type cmpOp uint8
+
+const (
+	cmpEq cmpOp = 0
+	cmpNe cmpOp = 1
+	cmpLt cmpOp = 2
+	cmpLe cmpOp = 3
+	cmpGt cmpOp = 4
+	cmpGe cmpOp = 5
+)
+
+var cmpText = [...]string{"==", "!=", "<", "<=", ">", ">="}
+
+// flip is the comparison with its sides exchanged.
+func (c cmpOp) flip() cmpOp { return [...]cmpOp{cmpEq, cmpNe, cmpGt, cmpGe, cmpLt, cmpLe}[c] }
+
+// ordered reports whether three-way result d satisfies c.
+func (c cmpOp) ordered(d int) bool {
+	switch c {
+	case cmpEq:
+		return d == 0
+	case cmpNe:
+		return d != 0
+	case cmpLt:
+		return d < 0
+	case cmpLe:
+		return d <= 0
+	case cmpGt:
+		return d > 0
+	}
+	return d >= 0
+}
+
+// The operators of a predicate's tree; numbers as above.
+type predOp uint8
+
+const (
+	predFalse    predOp = 0
+	predTrue     predOp = 1
+	predAnd      predOp = 2
+	predOr       predOp = 3
+	predNot      predOp = 4
+	predCmp      predOp = 5
+	predIn       predOp = 6
+	predPrefix   predOp = 7
+	predSuffix   predOp = 8
+	predContains predOp = 9
+	predMatches  predOp = 10
+	predHas      predOp = 11
+)
+
+// pred is a part of a predicate. Leaves look at one attribute; a leaf over a
+// trait is only found under nodeTrait.
+type pred struct {
+	op    predOp
+	cmp   cmpOp
+	attr  attr
+	lower bool          // letters A to Z of the value are made small first
+	lits  []proto.Value // one, or for predIn sorted and each once
+	re    *regexp.Regexp
+	kids  []*pred
+}
+
+// attrKind is where an attribute is found; numbers as above.
+type attrKind uint8
+
+const (
+	attrName  attrKind = 0
+	attrURL   attrKind = 1
+	attrRef   attrKind = 2
+	attrProp  attrKind = 3
+	attrTrait attrKind = 4
+)
+
+type attr struct {
+	kind attrKind
+	key  string // of attrProp, attrTrait
+}
+
+// String is the canonical text, which Compile reads back to an equal rule.
+func (r *Rule) String() string { return r.text }
+
+// Refers lists the segments that member() names, sorted.
+func (r *Rule) Refers() []proto.SegmentID { return slices.Clone(r.refers) }
+
+// Cost is how many parts the rule has.
+func (r *Rule) Cost() int { return r.cost }
+
+// seal makes a Rule of a tree, from text or from bytes, and checks all bounds
+// that do not depend on where a part stands in a text.
+func seal(root *node) (*Rule, error) {
+	s := sealer{preds: map[string]*predicate{}}
+	if err := s.node(root, 1); err != nil {
+		return nil, err
+	}
+	r := &Rule{root: root, cost: s.nodes, text: root.String(), refers: s.refers}
+	for _, p := range s.preds {
+		r.preds = append(r.preds, p)
+	}
+	slices.SortFunc(r.preds, func(a, b *predicate) int {
+		return cmp.Or(cmp.Compare(a.id, b.id), cmp.Compare(a.text, b.text))
+	})
+	slices.Sort(r.refers)
+	r.refers = slices.Compact(r.refers)
+	if len(r.text) > RuleBytesMax {
+		return nil, proto.Errorf(proto.CodeRule, "the rule is %d bytes when written out: at most %d are allowed", len(r.text), RuleBytesMax)
+	}
+	return r, nil
+}
+
+type sealer struct {
+	nodes, aggregates int
+	preds             map[string]*predicate
+	refers            []proto.SegmentID
+}
+
+func (s *sealer) step(depth int) error {
+	if s.nodes++; s.nodes > RuleNodesMax {
+		return proto.Errorf(proto.CodeRule, "the rule has more than %d parts: split it and join the parts with member()", RuleNodesMax)
+	}
+	if depth > RuleDepthMax {
+		return proto.Errorf(proto.CodeRule, "the rule is nested deeper than %d levels", RuleDepthMax)
+	}
+	return nil
+}
+
+func (s *sealer) node(n *node, depth int) error {
+	if err := s.step(depth); err != nil {
+		return err
+	}
+	switch n.op {
+	case nodeMember:
+		s.refers = append(s.refers, n.member)
+	case nodeTrait:
+		return s.pred(n.pred, depth+1)
+	case nodeCount, nodeDays, nodeLastAt, nodeLastAgo:
+		return s.aggregate(n, depth)
+	}
+	for _, k := range n.kids {
+		if err := s.node(k, depth+1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *sealer) aggregate(n *node, depth int) error {
+	if s.aggregates++; s.aggregates > RuleAggregatesMax {
+		return proto.Errorf(proto.CodeRule, "the rule has more than %d aggregates: split it and join the parts with member()", RuleAggregatesMax)
+	}
+	if err := s.pred(n.pred, depth+1); err != nil {
+		return err
+	}
+	text := n.pred.String()
+	if s.preds[text] == nil {
+		s.preds[text] = &predicate{id: hashPredicate(text), text: text, tree: n.pred}
+	}
+	n.owner = s.preds[text]
+	return nil
+}
+
+func (s *sealer) pred(p *pred, depth int) error {
+	if err := s.step(depth); err != nil {
+		return err
+	}
+	s.nodes += max(0, len(p.lits)-1)
+	if err := p.seal(); err != nil {
+		return err
+	}
+	for _, k := range p.kids {
+		if err := s.pred(k, depth+1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// seal compiles a pattern and puts a list in order.
+func (p *pred) seal() error {
+	for _, l := range p.lits {
+		if !utf8.ValidString(l.Text) {
+			return proto.Errorf(proto.CodeRule, "a text in the rule is not valid UTF-8")
+		}
+	}
+	if p.op == predIn {
+		slices.SortFunc(p.lits, compareValues)
+		p.lits = slices.Compact(p.lits)
+	}
+	if p.op != predMatches {
+		return nil
+	}
+	pattern := p.lits[0].Text
+	if len(pattern) > RegexBytesMax {
+		return proto.Errorf(proto.CodeRule, "the pattern has %d bytes: at most %d are allowed", len(pattern), RegexBytesMax)
+	}
+	re, err := regexp.Compile(pattern)
+	if err != nil {
+		return proto.Errorf(proto.CodeRule, "the pattern %q does not parse as RE2: %v", clip(pattern), err)
+	}
+	p.re = re
+	return nil
+}
+
+func compareValues(a, b proto.Value) int {
+	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Text, b.Text), cmp.Compare(a.Number, b.Number))
+}
+
+func hashPredicate(text string) predID { return predID(xxhash.Sum64String(text) >> 16) }
