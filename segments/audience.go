@@ -1,0 +1,401 @@
+package segments
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/RoaringBitmap/roaring/v2"
+
+	"kith/proto"
+)
+
+// Limits of one audience expression.
+const (
+	AudienceBytesMax = 64 << 10
+	AudienceTermsMax = 1000
+	AudienceDepthMax = 200
+)
+
+// Audience is a set expression over segments: names, & (and), | (or), ! (not)
+// and parentheses; ! binds closest, then &. It is immutable.
+type Audience struct {
+	root *audienceNode
+	ids  []proto.SegmentID
+}
+
+type audienceOp uint8
+
+const (
+	audienceName audienceOp = iota
+	audienceNot
+	audienceAnd
+	audienceOr
+)
+
+// audienceNode has one kid under audienceNot, two or more under audienceAnd
+// and audienceOr, of which none has the same op.
+type audienceNode struct {
+	op   audienceOp
+	id   proto.SegmentID
+	kids []*audienceNode
+}
+
+// Segments are the segments that a names, each once, in the order of their
+// first mention.
+func (a *Audience) Segments() []proto.SegmentID { return slices.Clone(a.ids) }
+
+// String is a in canonical form: no needless parentheses, one space around
+// & and |, quotes only where a name needs them (none does today).
+func (a *Audience) String() string { return string(a.root.append(nil, audienceOr)) }
+
+// append writes n; around is the loosest operator that needs no parentheses.
+func (n *audienceNode) append(b []byte, around audienceOp) []byte {
+	switch n.op {
+	case audienceName:
+		return append(b, n.id...)
+	case audienceNot:
+		return n.kids[0].append(append(b, '!'), audienceNot)
+	}
+	sign, inner := " & ", audienceNot
+	if n.op == audienceOr {
+		sign, inner = " | ", audienceAnd
+	}
+	if n.op > around {
+		b = append(b, '(')
+	}
+	for i, kid := range n.kids {
+		if i > 0 {
+			b = append(b, sign...)
+		}
+		b = kid.append(b, inner)
+	}
+	if n.op > around {
+		b = append(b, ')')
+	}
+	return b
+}
+
+// ParseAudience reads an audience expression such as `auto & !(owners |
+// lapsed)`. A name may stand in double quotes. Errors are CodeExpr with line
+// and column, in characters.
+func ParseAudience(text string) (*Audience, error) {
+	p := &audienceParser{text: text, seen: map[proto.SegmentID]struct{}{}}
+	switch {
+	case len(text) > AudienceBytesMax:
+		return nil, proto.Errorf(proto.CodeExpr, "the expression has %d bytes: at most %d are allowed", len(text), AudienceBytesMax)
+	case !utf8.ValidString(text):
+		return nil, proto.Errorf(proto.CodeExpr, "the expression is not valid UTF-8")
+	}
+	root, err := p.or(0)
+	if err == nil && p.peek() != 0 {
+		err = p.unexpected("an operator: & or |")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Audience{root: root, ids: p.ids}, nil
+}
+
+type audienceParser struct {
+	text  string
+	at    int // byte
+	terms int
+	seen  map[proto.SegmentID]struct{}
+	ids   []proto.SegmentID
+}
+
+// peek skips white space and gives the next byte, 0 at the end.
+func (p *audienceParser) peek() byte {
+	for p.at < len(p.text) && strings.IndexByte(" \t\r\n", p.text[p.at]) >= 0 {
+		p.at++
+	}
+	if p.at == len(p.text) {
+		return 0
+	}
+	return p.text[p.at]
+}
+
+func (p *audienceParser) fail(at int, format string, args ...any) error {
+	e := proto.Errorf(proto.CodeExpr, format, args...)
+	before := p.text[:at]
+	e.Line = strings.Count(before, "\n") + 1
+	e.Column = utf8.RuneCountInString(before[strings.LastIndexByte(before, '\n')+1:]) + 1
+	return e
+}
+
+func (p *audienceParser) unexpected(want string) error {
+	c := p.peek()
+	if c == 0 && p.at == len(p.text) {
+		return p.fail(p.at, "the expression ends where there should be %s", want)
+	}
+	r, _ := utf8.DecodeRuneInString(p.text[p.at:])
+	hint := ""
+	switch {
+	case p.at > 0 && (c == '&' || c == '|') && p.text[p.at-1] == c:
+		hint = ": write a single " + string(c)
+	case c == '-' || c == '+' || c == ',':
+		hint = ": the operators are & | ! and parentheses, a difference is a & !b"
+	}
+	return p.fail(p.at, "%q stands where there should be %s%s", r, want, hint)
+}
+
+func (p *audienceParser) or(depth int) (*audienceNode, error) {
+	return p.chain(audienceOr, '|', func() (*audienceNode, error) {
+		return p.chain(audienceAnd, '&', func() (*audienceNode, error) { return p.unary(depth) })
+	})
+}
+
+// chain reads operands that sign joins.
+func (p *audienceParser) chain(op audienceOp, sign byte, operand func() (*audienceNode, error)) (*audienceNode, error) {
+	var kids []*audienceNode
+	for {
+		kid, err := operand()
+		if err != nil {
+			return nil, err
+		}
+		if kid.op == op {
+			kids = append(kids, kid.kids...)
+		} else {
+			kids = append(kids, kid)
+		}
+		if p.peek() != sign {
+			break
+		}
+		p.at++
+	}
+	if len(kids) == 1 {
+		return kids[0], nil
+	}
+	return &audienceNode{op: op, kids: kids}, nil
+}
+
+func (p *audienceParser) unary(depth int) (*audienceNode, error) {
+	not := false
+	for p.peek() == '!' {
+		not = !not
+		p.at++
+	}
+	n, err := p.primary(depth)
+	switch {
+	case err != nil || !not:
+		return n, err
+	case n.op == audienceNot:
+		return n.kids[0], nil
+	}
+	return &audienceNode{op: audienceNot, kids: []*audienceNode{n}}, nil
+}
+
+func (p *audienceParser) primary(depth int) (*audienceNode, error) {
+	switch c := p.peek(); {
+	case c == '(':
+		if depth == AudienceDepthMax {
+			return nil, p.fail(p.at, "parentheses are nested more than %d deep: split the expression", AudienceDepthMax)
+		}
+		p.at++
+		n, err := p.or(depth + 1)
+		if err != nil {
+			return nil, err
+		}
+		if p.peek() != ')' {
+			return nil, p.unexpected("an operator or )")
+		}
+		p.at++
+		return n, nil
+	case c == '"':
+		return p.quoted()
+	case nameByte(c):
+		start := p.at
+		for p.at < len(p.text) && nameByte(p.text[p.at]) {
+			p.at++
+		}
+		return p.name(start, p.text[start:p.at])
+	}
+	return nil, p.unexpected("a segment, ! or (")
+}
+
+func (p *audienceParser) quoted() (*audienceNode, error) {
+	start := p.at
+	end := strings.IndexByte(p.text[start+1:], '"')
+	if end < 0 {
+		return nil, p.fail(start, "the quote is not closed")
+	}
+	p.at = start + end + 2
+	return p.name(start, p.text[start+1:start+1+end])
+}
+
+// name is one mention of a segment, at byte start.
+func (p *audienceParser) name(start int, s string) (*audienceNode, error) {
+	id, err := proto.ParseSegmentID(s)
+	if err != nil {
+		return nil, p.fail(start, "%q does not name a segment: use 1 to 64 of A-Z a-z 0-9 _ - and dots, not a dot first", clip(s))
+	}
+	if p.terms++; p.terms > AudienceTermsMax {
+		return nil, p.fail(start, "the expression names segments more than %d times: split it", AudienceTermsMax)
+	}
+	if _, ok := p.seen[id]; !ok {
+		p.seen[id] = struct{}{}
+		p.ids = append(p.ids, id)
+	}
+	return &audienceNode{op: audienceName, id: id}, nil
+}
+
+func nameByte(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-' || c == '.'
+}
+
+// audienceSet is a bitmap or, if not, its complement; own says that bits may
+// be changed.
+type audienceSet struct {
+	bits *roaring.Bitmap
+	not  bool
+	own  bool
+}
+
+var emptyBits = roaring.New() // never changed
+
+// Eval is the set of ordinals that a describes: a bitmap of its own. get gives
+// a segment's bitmap (nil: empty); a complement is taken within universe. The
+// inputs stay unchanged.
+func (a *Audience) Eval(get func(proto.SegmentID) *roaring.Bitmap, universe *roaring.Bitmap) *roaring.Bitmap {
+	s := a.root.eval(get)
+	switch {
+	case s.not && universe == nil:
+		return roaring.New()
+	case s.not:
+		return roaring.AndNot(universe, s.bits)
+	case !s.own:
+		return s.bits.Clone()
+	}
+	return s.bits
+}
+
+// Count is the cardinality of Eval, without building the outermost set.
+func (a *Audience) Count(get func(proto.SegmentID) *roaring.Bitmap, universe *roaring.Bitmap) uint64 {
+	n := a.root
+	switch n.op {
+	case audienceAnd, audienceOr:
+		if in, out := split(n.operands(get)); n.op == audienceAnd && len(in) > 0 {
+			return countAnd(in, out)
+		} else if n.op == audienceOr && len(out) == 0 {
+			last := len(in) - 1
+			return union(in[:last]).bits.OrCardinality(in[last].bits)
+		}
+	}
+	s := n.eval(get)
+	switch {
+	case s.not && universe == nil:
+		return 0
+	case s.not:
+		return universe.GetCardinality() - universe.AndCardinality(s.bits)
+	}
+	return s.bits.GetCardinality()
+}
+
+func countAnd(in, out []audienceSet) uint64 {
+	if len(out) == 0 {
+		last := len(in) - 1
+		return intersection(in[:last]).bits.AndCardinality(in[last].bits)
+	}
+	all := intersection(in)
+	last := len(out) - 1
+	all = minus(all, out[:last])
+	return all.bits.GetCardinality() - all.bits.AndCardinality(out[last].bits)
+}
+
+func (n *audienceNode) eval(get func(proto.SegmentID) *roaring.Bitmap) audienceSet {
+	switch n.op {
+	case audienceName:
+		if bits := get(n.id); bits != nil {
+			return audienceSet{bits: bits}
+		}
+		return audienceSet{bits: emptyBits}
+	case audienceNot:
+		s := n.kids[0].eval(get)
+		s.not = !s.not
+		return s
+	}
+	in, out := split(n.operands(get))
+	switch {
+	case n.op == audienceAnd && len(in) > 0: // a & !b = a - b
+		return minus(intersection(in), out)
+	case n.op == audienceAnd: // !a & !b = !(a | b)
+		return complement(union(out))
+	case len(out) == 0:
+		return union(in)
+	}
+	return complement(minus(intersection(out), in)) // a | !b = !(b - a)
+}
+
+func (n *audienceNode) operands(get func(proto.SegmentID) *roaring.Bitmap) []audienceSet {
+	s := make([]audienceSet, len(n.kids))
+	for i, kid := range n.kids {
+		s[i] = kid.eval(get)
+	}
+	return s
+}
+
+// split parts the sets from the complements.
+func split(s []audienceSet) (in, out []audienceSet) {
+	for _, x := range s {
+		if x.not {
+			out = append(out, x)
+		} else {
+			in = append(in, x)
+		}
+	}
+	slices.SortFunc(in, bySize)
+	slices.SortFunc(out, bySize)
+	return in, out
+}
+
+func bySize(a, b audienceSet) int {
+	return cmp.Compare(a.bits.GetCardinality(), b.bits.GetCardinality())
+}
+
+func complement(s audienceSet) audienceSet {
+	s.not = true
+	return s
+}
+
+// union, intersection and minus look at bits only and give a set.
+
+func union(s []audienceSet) audienceSet {
+	if len(s) == 1 {
+		return audienceSet{bits: s[0].bits, own: s[0].own}
+	}
+	bits := make([]*roaring.Bitmap, len(s))
+	for i := range s {
+		bits[i] = s[i].bits
+	}
+	return audienceSet{bits: roaring.FastOr(bits...), own: true}
+}
+
+func intersection(s []audienceSet) audienceSet {
+	acc := audienceSet{bits: s[0].bits, own: s[0].own}
+	for _, x := range s[1:] {
+		switch {
+		case acc.own:
+			acc.bits.And(x.bits)
+		case x.own:
+			x.bits.And(acc.bits)
+			acc = audienceSet{bits: x.bits, own: true}
+		default:
+			acc = audienceSet{bits: roaring.And(acc.bits, x.bits), own: true}
+		}
+	}
+	return acc
+}
+
+func minus(acc audienceSet, out []audienceSet) audienceSet {
+	acc.not = false
+	for _, x := range out {
+		if acc.own {
+			acc.bits.AndNot(x.bits)
+		} else {
+			acc = audienceSet{bits: roaring.AndNot(acc.bits, x.bits), own: true}
+		}
+	}
+	return acc
+}

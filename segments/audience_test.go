@@ -1,0 +1,254 @@
+package segments_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/RoaringBitmap/roaring/v2"
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"kith/proto"
+	"kith/segments"
+)
+
+func mustAudience(t testing.TB, text string) *segments.Audience {
+	t.Helper()
+	a, err := segments.ParseAudience(text)
+	if err != nil {
+		t.Fatalf("%q: %v", text, err)
+	}
+	return a
+}
+
+func TestAudienceCanonicalForm(t *testing.T) {
+	for _, x := range []struct{ in, want string }{
+		{"auto", "auto"},
+		{" auto&!( owners|lapsed )", "auto & !(owners | lapsed)"},
+		{"a|b&c", "a | b & c"},
+		{"(a|b)&c", "(a | b) & c"},
+		{"((a))|(b|(c|d))", "a | b | c | d"},
+		{"!!a & !!!b", "a & !b"},
+		{"!(!a)", "a"},
+		{"!(a&b)", "!(a & b)"},
+		{`"auto"&"x-1.y"`, "auto & x-1.y"},
+		{"a-b & 1st_2", "a-b & 1st_2"},
+		{"a\n|\tb", "a | b"},
+	} {
+		a := mustAudience(t, x.in)
+		if got := a.String(); got != x.want {
+			t.Errorf("%q gives %q, want %q", x.in, got, x.want)
+		}
+	}
+}
+
+func TestAudienceSegmentsAreUnique(t *testing.T) {
+	got := mustAudience(t, "b & (a | b) & !(c | a)").Segments()
+	if diff := cmp.Diff([]proto.SegmentID{"b", "a", "c"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestAudienceErrorsHavePositions(t *testing.T) {
+	for _, x := range []struct {
+		in        string
+		line, col int
+		says      string
+	}{
+		{"", 1, 1, "ends"},
+		{"a &", 1, 4, "ends"},
+		{"a b", 1, 3, "operator"},
+		{"a && b", 1, 4, "single &"},
+		{"a || b", 1, 4, "single |"},
+		{"a\n & (b\n | c", 3, 5, "operator or )"},
+		{"a)", 1, 2, "operator"},
+		{"é", 1, 1, "segment"},
+		{`"é" & a`, 1, 1, "does not name"},
+		{`a & "b`, 1, 5, "not closed"},
+		{"a + b", 1, 3, "difference"},
+		{".a", 1, 1, "does not name"},
+		{"a & " + strings.Repeat("x", 65), 1, 5, "does not name"},
+		{"a & \x00", 1, 5, "segment"},
+		{strings.Repeat("(", 300) + "a" + strings.Repeat(")", 300), 1, 201, "nested"},
+		{strings.Repeat("a|", 1000) + "a", 1, 2001, "more than 1000"},
+	} {
+		_, err := segments.ParseAudience(x.in)
+		var e *proto.Error
+		if !errors.As(err, &e) || e.Code != proto.CodeExpr || e.Line != x.line || e.Column != x.col || !strings.Contains(e.Message, x.says) {
+			t.Errorf("%.40q: %v, want line %d, column %d, %q", x.in, err, x.line, x.col, x.says)
+		}
+	}
+	for _, in := range []string{strings.Repeat(" ", 64<<10) + "a", "a\xff"} {
+		if _, err := segments.ParseAudience(in); proto.CodeOf(err) != proto.CodeExpr {
+			t.Errorf("%.10q: %v", in, err)
+		}
+	}
+}
+
+func TestAudienceTakesLongChainsAndDeepNegation(t *testing.T) {
+	mustAudience(t, strings.Repeat("a|", 999)+"a")
+	mustAudience(t, strings.Repeat("!", 60_000)+"a")
+	mustAudience(t, strings.Repeat("!(", 200)+"a"+strings.Repeat(")", 200))
+}
+
+// drawExpr draws an expression and the plain meaning of it.
+func drawExpr(t *rapid.T, depth int) (string, func(has func(string) bool) bool) {
+	kind := rapid.IntRange(0, 3).Draw(t, "kind")
+	if depth == 0 || kind == 0 {
+		name := string(rune('a' + rapid.IntRange(0, 5).Draw(t, "name")))
+		return name, func(has func(string) bool) bool { return has(name) }
+	}
+	if kind == 1 {
+		s, f := drawExpr(t, depth-1)
+		return "!(" + s + ")", func(has func(string) bool) bool { return !f(has) }
+	}
+	sign := map[int]string{2: "&", 3: "|"}[kind]
+	s, f := drawExpr(t, depth-1)
+	for range rapid.IntRange(1, 3).Draw(t, "more") {
+		s2, f2 := drawExpr(t, depth-1)
+		f1 := f
+		s = s + " " + sign + " (" + s2 + ")"
+		if kind == 2 {
+			f = func(has func(string) bool) bool { return f1(has) && f2(has) }
+		} else {
+			f = func(has func(string) bool) bool { return f1(has) || f2(has) }
+		}
+	}
+	return "(" + s + ")", f
+}
+
+// sparse and dense parts, so that all kinds of containers meet.
+func drawOrdinals(t *rapid.T) *roaring.Bitmap {
+	b := roaring.New()
+	for range rapid.IntRange(0, 4).Draw(t, "runs") {
+		first := rapid.Uint64Range(0, 3<<16).Draw(t, "first")
+		switch n := rapid.Uint64Range(1, 40_000).Draw(t, "n"); rapid.IntRange(0, 2).Draw(t, "form") {
+		case 0:
+			b.AddRange(first, first+n)
+		case 1:
+			for i := range min(n, 6000) {
+				b.Add(uint32(first + 3*i))
+			}
+		default:
+			b.Add(uint32(first))
+		}
+	}
+	if rapid.Bool().Draw(t, "optimize") {
+		b.RunOptimize()
+	}
+	return b
+}
+
+func TestAudienceMeansWhatItSays(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		text, means := drawExpr(t, 3)
+		a, err := segments.ParseAudience(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := segments.ParseAudience(a.String())
+		if err != nil || again.String() != a.String() {
+			t.Fatalf("%q is not canonical: %v, %v", a, again, err)
+		}
+		sets, copies := map[proto.SegmentID]*roaring.Bitmap{}, map[proto.SegmentID]*roaring.Bitmap{}
+		universe := drawOrdinals(t)
+		for _, id := range []proto.SegmentID{"a", "b", "c", "d", "e"} { // f stays unknown
+			sets[id] = drawOrdinals(t)
+			universe.Or(sets[id])
+			copies[id] = sets[id].Clone()
+		}
+		before := universe.Clone()
+		get := func(id proto.SegmentID) *roaring.Bitmap { return sets[id] }
+
+		want := roaring.New()
+		for _, o := range universe.ToArray() {
+			if means(func(name string) bool { s := sets[proto.SegmentID(name)]; return s != nil && s.Contains(o) }) {
+				want.Add(o)
+			}
+		}
+		for _, a := range []*segments.Audience{a, again} {
+			got := a.Eval(get, universe)
+			if !got.Equals(want) {
+				t.Fatalf("%s: %d ordinals, want %d", a, got.GetCardinality(), want.GetCardinality())
+			}
+			if n := a.Count(get, universe); n != want.GetCardinality() {
+				t.Fatalf("%s: counts %d, want %d", a, n, want.GetCardinality())
+			}
+			got.AddRange(0, 1<<20) // it is ours to change
+			got.Clear()
+		}
+		for id := range sets {
+			if !sets[id].Equals(copies[id]) {
+				t.Fatalf("%s changed segment %s", a, id)
+			}
+		}
+		if !universe.Equals(before) {
+			t.Fatalf("%s changed the universe", a)
+		}
+	})
+}
+
+func TestAudienceWithoutUniverse(t *testing.T) {
+	get := func(proto.SegmentID) *roaring.Bitmap { return nil }
+	a := mustAudience(t, "!a")
+	if n, e := a.Count(get, nil), a.Eval(get, nil); n != 0 || !e.IsEmpty() {
+		t.Errorf("count %d, %v", n, e)
+	}
+}
+
+func FuzzParseAudience(f *testing.F) {
+	for _, s := range []string{"a & !(b | c)", `"a.b" | !!c`, "((a", "a && b", "é", strings.Repeat("!(", 20)} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		a, err := segments.ParseAudience(s)
+		if err != nil {
+			if proto.CodeOf(err) != proto.CodeExpr {
+				t.Fatalf("%q: %v", s, err)
+			}
+			return
+		}
+		again, err := segments.ParseAudience(a.String())
+		if err != nil || again.String() != a.String() {
+			t.Fatalf("%q: canonical form %q is read as %v, %v", s, a, again, err)
+		}
+		get := func(proto.SegmentID) *roaring.Bitmap { return nil }
+		if n := a.Count(get, nil); n != 0 {
+			t.Fatalf("%q counts %d of nothing", s, n)
+		}
+	})
+}
+
+// BenchmarkAudienceCount counts over a million nodes; each segment holds every
+// fifth or so of them, at random.
+func BenchmarkAudienceCount(b *testing.B) {
+	const nodes = 1_000_000
+	sets := map[proto.SegmentID]*roaring.Bitmap{}
+	universe := roaring.New()
+	universe.AddRange(0, nodes)
+	state := uint64(1)
+	for i, id := range []proto.SegmentID{"a", "b", "c", "d", "e", "f"} {
+		sets[id] = roaring.New()
+		for o := range uint32(nodes) {
+			state = state*6364136223846793005 + 1442695040888963407
+			if (state>>33)%uint64(4+i) == 0 {
+				sets[id].Add(o)
+			}
+		}
+	}
+	get := func(id proto.SegmentID) *roaring.Bitmap { return sets[id] }
+	for _, text := range []string{"a", "a & b", "a & e & !f", "(a | b | c | d) & e & !f", "!(a | b)", "a | b | !c"} {
+		a, err := segments.ParseAudience(text)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(fmt.Sprintf("%s", strings.ReplaceAll(text, " ", "")), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				a.Count(get, universe)
+			}
+		})
+	}
+}
