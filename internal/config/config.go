@@ -80,10 +80,9 @@ type Key struct {
 	Client string `yaml:"client"`
 }
 
-// Client is a customer whose data is kept apart.
+// Client is what the public plane must know of a client beside its keys.
 type Client struct {
 	Name        string `yaml:"name"`
-	Space       string `yaml:"space"`        // clients of one space share links
 	ProofSecret string `yaml:"proof_secret"` // for account proofs on the public plane
 }
 
@@ -263,9 +262,6 @@ func (c *Config) checkClients() *problem {
 			return &problem{at("$.clients", i, "name"), "client " + cl.Name + " is named twice: keep one"}
 		}
 		seen[cl.Name] = true
-		if cl.Space != "" && !proto.ValidName(cl.Space) {
-			return &problem{at("$.clients", i, "space"), "use 1 to 64 of A-Z a-z 0-9 _ - and dots"}
-		}
 		if cl.ProofSecret != "" && len(cl.ProofSecret) < 16 {
 			return &problem{at("$.clients", i, "proof_secret"), "use at least 16 characters"}
 		}

@@ -1,0 +1,161 @@
+// Package demo is a small web site with kith's tag in it, and visitors that
+// use it as people do: they browse by interest, come back, log in on several
+// devices, buy, and now and then opt out.
+//
+// It talks to a node over HTTP only, as a tag and a client's server would, at
+// a bounded rate. It writes nothing and keeps nothing but its visitors, in
+// memory.
+package demo
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"kith/proto"
+)
+
+// Config says where the node is and how lively the demo shall be. The zero
+// value of an optional field is its default.
+type Config struct {
+	Public  string // base URL of the node's public plane
+	Service string // base URL of its service plane
+	Key     string // of the demo's client, to define segments
+	Client  string // default demo
+	Listen  string // of the site; default 127.0.0.1:8090
+
+	EventsPerSecond int    // default 20
+	PeopleMax       int    // default 300
+	Seed            uint64 // of the visitors' choices; default 1
+
+	Log *slog.Logger // may be nil
+}
+
+func (c *Config) setDefaults() {
+	c.Client = cmp.Or(c.Client, "demo")
+	c.Listen = cmp.Or(c.Listen, "127.0.0.1:8090")
+	c.EventsPerSecond = cmp.Or(c.EventsPerSecond, 20)
+	c.PeopleMax = cmp.Or(c.PeopleMax, 300)
+	c.Seed = cmp.Or(c.Seed, 1)
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+}
+
+// Demo is a site and its visitors. Start makes one, Run keeps it going.
+type Demo struct {
+	c        Config
+	site     net.Listener
+	server   *http.Server
+	visitors *visitors
+	regular  string
+}
+
+// Start defines the demo's segments, opens the site, and lets one visitor
+// come often enough to be in a segment.
+func Start(ctx context.Context, c Config) (*Demo, error) {
+	c.setDefaults()
+	if c.EventsPerSecond < 0 || c.EventsPerSecond > 10_000 {
+		return nil, proto.Errorf(proto.CodeInvalid, "a demo of %d events/s: use 1 to 10000", c.EventsPerSecond)
+	}
+	d := &Demo{c: c}
+	d.visitors = newVisitors(d, c.Seed, c.PeopleMax)
+	if err := d.define(ctx); err != nil {
+		return nil, err
+	}
+	var err error
+	if d.regular, err = d.visitors.regular(ctx); err != nil {
+		return nil, err
+	}
+	if d.site, err = net.Listen("tcp", c.Listen); err != nil {
+		return nil, proto.Errorf(proto.CodeConflict, "the demo site cannot listen on %s: stop what listens there, or pass another address: %w", c.Listen, err)
+	}
+	d.server = &http.Server{Handler: newSite(c), ReadHeaderTimeout: 5 * time.Second}
+	return d, nil
+}
+
+// Regular is the identity of a visitor that is in a segment already.
+func (d *Demo) Regular() string { return d.regular }
+
+// URL is where the site is.
+func (d *Demo) URL() string { return "http://" + d.site.Addr().String() + "/" }
+
+// Run serves the site and sends visitors until ctx is done.
+func (d *Demo) Run(ctx context.Context) error {
+	served := make(chan error, 1)
+	go func() { served <- d.server.Serve(d.site) }()
+	d.visitors.run(ctx)
+	err := d.server.Close()
+	if serveErr := <-served; !errors.Is(serveErr, http.ErrServerClosed) {
+		err = errors.Join(err, serveErr)
+	}
+	return err
+}
+
+// define puts the demo's segments over the service plane.
+func (d *Demo) define(ctx context.Context) error {
+	for _, s := range Segments() {
+		body, err := json.Marshal(s)
+		if err != nil {
+			return err
+		}
+		u := d.c.Service + "/v1/segments/" + url.PathEscape(string(s.ID)) + "?client=" + url.QueryEscape(d.c.Client)
+		r, err := http.NewRequestWithContext(ctx, http.MethodPut, u, bytes.NewReader(body))
+		if err != nil {
+			return proto.Errorf(proto.CodeInvalid, "the service address %q is not valid: %w", d.c.Service, err)
+		}
+		r.Header.Set("Authorization", "Bearer "+d.c.Key)
+		r.Header.Set("Content-Type", "application/json")
+		if err := d.send(&http.Client{Timeout: requestTimeout}, r, nil); err != nil {
+			return fmt.Errorf("define the demo's segment %s: %w", s.ID, err)
+		}
+	}
+	return nil
+}
+
+const requestTimeout = 10 * time.Second
+
+// send sends r and reads the answer into out, if there is one.
+func (d *Demo) send(client *http.Client, r *http.Request, out any) error {
+	resp, err := client.Do(r)
+	if err != nil {
+		return proto.Errorf(proto.CodeUnavailable, "cannot reach the node at %s: start one with `kith serve --dev`: %w", r.URL.Host, err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	switch {
+	case err != nil:
+		return proto.Errorf(proto.CodeUnavailable, "the node at %s broke off its answer: %w", r.URL.Host, err)
+	case resp.StatusCode/100 != 2:
+		return proto.Errorf(proto.CodeInvalid, "%s answered %s: %.300s", r.URL.Path, resp.Status, b)
+	case out == nil:
+		return nil
+	}
+	if err := json.Unmarshal(b, out); err != nil {
+		return proto.Errorf(proto.CodeInvalid, "%s answered what is not JSON: %w", r.URL.Path, err)
+	}
+	return nil
+}
+
+// Segments are the demo's, in an order in which each may name the ones before.
+func Segments() []proto.SegmentSpec {
+	rule := func(id proto.SegmentID, when string) proto.SegmentSpec {
+		return proto.SegmentSpec{ID: id, Scope: "identity", When: when, Backfill: true}
+	}
+	return []proto.SegmentSpec{
+		rule("auto", `count(event.section == "auto", "30d") >= 3`),
+		rule("sport-today", `days(event.section == "sport", "1d") >= 1`),
+		rule("buyers", `count(event.name == "purchase", "30d") >= 1`),
+		rule("lively", `count(true, "1m") >= 5`),
+		rule("auto-prospects", `member("auto") && !member("buyers")`),
+	}
+}

@@ -1,0 +1,153 @@
+package demo_test
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"kith/internal/demo"
+	"kith/proto"
+)
+
+// recorder is what a node's two planes see of the demo. The node itself is
+// tested with the demo in cmd/kith.
+type recorder struct {
+	enough chan struct{} // closed when want events came
+	want   int
+
+	mu       sync.Mutex
+	segments []string
+	cookies  map[string]int // kith_id -> events
+	fresh    int            // events without a cookie
+	kinds    map[string]int
+	optOuts  int
+	bad      []string
+}
+
+func (n *recorder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case r.Method == http.MethodPut && strings.HasPrefix(r.URL.Path, "/v1/segments/"):
+		n.define(w, r)
+	case r.URL.Path == "/v1/optout":
+		n.optOuts++
+		http.SetCookie(w, &http.Cookie{Name: "kith_optout", Value: "1", MaxAge: 60, Secure: true})
+		http.SetCookie(w, &http.Cookie{Name: "kith_id", MaxAge: -1, Secure: true})
+		_, _ = io.WriteString(w, `{"opted_out":true}`)
+	default:
+		n.events(w, r)
+	}
+}
+
+func (n *recorder) define(w http.ResponseWriter, r *http.Request) {
+	var s proto.SegmentSpec
+	if err := json.NewDecoder(r.Body).Decode(&s); err != nil || s.When == "" || r.Header.Get("Authorization") != "Bearer demo-key" || r.URL.Query().Get("client") != "demo" {
+		n.bad = append(n.bad, "a definition that a node would refuse: "+r.URL.String())
+	}
+	n.segments = append(n.segments, string(s.ID))
+	_, _ = io.WriteString(w, `{}`)
+}
+
+func (n *recorder) events(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		Client string
+		Events []struct{ Event string }
+	}
+	if err := json.NewDecoder(r.Body).Decode(&body); err != nil || body.Client != "demo" || len(body.Events) == 0 {
+		n.bad = append(n.bad, "a body that a node would refuse")
+	}
+	if _, err := r.Cookie("kith_optout"); err == nil {
+		if _, err := r.Cookie("kith_id"); err == nil {
+			n.bad = append(n.bad, "a browser that opted out still sends its id")
+		}
+	}
+	if c, err := r.Cookie("kith_id"); err == nil {
+		n.cookies[c.Value]++
+	} else {
+		n.fresh++
+		http.SetCookie(w, &http.Cookie{Name: "kith_id", Value: "id" + string(rune('a'+n.fresh%26)) + strings.Repeat("x", n.fresh), Secure: true})
+	}
+	for _, e := range body.Events {
+		n.kinds[e.Event]++
+	}
+	if n.want--; n.want == 0 {
+		close(n.enough)
+	}
+	_, _ = io.WriteString(w, `{"accepted":1,"refused":[]}`)
+}
+
+func TestVisitorsBehaveLikeBrowsers(t *testing.T) {
+	node := &recorder{enough: make(chan struct{}), want: 1200, cookies: map[string]int{}, kinds: map[string]int{}}
+	server := httptest.NewServer(node)
+	defer server.Close()
+	d, err := demo.Start(t.Context(), demo.Config{Public: server.URL, Service: server.URL, Key: "demo-key", Listen: "127.0.0.1:0", EventsPerSecond: 5000, PeopleMax: 40})
+	if err != nil {
+		t.Fatal(err)
+	}
+	regular := strings.TrimPrefix(d.Regular(), "browser:")
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- d.Run(ctx) }()
+	checkSite(t, d.URL(), server.URL)
+	<-node.enough
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	node.mu.Lock()
+	defer node.mu.Unlock()
+	for _, problem := range node.bad {
+		t.Error(problem)
+	}
+	if len(node.segments) != len(demo.Segments()) {
+		t.Errorf("defined %q", node.segments)
+	}
+	if node.cookies[regular] < 3 {
+		t.Errorf("the regular visitor came %d times with its cookie, want 3 or more", node.cookies[regular])
+	}
+	for _, kind := range []string{"page", "login", "purchase"} {
+		if node.kinds[kind] == 0 {
+			t.Errorf("nobody did %q in 1200 events: %v", kind, node.kinds)
+		}
+	}
+	if node.optOuts == 0 {
+		t.Error("nobody opted out in 1200 events")
+	}
+	if len(node.cookies) < 20 || node.fresh > 400 {
+		t.Errorf("%d browsers came back, %d events came without a cookie", len(node.cookies), node.fresh)
+	}
+}
+
+func checkSite(t *testing.T, site, public string) {
+	t.Helper()
+	get := func(path string) (int, string) {
+		resp, err := http.Get(site + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, _ := io.ReadAll(resp.Body)
+		return resp.StatusCode, string(b)
+	}
+	if status, body := get("auto/3"); status != 200 || !strings.Contains(body, `src="`+public+`/kith.js" data-client="demo" data-section="auto"`) {
+		t.Errorf("the auto section: %d, without the tag:\n%s", status, body)
+	}
+	if status, _ := get("no-such-section"); status != 404 {
+		t.Errorf("an unknown page: %d", status)
+	}
+}
+
+func TestStartSaysThatThereIsNoNode(t *testing.T) {
+	server := httptest.NewServer(nil)
+	server.Close()
+	_, err := demo.Start(t.Context(), demo.Config{Public: server.URL, Service: server.URL, Key: "k", Listen: "127.0.0.1:0"})
+	if err == nil || !strings.Contains(err.Error(), "kith serve --dev") {
+		t.Errorf("got %v", err)
+	}
+}

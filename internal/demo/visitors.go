@@ -1,0 +1,223 @@
+package demo
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	"kith/proto"
+)
+
+// sections are what the site has; a person has a favourite.
+var sections = []string{"home", "auto", "sport", "travel", "money", "food"}
+
+// visitors are simulated people. One goroutine, that of run, owns all fields.
+type visitors struct {
+	demo   *Demo
+	rand   *rand.Rand
+	people []*person
+	max    int
+	made   int
+}
+
+// person has a favourite section, an account and a few browsers.
+type person struct {
+	favourite string
+	account   string
+	browsers  []*browser
+}
+
+// browser is a cookie jar with two cookies in it.
+type browser struct {
+	id       string // kith_id
+	optedOut bool   // kith_optout
+	loggedIn bool
+	agent    string
+}
+
+// event is an event as the tag sends it.
+type event struct {
+	Event      string         `json:"event"`
+	Identities []string       `json:"identities,omitempty"`
+	Props      map[string]any `json:"props,omitempty"`
+	URL        string         `json:"url,omitempty"`
+	Ref        string         `json:"ref,omitempty"`
+}
+
+func newVisitors(d *Demo, seed uint64, most int) *visitors {
+	return &visitors{demo: d, rand: rand.New(rand.NewPCG(seed, 1)), max: most}
+}
+
+// regular sends a new visitor to the auto section until it belongs to the
+// demo's first segment, and gives its identity.
+func (v *visitors) regular(ctx context.Context) (string, error) {
+	p := v.newPerson()
+	p.favourite = "auto"
+	b := p.browsers[0]
+	for range 4 {
+		if err := v.post(ctx, b, page("auto", v.rand.IntN(40))); err != nil {
+			return "", err
+		}
+	}
+	if b.id == "" {
+		return "", proto.Errorf(proto.CodeInvalid, "the node set no kith_id cookie on a first visit: is --public its public plane?")
+	}
+	return "browser:" + b.id, nil
+}
+
+// run sends events at the configured rate. When the node does not answer it
+// goes on, more slowly, and says so once.
+func (v *visitors) run(ctx context.Context) {
+	every := time.NewTicker(time.Second / time.Duration(v.demo.c.EventsPerSecond))
+	defer every.Stop()
+	failed, skip := false, 0
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-every.C:
+		}
+		if skip > 0 {
+			skip--
+			continue
+		}
+		err := v.step(ctx)
+		switch {
+		case err == nil:
+			failed = false
+		case ctx.Err() != nil:
+			return
+		default:
+			if !failed {
+				v.demo.c.Log.Warn("a demo visitor was turned away; the demo goes on", "error", err)
+			}
+			failed, skip = true, v.demo.c.EventsPerSecond
+		}
+	}
+}
+
+// step lets one person do one thing.
+func (v *visitors) step(ctx context.Context) error {
+	p := v.somebody()
+	b := p.browsers[v.rand.IntN(len(p.browsers))]
+	switch dice := v.rand.IntN(1000); {
+	case dice < 3 && !b.optedOut:
+		return v.optOut(ctx, b)
+	case dice < 60 && !b.loggedIn:
+		b.loggedIn = true
+		return v.post(ctx, b, event{Event: "login", Identities: []string{p.account}, Props: map[string]any{"section": "account"}})
+	case dice < 90:
+		price := float64(v.rand.IntN(20000)) / 100
+		return v.post(ctx, b, event{Event: "purchase", URL: "/shop/checkout", Props: map[string]any{"section": p.favourite, "price": price}})
+	case dice < 250:
+		return v.post(ctx, b, page(sections[v.rand.IntN(len(sections))], v.rand.IntN(40)))
+	default:
+		return v.post(ctx, b, page(p.favourite, v.rand.IntN(40)))
+	}
+}
+
+// somebody is a new person at first and one known later, some of them more
+// often than others.
+func (v *visitors) somebody() *person {
+	if len(v.people) < v.max && (len(v.people) < 10 || v.rand.IntN(20) == 0) {
+		return v.newPerson()
+	}
+	i := min(v.rand.IntN(len(v.people)), v.rand.IntN(len(v.people)))
+	return v.people[i]
+}
+
+func (v *visitors) newPerson() *person {
+	v.made++
+	hash := sha256.Sum256(fmt.Appendf(nil, "demo person %d of seed %d", v.made, v.demo.c.Seed))
+	p := &person{favourite: sections[v.rand.IntN(len(sections))], account: "account:" + hex.EncodeToString(hash[:16])}
+	for i := range 1 + v.rand.IntN(3) {
+		p.browsers = append(p.browsers, &browser{agent: agents[(v.made+i)%len(agents)]})
+	}
+	v.people = append(v.people, p)
+	return p
+}
+
+var agents = []string{
+	"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+	"Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.5 Safari/605.1.15",
+	"Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/137.0.0.0 Mobile Safari/537.36",
+}
+
+func page(section string, n int) event {
+	return event{Event: "page", URL: fmt.Sprintf("/%s/%d", section, n), Ref: "/", Props: map[string]any{"section": section}}
+}
+
+// post sends events as the tag does, with the browser's cookies, and keeps the
+// cookies that come back.
+func (v *visitors) post(ctx context.Context, b *browser, events ...event) error {
+	body, err := json.Marshal(map[string]any{"client": v.demo.c.Client, "events": events})
+	if err != nil {
+		return err
+	}
+	var answer struct {
+		Refused []struct{ Code, Message string }
+	}
+	if err := v.browse(ctx, b, "/v1/events", "text/plain", body, &answer); err != nil {
+		return err
+	}
+	for _, r := range answer.Refused {
+		if r.Code != string(proto.CodeOptedOut) {
+			return proto.Errorf(proto.Code(r.Code), "the node refused an event of the demo: %s", r.Message)
+		}
+	}
+	return nil
+}
+
+func (v *visitors) optOut(ctx context.Context, b *browser) error {
+	return v.browse(ctx, b, "/v1/optout", "application/json", []byte("{}"), nil)
+}
+
+// browse makes a request as the browser b would from the demo site, and reads
+// the answer into out.
+func (v *visitors) browse(ctx context.Context, b *browser, path, contentType string, body []byte, out any) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, v.demo.c.Public+path, bytes.NewReader(body))
+	if err != nil {
+		return proto.Errorf(proto.CodeInvalid, "the public address %q is not valid: %w", v.demo.c.Public, err)
+	}
+	r.Header.Set("Content-Type", contentType)
+	r.Header.Set("User-Agent", b.agent)
+	r.Header.Set("Origin", "http://"+v.demo.c.Listen)
+	r.Header.Set("Sec-Fetch-Site", "same-site")
+	if b.id != "" {
+		r.AddCookie(&http.Cookie{Name: "kith_id", Value: b.id})
+	}
+	if b.optedOut {
+		r.AddCookie(&http.Cookie{Name: "kith_optout", Value: "1"})
+	}
+	return v.demo.send(&http.Client{Timeout: requestTimeout, Transport: cookieKeeper{b}}, r, out)
+}
+
+// cookieKeeper notes a browser's cookies. net/http's own jar would not send
+// cookies marked Secure to a node on plain HTTP, which browsers do on loopback.
+type cookieKeeper struct{ b *browser }
+
+// RoundTrip implements http.RoundTripper.
+func (k cookieKeeper) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range resp.Cookies() {
+		gone := c.MaxAge < 0 || c.Value == ""
+		switch {
+		case c.Name == "kith_id" && gone:
+			k.b.id = ""
+		case c.Name == "kith_id":
+			k.b.id = c.Value
+		case c.Name == "kith_optout":
+			k.b.optedOut = !gone
+		}
+	}
+	return resp, nil
+}
