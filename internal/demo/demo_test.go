@@ -62,14 +62,16 @@ func (n *recorder) events(w http.ResponseWriter, r *http.Request) {
 	if err := json.NewDecoder(r.Body).Decode(&body); err != nil || body.Client != "demo" || len(body.Events) == 0 {
 		n.bad = append(n.bad, "a body that a node would refuse")
 	}
-	if _, err := r.Cookie("kith_optout"); err == nil {
+	_, err := r.Cookie("kith_optout")
+	optedOut := err == nil
+	if optedOut {
 		if _, err := r.Cookie("kith_id"); err == nil {
 			n.bad = append(n.bad, "a browser that opted out still sends its id")
 		}
 	}
 	if c, err := r.Cookie("kith_id"); err == nil {
 		n.cookies[c.Value]++
-	} else {
+	} else if !optedOut {
 		n.fresh++
 		http.SetCookie(w, &http.Cookie{Name: "kith_id", Value: "id" + string(rune('a'+n.fresh%26)) + strings.Repeat("x", n.fresh), Secure: true})
 	}
