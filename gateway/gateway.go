@@ -14,3 +14,121 @@
 //	kith.query.lookup  look-ups
 //	kith.query.count   counts
 package gateway
+
+import (
+	"log/slog"
+	"net/http"
+	"slices"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
+
+	"kith/proto"
+)
+
+// Gateway answers on both planes and over NATS. It is safe for concurrent use.
+type Gateway struct {
+	c       Config
+	deps    Dependencies
+	log     *slog.Logger
+	metrics *metrics
+	public  *plane
+	service *plane
+	tag     tag
+
+	posts   sync.Pool // *post
+	lookups sync.Pool // *lookup
+	gzips   sync.Pool // *gzip.Reader
+	zstds   sync.Pool // *zstd.Decoder
+
+	limiters sync.Map // limiterKey -> *rate.Limiter, at most two a client
+}
+
+type limiterKey struct {
+	public bool
+	client proto.ClientID
+}
+
+// New makes a gateway in front of deps. It starts nothing.
+func New(c Config, deps Dependencies) (*Gateway, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	if deps.Intake == nil || deps.Memberships == nil || deps.Definitions == nil || deps.Accounts == nil || deps.Operations == nil {
+		return nil, proto.Errorf(proto.CodeInvalid, "the gateway needs an intake, memberships, definitions, accounts and operations")
+	}
+	if deps.Log == nil {
+		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	if deps.Registry == nil {
+		deps.Registry = prometheus.NewRegistry()
+	}
+	g := &Gateway{c: c.withDefaults(), deps: deps, log: deps.Log}
+	var err error
+	if g.metrics, err = newMetrics(deps.Registry); err != nil {
+		return nil, proto.Errorf(proto.CodeInvalid, "register the gateway's metrics: %w", err)
+	}
+	if g.tag, err = newTag(); err != nil {
+		return nil, err
+	}
+	g.posts.New = func() any { return new(post) }
+	g.lookups.New = func() any { return new(lookup) }
+	g.public = g.publicRoutes()
+	g.service = g.serviceRoutes()
+	return g, nil
+}
+
+// Public is the plane of tags, apps and people.
+func (g *Gateway) Public() http.Handler { return g.public }
+
+// Service is the plane of those with a key.
+func (g *Gateway) Service() http.Handler { return g.service }
+
+// admitRate takes n events from the client's allowance on a plane.
+func (g *Gateway) admitRate(public bool, client proto.ClientInfo, n int) error {
+	if g.c.EventsPerSecond == 0 {
+		return nil
+	}
+	key := limiterKey{public, client.ID}
+	v, ok := g.limiters.Load(key)
+	if !ok {
+		v, _ = g.limiters.LoadOrStore(key, rate.NewLimiter(rate.Limit(g.c.EventsPerSecond), g.c.EventsBurst))
+	}
+	if v.(*rate.Limiter).AllowN(g.c.Now(), n) {
+		return nil
+	}
+	g.metrics.limited.Inc()
+	return proto.Errorf(proto.CodeRateLimited, "this client sends over %g events/s: slow down and send again", g.c.EventsPerSecond)
+}
+
+func (g *Gateway) millis() proto.Millis { return proto.MillisOf(g.c.Now()) }
+
+// clientNamed finds a client for a caller who may know of it.
+func (g *Gateway) clientNamed(name string) (proto.ClientInfo, error) {
+	if name == "" {
+		return proto.ClientInfo{}, proto.Errorf(proto.CodeClient, "name the client")
+	}
+	n, err := proto.ParseClientName(name)
+	if err != nil {
+		return proto.ClientInfo{}, err
+	}
+	client, ok := g.deps.Accounts.Client(n)
+	if !ok {
+		return proto.ClientInfo{}, proto.Errorf(proto.CodeClient, "client %q is unknown: check the name, or make it with kith key create", name)
+	}
+	return client, nil
+}
+
+// floor is the least count that keys of the client may see.
+func (g *Gateway) floor(client proto.ClientInfo) int {
+	if client.Floor > 0 {
+		return client.Floor
+	}
+	return g.c.FloorDefault
+}
+
+// exempt reports whether the client's accounts need no proof.
+func (g *Gateway) exempt(client proto.ClientInfo) bool {
+	return slices.Contains(g.c.Unproven, client.Name) || g.c.Dev && client.Name == "demo"
+}

@@ -1,0 +1,112 @@
+package gateway
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"strconv"
+	"strings"
+
+	"kith/proto"
+)
+
+// admission decides which identities of a public event count: a browser is
+// the cookie's own, an account needs its proof, a device id no limit on
+// tracking.
+type admission struct {
+	visit    visit
+	exempt   bool
+	secret   []byte
+	now      proto.Millis
+	stored   proto.Identity // the browser, once an event named it
+	minted   proto.Identity // made for this request, if there was no cookie
+	unproven int
+}
+
+func (a *admission) browser() proto.Identity {
+	if a.visit.browser != "" {
+		return a.visit.browser
+	}
+	if a.minted == "" {
+		a.minted = newBrowser()
+	}
+	return a.minted
+}
+
+// admit replaces the identities of d by those that count, or refuses it.
+func (a *admission) admit(d *draft) {
+	if a.visit.signal != "" {
+		d.refuse(proto.CodeOptedOut, "nothing is stored: the browser carries an opt-out ("+a.visit.signal+")")
+		return
+	}
+	var room [proto.EventIdentitiesMax + 1]proto.Identity
+	kept := room[:1] // the first is the browser's, if it must be put in front
+	device, browser := false, false
+	for _, id := range d.event.Identities {
+		switch kind := id.Kind(); kind {
+		case "browser":
+			if !browser {
+				kept = append(kept, a.browser())
+			}
+			browser = true
+			continue
+		case "aaid", "idfa":
+			if d.lmt {
+				continue
+			}
+			device = true
+		default:
+			if !a.exempt && (kind != "account" || !proven(a.secret, id, a.browser(), d.proof, a.now)) {
+				a.unproven++
+				continue
+			}
+		}
+		kept = append(kept, id)
+	}
+	switch {
+	case browser || device && a.visit.browser == "":
+		kept = kept[1:]
+		browser = browser || !device
+	case d.lmt && a.visit.browser == "":
+		d.refuse(proto.CodeOptedOut, "nothing is stored: the device limits ad tracking")
+		return
+	case len(kept) > proto.EventIdentitiesMax:
+		d.refuse(proto.CodeIdentity, "an event has at most 8 identities, the browser's own among them")
+		return
+	default:
+		kept[0], browser = a.browser(), true
+	}
+	d.event.Identities = append(d.event.Identities[:0], kept...)
+	if browser {
+		a.stored = a.browser()
+	}
+}
+
+// proven checks a proof: EXPIRY "." HEX, where EXPIRY is in Unix seconds and
+// HEX is HMAC-SHA256(secret, account "|" browser "|" EXPIRY), both identities
+// with their kinds.
+func proven(secret []byte, account, browser proto.Identity, proof string, now proto.Millis) bool {
+	expiry, sum, ok := strings.Cut(proof, ".")
+	if !ok || len(secret) == 0 || len(sum) != 2*sha256.Size || len(expiry) > 12 {
+		return false
+	}
+	at, err := strconv.ParseInt(expiry, 10, 64)
+	if err != nil || at*1000 < int64(now) {
+		return false
+	}
+	given, err := hex.DecodeString(sum)
+	return err == nil && hmac.Equal(given, proofSum(secret, account, browser, expiry))
+}
+
+func proofSum(secret []byte, account, browser proto.Identity, expiry string) []byte {
+	h := hmac.New(sha256.New, secret)
+	h.Write([]byte(string(account) + "|" + string(browser) + "|" + expiry))
+	return h.Sum(nil)
+}
+
+// Proof makes the proof that account and browser are the same person, valid
+// until expiry (Unix seconds): what a publisher's server does.
+func Proof(secret []byte, account, browser proto.Identity, expiry int64) string {
+	e := strconv.FormatInt(expiry, 10)
+	return e + "." + hex.EncodeToString(proofSum(secret, account, browser, e))
+}

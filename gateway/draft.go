@@ -1,0 +1,191 @@
+package gateway
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"time"
+
+	"kith/proto"
+)
+
+// refusal is why one event of a body was not taken.
+type refusal struct {
+	index   int
+	code    proto.Code
+	message string
+}
+
+// draft is an event under construction. Its setters check the rules of
+// docs/api.md; the first that fails makes the refusal.
+type draft struct {
+	event proto.Event
+	time  proto.Millis
+	timed bool
+	proof string
+	lmt   bool
+	code  proto.Code // empty: nothing wrong so far
+	why   string
+	// suspect: the event's bytes hold a sign without which no text of it can be
+	// personal data.
+	suspect bool
+}
+
+func (d *draft) reset() {
+	ids, props := d.event.Identities[:0], d.event.Props[:0]
+	*d = draft{}
+	d.event.Identities, d.event.Props = ids, props
+}
+
+func (d *draft) refuse(code proto.Code, why string) {
+	if d.code == "" {
+		d.code, d.why = code, why
+	}
+}
+
+func (d *draft) setName(s string) {
+	d.event.Name = s
+	if s == "" || len(s) > proto.EventNameBytesMax {
+		d.refuse(proto.CodeEvent, "the event's name must have 1 to 128 bytes")
+	}
+}
+
+func (d *draft) setID(s string) {
+	d.event.ID = s
+	if len(s) > proto.EventIDBytesMax {
+		d.refuse(proto.CodeEvent, "the event's id is over 128 bytes")
+	}
+}
+
+func (d *draft) setURL(s string) {
+	d.event.URL = s
+	if len(s) > proto.EventURLBytesMax {
+		d.refuse(proto.CodeEvent, "the url is over 2048 bytes: cut its query off")
+	}
+}
+
+func (d *draft) setRef(s string) {
+	d.event.Ref = s
+	if len(s) > proto.EventURLBytesMax {
+		d.refuse(proto.CodeEvent, "the ref is over 2048 bytes: cut its query off")
+	}
+}
+
+func (d *draft) setTime(s string) {
+	t, ok := parseTimestamp(s)
+	if !ok {
+		d.refuse(proto.CodeTime, "the time is not RFC 3339, such as 2026-11-22T12:00:00Z")
+	}
+	d.time, d.timed = t, true
+}
+
+// addIdentity takes an identity. One that is there already is left out.
+func (d *draft) addIdentity(s string) {
+	if !plainIdentity(s) {
+		if _, err := proto.ParseIdentity(s); err != nil {
+			d.refuse(proto.CodeIdentity, messageOf(err))
+			return
+		}
+	}
+	for _, have := range d.event.Identities {
+		if string(have) == s {
+			return
+		}
+	}
+	if len(d.event.Identities) == proto.EventIdentitiesMax {
+		d.refuse(proto.CodeIdentity, "an event has at most 8 identities")
+		return
+	}
+	d.event.Identities = append(d.event.Identities, proto.Identity(s))
+}
+
+// plainIdentity reports whether s surely is an identity: a common kind, then
+// letters, digits, - and _, with a digit above 0 and a letter so that no junk
+// value is among them. proto.ParseIdentity decides about all others.
+func plainIdentity(s string) bool {
+	kind, value, ok := strings.Cut(s, ":")
+	if !ok || kind != "browser" && kind != "account" && kind != "aaid" && kind != "idfa" && kind != "stat" {
+		return false
+	}
+	if len(value) < 2 || len(value) > 256 {
+		return false
+	}
+	digit, letter := false, false
+	for i := 0; i < len(value); i++ {
+		switch c := value[i]; {
+		case c|0x20 >= 'a' && c|0x20 <= 'z':
+			letter = true
+		case c >= '1' && c <= '9':
+			digit = true
+		case c != '0' && c != '-' && c != '_':
+			return false
+		}
+	}
+	return digit && letter
+}
+
+// addProp takes a property.
+func (d *draft) addProp(key string, v proto.Value) {
+	props := d.event.Props
+	switch {
+	case key == "" || len(key) > proto.PropKeyBytesMax:
+		d.refuse(proto.CodeEvent, "a property's name must have 1 to 64 bytes")
+	case v.Kind == proto.TextValue && len(v.Text) > proto.PropTextBytesMax:
+		d.refuse(proto.CodeEvent, "a property's text is over 1024 bytes")
+	case v.Kind == proto.NumberValue && (math.IsInf(v.Number, 0) || math.IsNaN(v.Number)):
+		d.refuse(proto.CodeEvent, "a property's number does not fit in 64 bits")
+	case len(props) == proto.EventPropsMax:
+		d.refuse(proto.CodeEvent, "an event has at most 64 properties")
+	default:
+		for i := range props {
+			if props[i].Key == key {
+				d.refuse(proto.CodeEvent, "a property is there twice")
+				return
+			}
+		}
+		d.event.Props = append(props, proto.Prop{Key: key, Value: v})
+	}
+}
+
+// ages are how far from now an event's time may lie.
+type ages struct{ back, ahead time.Duration }
+
+// finish checks what needs the whole event and stamps it.
+func (d *draft) finish(now proto.Millis, a ages) {
+	e := &d.event
+	if e.Name == "" {
+		d.refuse(proto.CodeEvent, `the event has no name: send {"event":"page"}`)
+	}
+	e.Received, e.Time = now, now
+	if d.timed && d.code == "" {
+		e.Time = d.time
+		if d.time < now.Add(-a.back) || d.time > now.Add(a.ahead) {
+			d.refuse(proto.CodeTime, fmt.Sprintf("the time lies more than %s back or %s ahead: check the clock, or load history with kith ingest --shift", spell(a.back), spell(a.ahead)))
+		}
+	}
+	if d.suspect && d.code == "" {
+		d.checkPersonal()
+	}
+}
+
+func (d *draft) checkPersonal() {
+	e := &d.event
+	found := personal(e.Name) || personal(e.ID) || personal(e.URL) || personal(e.Ref)
+	for _, id := range e.Identities {
+		found = found || personal(string(id))
+	}
+	for i := range e.Props {
+		found = found || personal(e.Props[i].Key) || personal(e.Props[i].Value.Text)
+	}
+	if found {
+		d.refuse(proto.CodePII, "the event holds an e-mail address: send a keyed hash as account: instead, and keep it out of urls and properties")
+	}
+}
+
+// spell writes a duration in days where that is exact.
+func spell(d time.Duration) string {
+	if day := 24 * time.Hour; d >= day && d%day == 0 {
+		return fmt.Sprintf("%d days", d/day)
+	}
+	return d.String()
+}

@@ -1,0 +1,136 @@
+package gateway
+
+import (
+	"net/http"
+	"time"
+
+	"kith/proto"
+)
+
+// subject is the identity of the path and the client of the key.
+func (g *Gateway) subject(r *http.Request, who proto.Principal) (proto.ClientInfo, proto.Identity, error) {
+	id, err := parseIdentity(r.PathValue("identity"))
+	if err != nil {
+		return proto.ClientInfo{}, "", err
+	}
+	client, err := g.clientOf(who, r)
+	if err != nil {
+		return proto.ClientInfo{}, "", err
+	}
+	return client, id, g.wait(r.Context(), queryValue(r.URL.RawQuery, "after"))
+}
+
+func (g *Gateway) getRecord(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
+	client, id, err := g.subject(r, who)
+	if err != nil {
+		return err
+	}
+	record, err := g.deps.Memberships.Record(r.Context(), client, id)
+	if err != nil {
+		return err
+	}
+	if record.Segments == nil {
+		record.Segments = []proto.SegmentID{}
+	}
+	if record.Events == nil {
+		record.Events = []proto.HistoryEvent{}
+	}
+	return writeValue(w, http.StatusOK, record)
+}
+
+func (g *Gateway) getExplanation(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
+	client, id, err := g.subject(r, who)
+	if err != nil {
+		return err
+	}
+	q := r.URL.Query()
+	segment, err := proto.ParseSegmentID(q.Get("segment"))
+	if err != nil {
+		return err
+	}
+	at := g.c.Now()
+	if s := q.Get("at"); s != "" {
+		if at, err = time.Parse(time.RFC3339, s); err != nil {
+			return proto.Errorf(proto.CodeTime, "at is not RFC 3339, such as 2026-11-22T12:00:00Z")
+		}
+	}
+	x, err := g.deps.Memberships.Explain(r.Context(), client, id, segment, at)
+	if err != nil {
+		return err
+	}
+	if x.Facts == nil {
+		x.Facts = []proto.ExplanationFact{}
+	}
+	return writeValue(w, http.StatusOK, x)
+}
+
+// patchTraits sets traits from an object of scalars; null removes one.
+func (g *Gateway) patchTraits(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
+	client, id, err := g.subject(r, who)
+	if err != nil {
+		return err
+	}
+	p := g.newPost()
+	defer g.freePost(p)
+	if p.body, err = g.readBody(w, r, p.body); err != nil {
+		return err
+	}
+	traits := proto.Traits{Client: client.ID, Space: client.Space, Identity: id, Received: p.now}
+	if err := p.parseTraits(p.body, &traits); err != nil {
+		return err
+	}
+	p.client, p.known = client, true
+	p.events, p.indexes = 1, append(p.indexes, 0)
+	p.batch.AddTraits(p.hasher, &traits)
+	pos, err := g.submit(r.Context(), false, p)
+	if err != nil {
+		return err
+	}
+	p.answer = append(p.answer, `{"position":`...)
+	p.answer = append(appendText(p.answer, pos.String()), "}\n"...)
+	writeJSON(w, http.StatusOK, p.answer)
+	return nil
+}
+
+// parseTraits reads the body into x by the rules of properties.
+func (p *post) parseTraits(body []byte, x *proto.Traits) error {
+	s, d := &p.scan, &p.draft
+	d.reset()
+	s.reset(body)
+	if !s.open('{') {
+		return s.err
+	}
+	for first := true; s.more(&first, '}'); {
+		key, ok := s.key()
+		if !ok {
+			break
+		}
+		v, kind, ok := s.value()
+		if !ok {
+			break
+		}
+		switch kind {
+		case nullValue:
+			d.addProp(key, proto.TextOf(""))
+		case nestedValue:
+			d.refuse(proto.CodeEvent, "a trait must be a string, a number, true, false or null")
+		default:
+			d.addProp(key, v)
+		}
+	}
+	if !s.end() {
+		return s.err
+	}
+	x.Set = d.event.Props
+	switch {
+	case s.odd:
+		d.refuse(proto.CodeEvent, "a text holds control characters or invalid UTF-8: clean it")
+	case len(x.Set) == 0:
+		d.refuse(proto.CodeEvent, `the body sets no trait: send {"age":34}`)
+	}
+	d.checkPersonal()
+	if d.code != "" {
+		return &proto.Error{Code: d.code, Message: d.why}
+	}
+	return nil
+}

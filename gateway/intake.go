@@ -1,0 +1,216 @@
+package gateway
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+
+	gproto "google.golang.org/protobuf/proto"
+
+	"kith/proto"
+	"kith/proto/pb"
+)
+
+// pooledBytesMax is the largest buffer that goes back into a pool.
+const pooledBytesMax = 1 << 20
+
+func (g *Gateway) newPost() *post {
+	p := g.posts.Get().(*post)
+	p.hasher, p.now, p.max = g.deps.Intake.Hasher(), g.millis(), g.c.EventsMax
+	p.ages = ages{g.c.EventAgeMax, g.c.EventAheadMax}
+	return p
+}
+
+// freePost gives p back. Nothing may alias its buffers any more.
+func (g *Gateway) freePost(p *post) {
+	p.reset()
+	p.scan.b, p.scan.err = nil, nil
+	if cap(p.body) <= pooledBytesMax && cap(p.scan.text) <= pooledBytesMax {
+		g.posts.Put(p)
+	}
+}
+
+// submit makes p's batch durable and notes what was not. An error means that
+// nothing of it is.
+func (g *Gateway) submit(ctx context.Context, public bool, p *post) (proto.Position, error) {
+	if err := g.admitRate(public, p.client, p.events); err != nil {
+		return nil, err
+	}
+	if p.batch.Len() == 0 {
+		g.metrics.countPost(0, p.refused)
+		return nil, nil
+	}
+	res := g.deps.Intake.Submit(ctx, &p.batch)
+	if len(res.Failed) == p.batch.Len() {
+		g.metrics.refused[proto.CodeUnavailable].Add(float64(len(res.Failed)))
+		return nil, unavailable(res.Err)
+	}
+	for _, i := range res.Failed {
+		p.refused = append(p.refused, refusal{p.indexes[i], proto.CodeUnavailable, messageOf(unavailable(res.Err))})
+	}
+	g.metrics.countPost(p.batch.Len()-len(res.Failed), p.refused)
+	return res.Position, nil
+}
+
+// unavailable is err as an error of the log's: nothing was promised.
+func unavailable(err error) error {
+	switch e := asError(err); statusOf(e.Code) {
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
+		return e
+	}
+	return proto.Errorf(proto.CodeUnavailable, "the events could not be made durable: send them again: %w", err)
+}
+
+// appendAnswer writes the answer to a body of events.
+func (p *post) appendAnswer(b []byte, pos proto.Position, failed, unproven int) []byte {
+	b = append(b, `{"accepted":`...)
+	b = strconv.AppendInt(b, int64(p.events-failed), 10)
+	b = append(b, `,"refused":[`...)
+	for i := range p.refused {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, `{"index":`...)
+		b = strconv.AppendInt(b, int64(p.refused[i].index), 10)
+		b = append(b, `,"code":`...)
+		b = appendText(b, string(p.refused[i].code))
+		b = append(b, `,"message":`...)
+		b = appendText(b, p.refused[i].message)
+		b = append(b, '}')
+	}
+	b = append(b, `],"position":`...)
+	b = appendText(b, pos.String())
+	if unproven > 0 {
+		b = append(b, `,"unproven":`...)
+		b = strconv.AppendInt(b, int64(unproven), 10)
+	}
+	return append(b, "}\n"...)
+}
+
+// serviceEvents takes events of any identities from a client's own servers.
+func (g *Gateway) serviceEvents(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
+	p := g.newPost()
+	defer g.freePost(p)
+	if err := g.ownClient(p, who, queryValue(r.URL.RawQuery, "client")); err != nil {
+		return err
+	}
+	var err error
+	if p.body, err = g.readBody(w, r, p.body); err != nil {
+		return err
+	}
+	kind := contentType(r)
+	if err := p.parseAs(kind, p.body); err != nil {
+		return err
+	}
+	pos, err := g.submit(r.Context(), false, p)
+	if err != nil {
+		return err
+	}
+	if kind == protobufType {
+		return writeProtobuf(w, p.response(pos))
+	}
+	p.answer = p.appendAnswer(p.answer, pos, len(p.refused), 0)
+	writeJSON(w, http.StatusOK, p.answer)
+	return nil
+}
+
+// ownClient lets p's body name only the client that the key is for.
+func (g *Gateway) ownClient(p *post, who proto.Principal, wanted string) error {
+	p.resolve = func(name string) (proto.ClientInfo, error) {
+		if p.known {
+			return p.client, proto.Errorf(proto.CodeForbidden, "the body names another client than the request: leave it out")
+		}
+		return g.clientFor(who, name)
+	}
+	if who.Role == proto.RoleAdmin && wanted == "" {
+		return nil // the body names it
+	}
+	client, err := g.clientFor(who, wanted)
+	p.client, p.known = client, err == nil
+	return err
+}
+
+// parseAs reads a body of a media type.
+func (p *post) parseAs(kind string, body []byte) error {
+	switch kind {
+	case "", "application/json", "text/plain":
+		return p.parseJSON(body)
+	case protobufType:
+		var x pb.EventsRequest
+		if err := gproto.Unmarshal(body, &x); err != nil {
+			return proto.Errorf(proto.CodeInvalid, "the body is not a protobuf EventsRequest: %w", err)
+		}
+		return p.parseProtobuf(&x)
+	}
+	return proto.Errorf(proto.CodeMediaType, "content type %q is not taken: use application/json", clip(kind))
+}
+
+// response is appendAnswer in protobuf.
+func (p *post) response(pos proto.Position) *pb.EventsResponse {
+	x := &pb.EventsResponse{Accepted: uint32(p.events - len(p.refused)), Position: pos.String()}
+	for i := range p.refused {
+		f := &p.refused[i]
+		x.Refused = append(x.Refused, &pb.Refused{Index: uint32(f.index), Code: string(f.code), Message: f.message})
+	}
+	return x
+}
+
+func writeProtobuf(w http.ResponseWriter, m gproto.Message) error {
+	b, err := gproto.Marshal(m)
+	if err != nil {
+		return proto.Errorf(proto.CodeInternal, "encode the answer: %w", err)
+	}
+	h := w.Header()
+	h["Content-Type"] = []string{protobufType}
+	h["Content-Length"] = []string{strconv.Itoa(len(b))}
+	_, _ = w.Write(b)
+	return nil
+}
+
+// publicEvents takes events of a browser or app about itself.
+func (g *Gateway) publicEvents(w http.ResponseWriter, r *http.Request) error {
+	p := g.newPost()
+	defer g.freePost(p)
+	a := g.admission(r, p)
+	err := g.takePublic(w, r, p)
+	g.allowOrigin(w, r, p.client.Name)
+	if err != nil {
+		return err
+	}
+	pos, err := g.submit(r.Context(), true, p)
+	g.metrics.unproven.Add(float64(a.unproven))
+	if err != nil {
+		return err
+	}
+	g.keep(w, a.visit, a.stored)
+	p.answer = p.appendAnswer(p.answer, pos, len(p.refused), a.unproven)
+	writeJSON(w, http.StatusOK, p.answer)
+	return nil
+}
+
+func (g *Gateway) takePublic(w http.ResponseWriter, r *http.Request, p *post) (err error) {
+	kind := contentType(r)
+	if kind == protobufType {
+		return proto.Errorf(proto.CodeMediaType, "protobuf is taken on the service plane: use application/json or text/plain here")
+	}
+	if p.body, err = g.readBody(w, r, p.body); err != nil {
+		return err
+	}
+	return p.parseAs(kind, p.body)
+}
+
+// admission makes p take a public request's events by the rules for its
+// visitor and whatever client it names.
+func (g *Gateway) admission(r *http.Request, p *post) *admission {
+	a := &admission{visit: g.visitOf(r), now: p.now}
+	p.admit = a.admit
+	p.resolve = func(name string) (proto.ClientInfo, error) {
+		client, err := g.clientNamed(name)
+		if err == nil && p.known {
+			return p.client, proto.Errorf(proto.CodeClient, "the body names two clients")
+		}
+		a.exempt, a.secret = g.exempt(client), g.c.Secrets[client.Name]
+		return client, err
+	}
+	return a
+}

@@ -1,0 +1,370 @@
+package gateway
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+
+	gproto "google.golang.org/protobuf/proto"
+
+	"kith/proto"
+	"kith/proto/pb"
+)
+
+// lookup is one request for the segments of identities. It is reused.
+type lookup struct {
+	scan       scanner
+	identities []string // alias body or scan.text
+	after      string
+	client     string
+	segments   []proto.SegmentID
+	body       []byte
+	answer     []byte
+}
+
+func (l *lookup) reset() {
+	*l = lookup{
+		scan: l.scan, identities: l.identities[:0], segments: l.segments[:0], body: l.body[:0], answer: l.answer[:0],
+	}
+}
+
+func (g *Gateway) freeLookup(l *lookup) {
+	l.scan.b, l.scan.err = nil, nil
+	l.reset()
+	if cap(l.body) <= pooledBytesMax && cap(l.answer) <= pooledBytesMax {
+		g.lookups.Put(l)
+	}
+}
+
+// parseJSON reads {"identities":[…],"after":…,"client":…}.
+func (l *lookup) parseJSON(body []byte, most int) error {
+	s := &l.scan
+	s.reset(body)
+	listed := false
+	if !s.open('{') {
+		return s.err
+	}
+	for first := true; s.more(&first, '}'); {
+		key, ok := s.key()
+		if !ok {
+			break
+		}
+		switch key {
+		case "identities":
+			listed = true
+			if err := l.parseIdentities(most); err != nil {
+				return err
+			}
+		case "after":
+			l.after = s.member("after")
+		case "client":
+			l.client = s.member("client")
+		default:
+			s.skip()
+		}
+	}
+	switch {
+	case !s.end():
+		return s.err
+	case !listed:
+		return proto.Errorf(proto.CodeJSON, `the body has no identities: send {"identities":["browser:…"]}`)
+	}
+	return nil
+}
+
+// member reads a string; field names it in errors.
+func (s *scanner) member(field string) string {
+	if s.peek() != '"' {
+		s.fail(field + " must be a string")
+		return ""
+	}
+	v, _ := s.str()
+	return v
+}
+
+func (l *lookup) parseIdentities(most int) error {
+	s := &l.scan
+	if s.peek() != '[' {
+		s.fail("identities must be an array of strings")
+		return s.err
+	}
+	s.i++
+	l.identities = l.identities[:0]
+	for first := true; s.more(&first, ']'); {
+		if len(l.identities) == most {
+			return tooManyIdentities(most)
+		}
+		if s.peek() != '"' {
+			s.fail("identities must be an array of strings")
+			return s.err
+		}
+		id, ok := s.str()
+		if !ok {
+			return s.err
+		}
+		l.identities = append(l.identities, id)
+	}
+	if s.err != nil {
+		return s.err
+	}
+	return nil
+}
+
+func tooManyIdentities(most int) error {
+	return proto.Errorf(proto.CodeTooLarge, "a look-up takes at most %d identities: send several", most)
+}
+
+// wait lets a look-up include what a position names. It is bounded.
+func (g *Gateway) wait(ctx context.Context, after string) error {
+	if after == "" {
+		return nil
+	}
+	pos, err := proto.ParsePosition(after)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, g.c.WaitMax)
+	defer cancel()
+	if err := g.deps.Memberships.Wait(ctx, pos); err != nil {
+		if ctx.Err() != nil {
+			return proto.Errorf(proto.CodeTimeout, "position %s is not applied after %s: try again, and look at /v1/partitions", pos, g.c.WaitMax)
+		}
+		return err
+	}
+	return nil
+}
+
+// parseIdentity is proto.ParseIdentity with a quick way for common forms.
+func parseIdentity(s string) (proto.Identity, error) {
+	if plainIdentity(s) {
+		return proto.Identity(s), nil
+	}
+	return proto.ParseIdentity(s)
+}
+
+// one looks one identity up and appends its answer. An identity that is not
+// valid names nobody: within a list that is an answer, with the code.
+func (g *Gateway) one(l *lookup, client proto.ClientInfo, raw string, now proto.Millis) error {
+	id, bad := parseIdentity(raw)
+	var v View
+	l.segments = l.segments[:0]
+	if bad == nil {
+		var err error
+		if v, l.segments, err = g.deps.Memberships.Lookup(client, id, now, l.segments); err != nil {
+			return err
+		}
+	}
+	b := append(l.answer, `{"identity":`...)
+	b = appendText(b, raw)
+	b = append(b, `,"known":`...)
+	b = appendBool(b, v.Known)
+	b = append(b, `,"opted_out":`...)
+	b = appendBool(b, v.OptedOut)
+	b = append(b, `,"segments":`...)
+	b = appendSegments(b, l.segments)
+	if bad != nil {
+		b = append(b, `,"error":"`+string(proto.CodeOf(bad))+`"`...)
+	}
+	l.answer = append(b, '}')
+	return nil
+}
+
+func appendSegments(b []byte, ids []proto.SegmentID) []byte {
+	b = append(b, '[')
+	for i, s := range ids {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, '"')
+		b = append(b, s...)
+		b = append(b, '"')
+	}
+	return append(b, ']')
+}
+
+func appendBool(b []byte, v bool) []byte {
+	if v {
+		return append(b, "true"...)
+	}
+	return append(b, "false"...)
+}
+
+// all appends {"results":[…]} for l's identities, in order.
+func (g *Gateway) all(l *lookup, client proto.ClientInfo) error {
+	now := g.millis()
+	l.answer = append(l.answer, `{"results":[`...)
+	for i, id := range l.identities {
+		if i > 0 {
+			l.answer = append(l.answer, ',')
+		}
+		if err := g.one(l, client, id, now); err != nil {
+			return err
+		}
+	}
+	l.answer = append(l.answer, "]}\n"...)
+	g.metrics.identities.Add(float64(len(l.identities)))
+	return nil
+}
+
+// postLookup answers POST /v1/lookup.
+func (g *Gateway) postLookup(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
+	l := g.lookups.Get().(*lookup)
+	defer g.freeLookup(l)
+	var err error
+	if l.body, err = g.readBody(w, r, l.body); err != nil {
+		return err
+	}
+	kind := contentType(r)
+	switch kind {
+	case "", "application/json", "text/plain":
+		err = l.parseJSON(l.body, g.c.LookupMax)
+	case protobufType:
+		err = l.parseProtobuf(l.body, g.c.LookupMax)
+	default:
+		err = proto.Errorf(proto.CodeMediaType, "content type %q is not taken: use application/json or %s", clip(kind), protobufType)
+	}
+	if err != nil {
+		return err
+	}
+	if r.URL.RawQuery != "" {
+		l.fromQuery(r.URL.RawQuery)
+	}
+	client, err := g.clientFor(who, l.client)
+	if err != nil {
+		return err
+	}
+	if err := g.wait(r.Context(), l.after); err != nil {
+		return err
+	}
+	if kind == protobufType {
+		x, err := g.allProtobuf(l, client)
+		if err != nil {
+			return err
+		}
+		return writeProtobuf(w, x)
+	}
+	if err := g.all(l, client); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, l.answer)
+	return nil
+}
+
+// fromQuery lets ?client= and ?after= stand in for the body's fields.
+func (l *lookup) fromQuery(query string) {
+	if v := queryValue(query, "client"); v != "" {
+		l.client = v
+	}
+	if v := queryValue(query, "after"); v != "" {
+		l.after = v
+	}
+}
+
+func (l *lookup) parseProtobuf(body []byte, most int) error {
+	var x pb.LookupRequest
+	if err := gproto.Unmarshal(body, &x); err != nil {
+		return proto.Errorf(proto.CodeInvalid, "the body is not a protobuf LookupRequest: %w", err)
+	}
+	if len(x.Identities) > most {
+		return tooManyIdentities(most)
+	}
+	l.identities, l.after, l.client = append(l.identities, x.Identities...), x.After, x.Client
+	return nil
+}
+
+func (g *Gateway) allProtobuf(l *lookup, client proto.ClientInfo) (*pb.LookupResponse, error) {
+	now := g.millis()
+	x := &pb.LookupResponse{Results: make([]*pb.LookupResult, 0, len(l.identities))}
+	for _, raw := range l.identities {
+		res := &pb.LookupResult{Identity: raw}
+		if id, err := parseIdentity(raw); err == nil {
+			v, segments, err := g.deps.Memberships.Lookup(client, id, now, l.segments[:0])
+			if err != nil {
+				return nil, err
+			}
+			res.Known, res.OptedOut = v.Known, v.OptedOut
+			for _, s := range segments {
+				res.Segments = append(res.Segments, string(s))
+			}
+			l.segments = segments
+		}
+		x.Results = append(x.Results, res)
+	}
+	g.metrics.identities.Add(float64(len(l.identities)))
+	return x, nil
+}
+
+// getSegments answers GET /v1/identities/{identity}/segments.
+func (g *Gateway) getSegments(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
+	id, err := pathIdentity(r.URL)
+	if err != nil {
+		return err
+	}
+	client, err := g.clientOf(who, r)
+	if err != nil {
+		return err
+	}
+	if r.URL.RawQuery != "" {
+		if err := g.wait(r.Context(), queryValue(r.URL.RawQuery, "after")); err != nil {
+			return err
+		}
+	}
+	l := g.lookups.Get().(*lookup)
+	defer g.freeLookup(l)
+	if err := g.one(l, client, string(id), g.millis()); err != nil {
+		return err
+	}
+	g.metrics.identities.Inc()
+	l.answer = append(l.answer, '\n')
+	writeJSON(w, http.StatusOK, l.answer)
+	return nil
+}
+
+// pathIdentity is the identity of a path that lookupPath knows.
+func pathIdentity(u *url.URL) (proto.Identity, error) {
+	raw, ok := lookupPath(u)
+	if ok && u.RawPath != "" {
+		v, err := url.PathUnescape(raw)
+		raw, ok = v, err == nil
+	}
+	if !ok {
+		return "", proto.Errorf(proto.CodeIdentity, "the path holds no identity: write it percent-encoded")
+	}
+	return parseIdentity(raw)
+}
+
+// ownSegments answers the tag's question for the segments of its browser.
+func (g *Gateway) ownSegments(w http.ResponseWriter, r *http.Request) error {
+	client, err := g.clientNamed(queryValue(r.URL.RawQuery, "client"))
+	if !g.allowOrigin(w, r, client.Name) {
+		return proto.Errorf(proto.CodeForbidden, "this origin is not among the client's: add it to the client's origins")
+	}
+	if err != nil {
+		return err
+	}
+	v := g.visitOf(r)
+	g.keep(w, v, "")
+	w.Header()["Cache-Control"] = noStore
+	l := g.lookups.Get().(*lookup)
+	defer g.freeLookup(l)
+	if v.signal == "" && v.browser != "" {
+		view, segments, err := g.deps.Memberships.Lookup(client, v.browser, g.millis(), l.segments)
+		if err != nil {
+			return err
+		}
+		l.segments = segments
+		if view.OptedOut {
+			v.signal = "identity"
+		}
+	}
+	if v.signal != "" {
+		l.segments = l.segments[:0]
+	}
+	l.answer = append(l.answer, `{"opted_out":`...)
+	l.answer = appendBool(l.answer, v.signal != "")
+	l.answer = append(l.answer, `,"segments":`...)
+	l.answer = appendSegments(l.answer, l.segments)
+	l.answer = append(l.answer, "}\n"...)
+	writeJSON(w, http.StatusOK, l.answer)
+	return nil
+}

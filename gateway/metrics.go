@@ -1,0 +1,104 @@
+package gateway
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"kith/proto"
+)
+
+// metrics are the gateway's counters, looked up once. None of them names a
+// client, so that /metrics needs no key.
+type metrics struct {
+	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+
+	accepted     prometheus.Counter
+	refused      map[proto.Code]prometheus.Counter // read only after newMetrics
+	refusedOther prometheus.Counter
+	unproven     prometheus.Counter
+	optedOut     prometheus.Counter
+	limited      prometheus.Counter
+	unauthorized prometheus.Counter
+	identities   prometheus.Counter
+	natsDropped  prometheus.Counter
+	natsRefused  prometheus.Counter
+}
+
+type routeMetrics struct {
+	classes [3]prometheus.Counter // ok, client's fault, ours
+	seconds prometheus.Observer
+}
+
+// refusalCodes are the codes of events that are not taken.
+var refusalCodes = [...]proto.Code{
+	proto.CodeEvent, proto.CodeIdentity, proto.CodeTime, proto.CodePII, proto.CodeOptedOut, proto.CodeUnproven, proto.CodeUnavailable,
+}
+
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+	m := &metrics{refused: map[proto.Code]prometheus.Counter{}}
+	var err error
+	register := func(c prometheus.Collector) {
+		if e := reg.Register(c); e != nil && err == nil {
+			err = e
+		}
+	}
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Name: "kith_gateway_" + name, Help: help})
+		register(c)
+		return c
+	}
+	m.requests = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "kith_gateway_requests_total", Help: "Requests by plane, route and outcome (2xx, 4xx, 5xx)."}, []string{"plane", "route", "outcome"})
+	m.seconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "kith_gateway_request_seconds", Help: "Time to answer, by plane and route.",
+		Buckets: []float64{.0001, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5},
+	}, []string{"plane", "route"})
+	refused := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "kith_gateway_events_refused_total", Help: "Events not taken, by code."}, []string{"code"})
+	register(m.requests)
+	register(m.seconds)
+	register(refused)
+	for _, code := range refusalCodes {
+		m.refused[code] = refused.WithLabelValues(string(code))
+	}
+	m.refusedOther = refused.WithLabelValues("other")
+	m.accepted = counter("events_accepted_total", "Events acknowledged as durable.")
+	m.unproven = counter("identities_unproven_total", "Identities of the public plane left out for want of a proof.")
+	m.optedOut = counter("opted_out_requests_total", "Public requests that carried an opt-out signal.")
+	m.limited = counter("rate_limited_total", "Bodies refused by a client's rate limit.")
+	m.unauthorized = counter("unknown_keys_total", "Requests with a key that is not known.")
+	m.identities = counter("lookup_identities_total", "Identities looked up.")
+	m.natsDropped = counter("nats_dropped_total", "NATS messages dropped because the queue was full.")
+	m.natsRefused = counter("nats_refused_total", "NATS messages refused as a whole.")
+	return m, err
+}
+
+// route finds the counters of one route, for ever.
+func (m *metrics) route(plane, route string) *routeMetrics {
+	rm := &routeMetrics{seconds: m.seconds.WithLabelValues(plane, route)}
+	for i, class := range [...]string{"2xx", "4xx", "5xx"} {
+		rm.classes[i] = m.requests.WithLabelValues(plane, route, class)
+	}
+	return rm
+}
+
+func (rm *routeMetrics) count(status int) {
+	switch {
+	case status < 400:
+		rm.classes[0].Inc()
+	case status < 500:
+		rm.classes[1].Inc()
+	default:
+		rm.classes[2].Inc()
+	}
+}
+
+// countPost counts what became of a body's events.
+func (m *metrics) countPost(accepted int, refused []refusal) {
+	m.accepted.Add(float64(accepted))
+	for i := range refused {
+		if c, ok := m.refused[refused[i].code]; ok {
+			c.Inc()
+		} else {
+			m.refusedOther.Inc()
+		}
+	}
+}

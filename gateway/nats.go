@@ -1,0 +1,282 @@
+package gateway
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+	gproto "google.golang.org/protobuf/proto"
+
+	"kith/proto"
+)
+
+// Bounds of what waits in the NATS client for a worker.
+const (
+	natsPendingMax      = 1 << 16
+	natsPendingBytesMax = 64 << 20
+	natsSlotWait        = 2 * time.Second
+)
+
+// messages is the NATS side in work.
+type messages struct {
+	g     *Gateway
+	ctx   context.Context
+	slots chan struct{} // one for each message in work
+	busy  sync.WaitGroup
+}
+
+// ServeNATS answers events, look-ups and counts over nc until ctx is done;
+// then it drains what it took. nc stays open.
+func (g *Gateway) ServeNATS(ctx context.Context, nc *nats.Conn) error {
+	m := &messages{g: g, ctx: ctx, slots: make(chan struct{}, g.c.NATSConcurrency)}
+	sub, err := nc.QueueSubscribe("kith.in.*", "kith", func(msg *nats.Msg) {
+		m.dispatch(msg.Reply != "", func() { m.intake(msg) }, func(e error) { m.refuse(msg, e) })
+	})
+	if err != nil {
+		return proto.Errorf(proto.CodeUnavailable, "subscribe to kith.in.*: %w", err)
+	}
+	if err := sub.SetPendingLimits(natsPendingMax, natsPendingBytesMax); err != nil {
+		return proto.Errorf(proto.CodeInternal, "bound the NATS subscription: %w", err)
+	}
+	svc, err := m.addService(nc)
+	if err != nil {
+		_ = sub.Unsubscribe()
+		return err
+	}
+	m.watch(sub)
+	_ = svc.Stop() // drains its endpoints
+	drain(sub)
+	m.busy.Wait()
+	return nil
+}
+
+// drain lets what the subscription holds be handed out, within a bound.
+func drain(sub *nats.Subscription) {
+	closed := sub.StatusChanged(nats.SubscriptionClosed)
+	if err := sub.Drain(); err != nil {
+		return // the connection is gone
+	}
+	t := time.NewTimer(shutdownMax)
+	defer t.Stop()
+	select {
+	case <-closed:
+	case <-t.C:
+	}
+}
+
+// watch counts dropped messages until ctx is done.
+func (m *messages) watch(sub *nats.Subscription) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	last := 0
+	for {
+		select {
+		case <-m.ctx.Done():
+			return
+		case <-tick.C:
+			if n, err := sub.Dropped(); err == nil && n > last {
+				m.g.metrics.natsDropped.Add(float64(n - last))
+				m.g.log.Error("NATS messages were dropped because the intake is overloaded", "messages", n-last)
+				last = n
+			}
+		}
+	}
+}
+
+// dispatch runs work on a goroutine of its own when a slot is free. Whoever
+// waits for a reply is told after a while that there is none; a message
+// without a reply holds the subscription back instead.
+func (m *messages) dispatch(reply bool, work func(), refuse func(error)) {
+	select {
+	case m.slots <- struct{}{}:
+	default:
+		if !m.waitSlot(reply) {
+			refuse(proto.Errorf(proto.CodeOverloaded, "all %d workers are busy: try again later", cap(m.slots)))
+			return
+		}
+	}
+	m.busy.Add(1)
+	go func() {
+		defer m.busy.Done()
+		defer func() { <-m.slots }()
+		work()
+	}()
+}
+
+func (m *messages) waitSlot(reply bool) bool {
+	var timeout <-chan time.Time
+	if reply {
+		t := time.NewTimer(natsSlotWait)
+		defer t.Stop()
+		timeout = t.C
+	}
+	select {
+	case m.slots <- struct{}{}:
+		return true
+	case <-timeout:
+		return false
+	}
+}
+
+// principal checks a message's key. Where messages need none, one without a
+// key may do what an admin key may.
+func (m *messages) principal(header []string, roles ...proto.Role) (proto.Principal, error) {
+	if len(header) == 0 && m.g.c.NATSOpen {
+		return proto.Principal{Role: proto.RoleAdmin}, nil
+	}
+	return m.g.authenticate(keyOf(header), roles...)
+}
+
+func (m *messages) intake(msg *nats.Msg) {
+	p := m.g.newPost()
+	defer m.g.freePost(p)
+	kind := msg.Header.Get("Content-Type")
+	pos, err := m.take(p, kind, msg)
+	if err != nil {
+		m.refuse(msg, err)
+		return
+	}
+	if msg.Reply == "" {
+		return
+	}
+	if kind == protobufType {
+		b, err := gproto.Marshal(p.response(pos))
+		if err != nil {
+			m.refuse(msg, err)
+			return
+		}
+		_ = msg.Respond(b) // a requester that went away is no error of ours
+		return
+	}
+	p.answer = p.appendAnswer(p.answer, pos, len(p.refused), 0)
+	_ = msg.Respond(p.answer)
+}
+
+// take makes a message's events durable.
+func (m *messages) take(p *post, kind string, msg *nats.Msg) (proto.Position, error) {
+	name := strings.TrimPrefix(msg.Subject, "kith.in.")
+	who, err := m.principal(msg.Header["Authorization"], proto.RoleClient, proto.RoleAdmin)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.g.ownClient(p, who, name); err != nil {
+		return nil, err
+	}
+	if len(msg.Data) > m.g.c.BodyBytesMax {
+		return nil, tooLarge(m.g.c.BodyBytesMax)
+	}
+	if err := p.parseAs(kind, msg.Data); err != nil {
+		return nil, err
+	}
+	// What was taken is finished even while the node shuts down.
+	return m.g.submit(context.WithoutCancel(m.ctx), false, p)
+}
+
+// refuse answers a message with an error, by the conventions of NATS services
+// and with the body that HTTP has.
+func (m *messages) refuse(msg *nats.Msg, err error) {
+	m.g.metrics.natsRefused.Inc()
+	if msg.Reply == "" {
+		return
+	}
+	e := asError(err)
+	out := nats.NewMsg(msg.Reply)
+	out.Header.Set(micro.ErrorHeader, e.Message)
+	out.Header.Set(micro.ErrorCodeHeader, strconv.Itoa(statusOf(e.Code)))
+	out.Data = appendError(nil, e)
+	_ = msg.RespondMsg(out)
+}
+
+// addService makes the query endpoints known to NATS.
+func (m *messages) addService(nc *nats.Conn) (micro.Service, error) {
+	svc, err := micro.AddService(nc, micro.Config{
+		Name: "kith", Version: "1.0.0", Description: "identity graph and segmentation engine: look-ups and counts",
+	})
+	if err != nil {
+		return nil, proto.Errorf(proto.CodeUnavailable, "add the NATS service: %w", err)
+	}
+	group := svc.AddGroup("kith.query")
+	for name, answer := range map[string]func(micro.Request) ([]byte, error){"lookup": m.lookup, "count": m.count} {
+		err := group.AddEndpoint(name, micro.HandlerFunc(func(r micro.Request) {
+			m.dispatch(true, func() { m.respond(r, answer) }, func(e error) { m.refuseQuery(r, e) })
+		}), micro.WithEndpointPendingLimits(natsPendingMax, natsPendingBytesMax))
+		if err != nil {
+			_ = svc.Stop()
+			return nil, proto.Errorf(proto.CodeUnavailable, "add the NATS endpoint %s: %w", name, err)
+		}
+	}
+	return svc, nil
+}
+
+func (m *messages) respond(r micro.Request, answer func(micro.Request) ([]byte, error)) {
+	b, err := answer(r)
+	if err != nil {
+		m.refuseQuery(r, err)
+		return
+	}
+	_ = r.Respond(b)
+}
+
+func (m *messages) refuseQuery(r micro.Request, err error) {
+	m.g.metrics.natsRefused.Inc()
+	e := asError(err)
+	_ = r.Error(strconv.Itoa(statusOf(e.Code)), e.Message, appendError(nil, e))
+}
+
+// lookup answers kith.query.lookup: the body of POST /v1/lookup.
+func (m *messages) lookup(r micro.Request) ([]byte, error) {
+	who, err := m.principal(r.Headers().Values("Authorization"), proto.RoleClient, proto.RoleAdmin)
+	if err != nil {
+		return nil, err
+	}
+	l := m.g.lookups.Get().(*lookup)
+	defer m.g.freeLookup(l)
+	protobuf := r.Headers().Get("Content-Type") == protobufType
+	if protobuf {
+		err = l.parseProtobuf(r.Data(), m.g.c.LookupMax)
+	} else {
+		err = l.parseJSON(r.Data(), m.g.c.LookupMax)
+	}
+	if err != nil {
+		return nil, err
+	}
+	client, err := m.g.clientFor(who, l.client)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.g.wait(m.ctx, l.after); err != nil {
+		return nil, err
+	}
+	if protobuf {
+		x, err := m.g.allProtobuf(l, client)
+		if err != nil {
+			return nil, err
+		}
+		return gproto.Marshal(x)
+	}
+	if err := m.g.all(l, client); err != nil {
+		return nil, err
+	}
+	return append([]byte(nil), l.answer...), nil // l is reused before it is sent
+}
+
+// count answers kith.query.count: the body of POST /v1/audiences/count.
+func (m *messages) count(r micro.Request) ([]byte, error) {
+	who, err := m.principal(r.Headers().Values("Authorization"), proto.RoleClient, proto.RoleReport, proto.RoleAdmin)
+	if err != nil {
+		return nil, err
+	}
+	var x countRequest
+	if err := decodeStrict(r.Data(), &x); err != nil {
+		return nil, err
+	}
+	n, err := m.g.count(m.ctx, who, x)
+	if err != nil {
+		return nil, err
+	}
+	return encodeValue(n)
+}

@@ -1,0 +1,198 @@
+package gateway
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+
+	"kith/proto"
+)
+
+func (g *Gateway) healthz(w http.ResponseWriter, _ *http.Request) error {
+	if err := g.deps.Operations.Live(); err != nil {
+		return unavailable(err)
+	}
+	writeJSON(w, http.StatusOK, []byte(`{"ok":true}`+"\n"))
+	return nil
+}
+
+func (g *Gateway) readyz(w http.ResponseWriter, _ *http.Request) error {
+	if err := g.deps.Operations.Ready(); err != nil {
+		return notReady(err)
+	}
+	writeJSON(w, http.StatusOK, []byte(`{"ready":true}`+"\n"))
+	return nil
+}
+
+// notReady keeps the reason and makes sure that the status is 503.
+func notReady(err error) error {
+	e := asError(err)
+	if statusOf(e.Code) == http.StatusServiceUnavailable {
+		return e
+	}
+	return proto.Errorf(proto.CodeUnavailable, "%s", e.Message)
+}
+
+// keyRequest is the body of POST /v1/keys.
+type keyRequest struct {
+	Client string `json:"client"`
+	Role   string `json:"role"`
+	Space  string `json:"space"`
+}
+
+// keyAnswer shows a new key, this once.
+type keyAnswer struct {
+	Key    string           `json:"key"`
+	Client proto.ClientName `json:"client,omitempty"`
+	Role   proto.Role       `json:"role"`
+	Space  string           `json:"space,omitempty"`
+}
+
+func (g *Gateway) postKey(w http.ResponseWriter, r *http.Request, _ proto.Principal) error {
+	var x keyRequest
+	if err := g.readValue(w, r, &x); err != nil {
+		return err
+	}
+	if x.Role == "" {
+		x.Role = string(proto.RoleClient)
+	}
+	a := keyAnswer{Space: x.Space}
+	var err error
+	if a.Role, err = proto.ParseRole(x.Role); err != nil {
+		return err
+	}
+	if a.Role != proto.RoleAdmin || x.Client != "" {
+		if a.Client, err = proto.ParseClientName(x.Client); err != nil {
+			return err
+		}
+	}
+	switch {
+	case a.Role == proto.RoleAdmin && (x.Client != "" || x.Space != ""):
+		return proto.Errorf(proto.CodeInvalid, "an admin key is for all clients: leave client and space out")
+	case x.Space != "" && !proto.ValidName(x.Space):
+		return proto.Errorf(proto.CodeInvalid, "space %q is not valid: use 1 to 64 of A-Z a-z 0-9 _ - and dots, not a dot first", clip(x.Space))
+	}
+	if a.Key, err = g.deps.Accounts.CreateKey(r.Context(), a.Client, a.Role, x.Space); err != nil {
+		return err
+	}
+	w.Header()["Cache-Control"] = noStore
+	return writeValue(w, http.StatusCreated, a)
+}
+
+func (g *Gateway) listClients(w http.ResponseWriter, _ *http.Request, _ proto.Principal) error {
+	list := g.deps.Accounts.Clients()
+	if list == nil {
+		list = []proto.ClientInfo{}
+	}
+	return writeValue(w, http.StatusOK, map[string]any{"clients": list})
+}
+
+// deadLettersMax bounds one listing.
+const deadLettersMax = 1000
+
+func (g *Gateway) listDeadLetters(w http.ResponseWriter, r *http.Request, _ proto.Principal) error {
+	limit := 100
+	if s := queryValue(r.URL.RawQuery, "limit"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 || n > deadLettersMax {
+			return proto.Errorf(proto.CodeInvalid, "limit is not a number from 1 to %d", deadLettersMax)
+		}
+		limit = n
+	}
+	list, err := g.deps.Operations.DeadLetters(r.Context(), limit)
+	if err != nil {
+		return err
+	}
+	if list == nil {
+		list = []proto.DeadLetter{}
+	}
+	return writeValue(w, http.StatusOK, map[string]any{"deadletters": list})
+}
+
+func (g *Gateway) replayDeadLetter(w http.ResponseWriter, r *http.Request, _ proto.Principal) error {
+	if err := g.deps.Operations.Replay(r.Context(), r.PathValue("id")); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, []byte(`{"replayed":true}`+"\n"))
+	return nil
+}
+
+// partitionStatus is one slot of the hash space, by the lane that carries it.
+type partitionStatus struct {
+	Partition int          `json:"partition"`
+	Lane      proto.LaneID `json:"lane"`
+	Owner     string       `json:"owner"`
+	Ready     bool         `json:"ready"`
+}
+
+func (g *Gateway) listPartitions(w http.ResponseWriter, _ *http.Request, _ proto.Principal) error {
+	lanes := g.deps.Operations.Lanes()
+	list := make([]partitionStatus, 0, proto.Partitions)
+	for _, l := range lanes {
+		for _, p := range l.Partitions {
+			list = append(list, partitionStatus{p, l.Lane, l.Owner, l.Quarantined == ""})
+		}
+	}
+	return writeValue(w, http.StatusOK, map[string]any{"partitions": list, "lanes": lanes})
+}
+
+// nodeStatus is one node of the cluster.
+type nodeStatus struct {
+	Name  string         `json:"name"`
+	Ready bool           `json:"ready"`
+	Why   string         `json:"why,omitempty"`
+	Lanes []proto.LaneID `json:"lanes"`
+}
+
+// getCluster shows this node, which is the whole cluster until there are more.
+func (g *Gateway) getCluster(w http.ResponseWriter, _ *http.Request, _ proto.Principal) error {
+	node := nodeStatus{Ready: true, Lanes: []proto.LaneID{}}
+	for _, l := range g.deps.Operations.Lanes() {
+		node.Name = l.Owner
+		node.Lanes = append(node.Lanes, l.Lane)
+	}
+	if err := g.deps.Operations.Ready(); err != nil {
+		node.Ready, node.Why = false, messageOf(err)
+	}
+	return writeValue(w, http.StatusOK, map[string]any{"nodes": []nodeStatus{node}, "partitions": proto.Partitions})
+}
+
+// unhurried lifts the deadlines of an answer that takes long.
+func unhurried(w http.ResponseWriter) {
+	c := http.NewResponseController(w)
+	_ = c.SetWriteDeadline(time.Time{}) // not every writer has deadlines
+	_ = c.SetReadDeadline(time.Time{})
+}
+
+// begun notes whether anything was written: after that an error cannot become
+// an answer any more.
+type begun struct {
+	http.ResponseWriter
+	yes bool
+}
+
+func (b *begun) Write(p []byte) (int, error) {
+	b.yes = true
+	return b.ResponseWriter.Write(p)
+}
+
+func (g *Gateway) postBackup(w http.ResponseWriter, r *http.Request, _ proto.Principal) error {
+	unhurried(w)
+	w.Header().Set("Content-Type", "application/octet-stream")
+	out := &begun{ResponseWriter: w}
+	err := g.deps.Maintenance.Backup(r.Context(), out)
+	if err != nil && out.yes {
+		g.log.Error("backup broke off", "error", err)
+		panic(http.ErrAbortHandler) // so that the reader sees a cut stream
+	}
+	return err
+}
+
+func (g *Gateway) getVerify(w http.ResponseWriter, r *http.Request, _ proto.Principal) error {
+	unhurried(w)
+	report, err := g.deps.Maintenance.Verify(r.Context())
+	if err != nil {
+		return err
+	}
+	return writeValue(w, http.StatusOK, report)
+}

@@ -1,0 +1,401 @@
+package gateway
+
+import (
+	"bytes"
+	"fmt"
+
+	"kith/proto"
+	"kith/proto/pb"
+)
+
+// post is one body of events in work: what was read of it, the batch that it
+// becomes, and what was refused. It is reused.
+type post struct {
+	scan    scanner
+	draft   draft
+	batch   proto.Batch
+	indexes []int // of the batch's commands in the body
+	refused []refusal
+	events  int
+	body    []byte
+	answer  []byte
+
+	// Set for each body, before it is parsed.
+	client  proto.ClientInfo // known beforehand from a key or path, or from name
+	known   bool             // client is set
+	resolve func(name string) (proto.ClientInfo, error)
+	admit   func(*draft) // nil: the plane takes identities as they are
+	hasher  proto.Hasher
+	now     proto.Millis
+	ages    ages
+	max     int
+}
+
+func (p *post) reset() {
+	p.batch.Reset()
+	p.draft.reset()
+	*p = post{
+		scan: p.scan, draft: p.draft, batch: p.batch, indexes: p.indexes[:0], refused: p.refused[:0],
+		body: p.body[:0], answer: p.answer[:0],
+	}
+}
+
+// parseJSON reads {"client":…,"events":[…]}. Nothing of a body that fails as
+// a whole may be submitted. Where the client comes after the events, they are
+// skipped at first and read once it is known.
+func (p *post) parseJSON(body []byte) error {
+	s := &p.scan
+	s.reset(body)
+	named, listed, later := false, false, -1
+	if !s.open('{') {
+		return s.err
+	}
+	for first := true; s.more(&first, '}'); {
+		key, ok := s.key()
+		if !ok {
+			break
+		}
+		switch {
+		case key == "client" && named, key == "events" && listed:
+			s.fail(`"client" and "events" may be there once`)
+		case key == "client":
+			named = true
+			if err := p.parseClient(); err != nil {
+				return err
+			}
+		case key == "events":
+			listed = true
+			if !p.known {
+				later = s.i
+				s.skip()
+				break
+			}
+			if err := p.parseEvents(); err != nil {
+				return err
+			}
+		default:
+			s.skip()
+		}
+	}
+	switch {
+	case !s.end():
+		return s.err
+	case !p.known:
+		return proto.Errorf(proto.CodeClient, `the body names no client: send {"client":"NAME","events":[…]}`)
+	case !listed:
+		return proto.Errorf(proto.CodeJSON, `the body has no events: send {"client":"NAME","events":[…]}`)
+	case later >= 0:
+		s.i = later
+		return p.parseEvents()
+	}
+	return nil
+}
+
+func (p *post) parseClient() error {
+	s := &p.scan
+	if s.peek() != '"' {
+		s.fail("the client's name must be a string")
+		return s.err
+	}
+	name, ok := s.str()
+	if !ok {
+		return s.err
+	}
+	return p.nameClient(name)
+}
+
+// nameClient takes the client that a body names.
+func (p *post) nameClient(name string) error {
+	if p.known && name == string(p.client.Name) {
+		return nil
+	}
+	client, err := p.resolve(name)
+	if err != nil {
+		return err
+	}
+	p.client, p.known = client, true
+	return nil
+}
+
+func (p *post) parseEvents() error {
+	s := &p.scan
+	if s.peek() != '[' {
+		s.fail("events must be an array")
+		return s.err
+	}
+	s.i++
+	for first := true; s.more(&first, ']'); {
+		if p.events == p.max {
+			return p.tooMany()
+		}
+		if !p.parseEvent() {
+			return s.err
+		}
+		p.take()
+	}
+	if s.err != nil {
+		return s.err
+	}
+	return nil
+}
+
+func (p *post) tooMany() error {
+	return proto.Errorf(proto.CodeTooLarge, "the body has more than %d events: send several", p.max)
+}
+
+// parseEvent reads one event into the draft. False means broken JSON.
+func (p *post) parseEvent() bool {
+	s, d := &p.scan, &p.draft
+	d.reset()
+	s.text, s.odd, s.escaped = s.text[:0], false, false
+	if s.peek() != '{' {
+		d.refuse(proto.CodeEvent, "an event must be an object")
+		return s.skip()
+	}
+	start := s.i
+	s.i++
+	var seen uint
+	for first := true; s.more(&first, '}'); {
+		key, ok := s.key()
+		if !ok {
+			return false
+		}
+		bit, ok := p.parseField(key)
+		if !ok {
+			return false
+		}
+		if seen&bit != 0 {
+			d.refuse(proto.CodeEvent, "a field of the event is there twice")
+		}
+		seen |= bit
+	}
+	if s.err != nil {
+		return false
+	}
+	if s.odd {
+		d.refuse(proto.CodeEvent, "a text holds control characters or invalid UTF-8: clean it")
+	}
+	raw := s.b[start:s.i]
+	d.suspect = s.escaped || bytes.IndexByte(raw, '@') >= 0 || bytes.IndexByte(raw, '%') >= 0
+	return true
+}
+
+// parseField reads the value of an event's field; bit tells fields apart.
+func (p *post) parseField(key string) (bit uint, ok bool) {
+	d := &p.draft
+	switch key {
+	case "event":
+		return 1, p.parseText(proto.CodeEvent, (*draft).setName)
+	case "time":
+		return 2, p.parseText(proto.CodeTime, (*draft).setTime)
+	case "id":
+		return 4, p.parseText(proto.CodeEvent, (*draft).setID)
+	case "identities":
+		return 8, p.parseIdentities()
+	case "props":
+		return 16, p.parseProps(d.addProp)
+	case "url":
+		return 32, p.parseText(proto.CodeEvent, (*draft).setURL)
+	case "ref":
+		return 64, p.parseText(proto.CodeEvent, (*draft).setRef)
+	case "proof":
+		return 128, p.parseText(proto.CodeUnproven, (*draft).setProof)
+	case "lmt":
+		return 256, p.parseLimit()
+	}
+	odd := p.scan.odd
+	ok = p.scan.skip()
+	p.scan.odd = odd // what is not kept need not be clean
+	return 0, ok
+}
+
+func (d *draft) setProof(s string) { d.proof = s }
+
+// parseText reads a string for set; null is as if the field were not there.
+func (p *post) parseText(code proto.Code, set func(*draft, string)) bool {
+	s := &p.scan
+	switch s.peek() {
+	case '"':
+		v, ok := s.str()
+		if ok {
+			set(&p.draft, v)
+		}
+		return ok
+	case 'n':
+		return s.literal("null")
+	}
+	p.draft.refuse(code, "a field that must be a string is not one")
+	return s.skip()
+}
+
+// parseLimit reads lmt: true, or 1 as OpenRTB writes it.
+func (p *post) parseLimit() bool {
+	s := &p.scan
+	c := s.peek()
+	from := s.i
+	if !s.skip() {
+		return false
+	}
+	v := string(s.b[from:s.i])
+	if v != "false" && v != "0" && c != 'n' {
+		p.draft.lmt = true
+	}
+	return true
+}
+
+func (p *post) parseIdentities() bool {
+	s, d := &p.scan, &p.draft
+	switch s.peek() {
+	case 'n':
+		return s.literal("null")
+	case '[':
+		s.i++
+	default:
+		d.refuse(proto.CodeIdentity, "identities must be an array of strings")
+		return s.skip()
+	}
+	for first := true; s.more(&first, ']'); {
+		if s.peek() != '"' {
+			d.refuse(proto.CodeIdentity, "identities must be an array of strings")
+			if !s.skip() {
+				return false
+			}
+			continue
+		}
+		odd := s.odd
+		s.odd = false
+		v, ok := s.str()
+		if !ok {
+			return false
+		}
+		if s.odd {
+			d.refuse(proto.CodeIdentity, "an identity holds control characters or invalid UTF-8")
+		} else {
+			d.addIdentity(v)
+		}
+		s.odd = s.odd || odd
+	}
+	return s.err == nil
+}
+
+// parseProps reads an object of scalars for add. null leaves a property out.
+func (p *post) parseProps(add func(string, proto.Value)) bool {
+	s, d := &p.scan, &p.draft
+	switch s.peek() {
+	case 'n':
+		return s.literal("null")
+	case '{':
+		s.i++
+	default:
+		d.refuse(proto.CodeEvent, "props must be an object")
+		return s.skip()
+	}
+	for first := true; s.more(&first, '}'); {
+		key, ok := s.key()
+		if !ok {
+			return false
+		}
+		v, kind, ok := s.value()
+		if !ok {
+			return false
+		}
+		switch kind {
+		case scalarValue:
+			add(key, v)
+		case nestedValue:
+			d.refuse(proto.CodeEvent, "a property must be a string, a number, true, false or null")
+		}
+	}
+	return s.err == nil
+}
+
+// The kinds of values where only scalars are wanted.
+const (
+	scalarValue = iota
+	nullValue
+	nestedValue // skipped
+)
+
+// value reads a property's value.
+func (s *scanner) value() (v proto.Value, kind int, ok bool) {
+	switch c := s.peek(); c {
+	case '"':
+		text, ok := s.str()
+		return proto.TextOf(text), scalarValue, ok
+	case 't':
+		return proto.FlagOf(true), scalarValue, s.literal("true")
+	case 'f':
+		return proto.FlagOf(false), scalarValue, s.literal("false")
+	case 'n':
+		return v, nullValue, s.literal("null")
+	case '{', '[':
+		return v, nestedValue, s.skip()
+	}
+	f, ok := s.number()
+	return proto.NumberOf(f), scalarValue, ok
+}
+
+// take puts the draft into the batch, or among the refused.
+func (p *post) take() {
+	d, index := &p.draft, p.events
+	p.events++
+	if d.code == "" && p.admit != nil {
+		p.admit(d)
+	}
+	if d.code == "" && len(d.event.Identities) == 0 {
+		d.refuse(proto.CodeIdentity, "the event has no identity")
+	}
+	d.finish(p.now, p.ages)
+	if d.code != "" {
+		p.refused = append(p.refused, refusal{index, d.code, d.why})
+		return
+	}
+	d.event.Client, d.event.Space = p.client.ID, p.client.Space
+	p.batch.AddEvent(p.hasher, &d.event)
+	p.indexes = append(p.indexes, index)
+}
+
+// parseProtobuf takes a decoded pb.EventsRequest.
+func (p *post) parseProtobuf(x *pb.EventsRequest) error {
+	if x.Client != "" || !p.known {
+		if err := p.nameClient(x.Client); err != nil {
+			return err
+		}
+	}
+	if len(x.Events) > p.max {
+		return p.tooMany()
+	}
+	for _, e := range x.Events {
+		p.draft.reset()
+		p.draft.fromProtobuf(e)
+		p.take()
+	}
+	return nil
+}
+
+func (d *draft) fromProtobuf(e *pb.Event) {
+	d.suspect = true
+	d.setName(e.GetEvent())
+	d.setID(e.GetId())
+	d.setURL(e.GetUrl())
+	d.setRef(e.GetRef())
+	if e.GetTimeMs() != 0 {
+		d.time, d.timed = proto.Millis(e.GetTimeMs()), true
+	}
+	for _, id := range e.GetIdentities() {
+		d.addIdentity(id)
+	}
+	if len(e.GetProps()) > proto.EventPropsMax {
+		d.refuse(proto.CodeEvent, fmt.Sprintf("an event has at most %d properties", proto.EventPropsMax))
+		return
+	}
+	clean := legible(d.event.Name) && legible(d.event.ID) && legible(d.event.URL) && legible(d.event.Ref)
+	for _, key := range sortedKeys(e.GetProps()) {
+		v := valueOf(e.GetProps()[key])
+		clean = clean && legible(key) && legible(v.Text)
+		d.addProp(key, v)
+	}
+	if !clean {
+		d.refuse(proto.CodeEvent, "a text holds control characters or invalid UTF-8: clean it")
+	}
+}

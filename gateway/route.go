@@ -1,0 +1,219 @@
+package gateway
+
+import (
+	"net/http"
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"kith/proto"
+)
+
+// handler answers a request, or says why not; then nothing is written yet.
+type handler func(w http.ResponseWriter, r *http.Request) error
+
+// route is one path with its methods.
+type route struct {
+	methods map[string]handler
+	allow   string
+	metrics *routeMetrics
+}
+
+// plane is one listener's routes. Paths in quick and those that lookupPath
+// knows are found without the mux.
+type plane struct {
+	routes  *http.ServeMux
+	quick   map[string]*route
+	segment *route // /v1/identities/{identity}/segments, on the service plane
+	unknown *routeMetrics
+	metrics *metrics
+	name    string
+}
+
+func newPlane(name string, m *metrics) *plane {
+	p := &plane{routes: http.NewServeMux(), quick: map[string]*route{}, metrics: m, name: name, unknown: m.route(name, "unknown")}
+	p.routes.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		p.unknown.count(fail(w, notHere(r.URL.Path)))
+	})
+	return p
+}
+
+func notHere(path string) error {
+	return proto.Errorf(proto.CodeNotFound, "there is no route %s: see docs/api.md", clip(path))
+}
+
+// clip shortens untrusted text for a message.
+func clip(s string) string {
+	if len(s) <= 100 {
+		return s
+	}
+	return s[:97] + "..."
+}
+
+// add gives a path its methods, as method, handler pairs in one map.
+func (p *plane) add(pattern string, methods map[string]handler) *route {
+	if get, ok := methods[http.MethodGet]; ok {
+		methods[http.MethodHead] = get
+	}
+	allow := make([]string, 0, len(methods))
+	for m := range methods {
+		allow = append(allow, m)
+	}
+	slices.Sort(allow)
+	rt := &route{methods: methods, allow: strings.Join(allow, ", "), metrics: p.metrics.route(p.name, pattern)}
+	p.routes.Handle(pattern, rt)
+	if !strings.Contains(pattern, "{") {
+		p.quick[pattern] = rt
+	}
+	return rt
+}
+
+func (rt *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	status := http.StatusOK
+	if h, ok := rt.methods[r.Method]; !ok {
+		w.Header().Set("Allow", rt.allow)
+		status = fail(w, proto.Errorf(proto.CodeMethod, "this route takes %s", rt.allow))
+	} else if err := h(w, r); err != nil {
+		status = fail(w, err)
+	}
+	rt.metrics.count(status)
+	rt.metrics.seconds.Observe(time.Since(start).Seconds())
+}
+
+// headersMax bounds the names of a request's headers; net/http bounds their
+// bytes.
+const headersMax = 200
+
+func (p *plane) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if len(r.Header) > headersMax {
+		writeJSON(w, http.StatusRequestHeaderFieldsTooLarge, appendError(nil, proto.Errorf(proto.CodeTooLarge, "the request has over %d headers: send fewer", headersMax)))
+		return
+	}
+	if rt, ok := p.quick[r.URL.Path]; ok {
+		rt.ServeHTTP(w, r)
+		return
+	}
+	if p.segment != nil {
+		if _, ok := lookupPath(r.URL); ok {
+			p.segment.ServeHTTP(w, r)
+			return
+		}
+	}
+	// The mux would redirect such a path with a page of HTML.
+	if e := r.URL.EscapedPath(); e != path.Clean(e) && e != path.Clean(e)+"/" {
+		p.unknown.count(fail(w, notHere(r.URL.Path)))
+		return
+	}
+	p.routes.ServeHTTP(w, r)
+}
+
+const (
+	identitiesPrefix = "/v1/identities/"
+	segmentsSuffix   = "/segments"
+)
+
+// lookupPath is the identity, still escaped if RawPath is set, of a path
+// /v1/identities/{identity}/segments.
+func lookupPath(u *url.URL) (string, bool) {
+	p := u.Path
+	if u.RawPath != "" {
+		p = u.RawPath
+	}
+	if len(p) <= len(identitiesPrefix)+len(segmentsSuffix) || !strings.HasPrefix(p, identitiesPrefix) || !strings.HasSuffix(p, segmentsSuffix) {
+		return "", false
+	}
+	id := p[len(identitiesPrefix) : len(p)-len(segmentsSuffix)]
+	return id, strings.IndexByte(id, '/') < 0
+}
+
+// queryValue is the first value of name in a raw query, "" if there is none
+// or it cannot be unescaped.
+func queryValue(raw, name string) string {
+	for raw != "" {
+		var pair string
+		pair, raw, _ = strings.Cut(raw, "&")
+		key, value, _ := strings.Cut(pair, "=")
+		if key == name {
+			v, err := url.QueryUnescape(value)
+			if err != nil {
+				return ""
+			}
+			return v
+		}
+	}
+	return ""
+}
+
+// keyed is a handler behind a service key.
+type keyed func(w http.ResponseWriter, r *http.Request, who proto.Principal) error
+
+// keyOf is the key of an Authorization header.
+func keyOf(header []string) string {
+	if len(header) != 1 {
+		return ""
+	}
+	const scheme = "Bearer "
+	h := header[0]
+	if len(h) <= len(scheme) || !strings.EqualFold(h[:len(scheme)], scheme) {
+		return ""
+	}
+	return h[len(scheme):]
+}
+
+// authenticate checks a key and its role.
+func (g *Gateway) authenticate(key string, roles ...proto.Role) (proto.Principal, error) {
+	if key == "" || len(key) > 256 {
+		return proto.Principal{}, proto.Errorf(proto.CodeUnauthorized, "a key is needed: send Authorization: Bearer KEY")
+	}
+	who, ok := g.deps.Accounts.Authenticate(key)
+	if !ok {
+		g.metrics.unauthorized.Inc()
+		return proto.Principal{}, proto.Errorf(proto.CodeUnauthorized, "the key is not known: make one with kith key create")
+	}
+	if !slices.Contains(roles, who.Role) {
+		return proto.Principal{}, proto.Errorf(proto.CodeForbidden, "a key with role %s may not do this", who.Role)
+	}
+	return who, nil
+}
+
+// behindKey lets only keys with one of the roles through.
+func (g *Gateway) behindKey(h keyed, roles ...proto.Role) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		who, err := g.authenticate(keyOf(r.Header["Authorization"]), roles...)
+		if err != nil {
+			return err
+		}
+		return h(w, r, who)
+	}
+}
+
+// clientFor is the client that a principal speaks for, when the request names
+// wanted (which may be empty). A client's key learns nothing of other clients:
+// the refusal is the same whether they exist or not.
+func (g *Gateway) clientFor(who proto.Principal, wanted string) (proto.ClientInfo, error) {
+	if who.Role == proto.RoleAdmin {
+		if wanted == "" {
+			return proto.ClientInfo{}, proto.Errorf(proto.CodeClient, "an admin key must name the client: add ?client=NAME")
+		}
+		return g.clientNamed(wanted)
+	}
+	if wanted != "" && wanted != string(who.Client) {
+		return proto.ClientInfo{}, proto.Errorf(proto.CodeForbidden, "this key is for another client: leave client out")
+	}
+	client, ok := g.deps.Accounts.Client(who.Client)
+	if !ok {
+		return proto.ClientInfo{}, proto.Errorf(proto.CodeUnavailable, "the key's client is not known to this node yet: try again")
+	}
+	return client, nil
+}
+
+// clientOf is clientFor with the name in the query.
+func (g *Gateway) clientOf(who proto.Principal, r *http.Request) (proto.ClientInfo, error) {
+	if r.URL.RawQuery == "" {
+		return g.clientFor(who, "")
+	}
+	return g.clientFor(who, queryValue(r.URL.RawQuery, "client"))
+}

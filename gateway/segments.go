@@ -1,0 +1,149 @@
+package gateway
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+
+	"kith/proto"
+)
+
+// readValue decodes a small JSON body into v, strictly.
+func (g *Gateway) readValue(w http.ResponseWriter, r *http.Request, v any) error {
+	switch kind := contentType(r); kind {
+	case "", "application/json", "text/plain":
+	default:
+		return proto.Errorf(proto.CodeMediaType, "content type %q is not taken: use application/json", clip(kind))
+	}
+	body, err := g.readBody(w, r, nil)
+	if err != nil {
+		return err
+	}
+	return decodeStrict(body, v)
+}
+
+func decodeStrict(body []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	err := d.Decode(v)
+	if err == nil {
+		if _, err = d.Token(); errors.Is(err, io.EOF) {
+			return nil
+		}
+		return proto.Errorf(proto.CodeJSON, "something follows the JSON value")
+	}
+	e := proto.Errorf(proto.CodeJSON, "the body is not the JSON that this route takes: %s", clip(err.Error()))
+	at := d.InputOffset()
+	var syntax *json.SyntaxError
+	if errors.As(err, &syntax) {
+		at = syntax.Offset
+	}
+	before := body[:min(int(at), len(body))]
+	e.Line = bytes.Count(before, []byte{'\n'}) + 1
+	e.Column = max(len(before)-bytes.LastIndexByte(before, '\n')-1, 1)
+	return e
+}
+
+func encodeValue(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false) // rules hold < and &
+	if err := e.Encode(v); err != nil {
+		return nil, proto.Errorf(proto.CodeInternal, "encode the answer: %w", err)
+	}
+	return b.Bytes(), nil
+}
+
+// writeValue answers with v as JSON.
+func writeValue(w http.ResponseWriter, status int, v any) error {
+	b, err := encodeValue(v)
+	if err == nil {
+		writeJSON(w, status, b)
+	}
+	return err
+}
+
+// segmentOf is the client and segment that a request is about.
+func (g *Gateway) segmentOf(r *http.Request, who proto.Principal) (proto.ClientInfo, proto.SegmentID, error) {
+	id, err := proto.ParseSegmentID(r.PathValue("id"))
+	if err != nil {
+		return proto.ClientInfo{}, "", err
+	}
+	client, err := g.clientOf(who, r)
+	return client, id, err
+}
+
+func noSegment(id proto.SegmentID) error {
+	return proto.Errorf(proto.CodeNotFound, "there is no segment %q: GET /v1/segments lists them", id)
+}
+
+// floored hides the size of a segment below the floor from a client's key.
+func (g *Gateway) floored(who proto.Principal, client proto.ClientInfo, s proto.SegmentSpec) proto.SegmentSpec {
+	if who.Role != proto.RoleAdmin && s.Size != nil && *s.Size < uint64(g.floor(client)) {
+		s.Size = nil
+	}
+	return s
+}
+
+func (g *Gateway) listSegments(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
+	client, err := g.clientOf(who, r)
+	if err != nil {
+		return err
+	}
+	list := []proto.SegmentSpec{}
+	for _, s := range g.deps.Definitions.Segments(client) {
+		list = append(list, g.floored(who, client, s))
+	}
+	return writeValue(w, http.StatusOK, map[string]any{"segments": list})
+}
+
+func (g *Gateway) getSegment(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
+	client, id, err := g.segmentOf(r, who)
+	if err != nil {
+		return err
+	}
+	s, ok := g.deps.Definitions.Segment(client, id)
+	if !ok {
+		return noSegment(id)
+	}
+	return writeValue(w, http.StatusOK, g.floored(who, client, s))
+}
+
+func (g *Gateway) putSegment(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
+	client, id, err := g.segmentOf(r, who)
+	if err != nil {
+		return err
+	}
+	// What only answers carry may come back, so that a definition can be
+	// fetched, edited and put.
+	var s proto.SegmentSpec
+	if err := g.readValue(w, r, &s); err != nil {
+		return err
+	}
+	if s.ID != "" && s.ID != id {
+		return proto.Errorf(proto.CodeSegment, "the body is for segment %q, the path for %q: leave id out", clip(string(s.ID)), id)
+	}
+	if s.When == "" {
+		return proto.Errorf(proto.CodeRule, `the segment has no rule: send {"when":"count(true, \"1d\") >= 1"}`)
+	}
+	s.ID, s.Version, s.Size, s.Filled = id, 0, nil, nil
+	made, err := g.deps.Definitions.Define(r.Context(), client, s)
+	if err != nil {
+		return err
+	}
+	return writeValue(w, http.StatusOK, g.floored(who, client, made))
+}
+
+func (g *Gateway) deleteSegment(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
+	client, id, err := g.segmentOf(r, who)
+	if err != nil {
+		return err
+	}
+	if err := g.deps.Definitions.Undefine(r.Context(), client, id); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, []byte(`{"deleted":true}`+"\n"))
+	return nil
+}

@@ -1,0 +1,67 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"kith/proto"
+)
+
+// shutdownMax is how long Serve waits for requests in work when it stops.
+const shutdownMax = 10 * time.Second
+
+// Serve answers on both listeners until ctx is done, then lets requests in
+// work finish, within a bound. It closes the listeners. Either may be nil.
+func (g *Gateway) Serve(ctx context.Context, public, service net.Listener) error {
+	planes := []struct {
+		l net.Listener
+		h http.Handler
+	}{{public, g.public}, {service, g.service}}
+	var servers []*http.Server
+	failed := make(chan error, len(planes))
+	for _, p := range planes {
+		if p.l == nil {
+			continue
+		}
+		s := g.newServer(p.h)
+		servers = append(servers, s)
+		go func() { failed <- s.Serve(p.l) }()
+	}
+	var err error
+	waiting := len(servers)
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+		waiting--
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownMax)
+	defer cancel()
+	for _, s := range servers {
+		if e := s.Shutdown(stop); e != nil {
+			_ = s.Close()
+		}
+	}
+	for range waiting {
+		<-failed
+	}
+	if err != nil && !errors.Is(err, http.ErrServerClosed) {
+		return proto.Errorf(proto.CodeUnavailable, "a listener failed: %w", err)
+	}
+	return nil
+}
+
+func (g *Gateway) newServer(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      60 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
+	}
+}
