@@ -76,6 +76,7 @@ type Packer struct {
 	last     proto.Offset // newest acknowledged
 	due      bool         // an acknowledgement returned: send what is there
 	closed   bool
+	cutOff   bool // Close gave up waiting
 	stats    PackerStats
 }
 
@@ -434,7 +435,7 @@ func (p *Packer) Close(ctx context.Context) error {
 	p.cancel()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.stats.Failed > 0 && ctx.Err() != nil {
+	if p.cutOff {
 		return proto.Errorf(proto.CodeTimeout, "lane %s was closed with events that were not acknowledged: %w", p.c.Lane, ctx.Err())
 	}
 	return nil
@@ -444,7 +445,7 @@ func (p *Packer) Close(ctx context.Context) error {
 func (p *Packer) abandon() {
 	err := proto.Errorf(proto.CodeUnavailable, "the node stopped before the events were durable: %w", errAmbiguous)
 	p.mu.Lock()
-	p.closed = true
+	p.closed, p.cutOff = true, true
 	left := append(append(p.flying, p.lost...), p.full...)
 	if p.open != nil {
 		left = append(left, p.open)
