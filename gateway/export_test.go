@@ -1,1 +1,116 @@
 package gateway
+
+import (
+	"kith/proto"
+)
+
+// Names for the tests outside.
+var (
+	ParseTimestamp = parseTimestamp
+	Personal       = personal
+	PlainIdentity  = plainIdentity
+	QueryValue     = queryValue
+	StatusOf       = statusOf
+	TagScript      = func() (zipped int) { t, _ := newTag(); return len(t.zipped) }
+	AppendText     = appendText
+)
+
+// Refusal is one refused event.
+type Refusal struct {
+	Index   int
+	Code    proto.Code
+	Message string
+}
+
+// Parser runs the intake's parser on one body after another.
+type Parser struct {
+	p       post
+	Resolve func(string) (proto.ClientInfo, error)
+	Hasher  proto.Hasher
+	Now     proto.Millis
+}
+
+// Parse reads a body of events for a client, nil if the body must name it.
+func (x *Parser) Parse(body []byte, client *proto.ClientInfo) error {
+	x.p.reset()
+	c := DefaultConfig()
+	x.p.hasher, x.p.now, x.p.max, x.p.ages, x.p.resolve = x.Hasher, x.Now, c.EventsMax, ages{c.EventAgeMax, c.EventAheadMax}, x.Resolve
+	if client != nil {
+		x.p.client, x.p.known = *client, true
+	}
+	return x.p.parseJSON(body)
+}
+
+// Refused are the events that were not taken.
+func (x *Parser) Refused() (out []Refusal) {
+	for _, r := range x.p.refused {
+		out = append(out, Refusal{r.index, r.code, r.message})
+	}
+	return out
+}
+
+// Batch and Indexes are what was taken.
+func (x *Parser) Batch() *proto.Batch { return &x.p.batch }
+func (x *Parser) Indexes() []int      { return x.p.indexes }
+
+// DefaultConfig is the zero Config with its defaults in place.
+func DefaultConfig() Config { return Config{}.withDefaults() }
+
+// SkipJSON reports whether the scanner takes b as one JSON value.
+func SkipJSON(b []byte) error {
+	var s scanner
+	s.reset(b)
+	if s.skip() && s.end() {
+		return nil
+	}
+	return s.err
+}
+
+// ScanString and ScanNumber read b as one such value.
+func ScanString(b []byte) (string, bool, error) {
+	var s scanner
+	s.reset(b)
+	if s.peek() != '"' {
+		s.fail("no string")
+	}
+	if s.err == nil {
+		if v, ok := s.str(); ok && s.end() {
+			return v, s.odd, nil
+		}
+	}
+	return "", false, s.err
+}
+
+// ScanNumber reads b as one number.
+func ScanNumber(b []byte) (float64, error) {
+	var s scanner
+	s.reset(b)
+	s.peek()
+	f, ok := s.number()
+	if ok && s.end() {
+		return f, nil
+	}
+	return 0, s.err
+}
+
+// ParseLookup reads the body of a look-up.
+func ParseLookup(b []byte) ([]string, string, error) {
+	var l lookup
+	err := l.parseJSON(b, 1000)
+	return l.identities, l.after, err
+}
+
+// ParsePixel reads the query of a pixel.
+func (x *Parser) ParsePixel(query string) error {
+	x.p.reset()
+	c := DefaultConfig()
+	x.p.hasher, x.p.now, x.p.max, x.p.ages, x.p.resolve = x.Hasher, x.Now, 1, ages{c.EventAgeMax, c.EventAheadMax}, x.Resolve
+	x.p.draft.reset()
+	x.p.draft.event.Name = "page"
+	x.p.draft.addIdentity("browser:pixel1")
+	if err := x.p.parseQuery(query); err != nil {
+		return err
+	}
+	x.p.take()
+	return nil
+}

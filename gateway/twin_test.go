@@ -1,0 +1,221 @@
+package gateway_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"kith/gateway"
+	"kith/proto"
+)
+
+// twin is a node in memory: it keeps the events that it took, and puts an
+// identity into a segment that has the name of the event's section.
+type twin struct {
+	mu       sync.Mutex
+	clients  map[proto.ClientName]proto.ClientInfo
+	keys     map[string]proto.Principal
+	events   []proto.Event
+	traits   []proto.Traits
+	members  map[member][]proto.SegmentID
+	specs    map[proto.SegmentID]proto.SegmentSpec
+	offset   proto.Offset
+	counts   map[string]uint64
+	ready    error
+	replayed []string
+
+	fail    func(i int, e *proto.Event) bool // which events are not made durable
+	failErr error
+}
+
+type member struct {
+	client proto.ClientID
+	id     proto.Identity
+}
+
+func newTwin() *twin {
+	return &twin{
+		clients: map[proto.ClientName]proto.ClientInfo{
+			"demo":  {ID: 1, Name: "demo", Space: 1, Floor: 50},
+			"acme":  {ID: 2, Name: "acme", Space: 2, Floor: 50},
+			"other": {ID: 3, Name: "other", Space: 3, Floor: 50},
+		},
+		keys: map[string]proto.Principal{
+			"demo-key": {Role: proto.RoleClient, Client: "demo"}, "acme-key": {Role: proto.RoleClient, Client: "acme"},
+			"acme-report": {Role: proto.RoleReport, Client: "acme"}, "admin-key": {Role: proto.RoleAdmin},
+		},
+		members: map[member][]proto.SegmentID{}, specs: map[proto.SegmentID]proto.SegmentSpec{}, counts: map[string]uint64{},
+	}
+}
+
+func (t *twin) Hasher() proto.Hasher { return proto.NewHasher([16]byte{1}) }
+
+func (t *twin) Submit(_ context.Context, b *proto.Batch) (r gateway.Result) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range b.Len() {
+		item, _ := b.Item(i)
+		c, _, err := proto.NextCommand(bytes.Clone(item))
+		if err != nil {
+			panic(err)
+		}
+		if c.Kind == proto.CommandTraits {
+			x, err := proto.DecodeTraits(c.Body)
+			if err != nil {
+				panic(err)
+			}
+			t.traits = append(t.traits, x)
+			continue
+		}
+		var e proto.Event
+		if err := proto.DecodeEvent(c.Body, &e); err != nil {
+			panic(err)
+		}
+		if t.fail != nil && t.fail(i, &e) {
+			r.Failed, r.Err = append(r.Failed, i), t.failErr
+			continue
+		}
+		t.events = append(t.events, e)
+		m := member{e.Client, e.Identities[0]}
+		t.members[m] = append(t.members[m], "all")
+		if v, ok := e.Prop("section"); ok {
+			t.members[m] = append(t.members[m], proto.SegmentID(v.Text))
+		}
+		slices.Sort(t.members[m])
+		t.members[m] = slices.Compact(t.members[m])
+	}
+	t.offset++
+	r.Position = proto.Position{0: t.offset}
+	return r
+}
+
+func (t *twin) Lookup(client proto.ClientInfo, id proto.Identity, _ proto.Millis, dst []proto.SegmentID) (gateway.View, []proto.SegmentID, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	segments, ok := t.members[member{client.ID, id}]
+	return gateway.View{Known: ok}, append(dst, segments...), nil
+}
+
+func (t *twin) Wait(ctx context.Context, p proto.Position) error {
+	t.mu.Lock()
+	at := t.offset
+	t.mu.Unlock()
+	if p[0] <= at {
+		return nil
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (t *twin) Count(_ context.Context, _ proto.ClientInfo, expr, _ string) (proto.Count, error) {
+	n, ok := t.counts[expr]
+	if !ok {
+		return proto.Count{}, proto.Errorf(proto.CodeExpr, "no such expression")
+	}
+	return proto.Count{Count: &n, Exact: true, Partitions: proto.Answered{Answered: 64, Of: 64}}, nil
+}
+
+func (t *twin) Explain(_ context.Context, _ proto.ClientInfo, id proto.Identity, s proto.SegmentID, at time.Time) (proto.Explanation, error) {
+	if s != "all" {
+		return proto.Explanation{}, proto.Errorf(proto.CodeNotFound, "no such segment")
+	}
+	return proto.Explanation{Identity: id, Segment: s, At: at, In: true}, nil
+}
+
+func (t *twin) Record(_ context.Context, c proto.ClientInfo, id proto.Identity) (proto.IdentityRecord, error) {
+	_, segments, _ := t.Lookup(c, id, 0, nil)
+	return proto.IdentityRecord{Identity: id, Known: segments != nil, Segments: segments}, nil
+}
+
+func (t *twin) Define(_ context.Context, _ proto.ClientInfo, s proto.SegmentSpec) (proto.SegmentSpec, error) {
+	if strings.Contains(s.When, "BROKEN") {
+		e := proto.Errorf(proto.CodeRule, "does not parse")
+		e.Line, e.Column = 1, 9
+		return s, e
+	}
+	size := uint64(7)
+	s.Version, s.Size = 12, &size
+	t.specs[s.ID] = s
+	return s, nil
+}
+
+func (t *twin) Undefine(_ context.Context, _ proto.ClientInfo, id proto.SegmentID) error {
+	if _, ok := t.specs[id]; !ok {
+		return proto.Errorf(proto.CodeNotFound, "there is no segment %q", id)
+	}
+	delete(t.specs, id)
+	return nil
+}
+
+func (t *twin) Segment(_ proto.ClientInfo, id proto.SegmentID) (proto.SegmentSpec, bool) {
+	s, ok := t.specs[id]
+	return s, ok
+}
+
+func (t *twin) Segments(proto.ClientInfo) (out []proto.SegmentSpec) {
+	for _, s := range t.specs {
+		out = append(out, s)
+	}
+	return out
+}
+
+func (t *twin) Authenticate(key string) (proto.Principal, bool) {
+	p, ok := t.keys[key]
+	return p, ok
+}
+
+func (t *twin) Client(name proto.ClientName) (proto.ClientInfo, bool) {
+	c, ok := t.clients[name]
+	return c, ok
+}
+
+func (t *twin) Clients() (out []proto.ClientInfo) {
+	for _, c := range t.clients {
+		out = append(out, c)
+	}
+	slices.SortFunc(out, func(a, b proto.ClientInfo) int { return strings.Compare(string(a.Name), string(b.Name)) })
+	return out
+}
+
+func (t *twin) CreateKey(_ context.Context, name proto.ClientName, role proto.Role, _ string) (string, error) {
+	key := "new-" + string(name)
+	t.keys[key] = proto.Principal{Role: role, Client: name}
+	t.clients[name] = proto.ClientInfo{ID: 99, Name: name, Space: 99}
+	return key, nil
+}
+
+func (t *twin) Ready() error { return t.ready }
+func (t *twin) Live() error  { return nil }
+func (t *twin) Lanes() []proto.LaneStatus {
+	return []proto.LaneStatus{{Lane: 0, Owner: "n1", Partitions: []int{0, 1, 2}}}
+}
+
+func (t *twin) DeadLetters(_ context.Context, limit int) ([]proto.DeadLetter, error) {
+	return []proto.DeadLetter{{ID: "0:1:2", Reason: "boom"}}[:min(limit, 1)], nil
+}
+
+func (t *twin) Replay(_ context.Context, id string) error {
+	if id != "0:1:2" {
+		return proto.Errorf(proto.CodeNotFound, "there is no dead letter %q", id)
+	}
+	t.replayed = append(t.replayed, id)
+	return nil
+}
+
+func (t *twin) Backup(_ context.Context, w io.Writer) error {
+	_, err := io.WriteString(w, "backup")
+	return err
+}
+
+func (t *twin) Verify(context.Context) (any, error) { return map[string]bool{"clean": true}, nil }
+
+// taken are the events so far.
+func (t *twin) taken() []proto.Event {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.events)
+}
