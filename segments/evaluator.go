@@ -1,0 +1,251 @@
+package segments
+
+import (
+	"cmp"
+	"slices"
+
+	"kith/proto"
+)
+
+// Delta collects what changed, over any number of calls, until Reset. A
+// segment that was entered and left again is in neither list.
+type Delta struct {
+	Entered, Left []proto.SegmentKey // by key
+	Touched       bool               // a membership or a Next changed
+}
+
+// Reset empties d and keeps its buffers.
+func (d *Delta) Reset() { d.Entered, d.Left, d.Touched = d.Entered[:0], d.Left[:0], false }
+
+func (d *Delta) enter(key proto.SegmentKey) { turn(&d.Entered, &d.Left, key) }
+func (d *Delta) leave(key proto.SegmentKey) { turn(&d.Left, &d.Entered, key) }
+
+func turn(to, from *[]proto.SegmentKey, key proto.SegmentKey) {
+	if i, found := slices.BinarySearch(*from, key); found {
+		*from = slices.Delete(*from, i, i+1)
+		return
+	}
+	i, found := slices.BinarySearch(*to, key)
+	if !found {
+		*to = slices.Insert(*to, i, key)
+	}
+}
+
+// Evaluator brings memories up to date. It is scratch space: one goroutine
+// uses it, for any memories and programs.
+type Evaluator struct {
+	scratch  scratch
+	matched  []*tracked
+	pending  []*segment // to be evaluated, of rank 0
+	ranked   []*segment // to be evaluated, of higher rank, lowest last
+	refilled []*tracked // whose matches Update has dropped to fill them anew
+	gen      uint64     // of seen and marked
+	seen     []uint64   // by slot of a predicate
+	marked   []uint64   // by slot of a segment
+	walk     uint64
+	memos    []memo // by slot of a segment
+}
+
+// memo is the value of a rule at an instant, during one walk.
+type memo struct {
+	walk uint64
+	at   proto.Millis
+	in   bool
+	next proto.Millis
+}
+
+// NewEvaluator is an evaluator without buffers; they grow as needed.
+func NewEvaluator() *Evaluator { return &Evaluator{} }
+
+// begin readies the scratch space for one step over p.
+func (ev *Evaluator) begin(p *Program) {
+	ev.gen++
+	ev.matched, ev.pending, ev.ranked = ev.matched[:0], ev.pending[:0], ev.ranked[:0]
+	if n := p.predSlots.size; len(ev.seen) < n {
+		ev.seen = append(ev.seen, make([]uint64, n-len(ev.seen))...)
+	}
+	if n := p.segmentSlots.size; len(ev.marked) < n {
+		ev.marked = append(ev.marked, make([]uint64, n-len(ev.marked))...)
+		ev.memos = append(ev.memos, make([]memo, n-len(ev.memos))...)
+	}
+}
+
+// take adds the predicates of one place in the index that e satisfies.
+func (ev *Evaluator) take(list []filed, e *proto.EventBody) {
+	for _, f := range list {
+		if ev.seen[f.p.slot] == ev.gen {
+			continue
+		}
+		ev.seen[f.p.slot] = ev.gen
+		if f.sure || f.p.tree.matches(e, &ev.scratch) {
+			ev.matched = append(ev.matched, f.p)
+		}
+	}
+}
+
+// mark has s evaluated in this step. A rule that m has not been brought up to
+// yet is left alone: without history its value would be a guess.
+func (ev *Evaluator) mark(m *Memory, s *segment) {
+	if ev.marked[s.slot] == ev.gen || s.def.Key > m.version {
+		return
+	}
+	ev.marked[s.slot] = ev.gen
+	if s.rank == 0 {
+		ev.pending = append(ev.pending, s)
+		return
+	}
+	i, _ := slices.BinarySearchFunc(ev.ranked, s, func(a, b *segment) int {
+		return cmp.Or(cmp.Compare(b.rank, a.rank), cmp.Compare(b.def.Key, a.def.Key))
+	})
+	ev.ranked = slices.Insert(ev.ranked, i, s)
+}
+
+func (ev *Evaluator) markAll(m *Memory, list []*segment) {
+	for _, s := range list {
+		ev.mark(m, s)
+	}
+}
+
+// run evaluates what is marked as of the instant at, segments before those
+// whose rules refer to them.
+func (ev *Evaluator) run(m *Memory, at proto.Millis, d *Delta) {
+	for _, s := range ev.pending {
+		ev.evaluate(s, m, at, d)
+	}
+	for len(ev.ranked) > 0 {
+		s := ev.ranked[len(ev.ranked)-1]
+		ev.ranked = ev.ranked[:len(ev.ranked)-1]
+		ev.evaluate(s, m, at, d)
+	}
+}
+
+// evaluate settles one membership: its value, and when time will change it.
+func (ev *Evaluator) evaluate(s *segment, m *Memory, at proto.Millis, d *Delta) {
+	ev.walk++
+	in, may := ev.truth(&s.tree, m, at)
+	for may != 0 {
+		v, next := ev.truth(&s.tree, m, may)
+		if v != in {
+			break
+		}
+		may = next
+	}
+	m.settle(Membership{Key: s.def.Key, In: in, Since: at, Next: may}, d)
+	// A rule that refers to s looks ahead along the rule of s, so that it
+	// may have to change although this membership has not.
+	ev.markAll(m, s.dependents)
+}
+
+// settle replaces one membership.
+func (m *Memory) settle(ms Membership, d *Delta) {
+	i, found := m.find(ms.Key)
+	var old Membership
+	if found {
+		old = m.members[i]
+	}
+	switch {
+	case ms.In && old.In:
+		ms.Since = old.Since
+	case ms.In:
+		d.enter(ms.Key)
+		d.Touched = true
+	default:
+		ms.Since = 0
+		if old.In {
+			d.leave(ms.Key)
+			d.Touched = true
+		}
+	}
+	switch keep := ms.In || ms.Next != 0; {
+	case found && keep:
+		m.members[i] = ms
+	case found:
+		m.members = slices.Delete(m.members, i, i+1)
+	case keep:
+		m.members = slices.Insert(m.members, i, ms)
+	}
+	if old.Next == ms.Next {
+		return
+	}
+	d.Touched = true
+	if old.Next != 0 && old.Next == m.next {
+		m.findNext()
+	} else {
+		m.next = earlier(m.next, ms.Next)
+	}
+}
+
+func (m *Memory) findNext() {
+	m.next = 0
+	for i := range m.members {
+		m.next = earlier(m.next, m.members[i].Next)
+	}
+}
+
+// Observe takes in one event that happened at t, not after now, the present.
+// What was due by now is applied before it. A zero m is taken for an identity
+// without history; any other must have been brought up to p by Update, else
+// rules newer than m's version are left for that.
+func (ev *Evaluator) Observe(p *Program, m *Memory, e *proto.EventBody, t, now proto.Millis, d *Delta) {
+	ev.greet(p, m, now, d)
+	ev.Advance(p, m, now, d)
+	ev.begin(p)
+	p.index.find(ev, e)
+	for _, q := range ev.matched {
+		if m.observe(q, t, now) {
+			ev.markAll(m, q.rules)
+		}
+	}
+	ev.run(m, now, d)
+}
+
+// SetTraits sets traits, and removes those set to the text "". At most
+// TraitsMax are kept; what is beyond that is not taken. As for m, see Observe.
+func (ev *Evaluator) SetTraits(p *Program, m *Memory, set []proto.Prop, now proto.Millis, d *Delta) {
+	ev.greet(p, m, now, d)
+	ev.Advance(p, m, now, d)
+	ev.begin(p)
+	for _, t := range set {
+		if m.setTrait(t) {
+			ev.markAll(m, p.traits[t.Key])
+		}
+	}
+	ev.run(m, now, d)
+}
+
+// Advance applies the changes that time alone brought by now, each as of its
+// own instant, so that it does not matter how often it is called.
+func (ev *Evaluator) Advance(p *Program, m *Memory, now proto.Millis, d *Delta) {
+	for m.next != 0 && m.next <= now {
+		at := m.next
+		ev.begin(p)
+		for _, ms := range m.members {
+			if ms.Next != 0 && ms.Next <= at {
+				ev.due(p, m, ms.Key)
+			}
+		}
+		ev.run(m, at, d)
+		if m.next == at {
+			// Only what p no longer has can be left: Update forgets it.
+			return
+		}
+	}
+}
+
+func (ev *Evaluator) due(p *Program, m *Memory, key proto.SegmentKey) {
+	if s := p.byKey[key]; s != nil {
+		ev.mark(m, s)
+	}
+}
+
+// greet gives an identity of which nothing is known the segments whose rules
+// hold without facts.
+func (ev *Evaluator) greet(p *Program, m *Memory, now proto.Millis, d *Delta) {
+	if m.version != 0 || p.version == 0 || len(m.traits) > 0 {
+		return
+	}
+	m.version = p.version
+	for _, s := range p.base {
+		m.settle(Membership{Key: s.def.Key, In: true, Since: now}, d)
+	}
+}

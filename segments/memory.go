@@ -1,0 +1,264 @@
+package segments
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"kith/proto"
+)
+
+// Memory is what evaluation remembers of one identity for one client. The zero
+// value is an identity of which nothing is known. It belongs to whoever holds
+// it; an Evaluator changes it.
+type Memory struct {
+	version proto.SegmentKey
+	next    proto.Millis // least Next of members
+	traits  []proto.Prop // by key
+	members []Membership // by key
+	matches []matches    // by id
+}
+
+// Membership is one segment's state. Next is when time alone changes In, 0 for
+// never; an entry with In false is there only because Next is not 0.
+type Membership struct {
+	Key         proto.SegmentKey
+	In          bool
+	Since, Next proto.Millis // Since: when In last became true
+}
+
+// matches is what is kept of the events that satisfied one predicate.
+type matches struct {
+	id      predID
+	total   uint32
+	hasLast bool
+	last    proto.Millis
+	times   []proto.Millis // ascending
+	days    []proto.Millis // ascending, each on another UTC day, the newest of its day
+}
+
+// Version is that of the program by which m was last brought up to date.
+func (m *Memory) Version() proto.SegmentKey { return m.version }
+
+// Memberships lists the segments that m is in or will enter by time, by key.
+// It is m's own.
+func (m *Memory) Memberships() []Membership { return m.members }
+
+// NextChange is when time alone first changes a membership, 0 for never.
+func (m *Memory) NextChange() proto.Millis { return m.next }
+
+// Traits lists the traits by key. It is m's own.
+func (m *Memory) Traits() []proto.Prop { return m.traits }
+
+// Reset makes m the zero value and keeps its buffers.
+func (m *Memory) Reset() {
+	m.version, m.next = 0, 0
+	m.traits, m.members, m.matches = m.traits[:0], m.members[:0], m.matches[:0]
+}
+
+func (m *Memory) find(key proto.SegmentKey) (int, bool) {
+	lo, hi := 0, len(m.members)
+	for lo < hi {
+		mid := (lo + hi) >> 1
+		if m.members[mid].Key < key {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	return lo, lo < len(m.members) && m.members[lo].Key == key
+}
+
+func (m *Memory) findMatch(id predID) (int, bool) {
+	lo, hi := 0, len(m.matches)
+	for lo < hi {
+		mid := (lo + hi) >> 1
+		if m.matches[mid].id < id {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	return lo, lo < len(m.matches) && m.matches[lo].id == id
+}
+
+// match is what is kept for a predicate, nil if nothing.
+func (m *Memory) match(id predID) *matches {
+	if i, found := m.findMatch(id); found {
+		return &m.matches[i]
+	}
+	return nil
+}
+
+func (m *Memory) findTrait(key string) (int, bool) {
+	return slices.BinarySearchFunc(m.traits, key, func(p proto.Prop, key string) int { return cmp.Compare(p.Key, key) })
+}
+
+func (m *Memory) trait(key string) (proto.Value, bool) {
+	if i, found := m.findTrait(key); found {
+		return m.traits[i].Value, true
+	}
+	return proto.Value{}, false
+}
+
+// setTrait reports whether anything changed. Text "" removes; a trait beyond
+// TraitsMax is not taken.
+func (m *Memory) setTrait(t proto.Prop) bool {
+	i, found := m.findTrait(t.Key)
+	remove := t.Value == proto.TextOf("")
+	switch {
+	case remove && !found, found && m.traits[i].Value == t.Value, !found && len(m.traits) >= TraitsMax:
+		return false
+	case remove:
+		m.traits = slices.Delete(m.traits, i, i+1)
+		return true
+	}
+	v := t.Value
+	v.Text = strings.Clone(v.Text)
+	if found {
+		m.traits[i].Value = v
+	} else {
+		m.traits = slices.Insert(m.traits, i, proto.Prop{Key: strings.Clone(t.Key), Value: v})
+	}
+	return true
+}
+
+// observe adds a match at t and reports whether what is kept changed.
+func (m *Memory) observe(q *tracked, t, now proto.Millis) bool {
+	i, found := m.findMatch(q.id)
+	if !found {
+		m.insertMatch(i, q.id)
+	}
+	changed := m.matches[i].add(&q.need, t, now)
+	if !found && !changed {
+		m.removeMatch(i)
+	}
+	return changed
+}
+
+// insertMatch opens an entry, with the buffers of one that was given up.
+func (m *Memory) insertMatch(i int, id predID) {
+	if n := len(m.matches); n < cap(m.matches) {
+		m.matches = m.matches[:n+1]
+	} else {
+		m.matches = append(m.matches, matches{})
+	}
+	spare := m.matches[len(m.matches)-1]
+	copy(m.matches[i+1:], m.matches[i:])
+	m.matches[i] = matches{id: id, times: spare.times[:0], days: spare.days[:0]}
+}
+
+// removeMatch closes an entry and keeps its buffers behind the others.
+func (m *Memory) removeMatch(i int) {
+	n := len(m.matches)
+	spare := m.matches[i]
+	copy(m.matches[i:], m.matches[i+1:])
+	m.matches[n-1] = spare
+	m.matches = m.matches[:n-1]
+}
+
+func (s *matches) empty() bool {
+	return s.total == 0 && !s.hasLast && len(s.times) == 0 && len(s.days) == 0
+}
+
+// add keeps of a match at t what need asks for, wherever t lies among those
+// that came before.
+func (s *matches) add(n *need, t, now proto.Millis) bool {
+	changed := false
+	if s.total < n.total {
+		s.total++
+		changed = true
+	}
+	if n.times > 0 {
+		s.times = expire(s.times, now-n.timesWindow)
+		if t > now-n.timesWindow {
+			changed = s.addTime(n.times, t) || changed
+		}
+	}
+	if n.days > 0 {
+		s.days = expire(s.days, now-n.daysWindow)
+		if t > now-n.daysWindow {
+			changed = s.addDay(n.days, t) || changed
+		}
+	}
+	if n.last && (!s.hasLast || t > s.last) {
+		s.last, s.hasLast, changed = t, true, true
+	}
+	return changed
+}
+
+// expire drops what is not after edge.
+func expire(times []proto.Millis, edge proto.Millis) []proto.Millis {
+	n := 0
+	for n < len(times) && times[n] <= edge {
+		n++
+	}
+	if n == 0 {
+		return times
+	}
+	return times[:copy(times, times[n:])]
+}
+
+func (s *matches) addTime(limit int, t proto.Millis) bool {
+	i := len(s.times)
+	for i > 0 && s.times[i-1] > t {
+		i--
+	}
+	return insertNewest(&s.times, i, limit, t)
+}
+
+func (s *matches) addDay(limit int, t proto.Millis) bool {
+	i, d := len(s.days), dayOf(t)
+	for i > 0 && dayOf(s.days[i-1]) > d {
+		i--
+	}
+	if i > 0 && dayOf(s.days[i-1]) == d {
+		if t <= s.days[i-1] {
+			return false
+		}
+		s.days[i-1] = t
+		return true
+	}
+	return insertNewest(&s.days, i, limit, t)
+}
+
+// insertNewest puts t at i; a list over its limit loses the oldest.
+func insertNewest(list *[]proto.Millis, i, limit int, t proto.Millis) bool {
+	l := *list
+	if len(l) < limit {
+		*list = slices.Insert(l, i, t)
+		return true
+	}
+	if i == 0 || l[i-1] == t && l[0] == t {
+		return false
+	}
+	copy(l[:i-1], l[1:i])
+	l[i-1] = t
+	return true
+}
+
+// trim keeps no more than need asks for, as if it had been so from the start.
+func (s *matches) trim(n *need) {
+	s.total = min(s.total, n.total)
+	s.times = newest(s.times, n.times)
+	s.days = newest(s.days, n.days)
+	if !n.last {
+		s.last, s.hasLast = 0, false
+	}
+}
+
+func newest(times []proto.Millis, n int) []proto.Millis {
+	if len(times) <= n {
+		return times
+	}
+	return times[:copy(times, times[len(times)-n:])]
+}
+
+// dayOf numbers the UTC day of t, also before 1970.
+func dayOf(t proto.Millis) proto.Millis {
+	d := t / dayMillis
+	if t%dayMillis < 0 {
+		d--
+	}
+	return d
+}

@@ -1,0 +1,248 @@
+package segments
+
+import (
+	"encoding/binary"
+	"strings"
+
+	"kith/proto"
+)
+
+// A Memory's bytes are: the version byte, then as varints
+//
+//	program version
+//	count of traits, each key and value
+//	count of memberships, each (key less the one before)<<2 | has-next<<1 | in,
+//	    if in: base - since, if has-next: next - base
+//	count of predicates, each 6 bytes of id, a byte of what follows, and
+//	    1: total   2: base - last   4: times   8: days
+//
+// where times and days are a count, base - newest, and the steps back from one
+// to the next older. Base is a time near all these, which the reader must know;
+// differences to it are zig-zag.
+const memoryVersion = 1
+
+const (
+	hasTotal = 1 << iota
+	hasLast
+	hasTimes
+	hasDays
+)
+
+// millisMax bounds stored times, so that no sum of two overflows.
+const millisMax = proto.Millis(1) << 53
+
+// Append packs m; times are differences to base.
+func (m *Memory) Append(b []byte, base proto.Millis) []byte {
+	b = binary.AppendUvarint(append(b, memoryVersion), uint64(m.version))
+	b = binary.AppendUvarint(b, uint64(len(m.traits)))
+	for i := range m.traits {
+		b = proto.AppendString(b, m.traits[i].Key)
+		b = m.traits[i].Value.Append(b)
+	}
+	b = m.appendMembers(b, base)
+	b = binary.AppendUvarint(b, uint64(len(m.matches)))
+	for i := range m.matches {
+		b = m.matches[i].append(b, base)
+	}
+	return b
+}
+
+func (m *Memory) appendMembers(b []byte, base proto.Millis) []byte {
+	b = binary.AppendUvarint(b, uint64(len(m.members)))
+	before := proto.SegmentKey(0)
+	for i := range m.members {
+		ms := &m.members[i]
+		head := uint64(ms.Key-before) << 2
+		before = ms.Key
+		if ms.In {
+			head |= 1
+		}
+		if ms.Next != 0 {
+			head |= 2
+		}
+		b = binary.AppendUvarint(b, head)
+		if ms.In {
+			b = proto.AppendVarint(b, int64(base-ms.Since))
+		}
+		if ms.Next != 0 {
+			b = proto.AppendVarint(b, int64(ms.Next-base))
+		}
+	}
+	return b
+}
+
+func (s *matches) append(b []byte, base proto.Millis) []byte {
+	id := uint64(s.id)
+	b = append(b, byte(id), byte(id>>8), byte(id>>16), byte(id>>24), byte(id>>32), byte(id>>40))
+	at := len(b)
+	b = append(b, 0)
+	if s.total > 0 {
+		b[at] |= hasTotal
+		b = binary.AppendUvarint(b, uint64(s.total))
+	}
+	if s.hasLast {
+		b[at] |= hasLast
+		b = proto.AppendVarint(b, int64(base-s.last))
+	}
+	if len(s.times) > 0 {
+		b[at] |= hasTimes
+		b = appendTimes(b, s.times, base)
+	}
+	if len(s.days) > 0 {
+		b[at] |= hasDays
+		b = appendTimes(b, s.days, base)
+	}
+	return b
+}
+
+func appendTimes(b []byte, times []proto.Millis, base proto.Millis) []byte {
+	n := len(times)
+	b = binary.AppendUvarint(b, uint64(n))
+	b = proto.AppendVarint(b, int64(base-times[n-1]))
+	for i := n - 1; i > 0; i-- {
+		b = binary.AppendUvarint(b, uint64(times[i]-times[i-1]))
+	}
+	return b
+}
+
+// ReadMemory reads what Append wrote with the same base into m, whose buffers
+// it uses again. It copies texts. Malformed input marks r failed and leaves m
+// the zero value.
+func ReadMemory(r *proto.Reader, base proto.Millis, m *Memory) {
+	m.Reset()
+	if v := r.Byte(); v != memoryVersion {
+		r.Fail()
+	}
+	version := r.Uvarint()
+	m.version = proto.SegmentKey(version)
+	if uint64(m.version) != version || base > millisMax || base < -millisMax {
+		r.Fail()
+	}
+	m.readTraits(r)
+	m.readMembers(r, base)
+	m.readMatches(r, base)
+	if r.Bad() {
+		m.Reset()
+		return
+	}
+	m.findNext()
+}
+
+func (m *Memory) readTraits(r *proto.Reader) {
+	n := r.Count(2)
+	if n > TraitsMax {
+		r.Fail()
+	}
+	for range n {
+		t := proto.Prop{Key: r.String(), Value: proto.ReadValue(r)}
+		if k := len(m.traits); r.Bad() || k > 0 && m.traits[k-1].Key >= t.Key || t.Value == proto.TextOf("") {
+			r.Fail()
+			return
+		}
+		t.Key, t.Value.Text = strings.Clone(t.Key), strings.Clone(t.Value.Text)
+		m.traits = append(m.traits, t)
+	}
+}
+
+func (m *Memory) readMembers(r *proto.Reader, base proto.Millis) {
+	key := uint64(0)
+	for range r.Count(2) {
+		head := r.Uvarint()
+		key += head >> 2
+		ms := Membership{Key: proto.SegmentKey(key), In: head&1 != 0}
+		if ms.In {
+			ms.Since = readTime(r, base, -1)
+		}
+		if head&2 != 0 {
+			if ms.Next = readTime(r, base, 1); ms.Next == 0 {
+				r.Fail()
+			}
+		}
+		if r.Bad() || head>>2 == 0 || head&3 == 0 || uint64(ms.Key) != key {
+			r.Fail()
+			return
+		}
+		m.members = append(m.members, ms)
+	}
+}
+
+// readTime reads a zig-zag difference to base.
+func readTime(r *proto.Reader, base, sign proto.Millis) proto.Millis {
+	d := proto.Millis(r.Varint())
+	if d > 2*millisMax || d < -2*millisMax {
+		r.Fail()
+		return 0
+	}
+	t := base + sign*d
+	if t > millisMax || t < -millisMax {
+		r.Fail()
+	}
+	return t
+}
+
+func (m *Memory) readMatches(r *proto.Reader, base proto.Millis) {
+	for i := range r.Count(8) {
+		b := r.Take(6)
+		what := r.Byte()
+		if r.Bad() || what == 0 || what >= 2*hasDays {
+			r.Fail()
+			return
+		}
+		id := predID(binary.LittleEndian.Uint32(b)) | predID(binary.LittleEndian.Uint16(b[4:]))<<32
+		if i > 0 && m.matches[i-1].id >= id {
+			r.Fail()
+			return
+		}
+		m.insertMatch(i, id)
+		m.matches[i].read(r, base, what)
+	}
+}
+
+func (s *matches) read(r *proto.Reader, base proto.Millis, what byte) {
+	if what&hasTotal != 0 {
+		total := r.Uvarint()
+		if s.total = uint32(total); total == 0 || total > CountMax+1 {
+			r.Fail()
+		}
+	}
+	if what&hasLast != 0 {
+		s.last, s.hasLast = readTime(r, base, -1), true
+	}
+	if what&hasTimes != 0 {
+		s.times = readTimes(s.times, r, base, CountMax+1)
+	}
+	if what&hasDays != 0 {
+		s.days = readTimes(s.days, r, base, DaysMax+1)
+		for i := 1; i < len(s.days); i++ {
+			if dayOf(s.days[i]) == dayOf(s.days[i-1]) {
+				r.Fail()
+			}
+		}
+	}
+}
+
+func readTimes(times []proto.Millis, r *proto.Reader, base proto.Millis, limit int) []proto.Millis {
+	n := r.Count(1)
+	if n == 0 || n > limit {
+		r.Fail()
+		return times[:0]
+	}
+	if cap(times) < n {
+		times = make([]proto.Millis, n)
+	}
+	times = times[:n]
+	t := readTime(r, base, -1)
+	times[n-1] = t
+	for i := n - 2; i >= 0; i-- {
+		step := r.Uvarint()
+		if step > uint64(millisMax) {
+			r.Fail()
+		}
+		t -= proto.Millis(step)
+		times[i] = t
+	}
+	if t < -millisMax {
+		r.Fail()
+	}
+	return times
+}

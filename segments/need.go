@@ -1,0 +1,41 @@
+package segments
+
+import "kith/proto"
+
+// need is what must be kept of a predicate's matches for its rules.
+type need struct {
+	total       uint32       // count up to this much of the whole history
+	times       int          // this many newest times
+	timesWindow proto.Millis // no older than this
+	days        int          // this many newest days, each by its newest time
+	daysWindow  proto.Millis // no older than this; forever: the whole history
+	last        bool         // the newest time
+}
+
+const forever = proto.Millis(1) << 62
+
+// needOf is what one aggregate needs: one more than its threshold, since more
+// than that makes no difference.
+func needOf(n *node) need {
+	switch {
+	case n.op == nodeCount && n.window == 0:
+		return need{total: uint32(n.n) + 1}
+	case n.op == nodeCount:
+		return need{times: n.n + 1, timesWindow: n.window}
+	case n.op == nodeDays && n.window == 0:
+		return need{days: n.n + 1, daysWindow: forever}
+	case n.op == nodeDays:
+		return need{days: n.n + 1, daysWindow: n.window}
+	}
+	return need{last: true}
+}
+
+// join is what serves both.
+func (a need) join(b need) need {
+	return need{
+		total: max(a.total, b.total),
+		times: max(a.times, b.times), timesWindow: max(a.timesWindow, b.timesWindow),
+		days: max(a.days, b.days), daysWindow: max(a.daysWindow, b.daysWindow),
+		last: a.last || b.last,
+	}
+}

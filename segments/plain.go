@@ -1,0 +1,173 @@
+package segments
+
+import (
+	"iter"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"kith/proto"
+)
+
+// Holds reads the rule plainly: what it says of this history, these traits and
+// these memberships at the instant now. It keeps nothing and knows nothing of
+// the evaluator, which must always agree with it.
+func Holds(r *Rule, history iter.Seq2[proto.Millis, *proto.EventBody], traits []proto.Prop, member func(proto.SegmentID) bool, now proto.Millis) bool {
+	return (&plain{history: history, traits: traits, member: member, now: now}).holds(r.root)
+}
+
+type plain struct {
+	history iter.Seq2[proto.Millis, *proto.EventBody]
+	traits  []proto.Prop
+	member  func(proto.SegmentID) bool
+	now     proto.Millis
+}
+
+func (x *plain) holds(n *node) bool {
+	switch n.op {
+	case nodeTrue:
+		return true
+	case nodeAnd:
+		return !slices.ContainsFunc(n.kids, func(k *node) bool { return !x.holds(k) })
+	case nodeOr:
+		return slices.ContainsFunc(n.kids, x.holds)
+	case nodeNot:
+		return !x.holds(n.kids[0])
+	case nodeMember:
+		return x.member(n.member)
+	case nodeTrait:
+		for _, t := range x.traits {
+			if t.Key == n.pred.attr.key {
+				return plainLeaf(n.pred, t.Value)
+			}
+		}
+		return false
+	case nodeCount:
+		return plainCompare(float64(len(x.times(n))), n.cmp, float64(n.n))
+	case nodeDays:
+		days := map[string]bool{}
+		for _, t := range x.times(n) {
+			days[t.Time().Format("2006-01-02")] = true
+		}
+		return plainCompare(float64(len(days)), n.cmp, float64(n.n))
+	case nodeLastAt, nodeLastAgo:
+		times := x.times(&node{pred: n.pred})
+		if len(times) == 0 {
+			return false
+		}
+		against := n.at
+		if n.op == nodeLastAgo {
+			against = x.now - n.window
+		}
+		return plainCompare(float64(slices.Max(times)), n.cmp, float64(against))
+	}
+	return false
+}
+
+// times lists when events of the window satisfied the predicate.
+func (x *plain) times(n *node) []proto.Millis {
+	var times []proto.Millis
+	for t, e := range x.history {
+		if t <= x.now && (n.window == 0 || t > x.now-n.window) && plainMatches(n.pred, e) {
+			times = append(times, t)
+		}
+	}
+	return times
+}
+
+func plainMatches(p *pred, e *proto.EventBody) bool {
+	switch p.op {
+	case predFalse:
+		return false
+	case predTrue:
+		return true
+	case predAnd, predOr:
+		for _, k := range p.kids {
+			if plainMatches(k, e) == (p.op == predOr) {
+				return p.op == predOr
+			}
+		}
+		return p.op == predAnd
+	case predNot:
+		return !plainMatches(p.kids[0], e)
+	}
+	switch p.attr.kind {
+	case attrName:
+		return plainLeaf(p, proto.TextOf(e.Name))
+	case attrURL:
+		return plainLeaf(p, proto.TextOf(e.URL))
+	case attrRef:
+		return plainLeaf(p, proto.TextOf(e.Ref))
+	}
+	v, ok := e.Prop(p.attr.key)
+	return ok && plainLeaf(p, v)
+}
+
+func plainLeaf(p *pred, v proto.Value) bool {
+	text := v.String()
+	if p.lower {
+		text = strings.Map(func(r rune) rune {
+			if 'A' <= r && r <= 'Z' {
+				return r + 32
+			}
+			return r
+		}, text)
+	}
+	switch p.op {
+	case predHas:
+		return true
+	case predPrefix:
+		return strings.HasPrefix(text, p.lits[0].Text)
+	case predSuffix:
+		return strings.HasSuffix(text, p.lits[0].Text)
+	case predContains:
+		return strings.Contains(text, p.lits[0].Text)
+	case predMatches:
+		return p.re.MatchString(text)
+	case predCmp:
+		return plainLiteral(text, v, p.cmp, p.lits[0])
+	}
+	for _, l := range p.lits {
+		if plainLiteral(text, v, cmpEq, l) {
+			return true
+		}
+	}
+	return false
+}
+
+func plainLiteral(text string, v proto.Value, op cmpOp, lit proto.Value) bool {
+	switch lit.Kind {
+	case proto.TextValue:
+		return plainCompare(text, op, lit.Text)
+	case proto.NumberValue:
+		if v.Kind == proto.NumberValue {
+			return plainCompare(v.Number, op, lit.Number)
+		}
+		if len(text) > 64 || v.Kind != proto.TextValue || strings.Trim(text, "0123456789.+-eE") != "" {
+			return false
+		}
+		f, err := strconv.ParseFloat(text, 64)
+		return err == nil && !math.IsInf(f, 0) && plainCompare(f, op, lit.Number)
+	}
+	if text != "true" && text != "false" {
+		return false
+	}
+	return plainCompare(text, op, lit.String())
+}
+
+func plainCompare[T float64 | string](a T, op cmpOp, b T) bool {
+	switch op {
+	case cmpEq:
+		return a == b
+	case cmpNe:
+		return a != b
+	case cmpLt:
+		return a < b
+	case cmpLe:
+		return a <= b
+	case cmpGt:
+		return a > b
+	}
+	return a >= b
+}

@@ -1,0 +1,190 @@
+package segments
+
+import (
+	"slices"
+
+	"kith/proto"
+)
+
+// term is a part of a rule as the evaluator runs it: a node with its
+// predicates and segments looked up.
+type term struct {
+	op     nodeOp
+	cmp    cmpOp
+	n      int
+	window proto.Millis
+	at     proto.Millis
+	track  *tracked
+	leaf   *pred
+	seg    *segment
+	kids   []term
+}
+
+// term prepares n for s and enters s wherever it will be looked for.
+func (p *Program) term(s *segment, n *node) term {
+	t := term{op: n.op, cmp: n.cmp, n: n.n, window: n.window, at: n.at}
+	switch n.op {
+	case nodeCount, nodeDays, nodeLastAt, nodeLastAgo:
+		t.track = p.track(n.owner, s, needOf(n))
+	case nodeTrait:
+		t.leaf = n.pred
+		p.traits[n.pred.attr.key] = place(p.traits[n.pred.attr.key], s)
+	case nodeMember:
+		t.seg = p.byID[n.member]
+	}
+	for _, k := range n.kids {
+		t.kids = append(t.kids, p.term(s, k))
+	}
+	return t
+}
+
+// empty is the value for an identity without facts.
+func (t *term) empty() bool {
+	switch t.op {
+	case nodeTrue:
+		return true
+	case nodeAnd:
+		return !slices.ContainsFunc(t.kids, func(k term) bool { return !k.empty() })
+	case nodeOr:
+		return slices.ContainsFunc(t.kids, func(k term) bool { return k.empty() })
+	case nodeNot:
+		return !t.kids[0].empty()
+	case nodeCount, nodeDays:
+		return t.cmp.ordered(0 - t.n)
+	case nodeMember:
+		return t.seg.base
+	}
+	return false
+}
+
+// truth is the value of t at the instant at, and the first later instant at
+// which it might be another, 0 if it stays. Between the two it is constant.
+func (ev *Evaluator) truth(t *term, m *Memory, at proto.Millis) (bool, proto.Millis) {
+	switch t.op {
+	case nodeTrue, nodeFalse:
+		return t.op == nodeTrue, 0
+	case nodeAnd, nodeOr:
+		return ev.joined(t, m, at)
+	case nodeNot:
+		v, next := ev.truth(&t.kids[0], m, at)
+		return !v, next
+	case nodeTrait:
+		v, ok := m.trait(t.leaf.attr.key)
+		return ok && t.leaf.accepts(v, &ev.scratch), 0
+	case nodeMember:
+		return ev.member(t.seg, m, at)
+	}
+	st := m.match(t.track.id)
+	if st == nil {
+		st = &noMatches
+	}
+	switch t.op {
+	case nodeLastAt:
+		return st.hasLast && t.cmp.ordered(compareMillis(st.last, t.at)), 0
+	case nodeLastAgo:
+		return t.age(st, at)
+	case nodeDays:
+		return t.within(st.days, at)
+	}
+	if t.window == 0 {
+		return t.cmp.ordered(int(st.total) - t.n), 0
+	}
+	return t.within(st.times, at)
+}
+
+var noMatches matches
+
+// joined stops at the first kid that decides: as long as that one stays, so
+// does the whole.
+func (ev *Evaluator) joined(t *term, m *Memory, at proto.Millis) (bool, proto.Millis) {
+	deciding, soonest := t.op == nodeOr, proto.Millis(0)
+	for i := range t.kids {
+		v, next := ev.truth(&t.kids[i], m, at)
+		if v == deciding {
+			return v, next
+		}
+		soonest = earlier(soonest, next)
+	}
+	return !deciding, soonest
+}
+
+// earlier is the sooner of two instants of which 0 is never.
+func earlier(a, b proto.Millis) proto.Millis {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
+}
+
+func compareMillis(a, b proto.Millis) int {
+	if a < b {
+		return -1
+	} else if a > b {
+		return 1
+	}
+	return 0
+}
+
+// within compares how many of times, which ascend, lie in the window. Time
+// alone only takes some out, the oldest first.
+func (t *term) within(times []proto.Millis, at proto.Millis) (bool, proto.Millis) {
+	if t.window == 0 {
+		return t.cmp.ordered(len(times) - t.n), 0
+	}
+	c := len(times)
+	if c > 0 && times[0] <= at-t.window {
+		from, _ := slices.BinarySearch(times, at-t.window+1)
+		c -= from
+	}
+	v := t.cmp.ordered(c - t.n)
+	// The value changes when the count falls below edge.
+	edge := t.n
+	switch t.cmp {
+	case cmpGt, cmpLe:
+		edge = t.n + 1
+	case cmpEq, cmpNe:
+		if c > t.n {
+			edge = t.n + 1
+		}
+	}
+	if edge == 0 || c < edge {
+		return v, 0
+	}
+	return v, times[len(times)-edge] + t.window
+}
+
+// age compares the newest time with at - window: the difference passes through
+// later, same and earlier, as at moves on.
+func (t *term) age(st *matches, at proto.Millis) (bool, proto.Millis) {
+	if !st.hasLast {
+		return false, 0
+	}
+	same := st.last + t.window
+	d := compareMillis(same, at)
+	v := t.cmp.ordered(d)
+	switch {
+	case d > 0 && t.cmp.ordered(0) != v:
+		return v, same
+	case d >= 0 && t.cmp.ordered(-1) != v:
+		return v, same + 1
+	}
+	return v, 0
+}
+
+// member is whether m is in s at an instant. The membership kept is right
+// until its next change; beyond that the rule itself says.
+func (ev *Evaluator) member(s *segment, m *Memory, at proto.Millis) (bool, proto.Millis) {
+	i, found := m.find(s.def.Key)
+	if !found {
+		return false, 0
+	}
+	if kept := &m.members[i]; kept.Next == 0 || at < kept.Next {
+		return kept.In, kept.Next
+	}
+	if known := ev.memos[s.slot]; known.walk == ev.walk && known.at == at {
+		return known.in, known.next
+	}
+	in, next := ev.truth(&s.tree, m, at)
+	ev.memos[s.slot] = memo{walk: ev.walk, at: at, in: in, next: next}
+	return in, next
+}

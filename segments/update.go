@@ -1,0 +1,146 @@
+package segments
+
+import (
+	"iter"
+	"slices"
+
+	"kith/proto"
+)
+
+// Update brings m up to p's definitions, with the same result as having had
+// them from the start: it forgets what is no longer asked for, fills from
+// history what newer rules need, and evaluates what that changes. History, the
+// identity's events in the order they arrived, is gone through at most once,
+// and only if NeedsHistory. It applies what is due by now. A segment that is
+// entered has now as its Since.
+func (ev *Evaluator) Update(p *Program, m *Memory, history iter.Seq2[proto.Millis, *proto.EventBody], now proto.Millis, d *Delta) {
+	if m.version == p.version {
+		ev.Advance(p, m, now, d)
+		return
+	}
+	since := m.version
+	m.version = p.version
+	ev.begin(p)
+	ev.forget(p, m, since, d)
+	if fill := p.newerThan(since); len(fill) > 0 && history != nil {
+		ev.fill(p, m, fill, since, history, now)
+	}
+	ev.begin(p)
+	ev.markFacts(p, m, since, now)
+	ev.markRules(p, m, since)
+	ev.run(m, now, d)
+	ev.Advance(p, m, now, d)
+}
+
+// newerThan lists the predicates of which memories of a version lack something.
+func (p *Program) newerThan(version proto.SegmentKey) []*tracked {
+	i, _ := slices.BinarySearchFunc(p.filled, version, func(t *tracked, v proto.SegmentKey) int {
+		if t.since <= v {
+			return -1
+		}
+		return 1
+	})
+	return p.filled[i:]
+}
+
+// forget drops memberships of definitions that are gone, matches that nobody
+// asks for and those that have to be filled anew.
+func (ev *Evaluator) forget(p *Program, m *Memory, since proto.SegmentKey, d *Delta) {
+	for i := len(m.members) - 1; i >= 0; i-- {
+		if ms := m.members[i]; p.byKey[ms.Key] == nil {
+			if ms.In {
+				d.leave(ms.Key)
+			}
+			d.Touched = true
+			m.members = slices.Delete(m.members, i, i+1)
+		}
+	}
+	m.findNext()
+	ev.refilled = ev.refilled[:0]
+	for i := len(m.matches) - 1; i >= 0; i-- {
+		q := p.preds[m.matches[i].id]
+		switch {
+		case q == nil:
+			m.removeMatch(i)
+		case q.since > since:
+			ev.refilled = append(ev.refilled, q)
+			m.removeMatch(i)
+		default:
+			if m.matches[i].trim(&q.need); m.matches[i].empty() {
+				m.removeMatch(i)
+			}
+		}
+	}
+}
+
+// fillTriedMax is up to how many predicates are tried one by one on an event
+// of the history instead of asking the index.
+const fillTriedMax = 8
+
+func (ev *Evaluator) fill(p *Program, m *Memory, fill []*tracked, since proto.SegmentKey, history iter.Seq2[proto.Millis, *proto.EventBody], now proto.Millis) {
+	for t, e := range history {
+		if len(fill) <= fillTriedMax {
+			for _, q := range fill {
+				if q.tree.matches(e, &ev.scratch) {
+					m.observe(q, t, now)
+				}
+			}
+			continue
+		}
+		ev.begin(p)
+		p.index.find(ev, e)
+		for _, q := range ev.matched {
+			if q.since > since {
+				m.observe(q, t, now)
+			}
+		}
+	}
+}
+
+// markFacts marks the rules whose value m's facts may make another than it was
+// or, for a rule that m has not seen, another than its base value: all of a
+// predicate that was filled, else those that are newer than since.
+func (ev *Evaluator) markFacts(p *Program, m *Memory, since proto.SegmentKey, now proto.Millis) {
+	for _, q := range ev.refilled {
+		ev.markAll(m, q.rules)
+	}
+	for i := range m.matches {
+		if q := p.preds[m.matches[i].id]; q.since > since {
+			ev.markAll(m, q.rules)
+		} else {
+			ev.markNewer(m, q.rules, since)
+		}
+	}
+	for i := range m.traits {
+		ev.markNewer(m, p.traits[m.traits[i].Key], since)
+	}
+	for i := range m.members {
+		s := p.byKey[m.members[i].Key]
+		ev.markNewer(m, s.dependents, since)
+		if next := m.members[i].Next; next != 0 && next <= now {
+			ev.mark(m, s)
+		}
+	}
+}
+
+// markRules marks new rules that hold without facts, new rules that refer to
+// such, and old rules that refer to a segment defined anew.
+func (ev *Evaluator) markRules(p *Program, m *Memory, since proto.SegmentKey) {
+	ev.markNewer(m, p.base, since)
+	for _, s := range p.base {
+		ev.markNewer(m, s.dependents, since)
+	}
+	if since == 0 {
+		return // there are no old rules
+	}
+	for i := len(p.order) - 1; i >= 0 && p.order[i].def.Key > since; i-- {
+		ev.markAll(m, p.order[i].dependents)
+	}
+}
+
+// markNewer marks those of a list by key that are newer than since.
+func (ev *Evaluator) markNewer(m *Memory, list []*segment, since proto.SegmentKey) {
+	for i := len(list) - 1; i >= 0 && list[i].def.Key > since; i-- {
+		ev.mark(m, list[i])
+	}
+}
