@@ -1,0 +1,59 @@
+# `make run` and `make test` need Go and git, nothing else.
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+GOFLAGS_BUILD := -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+TOOL := go tool -modfile=tools.mod
+PKGS := ./...
+T ?= 30s
+SEEDS ?= 1000
+DATA ?= ./kith-data
+RUN ?=
+
+.PHONY: help run demo test build lint test-race test-sim test-cluster test-browser cluster fuzz bench proto fmt deadcode clean
+
+help: ## show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+run: build ## one node with everything embedded, a demo site and live traffic
+	@exec bin/kith serve --dev --demo --data $(DATA) $(RUN)
+
+build: ## static binary bin/kith
+	CGO_ENABLED=0 go build $(GOFLAGS_BUILD) -o bin/kith ./cmd/kith
+
+test: ## all tests that need no network namespace, browser or hour
+	go test $(PKGS)
+
+test-race: ## the short tests under the race detector
+	go test -race -short $(PKGS)
+
+lint: ## vet, formatting, staticcheck, import direction
+	go vet $(PKGS)
+	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "not formatted (gofmt -w):"; echo "$$out"; exit 1; }
+	$(TOOL) staticcheck $(PKGS)
+	go test ./internal/importtest
+
+fmt: ## format with gofumpt
+	$(TOOL) gofumpt -w $$(git ls-files '*.go' | grep -v '\.pb\.go$$')
+
+deadcode: ## functions that nothing reaches
+	$(TOOL) deadcode -test $(PKGS)
+
+fuzz: ## every fuzz target for T (30s)
+	@.ci/fuzz $(T)
+
+bench: build ## the comparisons of the design on this machine
+	bin/kith bench
+
+proto: ## generate proto/pb from proto/kith.proto
+	@mkdir -p bin
+	go build -modfile=tools.mod -o bin/protoc-gen-go google.golang.org/protobuf/cmd/protoc-gen-go
+	cd proto && PATH="$(CURDIR)/bin:$$PATH" go tool -modfile=../tools.mod buf generate \
+	  --template '{"version":"v2","plugins":[{"local":"protoc-gen-go","out":"pb","opt":["paths=source_relative"]}]}' .
+
+clean: ## remove what was built; data stay
+	rm -rf bin
+
+# These have nothing to run before the issues that bring simulation, cluster
+# and browser tests.
+test-sim test-cluster test-browser cluster:
+	@echo "make $@: there is nothing to run yet (see CHANGELOG.md)"
