@@ -31,6 +31,9 @@ const ruleVersion = 1
 
 const lowerFlag = 0x80
 
+// compiledBytesMax is above what any rule of RuleBytesMax compiles to.
+const compiledBytesMax = 4 * RuleBytesMax
+
 // AppendBinary appends the compiled form, which DecodeRule reads.
 func (r *Rule) AppendBinary(b []byte) ([]byte, error) {
 	return r.root.appendBinary(append(b, ruleVersion)), nil
@@ -106,6 +109,9 @@ func (a attr) appendBinary(b []byte, lower bool) []byte {
 // CodeCorrupt if the bytes are malformed or of an unknown version, CodeRule if
 // the rule is over a limit.
 func DecodeRule(b []byte) (*Rule, error) {
+	if len(b) > compiledBytesMax {
+		return nil, proto.Errorf(proto.CodeCorrupt, "compiled rule has %d bytes: none is over %d", len(b), compiledBytesMax)
+	}
 	r := proto.NewReader(append([]byte(nil), b...)) // the rule keeps the texts
 	if v := r.Byte(); v != ruleVersion {
 		return nil, proto.Errorf(proto.CodeCorrupt, "compiled rule has version %d: this kith knows %d, install the one that wrote it", v, ruleVersion)

@@ -117,12 +117,14 @@ func (p *pred) texts() ([]string, bool) {
 	if p.lower || p.op != predIn && (p.op != predCmp || p.cmp != cmpEq) {
 		return nil, false
 	}
-	texts := make([]string, len(p.lits))
-	for i, l := range p.lits {
+	texts := make([]string, 0, len(p.lits))
+	for _, l := range p.lits {
 		if l.Kind == proto.NumberValue {
 			return nil, false // "3" and "3.0" are both 3
 		}
-		texts[i] = l.String()
+		if t := l.String(); !slices.Contains(texts, t) { // true and "true" are one
+			texts = append(texts, t)
+		}
 	}
 	return texts, true
 }

@@ -130,7 +130,7 @@ func (m *Memory) observe(q *tracked, t, now proto.Millis) bool {
 		m.insertMatch(i, q.id)
 	}
 	changed := m.matches[i].add(&q.need, t, now)
-	if !found && !changed {
+	if !changed && m.matches[i].empty() { // late, and all else expired
 		m.removeMatch(i)
 	}
 	return changed

@@ -226,10 +226,10 @@ func (s *sealer) pred(p *pred, depth int) error {
 	if err := s.step(depth); err != nil {
 		return err
 	}
-	s.nodes += max(0, len(p.lits)-1)
 	if err := p.seal(); err != nil {
 		return err
 	}
+	s.nodes += max(0, len(p.lits)-1)
 	for _, k := range p.kids {
 		if err := s.pred(k, depth+1); err != nil {
 			return err
