@@ -30,7 +30,7 @@ func notReady(err error) error {
 	if statusOf(e.Code) == http.StatusServiceUnavailable {
 		return e
 	}
-	return proto.Errorf(proto.CodeUnavailable, "%s", e.Message)
+	return proto.Errorf(proto.CodeUnavailable, "%s", shown(e))
 }
 
 // keyRequest is the body of POST /v1/keys.
@@ -138,18 +138,18 @@ func (g *Gateway) listPartitions(w http.ResponseWriter, _ *http.Request, _ proto
 
 // nodeStatus is one node of the cluster.
 type nodeStatus struct {
-	Name  string         `json:"name"`
-	Ready bool           `json:"ready"`
-	Why   string         `json:"why,omitempty"`
-	Lanes []proto.LaneID `json:"lanes"`
+	Name  string `json:"name"`
+	Ready bool   `json:"ready"`
+	Why   string `json:"why,omitempty"`
+	Lanes []int  `json:"lanes"`
 }
 
 // getCluster shows this node, which is the whole cluster until there are more.
 func (g *Gateway) getCluster(w http.ResponseWriter, _ *http.Request, _ proto.Principal) error {
-	node := nodeStatus{Ready: true, Lanes: []proto.LaneID{}}
+	node := nodeStatus{Ready: true, Lanes: []int{}}
 	for _, l := range g.deps.Operations.Lanes() {
 		node.Name = l.Owner
-		node.Lanes = append(node.Lanes, l.Lane)
+		node.Lanes = append(node.Lanes, int(l.Lane))
 	}
 	if err := g.deps.Operations.Ready(); err != nil {
 		node.Ready, node.Why = false, messageOf(err)

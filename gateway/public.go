@@ -4,7 +4,7 @@ import "net/http"
 
 // publicRoutes are what browsers and apps may ask.
 func (g *Gateway) publicRoutes() *plane {
-	p := newPlane("public", g.metrics)
+	p := g.newPlane("public")
 	get := func(h handler) map[string]handler { return map[string]handler{http.MethodGet: h} }
 	withPreflight := func(method string, h handler) map[string]handler {
 		return map[string]handler{method: h, http.MethodOptions: g.preflight}

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"log/slog"
 	"net/http"
 	"net/url"
 	"path"
@@ -19,6 +20,7 @@ type route struct {
 	methods map[string]handler
 	allow   string
 	metrics *routeMetrics
+	log     *slog.Logger
 }
 
 // plane is one listener's routes. Paths in quick and those that lookupPath
@@ -29,11 +31,13 @@ type plane struct {
 	segment *route // /v1/identities/{identity}/segments, on the service plane
 	unknown *routeMetrics
 	metrics *metrics
+	log     *slog.Logger
 	name    string
 }
 
-func newPlane(name string, m *metrics) *plane {
-	p := &plane{routes: http.NewServeMux(), quick: map[string]*route{}, metrics: m, name: name, unknown: m.route(name, "unknown")}
+func (g *Gateway) newPlane(name string) *plane {
+	m := g.metrics
+	p := &plane{routes: http.NewServeMux(), quick: map[string]*route{}, metrics: m, log: g.log, name: name, unknown: m.route(name, "unknown")}
 	p.routes.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		p.unknown.count(fail(w, notHere(r.URL.Path)))
 	})
@@ -62,7 +66,7 @@ func (p *plane) add(pattern string, methods map[string]handler) *route {
 		allow = append(allow, m)
 	}
 	slices.Sort(allow)
-	rt := &route{methods: methods, allow: strings.Join(allow, ", "), metrics: p.metrics.route(p.name, pattern)}
+	rt := &route{methods: methods, allow: strings.Join(allow, ", "), metrics: p.metrics.route(p.name, pattern), log: p.log.With("path", pattern)}
 	p.routes.Handle(pattern, rt)
 	if !strings.Contains(pattern, "{") {
 		p.quick[pattern] = rt
@@ -77,7 +81,9 @@ func (rt *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Allow", rt.allow)
 		status = fail(w, proto.Errorf(proto.CodeMethod, "this route takes %s", rt.allow))
 	} else if err := h(w, r); err != nil {
-		status = fail(w, err)
+		if status = fail(w, err); status == http.StatusInternalServerError {
+			rt.log.Error("a request failed", "error", err) // the caller is not told the cause
+		}
 	}
 	rt.metrics.count(status)
 	rt.metrics.seconds.Observe(time.Since(start).Seconds())

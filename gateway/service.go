@@ -10,7 +10,7 @@ import (
 
 // serviceRoutes are what those with a key may ask.
 func (g *Gateway) serviceRoutes() *plane {
-	p := newPlane("service", g.metrics)
+	p := g.newPlane("service")
 	client := func(h keyed) handler { return g.behindKey(h, proto.RoleClient, proto.RoleAdmin) }
 	anyone := func(h keyed) handler { return g.behindKey(h, proto.RoleClient, proto.RoleReport, proto.RoleAdmin) }
 	admin := func(h keyed) handler { return g.behindKey(h, proto.RoleAdmin) }

@@ -219,3 +219,10 @@ func (t *twin) taken() []proto.Event {
 	defer t.mu.Unlock()
 	return slices.Clone(t.events)
 }
+
+// swallow is an intake that keeps nothing, for benchmarks.
+type swallow struct{ *twin }
+
+func (swallow) Submit(context.Context, *proto.Batch) gateway.Result {
+	return gateway.Result{Position: proto.Position{0: 1}}
+}

@@ -1,0 +1,530 @@
+package gateway_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	gproto "google.golang.org/protobuf/proto"
+
+	"kith/gateway"
+	"kith/proto"
+	"kith/proto/pb"
+)
+
+// rig is a gateway in front of a twin.
+type rig struct {
+	t *testing.T
+	*twin
+	g *gateway.Gateway
+}
+
+func newRig(t *testing.T, edit ...func(*gateway.Config)) *rig {
+	t.Helper()
+	tw := newTwin()
+	c := gateway.Config{
+		Now: func() time.Time { return now }, WaitMax: 20 * time.Millisecond, Unproven: []proto.ClientName{"demo"},
+		Secrets: map[proto.ClientName][]byte{"acme": secret},
+	}
+	for _, e := range edit {
+		e(&c)
+	}
+	g, err := gateway.New(c, gateway.Dependencies{Intake: tw, Memberships: tw, Definitions: tw, Accounts: tw, Operations: tw, Maintenance: tw})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &rig{t, tw, g}
+}
+
+var secret = []byte("0123456789abcdef")
+
+// send asks one plane; headers are pairs.
+func send(h http.Handler, method, target, body string, headers ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, target, strings.NewReader(body))
+	for i := 0; i+1 < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+func (r *rig) serve(method, target, body string, headers ...string) *httptest.ResponseRecorder {
+	return send(r.g.Service(), method, target, body, headers...)
+}
+
+func (r *rig) visit(method, target, body string, headers ...string) *httptest.ResponseRecorder {
+	return send(r.g.Public(), method, target, body, headers...)
+}
+
+// code is the error code of an answer.
+func code(w *httptest.ResponseRecorder) string {
+	var x struct {
+		Error struct{ Code, Message string }
+	}
+	if json.Unmarshal(w.Body.Bytes(), &x) != nil || x.Error.Message == "" {
+		return ""
+	}
+	return x.Error.Code
+}
+
+const auth = "Authorization"
+
+func key(k string) string { return "Bearer " + k }
+
+func TestServiceRoutes(t *testing.T) {
+	tests := []struct {
+		name, key, method, target, body string
+		status                          int
+		want                            string // the answer, or the error's code
+	}{
+		{"look-up", "acme-key", "GET", "/v1/identities/browser:seen1/segments", "", 200, `{"identity":"browser:seen1","known":true,"opted_out":false,"segments":["all","auto"]}`},
+		{"look-up, escaped", "acme-key", "GET", "/v1/identities/browser%3Aseen1/segments", "", 200, `{"identity":"browser:seen1","known":true,"opted_out":false,"segments":["all","auto"]}`},
+		{"look-up, with a slash in the identity", "acme-key", "GET", "/v1/identities/account:a%2Fb%22/segments", "", 200, `{"identity":"account:a/b\"","known":false,"opted_out":false,"segments":[]}`},
+		{"look-up of an unknown", "acme-key", "GET", "/v1/identities/browser:new1/segments", "", 200, `{"identity":"browser:new1","known":false,"opted_out":false,"segments":[]}`},
+		{"look-up, other client's data", "demo-key", "GET", "/v1/identities/browser:seen1/segments", "", 200, `{"identity":"browser:seen1","known":false,"opted_out":false,"segments":[]}`},
+		{"look-up by an admin", "admin-key", "GET", "/v1/identities/browser:seen1/segments?client=acme", "", 200, `{"identity":"browser:seen1","known":true,"opted_out":false,"segments":["all","auto"]}`},
+		{"look-up by an admin, no client", "admin-key", "GET", "/v1/identities/browser:seen1/segments", "", 400, "client"},
+		{"look-up by an admin, no such client", "admin-key", "GET", "/v1/identities/browser:seen1/segments?client=nobody", "", 400, "client"},
+		{"look-up, another client named", "acme-key", "GET", "/v1/identities/browser:seen1/segments?client=other", "", 403, "forbidden"},
+		{"look-up, a client that is not named", "acme-key", "GET", "/v1/identities/browser:seen1/segments?client=nobody", "", 403, "forbidden"},
+		{"look-up, bad identity", "acme-key", "GET", "/v1/identities/fax:1/segments", "", 400, "identity"},
+		{"look-up, CRLF", "acme-key", "GET", "/v1/identities/browser:a%0d%0ab/segments", "", 400, "identity"},
+		{"look-up, NUL", "acme-key", "GET", "/v1/identities/browser:a%00/segments", "", 400, "identity"},
+		{"look-up, no key", "", "GET", "/v1/identities/browser:seen1/segments", "", 401, "unauthorized"},
+		{"look-up, wrong key", "guess", "GET", "/v1/identities/browser:seen1/segments", "", 401, "unauthorized"},
+		{"look-up by a report key", "acme-report", "GET", "/v1/identities/browser:seen1/segments", "", 403, "forbidden"},
+		{"look-up after", "acme-key", "GET", "/v1/identities/browser:new1/segments?after=0:1", "", 200, `{"identity":"browser:new1","known":false,"opted_out":false,"segments":[]}`},
+		{"look-up after what never comes", "acme-key", "GET", "/v1/identities/browser:new1/segments?after=0:99", "", 504, "timeout"},
+		{"look-up after nonsense", "acme-key", "GET", "/v1/identities/browser:new1/segments?after=x", "", 400, "invalid"},
+		{"look-up, wrong method", "acme-key", "POST", "/v1/identities/browser:seen1/segments", "", 405, "method"},
+
+		{"lookup", "acme-key", "POST", "/v1/lookup", `{"identities":["browser:seen1","browser:new1","junk","\u0062rowser:seen1"]}`, 200, `{"results":[{"identity":"browser:seen1","known":true,"opted_out":false,"segments":["all","auto"]},{"identity":"browser:new1","known":false,"opted_out":false,"segments":[]},{"identity":"junk","known":false,"opted_out":false,"segments":[],"error":"identity"},{"identity":"browser:seen1","known":true,"opted_out":false,"segments":["all","auto"]}]}`},
+		{"lookup of none", "acme-key", "POST", "/v1/lookup", `{"identities":[]}`, 200, `{"results":[]}`},
+		{"lookup, admin's client in the body", "admin-key", "POST", "/v1/lookup", `{"identities":[],"client":"acme"}`, 200, `{"results":[]}`},
+		{"lookup, not JSON", "acme-key", "POST", "/v1/lookup", `{"identities":[NaN]}`, 400, "json"},
+		{"lookup, no list", "acme-key", "POST", "/v1/lookup", `{}`, 400, "json"},
+		{"lookup of 1001", "acme-key", "POST", "/v1/lookup", `{"identities":["a"` + strings.Repeat(`,"a"`, 1000) + `]}`, 413, "too_large"},
+		{"lookup, deep", "acme-key", "POST", "/v1/lookup", `{"x":` + strings.Repeat(`{"a":`, 100_000), 400, "json"},
+		{"lookup, GET", "acme-key", "GET", "/v1/lookup", "", 405, "method"},
+		{"lookup by a report key", "acme-report", "POST", "/v1/lookup", `{"identities":[]}`, 403, "forbidden"},
+
+		{"record", "acme-key", "GET", "/v1/identities/browser:seen1", "", 200, `{"identity":"browser:seen1","known":true,"opted_out":false,"segments":["all","auto"],"events":[],"truncated":false}`},
+		{"record of an unknown", "acme-key", "GET", "/v1/identities/browser:new1", "", 200, `{"identity":"browser:new1","known":false,"opted_out":false,"segments":[],"events":[],"truncated":false}`},
+		{"record, DELETE comes later", "acme-key", "DELETE", "/v1/identities/browser:seen1", "", 405, "method"},
+		{"explain", "acme-key", "GET", "/v1/identities/browser:seen1/explain?segment=all&at=2026-11-22T10:00:00Z", "", 200, `{"identity":"browser:seen1","segment":"all","when":"","in":true,"at":"2026-11-22T10:00:00Z","facts":[]}`},
+		{"explain, no segment", "acme-key", "GET", "/v1/identities/browser:seen1/explain", "", 400, "segment"},
+		{"explain, no such segment", "acme-key", "GET", "/v1/identities/browser:seen1/explain?segment=x", "", 404, "not_found"},
+		{"explain, bad time", "acme-key", "GET", "/v1/identities/browser:seen1/explain?segment=all&at=noon", "", 400, "time"},
+		{"traits", "acme-key", "PATCH", "/v1/identities/browser:seen1/traits", `{"age":34,"vip":true,"gender":null}`, 200, `{"position":"0:2"}`},
+		{"traits, nested", "acme-key", "PATCH", "/v1/identities/browser:seen1/traits", `{"a":[]}`, 400, "event"},
+		{"traits, none", "acme-key", "PATCH", "/v1/identities/browser:seen1/traits", `{}`, 400, "event"},
+		{"traits, pii", "acme-key", "PATCH", "/v1/identities/browser:seen1/traits", `{"mail":"a@b.com"}`, 400, "pii"},
+		{"traits, not JSON", "acme-key", "PATCH", "/v1/identities/browser:seen1/traits", `[]`, 400, "json"},
+		{"traits, NUL", "acme-key", "PATCH", "/v1/identities/browser:seen1/traits", `{"a":"\u0000"}`, 400, "event"},
+
+		{"segments, none", "acme-key", "GET", "/v1/segments", "", 200, `{"segments":[]}`},
+		{"define", "acme-key", "PUT", "/v1/segments/auto", `{"when":"count(true, \"1d\") >= 1 && 1<2","scope":"identity","backfill":true}`, 200, `{"id":"auto","scope":"identity","when":"count(true, \"1d\") >= 1 && 1<2","backfill":true,"version":12}`},
+		{"define by an admin shows the size", "admin-key", "PUT", "/v1/segments/auto?client=acme", `{"id":"auto","when":"x"}`, 200, `{"id":"auto","when":"x","backfill":false,"version":12,"size":7}`},
+		{"define, id differs", "acme-key", "PUT", "/v1/segments/auto", `{"id":"b","when":"x"}`, 400, "segment"},
+		{"define, no rule", "acme-key", "PUT", "/v1/segments/auto", `{}`, 400, "rule"},
+		{"define, unknown field", "acme-key", "PUT", "/v1/segments/auto", `{"whan":"x"}`, 400, "json"},
+		{"define, two values", "acme-key", "PUT", "/v1/segments/auto", `{"when":"x"} {}`, 400, "json"},
+		{"define, bad id", "acme-key", "PUT", "/v1/segments/a%20b", `{"when":"x"}`, 400, "segment"},
+		{"define, wildcard id", "acme-key", "PUT", "/v1/segments/%3E", `{"when":"x"}`, 400, "segment"},
+		{"segment, none", "acme-key", "GET", "/v1/segments/none", "", 404, "not_found"},
+		{"undefine, none", "acme-key", "DELETE", "/v1/segments/none", "", 404, "not_found"},
+		{"segments by a report key", "acme-report", "GET", "/v1/segments", "", 403, "forbidden"},
+
+		{"count", "acme-key", "POST", "/v1/audiences/count", `{"expr":"big"}`, 200, `{"count":1234,"exact":true,"partitions":{"answered":64,"of":64}}`},
+		{"count under the floor", "acme-key", "POST", "/v1/audiences/count", `{"expr":"small","unit":"identities"}`, 200, `{"count":null,"below":50,"exact":true,"partitions":{"answered":64,"of":64}}`},
+		{"count under the floor, report key", "acme-report", "POST", "/v1/audiences/count", `{"expr":"small"}`, 200, `{"count":null,"below":50,"exact":true,"partitions":{"answered":64,"of":64}}`},
+		{"count under the floor, admin", "admin-key", "POST", "/v1/audiences/count?client=acme", `{"expr":"small"}`, 200, `{"count":49,"exact":true,"partitions":{"answered":64,"of":64}}`},
+		{"count, bad expression", "acme-key", "POST", "/v1/audiences/count", `{"expr":"&&"}`, 400, "expr"},
+		{"count, no expression", "acme-key", "POST", "/v1/audiences/count", `{}`, 400, "expr"},
+		{"count, unit", "acme-key", "POST", "/v1/audiences/count", `{"expr":"big","unit":"cats"}`, 400, "invalid"},
+
+		{"key by a client", "acme-key", "POST", "/v1/keys", `{"client":"new"}`, 403, "forbidden"},
+		{"key", "admin-key", "POST", "/v1/keys", `{"client":"new"}`, 201, `{"key":"new-new","client":"new","role":"client"}`},
+		{"key, role", "admin-key", "POST", "/v1/keys", `{"client":"new","role":"king"}`, 400, "invalid"},
+		{"key, wildcard name", "admin-key", "POST", "/v1/keys", `{"client":"a.*"}`, 400, "client"},
+		{"key, admin with a client", "admin-key", "POST", "/v1/keys", `{"client":"new","role":"admin"}`, 400, "invalid"},
+		{"key, space", "admin-key", "POST", "/v1/keys", `{"client":"new","space":"a b"}`, 400, "invalid"},
+		{"clients", "admin-key", "GET", "/v1/clients", "", 200, `{"clients":[{"name":"acme","floor":50},{"name":"demo","floor":50},{"name":"other","floor":50}]}`},
+		{"clients by a client", "acme-key", "GET", "/v1/clients", "", 403, "forbidden"},
+		{"dead letters", "admin-key", "GET", "/v1/deadletters?limit=5", "", 200, `{"deadletters":[{"id":"0:1:2","offset":0,"index":0,"lane":0,"time":"0001-01-01T00:00:00Z","reason":"boom","replayed":false}]}`},
+		{"dead letters, limit", "admin-key", "GET", "/v1/deadletters?limit=-1", "", 400, "invalid"},
+		{"replay", "admin-key", "POST", "/v1/deadletters/0:1:2/replay", "", 200, `{"replayed":true}`},
+		{"replay, none", "admin-key", "POST", "/v1/deadletters/9/replay", "", 404, "not_found"},
+		{"cluster", "admin-key", "GET", "/v1/cluster", "", 200, `{"nodes":[{"name":"n1","ready":true,"lanes":[0]}],"partitions":64}`},
+		{"backup", "admin-key", "POST", "/v1/backup", "", 200, `backup`},
+		{"verify", "admin-key", "GET", "/v1/verify", "", 200, `{"clean":true}`},
+		{"verify by a client", "acme-key", "GET", "/v1/verify", "", 403, "forbidden"},
+
+		{"no route", "admin-key", "GET", "/v1/nothing", "", 404, "not_found"},
+		{"no clean path", "admin-key", "GET", "/v1//segments/../x", "", 404, "not_found"},
+		{"health", "", "GET", "/healthz", "", 200, `{"ok":true}`},
+		{"readiness", "", "GET", "/readyz", "", 200, `{"ready":true}`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t)
+			r.counts["big"], r.counts["small"] = 1234, 49
+			if w := r.serve("POST", "/v1/events", `{"events":[{"event":"page","identities":["browser:seen1"],"props":{"section":"auto"}}]}`, auth, key("acme-key")); w.Code != 200 {
+				t.Fatal(w.Body)
+			}
+			var headers []string
+			if tt.key != "" {
+				headers = []string{auth, key(tt.key)}
+			}
+			w := r.serve(tt.method, tt.target, tt.body, headers...)
+			got := strings.TrimSpace(w.Body.String())
+			if w.Code >= 400 {
+				got = code(w)
+			}
+			if w.Code != tt.status || got != tt.want {
+				t.Errorf("%d %s\nwant %d %s\n%s", w.Code, got, tt.status, tt.want, w.Body)
+			}
+			if n := w.Header().Get("Content-Length"); n != "" && n != strconv.Itoa(w.Body.Len()) {
+				t.Errorf("Content-Length %s, %d bytes", n, w.Body.Len())
+			}
+			if w.Code == 405 && w.Header().Get("Allow") == "" {
+				t.Error("405 without Allow")
+			}
+		})
+	}
+}
+
+func TestTraitsReachTheIntake(t *testing.T) {
+	r := newRig(t)
+	r.serve("PATCH", "/v1/identities/browser:b1/traits", `{"age":34,"gone":null}`, auth, key("acme-key"))
+	want := []proto.Traits{{Client: 2, Space: 2, Identity: "browser:b1", Received: proto.MillisOf(now), Set: []proto.Prop{{Key: "age", Value: proto.NumberOf(34)}, {Key: "gone"}}}}
+	if d := cmp.Diff(want, r.traits); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestNotReady(t *testing.T) {
+	r := newRig(t)
+	r.ready = proto.Errorf(proto.CodeCorrupt, "lane 00 is quarantined: look at /v1/partitions")
+	if w := r.serve("GET", "/readyz", ""); w.Code != 503 || !strings.Contains(w.Body.String(), "quarantined") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	r := newRig(t)
+	r.serve("POST", "/v1/events", `{"events":[{"event":"page","identities":["browser:a1"]},{}]}`, auth, key("acme-key"))
+	body := r.serve("GET", "/metrics", "").Body.String()
+	for _, line := range []string{
+		"kith_gateway_events_accepted_total 1", `kith_gateway_events_refused_total{code="identity"} 1`,
+		`kith_gateway_requests_total{outcome="2xx",plane="service",route="/v1/events"} 1`,
+	} {
+		if !strings.Contains(body, line+"\n") {
+			t.Errorf("no line %s in\n%s", line, body)
+		}
+	}
+	if strings.Contains(body, "acme") {
+		t.Error("the metrics name a client")
+	}
+}
+
+func TestServiceEvents(t *testing.T) {
+	r := newRig(t)
+	body := `{"client":"acme","events":[{"event":"page","identities":["partner.x:1","account:y1"]},{"event":"page","identities":["bad"]}]}`
+	w := r.serve("POST", "/v1/events", body, auth, key("acme-key"), "Content-Type", "application/json; charset=utf-8")
+	want := `{"accepted":1,"refused":[{"index":1,"code":"identity","message":"identity \"bad\" has no kind: write kind:value, such as browser:abc"}],"position":"0:1"}` + "\n"
+	if w.Code != 200 || w.Body.String() != want {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if e := r.taken(); len(e) != 1 || e[0].Client != 2 || len(e[0].Identities) != 2 {
+		t.Errorf("%+v", e)
+	}
+	for _, tt := range []struct {
+		name, body string
+		status     int
+		code       string
+		headers    []string
+	}{
+		{"another client", `{"client":"other","events":[]}`, 403, "forbidden", nil},
+		{"a client that is not there", `{"client":"nobody","events":[]}`, 403, "forbidden", nil},
+		{"broken", `{"events":[`, 400, "json", nil},
+		{"media type", `{}`, 415, "media_type", []string{"Content-Type", "application/xml"}},
+		{"encoding", `{}`, 415, "media_type", []string{"Content-Encoding", "br"}},
+		{"no gzip", `{}`, 400, "invalid", []string{"Content-Encoding", "gzip"}},
+		{"no zstd", `{}`, 400, "invalid", []string{"Content-Encoding", "zstd"}},
+		{"no protobuf", `{}`, 400, "invalid", []string{"Content-Type", "application/x-protobuf"}},
+		{"oversize", `{"events":[` + strings.Repeat(" ", 4<<20) + `]}`, 413, "too_large", nil},
+	} {
+		w := r.serve("POST", "/v1/events", tt.body, append([]string{auth, key("acme-key")}, tt.headers...)...)
+		if w.Code != tt.status || code(w) != tt.code {
+			t.Errorf("%s: %d %s", tt.name, w.Code, w.Body)
+		}
+	}
+	if len(r.taken()) != 1 {
+		t.Error("a body that was refused left events")
+	}
+}
+
+func TestAdminEvents(t *testing.T) {
+	r := newRig(t)
+	for _, tt := range []struct {
+		target, body string
+		status       int
+	}{
+		{"/v1/events", `{"client":"acme","events":[{"event":"a","identities":["browser:a1"]}]}`, 200},
+		{"/v1/events", `{"events":[{"event":"a","identities":["browser:a1"]}],"client":"acme"}`, 200},
+		{"/v1/events?client=acme", `{"events":[{"event":"a","identities":["browser:a1"]}]}`, 200},
+		{"/v1/events?client=acme", `{"client":"demo","events":[]}`, 403},
+		{"/v1/events", `{"events":[]}`, 400},
+		{"/v1/events", `{"client":"nobody","events":[]}`, 400},
+	} {
+		if w := r.serve("POST", tt.target, tt.body, auth, key("admin-key")); w.Code != tt.status {
+			t.Errorf("%s %s: %d %s", tt.target, tt.body, w.Code, w.Body)
+		}
+	}
+	if n := len(r.taken()); n != 3 {
+		t.Errorf("%d events", n)
+	}
+}
+
+func zip(t *testing.T, b []byte) string {
+	t.Helper()
+	var out bytes.Buffer
+	z := gzip.NewWriter(&out)
+	if _, err := z.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
+}
+
+func zst(t *testing.T, b []byte) string {
+	t.Helper()
+	z, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(z.EncodeAll(b, nil))
+}
+
+func TestCompressedBodies(t *testing.T) {
+	r := newRig(t)
+	body := []byte(`{"events":[{"event":"page","identities":["browser:a1"]}]}`)
+	bomb := append(append([]byte(`{"x":"`), bytes.Repeat([]byte("a"), 64<<20)...), []byte(`","events":[]}`)...)
+	for range 3 { // readers are reused
+		for _, tt := range []struct {
+			encoding, body string
+			status         int
+		}{
+			{"gzip", zip(t, body), 200}, {"zstd", zst(t, body), 200},
+			{"gzip", zip(t, bomb), 413}, {"zstd", zst(t, bomb), 413},
+			{"gzip", zip(t, body)[:20], 400}, {"zstd", zst(t, body)[:20], 400},
+		} {
+			w := r.serve("POST", "/v1/events", tt.body, auth, key("acme-key"), "Content-Encoding", tt.encoding)
+			if w.Code != tt.status {
+				t.Errorf("%s of %d bytes: %d %s", tt.encoding, len(tt.body), w.Code, w.Body)
+			}
+		}
+	}
+	if n := len(r.taken()); n != 6 {
+		t.Errorf("%d events", n)
+	}
+}
+
+func TestPartlyDurable(t *testing.T) {
+	r := newRig(t)
+	r.failErr = proto.Errorf(proto.CodeOverloaded, "the log's queue is full: try again later")
+	r.fail = func(i int, _ *proto.Event) bool { return i == 1 }
+	event := `{"event":"page","identities":["browser:a1"]}`
+	w := r.serve("POST", "/v1/events", `{"events":[{},`+event+`,`+event+`,`+event+`]}`, auth, key("acme-key"))
+	var x struct {
+		Accepted int
+		Refused  []struct {
+			Index int
+			Code  string
+		}
+	}
+	if err := json.Unmarshal(w.Body.Bytes(), &x); err != nil {
+		t.Fatal(err)
+	}
+	if w.Code != 200 || x.Accepted != 2 || len(x.Refused) != 2 || x.Refused[1].Index != 2 || x.Refused[1].Code != "unavailable" {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	r.fail = func(int, *proto.Event) bool { return true }
+	w = r.serve("POST", "/v1/events", `{"events":[`+event+`]}`, auth, key("acme-key"))
+	if w.Code != 503 || code(w) != "overloaded" || w.Header().Get("Retry-After") == "" {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	r.failErr = fmt.Errorf("secret path /x")
+	w = r.serve("POST", "/v1/events", `{"events":[`+event+`]}`, auth, key("acme-key"))
+	if w.Code != 503 || code(w) != "unavailable" || strings.Contains(w.Body.String(), "secret") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
+func TestRateLimit(t *testing.T) {
+	clock := now
+	r := newRig(t, func(c *gateway.Config) {
+		c.EventsPerSecond, c.EventsMax, c.Now = 10, 10, func() time.Time { return clock }
+	})
+	body := `{"events":[` + strings.Repeat(`{"event":"page","identities":["browser:a1"]},`, 9) + `{}]}`
+	post := func(k string) int { return r.serve("POST", "/v1/events", body, auth, key(k)).Code }
+	if a, b, c := post("acme-key"), post("acme-key"), post("demo-key"); a != 200 || b != 429 || c != 200 {
+		t.Errorf("%d, %d, another client %d", a, b, c)
+	}
+	clock = clock.Add(time.Second)
+	if a := post("acme-key"); a != 200 {
+		t.Errorf("a second later %d", a)
+	}
+}
+
+func TestProtobuf(t *testing.T) {
+	r := newRig(t)
+	encode := func(m gproto.Message) string {
+		b, err := gproto.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	text := func(s string) *pb.Value { return &pb.Value{Kind: &pb.Value_Text{Text: s}} }
+	w := r.serve("POST", "/v1/events", encode(&pb.EventsRequest{Events: []*pb.Event{
+		{Event: "page", TimeMs: now.UnixMilli() - 5, Identities: []string{"browser:a1"}, Props: map[string]*pb.Value{"section": text("auto"), "n": {Kind: &pb.Value_Number{Number: 2}}, "f": {Kind: &pb.Value_Flag{Flag: true}}}, Url: "u", Ref: "r", Id: "i"},
+		{Event: "a\x00b", Identities: []string{"browser:a1"}},
+		{Event: "page", Identities: []string{"browser:a1"}, Props: map[string]*pb.Value{"m": text("a@b.com")}},
+	}}), auth, key("acme-key"), "Content-Type", "application/x-protobuf")
+	var got pb.EventsResponse
+	if err := gproto.Unmarshal(w.Body.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Accepted != 1 || len(got.Refused) != 2 || got.Refused[0].Code != "event" || got.Refused[1].Code != "pii" || got.Position != "0:1" {
+		t.Error(&got)
+	}
+	want := []proto.Event{{
+		Client: 2, Space: 2, Time: proto.MillisOf(now) - 5, Received: proto.MillisOf(now), ID: "i", Identities: []proto.Identity{"browser:a1"},
+		EventBody: proto.EventBody{Name: "page", URL: "u", Ref: "r", Props: []proto.Prop{{Key: "f", Value: proto.FlagOf(true)}, {Key: "n", Value: proto.NumberOf(2)}, {Key: "section", Value: proto.TextOf("auto")}}},
+	}}
+	if d := cmp.Diff(want, r.taken()); d != "" {
+		t.Error(d)
+	}
+	w = r.serve("POST", "/v1/lookup", encode(&pb.LookupRequest{Identities: []string{"browser:a1", "junk"}, After: "0:1"}), auth, key("acme-key"), "Content-Type", "application/x-protobuf")
+	var found pb.LookupResponse
+	if err := gproto.Unmarshal(w.Body.Bytes(), &found); err != nil {
+		t.Fatal(err)
+	}
+	if x := found.Results; len(x) != 2 || !x[0].Known || strings.Join(x[0].Segments, " ") != "all auto" || x[1].Known {
+		t.Error(&found)
+	}
+}
+
+func TestConfig(t *testing.T) {
+	for name, c := range map[string]gateway.Config{
+		"body": {BodyBytesMax: 1}, "events": {EventsMax: -1}, "age": {EventAgeMax: -1}, "wait": {WaitMax: time.Hour}, "rate": {EventsPerSecond: 5, EventsBurst: 5},
+		"secret": {Secrets: map[proto.ClientName][]byte{"a": []byte("short")}}, "look-up": {LookupMax: -4}, "nats": {NATSConcurrency: -1},
+	} {
+		if proto.CodeOf(c.Validate()) != proto.CodeInvalid {
+			t.Errorf("%s: %v", name, c.Validate())
+		}
+	}
+	if err := (gateway.Config{}).Validate(); err != nil {
+		t.Error(err)
+	}
+	if _, err := gateway.New(gateway.Config{}, gateway.Dependencies{}); err == nil {
+		t.Error("a gateway without rooms behind it")
+	}
+}
+
+func TestQueryValue(t *testing.T) {
+	for _, tt := range []struct{ raw, name, want string }{
+		{"a=1&client=x%20y&client=z", "client", "x y"}, {"", "a", ""}, {"a", "a", ""}, {"xa=1", "a", ""}, {"a=%zz", "a", ""},
+	} {
+		if got := gateway.QueryValue(tt.raw, tt.name); got != tt.want {
+			t.Errorf("%s: %q", tt.raw, got)
+		}
+	}
+}
+
+// BenchmarkLookup100 looks 100 identities up in one request.
+func BenchmarkLookup100(b *testing.B) {
+	tw := newTwin()
+	g, err := gateway.New(gateway.Config{}, gateway.Dependencies{Intake: tw, Memberships: tw, Definitions: tw, Accounts: tw, Operations: tw})
+	if err != nil {
+		b.Fatal(err)
+	}
+	var ids []string
+	for i := range 100 {
+		id := fmt.Sprintf("browser:3f0c9a%026x", i)
+		ids = append(ids, id)
+		tw.members[member{2, proto.Identity(id)}] = []proto.SegmentID{"auto", "owners"}
+	}
+	body, err := json.Marshal(map[string]any{"identities": ids})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	r := httptest.NewRequest("POST", "/v1/lookup", nil)
+	r.Header.Set(auth, key("acme-key"))
+	r.ContentLength = int64(len(body))
+	for b.Loop() {
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		w := httptest.NewRecorder()
+		g.Service().ServeHTTP(w, r)
+		if w.Code != 200 {
+			b.Fatal(w.Body)
+		}
+	}
+	b.ReportMetric(100*float64(b.N)/b.Elapsed().Seconds(), "identities/s")
+}
+
+// BenchmarkLookup1 looks one up.
+func BenchmarkLookup1(b *testing.B) {
+	tw := newTwin()
+	g, err := gateway.New(gateway.Config{}, gateway.Dependencies{Intake: tw, Memberships: tw, Definitions: tw, Accounts: tw, Operations: tw})
+	if err != nil {
+		b.Fatal(err)
+	}
+	tw.members[member{2, "browser:3f0c9a"}] = []proto.SegmentID{"auto", "owners"}
+	b.ReportAllocs()
+	r := httptest.NewRequest("GET", "/v1/identities/"+url.PathEscape("browser:3f0c9a")+"/segments", nil)
+	r.Header.Set(auth, key("acme-key"))
+	for b.Loop() {
+		w := httptest.NewRecorder()
+		g.Service().ServeHTTP(w, r)
+		if w.Code != 200 {
+			b.Fatal(w.Body)
+		}
+	}
+}
+
+// BenchmarkPixel takes one event in a query.
+func BenchmarkPixel(b *testing.B) {
+	tw := newTwin()
+	g, err := gateway.New(gateway.Config{}, gateway.Dependencies{Intake: swallow{tw}, Memberships: tw, Definitions: tw, Accounts: tw, Operations: tw})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	r := httptest.NewRequest("GET", "/v1/pixel.gif?client=acme&event=page&p.section=auto&url=https%3A%2F%2Fexample.com%2Fa", nil)
+	r.Header.Set("Cookie", "kith_id=3f0c9a7b3f0c9a7b3f0c9a7b3f0c9a7b")
+	for b.Loop() {
+		w := httptest.NewRecorder()
+		g.Public().ServeHTTP(w, r)
+		if w.Header().Get("X-Kith-Error") != "" {
+			b.Fatal(w.Header())
+		}
+	}
+}
