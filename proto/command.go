@@ -13,6 +13,7 @@ const (
 	CommandControl CommandKind = 3 // lane: control sequence, Control record
 	CommandFill    CommandKind = 4 // lane: segment key, first and last ordinal
 	CommandTraits  CommandKind = 5 // node: client, space, identity, traits
+	CommandReplay  CommandKind = 6 // node: a dead letter's offset and index, and its command again
 )
 
 // LanePartition marks a command that is for the lane, not for one home.
@@ -44,7 +45,7 @@ func NextCommand(b []byte) (Command, []byte, error) {
 		return Command{}, nil, Errorf(CodeCorrupt, "packed command is malformed")
 	}
 	switch c.Kind {
-	case CommandEvent, CommandTraits:
+	case CommandEvent, CommandTraits, CommandReplay:
 		if c.Partition >= Partitions {
 			return Command{}, nil, Errorf(CodeCorrupt, "command kind %d names partition %d of %d", c.Kind, c.Partition, Partitions)
 		}
@@ -172,6 +173,32 @@ func DecodeTraits(b []byte) (Traits, error) {
 	}
 	if r.Bad() || r.Len() != 0 || x.Identity == "" {
 		return Traits{}, Errorf(CodeCorrupt, "packed traits are malformed")
+	}
+	return x, nil
+}
+
+// Replay is a dead letter taken in again.
+type Replay struct {
+	Offset Offset
+	Index  int
+	Kind   CommandKind
+	Body   []byte
+}
+
+// Append packs the replay.
+func (x *Replay) Append(b []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(x.Offset))
+	b = binary.AppendUvarint(b, uint64(x.Index))
+	return append(append(b, byte(x.Kind)), x.Body...)
+}
+
+// DecodeReplay reads what Append wrote; the body aliases b.
+func DecodeReplay(b []byte) (Replay, error) {
+	r := NewReader(b)
+	x := Replay{Offset: Offset(r.Uvarint()), Index: int(r.Uvarint()), Kind: CommandKind(r.Byte())}
+	x.Body = r.b
+	if r.Bad() || x.Kind != CommandEvent && x.Kind != CommandTraits {
+		return Replay{}, Errorf(CodeCorrupt, "packed replay is malformed")
 	}
 	return x, nil
 }

@@ -2,3 +2,9 @@ package log
 
 // AmbiguousError is an error as after an append without an answer.
 func AmbiguousError(why string) error { return ambiguous(why) }
+
+// SyncAlways is what the embedded server says of itself.
+func (l *Log) SyncAlways() bool { return l.embedded.server.JetStreamConfig().SyncAlways }
+
+// Own is how the log itself logs in.
+func (l *Log) Own() (user, secret string) { return l.embedded.user, l.embedded.secret }

@@ -1,0 +1,405 @@
+package actors
+
+import (
+	"fmt"
+	"iter"
+	"runtime/debug"
+	"slices"
+
+	"github.com/cespare/xxhash/v2"
+
+	"kith/actors/identity"
+	"kith/proto"
+	"kith/segments"
+)
+
+// host is one partition's keeper: it owns the active identities of its
+// partition and the count of ordinals. One goroutine at a time is in it: the
+// one that runs the host actor's message.
+type host struct {
+	partition proto.PartitionID
+	hasher    proto.Hasher
+	stepper   *identity.Stepper
+	activeMax int
+	courier   courier
+
+	active map[proto.Node]*resident
+	lru    resident // ring; lru.newer is the least recently used
+	next   uint32   // local part of the next ordinal
+
+	// of the batch under way
+	batch     uint64
+	committed uint64 // batches up to here are in source
+	source    Source
+	tasks     []task
+	ran       int // tasks[:ran] were run
+	dirty     []*resident
+	undo      []byte
+	bytes     int // estimate of what the batch writes
+	taken     int // of out.Exits
+	fx        identity.Effects
+	out       *Outcome
+	fault     error
+}
+
+// courier takes an input to an identity and returns when it was taken in: as
+// a message to its actor, or by a direct call.
+type courier interface {
+	activate(r *resident)
+	deliver(r *resident)
+	passivate(r *resident)
+}
+
+// resident is an active identity. It is the slot too: the message that its
+// actor receives and, afterwards, the reply.
+type resident struct {
+	node     proto.Node
+	identity proto.Identity // of a node that has no ordinal yet
+	state    identity.State
+	host     *host
+	mailbox  any // the courier's
+
+	batch     uint64 // the last that changed it
+	dirty     bool
+	published bool
+	sealed    []sealedBlock // of batches that may not be committed yet
+
+	older, newer *resident
+
+	// the slot
+	in    *identity.Input
+	now   proto.Millis
+	panic string
+}
+
+type sealedBlock struct {
+	batch uint64
+	identity.Block
+}
+
+// task is one input for one identity.
+type task struct {
+	entry, index int
+	kind         proto.CommandKind
+	body         []byte
+	r            *resident
+	in           identity.Input
+	event        proto.Event
+}
+
+func newHost(p proto.PartitionID, c Config, next uint32, courier courier) *host {
+	h := &host{
+		partition: p, hasher: c.Hasher, stepper: identity.NewStepper(c.Rules),
+		activeMax: max(c.ActiveMax/proto.Partitions, 1), courier: courier,
+		active: map[proto.Node]*resident{}, next: next,
+	}
+	h.lru.older, h.lru.newer = &h.lru, &h.lru
+	h.out = &Outcome{Partition: p}
+	return h
+}
+
+// stateBytes is what a node's write costs beside its state as it was: its key,
+// its growth, the ordinal's key.
+const stateBytes = 300
+
+// begin starts a batch.
+func (h *host) begin(batch, committed uint64, source Source) {
+	h.batch, h.committed, h.source = batch, committed, source
+	h.out = &Outcome{Partition: h.partition}
+	h.bytes, h.taken = 0, 0
+}
+
+// prepare decodes commands and activates what they touch.
+func (h *host) prepare(commands []Command) {
+	h.tasks, h.ran = h.tasks[:0], 0
+	for i := range commands {
+		if h.fault != nil {
+			return
+		}
+		h.fault = h.addCommand(&commands[i])
+	}
+}
+
+func (h *host) addTask() *task {
+	if len(h.tasks) < cap(h.tasks) {
+		h.tasks = h.tasks[:len(h.tasks)+1] // keeps the slices of an earlier event
+	} else {
+		h.tasks = append(h.tasks, task{})
+	}
+	return &h.tasks[len(h.tasks)-1]
+}
+
+func (h *host) addCommand(c *Command) error {
+	t := h.addTask()
+	t.entry, t.index, t.kind, t.body = c.Entry, c.Index, c.Kind, c.Body
+	switch c.Kind {
+	case proto.CommandEvent:
+		if err := proto.DecodeEvent(c.Body, &t.event); err != nil {
+			return err
+		}
+		t.in = identity.Input{Kind: identity.InputEvent, Client: t.event.Client}
+		return h.resolve(t, t.event.Identities[0], t.event.Space)
+	case proto.CommandTraits:
+		x, err := proto.DecodeTraits(c.Body)
+		if err != nil {
+			return err
+		}
+		t.in = identity.Input{Kind: identity.InputTraits, Client: x.Client, Traits: x.Set}
+		return h.resolve(t, x.Identity, x.Space)
+	}
+	return proto.Errorf(proto.CodeCorrupt, "command kind %d is not for a home", c.Kind)
+}
+
+func (h *host) resolve(t *task, id proto.Identity, space proto.SpaceID) error {
+	node := proto.Node{Hash: h.hasher.Hash(id), Space: space}
+	if node.Hash.Partition() != h.partition {
+		return proto.Errorf(proto.CodeCorrupt, "command names partition %d but its identity's home is %d: was the hash secret of this data directory changed?", h.partition, node.Hash.Partition())
+	}
+	r, err := h.resident(node)
+	if err != nil {
+		return err
+	}
+	if !r.state.Known() && r.identity == "" {
+		r.identity = proto.Identity(append([]byte(nil), id...)) // not an alias of the entry
+	}
+	t.r = r
+	return nil
+}
+
+// due adds timers and fills; those whose record is stale are marked.
+func (h *host) due(list []*Due) {
+	h.tasks, h.ran = h.tasks[:0], 0
+	for _, d := range list {
+		r, err := h.resident(d.Node)
+		if err != nil {
+			h.fault = err
+			return
+		}
+		if d.Fill == 0 && r.state.Exit != d.At {
+			d.Ignore = true
+			continue
+		}
+		t := h.addTask()
+		t.entry, t.index, t.kind, t.body, t.r = d.Entry, -1, 0, nil, r
+		t.in = identity.Input{Kind: identity.InputTimer, At: d.At}
+		if d.Fill != 0 {
+			t.in = identity.Input{Kind: identity.InputFill, Client: d.Fill}
+		}
+	}
+}
+
+// resident finds the active identity or activates it.
+func (h *host) resident(node proto.Node) (*resident, error) {
+	r := h.active[node]
+	if r != nil {
+		r.unlink()
+	} else {
+		r = &resident{node: node, host: h}
+		_, err := h.source.Facts(node, r.state.Decode)
+		if err != nil {
+			return nil, err
+		}
+		h.courier.activate(r)
+		h.active[node] = r
+	}
+	r.linkBefore(&h.lru) // newest
+	return r, nil
+}
+
+func (r *resident) unlink() {
+	r.older.newer, r.newer.older = r.newer, r.older
+}
+
+func (r *resident) linkBefore(x *resident) {
+	r.older, r.newer = x.older, x
+	r.older.newer, x.older = r, r
+}
+
+// run takes in the tasks of one entry and gives the digest of their effects.
+func (h *host) run(entry int, now proto.Millis) (digest uint64) {
+	for h.ran < len(h.tasks) && h.tasks[h.ran].entry == entry && h.fault == nil {
+		t := &h.tasks[h.ran]
+		h.ran++
+		digest = h.step(t, now, digest)
+	}
+	return digest
+}
+
+func (h *host) step(t *task, now proto.Millis, digest uint64) uint64 {
+	r := t.r
+	known := r.state.Known()
+	if known {
+		h.undo = r.state.Append(h.undo[:0])
+	} else {
+		r.state.Ordinal = proto.MakeOrdinal(h.next, h.partition)
+	}
+	if t.kind == proto.CommandEvent {
+		t.in.Event = &t.event
+	}
+	if h.stepper.NeedsHistory(&r.state, &t.in) {
+		t.in.History = h.history(r)
+	}
+	h.fx.Reset()
+	r.in, r.now, r.panic = &t.in, now, ""
+	h.courier.deliver(r)
+	r.in = nil
+	if r.panic != "" {
+		h.undoStep(t, known)
+		return xxhash.Sum64String(fmt.Sprint("dead", digest, t.entry, t.index))
+	}
+	h.keep(t, r)
+	return h.digest(digest, r)
+}
+
+// undoStep puts the identity back to where it was before the step.
+func (h *host) undoStep(t *task, known bool) {
+	r := t.r
+	reason := r.panic
+	if !known {
+		r.state = identity.State{}
+	} else if err := r.state.Decode(h.undo); err != nil {
+		h.fault = err
+	}
+	h.out.Dead = append(h.out.Dead, Dead{Entry: t.entry, Index: t.index, Kind: t.kind, Body: t.body, Reason: reason})
+	if t.kind != proto.CommandEvent && t.kind != proto.CommandTraits {
+		h.fault = proto.Errorf(proto.CodeCorrupt, "an identity's step failed on a timer or fill, which must never be skipped: %s", reason)
+	}
+}
+
+// keep moves the effects of a step into the batch's outcome.
+func (h *host) keep(t *task, r *resident) {
+	fx := &h.fx
+	if t.kind == proto.CommandEvent {
+		h.out.Events++
+	}
+	if fx.Duplicate {
+		h.out.Repeated++
+	}
+	if fx.Created {
+		h.out.Named = append(h.out.Named, Named{r.state.Ordinal, r.node, r.identity})
+		h.next++
+		r.identity = ""
+	}
+	if fx.Exit != 0 {
+		h.out.Exits = append(h.out.Exits, Exit{fx.Exit, r.node})
+	}
+	for _, b := range fx.Bits {
+		h.out.Bits = append(h.out.Bits, segments.BitDelta{Key: b.Key, Client: b.Client, Ordinal: r.state.Ordinal, Set: b.Set})
+	}
+	for _, b := range fx.Blocks {
+		h.bytes += len(b.Data)
+		h.out.Blocks = append(h.out.Blocks, NodeBlock{r.node, b})
+		if b.Data != nil {
+			r.sealed = slices.DeleteFunc(r.sealed, func(s sealedBlock) bool { return s.batch <= h.committed })
+			r.sealed = append(r.sealed, sealedBlock{h.batch, b})
+		}
+	}
+	if fx.Changed && !r.dirty {
+		r.dirty = true
+		h.bytes += stateBytes + len(h.undo)
+		h.dirty = append(h.dirty, r)
+	}
+	r.published = r.published || fx.Published
+}
+
+// digest folds a step's effects into the entry's digest.
+func (h *host) digest(d uint64, r *resident) uint64 {
+	fx := &h.fx
+	for _, b := range fx.Bits {
+		x := uint64(b.Key)<<1 ^ uint64(b.Client)<<33
+		if b.Set {
+			x ^= 1
+		}
+		d = mix(d, x, uint64(r.state.Ordinal))
+	}
+	if fx.Exit != 0 {
+		d = mix(d, uint64(fx.Exit), uint64(r.state.Ordinal)|1<<63)
+	}
+	return d
+}
+
+// mix is a step of a 64-bit multiply-and-shift hash (the finaliser of
+// MurmurHash3), enough to tell replicas apart that went different ways.
+func mix(d, a, b uint64) uint64 {
+	d ^= a*0x9e3779b97f4a7c15 + b
+	d ^= d >> 33
+	d *= 0xff51afd7ed558ccd
+	d ^= d >> 33
+	d *= 0xc4ceb9fe1a85ec53
+	return d ^ d>>33
+}
+
+// history gives a client's blocks: those committed from the source, those of
+// batches under way from the resident.
+func (h *host) history(r *resident) func(proto.ClientID) iter.Seq[[]byte] {
+	return func(client proto.ClientID) iter.Seq[[]byte] {
+		return func(yield func([]byte) bool) {
+			f := r.state.Client(client)
+			first, next := f.History.First, f.History.Next
+			pending := r.sealed
+			i := slices.IndexFunc(pending, func(b sealedBlock) bool { return b.batch > h.committed && b.Client == client })
+			stored := next
+			if i >= 0 {
+				stored = pending[i].Number
+			}
+			for data, err := range h.source.Blocks(r.node, client, first, stored) {
+				if err == nil {
+					err = identity.CheckBlock(data)
+				}
+				if err != nil {
+					h.fault = err
+					return
+				}
+				if !yield(data) {
+					return
+				}
+			}
+			for _, b := range pending {
+				if b.Client == client && b.Number >= stored && b.Number >= first && !yield(b.Data) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// collect encodes what changed and ends the batch.
+func (h *host) collect() *Outcome {
+	out := h.out
+	for _, r := range h.dirty {
+		h.undo = r.state.Append(h.undo[:0])
+		out.Puts = append(out.Puts, Put{r.node, append(make([]byte, 0, len(h.undo)), h.undo...)})
+		if r.published {
+			out.Views = append(out.Views, NodeView{r.node, r.state.View()})
+		}
+		r.dirty, r.published, r.batch = false, false, h.batch
+	}
+	h.dirty = h.dirty[:0]
+	out.Next = h.next
+	h.passivate()
+	return out
+}
+
+// passivate stops the least recently used above the bound, except those whose
+// last change is not yet committed.
+func (h *host) passivate() {
+	for len(h.active) > h.activeMax {
+		r := h.lru.newer
+		if r.batch > h.committed {
+			return
+		}
+		r.unlink()
+		delete(h.active, r.node)
+		h.courier.passivate(r)
+	}
+}
+
+// step runs the identity's pure step; a panic is caught into the slot.
+func (r *resident) step() {
+	defer func() {
+		if p := recover(); p != nil {
+			r.panic = fmt.Sprintf("%v\n%s", p, debug.Stack())
+		}
+	}()
+	r.host.stepper.Step(&r.state, r.in, r.now, &r.host.fx)
+}

@@ -1,0 +1,345 @@
+// Package identity decides what one node of the graph, an identity within a
+// space, remembers and what follows from an input: Step takes a state, an
+// input and the lane's time, changes the state and returns effects. It is
+// pure: the same inputs in the same order give the same state, byte for byte,
+// whatever the batches, the machine and the clock.
+//
+// It does not read or write storage, send messages, or know of other nodes.
+//
+// # Layout of the facts value
+//
+// One value holds a node's facts of all clients of its space (version 1):
+//
+//	version byte | ordinal | exit (varint, ms; 0 none) | clients, each:
+//	  client | last (varint, ms) | first (delta to last)
+//	  recent event ids: count, each: 6 bytes of hash, age against last
+//	  history: flags (1 truncated) | first block | next block | tail events |
+//	           base (delta to last) | tail bytes with length
+//	  memory (segments.Memory, base last)
+//
+// A history record, in the tail and in blocks, is: time (varint delta to the
+// record before, the first to the base), body with its length. A block is:
+// version byte | records | base (varint) | records' bytes. Blocks are written
+// once and never changed.
+package identity
+
+import (
+	"encoding/binary"
+	"iter"
+	"slices"
+
+	"github.com/cespare/xxhash/v2"
+
+	"kith/proto"
+	"kith/segments"
+)
+
+// Bounds of one client's facts.
+const (
+	TailBytesMax     = 512  // a longer tail is sealed into a block
+	HistoryBlocksMax = 2048 // then the oldest block is dropped and Truncated set
+	RecentMax        = 32   // event ids remembered for deduplication
+	RecentAgeMax     = proto.Millis(10 * 60 * 1000)
+)
+
+// State is all that is known of one node. The zero State is a node that
+// nothing is known of.
+type State struct {
+	Ordinal proto.Ordinal
+	Exit    proto.Millis // the pending record in the exit index; 0: none
+	Facts   []Facts      // by client
+}
+
+// Facts is what one client knows of a node.
+type Facts struct {
+	Client      proto.ClientID
+	First, Last proto.Millis // first and last seen, lane time
+	Memory      segments.Memory
+	History     History
+	recent      []recentID
+}
+
+type recentID struct {
+	hash uint64 // 48 bits
+	at   proto.Millis
+}
+
+// History says where the client's events lie: blocks [First, Next), then Tail.
+type History struct {
+	First, Next uint32
+	Truncated   bool // older events were dropped at the bound
+	TailEvents  int
+	base, last  proto.Millis // times of the tail's first and last record
+	Tail        []byte
+}
+
+// Known reports whether anything is known.
+func (s *State) Known() bool { return len(s.Facts) > 0 }
+
+// Client is the facts of one client, nil if there are none.
+func (s *State) Client(id proto.ClientID) *Facts {
+	for i := range s.Facts {
+		if s.Facts[i].Client == id {
+			return &s.Facts[i]
+		}
+	}
+	return nil
+}
+
+// InputKind is what an Input asks for.
+type InputKind uint8
+
+// The kinds of inputs.
+const (
+	InputEvent  InputKind = iota + 1 // one event happened
+	InputTraits                      // traits were set
+	InputTimer                       // the exit record At came due
+	InputFill                        // bring Client's memory up to its rules
+)
+
+// Input is one thing for a node to take in.
+type Input struct {
+	Kind   InputKind
+	Client proto.ClientID
+	Event  *proto.Event
+	Traits []proto.Prop
+	At     proto.Millis // InputTimer
+	// History gives a client's sealed blocks, oldest first. It is called only
+	// where NeedsHistory reported true.
+	History func(client proto.ClientID) iter.Seq[[]byte]
+}
+
+// Bit says that the node entered or left a segment; Key 0 is the client's
+// universe.
+type Bit struct {
+	Client proto.ClientID
+	Key    proto.SegmentKey
+	Set    bool
+}
+
+// Block is a sealed piece of history.
+type Block struct {
+	Client proto.ClientID
+	Number uint32
+	Data   []byte // nil: delete
+}
+
+// Effects is what follows from a Step. It is reused: Reset empties it.
+type Effects struct {
+	Created   bool
+	Changed   bool // the state differs from before
+	Published bool // what look-ups see differs from before
+	Duplicate bool // the event's id was known: nothing was done
+	Exit      proto.Millis
+	Bits      []Bit
+	Blocks    []Block
+}
+
+// Reset empties fx and keeps its memory.
+func (fx *Effects) Reset() {
+	*fx = Effects{Bits: fx.Bits[:0], Blocks: fx.Blocks[:0]}
+}
+
+// Rules gives the segments of a client, or nil.
+type Rules interface {
+	Program(client proto.ClientID) *segments.Program
+}
+
+// Stepper steps identities; it owns scratch memory and is for one goroutine.
+type Stepper struct {
+	rules Rules
+	eval  *segments.Evaluator
+	delta segments.Delta
+	body  proto.EventBody
+	buf   []byte
+	none  *segments.Program
+}
+
+// NewStepper judges by rules, which must not change during a Step.
+func NewStepper(rules Rules) *Stepper {
+	return &Stepper{rules: rules, eval: segments.NewEvaluator(), none: segments.NewProgram()}
+}
+
+func (p *Stepper) program(client proto.ClientID) *segments.Program {
+	if g := p.rules.Program(client); g != nil {
+		return g
+	}
+	return p.none
+}
+
+// NeedsHistory reports whether a Step with in would read sealed blocks.
+func (p *Stepper) NeedsHistory(s *State, in *Input) bool {
+	for i := range s.Facts {
+		f := &s.Facts[i]
+		if f.History.First == f.History.Next || in.Kind != InputTimer && f.Client != in.Client {
+			continue
+		}
+		if g := p.program(f.Client); f.Memory.Version() != g.Version() && g.NeedsHistory(&f.Memory) {
+			return true
+		}
+	}
+	return false
+}
+
+// Step takes one input in at lane time now, which never runs backwards, and
+// puts what follows into fx, which the caller has Reset.
+func (p *Stepper) Step(s *State, in *Input, now proto.Millis, fx *Effects) {
+	switch in.Kind {
+	case InputEvent:
+		p.event(s, in, now, fx)
+	case InputTraits:
+		f := p.facts(s, in, now, fx)
+		p.delta.Reset()
+		p.eval.SetTraits(p.program(in.Client), &f.Memory, in.Traits, now, &p.delta)
+		p.collect(in.Client, fx)
+		fx.Changed = true
+	case InputTimer:
+		p.timer(s, in, now, fx)
+	case InputFill:
+		if s.Client(in.Client) != nil {
+			p.facts(s, in, now, fx)
+		}
+	}
+	p.schedule(s, fx)
+}
+
+// event folds one event into its client's facts.
+func (p *Stepper) event(s *State, in *Input, now proto.Millis, fx *Effects) {
+	e := in.Event
+	if f := s.Client(in.Client); f != nil && e.ID != "" && f.seen(e.ID, now) {
+		fx.Duplicate = true
+		return
+	}
+	f := p.facts(s, in, now, fx)
+	t := min(e.Time, now)
+	p.delta.Reset()
+	p.eval.Observe(p.program(in.Client), &f.Memory, &e.EventBody, t, now, &p.delta)
+	p.collect(in.Client, fx)
+	f.remember(e.ID, now)
+	f.Last = now
+	p.record(f, t, &e.EventBody, fx)
+	fx.Changed = true
+}
+
+// facts finds or makes the client's facts, with its memory up to date.
+func (p *Stepper) facts(s *State, in *Input, now proto.Millis, fx *Effects) *Facts {
+	if !s.Known() {
+		fx.Created = true
+	}
+	f := s.Client(in.Client)
+	if f == nil {
+		i, _ := slices.BinarySearchFunc(s.Facts, in.Client, func(f Facts, c proto.ClientID) int { return int(f.Client) - int(c) })
+		s.Facts = slices.Insert(s.Facts, i, Facts{Client: in.Client, First: now, Last: now})
+		f = &s.Facts[i]
+		fx.Bits = append(fx.Bits, Bit{Client: in.Client, Set: true})
+		fx.Changed, fx.Published = true, true
+	}
+	p.update(f, in, now, fx)
+	return f
+}
+
+// update brings the memory up to the client's present rules.
+func (p *Stepper) update(f *Facts, in *Input, now proto.Millis, fx *Effects) {
+	g := p.program(f.Client)
+	if f.Memory.Version() == g.Version() {
+		return
+	}
+	p.delta.Reset()
+	p.eval.Update(g, &f.Memory, p.history(f, in), now, &p.delta)
+	p.collect(f.Client, fx)
+	fx.Changed = true
+}
+
+// timer applies what came due. A record that the state no longer points at is
+// stale and changes nothing.
+func (p *Stepper) timer(s *State, in *Input, now proto.Millis, fx *Effects) {
+	if s.Exit != in.At {
+		return
+	}
+	s.Exit = 0
+	fx.Changed = true
+	for i := range s.Facts {
+		f := &s.Facts[i]
+		if next := f.Memory.NextChange(); next == 0 || next > now {
+			continue
+		}
+		p.update(f, in, now, fx)
+		p.delta.Reset()
+		p.eval.Advance(p.program(f.Client), &f.Memory, now, &p.delta)
+		p.collect(f.Client, fx)
+	}
+}
+
+// collect turns the evaluator's delta into effects.
+func (p *Stepper) collect(client proto.ClientID, fx *Effects) {
+	for _, k := range p.delta.Left {
+		fx.Bits = append(fx.Bits, Bit{Client: client, Key: k})
+	}
+	for _, k := range p.delta.Entered {
+		fx.Bits = append(fx.Bits, Bit{Client: client, Key: k, Set: true})
+	}
+	fx.Published = fx.Published || p.delta.Touched
+}
+
+// schedule keeps one record in the exit index, moved only to earlier times:
+// firing it re-checks, so a later need costs nothing until then.
+func (p *Stepper) schedule(s *State, fx *Effects) {
+	var next proto.Millis
+	for i := range s.Facts {
+		if n := s.Facts[i].Memory.NextChange(); n != 0 && (next == 0 || n < next) {
+			next = n
+		}
+	}
+	if next != 0 && (s.Exit == 0 || next < s.Exit) {
+		s.Exit, fx.Exit, fx.Changed = next, next, true
+	}
+}
+
+// seen reports whether the id was remembered at most RecentAgeMax ago.
+func (f *Facts) seen(id string, now proto.Millis) bool {
+	h := recentHash(id)
+	for _, r := range f.recent {
+		if r.hash == h && now-r.at <= RecentAgeMax {
+			return true
+		}
+	}
+	return false
+}
+
+func (f *Facts) remember(id string, now proto.Millis) {
+	f.recent = slices.DeleteFunc(f.recent, func(r recentID) bool { return now-r.at > RecentAgeMax })
+	if id == "" {
+		return
+	}
+	if len(f.recent) >= RecentMax {
+		f.recent = slices.Delete(f.recent, 0, len(f.recent)-RecentMax+1)
+	}
+	f.recent = append(f.recent, recentID{recentHash(id), now})
+}
+
+func recentHash(id string) uint64 { return xxhash.Sum64String(id) & (1<<48 - 1) }
+
+// record appends the event to the history's tail and seals a full tail.
+func (p *Stepper) record(f *Facts, t proto.Millis, e *proto.EventBody, fx *Effects) {
+	h := &f.History
+	if h.TailEvents == 0 {
+		h.base, h.last = t, t
+	}
+	h.Tail = proto.AppendVarint(h.Tail, int64(t-h.last))
+	p.buf = e.Append(p.buf[:0])
+	h.Tail = binary.AppendUvarint(h.Tail, uint64(len(p.buf)))
+	h.Tail = append(h.Tail, p.buf...)
+	h.last = t
+	h.TailEvents++
+	if len(h.Tail) < TailBytesMax {
+		return
+	}
+	fx.Blocks = append(fx.Blocks, Block{Client: f.Client, Number: h.Next, Data: h.seal()})
+	h.Next++
+	h.Tail, h.TailEvents = h.Tail[:0], 0
+	if h.Next-h.First > HistoryBlocksMax {
+		fx.Blocks = append(fx.Blocks, Block{Client: f.Client, Number: h.First})
+		h.First++
+		h.Truncated = true
+	}
+}

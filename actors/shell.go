@@ -1,0 +1,352 @@
+package actors
+
+import (
+	"runtime"
+	"sync"
+
+	"github.com/asynkron/protoactor-go/actor"
+
+	"kith/actors/identity"
+	"kith/proto"
+)
+
+// Config is what a lane's hosts need.
+type Config struct {
+	Hasher     proto.Hasher
+	Rules      identity.Rules // changed by the lane only between its calls
+	Partitions []proto.PartitionID
+	Next       map[proto.PartitionID]uint32 // next ordinals' local parts
+	ActiveMax  int                          // active identities over all 64 partitions
+}
+
+// Shell is a lane's hosts. Its methods are for one goroutine, the lane's.
+type Shell struct {
+	hosts []*host // by Config.Partitions
+	index [proto.Partitions]int8
+	send  func(i int, t *turn) // as a message, or by a direct call
+	stop  func()
+	turns []turn
+	wait  sync.WaitGroup
+}
+
+// turn is the one message that a host takes: one call's share of work.
+type turn struct {
+	op        turnOp
+	batch     uint64
+	committed uint64
+	source    Source
+	commands  []Command
+	due       []*Due
+	entry     int
+	now       proto.Millis
+	digest    uint64
+	out       *Outcome
+	wait      *sync.WaitGroup
+}
+
+type turnOp uint8
+
+const (
+	opBegin turnOp = iota
+	opPrepare
+	opDue
+	opRun
+	opCollect
+)
+
+// NewShell spawns the hosts as actors of system, each on dispatcher.
+func NewShell(system *actor.ActorSystem, dispatcher actor.Dispatcher, c Config) *Shell {
+	s := newShell(c)
+	pids := make([]*actor.PID, len(s.hosts))
+	for i, h := range s.hosts {
+		props := actor.PropsFromProducer(func() actor.Actor { return &hostActor{host: h} }, actor.WithDispatcher(dispatcher))
+		pids[i] = system.Root.SpawnPrefix(props, h.partition.String()+"-")
+	}
+	s.send = func(i int, t *turn) { system.Root.Send(pids[i], t) }
+	s.stop = func() {
+		for _, pid := range pids {
+			_ = system.Root.StopFuture(pid).Wait()
+		}
+	}
+	return s
+}
+
+// NewDirect is the twin of NewShell without actors, on the caller's goroutine:
+// the simulation's, and the yardstick of the shell's cost.
+func NewDirect(c Config) *Shell {
+	s := newShell(c)
+	for _, h := range s.hosts {
+		h.courier = direct{}
+	}
+	s.send = func(i int, t *turn) { s.hosts[i].turn(t) }
+	s.stop = func() {}
+	return s
+}
+
+func newShell(c Config) *Shell {
+	s := &Shell{turns: make([]turn, len(c.Partitions))}
+	for i := range s.index {
+		s.index[i] = -1
+	}
+	for i, p := range c.Partitions {
+		s.index[p] = int8(i)
+		s.hosts = append(s.hosts, newHost(p, c, c.Next[p], nil))
+	}
+	return s
+}
+
+// Close stops the hosts and with them all identities.
+func (s *Shell) Close() { s.stop() }
+
+// Begin starts a batch, numbered upwards from 1; source holds the batches up
+// to committed.
+func (s *Shell) Begin(batch, committed uint64, source Source) {
+	s.all(func(t *turn) {
+		*t = turn{op: opBegin, batch: batch, committed: committed, source: source}
+	})
+}
+
+// Commands is an entry's or several entries' commands by host.
+type Commands struct {
+	lists [proto.Partitions][]Command
+}
+
+// Reset empties c and keeps its memory.
+func (c *Commands) Reset() {
+	for i := range c.lists {
+		c.lists[i] = c.lists[i][:0]
+	}
+}
+
+// Add puts a command to its home. The command's body must stay as it is until
+// the batch was collected.
+func (c *Commands) Add(p proto.PartitionID, x Command) {
+	c.lists[p&(proto.Partitions-1)] = append(c.lists[p&(proto.Partitions-1)], x)
+}
+
+// Prepare decodes commands of one or more entries, in their order, and
+// activates the identities that they touch. It ends what was prepared before,
+// which must have been run.
+func (s *Shell) Prepare(c *Commands) error {
+	for p := range c.lists {
+		if len(c.lists[p]) > 0 && s.index[p] < 0 {
+			return proto.Errorf(proto.CodeCorrupt, "a command names partition %d, which this lane does not carry", p)
+		}
+	}
+	s.all(func(t *turn) { *t = turn{op: opPrepare} }, func(i int, t *turn) bool {
+		t.commands = c.lists[s.hosts[i].partition]
+		return true
+	})
+	return s.fault()
+}
+
+// Due prepares timers and fills of one entry; see Due.Ignore.
+func (s *Shell) Due(list []*Due) error {
+	byHost := make([][]*Due, len(s.hosts))
+	for _, d := range list {
+		i := s.index[d.Node.Hash.Partition()]
+		if i < 0 {
+			return proto.Errorf(proto.CodeCorrupt, "an exit record names partition %d, which this lane does not carry", d.Node.Hash.Partition())
+		}
+		byHost[i] = append(byHost[i], d)
+	}
+	s.all(func(t *turn) { *t = turn{op: opDue} }, func(i int, t *turn) bool {
+		t.due = byHost[i]
+		return true
+	})
+	return s.fault()
+}
+
+// Run takes in what was prepared for an entry, at lane time now, and gives the
+// digest of all its effects.
+func (s *Shell) Run(entry int, now proto.Millis) (digest uint64, err error) {
+	s.all(func(t *turn) { *t = turn{op: opRun, entry: entry, now: now} }, func(i int, t *turn) bool {
+		h := s.hosts[i]
+		return h.ran < len(h.tasks) && h.tasks[h.ran].entry == entry
+	})
+	for i := range s.turns {
+		if s.turns[i].digest != 0 {
+			digest = mix(digest, uint64(s.hosts[i].partition), s.turns[i].digest)
+		}
+	}
+	return digest, s.fault()
+}
+
+// Collect ends the batch and gives each host's outcome, in partition order;
+// hosts without any are left out.
+func (s *Shell) Collect() ([]*Outcome, error) {
+	var outs []*Outcome
+	s.all(func(t *turn) { *t = turn{op: opCollect} })
+	for i := range s.turns {
+		if o := s.turns[i].out; o != nil {
+			outs = append(outs, o)
+		}
+	}
+	return outs, s.fault()
+}
+
+// Bytes estimates what the batch under way will write.
+func (s *Shell) Bytes() int {
+	n := 0
+	for _, h := range s.hosts {
+		n += h.bytes
+	}
+	return n
+}
+
+// TakeExits gives the exit records that the batch under way made since the
+// last call. They stay in the outcome too.
+func (s *Shell) TakeExits() []Exit {
+	var list []Exit
+	for _, h := range s.hosts {
+		list = append(list, h.out.Exits[h.taken:]...)
+		h.taken = len(h.out.Exits)
+	}
+	return list
+}
+
+// Active is how many identities are active.
+func (s *Shell) Active() int {
+	n := 0
+	for _, h := range s.hosts {
+		n += len(h.active)
+	}
+	return n
+}
+
+// all gives every host that want wants its turn and waits for all of them.
+func (s *Shell) all(make func(t *turn), want ...func(i int, t *turn) bool) {
+	for i := range s.turns {
+		t := &s.turns[i]
+		make(t)
+		if len(want) > 0 && !want[0](i, t) {
+			continue
+		}
+		t.wait = &s.wait
+		s.wait.Add(1)
+		s.send(i, t)
+	}
+	s.wait.Wait()
+}
+
+func (s *Shell) fault() error {
+	for _, h := range s.hosts {
+		if h.fault != nil {
+			return h.fault
+		}
+	}
+	return nil
+}
+
+// turn does one call's share of work.
+func (h *host) turn(t *turn) {
+	defer t.wait.Done()
+	switch t.op {
+	case opBegin:
+		h.begin(t.batch, t.committed, t.source)
+	case opPrepare:
+		h.prepare(t.commands)
+	case opDue:
+		h.due(t.due)
+	case opRun:
+		t.digest = h.run(t.entry, t.now)
+	case opCollect:
+		t.out = h.collect()
+	}
+}
+
+// hostActor is a partition's permanent actor.
+type hostActor struct{ host *host }
+
+// identityProps make the actor of one identity: it runs on its host's
+// goroutine, so that a message to it is a call with a mailbox in between.
+func identityProps() *actor.Props {
+	return actor.PropsFromProducer(func() actor.Actor { return identityActor{} },
+		actor.WithDispatcher(actor.NewSynchronizedDispatcher(300)),
+		actor.WithMailbox(newSlotMailbox))
+}
+
+// Receive implements actor.Actor.
+func (a *hostActor) Receive(ctx actor.Context) {
+	switch m := ctx.Message().(type) {
+	case *actor.Started:
+		a.host.courier = &actorCourier{ctx: ctx, props: identityProps()}
+	case *turn:
+		a.host.turn(m)
+	}
+}
+
+// actorCourier delivers inputs as messages. ctx is the host's own.
+type actorCourier struct {
+	ctx   actor.Context
+	props *actor.Props
+}
+
+func (c *actorCourier) activate(r *resident) { r.mailbox = c.ctx.Spawn(c.props) }
+func (c *actorCourier) deliver(r *resident)  { c.ctx.Send(r.mailbox.(*actor.PID), r) }
+func (c *actorCourier) passivate(r *resident) {
+	c.ctx.Stop(r.mailbox.(*actor.PID))
+}
+
+// identityActor is one identity's actor. Its state comes with the slot.
+type identityActor struct{}
+
+// Receive implements actor.Actor.
+func (identityActor) Receive(ctx actor.Context) {
+	if r, ok := ctx.Message().(*resident); ok {
+		r.step()
+	}
+}
+
+type direct struct{}
+
+func (direct) activate(*resident)  {}
+func (direct) deliver(r *resident) { r.step() }
+func (direct) passivate(*resident) {}
+
+// NewDispatcher gives hosts their processors: with one worker they run on the
+// caller's goroutine, in turn; with more, beside one another on a bounded pool.
+// The second result stops the pool.
+func NewDispatcher(workers int) (actor.Dispatcher, func()) {
+	if workers <= 1 {
+		return yielding{actor.NewSynchronizedDispatcher(16)}, func() {}
+	}
+	p := &pool{work: make(chan func(), proto.Partitions*proto.LanesMax)}
+	for range workers {
+		p.done.Go(p.serve)
+	}
+	return p, p.close
+}
+
+// yielding lets other goroutines run between two hosts' turns: 64 hosts back
+// to back would starve look-ups.
+type yielding struct{ actor.Dispatcher }
+
+func (y yielding) Schedule(fn func()) {
+	y.Dispatcher.Schedule(fn)
+	runtime.Gosched()
+}
+
+type pool struct {
+	work chan func()
+	done sync.WaitGroup
+}
+
+func (p *pool) serve() {
+	for fn := range p.work {
+		fn()
+		runtime.Gosched()
+	}
+}
+
+// Schedule implements actor.Dispatcher. Each mailbox schedules at most one
+// function at a time, so the channel never blocks while hosts are few enough.
+func (p *pool) Schedule(fn func()) { p.work <- fn }
+
+// Throughput implements actor.Dispatcher.
+func (p *pool) Throughput() int { return 16 }
+
+func (p *pool) close() {
+	close(p.work)
+	p.done.Wait()
+}

@@ -1,0 +1,237 @@
+package engine
+
+import (
+	"context"
+	"time"
+
+	"github.com/RoaringBitmap/roaring/v2"
+
+	"kith/actors/identity"
+	"kith/proto"
+	"kith/segments"
+)
+
+// Lookup appends the ids of the client's segments that id is in at now to dst.
+// It reads views only, and on a miss the store; it never waits for the log.
+func (n *Node) Lookup(client proto.ClientInfo, id proto.Identity, now proto.Millis, dst []proto.SegmentID) (proto.Seen, []proto.SegmentID, error) {
+	node := proto.Node{Hash: n.hasher.Hash(id), Space: client.Space}
+	view, err := n.view(node)
+	if err != nil {
+		return proto.Seen{}, dst, err
+	}
+	c := view.Client(client.ID)
+	if c == nil {
+		return proto.Seen{}, dst, nil
+	}
+	names := n.registry.current().names
+	for _, m := range c.Members {
+		if identity.In(m, now) && int(m.Key) < len(names) && names[m.Key] != "" {
+			dst = append(dst, names[m.Key])
+		}
+	}
+	return proto.Seen{Known: true}, dst, nil
+}
+
+// view is the node's published view, nil if nothing is known of it.
+func (n *Node) view(node proto.Node) (*identity.View, error) {
+	v, ok, version := n.views.get(node)
+	if ok {
+		return v, nil
+	}
+	state, err := n.state(node)
+	if err != nil {
+		return nil, err
+	}
+	if state.Known() {
+		v = state.View()
+	}
+	n.views.fill(node, v, version)
+	return v, nil
+}
+
+// state reads what is published of a node.
+func (n *Node) state(node proto.Node) (identity.State, error) {
+	snap := n.laneOf[node.Hash.Partition()].acquire()
+	defer snap.release()
+	var s identity.State
+	_, err := snap.Get(factsKey(node), s.Decode)
+	return s, err
+}
+
+// Wait returns once all of p is applied and published.
+func (n *Node) Wait(ctx context.Context, p proto.Position) error {
+	for id, off := range p {
+		if int(id) >= len(n.lanes) {
+			return proto.Errorf(proto.CodeInvalid, "position names lane %d of %d", id, len(n.lanes))
+		}
+		if err := n.lanes[id].progress.wait(ctx, func(p *progress) bool { return p.applied >= off }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Count sizes an audience: the sum over the lanes.
+func (n *Node) Count(_ context.Context, client proto.ClientInfo, expr, unit string) (proto.Count, error) {
+	if unit != "" && unit != "identities" && unit != "users" {
+		return proto.Count{}, proto.Errorf(proto.CodeInvalid, "unit %q is unknown: use identities or users", unit)
+	}
+	a, err := segments.ParseAudience(expr)
+	if err != nil {
+		return proto.Count{}, err
+	}
+	keys := map[proto.SegmentID]proto.SegmentKey{}
+	for _, id := range a.Segments() {
+		s, ok := n.registry.spec(client.ID, id)
+		if !ok {
+			return proto.Count{}, proto.Errorf(proto.CodeNotFound, "segment %q is not defined: define it, or see the list of segments", id)
+		}
+		keys[id] = s.Version
+	}
+	out := proto.Count{Exact: true, Partitions: proto.Answered{Of: proto.Partitions}}
+	var sum uint64
+	for _, l := range n.lanes {
+		if _, _, _, fault := l.progress.get(); fault != nil {
+			out.Exact = false
+			continue
+		}
+		sum += l.count(client.ID, a, keys)
+		out.Partitions.Answered += len(l.partitions)
+	}
+	out.Count = &sum
+	return out, nil
+}
+
+func (l *lane) count(client proto.ClientID, a *segments.Audience, keys map[proto.SegmentID]proto.SegmentKey) (n uint64) {
+	l.bitmaps.View(func(get func(proto.SegmentKey) *roaring.Bitmap, universe func(proto.ClientID) *roaring.Bitmap) {
+		n = a.Count(func(id proto.SegmentID) *roaring.Bitmap { return get(keys[id]) }, universe(client))
+	})
+	return n
+}
+
+// facts reads a node's facts of one client, with its sealed history.
+func (n *Node) facts(client proto.ClientInfo, id proto.Identity, fn func(*identity.Facts, func(yield func(proto.Millis, *proto.EventBody) bool)) error) error {
+	node := proto.Node{Hash: n.hasher.Hash(id), Space: client.Space}
+	snap := n.laneOf[node.Hash.Partition()].acquire()
+	defer snap.release()
+	var s identity.State
+	if _, err := snap.Get(factsKey(node), s.Decode); err != nil {
+		return err
+	}
+	f := s.Client(client.ID)
+	if f == nil {
+		return fn(nil, func(func(proto.Millis, *proto.EventBody) bool) {})
+	}
+	h := history{snap: snap, node: node, facts: f}
+	if err := fn(f, h.walk); err != nil {
+		return err
+	}
+	return h.err
+}
+
+// Record is everything that the client holds of id.
+func (n *Node) Record(_ context.Context, client proto.ClientInfo, id proto.Identity) (proto.IdentityRecord, error) {
+	rec := proto.IdentityRecord{Identity: id, Segments: []proto.SegmentID{}, Events: []proto.HistoryEvent{}}
+	err := n.facts(client, id, func(f *identity.Facts, walk func(func(proto.Millis, *proto.EventBody) bool)) error {
+		if f == nil {
+			return nil
+		}
+		first, last := f.First.Time(), f.Last.Time()
+		rec.Known, rec.FirstSeen, rec.LastSeen, rec.Truncated = true, &first, &last, f.History.Truncated
+		rec.Traits = valuesOf(f.Memory.Traits())
+		walk(func(t proto.Millis, e *proto.EventBody) bool {
+			rec.Events = append(rec.Events, proto.HistoryEvent{
+				Time: t.Time(), Event: clone(e.Name), URL: clone(e.URL), Ref: clone(e.Ref), Props: valuesOf(e.Props),
+			})
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		return rec, err
+	}
+	_, rec.Segments, err = n.Lookup(client, id, n.now(), rec.Segments)
+	return rec, err
+}
+
+func clone(s string) string { return string(append([]byte(nil), s...)) }
+
+func valuesOf(props []proto.Prop) map[string]any {
+	if len(props) == 0 {
+		return nil
+	}
+	m := make(map[string]any, len(props))
+	for _, p := range props {
+		m[clone(p.Key)] = valueOf(p.Value)
+	}
+	return m
+}
+
+func valueOf(v proto.Value) any {
+	switch v.Kind {
+	case proto.NumberValue:
+		return v.Number
+	case proto.TrueValue, proto.FalseValue:
+		return v.Kind == proto.TrueValue
+	}
+	return clone(v.Text)
+}
+
+// Explain says why id is in a segment at a time, or not. For a past time it
+// judges the history of then by the rule of now.
+func (n *Node) Explain(_ context.Context, client proto.ClientInfo, id proto.Identity, segment proto.SegmentID, at time.Time) (proto.Explanation, error) {
+	spec, ok := n.registry.spec(client.ID, segment)
+	if !ok {
+		return proto.Explanation{}, proto.Errorf(proto.CodeNotFound, "segment %q is not defined: see the list of segments", segment)
+	}
+	now := n.now()
+	when := now
+	if !at.IsZero() {
+		when = proto.MillisOf(at)
+	}
+	if when > now.Add(time.Minute) {
+		return proto.Explanation{}, proto.Errorf(proto.CodeInvalid, "at lies in the future: memberships are explained for now and the past")
+	}
+	x := proto.Explanation{Identity: id, Segment: segment, When: spec.When, At: when.Time(), Facts: []proto.ExplanationFact{}}
+	rule, err := segments.Compile(spec.When)
+	if err != nil {
+		return x, err
+	}
+	err = n.facts(client, id, func(f *identity.Facts, walk func(func(proto.Millis, *proto.EventBody) bool)) error {
+		if f == nil {
+			return nil
+		}
+		if !at.IsZero() && when < now.Add(-2*time.Second) {
+			x.In = segments.Holds(rule, func(yield func(proto.Millis, *proto.EventBody) bool) {
+				walk(func(t proto.Millis, e *proto.EventBody) bool { return t > when || yield(t, e) })
+			}, f.Memory.Traits(), memberOf(&f.Memory, func(s proto.SegmentID) proto.SegmentKey {
+				spec, _ := n.registry.spec(client.ID, s)
+				return spec.Version
+			}, when), when)
+			return nil
+		}
+		explainNow(&x, f, spec.Version, now)
+		var err error
+		x.Facts, err = n.registry.explain(client.ID, segment, &f.Memory, now)
+		return err
+	})
+	return x, err
+}
+
+// explainNow fills in the state of the membership.
+func explainNow(x *proto.Explanation, f *identity.Facts, key proto.SegmentKey, now proto.Millis) {
+	for _, m := range f.Memory.Memberships() {
+		if m.Key != key {
+			continue
+		}
+		x.In = identity.In(m, now)
+		if m.In {
+			t := m.Since.Time()
+			x.Entered = &t
+		}
+		if m.Next > now {
+			t := m.Next.Time()
+			x.Changes = &t
+		}
+	}
+}

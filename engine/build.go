@@ -1,0 +1,177 @@
+package engine
+
+import (
+	"encoding/binary"
+	"iter"
+
+	"kith/actors"
+	"kith/engine/store"
+	"kith/proto"
+	"kith/segments"
+)
+
+// batch is some whole entries on their way from the stepper to the readers.
+type batch struct {
+	number   uint64
+	lane     *lane
+	source   *laneSnapshot
+	commands actors.Commands
+	full     bool
+
+	offsets  []proto.Offset // of its entries
+	outcomes []*actors.Outcome
+	exits    []actors.Exit
+	puts     []put
+	deletes  [][]byte
+	dropped  []proto.SegmentKey
+	fills    []fillProgress
+	record   []byte // the lane's
+	journal  uint64
+	control  uint64
+	beats    int
+	laneTime proto.Millis
+	fired    proto.Millis // no exit record before it is still to fire
+	chain    uint64
+
+	writes store.Batch
+	bits   []segments.BitDelta
+	logged int // bytes of the journal
+}
+
+type put struct{ key, value []byte }
+
+// build turns stepped batches into store batches until there are none.
+func (l *lane) build() error {
+	defer close(l.commits)
+	var failed error
+	for b := range l.built {
+		if failed == nil {
+			b.writes = l.store.NewBatch()
+			if failed = b.fillWrites(); failed != nil {
+				b.writes.Discard()
+			}
+		}
+		if failed != nil {
+			l.inflight.Done()
+			continue
+		}
+		l.commits <- b
+	}
+	return failed
+}
+
+// writer adds to a store batch and keeps the first error.
+type writer struct {
+	batch store.Batch
+	err   error
+}
+
+func (w *writer) set(key, value []byte) {
+	if w.err == nil {
+		w.err = w.batch.Set(key, value)
+	}
+}
+
+func (w *writer) delete(key []byte) {
+	if w.err == nil {
+		w.err = w.batch.Delete(key)
+	}
+}
+
+func (b *batch) fillWrites() error {
+	w := &writer{batch: b.writes}
+	for _, o := range b.outcomes {
+		b.writeOutcome(w, o)
+		b.bits = append(b.bits, o.Bits...)
+	}
+	for _, p := range b.puts {
+		w.set(p.key, p.value)
+	}
+	for _, k := range b.deletes {
+		w.delete(k)
+	}
+	id := b.lane.id
+	if len(b.bits) > 0 {
+		value := segments.AppendDeltas(nil, b.bits)
+		b.logged = len(value)
+		w.set(journalKey(id, b.journal), value)
+	}
+	hours, values := encodeExits(b.exits)
+	for i, h := range hours {
+		w.set(exitKey(id, h, b.journal), values[i])
+	}
+	w.set(recordKey(id), b.record)
+	return w.err
+}
+
+func (b *batch) writeOutcome(w *writer, o *actors.Outcome) {
+	// One slab for all keys of the outcome: they are many and short.
+	slab := make([]byte, 0, len(o.Puts)*(nodePrefixLen+1))
+	for i := range o.Puts {
+		start := len(slab)
+		slab = append(appendNodeKey(slab, o.Puts[i].Node), 'f')
+		w.set(slab[start:len(slab):len(slab)], o.Puts[i].Value)
+	}
+	for i := range o.Named {
+		n := &o.Named[i]
+		w.set(ordinalKey(b.lane.id, n.Ordinal), encodeOrdinal(n.Node.Space, n.Identity))
+	}
+	for i := range o.Blocks {
+		n := &o.Blocks[i]
+		if key := blockKey(n.Node, n.Client, n.Number); n.Data == nil {
+			w.delete(key)
+		} else {
+			w.set(key, n.Data)
+		}
+	}
+	for i := range o.Dead {
+		d := &o.Dead[i]
+		w.set(deadKey(b.lane.id, b.offsets[d.Entry], d.Index), encodeDead(b.laneTime, o.Partition, d))
+	}
+}
+
+// encodeOrdinal is the value that names a node.
+func encodeOrdinal(space proto.SpaceID, id proto.Identity) []byte {
+	return append(binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(id)), uint32(space)), id...)
+}
+
+func decodeOrdinal(v []byte) (proto.SpaceID, proto.Identity, error) {
+	if len(v) < 5 {
+		return 0, "", proto.Errorf(proto.CodeCorrupt, "an ordinal's record has %d bytes", len(v))
+	}
+	return proto.SpaceID(binary.BigEndian.Uint32(v)), proto.Identity(v[4:]), nil
+}
+
+// source reads nodes for the hosts.
+type source struct{ snap store.Snapshot }
+
+// Facts implements actors.Source.
+func (s source) Facts(n proto.Node, fn func([]byte) error) (bool, error) {
+	return s.snap.Get(factsKey(n), fn)
+}
+
+// Blocks implements actors.Source.
+func (s source) Blocks(n proto.Node, c proto.ClientID, first, next uint32) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		for i := first; i < next; i++ {
+			found, err := s.snap.Get(blockKey(n, c, i), func(v []byte) error {
+				if !yield(v, nil) {
+					return errStop
+				}
+				return nil
+			})
+			if err == errStop {
+				return
+			}
+			if err == nil && !found {
+				err = proto.Errorf(proto.CodeCorrupt, "history block %d of a node is missing", i)
+			}
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+		}
+	}
+}
+
+var errStop = proto.Errorf(proto.CodeInternal, "stop")

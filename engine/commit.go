@@ -1,0 +1,235 @@
+package engine
+
+import (
+	"context"
+	"sync"
+
+	"kith/proto"
+)
+
+// Bounds of the upkeep that rides on commits.
+const (
+	checkpointBytes  = 8 << 20 // of journal, then bitmap chunks are written
+	checkpointCount  = 4096    // journal keys, then likewise
+	chunksPerCommit  = 64
+	deletesPerCommit = 1024
+	sealChunks       = 256
+)
+
+// progress tells readers how far a lane is published.
+type progress struct {
+	mu       sync.Mutex
+	applied  proto.Offset
+	control  uint64
+	laneTime proto.Millis
+	chain    uint64
+	fault    error
+	beats    int // applied since the start
+	fills    map[proto.SegmentKey]fillProgress
+	changed  chan struct{} // closed and replaced at every change
+}
+
+func (p *progress) set(fn func(p *progress)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fn(p)
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+func (p *progress) get() (applied proto.Offset, control uint64, laneTime proto.Millis, fault error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.applied, p.control, p.laneTime, p.fault
+}
+
+// wait returns once done holds, or ctx ends, or the lane is quarantined.
+func (p *progress) wait(ctx context.Context, done func(p *progress) bool) error {
+	for {
+		p.mu.Lock()
+		ok, fault, changed := done(p), p.fault, p.changed
+		p.mu.Unlock()
+		if ok {
+			return nil
+		}
+		if fault != nil {
+			return fault
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return proto.Errorf(proto.CodeTimeout, "the log was not applied that far in time: try again: %w", ctx.Err())
+		}
+	}
+}
+
+// commit makes built batches durable and then visible, until there are none.
+// After a failure nothing is committed any more: what the log holds stays
+// there.
+func (l *lane) commit() error {
+	var failed error
+	for b := range l.commits {
+		if failed == nil {
+			failed = l.commitBatch(b)
+		} else {
+			b.writes.Discard()
+		}
+		l.inflight.Done()
+	}
+	return failed
+}
+
+func (l *lane) commitBatch(b *batch) error {
+	if err := l.upkeep(b); err != nil {
+		b.writes.Discard()
+		return err
+	}
+	if err := b.writes.Commit(); err != nil {
+		return err
+	}
+	l.renewSnapshot(b.number)
+	for _, k := range b.dropped {
+		l.bitmaps.Drop(k)
+	}
+	l.bitmaps.Apply(b.bits)
+	l.publish(b)
+	return nil
+}
+
+// publish lets readers see a committed batch.
+func (l *lane) publish(b *batch) {
+	for _, o := range b.outcomes {
+		for i := range o.Views {
+			l.node.views.publish(o.Views[i].Node, o.Views[i].View)
+		}
+		l.events.Add(uint64(o.Events))
+		l.repeated.Add(uint64(o.Repeated))
+		l.dead.Add(uint64(len(o.Dead)))
+		l.named.Add(uint64(len(o.Named)))
+	}
+	l.progress.set(func(p *progress) {
+		if n := len(b.offsets); n > 0 {
+			p.applied = b.offsets[n-1]
+		}
+		p.control, p.laneTime, p.chain = b.control, b.laneTime, b.chain
+		p.beats += b.beats
+		for _, k := range b.dropped {
+			delete(p.fills, k)
+		}
+		for _, f := range b.fills {
+			if _, ok := p.fills[f.key]; ok || f.next == 0 {
+				p.fills[f.key] = f
+			}
+		}
+	})
+}
+
+// upkeep adds a share of the checkpoint to a batch: dirty bitmap chunks, and
+// once none is left, the deletion of the journal that they replace; and of
+// exit records whose hour has passed.
+func (l *lane) upkeep(b *batch) error {
+	w := &writer{batch: b.writes}
+	if b.logged > 0 {
+		l.journal.bytes += b.logged
+		l.journal.keys = append(l.journal.keys, b.journal)
+	}
+	l.checkpoint(w, b.journal, chunksPerCommit)
+	l.dropExits(w, b.fired)
+	return w.err
+}
+
+// journalState is the committer's knowledge of the journal.
+type journalState struct {
+	keys    []uint64 // of the records in the store, ascending
+	bytes   int
+	chunks  int    // dirty chunks still to be written for the checkpoint under way
+	upTo    uint64 // the records that it replaces
+	running bool
+}
+
+// checkpoint goes on with, or when it is time begins, folding the journal
+// into bitmap chunks. now is the journal number of the batch that w belongs
+// to, whose own bits are not in the bitmaps yet.
+func (l *lane) checkpoint(w *writer, now uint64, chunksMax int) {
+	j := &l.journal
+	if !j.running {
+		if j.bytes < checkpointBytes && len(j.keys) < checkpointCount {
+			return
+		}
+		j.running, j.upTo, j.chunks = true, now-1, l.bitmaps.Dirty()
+	}
+	if j.chunks > 0 {
+		taken := l.bitmaps.TakeDirty(min(chunksMax, j.chunks))
+		for _, c := range taken {
+			key := chunkKey(l.id, c.Client, c.Key, c.High)
+			if len(c.Data) == 0 {
+				w.delete(key)
+			} else {
+				w.set(key, c.Data)
+			}
+		}
+		if j.chunks -= len(taken); j.chunks > 0 && len(taken) > 0 {
+			return
+		}
+		j.chunks = 0
+	}
+	// The chunks in w and before hold everything up to upTo.
+	n := 0
+	for n < len(j.keys) && n < deletesPerCommit && j.keys[n] <= j.upTo {
+		w.delete(journalKey(l.id, j.keys[n]))
+		n++
+	}
+	if j.keys = j.keys[n:]; len(j.keys) == 0 || j.keys[0] > j.upTo {
+		j.running, j.bytes = false, 0
+	}
+}
+
+// dropExits deletes exit records of hours in which all have fired; each hour's
+// are looked for once, an hour after.
+func (l *lane) dropExits(w *writer, fired proto.Millis) {
+	hour := hourOf(fired)
+	if hour < 2 || l.dropped >= hour-2 {
+		return
+	}
+	l.dropped = hour - 2
+	snap := l.acquire()
+	defer snap.release()
+	n := 0
+	err := snap.Scan(laneKey(l.id, 'x'), laneKey(l.id, 'x'), func(k, _ []byte) (bool, error) {
+		if exitHour(k) > l.dropped {
+			return false, nil
+		}
+		if n++; n > deletesPerCommit {
+			l.dropped-- // the rest with the next commit
+			return false, nil
+		}
+		w.delete(append([]byte(nil), k...))
+		return true, nil
+	})
+	if w.err == nil {
+		w.err = err
+	}
+}
+
+// seal folds the whole journal into chunks, so that the next start is quick.
+// Nothing else of the lane runs any more.
+func (l *lane) seal() error {
+	if _, _, _, fault := l.progress.get(); fault != nil {
+		return nil // what is on disk is left as it is
+	}
+	j := &l.journal
+	for len(j.keys) > 0 {
+		j.running, j.upTo, j.chunks = true, j.keys[len(j.keys)-1], l.bitmaps.Dirty()
+		b := l.store.NewBatch()
+		w := &writer{batch: b}
+		l.checkpoint(w, 0, sealChunks)
+		if w.err != nil {
+			b.Discard()
+			return w.err
+		}
+		if err := b.Commit(); err != nil {
+			return err
+		}
+	}
+	return nil
+}

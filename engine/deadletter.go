@@ -1,0 +1,149 @@
+package engine
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"kith/actors"
+	"kith/engine/store"
+	"kith/proto"
+)
+
+// A stored dead letter is: time (8 bytes), kind, partition, length and reason,
+// then the command's body.
+
+const deadReasonMax = 4096
+
+func encodeDead(at proto.Millis, p proto.PartitionID, d *actors.Dead) []byte {
+	b := binary.BigEndian.AppendUint64(nil, uint64(at))
+	b = append(b, byte(d.Kind), byte(p))
+	b = proto.AppendString(b, d.Reason[:min(len(d.Reason), deadReasonMax)])
+	return append(b, d.Body...)
+}
+
+type deadLetter struct {
+	at        proto.Millis
+	partition proto.PartitionID
+	reason    string
+	replay    proto.Replay
+}
+
+func decodeDead(key, value []byte) (deadLetter, error) {
+	if len(key) != 15 || len(value) < 11 {
+		return deadLetter{}, proto.Errorf(proto.CodeCorrupt, "a dead letter is malformed")
+	}
+	r := proto.NewReader(append([]byte(nil), value[10:]...))
+	d := deadLetter{
+		at: proto.Millis(binary.BigEndian.Uint64(value)), partition: proto.PartitionID(value[9]), reason: r.String(),
+		replay: proto.Replay{
+			Offset: proto.Offset(binary.BigEndian.Uint64(key[3:])), Index: int(binary.BigEndian.Uint32(key[11:])),
+			Kind: proto.CommandKind(value[8]),
+		},
+	}
+	d.replay.Body = r.Take(r.Len())
+	if r.Bad() {
+		return deadLetter{}, proto.Errorf(proto.CodeCorrupt, "a dead letter is malformed")
+	}
+	return d, nil
+}
+
+// DeadLetters are set-aside commands of all lanes, oldest first, at most limit
+// a lane.
+func (n *Node) DeadLetters(_ context.Context, limit int) ([]proto.DeadLetter, error) {
+	list := []proto.DeadLetter{}
+	for _, l := range n.lanes {
+		snap := l.acquire()
+		found := 0
+		prefix := laneKey(l.id, 'q')
+		err := snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
+			d, err := decodeDead(k, v)
+			if err != nil {
+				return false, err
+			}
+			first, _, _ := strings.Cut(d.reason, "\n")
+			list = append(list, proto.DeadLetter{
+				ID: fmt.Sprintf("%d:%d:%d", l.id, d.replay.Offset, d.replay.Index), Lane: l.id,
+				Offset: d.replay.Offset, Index: d.replay.Index, Time: d.at.Time(), Reason: first,
+			})
+			found++
+			return found < limit, nil
+		})
+		snap.release()
+		if err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
+// Replay takes a dead letter in again, through the log; it leaves the list
+// when it is applied, or comes back as a new one if it fails again.
+func (n *Node) Replay(ctx context.Context, id string) error {
+	lane, rest, ok1 := strings.Cut(id, ":")
+	off, index, ok2 := strings.Cut(rest, ":")
+	x, err1 := strconv.ParseUint(lane, 10, 8)
+	o, err2 := strconv.ParseUint(off, 10, 64)
+	i, err3 := strconv.ParseUint(index, 10, 31)
+	if !ok1 || !ok2 || err1 != nil || err2 != nil || err3 != nil || int(x) >= len(n.lanes) {
+		return proto.Errorf(proto.CodeInvalid, "dead letter id is not valid: take one from the list")
+	}
+	l := n.lanes[x]
+	key := deadKey(l.id, proto.Offset(o), int(i))
+	var d deadLetter
+	snap := l.acquire()
+	found, err := snap.Get(key, func(v []byte) (err error) {
+		d, err = decodeDead(key, v)
+		return err
+	})
+	snap.release()
+	if err != nil {
+		return err
+	}
+	if !found {
+		return proto.Errorf(proto.CodeNotFound, "there is no dead letter %s", id)
+	}
+	var b proto.Batch
+	b.AddRaw(proto.Command{Kind: proto.CommandReplay, Partition: d.partition, Body: d.replay.Append(nil)})
+	if r := n.Submit(ctx, &b); r.Err != nil {
+		return r.Err
+	} else if err := n.Wait(ctx, r.Position); err != nil {
+		return err
+	}
+	return nil
+}
+
+// letterID names a dead letter of a lane.
+type letterID struct {
+	offset proto.Offset
+	index  int
+}
+
+// unwrapReplay gives the command inside a replay; its dead letter goes. A
+// letter that has gone already is not taken in twice: ok is false.
+func (l *lane) unwrapReplay(b *batch, c proto.Command) (inner proto.Command, ok bool, err error) {
+	x, err := proto.DecodeReplay(c.Body)
+	if err != nil {
+		return c, false, err
+	}
+	id := letterID{x.Offset, x.Index}
+	if !l.letters[id] {
+		return c, false, nil
+	}
+	delete(l.letters, id)
+	b.deletes = append(b.deletes, deadKey(l.id, x.Offset, x.Index))
+	return proto.Command{Kind: x.Kind, Partition: c.Partition, Body: x.Body}, true, nil
+}
+
+// loadLetters reads which dead letters there are.
+func (l *lane) loadLetters(snap store.Snapshot) error {
+	l.letters = map[letterID]bool{}
+	prefix := laneKey(l.id, 'q')
+	return snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
+		d, err := decodeDead(k, v)
+		l.letters[letterID{d.replay.Offset, d.replay.Index}] = true
+		return true, err
+	})
+}

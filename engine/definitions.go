@@ -1,0 +1,198 @@
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base32"
+	"maps"
+	"slices"
+	"strings"
+
+	"kith/proto"
+	"kith/proto/pb"
+	"kith/segments"
+)
+
+// segmentsMax bounds the segments of one client.
+const segmentsMax = 50_000
+
+// Define makes or replaces a segment and returns when all lanes obey it. A
+// definition like the one in force changes nothing.
+func (n *Node) Define(ctx context.Context, client proto.ClientInfo, s proto.SegmentSpec) (proto.SegmentSpec, error) {
+	scope, err := segments.ParseScope(s.Scope)
+	if err != nil {
+		return s, err
+	}
+	rule, err := segments.Compile(s.When)
+	if err != nil {
+		return s, err
+	}
+	compiled, err := rule.AppendBinary(nil)
+	if err != nil {
+		return s, err
+	}
+	s.Scope = scope.String()
+	seq, err := n.registry.propose(ctx, func() (*pb.Control, error) {
+		old, ok := n.registry.specs[client.ID][s.ID]
+		if ok && old.When == s.When && old.Scope == s.Scope && old.Backfill == s.Backfill {
+			s = old
+			return nil, nil
+		}
+		if !ok && len(n.registry.specs[client.ID]) >= segmentsMax {
+			return nil, proto.Errorf(proto.CodeTooLarge, "the client has %d segments, the most there may be: delete some", segmentsMax)
+		}
+		// The sequence of its own record is at least the next one.
+		d := segments.Definition{Key: proto.SegmentKey(n.registry.seq + 1), ID: s.ID, Scope: scope, Rule: rule}
+		if err := n.registry.check(client.ID, d); err != nil {
+			return nil, err
+		}
+		return &pb.Control{Body: &pb.Control_Define{Define: &pb.Define{
+			Client: uint32(client.ID), Id: string(s.ID), When: s.When, Compiled: compiled, Scope: s.Scope, Backfill: s.Backfill,
+		}}}, nil
+	})
+	if err != nil {
+		return s, err
+	}
+	if err := n.obeyed(ctx, seq); err != nil {
+		return s, err
+	}
+	out, _ := n.Segment(client, s.ID)
+	return out, nil
+}
+
+// Undefine drops a segment and returns when all lanes obey it.
+func (n *Node) Undefine(ctx context.Context, client proto.ClientInfo, id proto.SegmentID) error {
+	seq, err := n.registry.propose(ctx, func() (*pb.Control, error) {
+		if _, ok := n.registry.specs[client.ID][id]; !ok {
+			return nil, proto.Errorf(proto.CodeNotFound, "segment %q is not defined", id)
+		}
+		if by := n.registry.referredBy(client.ID, id); by != "" {
+			return nil, proto.Errorf(proto.CodeConflict, "segment %q is used by %q: change or delete that first", id, by)
+		}
+		return &pb.Control{Body: &pb.Control_Undefine{Undefine: &pb.Undefine{Client: uint32(client.ID), Id: string(id)}}}, nil
+	})
+	if err != nil {
+		return err
+	}
+	return n.obeyed(ctx, seq)
+}
+
+// obeyed waits until every lane obeys the control stream up to seq.
+func (n *Node) obeyed(ctx context.Context, seq uint64) error {
+	for _, l := range n.lanes {
+		if err := l.progress.wait(ctx, func(p *progress) bool { return p.control >= seq }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Segment is a definition in force, with its size.
+func (n *Node) Segment(client proto.ClientInfo, id proto.SegmentID) (proto.SegmentSpec, bool) {
+	s, ok := n.registry.spec(client.ID, id)
+	if ok {
+		n.measure(&s)
+	}
+	return s, ok
+}
+
+// Segments are all of the client's definitions, by id.
+func (n *Node) Segments(client proto.ClientInfo) []proto.SegmentSpec {
+	list := n.registry.all(client.ID)
+	for i := range list {
+		n.measure(&list[i])
+	}
+	return list
+}
+
+// measure fills in how many identities are in the segment and whether all of
+// history has been gone through.
+func (n *Node) measure(s *proto.SegmentSpec) {
+	var size uint64
+	filled := true
+	for _, l := range n.lanes {
+		size += l.bitmaps.Cardinality(s.Version)
+		filled = filled && l.progress.filled(s.Version)
+	}
+	s.Size, s.Filled = &size, &filled
+}
+
+func (p *progress) filled(k proto.SegmentKey) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f, ok := p.fills[k]
+	return ok && f.done
+}
+
+// Authenticate tells whom a key speaks for.
+func (n *Node) Authenticate(key string) (proto.Principal, bool) { return n.registry.authenticate(key) }
+
+// Client finds a client by name.
+func (n *Node) Client(name proto.ClientName) (proto.ClientInfo, bool) {
+	c, ok := n.registry.current().clients[name]
+	return c, ok
+}
+
+// Clients are all clients, by name.
+func (n *Node) Clients() []proto.ClientInfo {
+	return slices.SortedFunc(maps.Values(n.registry.current().clients), func(a, b proto.ClientInfo) int {
+		return strings.Compare(string(a.Name), string(b.Name))
+	})
+}
+
+// CreateKey makes a key for a client, and the client if it is new.
+func (n *Node) CreateKey(ctx context.Context, name proto.ClientName, role proto.Role, space string) (string, error) {
+	var raw [20]byte
+	rand.Read(raw[:])
+	key := "kith_" + strings.ToLower(base32.StdEncoding.EncodeToString(raw[:]))
+	return key, n.ensureKey(ctx, name, role, space, sha256.Sum256([]byte(key)), key[:9])
+}
+
+// ensureKey makes the client and the key unless they exist.
+func (n *Node) ensureKey(ctx context.Context, name proto.ClientName, role proto.Role, space string, sum [32]byte, note string) error {
+	if role == proto.RoleAdmin {
+		name = ""
+	} else if err := n.ensureClient(ctx, name, space); err != nil {
+		return err
+	}
+	seq, err := n.registry.propose(ctx, func() (*pb.Control, error) {
+		if _, ok := n.registry.keys[sum]; ok {
+			return nil, nil
+		}
+		return &pb.Control{Body: &pb.Control_Key{Key: &pb.Key{Sha256: sum[:], Client: string(name), Role: string(role), Note: note}}}, nil
+	})
+	if err != nil {
+		return err
+	}
+	return n.obeyed(ctx, seq)
+}
+
+func (n *Node) ensureClient(ctx context.Context, name proto.ClientName, space string) error {
+	if _, err := proto.ParseClientName(string(name)); err != nil {
+		return err
+	}
+	if space != "" && !proto.ValidName(space) {
+		return proto.Errorf(proto.CodeInvalid, "space %q is not valid: use 1 to 64 of A-Z a-z 0-9 _ - .", space)
+	}
+	_, err := n.registry.propose(ctx, func() (*pb.Control, error) {
+		if c, ok := n.registry.clients[name]; ok {
+			if space != "" && n.registry.spaces[space] != c.Space {
+				return nil, proto.Errorf(proto.CodeConflict, "client %q exists in another space, which cannot be changed: leave --space out", name)
+			}
+			return nil, nil
+		}
+		return &pb.Control{Body: &pb.Control_Client{Client: &pb.Client{Name: string(name), Space: space}}}, nil
+	})
+	return err
+}
+
+// boot makes the clients and keys that the configuration wants.
+func (n *Node) boot(ctx context.Context) error {
+	for _, k := range n.config.Boot {
+		if err := n.ensureKey(ctx, k.Client, k.Role, "", k.SHA256, "boot"); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,139 @@
+// Package engine is a node: it takes commands in, makes them durable in the
+// log, applies the log to the store through the actors, and answers from what
+// it applied.
+//
+// It guarantees G1, G2, G5 and G7 of the README for one node: an acknowledged
+// command is synced in the log; the state of a lane is a function of its log
+// alone, byte for byte; memberships change at their time to within a second;
+// every queue is bounded. It does not speak HTTP or NATS to clients (gateway),
+// and does not place lanes on nodes (cluster).
+//
+// # The way of a command
+//
+//	Submit ─ packer ─ log (JetStream, synced) ─ acknowledged
+//	                   │
+//	          reader ──┘ checks envelope, sequence, producer
+//	             │ entries
+//	          stepper: hosts and identity actors take them in   (lane.go)
+//	             │ outcomes
+//	          builder: one store batch of whole entries          (build.go)
+//	             │ batch
+//	          committer: synced, then bitmaps, views, position   (commit.go)
+//
+// Each arrow is a bounded channel. Nothing is published before its commit.
+//
+// # Keys
+//
+// Numbers are big-endian. L is the lane (1 byte), P the partition (1 byte).
+//
+//	'G' 's'                                     secret check: hash of a constant; lanes (2 bytes)
+//	'L' L 'r'                                   pb.LaneRecord: offset, chain, lane time, ordinals …; in every commit
+//	'L' L 'o' ordinal(4)                        space(4), identity: the one place of its string
+//	'L' L 'j' number(8)                         journal: the bit deltas of one commit (segments.AppendDeltas)
+//	'L' L 'b' client(4) key(4) high(2)          bitmap chunk (roaring), as of the checkpoint or later
+//	'L' L 'x' hour(4) number(8)                 exit records due in that hour, of one commit (exits.go)
+//	'L' L 'd' client(4) sequence(8)             pb.Control with a Define in force
+//	'L' L 'v' client(4)                         sequence (8) of the client's last change of rules
+//	'L' L 'g' key(4)                            fill progress: next ordinal (8), done (1), client (4)
+//	'L' L 'q' offset(8) index(4)                dead letter: time(8), flags(1), kind(1), partition(1), reason, body
+//	'N' P hash(16) generation(2) space(4) 'f'   facts (identity.State)
+//	'N' P hash(16) generation(2) space(4) 'h' client(4) block(4)   sealed history
+package engine
+
+import (
+	"log/slog"
+	"time"
+
+	"kith/engine/log"
+	"kith/proto"
+)
+
+// Config is how a node is run. The zero value of a field takes the default.
+type Config struct {
+	// Dir holds everything; LogDir and StoreDir may put the log and the store
+	// on disks of their own, which uncouples their syncs.
+	Dir, LogDir, StoreDir string
+	// Node is the node's stable name. Default "kith-1".
+	Node string
+	// Lanes is fixed when the directory is made. Default 1.
+	Lanes int
+	// NATSURL uses an external NATS; NATSListen opens the embedded one to
+	// clients.
+	NATSURL, NATSListen string
+	// NATSAuthorize decides about network clients of NATSListen.
+	NATSAuthorize func(log.Credentials) (log.Grant, bool)
+	// LogRetention is how long applied entries stay in the log. Default 24 h.
+	LogRetention time.Duration
+	// LogBytesMax bounds each lane's stream. Default: derived from the disk.
+	LogBytesMax int64
+	// ActiveMax bounds the identity actors in memory. Default 200,000.
+	ActiveMax int
+	// ViewsMax bounds the read views in memory. Default 500,000.
+	ViewsMax int
+	// Workers is how many hosts may run at once. Default half of GOMAXPROCS.
+	Workers int
+	// HashSecret keys identity hashes. Default: made at the first start, kept
+	// in Dir/secrets. Whoever keeps the opt-out ledger must keep it too.
+	HashSecret []byte
+	// CheckTables verifies every table of the store at start.
+	CheckTables bool
+	// RebaseLog accepts, at this start only, a log that does not go with the
+	// store: the store stays as it is and what only the old log held is given up.
+	RebaseLog bool
+	// AdminKeys are SHA-256 hashes of keys that may do anything.
+	AdminKeys [][32]byte
+	// Boot are clients with keys that must exist once the node is open.
+	Boot []BootKey
+	// DiskReserve is refused to events: with less free, intake answers
+	// CodeDiskFull. Default 256 MiB.
+	DiskReserve uint64
+	// Logger takes what operators should know. Default: none.
+	Logger *slog.Logger
+	// Now is the wall clock. Default time.Now.
+	Now func() time.Time
+}
+
+// BootKey is a client with a key, by the key's SHA-256.
+type BootKey struct {
+	Client proto.ClientName
+	Role   proto.Role
+	SHA256 [32]byte
+}
+
+// Validate fills in defaults and reports the first thing that is wrong.
+func (c *Config) Validate() error {
+	setDefault(&c.Node, "kith-1")
+	setDefault(&c.Lanes, 1)
+	setDefault(&c.LogRetention, 24*time.Hour)
+	setDefault(&c.ActiveMax, 200_000)
+	setDefault(&c.ViewsMax, 500_000)
+	setDefault(&c.DiskReserve, 256<<20)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	switch {
+	case c.Dir == "" && (c.LogDir == "" || c.StoreDir == ""):
+		return proto.Errorf(proto.CodeInvalid, "no data directory: set one, such as ./kith-data")
+	case !proto.ValidName(c.Node):
+		return proto.Errorf(proto.CodeInvalid, "node name %q is not valid: use 1 to 64 of A-Z a-z 0-9 _ - .", c.Node)
+	case c.Lanes < 1 || c.Lanes > proto.LanesMax:
+		return proto.Errorf(proto.CodeInvalid, "lanes is %d: use 1 to %d", c.Lanes, proto.LanesMax)
+	case c.LogRetention < time.Second:
+		return proto.Errorf(proto.CodeInvalid, "log retention %v is too short: use at least 1s", c.LogRetention)
+	case c.ActiveMax < proto.Partitions:
+		return proto.Errorf(proto.CodeInvalid, "active identities are bounded to %d: use at least %d", c.ActiveMax, proto.Partitions)
+	case len(c.HashSecret) != 0 && len(c.HashSecret) != 16:
+		return proto.Errorf(proto.CodeInvalid, "the hash secret has %d bytes: use 16", len(c.HashSecret))
+	}
+	return nil
+}
+
+func setDefault[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}

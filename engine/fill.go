@@ -1,0 +1,176 @@
+package engine
+
+import (
+	"context"
+	"encoding/binary"
+
+	"github.com/RoaringBitmap/roaring/v2"
+
+	"kith/actors"
+	"kith/engine/store"
+	"kith/proto"
+)
+
+// fillProgress is how far a segment has gone through history.
+type fillProgress struct {
+	client proto.ClientID
+	key    proto.SegmentKey
+	next   uint64 // the first ordinal not yet filled
+	done   bool
+}
+
+// setFill notes progress in the batch: next (8 bytes), done (1), client (4).
+func (b *batch) setFill(id proto.LaneID, f fillProgress) {
+	v := binary.BigEndian.AppendUint64(nil, f.next)
+	if f.done {
+		v = append(v, 1)
+	} else {
+		v = append(v, 0)
+	}
+	v = binary.BigEndian.AppendUint32(v, uint32(f.client))
+	b.puts = append(b.puts, put{fillKey(id, f.key), v})
+	b.fills = append(b.fills, f)
+}
+
+// loadFills reads the progress of all fills.
+func (l *lane) loadFills(snap store.Snapshot) error {
+	l.progress.fills = map[proto.SegmentKey]fillProgress{}
+	prefix := laneKey(l.id, 'g')
+	return snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
+		if len(k) != 7 || len(v) != 13 {
+			return false, proto.Errorf(proto.CodeCorrupt, "a fill's record has %d bytes", len(v))
+		}
+		f := fillProgress{
+			client: proto.ClientID(binary.BigEndian.Uint32(v[9:])), key: proto.SegmentKey(binary.BigEndian.Uint32(k[3:])),
+			next: binary.BigEndian.Uint64(v), done: v[8] == 1,
+		}
+		l.progress.fills[f.key] = f
+		return true, nil
+	})
+}
+
+// fillFromHistory appends fills for segments that want their history gone
+// through, a step at a time, each once the one before is published: so live
+// events go first, and a restart goes on where it was.
+func (l *lane) fillFromHistory(ctx context.Context) {
+	for {
+		var f fillProgress
+		err := l.progress.wait(ctx, func(p *progress) (found bool) {
+			for _, x := range p.fills {
+				if !x.done && (!found || x.key < f.key) {
+					f, found = x, true
+				}
+			}
+			return found
+		})
+		if err != nil {
+			return
+		}
+		x := l.nextFill(f)
+		if err := l.appendOwn(ctx, proto.CommandFill, [][]byte{x.Append(nil)}); err != nil {
+			l.logger.Warn("history cannot be gone through, trying again", "error", err)
+			if !pause(ctx, beatEvery) {
+				return
+			}
+			continue
+		}
+		err = l.progress.wait(ctx, func(p *progress) bool {
+			now, ok := p.fills[f.key]
+			return !ok || now != f
+		})
+		if err != nil {
+			return
+		}
+	}
+}
+
+// nextFill is the next step: some nodes of the client from f.next on.
+func (l *lane) nextFill(f fillProgress) proto.Fill {
+	x := proto.Fill{Client: f.client, Segment: f.key, First: proto.Ordinal(f.next), Done: true}
+	l.bitmaps.View(func(_ func(proto.SegmentKey) *roaring.Bitmap, universe func(proto.ClientID) *roaring.Bitmap) {
+		u := universe(f.client)
+		if u == nil || f.next > uint64(^uint32(0)) {
+			x.First = 0
+			return
+		}
+		it := u.Iterator()
+		it.AdvanceIfNeeded(uint32(f.next))
+		for n := 0; it.HasNext(); n++ {
+			if n == fillStep {
+				x.Done = false
+				return
+			}
+			x.Last = proto.Ordinal(it.Next())
+		}
+	})
+	x.Last = max(x.Last, x.First)
+	return x
+}
+
+// fill makes nodes numbered in a range bring their memory up to date.
+func (l *lane) fill(b *batch, body []byte) (digest uint64, later bool, err error) {
+	x, err := proto.DecodeFill(body)
+	if err != nil {
+		return 0, false, err
+	}
+	if _, ok := l.rules.defines[x.Segment]; !ok {
+		return 0, false, nil // undefined or replaced meanwhile
+	}
+	if !l.drained(b) {
+		return 0, true, nil
+	}
+	nodes, err := l.nodesBetween(b.source, x.Client, x.First, x.Last)
+	if err != nil {
+		return 0, false, err
+	}
+	list := make([]*actors.Due, len(nodes))
+	for i := range list {
+		list[i] = &actors.Due{Entry: len(b.offsets), Node: nodes[i], Fill: x.Client}
+	}
+	digest, err = l.runDue(b, list, proto.Millis(l.record.NowMs))
+	b.setFill(l.id, fillProgress{client: x.Client, key: x.Segment, next: uint64(x.Last) + 1, done: x.Done})
+	return digest, false, err
+}
+
+// nodesBetween gives the nodes of a range of ordinals of which the client
+// knows something, in the order of their ordinals.
+func (l *lane) nodesBetween(snap store.Snapshot, client proto.ClientID, first, last proto.Ordinal) ([]proto.Node, error) {
+	known := l.knownBetween(client, first, last)
+	var nodes []proto.Node
+	err := snap.Scan(laneKey(l.id, 'o'), ordinalKey(l.id, first), func(k, v []byte) (bool, error) {
+		o := proto.Ordinal(binary.BigEndian.Uint32(k[3:]))
+		if o > last {
+			return false, nil
+		}
+		if known[o] {
+			space, id, err := decodeOrdinal(v)
+			if err != nil {
+				return false, err
+			}
+			nodes = append(nodes, proto.Node{Hash: l.node.hasher.Hash(id), Space: space})
+		}
+		return true, nil
+	})
+	return nodes, err
+}
+
+// knownBetween is the part of a client's universe that lies in a range.
+func (l *lane) knownBetween(client proto.ClientID, first, last proto.Ordinal) map[proto.Ordinal]bool {
+	set := map[proto.Ordinal]bool{}
+	l.bitmaps.View(func(_ func(proto.SegmentKey) *roaring.Bitmap, universe func(proto.ClientID) *roaring.Bitmap) {
+		u := universe(client)
+		if u == nil {
+			return
+		}
+		it := u.Iterator()
+		it.AdvanceIfNeeded(uint32(first))
+		for it.HasNext() {
+			o := proto.Ordinal(it.Next())
+			if o > last {
+				return
+			}
+			set[o] = true
+		}
+	})
+	return set
+}

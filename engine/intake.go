@@ -1,0 +1,112 @@
+package engine
+
+import (
+	"context"
+	"sync"
+
+	"kith/proto"
+)
+
+// Hasher gives identities their home.
+func (n *Node) Hasher() proto.Hasher { return n.hasher }
+
+// Submit makes the commands of b durable: each goes to its lane's packer, and
+// Submit returns when all entries are synced, or have failed, or ctx ends.
+// Commands that ctx left undecided are given as failed: they may still come,
+// and a client that sends them again should give its events ids.
+func (n *Node) Submit(ctx context.Context, b *proto.Batch) proto.Submitted {
+	if b.Len() == 0 {
+		return proto.Submitted{Position: proto.Position{}}
+	}
+	if err := n.refusal(); err != nil {
+		return proto.Submitted{Failed: allOf(b.Len()), Err: err}
+	}
+	if len(n.lanes) == 1 {
+		return n.submitOne(ctx, b)
+	}
+	return n.submitSplit(ctx, b)
+}
+
+// refusal is why no commands are taken now.
+func (n *Node) refusal() error {
+	switch {
+	case !n.ready.Load():
+		return proto.Errorf(proto.CodeUnavailable, "the node is starting or stopping: try again shortly")
+	case n.diskFull.Load():
+		return proto.Errorf(proto.CodeDiskFull, "the disk is nearly full, events are refused: free space or add disk, then try again")
+	}
+	return nil
+}
+
+func allOf(n int) []int {
+	list := make([]int, n)
+	for i := range list {
+		list[i] = i
+	}
+	return list
+}
+
+// appended is what became of one lane's share.
+type appended struct {
+	offset proto.Offset
+	err    error
+}
+
+var tickets = sync.Pool{New: func() any { return make(chan appended, 1) }}
+
+func (n *Node) submitOne(ctx context.Context, b *proto.Batch) proto.Submitted {
+	l := n.lanes[0]
+	off, err := n.append(ctx, 0, b.Bytes(), b.Len())
+	if err != nil {
+		return proto.Submitted{Failed: allOf(b.Len()), Err: err}
+	}
+	return proto.Submitted{Position: proto.Position{l.id: off + proto.Offset(l.base)}}
+}
+
+func (n *Node) append(ctx context.Context, lane int, commands []byte, count int) (proto.Offset, error) {
+	ch := tickets.Get().(chan appended)
+	err := n.packers[lane].Submit(commands, count, func(off proto.Offset, err error) { ch <- appended{off, err} })
+	if err != nil {
+		tickets.Put(ch)
+		return 0, err
+	}
+	select {
+	case a := <-ch:
+		tickets.Put(ch)
+		return a.offset, a.err
+	case <-ctx.Done(): // the channel is left to the late answer
+		return 0, proto.Errorf(proto.CodeUnavailable, "not known to be durable in time: send it again: %w", ctx.Err())
+	}
+}
+
+// submitSplit sends each lane its share, all at once.
+func (n *Node) submitSplit(ctx context.Context, b *proto.Batch) proto.Submitted {
+	shares := make([][]byte, len(n.lanes))
+	members := make([][]int, len(n.lanes))
+	for i := range b.Len() {
+		raw, p := b.Item(i)
+		l := n.laneOf[p].id
+		shares[l] = append(shares[l], raw...)
+		members[l] = append(members[l], i)
+	}
+	answers := make([]appended, len(n.lanes))
+	var wait sync.WaitGroup
+	for l := range shares {
+		if len(members[l]) > 0 {
+			wait.Go(func() {
+				answers[l].offset, answers[l].err = n.append(ctx, l, shares[l], len(members[l]))
+			})
+		}
+	}
+	wait.Wait()
+	out := proto.Submitted{Position: proto.Position{}}
+	for l, a := range answers {
+		switch {
+		case a.err != nil:
+			out.Failed, out.Err = append(out.Failed, members[l]...), a.err
+		case a.offset > 0:
+			out.Position[proto.LaneID(l)] = a.offset + proto.Offset(n.lanes[l].base)
+		}
+	}
+	return out
+}

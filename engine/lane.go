@@ -1,0 +1,576 @@
+package engine
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	gproto "google.golang.org/protobuf/proto"
+
+	"kith/actors"
+	"kith/engine/log"
+	"kith/engine/store"
+	"kith/proto"
+	"kith/proto/pb"
+	"kith/segments"
+)
+
+// Bounds of one batch.
+const (
+	batchCommandsMax = 4096
+	batchBytesMax    = store.BatchBytesMax
+	entriesAheadMax  = 256      // read and not yet stepped
+	clampMs          = 2 * 1000 // an entry's time lies at most this beyond lane time
+	producersMax     = 64
+	exitsPerBeat     = 4096
+)
+
+// lane is one log stream with the partitions it carries.
+type lane struct {
+	id         proto.LaneID
+	node       *Node
+	logger     *slog.Logger
+	stream     log.Stream
+	store      store.Store
+	partitions []proto.PartitionID
+
+	// The stepper's.
+	shell   *actors.Shell
+	rules   *laneRules
+	exits   exitIndex
+	record  *pb.LaneRecord
+	batches uint64
+	pending []*laneEntry // read, not yet stepped
+	letters map[letterID]bool
+
+	// The committer's.
+	journal journalState
+	dropped uint32 // hours of exit records up to here are deleted
+
+	// Shared.
+	bitmaps  *segments.Bitmaps
+	snapshot atomic.Pointer[laneSnapshot]
+	entries  chan *laneEntry
+	built    chan *batch
+	commits  chan *batch
+	inflight sync.WaitGroup // batches stepped and not yet published
+
+	// Its own entries.
+	producer uint64
+	own      sync.Mutex
+	ownSeq   uint64
+	nearer   chan struct{} // one slot: nextExit was moved to an earlier time
+
+	base     uint64 // Base of the record
+	from     proto.Offset
+	progress progress
+	nextExit atomic.Int64 // earliest due record in memory, 0 none
+	active   atomic.Int64
+	events   atomic.Uint64
+	repeated atomic.Uint64
+	dead     atomic.Uint64
+	named    atomic.Uint64 // nodes numbered
+}
+
+// laneEntry is a checked entry with its place in the log.
+type laneEntry struct {
+	*proto.Entry
+	offset proto.Offset
+	skip   bool // applied before: a retry
+}
+
+// laneSnapshot is the store as of a batch, counted by its users.
+type laneSnapshot struct {
+	store.Snapshot
+	batch uint64
+	users atomic.Int64 // 1 for being the newest
+}
+
+// acquire gives the newest snapshot; release it.
+func (l *lane) acquire() *laneSnapshot {
+	for {
+		s := l.snapshot.Load()
+		if n := s.users.Load(); n > 0 && s.users.CompareAndSwap(n, n+1) {
+			return s
+		}
+	}
+}
+
+func (s *laneSnapshot) release() {
+	if s.users.Add(-1) == 0 {
+		s.Release()
+	}
+}
+
+func (l *lane) renewSnapshot(batch uint64) {
+	s := &laneSnapshot{Snapshot: l.store.Snapshot(), batch: batch}
+	s.users.Store(1)
+	if old := l.snapshot.Swap(s); old != nil {
+		old.release()
+	}
+}
+
+// read feeds checked entries to the stepper until ctx ends. An error means
+// quarantine, except ctx's own.
+func (l *lane) read(ctx context.Context) error {
+	defer close(l.entries)
+	for {
+		err := l.stream.Read(ctx, l.from, func(r log.Record) error {
+			e, err := proto.DecodeEntry(r.Data, l.id)
+			if err != nil {
+				return err
+			}
+			l.from = r.Offset + 1
+			select {
+			case l.entries <- &laneEntry{Entry: e, offset: r.Offset + proto.Offset(l.base)}:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+		if ctx.Err() != nil || proto.CodeOf(err) != proto.CodeUnavailable {
+			return err
+		}
+		l.logger.Warn("log cannot be read, trying again", "error", err)
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// step applies entries in batches until the entries end or one cannot be
+// applied.
+func (l *lane) step(ctx context.Context) error {
+	defer close(l.built)
+	for {
+		if err := l.gather(); err != nil {
+			return err
+		}
+		if len(l.pending) == 0 {
+			return nil
+		}
+		b, err := l.stepBatch()
+		if err != nil {
+			return err
+		}
+		l.inflight.Add(1)
+		select {
+		case l.built <- b:
+		case <-ctx.Done():
+			l.inflight.Done()
+			return ctx.Err()
+		}
+	}
+}
+
+// gather waits for an entry, then takes what else is there, up to a batch.
+func (l *lane) gather() error {
+	commands := 0
+	for _, e := range l.pending {
+		commands += e.Count
+	}
+	if len(l.pending) == 0 {
+		e, ok := <-l.entries
+		if !ok {
+			return nil
+		}
+		l.pending = append(l.pending, e)
+		commands = e.Count
+	}
+	for commands < batchCommandsMax {
+		select {
+		case e, ok := <-l.entries:
+			if !ok {
+				return nil
+			}
+			l.pending = append(l.pending, e)
+			commands += e.Count
+		default:
+			return nil
+		}
+	}
+	return nil
+}
+
+// stepBatch applies pending entries, whole, and leaves those that would make
+// the batch too large.
+func (l *lane) stepBatch() (*batch, error) {
+	l.batches++
+	snap := l.acquire()
+	b := &batch{number: l.batches, lane: l}
+	b.source = snap
+	defer func() { b.source.release(); b.source = nil }()
+	l.shell.Begin(b.number, snap.batch, source{snap})
+	for len(l.pending) > 0 && !b.full {
+		n, err := l.stretch(b)
+		if err != nil {
+			return nil, err
+		}
+		b.full = b.full || l.shell.Bytes() > batchBytesMax
+		l.pending = l.pending[n:]
+	}
+	outs, err := l.shell.Collect()
+	if err != nil {
+		return nil, err
+	}
+	b.outcomes = outs
+	l.finish(b)
+	return b, nil
+}
+
+// stretch applies the entries up to and with the next one for the lane itself.
+func (l *lane) stretch(b *batch) (int, error) {
+	b.commands.Reset()
+	n, base := 0, len(b.offsets)
+	for n < len(l.pending) {
+		if isLane, err := l.split(b, l.pending[n], base+n); err != nil {
+			return 0, err
+		} else if isLane {
+			break
+		}
+		n++
+	}
+	if n == 0 {
+		return l.laneEntry(b, l.pending[0])
+	}
+	if err := l.shell.Prepare(&b.commands); err != nil {
+		return 0, err
+	}
+	for i, e := range l.pending[:n] {
+		if err := l.runEntry(b, e, base+i); err != nil {
+			return 0, err
+		}
+		if l.shell.Bytes() > batchBytesMax {
+			return i + 1, nil
+		}
+	}
+	return n, nil
+}
+
+// split hands an entry's commands to their hosts, or reports that they are
+// for the lane.
+func (l *lane) split(b *batch, e *laneEntry, index int) (isLane bool, err error) {
+	if e.skip = l.applied(e); e.skip {
+		return false, nil
+	}
+	rest := e.Commands
+	for i := 0; len(rest) > 0; i++ {
+		var c proto.Command
+		if c, rest, err = proto.NextCommand(rest); err != nil {
+			return false, err
+		}
+		if c.Partition == proto.LanePartition {
+			if i > 0 {
+				return false, proto.Errorf(proto.CodeCorrupt, "entry %d mixes commands for the lane with others", e.offset)
+			}
+			return true, nil
+		}
+		if c.Kind == proto.CommandReplay {
+			var ok bool
+			if c, ok, err = l.unwrapReplay(b, c); err != nil {
+				return false, err
+			} else if !ok {
+				continue
+			}
+		}
+		b.commands.Add(c.Partition, actors.Command{Entry: index, Index: i, Kind: c.Kind, Body: c.Body})
+	}
+	return false, nil
+}
+
+// applied reports whether the lane has applied this producer's entry before.
+// It does not note it: see noteProducer.
+func (l *lane) applied(e *laneEntry) bool {
+	for _, p := range l.record.Producers {
+		if p.Id == e.Producer {
+			if e.Seq > p.Last {
+				return l.pendingTwin(e)
+			}
+			return p.Last-e.Seq >= 64 || p.Seen>>(p.Last-e.Seq)&1 == 1
+		}
+	}
+	return l.pendingTwin(e)
+}
+
+// pendingTwin looks for the same entry earlier in the batch under way.
+func (l *lane) pendingTwin(e *laneEntry) bool {
+	for _, x := range l.pending {
+		if x == e {
+			return false
+		}
+		if x.Producer == e.Producer && x.Seq == e.Seq {
+			return true
+		}
+	}
+	return false
+}
+
+// noteProducer remembers that the entry was applied.
+func (l *lane) noteProducer(e *laneEntry) {
+	for _, p := range l.record.Producers {
+		if p.Id != e.Producer {
+			continue
+		}
+		if e.Seq > p.Last {
+			p.Seen = p.Seen<<min(e.Seq-p.Last, 64) | 1
+			p.Last = e.Seq
+		} else {
+			p.Seen |= 1 << (p.Last - e.Seq)
+		}
+		p.TimeMs = l.record.NowMs
+		return
+	}
+	x := &pb.Producer{Id: e.Producer, Last: e.Seq, Seen: 1, TimeMs: l.record.NowMs}
+	if len(l.record.Producers) < producersMax {
+		l.record.Producers = append(l.record.Producers, x)
+		return
+	}
+	oldest := 0
+	for i, p := range l.record.Producers {
+		if p.TimeMs < l.record.Producers[oldest].TimeMs {
+			oldest = i
+		}
+	}
+	l.record.Producers[oldest] = x
+}
+
+// runEntry takes in the prepared commands of one entry.
+func (l *lane) runEntry(b *batch, e *laneEntry, index int) error {
+	var digest uint64
+	if !e.skip {
+		l.advance(e.Time)
+		var err error
+		if digest, err = l.shell.Run(index, proto.Millis(l.record.NowMs)); err != nil {
+			return l.entryError(e, err)
+		}
+		l.noteProducer(e)
+	}
+	l.endEntry(b, e, digest)
+	return nil
+}
+
+// advance sets the time of an entry: its own, clamped to lane time and never
+// before the last one's.
+func (l *lane) advance(t proto.Millis) {
+	t = min(max(t, proto.Millis(l.record.LaneTimeMs)), proto.Millis(l.record.LaneTimeMs+clampMs))
+	l.record.NowMs = max(l.record.NowMs, int64(t))
+}
+
+func (l *lane) endEntry(b *batch, e *laneEntry, digest uint64) {
+	l.record.Offset = uint64(e.offset)
+	l.record.OffsetCrc = e.CRC
+	l.record.Chain = chain(l.record.Chain, uint64(e.CRC)<<32^uint64(e.offset), digest)
+	b.offsets = append(b.offsets, e.offset)
+}
+
+// chain folds an entry and the digest of its effects into the lane's history.
+func chain(h, entry, digest uint64) uint64 {
+	for _, x := range [2]uint64{entry, digest} {
+		h ^= x
+		h *= 0x9e3779b97f4a7c15
+		h ^= h >> 32
+	}
+	return h
+}
+
+func (l *lane) entryError(e *laneEntry, err error) error {
+	var x *proto.Error
+	if errors.As(err, &x) && x.Code == proto.CodeCorrupt {
+		return proto.Errorf(proto.CodeCorrupt, "log entry %d cannot be applied: %w", e.offset, err)
+	}
+	return err
+}
+
+// laneEntry applies an entry whose commands are for the lane. It gives 0 if
+// the entry must begin a batch and this one has others before it.
+func (l *lane) laneEntry(b *batch, e *laneEntry) (int, error) {
+	rest := e.Commands
+	var digest uint64
+	for len(rest) > 0 {
+		c, more, err := proto.NextCommand(rest)
+		if err != nil {
+			return 0, err
+		}
+		rest = more
+		d, later, err := l.laneCommand(b, c)
+		if err != nil {
+			return 0, l.entryError(e, err)
+		}
+		if later {
+			b.full = true
+			return 0, nil
+		}
+		digest = chain(digest, uint64(c.Kind), d)
+	}
+	l.noteProducer(e)
+	l.endEntry(b, e, digest)
+	return 1, nil
+}
+
+// laneCommand runs one command; later means that the entry, of which nothing
+// was done yet, must begin a batch.
+func (l *lane) laneCommand(b *batch, c proto.Command) (digest uint64, later bool, err error) {
+	switch c.Kind {
+	case proto.CommandBeat:
+		return l.beat(b, c.Body)
+	case proto.CommandFill:
+		return l.fill(b, c.Body)
+	}
+	return 0, false, l.control(b, c.Body)
+}
+
+// beat advances lane time and fires what came due, up to a bound: the owner
+// sends the next beat at once while something is due.
+func (l *lane) beat(b *batch, body []byte) (digest uint64, later bool, err error) {
+	x, err := proto.DecodeBeat(body)
+	if err != nil {
+		return 0, false, err
+	}
+	now := max(proto.Millis(l.record.NowMs), x.Time)
+	if l.exits.needsLoad(now) {
+		if !l.drained(b) {
+			return 0, true, nil
+		}
+		if err := l.exits.load(b.source, now); err != nil {
+			return 0, false, err
+		}
+	}
+	l.record.LaneTimeMs = max(l.record.LaneTimeMs, int64(x.Time))
+	l.record.NowMs = int64(now)
+	b.beats++
+	digest, err = l.fire(b, now)
+	return digest, false, err
+}
+
+// fire runs timers due at now, in order of time and node. Those whose record
+// is stale do not count for the bound: how many of them there are depends on
+// restarts, which must not change what an entry does.
+func (l *lane) fire(b *batch, now proto.Millis) (digest uint64, err error) {
+	l.exits.add(l.shell.TakeExits())
+	for left := exitsPerBeat; left > 0; {
+		var list []*actors.Due
+		for len(list) < left {
+			e, ok := l.exits.due(now)
+			if !ok {
+				break
+			}
+			list = append(list, &actors.Due{Entry: len(b.offsets), Node: e.Node, At: e.At})
+		}
+		if len(list) == 0 {
+			return digest, nil
+		}
+		d, err := l.runDue(b, list, now)
+		if err != nil {
+			return 0, err
+		}
+		digest = chain(digest, 0, d)
+		for _, x := range list {
+			if !x.Ignore {
+				left--
+			}
+		}
+		l.exits.add(l.shell.TakeExits())
+	}
+	return digest, nil
+}
+
+func (l *lane) runDue(b *batch, list []*actors.Due, now proto.Millis) (uint64, error) {
+	if err := l.shell.Due(list); err != nil {
+		return 0, err
+	}
+	return l.shell.Run(len(b.offsets), now)
+}
+
+// control obeys a control record that is the next one; repeated ones are
+// skipped, and one that comes too early is dropped: the relay sends it again.
+func (l *lane) control(b *batch, body []byte) error {
+	x, err := proto.DecodeRelayed(body)
+	if err != nil {
+		return err
+	}
+	if x.Seq != l.record.Control+1 {
+		return nil
+	}
+	c, err := proto.DecodeControl(x.Record)
+	if err != nil {
+		return err
+	}
+	ch, err := l.rules.apply(x.Seq, c)
+	if err != nil {
+		return proto.Errorf(proto.CodeCorrupt, "control record %d cannot be obeyed: %w", x.Seq, err)
+	}
+	l.record.Control = x.Seq
+	for _, k := range ch.dropped {
+		b.dropped = append(b.dropped, k)
+		b.deletes = append(b.deletes, defineKey(l.id, ch.client, uint64(k)), fillKey(l.id, k))
+	}
+	if ch.client != 0 {
+		b.puts = append(b.puts, put{versionKey(l.id, ch.client), binary.BigEndian.AppendUint64(nil, x.Seq)})
+	}
+	if ch.defined != 0 {
+		b.puts = append(b.puts, put{defineKey(l.id, ch.client, x.Seq), append([]byte(nil), x.Record...)})
+		b.setFill(l.id, fillProgress{client: ch.client, key: ch.defined, done: !ch.fill})
+	}
+	return nil
+}
+
+// drained makes the store and the bitmaps be as the log has them up to here:
+// at the beginning of a batch it waits until all before is published. Later in
+// a batch it is false.
+func (l *lane) drained(b *batch) bool {
+	if len(b.offsets) > 0 {
+		return false
+	}
+	l.inflight.Wait()
+	b.source.release()
+	b.source = l.acquire()
+	l.shell.Begin(b.number, b.source.batch, source{b.source})
+	return true
+}
+
+// tellNextExit lets the timekeeper know of the earliest exit record.
+func (l *lane) tellNextExit() {
+	next := int64(l.exits.next())
+	if old := l.nextExit.Swap(next); next != 0 && (old == 0 || next < old) {
+		select {
+		case l.nearer <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// finish seals the batch's lane record.
+func (l *lane) finish(b *batch) {
+	for i, o := range b.outcomes {
+		l.record.NextOrdinal[o.Partition] = b.outcomes[i].Next
+		b.exits = append(b.exits, o.Exits...)
+		for _, d := range o.Dead {
+			l.letters[letterID{b.offsets[d.Entry], d.Index}] = true
+		}
+	}
+	if list := l.shell.TakeExits(); len(list) > 0 {
+		l.exits.add(list)
+	}
+	l.tellNextExit()
+	l.active.Store(int64(l.shell.Active()))
+	l.record.Journal++
+	b.journal = l.record.Journal
+	rec, err := gproto.MarshalOptions{Deterministic: true}.Marshal(l.record)
+	if err != nil {
+		panic(fmt.Sprintf("lane record: %v", err)) // cannot fail: no required fields, no invalid UTF-8
+	}
+	b.record = rec
+	b.control = l.record.Control
+	b.laneTime = proto.Millis(l.record.LaneTimeMs)
+	b.chain = l.record.Chain
+	if b.fired = b.laneTime; l.exits.next() != 0 {
+		b.fired = min(b.fired, l.exits.next())
+	}
+}

@@ -1,0 +1,412 @@
+package log_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sys/unix"
+
+	"kith/engine/log"
+	"kith/proto"
+)
+
+func TestConfigValidate(t *testing.T) {
+	good := config("somewhere")
+	if err := good.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	for name, spoil := range map[string]func(*log.Config){
+		"no place":      func(c *log.Config) { c.Dir = "" },
+		"no lanes":      func(c *log.Config) { c.Lanes = 0 },
+		"many lanes":    func(c *log.Config) { c.Lanes = proto.LanesMax + 1 },
+		"tiny":          func(c *log.Config) { c.MaxBytes = 1000 },
+		"no name":       func(c *log.Config) { c.Name = "" },
+		"no keys":       func(c *log.Config) { c.ClientListen = "127.0.0.1:0" },
+		"bad address":   func(c *log.Config) { c.ClientListen, c.Authorize = "nowhere", nobody },
+		"url and port":  func(c *log.Config) { c.URL, c.ClientListen, c.Authorize = "nats://x", "127.0.0.1:0", nobody },
+		"negative wait": func(c *log.Config) { c.AppendTimeout = -1 },
+	} {
+		c := good
+		spoil(&c)
+		if err := c.Validate(); proto.CodeOf(err) != proto.CodeInvalid {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func nobody(log.Credentials) (log.Grant, bool) { return log.Grant{}, false }
+
+func TestEveryAppendIsSynced(t *testing.T) {
+	l := open(t, config(t.TempDir()))
+	defer l.Close()
+	if !l.SyncAlways() {
+		t.Error("the server does not sync every write")
+	}
+	if w := l.Warnings(); len(w) != 0 {
+		t.Errorf("warnings %q", w)
+	}
+}
+
+func TestReopenedLogGoesOn(t *testing.T) {
+	c := config(t.TempDir())
+	l := open(t, c)
+	appendAll(t, l.Lane(1), 1, 9)
+	if _, err := l.Control().Append(t.Context(), []byte("c"), 0); err != nil {
+		t.Fatal(err)
+	}
+	before, _ := l.Lane(1).Info(t.Context())
+	l.Close()
+	l.Close()
+
+	l = open(t, c)
+	defer l.Close()
+	after, err := l.Lane(1).Info(t.Context())
+	if err != nil || after != before {
+		t.Errorf("reopened as %+v, %v, was %+v", after, err, before)
+	}
+	if diff := cmp.Diff(bodies(1, 9), read(t, l.Lane(1), 1, 9)); diff != "" {
+		t.Error(diff)
+	}
+	if at, err := l.Lane(1).Append(t.Context(), entry(9, "body 9")); err != nil || at != 9 {
+		t.Errorf("a retry across the restart lies at %d, %v", at, err)
+	}
+	appendAll(t, l.Lane(1), 10, 10)
+	if last, _ := l.Control().Last(t.Context()); last != 1 {
+		t.Errorf("control stream ends at %d", last)
+	}
+}
+
+func TestSecondProcessIsRefused(t *testing.T) {
+	c := config(t.TempDir())
+	l := open(t, c)
+	defer l.Close()
+	if _, err := log.Open(t.Context(), c); proto.CodeOf(err) != proto.CodeConflict || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("a second log in the same directory: %v", err)
+	}
+	appendAll(t, l.Lane(1), 1, 1) // the first is unharmed
+}
+
+func TestUnwritableDirectoryIsNamed(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := log.Open(t.Context(), config(filepath.Join(file, "below"))); proto.CodeOf(err) != proto.CodeInvalid {
+		t.Error(err)
+	}
+}
+
+func TestStreamChangedFromOutsideIsRefused(t *testing.T) {
+	for name, change := range map[string]func(*jetstream.StreamConfig){
+		"maximum age": func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour },
+		"discard":     func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardOld },
+		"subjects":    func(c *jetstream.StreamConfig) { c.Subjects = append(c.Subjects, "more") },
+		"format":      func(c *jetstream.StreamConfig) { c.Metadata["kith.format"] = "99" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := config(t.TempDir())
+			l := open(t, c)
+			js, err := jetstream.New(l.Conn())
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := js.Stream(t.Context(), "KITH_L01")
+			if err != nil {
+				t.Fatal(err)
+			}
+			sc := s.CachedInfo().Config
+			change(&sc)
+			if _, err := js.UpdateStream(t.Context(), sc); err != nil {
+				t.Fatal(err)
+			}
+			l.Close()
+			if _, err := log.Open(t.Context(), c); proto.CodeOf(err) != proto.CodeConflict || !strings.Contains(err.Error(), "KITH_L01") {
+				t.Errorf("opened with changed settings: %v", err)
+			}
+		})
+	}
+}
+
+func TestBoundOfALane(t *testing.T) {
+	c := config(t.TempDir())
+	c.MaxBytes = 8 << 20
+	l := open(t, c)
+	big := string(bytes.Repeat([]byte("x"), 900<<10))
+	var err error
+	last := uint64(0)
+	for seq := uint64(1); err == nil && seq < 20; seq++ {
+		if _, err = l.Lane(1).Append(t.Context(), entry(seq, big)); err == nil {
+			last = seq
+		}
+	}
+	if proto.CodeOf(err) != proto.CodeDiskFull || log.Ambiguous(err) || last < 5 {
+		t.Fatalf("after %d entries: %v", last, err)
+	}
+	if i, _ := l.Lane(1).Info(t.Context()); i.First != 1 || uint64(i.Last) != last || i.BytesMax != 8<<20 {
+		t.Errorf("the full stream is %+v, want 1 to %d", i, last)
+	}
+	if err := l.Healthy(); err == nil {
+		t.Error("a full log is healthy")
+	}
+	if err := l.Lane(1).Purge(t.Context(), 3); err != nil {
+		t.Fatal(err)
+	}
+	if at, err := l.Lane(1).Append(t.Context(), entry(30, big)); err != nil || uint64(at) != last+1 {
+		t.Errorf("append after a purge: %d, %v", at, err)
+	}
+	if err := l.Healthy(); err != nil {
+		t.Errorf("after a good append: %v", err)
+	}
+	l.Close()
+
+	c.MaxBytes = 32 << 20 // may grow
+	l = open(t, c)
+	if _, err := l.Lane(1).Append(t.Context(), entry(31, big)); err != nil {
+		t.Error(err)
+	}
+	for seq := uint64(32); seq < 45; seq++ {
+		if _, err := l.Lane(1).Append(t.Context(), entry(seq, big)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.Close()
+	c.MaxBytes = 8 << 20 // but never below what is stored
+	if _, err := log.Open(t.Context(), c); proto.CodeOf(err) != proto.CodeInvalid || !strings.Contains(err.Error(), "max_bytes") {
+		t.Errorf("shrunk below its content: %v", err)
+	}
+	c.MaxBytes = 0 // derived from the disk
+	l = open(t, c)
+	defer l.Close()
+	if i, _ := l.Lane(1).Info(t.Context()); i.BytesMax < 32<<20 {
+		t.Errorf("derived bound %d", i.BytesMax)
+	}
+}
+
+// On a disk that is really full, JetStream shuts itself down.
+func TestFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=16m"); err != nil {
+		t.Skipf("cannot mount a small tmpfs here: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	c := config(dir)
+	c.AppendTimeout = time.Second
+	l := open(t, c)
+	big := string(bytes.Repeat([]byte("x"), 900<<10))
+	last := uint64(0)
+	var err error
+	for seq := uint64(1); err == nil && seq < 40; seq++ {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		if _, err = l.Lane(1).Append(ctx, entry(seq, big)); err == nil {
+			last = seq
+		}
+		cancel()
+	}
+	if code := proto.CodeOf(err); code != proto.CodeDiskFull && code != proto.CodeUnavailable || last < 5 {
+		t.Fatalf("after %d entries: %v", last, err)
+	}
+	if err := l.Healthy(); err == nil {
+		t.Error("the log is healthy on a full disk")
+	}
+	t.Logf("full after %d entries: %v; health: %v", last, err, l.Healthy())
+	l.Close()
+
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_REMOUNT, "size=64m"); err != nil {
+		t.Fatal(err)
+	}
+	l = open(t, c)
+	defer l.Close()
+	for at := proto.Offset(1); uint64(at) <= last; at++ {
+		if r, err := l.Lane(1).Get(t.Context(), at); err != nil || bodyOf(t, r.Data) != big {
+			t.Fatalf("acknowledged entry %d: %v", at, err)
+		}
+	}
+	if _, err := l.Lane(1).Append(t.Context(), entry(99, "after")); err != nil {
+		t.Errorf("append with space again: %v", err)
+	}
+}
+
+// What a damaged block leaves is either refused at open, or visible: the
+// stream ends earlier (the store's fingerprint catches that), an entry is
+// missing, or it fails its checksum. Never does a read give other bytes.
+func TestDamagedBlockIsVisible(t *testing.T) {
+	const n = 50
+	damage := map[string]func(b []byte) []byte{
+		"bit flip in the middle": func(b []byte) []byte { b[len(b)/2] ^= 4; return b },
+		"bit flip at the start":  func(b []byte) []byte { b[30] ^= 4; return b },
+		"bit flip at the end":    func(b []byte) []byte { b[len(b)-20] ^= 4; return b },
+		"half cut off":           func(b []byte) []byte { return b[:len(b)/2] },
+		"a little cut off":       func(b []byte) []byte { return b[:len(b)-5] },
+		"all cut off":            func(b []byte) []byte { return nil },
+		"zeroes in the middle":   func(b []byte) []byte { clear(b[len(b)/2 : len(b)/2+64]); return b },
+	}
+	for name, spoil := range damage {
+		for _, index := range []string{"index kept", "index lost"} {
+			t.Run(name+", "+index, func(t *testing.T) {
+				c := config(t.TempDir())
+				l := open(t, c)
+				appendAll(t, l.Lane(1), 1, n)
+				l.Close()
+				blocks := filepath.Join(c.Dir, "jetstream", "$G", "streams", "KITH_L01", "msgs")
+				rewrite(t, filepath.Join(blocks, "1.blk"), spoil)
+				if index == "index lost" {
+					if err := os.Remove(filepath.Join(blocks, "index.db")); err != nil {
+						t.Fatal(err)
+					}
+				}
+				seen := &bytes.Buffer{}
+				c.Logger = slog.New(slog.NewTextHandler(seen, nil))
+				what := checkDamaged(t, c, n)
+				t.Logf("%s; the server said: %.200s", what, seen)
+			})
+		}
+	}
+}
+
+func rewrite(t *testing.T, file string, f func([]byte) []byte) {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err == nil {
+		err = os.WriteFile(file, f(b), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// checkDamaged says what became of entries 1 to n.
+func checkDamaged(t *testing.T, c log.Config, n int) string {
+	l, err := log.Open(t.Context(), c)
+	if err != nil {
+		return "refused at open: " + err.Error()
+	}
+	defer l.Close()
+	i, err := l.Lane(1).Info(t.Context())
+	if err != nil {
+		return "no information: " + err.Error()
+	}
+	if int(i.Last) < n || i.First > 1 {
+		return fmt.Sprintf("visible: the stream holds %d to %d of %d", i.First, i.Last, n)
+	}
+	at := proto.Offset(0)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	err = l.Lane(1).Read(ctx, 1, func(r log.Record) error {
+		e, err := proto.DecodeEntry(r.Data, 1)
+		if err != nil {
+			return err
+		}
+		if at++; r.Offset != at || e.Seq != uint64(at) || bodyOf(t, r.Data) != fmt.Sprint("body ", at) {
+			t.Errorf("record %d is silently another: %+v", at, e)
+		}
+		if int(at) == n {
+			return errEnough
+		}
+		return nil
+	})
+	if err == errEnough {
+		t.Error("the damage is invisible")
+	}
+	return fmt.Sprintf("visible: reading stops after %d: %v", at, err)
+}
+
+func TestNetworkClientsCannotReachTheLog(t *testing.T) {
+	c := config(t.TempDir())
+	c.ClientListen = "127.0.0.1:0"
+	c.Authorize = func(x log.Credentials) (log.Grant, bool) {
+		// Generous beyond reason: the log must still be out of reach.
+		return log.Grant{Name: "demo", Publish: []string{">"}, Subscribe: []string{">"}}, x.Token == "key"
+	}
+	l := open(t, c)
+	defer l.Close()
+	if _, err := nats.Connect(l.ClientURL(), nats.Token("wrong")); err == nil {
+		t.Error("a wrong key is let in")
+	}
+	if _, err := nats.Connect(l.ClientURL()); err == nil {
+		t.Error("no key is let in")
+	}
+	refused := make(chan error, 10)
+	nc, err := nats.Connect(l.ClientURL(), nats.Token("key"), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refused <- err }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	for _, subject := range []string{"kith.log.01", "kith.ctl", "$JS.API.STREAM.PURGE.KITH_L01"} {
+		if err := nc.Publish(subject, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if err := nc.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-refused; !strings.Contains(strings.ToLower(err.Error()), "permissions violation") {
+			t.Errorf("publish to %s: %v", subject, err)
+		}
+	}
+	// It can talk to those who listen on our connection.
+	if _, err := l.Conn().Subscribe("kith.in.demo", func(m *nats.Msg) { _ = m.Respond([]byte("took " + string(m.Data))) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Conn().Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := nc.Request("kith.in.demo", []byte("x"), 5*time.Second); err != nil || string(m.Data) != "took x" {
+		t.Errorf("request: %v, %v", m, err)
+	}
+	// And it does not hear what is said to the log.
+	heard, err := nc.SubscribeSync("kith.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	appendAll(t, l.Lane(1), 1, 1)
+	if err := l.Conn().Publish("kith.out.x", []byte("public")); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := heard.NextMsg(5 * time.Second); err != nil || m.Subject != "kith.out.x" {
+		t.Errorf("heard %v, %v", m, err)
+	}
+	if i, _ := l.Lane(1).Info(t.Context()); i.Last != 1 {
+		t.Errorf("the log has %d records", i.Last)
+	}
+}
+
+func TestExternalNATS(t *testing.T) {
+	outside := config(t.TempDir())
+	outside.ClientListen = "127.0.0.1:0"
+	outside.Authorize = nobody
+	server := open(t, outside) // an embedded server plays the outside one
+	defer server.Close()
+	if _, err := log.Open(t.Context(), log.Config{URL: "nats://127.0.0.1:1", Lanes: 1, Name: "x"}); proto.CodeOf(err) != proto.CodeUnavailable {
+		t.Errorf("nobody there: %v", err)
+	}
+	if _, err := log.Open(t.Context(), log.Config{URL: server.ClientURL(), Lanes: 1, Name: "x"}); proto.CodeOf(err) != proto.CodeUnavailable {
+		t.Errorf("not let in: %v", err)
+	}
+	user, secret := server.Own()
+	url := strings.Replace(server.ClientURL(), "nats://", "nats://"+user+":"+secret+"@", 1)
+	l := open(t, log.Config{URL: url, Lanes: 2, Name: "x", MaxBytes: 64 << 20})
+	defer l.Close()
+	appendAll(t, l.Lane(1), 1, 3)
+	if diff := cmp.Diff(bodies(1, 3), read(t, server.Lane(1), 1, 3)); diff != "" {
+		t.Error(diff)
+	}
+	if w := l.Warnings(); len(w) != 1 || strings.Contains(w[0], secret) {
+		t.Errorf("warnings %q", w)
+	}
+}

@@ -1,0 +1,298 @@
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+	"github.com/nats-io/nats.go"
+
+	"kith/engine/log"
+	"kith/engine/store"
+	"kith/proto"
+)
+
+// Node is one running kith. Its methods may run concurrently.
+type Node struct {
+	config   Config
+	logger   *slog.Logger
+	hasher   proto.Hasher
+	log      log.Logs
+	conn     func() *nats.Conn
+	store    store.Store
+	registry *registry
+	views    *views
+	laneOf   [proto.Partitions]*lane
+	lanes    []*lane
+	packers  []*log.Packer
+	system   *actor.ActorSystem
+	stopPool func()
+
+	stop     context.CancelFunc // ends what writes and waits, first
+	stopRead context.CancelFunc // ends the readers, last
+	done     sync.WaitGroup
+	applying sync.WaitGroup
+	ready    atomic.Bool
+	diskFull atomic.Bool
+	clock    clock
+	started  time.Time
+}
+
+// Open starts a node and returns when it answers queries. What the log held
+// and the store lacks is applied first; ctx bounds that, not the node's life.
+func Open(ctx context.Context, c Config) (*Node, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	n, err := open(c)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.start(ctx); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+func open(c Config) (*Node, error) {
+	secret, err := hashSecret(c)
+	if err != nil {
+		return nil, err
+	}
+	st, err := store.Open(store.Config{Dir: c.storeDir(), CheckTables: c.CheckTables, Logger: c.Logger})
+	if err != nil {
+		return nil, err
+	}
+	lg, err := log.Open(context.Background(), log.Config{
+		Dir: c.logDir(), URL: c.NATSURL, Lanes: c.Lanes, MaxBytes: c.LogBytesMax, Name: c.Node, Logger: c.Logger,
+		ClientListen: c.NATSListen, Authorize: c.NATSAuthorize,
+	})
+	if err != nil {
+		return nil, errors.Join(err, st.Close())
+	}
+	n := newNode(c, lg, st, secret)
+	n.conn = lg.Conn
+	for _, w := range lg.Warnings() {
+		c.Logger.Warn(w)
+	}
+	return n, nil
+}
+
+// newNode wires a node over a log and a store, which it closes in the end.
+func newNode(c Config, lg log.Logs, st store.Store, secret [16]byte) *Node {
+	n := &Node{
+		config: c, logger: c.Logger, hasher: proto.NewHasher(secret), log: lg, store: st,
+		views: newViews(c.ViewsMax), started: c.Now(), clock: newClock(c.Now),
+		conn: func() *nats.Conn { return nil },
+	}
+	static := map[[32]byte]proto.Principal{}
+	for _, k := range c.AdminKeys {
+		static[k] = proto.Principal{Role: proto.RoleAdmin}
+	}
+	n.registry = newRegistry(lg.Control(), static, c.Now)
+	n.system = actor.NewActorSystem(actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return c.Logger }))
+	return n
+}
+
+func (c *Config) storeDir() string { return orJoin(c.StoreDir, c.Dir, "store") }
+func (c *Config) logDir() string   { return orJoin(c.LogDir, c.Dir, "log") }
+
+func orJoin(dir, parent, name string) string {
+	if dir != "" {
+		return dir
+	}
+	return filepath.Join(parent, name)
+}
+
+// hashSecret is the configured secret or the one kept in the data directory.
+func hashSecret(c Config) (s [16]byte, err error) {
+	if len(c.HashSecret) == 16 {
+		return [16]byte(c.HashSecret), nil
+	}
+	dir := filepath.Join(orJoin("", c.Dir, "secrets"))
+	name := filepath.Join(dir, "hash.key")
+	text, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		rand.Read(s[:])
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return s, proto.Errorf(proto.CodeUnavailable, "make %s: %w", dir, err)
+		}
+		return s, writeSynced(name, []byte(hex.EncodeToString(s[:])+"\n"))
+	}
+	if err != nil {
+		return s, proto.Errorf(proto.CodeUnavailable, "read the hash secret: %w", err)
+	}
+	raw, err := hex.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil || len(raw) != 16 {
+		return s, proto.Errorf(proto.CodeCorrupt, "%s must hold 32 hexadecimal digits: put back the file that this data directory was made with", name)
+	}
+	return [16]byte(raw), nil
+}
+
+// writeSynced writes a small file that survives a power cut, whole or not.
+func writeSynced(name string, data []byte) error {
+	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return proto.Errorf(proto.CodeUnavailable, "write %s: %w", name, err)
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(name+".new", name)
+	}
+	if err != nil {
+		return proto.Errorf(proto.CodeUnavailable, "write %s: %w", name, err)
+	}
+	return nil
+}
+
+// start opens the lanes and waits until all that is logged is applied.
+func (n *Node) start(ctx context.Context) error {
+	background, stop := context.WithCancel(context.Background())
+	reading, stopRead := context.WithCancel(context.Background())
+	n.stop, n.stopRead = stop, stopRead
+	n.done.Go(func() { n.registry.follow(background) })
+	last, err := n.log.Control().Last(ctx)
+	if err != nil {
+		return err
+	}
+	if err := n.registry.wait(ctx, last); err != nil {
+		return err
+	}
+	if err := n.checkGlobal(); err != nil {
+		return err
+	}
+	workers := n.config.Workers
+	if workers == 0 {
+		workers = max(1, runtime.GOMAXPROCS(0)/2)
+	}
+	dispatcher, stopPool := actorsDispatcher(workers)
+	n.stopPool = stopPool
+	for id := range n.config.Lanes {
+		l, err := n.openLane(ctx, proto.LaneID(id), dispatcher)
+		if err != nil {
+			return err
+		}
+		n.lanes = append(n.lanes, l)
+		l.run(reading, &n.applying)
+		n.done.Go(func() { l.keepTime(background) })
+		n.done.Go(func() { l.relay(background) })
+		n.done.Go(func() { l.fillFromHistory(background) })
+		n.done.Go(func() { l.retain(background) })
+		n.packers = append(n.packers, log.NewPacker(l.stream, log.PackerConfig{Lane: l.id, Producer: newProducer(), Now: n.now}))
+	}
+	n.done.Go(func() { n.watchDisk(background) })
+	if err := n.boot(ctx); err != nil {
+		return err
+	}
+	if err := n.catchUp(ctx); err != nil {
+		return err
+	}
+	n.ready.Store(true)
+	return nil
+}
+
+// newProducer names one incarnation of a producer of entries.
+func newProducer() uint64 {
+	var b [8]byte
+	rand.Read(b[:])
+	return binary.LittleEndian.Uint64(b[:])
+}
+
+// catchUp waits until each lane has applied what its log held at the start,
+// its first beat and all control records.
+func (n *Node) catchUp(ctx context.Context) error {
+	seq := n.registry.last()
+	for _, l := range n.lanes {
+		info, err := l.stream.Info(ctx)
+		if err != nil {
+			return err
+		}
+		target := info.Last + proto.Offset(l.base)
+		err = l.progress.wait(ctx, func(p *progress) bool {
+			return p.applied >= target && p.control >= seq && p.beats > 0
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkGlobal refuses a store that was made with another secret or number of
+// lanes, and marks a new one.
+func (n *Node) checkGlobal() error {
+	h := n.hasher.Hash("browser:kith-secret-check")
+	want := binary.BigEndian.AppendUint16(h[:], uint16(n.config.Lanes))
+	var got []byte
+	snap := n.store.Snapshot()
+	found, err := snap.Get(globalKey, func(v []byte) error {
+		got = append(got, v...)
+		return nil
+	})
+	snap.Release()
+	if err != nil {
+		return err
+	}
+	if !found {
+		b := n.store.NewBatch()
+		if err := b.Set(globalKey, want); err != nil {
+			return err
+		}
+		return b.Commit()
+	}
+	if len(got) != 18 || string(got[:16]) != string(want[:16]) {
+		return proto.Errorf(proto.CodeConflict, "the hash secret is not the one that this store was made with: put back secrets/hash.key (or the configured hash secret)")
+	}
+	if lanes := binary.BigEndian.Uint16(got[16:]); int(lanes) != n.config.Lanes {
+		return proto.Errorf(proto.CodeConflict, "this store was made with %d lanes, the configuration says %d: the number of lanes is fixed, set it to %d", lanes, n.config.Lanes, lanes)
+	}
+	return nil
+}
+
+// Conn is the connection to the NATS that carries the log, for intake and
+// queries over NATS.
+func (n *Node) Conn() *nats.Conn { return n.conn() }
+
+func (n *Node) now() proto.Millis { return proto.MillisOf(n.config.Now()) }
+
+// Close stops the node: intake first, then it applies what was acknowledged,
+// then the store and the log are closed.
+func (n *Node) Close() error {
+	n.ready.Store(false)
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	defer cancel()
+	var errs []error
+	for _, p := range n.packers {
+		errs = append(errs, p.Close(ctx))
+	}
+	if n.stop != nil {
+		n.stop()
+		n.done.Wait()
+		n.stopRead()
+		n.applying.Wait()
+	}
+	for _, l := range n.lanes {
+		l.shell.Close()
+		errs = append(errs, l.seal())
+		l.snapshot.Load().release()
+	}
+	if n.stopPool != nil {
+		n.stopPool()
+	}
+	n.system.Shutdown()
+	errs = append(errs, n.log.Close(), n.store.Close())
+	return errors.Join(errs...)
+}

@@ -1,0 +1,206 @@
+package engine
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/asynkron/protoactor-go/actor"
+	gproto "google.golang.org/protobuf/proto"
+
+	"kith/actors"
+	"kith/engine/store"
+	"kith/proto"
+	"kith/proto/pb"
+	"kith/segments"
+)
+
+// logicVersion is the version of what applying an entry means.
+const logicVersion = 1
+
+func actorsDispatcher(workers int) (actor.Dispatcher, func()) { return actors.NewDispatcher(workers) }
+
+// partitionsOf gives a lane its partitions: those whose number is the lane's
+// modulo the number of lanes. The number of lanes is recorded in the store.
+func partitionsOf(id proto.LaneID, lanes int) []proto.PartitionID {
+	var list []proto.PartitionID
+	for p := int(id); p < proto.Partitions; p += lanes {
+		list = append(list, proto.PartitionID(p))
+	}
+	return list
+}
+
+// openLane brings a lane to where the store has it.
+func (n *Node) openLane(ctx context.Context, id proto.LaneID, dispatcher actor.Dispatcher) (*lane, error) {
+	l := &lane{
+		id: id, node: n, logger: n.logger.With("lane", id.String()), stream: n.log.Lane(id), store: n.store,
+		partitions: partitionsOf(id, n.config.Lanes), rules: newLaneRules(), exits: exitIndex{lane: id},
+		bitmaps: segments.NewBitmaps(),
+		entries: make(chan *laneEntry, entriesAheadMax), built: make(chan *batch, 1), commits: make(chan *batch, 1),
+		progress: progress{changed: make(chan struct{})}, producer: newProducer(), nearer: make(chan struct{}, 1),
+	}
+	l.renewSnapshot(0)
+	if err := l.load(l.snapshot.Load()); err != nil {
+		return nil, err
+	}
+	if err := l.checkFingerprint(ctx); err != nil {
+		return nil, err
+	}
+	next := map[proto.PartitionID]uint32{}
+	for _, p := range l.partitions {
+		l.named.Add(uint64(l.record.NextOrdinal[p]))
+		next[p] = l.record.NextOrdinal[p]
+		n.laneOf[p] = l
+	}
+	l.shell = actors.NewShell(n.system, dispatcher, actors.Config{
+		Hasher: n.hasher, Rules: l.rules, Partitions: l.partitions, Next: next, ActiveMax: n.config.ActiveMax,
+	})
+	l.base = l.record.Base
+	l.from = proto.Offset(l.record.Offset-l.record.Base) + 1
+	l.progress.set(func(p *progress) {
+		p.applied, p.control = proto.Offset(l.record.Offset), l.record.Control
+		p.laneTime, p.chain = proto.Millis(l.record.LaneTimeMs), l.record.Chain
+	})
+	return l, nil
+}
+
+// load reads the lane's record, rules and bitmaps.
+func (l *lane) load(snap store.Snapshot) error {
+	l.record = &pb.LaneRecord{Version: 1, Logic: logicVersion, NextOrdinal: make([]uint32, proto.Partitions)}
+	_, err := snap.Get(recordKey(l.id), func(v []byte) error {
+		if err := gproto.Unmarshal(v, l.record); err != nil || len(l.record.NextOrdinal) != proto.Partitions {
+			return proto.Errorf(proto.CodeCorrupt, "the record of lane %s is malformed: restore a backup", l.id)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if l.record.Version != 1 || l.record.Logic > logicVersion {
+		return proto.Errorf(proto.CodeConflict, "lane %s has record version %d and logic %d, this build knows 1 and %d: install the kith version that wrote it", l.id, l.record.Version, l.record.Logic, logicVersion)
+	}
+	if err := l.loadRules(snap); err != nil {
+		return err
+	}
+	if err := errors.Join(l.loadFills(snap), l.loadLetters(snap)); err != nil {
+		return err
+	}
+	return l.loadBitmaps(snap)
+}
+
+// loadRules applies the definitions in force, in the order of their making.
+func (l *lane) loadRules(snap store.Snapshot) error {
+	records := map[uint64]*pb.Control{}
+	prefix := laneKey(l.id, 'd')
+	err := snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
+		if len(k) != 15 {
+			return false, proto.Errorf(proto.CodeCorrupt, "a definition's key has %d bytes", len(k))
+		}
+		c, err := proto.DecodeControl(v)
+		records[binary.BigEndian.Uint64(k[7:])] = c
+		return true, err
+	})
+	if err != nil {
+		return err
+	}
+	if err := l.rules.restore(records); err != nil {
+		return err
+	}
+	prefix = laneKey(l.id, 'v')
+	return snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
+		if len(k) != 7 || len(v) != 8 {
+			return false, proto.Errorf(proto.CodeCorrupt, "a rules version has %d bytes", len(v))
+		}
+		l.rules.program(proto.ClientID(binary.BigEndian.Uint32(k[3:]))).SetVersion(proto.SegmentKey(binary.BigEndian.Uint64(v)))
+		return true, nil
+	})
+}
+
+// loadBitmaps reads chunks and then replays the journal over them.
+func (l *lane) loadBitmaps(snap store.Snapshot) error {
+	prefix := laneKey(l.id, 'b')
+	err := snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
+		if len(k) != 13 {
+			return false, proto.Errorf(proto.CodeCorrupt, "a bitmap chunk's key has %d bytes", len(k))
+		}
+		return true, l.bitmaps.Load(segments.Chunk{
+			Client: proto.ClientID(binary.BigEndian.Uint32(k[3:])), Key: proto.SegmentKey(binary.BigEndian.Uint32(k[7:])),
+			High: binary.BigEndian.Uint16(k[11:]), Data: append([]byte(nil), v...),
+		})
+	})
+	if err != nil {
+		return err
+	}
+	prefix = laneKey(l.id, 'j')
+	return snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
+		d, err := segments.ReadDeltas(v)
+		if err != nil {
+			return false, err
+		}
+		l.bitmaps.Apply(d)
+		l.journal.keys = append(l.journal.keys, binary.BigEndian.Uint64(k[3:]))
+		l.journal.bytes += len(v)
+		return true, nil
+	})
+}
+
+// checkFingerprint holds what the store applied against what the log has. If
+// the log lost a tail that the store had applied, its sequences would be used
+// again and new entries silently skipped.
+func (l *lane) checkFingerprint(ctx context.Context) error {
+	info, err := l.stream.Info(ctx)
+	if err != nil {
+		return err
+	}
+	created := info.Created.UnixNano()
+	if l.record.StreamCreatedNs == 0 || l.node.config.RebaseLog {
+		l.record.StreamCreatedNs = created
+		l.record.Base = l.record.Offset - uint64(info.Last)
+		if l.record.Offset == 0 {
+			l.record.Base = 0 // a new store replays the log from its start
+			if info.First > 1 {
+				return l.wayOut("the store is empty but the log begins at entry %d", info.First)
+			}
+		}
+		return nil
+	}
+	at := proto.Offset(l.record.Offset - l.record.Base)
+	switch {
+	case created != l.record.StreamCreatedNs:
+		return l.wayOut("the log's stream was made at another time than the one that the store applied")
+	case at > info.Last:
+		return l.wayOut("the store has applied %d entries but the log ends at %d: it lost its tail", at, info.Last)
+	case at+1 < info.First:
+		return l.wayOut("the log begins at entry %d but the store has applied only %d: entries between are gone", info.First, at)
+	}
+	return l.checkLastEntry(ctx, at)
+}
+
+// checkLastEntry compares the entry at the store's offset, if it is still there.
+func (l *lane) checkLastEntry(ctx context.Context, at proto.Offset) error {
+	if at == 0 {
+		return nil
+	}
+	rec, err := l.stream.Get(ctx, at)
+	if proto.CodeOf(err) == proto.CodeNotFound {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	e, err := proto.DecodeEntry(rec.Data, l.id)
+	if err != nil {
+		return l.wayOut("entry %d, the last that the store applied, cannot be read: %v", at, err)
+	}
+	if e.CRC != l.record.OffsetCrc {
+		return l.wayOut("entry %d of the log is not the one that the store applied", at)
+	}
+	return nil
+}
+
+// wayOut is the error of a lane whose log and store do not belong together.
+func (l *lane) wayOut(format string, args ...any) error {
+	return proto.Errorf(proto.CodeQuarantined, "lane %s: %s. Nothing was changed. Restore the log's files, or restore a backup with `kith restore`; or, to go on with the store as it is and give up what only the log held, start once with --rebase-log",
+		l.id, fmt.Sprintf(format, args...))
+}

@@ -1,0 +1,195 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"syscall"
+	"time"
+
+	"kith/proto"
+)
+
+// run starts the lane's goroutines; each ends when the one before it has.
+func (l *lane) run(ctx context.Context, wait *sync.WaitGroup) {
+	stop, cancel := context.WithCancel(ctx)
+	guard := func(what string, fn func() error) {
+		err := recovered(fn)
+		if err != nil && !errors.Is(err, context.Canceled) {
+			l.quarantine(what, err)
+			cancel()
+		}
+	}
+	wait.Go(func() { guard("reading the log", func() error { return l.read(stop) }) })
+	wait.Go(func() { guard("applying the log", func() error { return l.step(stop) }) })
+	wait.Go(func() { guard("building a commit", l.build) })
+	wait.Go(func() {
+		guard("committing", l.commit)
+		cancel()
+	})
+}
+
+// recovered turns a panic of the apply loop itself into an error: the lane
+// stops, the others and the look-ups go on.
+func recovered(fn func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = proto.Errorf(proto.CodeInternal, "panic: %v", r)
+		}
+	}()
+	return fn()
+}
+
+// quarantine stops the lane: what it has published stays readable, what is
+// logged stays in the log.
+func (l *lane) quarantine(what string, err error) {
+	l.logger.Error("lane is quarantined: it applies nothing more", "while", what, "error", err)
+	l.progress.set(func(p *progress) {
+		if p.fault == nil {
+			p.fault = proto.Errorf(proto.CodeQuarantined, "lane %s is quarantined: %w. Nothing acknowledged is lost: mend the cause and restart", l.id, err)
+		}
+	})
+}
+
+// Ready is nil when queries are answered from an applied log.
+func (n *Node) Ready() error {
+	if !n.ready.Load() {
+		return proto.Errorf(proto.CodeUnavailable, "the node is starting or stopping")
+	}
+	if n.diskFull.Load() {
+		return proto.Errorf(proto.CodeDiskFull, "the disk is nearly full: free space or add disk")
+	}
+	for _, l := range n.lanes {
+		if _, _, _, fault := l.progress.get(); fault != nil {
+			return fault
+		}
+	}
+	return n.log.Healthy()
+}
+
+// Live is nil while the process works at all.
+func (n *Node) Live() error { return nil }
+
+// Lanes is the state of each lane.
+func (n *Node) Lanes() []proto.LaneStatus {
+	list := make([]proto.LaneStatus, 0, len(n.lanes))
+	for _, l := range n.lanes {
+		list = append(list, l.status())
+	}
+	return list
+}
+
+func (l *lane) status() proto.LaneStatus {
+	applied, _, laneTime, fault := l.progress.get()
+	s := proto.LaneStatus{
+		Lane: l.id, Applied: applied, LaneTime: laneTime.String(), Owner: l.node.config.Node,
+		Chain: fmt.Sprintf("%016x", l.progress.chainNow()), Active: int(l.active.Load()),
+	}
+	for _, p := range l.partitions {
+		s.Partitions = append(s.Partitions, int(p))
+	}
+	s.Identities = l.named.Load()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if info, err := l.stream.Info(ctx); err == nil {
+		s.Logged, s.First = info.Last+proto.Offset(l.base), info.First+proto.Offset(l.base)
+	}
+	if s.Logged > applied {
+		s.LagSeconds = max(0, l.node.config.Now().Sub(laneTime.Time()).Seconds())
+	}
+	if fault != nil {
+		s.Quarantined = fault.Error()
+	}
+	return s
+}
+
+func (p *progress) chainNow() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.chain
+}
+
+// Stats is what metrics show of the node.
+type Stats struct {
+	Events, Repeated, Dead uint64
+	Active, Views          int
+	Identities             uint64
+	DiskFull               bool
+}
+
+// Stats sums over the lanes.
+func (n *Node) Stats() Stats {
+	s := Stats{Views: n.views.len(), DiskFull: n.diskFull.Load()}
+	for _, l := range n.lanes {
+		s.Events += l.events.Load()
+		s.Repeated += l.repeated.Load()
+		s.Dead += l.dead.Load()
+		s.Active += int(l.active.Load())
+		s.Identities += l.named.Load()
+	}
+	return s
+}
+
+// watchDisk refuses events while the disk is nearly full: a log or store that
+// meets the end of the disk stops for good, a refused event is sent again.
+func (n *Node) watchDisk(ctx context.Context) {
+	for {
+		low := freeBytes(n.config.storeDir()) < n.config.DiskReserve || freeBytes(n.config.logDir()) < n.config.DiskReserve
+		if low != n.diskFull.Swap(low) {
+			n.logger.Warn("disk space", "refusing_events", low, "reserve_bytes", n.config.DiskReserve)
+		}
+		if !pause(ctx, time.Second) {
+			return
+		}
+	}
+}
+
+// freeBytes is what an unprivileged process may still write below dir; all
+// there is if that cannot be told.
+func freeBytes(dir string) uint64 {
+	var s syscall.Statfs_t
+	if syscall.Statfs(dir, &s) != nil {
+		return ^uint64(0)
+	}
+	return s.Bavail * uint64(s.Bsize)
+}
+
+// retain purges applied entries that are older than the retention.
+func (l *lane) retain(ctx context.Context) {
+	every := min(time.Minute, l.node.config.LogRetention/2)
+	for pause(ctx, every) {
+		if err := l.purge(ctx); err != nil && ctx.Err() == nil {
+			l.logger.Warn("log cannot be purged", "error", err)
+		}
+	}
+}
+
+// purge removes what is older than the retention and applied, but for the last
+// applied entry: the fingerprint compares it.
+func (l *lane) purge(ctx context.Context) error {
+	info, err := l.stream.Info(ctx)
+	if err != nil {
+		return err
+	}
+	applied, _, _, _ := l.progress.get()
+	cutoff := l.node.config.Now().Add(-l.node.config.LogRetention)
+	lo, hi := info.First, applied-proto.Offset(l.base) // first not to purge is in [lo, hi]
+	start := lo
+	for lo < hi {
+		mid := lo + (hi-lo)/2
+		rec, err := l.stream.Get(ctx, mid)
+		if err != nil && proto.CodeOf(err) != proto.CodeNotFound {
+			return err
+		}
+		if err != nil || rec.Stored.Before(cutoff) {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	if lo <= start {
+		return nil
+	}
+	return l.stream.Purge(ctx, lo-1)
+}

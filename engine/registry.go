@@ -1,0 +1,295 @@
+package engine
+
+import (
+	"context"
+	"crypto/sha256"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"kith/engine/log"
+	"kith/proto"
+	"kith/proto/pb"
+	"kith/segments"
+)
+
+// registry is what the control stream says: clients, keys and definitions, in
+// the order in which it says it. Lanes do not obey it but their own logs; it
+// decides what may be written next, names segments in answers, and feeds the
+// relays.
+type registry struct {
+	control log.ControlStream
+	now     func() time.Time
+	static  map[[32]byte]proto.Principal // from the configuration
+
+	mu      sync.Mutex
+	seq     uint64
+	fault   error
+	changed chan struct{} // closed and replaced at every record
+	records [][]byte      // all of them; [i] has sequence i+1
+	clients map[proto.ClientName]proto.ClientInfo
+	spaces  map[string]proto.SpaceID
+	keys    map[[32]byte]proto.Principal
+	specs   map[proto.ClientID]map[proto.SegmentID]proto.SegmentSpec
+	rules   *laneRules
+
+	stale atomic.Bool // view must be made anew; set under mu
+	view  atomic.Pointer[registryView]
+}
+
+// registryView is what hot paths read; it is never changed.
+type registryView struct {
+	clients map[proto.ClientName]proto.ClientInfo
+	keys    map[[32]byte]proto.Principal
+	names   []proto.SegmentID // by segment key; empty: not in force
+}
+
+func newRegistry(c log.ControlStream, static map[[32]byte]proto.Principal, now func() time.Time) *registry {
+	r := &registry{
+		control: c, now: now, static: static, changed: make(chan struct{}),
+		clients: map[proto.ClientName]proto.ClientInfo{}, spaces: map[string]proto.SpaceID{},
+		keys: map[[32]byte]proto.Principal{}, specs: map[proto.ClientID]map[proto.SegmentID]proto.SegmentSpec{},
+		rules: newLaneRules(),
+	}
+	r.stale.Store(true)
+	return r
+}
+
+// follow reads the control stream until ctx ends.
+func (r *registry) follow(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := r.control.Read(ctx, r.last()+1, func(rec log.Record) error {
+			c, err := proto.DecodeControl(rec.Data)
+			if err != nil {
+				return err
+			}
+			return r.take(uint64(rec.Offset), rec.Data, c)
+		})
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		if proto.CodeOf(err) != proto.CodeUnavailable {
+			r.fail(err)
+			return
+		}
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (r *registry) last() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.seq
+}
+
+func (r *registry) fail(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.fault = err
+	r.notify()
+}
+
+func (r *registry) notify() {
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// take obeys one record.
+func (r *registry) take(seq uint64, raw []byte, c *pb.Control) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.obey(seq, c); err != nil {
+		return proto.Errorf(proto.CodeCorrupt, "control record %d cannot be obeyed: %w", seq, err)
+	}
+	r.seq = seq
+	r.records = append(r.records, slices.Clone(raw))
+	r.stale.Store(true)
+	r.notify()
+	return nil
+}
+
+func (r *registry) obey(seq uint64, c *pb.Control) error {
+	switch b := c.Body.(type) {
+	case *pb.Control_Client:
+		info := proto.ClientInfo{ID: proto.ClientID(seq), Name: proto.ClientName(b.Client.Name), Space: proto.SpaceID(seq), Floor: int(b.Client.Floor)}
+		if info.Floor == 0 {
+			info.Floor = floorDefault
+		}
+		if b.Client.Space != "" {
+			if _, ok := r.spaces[b.Client.Space]; !ok {
+				r.spaces[b.Client.Space] = info.Space
+			}
+			info.Space = r.spaces[b.Client.Space]
+		}
+		r.clients[info.Name] = info
+	case *pb.Control_Key:
+		r.keys[[32]byte(b.Key.Sha256)] = proto.Principal{Role: proto.Role(b.Key.Role), Client: proto.ClientName(b.Key.Client)}
+	case *pb.Control_RevokeKey:
+		delete(r.keys, [32]byte(b.RevokeKey.Sha256))
+	case *pb.Control_Define:
+		d := b.Define
+		if _, err := r.rules.apply(seq, c); err != nil {
+			return err
+		}
+		of := r.specs[proto.ClientID(d.Client)]
+		if of == nil {
+			of = map[proto.SegmentID]proto.SegmentSpec{}
+			r.specs[proto.ClientID(d.Client)] = of
+		}
+		of[proto.SegmentID(d.Id)] = proto.SegmentSpec{ID: proto.SegmentID(d.Id), Scope: d.Scope, When: d.When, Backfill: d.Backfill, Version: proto.SegmentKey(seq)}
+	case *pb.Control_Undefine:
+		if _, err := r.rules.apply(seq, c); err != nil {
+			return err
+		}
+		delete(r.specs[proto.ClientID(b.Undefine.Client)], proto.SegmentID(b.Undefine.Id))
+	}
+	return nil
+}
+
+const floorDefault = 50
+
+// current is the view for hot paths, made anew when records came.
+func (r *registry) current() *registryView {
+	if !r.stale.Load() {
+		return r.view.Load()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	v := &registryView{clients: maps.Clone(r.clients), keys: maps.Clone(r.keys), names: make([]proto.SegmentID, r.seq+1)}
+	maps.Copy(v.keys, r.static)
+	for key, d := range r.rules.defines {
+		v.names[key] = d.id
+	}
+	r.view.Store(v)
+	r.stale.Store(false)
+	return v
+}
+
+// wait returns once the record seq was taken.
+func (r *registry) wait(ctx context.Context, seq uint64) error {
+	for {
+		r.mu.Lock()
+		ok, fault, changed := r.seq >= seq, r.fault, r.changed
+		r.mu.Unlock()
+		if ok {
+			return nil
+		}
+		if fault != nil {
+			return fault
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return proto.Errorf(proto.CodeTimeout, "the control stream was not read in time: try again: %w", ctx.Err())
+		}
+	}
+}
+
+// propose writes a record that decide makes, knowing all records before it.
+// decide runs under the registry's lock; a nil record means nothing to do. It
+// returns the record's sequence, 0 for none.
+func (r *registry) propose(ctx context.Context, decide func() (*pb.Control, error)) (uint64, error) {
+	for {
+		r.mu.Lock()
+		last, fault := r.seq, r.fault
+		var c *pb.Control
+		err := fault
+		if err == nil {
+			c, err = decide()
+		}
+		r.mu.Unlock()
+		if err != nil || c == nil {
+			return 0, err
+		}
+		c.TimeMs = r.now().UnixMilli()
+		raw, err := proto.EncodeControl(c)
+		if err != nil {
+			return 0, err
+		}
+		seq, err := r.control.Append(ctx, raw, last)
+		if err == nil {
+			return seq, r.wait(ctx, seq)
+		}
+		if proto.CodeOf(err) != proto.CodeConflict {
+			return 0, err
+		}
+		if err := r.wait(ctx, last+1); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// from gives records from sequence seq on, at most n.
+func (r *registry) from(seq uint64, n int) [][]byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if seq == 0 || seq > r.seq {
+		return nil
+	}
+	list := r.records[seq-1:]
+	return list[:min(len(list), n)]
+}
+
+// spec is a segment's definition in force.
+func (r *registry) spec(c proto.ClientID, id proto.SegmentID) (proto.SegmentSpec, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, ok := r.specs[c][id]
+	return s, ok
+}
+
+func (r *registry) all(c proto.ClientID) []proto.SegmentSpec {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.SortedFunc(maps.Values(r.specs[c]), func(a, b proto.SegmentSpec) int {
+		return slices.Compare([]byte(a.ID), []byte(b.ID))
+	})
+}
+
+// check says whether the definition may follow what is defined. The
+// registry's lock is held.
+func (r *registry) check(c proto.ClientID, d segments.Definition) error {
+	g := r.rules.programs[c]
+	if g == nil {
+		g = segments.NewProgram()
+	}
+	return g.Check(d)
+}
+
+// authenticate knows a key by its hash.
+func (r *registry) authenticate(key string) (proto.Principal, bool) {
+	p, ok := r.current().keys[sha256.Sum256([]byte(key))]
+	return p, ok
+}
+
+// explain lists the facts that decide about a membership. A memory that has
+// not been brought up to the client's rules yet gives none.
+func (r *registry) explain(c proto.ClientID, id proto.SegmentID, m *segments.Memory, now proto.Millis) ([]proto.ExplanationFact, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	g := r.rules.programs[c]
+	if g == nil || g.Version() != m.Version() {
+		return []proto.ExplanationFact{}, nil
+	}
+	return g.Explain(id, m, now)
+}
+
+// referredBy is a segment whose rule refers to id, empty if there is none.
+// The registry's lock is held.
+func (r *registry) referredBy(c proto.ClientID, id proto.SegmentID) proto.SegmentID {
+	g := r.rules.programs[c]
+	if g == nil {
+		return ""
+	}
+	for _, d := range g.All() {
+		if slices.Contains(d.Rule.Refers(), id) {
+			return d.ID
+		}
+	}
+	return ""
+}

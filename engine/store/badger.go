@@ -1,0 +1,353 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+
+	"kith/proto"
+)
+
+// Config is how a Badger store is opened.
+type Config struct {
+	Dir         string
+	CheckTables bool // read and verify every table at open; else each block when it is read
+	MemTables   int  // of 64 MB each; 0: 3
+	Logger      *slog.Logger
+}
+
+// Badger is a Store on disk. It runs Badger in managed mode: commit
+// timestamps are ours, so that opening a snapshot or a batch never waits for a
+// commit under way, which Badger's own NewTransaction does.
+type Badger struct {
+	db *badger.DB
+
+	mu     sync.Mutex
+	next   uint64          // last commit timestamp given out
+	flight map[uint64]bool // given out and not yet finished
+	reads  map[uint64]int  // timestamps of snapshots in use
+	done   atomic.Uint64   // all commits up to here are finished
+	failed atomic.Pointer[error]
+}
+
+// Open opens or creates a store. CodeCorrupt for damaged files, CodeConflict
+// if another process has it open or its format is another version's.
+func Open(c Config) (s *Badger, err error) {
+	defer func() { // Badger panics on some damaged files
+		if r := recover(); r != nil {
+			s, err = nil, corrupt(fmt.Errorf("%v", r), "open store "+c.Dir)
+		}
+	}()
+	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		return nil, proto.Errorf(proto.CodeUnavailable, "make store directory: %w", err)
+	}
+	if err := checkTruncated(c.Dir); err != nil {
+		return nil, err
+	}
+	db, err := badger.OpenManaged(badgerOptions(c))
+	if err != nil {
+		return nil, openError(c.Dir, err)
+	}
+	s = &Badger{db: db, flight: map[uint64]bool{}, reads: map[uint64]int{}}
+	s.next = max(db.MaxVersion(), 1)
+	s.done.Store(s.next)
+	if err := s.checkFormat(); err != nil {
+		db.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func badgerOptions(c Config) badger.Options {
+	if c.MemTables == 0 {
+		c.MemTables = 3
+	}
+	o := badger.DefaultOptions(c.Dir).
+		WithSyncWrites(true).
+		WithNumVersionsToKeep(1).
+		WithDetectConflicts(false).
+		WithCompression(options.None).
+		WithBlockCacheSize(0).
+		WithIndexCacheSize(0).
+		WithMemTableSize(64 << 20).
+		WithNumMemtables(c.MemTables).
+		WithValueThreshold(1 << 20). // all values inline
+		WithValueLogFileSize(64 << 20).
+		WithNumCompactors(2).
+		WithMetricsEnabled(false).
+		WithChecksumVerificationMode(options.OnBlockRead).
+		WithLogger(badgerLog{c.Logger})
+	if c.CheckTables {
+		o = o.WithChecksumVerificationMode(options.OnTableAndBlockRead)
+	}
+	return o
+}
+
+func openError(dir string, err error) error {
+	if strings.Contains(err.Error(), "Cannot acquire directory lock") {
+		return proto.Errorf(proto.CodeConflict, "store %s is in use by another process: stop that one, or give this one another --data directory: %w", dir, err)
+	}
+	if errors.Is(err, os.ErrPermission) {
+		return proto.Errorf(proto.CodeUnavailable, "store %s cannot be opened: %w", dir, err)
+	}
+	return corrupt(err, "open store "+dir)
+}
+
+// checkTruncated finds tables too short to have a footer, which Badger reads
+// out of bounds.
+func checkTruncated(dir string) error {
+	tables, _ := filepath.Glob(filepath.Join(dir, "*.sst"))
+	for _, name := range tables {
+		if st, err := os.Stat(name); err == nil && st.Size() < 16 {
+			return corrupt(fmt.Errorf("%s has %d bytes", filepath.Base(name), st.Size()), "open store "+dir)
+		}
+	}
+	return nil
+}
+
+func (s *Badger) checkFormat() error {
+	snap := s.Snapshot()
+	defer snap.Release()
+	var got byte
+	found, err := snap.Get(formatKey, func(v []byte) error {
+		if len(v) == 1 {
+			got = v[0]
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if !found {
+		b := s.NewBatch()
+		if err := b.Set(formatKey, []byte{Format}); err != nil {
+			return err
+		}
+		return b.Commit()
+	}
+	if got != Format {
+		return proto.Errorf(proto.CodeConflict, "store has format %d, this build reads %d: run the kith version that wrote it, take a backup there, and restore it with this one", got, Format)
+	}
+	return nil
+}
+
+// NewBatch implements Store.
+func (s *Badger) NewBatch() Batch {
+	return &badgerBatch{s: s, txn: s.db.NewTransactionAt(math.MaxUint64, true)}
+}
+
+type badgerBatch struct {
+	s   *Badger
+	txn *badger.Txn
+}
+
+func (b *badgerBatch) Set(key, value []byte) error {
+	return b.check(b.txn.SetEntry(&badger.Entry{Key: key, Value: value}))
+}
+
+func (b *badgerBatch) Delete(key []byte) error { return b.check(b.txn.Delete(key)) }
+
+func (b *badgerBatch) check(err error) error {
+	if err != nil {
+		return proto.Errorf(proto.CodeInternal, "store batch: %w", err)
+	}
+	return nil
+}
+
+func (b *badgerBatch) Discard() { b.txn.Discard() }
+
+func (b *badgerBatch) Commit() error {
+	if p := b.s.failed.Load(); p != nil {
+		return *p
+	}
+	ts := b.s.begin()
+	err := b.txn.CommitAt(ts, nil)
+	if err != nil {
+		err = proto.Errorf(proto.CodeUnavailable, "store commit failed, the node must stop applying: check the disk, then restart: %w", err)
+		b.s.failed.CompareAndSwap(nil, &err)
+	}
+	b.s.finish(ts)
+	return err
+}
+
+func (s *Badger) begin() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.next++
+	s.flight[s.next] = true
+	return s.next
+}
+
+func (s *Badger) finish(ts uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.flight, ts)
+	done := s.next
+	for t := range s.flight {
+		done = min(done, t-1)
+	}
+	s.done.Store(done)
+	s.discardOld()
+}
+
+// discardOld lets Badger drop versions that no snapshot can see. s.mu is held.
+func (s *Badger) discardOld() {
+	oldest := s.done.Load()
+	for ts := range s.reads {
+		oldest = min(oldest, ts)
+	}
+	s.db.SetDiscardTs(oldest)
+}
+
+// Snapshot implements Store. With several writers it may miss the newest
+// commits of one while an older commit of another is under way; the engine
+// keys its own snapshots by lane and takes them through SnapshotAfter.
+func (s *Badger) Snapshot() Snapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// The timestamp given out last sees all finished commits; those under way
+	// show up in part, so only keys of other writers than theirs may be read.
+	ts := s.next
+	s.reads[ts]++
+	return &badgerSnapshot{s: s, ts: ts, txn: s.db.NewTransactionAt(ts, false)}
+}
+
+type badgerSnapshot struct {
+	s    *Badger
+	ts   uint64
+	txn  *badger.Txn
+	once sync.Once
+}
+
+func (r *badgerSnapshot) Get(key []byte, fn func([]byte) error) (found bool, err error) {
+	defer recoverCorrupt(&err)
+	item, err := r.txn.Get(key)
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, corrupt(err, "read store")
+	}
+	if err := item.Value(fn); err != nil {
+		return true, err
+	}
+	return true, nil
+}
+
+func (r *badgerSnapshot) Scan(prefix, start []byte, fn func(k, v []byte) (bool, error)) (err error) {
+	defer recoverCorrupt(&err)
+	o := badger.DefaultIteratorOptions
+	o.Prefix = prefix
+	it := r.txn.NewIterator(o)
+	defer it.Close()
+	if bytes.Compare(start, prefix) < 0 {
+		start = prefix
+	}
+	for it.Seek(start); it.ValidForPrefix(prefix); it.Next() {
+		more := true
+		err := it.Item().Value(func(v []byte) (err error) {
+			more, err = fn(it.Item().Key(), v)
+			return err
+		})
+		if err != nil || !more {
+			return err
+		}
+	}
+	return nil
+}
+
+func recoverCorrupt(err *error) {
+	if r := recover(); r != nil {
+		*err = corrupt(fmt.Errorf("%v", r), "read store")
+	}
+}
+
+func (r *badgerSnapshot) Release() {
+	r.once.Do(func() {
+		r.txn.Discard()
+		r.s.mu.Lock()
+		defer r.s.mu.Unlock()
+		if r.s.reads[r.ts]--; r.s.reads[r.ts] == 0 {
+			delete(r.s.reads, r.ts)
+		}
+		r.s.discardOld()
+	})
+}
+
+// Backup implements Store.
+func (s *Badger) Backup(w io.Writer) error {
+	s.mu.Lock()
+	ts := s.done.Load()
+	s.reads[ts]++
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.reads[ts]--; s.reads[ts] == 0 {
+			delete(s.reads, ts)
+		}
+	}()
+	stream := s.db.NewStreamAt(ts)
+	stream.NumGo = 1
+	stream.LogPrefix = "backup"
+	if _, err := stream.Backup(w, 0); err != nil {
+		return proto.Errorf(proto.CodeUnavailable, "back up store: %w", err)
+	}
+	return nil
+}
+
+// Load fills an empty store from what Backup wrote.
+func (s *Badger) Load(r io.Reader) (err error) {
+	defer recoverCorrupt(&err)
+	if err := s.db.Load(r, 16); err != nil {
+		return proto.Errorf(proto.CodeCorrupt, "load backup into store: is the file whole and a kith backup? %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.next = max(s.next, s.db.MaxVersion())
+	s.done.Store(s.next)
+	return nil
+}
+
+// Check implements Store.
+func (s *Badger) Check() (err error) {
+	defer recoverCorrupt(&err)
+	if err := s.db.VerifyChecksum(); err != nil {
+		return corrupt(err, "verify store")
+	}
+	return nil
+}
+
+// Close implements Store.
+func (s *Badger) Close() error {
+	if err := s.db.Close(); err != nil {
+		return proto.Errorf(proto.CodeUnavailable, "close store: %w", err)
+	}
+	return nil
+}
+
+// badgerLog passes Badger's warnings and errors on.
+type badgerLog struct{ l *slog.Logger }
+
+func (b badgerLog) Errorf(f string, a ...any)   { b.log(slog.LevelError, f, a) }
+func (b badgerLog) Warningf(f string, a ...any) { b.log(slog.LevelWarn, f, a) }
+func (b badgerLog) Infof(string, ...any)        {}
+func (b badgerLog) Debugf(string, ...any)       {}
+
+func (b badgerLog) log(level slog.Level, f string, a []any) {
+	if b.l != nil {
+		b.l.Log(context.Background(), level, "store: "+strings.TrimSpace(fmt.Sprintf(f, a...)))
+	}
+}

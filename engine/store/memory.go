@@ -1,0 +1,101 @@
+package store
+
+import (
+	"bytes"
+	"io"
+	"slices"
+	"sync"
+
+	"github.com/tidwall/btree"
+)
+
+// Memory is the in-memory twin of Badger, for tests and the simulation.
+type Memory struct {
+	mu   sync.RWMutex
+	tree *btree.BTreeG[pair]
+}
+
+type pair struct{ key, value []byte }
+
+// NewMemory is an empty store.
+func NewMemory() *Memory {
+	return &Memory{tree: btree.NewBTreeG(func(a, b pair) bool { return bytes.Compare(a.key, b.key) < 0 })}
+}
+
+// NewBatch implements Store.
+func (m *Memory) NewBatch() Batch { return &memoryBatch{m: m} }
+
+type memoryBatch struct {
+	m   *Memory
+	ops []pair // nil value: delete
+}
+
+func (b *memoryBatch) Set(key, value []byte) error {
+	b.ops = append(b.ops, pair{slices.Clone(key), append([]byte{}, value...)})
+	return nil
+}
+
+func (b *memoryBatch) Delete(key []byte) error {
+	b.ops = append(b.ops, pair{slices.Clone(key), nil})
+	return nil
+}
+
+func (b *memoryBatch) Discard() { b.ops = nil }
+
+func (b *memoryBatch) Commit() error {
+	b.m.mu.Lock()
+	defer b.m.mu.Unlock()
+	for _, op := range b.ops {
+		if op.value == nil {
+			b.m.tree.Delete(op)
+		} else {
+			b.m.tree.Set(op)
+		}
+	}
+	b.ops = nil
+	return nil
+}
+
+// Snapshot implements Store: a copy-on-write copy of the tree.
+func (m *Memory) Snapshot() Snapshot {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return memorySnapshot{m.tree.Copy()}
+}
+
+type memorySnapshot struct{ tree *btree.BTreeG[pair] }
+
+func (s memorySnapshot) Get(key []byte, fn func([]byte) error) (bool, error) {
+	p, ok := s.tree.Get(pair{key: key})
+	if !ok {
+		return false, nil
+	}
+	return true, fn(p.value)
+}
+
+func (s memorySnapshot) Scan(prefix, start []byte, fn func(k, v []byte) (bool, error)) error {
+	if bytes.Compare(start, prefix) < 0 {
+		start = prefix
+	}
+	var err error
+	s.tree.Ascend(pair{key: start}, func(p pair) bool {
+		if !bytes.HasPrefix(p.key, prefix) {
+			return false
+		}
+		var more bool
+		more, err = fn(p.key, p.value)
+		return more && err == nil
+	})
+	return err
+}
+
+func (memorySnapshot) Release() {}
+
+// Backup implements Store; the twin has no file format of its own.
+func (m *Memory) Backup(io.Writer) error { return errNoBackup }
+
+// Check implements Store.
+func (m *Memory) Check() error { return nil }
+
+// Close implements Store.
+func (m *Memory) Close() error { return nil }

@@ -1,0 +1,143 @@
+package engine
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"kith/proto"
+)
+
+// Times of the lane's own upkeep.
+const (
+	beatEvery   = 2 * time.Second
+	beatSoonest = 20 * time.Millisecond
+	controlMax  = 64   // control records in one relayed entry
+	fillStep    = 1024 // identities in one fill
+)
+
+// clock tells wall time and notices when it does not run with the monotonic
+// clock.
+type clock struct {
+	now   func() time.Time
+	mu    sync.Mutex
+	start time.Time
+}
+
+func newClock(now func() time.Time) clock { return clock{now: now, start: now()} }
+
+// drift is how far the wall clock moved away from the monotonic one.
+func (c *clock) drift() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.now()
+	return t.Round(0).Sub(c.start.Round(0)) - t.Sub(c.start)
+}
+
+// rebase accepts the wall clock as it is now.
+func (c *clock) rebase() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.start = c.now()
+}
+
+// keepTime appends beats: every two seconds, and when an exit record comes
+// due. They alone advance lane time.
+func (l *lane) keepTime(ctx context.Context) {
+	for {
+		wait := beatEvery
+		if drift := l.node.clock.drift(); drift.Abs() > time.Second {
+			// Stepping the lane's time by a wrong clock would end memberships
+			// for good; one interval is given to the clock to come back.
+			l.logger.Error("the wall clock was stepped: no beat is sent for one interval", "by", drift)
+			l.node.clock.rebase()
+		} else if err := l.sendBeat(ctx); err != nil && ctx.Err() == nil {
+			l.logger.Warn("beat cannot be appended", "error", err)
+		}
+		if next := l.nextExit.Load(); next != 0 {
+			wait = min(wait, max(proto.Millis(next).Time().Sub(l.node.config.Now()), beatSoonest))
+		}
+		if !l.sleep(ctx, wait) {
+			return
+		}
+	}
+}
+
+// sleep waits, less if an exit record came nearer meanwhile.
+func (l *lane) sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+			return true
+		case <-l.nearer:
+			next := l.nextExit.Load()
+			if next == 0 {
+				continue
+			}
+			timer.Reset(min(beatEvery, max(proto.Millis(next).Time().Sub(l.node.config.Now()), beatSoonest)))
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+func (l *lane) sendBeat(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	b := proto.Beat{Node: l.node.config.Node, Incarnation: l.producer, Time: l.node.now()}
+	return l.appendOwn(ctx, proto.CommandBeat, [][]byte{b.Append(nil)})
+}
+
+// appendOwn appends an entry of commands for the lane itself, one at a time.
+func (l *lane) appendOwn(ctx context.Context, kind proto.CommandKind, bodies [][]byte) error {
+	l.own.Lock()
+	defer l.own.Unlock()
+	l.ownSeq++
+	e := &proto.Entry{Lane: l.id, Producer: l.producer, Seq: l.ownSeq, Time: l.node.now(), Count: len(bodies)}
+	for _, b := range bodies {
+		e.Commands = proto.AppendCommand(e.Commands, kind, proto.LanePartition, b)
+	}
+	_, err := l.stream.Append(ctx, e)
+	return err
+}
+
+// relay copies control records into the lane's log, in their order, from the
+// one after the last that the lane obeyed.
+func (l *lane) relay(ctx context.Context) {
+	_, sent, _, _ := l.progress.get()
+	for {
+		if l.node.registry.wait(ctx, sent+1) != nil {
+			return
+		}
+		records := l.node.registry.from(sent+1, controlMax)
+		bodies := make([][]byte, len(records))
+		for i, r := range records {
+			x := proto.Relayed{Seq: sent + 1 + uint64(i), Record: r}
+			bodies[i] = x.Append(nil)
+		}
+		if err := l.appendOwn(ctx, proto.CommandControl, bodies); err != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			l.logger.Warn("control records cannot be relayed, trying again", "error", err)
+			_, sent, _, _ = l.progress.get()
+			if !pause(ctx, time.Second) {
+				return
+			}
+			continue
+		}
+		sent += uint64(len(records))
+	}
+}
+
+// pause waits; false if ctx ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

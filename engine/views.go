@@ -1,0 +1,112 @@
+package engine
+
+import (
+	"sync"
+
+	"kith/actors/identity"
+	"kith/proto"
+)
+
+const viewShards = 256
+
+// views is the bounded cache of what look-ups see, over all lanes. The lanes'
+// committers publish into it; a look-up that misses reads the store and fills
+// it, unless something was published meanwhile. A node that is not known has
+// a nil view.
+type views struct {
+	shards [viewShards]viewShard
+}
+
+type viewShard struct {
+	mu      sync.RWMutex
+	version uint64 // bumped by every publication
+	views   map[proto.Node]*cachedView
+	ring    []*cachedView // for CLOCK eviction
+	hand    int
+	max     int
+	_       [24]byte // keeps neighbours off one cache line
+}
+
+type cachedView struct {
+	node proto.Node
+	view *identity.View
+	used bool // published since the hand passed
+}
+
+func newViews(maxViews int) *views {
+	v := &views{}
+	for i := range v.shards {
+		s := &v.shards[i]
+		s.views = map[proto.Node]*cachedView{}
+		s.max = max(maxViews/viewShards, 4)
+	}
+	return v
+}
+
+func (v *views) shard(n proto.Node) *viewShard { return &v.shards[n.Hash[1]] }
+
+// get gives the cached view; else the version to fill with.
+func (v *views) get(n proto.Node) (view *identity.View, ok bool, version uint64) {
+	s := v.shard(n)
+	s.mu.RLock()
+	c := s.views[n]
+	version = s.version
+	if c != nil {
+		view = c.view
+	}
+	s.mu.RUnlock()
+	return view, c != nil, version
+}
+
+// fill stores what a look-up read, if nothing was published since version.
+func (v *views) fill(n proto.Node, view *identity.View, version uint64) {
+	s := v.shard(n)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.version == version && s.views[n] == nil {
+		s.put(n, view)
+	}
+}
+
+// publish makes a committed view the one that look-ups see.
+func (v *views) publish(n proto.Node, view *identity.View) {
+	s := v.shard(n)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.version++
+	if c := s.views[n]; c != nil {
+		c.view, c.used = view, true
+		return
+	}
+	s.put(n, view)
+}
+
+// put adds an entry, in the place of one not used lately when full. The lock
+// is held.
+func (s *viewShard) put(n proto.Node, view *identity.View) {
+	c := &cachedView{node: n, view: view}
+	s.views[n] = c
+	if len(s.ring) < s.max {
+		s.ring = append(s.ring, c)
+		return
+	}
+	for s.ring[s.hand].used {
+		s.ring[s.hand].used = false
+		s.hand = (s.hand + 1) % len(s.ring)
+	}
+	delete(s.views, s.ring[s.hand].node)
+	s.ring[s.hand] = c
+	s.hand = (s.hand + 1) % len(s.ring)
+}
+
+// len counts the cached views.
+func (v *views) len() int {
+	n := 0
+	for i := range v.shards {
+		s := &v.shards[i]
+		s.mu.RLock()
+		n += len(s.views)
+		s.mu.RUnlock()
+	}
+	return n
+}
