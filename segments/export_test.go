@@ -1,8 +1,28 @@
 package segments
 
+import "kith/proto"
+
 // SetPredicateID forges the number of the rule's first condition, since nobody
 // can wait for two texts whose 48-bit hashes collide.
 func (r *Rule) SetPredicateID(id uint64) { r.preds[0].id = predID(id) }
 
 // PredicateID is the number of the rule's first condition.
 func (r *Rule) PredicateID() uint64 { return uint64(r.preds[0].id) }
+
+// Tried is how many predicates the index has an event looked at with.
+func Tried(p *Program, e *proto.EventBody) int {
+	places := [][]filed{p.index.always}
+	for a, text := range map[attrKind]string{attrName: e.Name, attrURL: e.URL, attrRef: e.Ref} {
+		places = append(places, p.index.fields[a].values[text])
+	}
+	for _, prop := range e.Props {
+		if a := p.index.props[prop.Key]; a != nil {
+			places = append(places, a.any, a.values[prop.Value.String()])
+		}
+	}
+	n := 0
+	for _, list := range places {
+		n += len(list)
+	}
+	return n
+}

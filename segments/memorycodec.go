@@ -12,13 +12,15 @@ import (
 //	program version
 //	count of traits, each key and value
 //	count of memberships, each (key less the one before)<<2 | has-next<<1 | in,
-//	    if in: base - since, if has-next: next - base
+//	    if in: since, if has-next: next
 //	count of predicates, each 6 bytes of id, a byte of what follows, and
-//	    1: total   2: base - last   4: times   8: days
+//	    1: total   2: last   4: times   8: days
 //
-// where times and days are a count, base - newest, and the steps back from one
-// to the next older. Base is a time near all these, which the reader must know;
-// differences to it are zig-zag.
+// where times and days are a count, the newest, and the steps back from one to
+// the next older. A since is a zig-zag difference to the since before it, a
+// next to the next before it, a last or a newest to the one of these before
+// it, and each first to base, a time near all these that the reader must know.
+// One event often sets several to the same time, which then takes one byte.
 const memoryVersion = 1
 
 const (
@@ -42,14 +44,14 @@ func (m *Memory) Append(b []byte, base proto.Millis) []byte {
 	b = m.appendMembers(b, base)
 	b = binary.AppendUvarint(b, uint64(len(m.matches)))
 	for i := range m.matches {
-		b = m.matches[i].append(b, base)
+		b, base = m.matches[i].append(b, base)
 	}
 	return b
 }
 
 func (m *Memory) appendMembers(b []byte, base proto.Millis) []byte {
 	b = binary.AppendUvarint(b, uint64(len(m.members)))
-	before := proto.SegmentKey(0)
+	before, since, next := proto.SegmentKey(0), base, base
 	for i := range m.members {
 		ms := &m.members[i]
 		head := uint64(ms.Key-before) << 2
@@ -62,16 +64,19 @@ func (m *Memory) appendMembers(b []byte, base proto.Millis) []byte {
 		}
 		b = binary.AppendUvarint(b, head)
 		if ms.In {
-			b = proto.AppendVarint(b, int64(base-ms.Since))
+			b = proto.AppendVarint(b, int64(ms.Since-since))
+			since = ms.Since
 		}
 		if ms.Next != 0 {
-			b = proto.AppendVarint(b, int64(ms.Next-base))
+			b = proto.AppendVarint(b, int64(ms.Next-next))
+			next = ms.Next
 		}
 	}
 	return b
 }
 
-func (s *matches) append(b []byte, base proto.Millis) []byte {
+// append gives the base for the next entry too.
+func (s *matches) append(b []byte, base proto.Millis) ([]byte, proto.Millis) {
 	id := uint64(s.id)
 	b = append(b, byte(id), byte(id>>8), byte(id>>16), byte(id>>24), byte(id>>32), byte(id>>40))
 	at := len(b)
@@ -82,27 +87,28 @@ func (s *matches) append(b []byte, base proto.Millis) []byte {
 	}
 	if s.hasLast {
 		b[at] |= hasLast
-		b = proto.AppendVarint(b, int64(base-s.last))
+		b = proto.AppendVarint(b, int64(s.last-base))
+		base = s.last
 	}
 	if len(s.times) > 0 {
 		b[at] |= hasTimes
-		b = appendTimes(b, s.times, base)
+		b, base = appendTimes(b, s.times, base)
 	}
 	if len(s.days) > 0 {
 		b[at] |= hasDays
-		b = appendTimes(b, s.days, base)
+		b, base = appendTimes(b, s.days, base)
 	}
-	return b
+	return b, base
 }
 
-func appendTimes(b []byte, times []proto.Millis, base proto.Millis) []byte {
+func appendTimes(b []byte, times []proto.Millis, base proto.Millis) ([]byte, proto.Millis) {
 	n := len(times)
 	b = binary.AppendUvarint(b, uint64(n))
-	b = proto.AppendVarint(b, int64(base-times[n-1]))
+	b = proto.AppendVarint(b, int64(times[n-1]-base))
 	for i := n - 1; i > 0; i-- {
 		b = binary.AppendUvarint(b, uint64(times[i]-times[i-1]))
 	}
-	return b
+	return b, times[n-1]
 }
 
 // ReadMemory reads what Append wrote with the same base into m, whose buffers
@@ -145,16 +151,18 @@ func (m *Memory) readTraits(r *proto.Reader) {
 }
 
 func (m *Memory) readMembers(r *proto.Reader, base proto.Millis) {
-	key := uint64(0)
+	key, since, next := uint64(0), base, base
 	for range r.Count(2) {
 		head := r.Uvarint()
 		key += head >> 2
 		ms := Membership{Key: proto.SegmentKey(key), In: head&1 != 0}
 		if ms.In {
-			ms.Since = readTime(r, base, -1)
+			since = readTime(r, since)
+			ms.Since = since
 		}
 		if head&2 != 0 {
-			if ms.Next = readTime(r, base, 1); ms.Next == 0 {
+			next = readTime(r, next)
+			if ms.Next = next; next == 0 {
 				r.Fail()
 			}
 		}
@@ -167,15 +175,16 @@ func (m *Memory) readMembers(r *proto.Reader, base proto.Millis) {
 }
 
 // readTime reads a zig-zag difference to base.
-func readTime(r *proto.Reader, base, sign proto.Millis) proto.Millis {
+func readTime(r *proto.Reader, base proto.Millis) proto.Millis {
 	d := proto.Millis(r.Varint())
 	if d > 2*millisMax || d < -2*millisMax {
 		r.Fail()
 		return 0
 	}
-	t := base + sign*d
+	t := base + d
 	if t > millisMax || t < -millisMax {
 		r.Fail()
+		return 0
 	}
 	return t
 }
@@ -194,11 +203,11 @@ func (m *Memory) readMatches(r *proto.Reader, base proto.Millis) {
 			return
 		}
 		m.insertMatch(i, id)
-		m.matches[i].read(r, base, what)
+		base = m.matches[i].read(r, base, what)
 	}
 }
 
-func (s *matches) read(r *proto.Reader, base proto.Millis, what byte) {
+func (s *matches) read(r *proto.Reader, base proto.Millis, what byte) proto.Millis {
 	if what&hasTotal != 0 {
 		total := r.Uvarint()
 		if s.total = uint32(total); total == 0 || total > CountMax+1 {
@@ -206,19 +215,30 @@ func (s *matches) read(r *proto.Reader, base proto.Millis, what byte) {
 		}
 	}
 	if what&hasLast != 0 {
-		s.last, s.hasLast = readTime(r, base, -1), true
+		base = readTime(r, base)
+		s.last, s.hasLast = base, true
 	}
 	if what&hasTimes != 0 {
 		s.times = readTimes(s.times, r, base, CountMax+1)
+		base = newestOf(s.times, base)
 	}
 	if what&hasDays != 0 {
 		s.days = readTimes(s.days, r, base, DaysMax+1)
+		base = newestOf(s.days, base)
 		for i := 1; i < len(s.days); i++ {
 			if dayOf(s.days[i]) == dayOf(s.days[i-1]) {
 				r.Fail()
 			}
 		}
 	}
+	return base
+}
+
+func newestOf(times []proto.Millis, otherwise proto.Millis) proto.Millis {
+	if n := len(times); n > 0 {
+		return times[n-1]
+	}
+	return otherwise
 }
 
 func readTimes(times []proto.Millis, r *proto.Reader, base proto.Millis, limit int) []proto.Millis {
@@ -231,7 +251,7 @@ func readTimes(times []proto.Millis, r *proto.Reader, base proto.Millis, limit i
 		times = make([]proto.Millis, n)
 	}
 	times = times[:n]
-	t := readTime(r, base, -1)
+	t := readTime(r, base)
 	times[n-1] = t
 	for i := n - 2; i >= 0; i-- {
 		step := r.Uvarint()

@@ -1,0 +1,157 @@
+package segments_test
+
+import (
+	"fmt"
+	"testing"
+
+	"kith/proto"
+	"kith/segments"
+)
+
+// crowd is a program of n segments of which the event of visit matches the
+// same five, whatever n.
+func crowd(tb testing.TB, n int) *segments.Program {
+	p := segments.NewProgram()
+	define := func(key int, text string) {
+		if err := p.Define(segments.Definition{Key: proto.SegmentKey(key), ID: proto.SegmentID(fmt.Sprintf("s%d", key)), Rule: compile(tb, text)}); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	define(1, `count(event.section == "auto", "30d") >= 3`)
+	define(2, `days(event.name == "page_view", "14d") >= 2`)
+	define(3, `count(event.section == "auto" && event.country == "DE", "7d") >= 5 && !(trait("bot") == true)`)
+	define(4, `last(event.author == "smith") > now - "7d"`)
+	define(5, `count(event.tag in ["suv", "ev"]) >= 10`)
+	for i := 6; i <= n; i++ {
+		switch i % 3 {
+		case 0:
+			define(i, fmt.Sprintf(`count(event.section == "section-%d", "30d") >= 3`, i))
+		case 1:
+			define(i, fmt.Sprintf(`count(event.name == "page_view" && event.author == "author-%d", "30d") >= 3`, i))
+		case 2:
+			define(i, fmt.Sprintf(`days(event.tag == "tag-%d" && event.section == "section-%d", "30d") >= 3 || count(event.campaign == "c-%d") > 1`, i, i, i))
+		}
+	}
+	return p
+}
+
+func compile(tb testing.TB, text string) *segments.Rule {
+	tb.Helper()
+	r, err := segments.Compile(text)
+	if err != nil {
+		tb.Fatalf("%s: %v", text, err)
+	}
+	return r
+}
+
+func visit() *proto.EventBody {
+	return &proto.EventBody{Name: "page_view", URL: "https://news.example/auto/1", Ref: "https://search.example/", Props: []proto.Prop{
+		{Key: "section", Value: proto.TextOf("auto")}, {Key: "country", Value: proto.TextOf("DE")},
+		{Key: "author", Value: proto.TextOf("smith")}, {Key: "tag", Value: proto.TextOf("suv")}, {Key: "price", Value: proto.NumberOf(3.5)},
+	}}
+}
+
+func BenchmarkObserve(b *testing.B) {
+	for _, n := range []int{10, 100, 5000, 10000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			p, ev, d, e := crowd(b, n), segments.NewEvaluator(), &segments.Delta{}, visit()
+			memories := make([]segments.Memory, 64)
+			now := start
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				now += 10
+				ev.Observe(p, &memories[i%len(memories)], e, now, now, d)
+				d.Reset()
+			}
+		})
+	}
+}
+
+// tenPredicates is a memory of ten predicates and some memberships.
+func tenPredicates(tb testing.TB) *segments.Memory {
+	p, m, d := segments.NewProgram(), &segments.Memory{}, &segments.Delta{}
+	for i := 1; i <= 10; i++ {
+		text := fmt.Sprintf(`count(event.name == "page_view" && event.p%d != "x", "30d") >= 3`, i)
+		if err := p.Define(segments.Definition{Key: proto.SegmentKey(i), ID: proto.SegmentID(fmt.Sprint(i)), Rule: compile(tb, text)}); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	e := &proto.EventBody{Name: "page_view"}
+	for i := 1; i <= 10; i++ {
+		e.Props = append(e.Props, proto.Prop{Key: fmt.Sprintf("p%d", i), Value: proto.TextOf("y")})
+	}
+	for i := range 5 {
+		now := start + proto.Millis(i)*hour
+		segments.NewEvaluator().Observe(p, m, e, now, now, d)
+	}
+	return m
+}
+
+func BenchmarkMemoryAppend(b *testing.B) {
+	m, buf := tenPredicates(b), []byte(nil)
+	b.ReportAllocs()
+	for b.Loop() {
+		buf = m.Append(buf[:0], start)
+	}
+	b.ReportMetric(float64(len(buf)), "bytes")
+}
+
+func BenchmarkMemoryRead(b *testing.B) {
+	buf, m := tenPredicates(b).Append(nil, start), &segments.Memory{}
+	b.ReportAllocs()
+	for b.Loop() {
+		r := proto.NewReader(buf)
+		segments.ReadMemory(&r, start, m)
+		if r.Bad() {
+			b.Fatal("memory does not read back")
+		}
+	}
+}
+
+func BenchmarkDefine(b *testing.B) {
+	p := crowd(b, 10000)
+	r := compile(b, `count(event.section == "new", "30d") >= 3`)
+	key := proto.SegmentKey(10001)
+	for b.Loop() {
+		if err := p.Define(segments.Definition{Key: key, ID: "new", Rule: r}); err != nil {
+			b.Fatal(err)
+		}
+		key++
+	}
+}
+
+func BenchmarkUpdateNewIdentity(b *testing.B) {
+	p, ev, d, m := crowd(b, 10000), segments.NewEvaluator(), &segments.Delta{}, &segments.Memory{}
+	b.ReportAllocs()
+	for b.Loop() {
+		m.Reset()
+		ev.Update(p, m, seq(nil), start, d)
+		d.Reset()
+	}
+}
+
+// TestObserveAllocatesNothing holds the steady state to its promise.
+func TestObserveAllocatesNothing(t *testing.T) {
+	p, ev, d, e, m := crowd(t, 100), segments.NewEvaluator(), &segments.Delta{}, visit(), &segments.Memory{}
+	now := start
+	step := func() {
+		now += hour
+		ev.Observe(p, m, e, now, now, d)
+		d.Reset()
+	}
+	for range 100 {
+		step()
+	}
+	if n := testing.AllocsPerRun(1000, step); n != 0 {
+		t.Fatalf("%v allocations per event", n)
+	}
+}
+
+// TestEventCostsWhatItMatches counts predicates tried rather than time, which
+// a busy machine would blur.
+func TestEventCostsWhatItMatches(t *testing.T) {
+	few, many := segments.Tried(crowd(t, 10), visit()), segments.Tried(crowd(t, 10000), visit())
+	if few != 5 || many > few+1 {
+		t.Fatalf("event tries %d predicates of 10 segments, %d of 10,000", few, many)
+	}
+}
