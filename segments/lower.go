@@ -322,7 +322,7 @@ func suggest(name string, candidates []string, otherwise string) string {
 		return ": " + otherwise
 	}
 	best := slices.MinFunc(candidates, func(a, b string) int { return cmp.Compare(distance(name, a), distance(name, b)) })
-	if distance(name, best) <= max(1, len(best)/3) {
+	if distance(name, best) <= max(1, len(best)/2) {
 		return ": did you mean " + best + "?"
 	}
 	return ": " + otherwise

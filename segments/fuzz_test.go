@@ -1,0 +1,93 @@
+package segments_test
+
+import (
+	"bytes"
+	"testing"
+	"unicode/utf8"
+
+	"kith/proto"
+	"kith/segments"
+)
+
+func FuzzCompile(f *testing.F) {
+	for _, s := range []string{`count(event.section == "auto", "30d") >= 3 && !member("owners")`, `now - last(true) < "7d"`, `trait("x") in ["a", 3, true]`, `days(event.props["a b"].matches("^a")) == 2 || true`, `event.x`, `((((`, `!!!!-1`} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		r, err := segments.Compile(text)
+		if err != nil {
+			if code := proto.CodeOf(err); code != proto.CodeRule {
+				t.Fatalf("code %s", code)
+			}
+			return
+		}
+		again, err := segments.Compile(r.String())
+		if err != nil || again.String() != r.String() || !utf8.ValidString(r.String()) {
+			t.Fatalf("%q prints as %q, which reads as %v, %v", text, r, again, err)
+		}
+		b, _ := r.AppendBinary(nil)
+		if decoded, err := segments.DecodeRule(b); err != nil || decoded.String() != r.String() {
+			t.Fatalf("%q decodes as %v, %v", r, decoded, err)
+		}
+	})
+}
+
+func FuzzDecodeRule(f *testing.F) {
+	for _, s := range []string{`count(event.section == "auto", "30d") >= 3 && !member("owners")`, `now - last(true) < "7d"`, `trait("x") in ["a", 3, true] || days(!has(event.x)) < 3`} {
+		b, _ := compile(f, s).AppendBinary(nil)
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := segments.DecodeRule(b)
+		if err != nil {
+			return
+		}
+		again, err := segments.Compile(r.String())
+		if err != nil {
+			t.Fatalf("decoded %q does not compile: %v", r, err)
+		}
+		one, _ := r.AppendBinary(nil)
+		two, _ := again.AppendBinary(nil)
+		if !bytes.Equal(one, two) {
+			t.Fatalf("%q: decoded and compiled differ", r)
+		}
+	})
+}
+
+func FuzzReadMemory(f *testing.F) {
+	f.Add(tenPredicates(f).Append(nil, start))
+	f.Add((&segments.Memory{}).Append(nil, start))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m := &segments.Memory{}
+		r := proto.NewReader(b)
+		segments.ReadMemory(&r, start, m)
+		if r.Bad() {
+			if m.Version() != 0 || len(m.Memberships()) != 0 || len(m.Traits()) != 0 {
+				t.Fatal("a malformed memory is not left zero")
+			}
+			return
+		}
+		packed := m.Append(nil, start)
+		again, r2 := &segments.Memory{}, proto.NewReader(packed)
+		segments.ReadMemory(&r2, start, again)
+		if r2.Bad() || r2.Len() != 0 || !bytes.Equal(again.Append(nil, start), packed) {
+			t.Fatalf("memory reads back as another: %x", packed)
+		}
+		// A forged memory must not break the evaluator either.
+		d := &segments.Delta{}
+		segments.NewEvaluator().Update(crowd(t, 10), again, seq(nil), start, d)
+		segments.NewEvaluator().Observe(crowd(t, 10), again, visit(), start, start, d)
+	})
+}
+
+func FuzzParseWindow(f *testing.F) {
+	for _, s := range []string{"30d", "1w2d", "1.5h", "9999999999999h", "1ms", "-1d"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		d, err := segments.ParseWindow(s)
+		if err == nil && (d <= 0 || d > segments.WindowMax) {
+			t.Fatalf("%q is %v", s, d)
+		}
+	})
+}
