@@ -114,3 +114,6 @@ func (x *Parser) ParsePixel(query string) error {
 	x.p.take()
 	return nil
 }
+
+// DefaultConfigOf is c with its defaults in place.
+func DefaultConfigOf(c Config) Config { return c.withDefaults() }

@@ -18,7 +18,7 @@ import (
 const (
 	natsPendingMax      = 1 << 16
 	natsPendingBytesMax = 64 << 20
-	natsSlotWait        = 2 * time.Second
+	natsSlotWait        = 500 * time.Millisecond
 )
 
 // messages is the NATS side in work.

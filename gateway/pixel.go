@@ -11,7 +11,7 @@ import (
 )
 
 // gif is a transparent picture of one pixel, 43 bytes.
-var gif, _ = base64.StdEncoding.DecodeString("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
+var gif, _ = base64.StdEncoding.DecodeString("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAICRAEAOw==")
 
 var (
 	gifType   = []string{"image/gif"}

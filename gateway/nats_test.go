@@ -1,0 +1,159 @@
+package gateway_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+	gproto "google.golang.org/protobuf/proto"
+
+	"kith/gateway"
+	"kith/proto"
+	"kith/proto/pb"
+)
+
+// natsRig runs a NATS server in process, with r's gateway on it.
+func natsRig(t *testing.T, r *rig) *nats.Conn {
+	t.Helper()
+	s, err := server.NewServer(&server.Options{DontListen: true, NoSigs: true, NoLog: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	if !s.ReadyForConnections(10 * time.Second) {
+		t.Fatal("the NATS server does not start")
+	}
+	connect := func() *nats.Conn {
+		nc, err := nats.Connect("", nats.InProcessServer(s))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(nc.Close)
+		return nc
+	}
+	server, client := connect(), connect()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.g.ServeNATS(ctx, server) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	// The service answers a ping once it is there.
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		if _, err := client.Request("$SRV.PING.kith", nil, time.Second); err == nil {
+			return client
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the service does not answer")
+		}
+	}
+}
+
+func ask(t *testing.T, nc *nats.Conn, subject, body string, headers ...string) *nats.Msg {
+	t.Helper()
+	m := nats.NewMsg(subject)
+	m.Data = []byte(body)
+	for i := 0; i+1 < len(headers); i += 2 {
+		m.Header.Set(headers[i], headers[i+1])
+	}
+	answer, err := nc.RequestMsg(m, 10*time.Second)
+	if err != nil {
+		t.Fatal(subject, err)
+	}
+	return answer
+}
+
+func TestNATS(t *testing.T) {
+	r := newRig(t)
+	r.counts["big"], r.counts["small"] = 1234, 49
+	nc := natsRig(t, r)
+	event := `{"events":[{"event":"page","identities":["browser:n1"],"props":{"section":"auto"}}]}`
+	for _, tt := range []struct {
+		name, subject, body string
+		headers             []string
+		want                string // the answer, or the code of its error
+	}{
+		{"intake", "kith.in.acme", event, []string{auth, key("acme-key")}, `{"accepted":1,"refused":[],"position":"0:1"}`},
+		{"intake by an admin", "kith.in.acme", event, []string{auth, key("admin-key")}, `{"accepted":1,"refused":[],"position":"0:2"}`},
+		{"intake, refused event", "kith.in.acme", `{"client":"acme","events":[{"event":"page","identities":["a@b.com:x"]}]}`, []string{auth, key("acme-key")}, `{"accepted":0,"refused":[{"index":0,"code":"identity","message":"identity kind \"a@b.com\" is unknown: use browser, aaid, idfa, account, stat or partner.NAME"}],"position":""}`},
+		{"intake, no key", "kith.in.acme", event, nil, "unauthorized"},
+		{"intake, wrong key", "kith.in.acme", event, []string{auth, key("x")}, "unauthorized"},
+		{"intake, another client", "kith.in.other", event, []string{auth, key("acme-key")}, "forbidden"},
+		{"intake, unknown client", "kith.in.nobody", event, []string{auth, key("acme-key")}, "forbidden"},
+		{"intake, another client in the body", "kith.in.acme", `{"client":"other","events":[]}`, []string{auth, key("acme-key")}, "forbidden"},
+		{"intake, report key", "kith.in.acme", event, []string{auth, key("acme-report")}, "forbidden"},
+		{"intake, broken", "kith.in.acme", `{`, []string{auth, key("acme-key")}, "json"},
+		{"lookup", "kith.query.lookup", `{"identities":["browser:n1"],"after":"0:1"}`, []string{auth, key("acme-key")}, `{"results":[{"identity":"browser:n1","known":true,"opted_out":false,"segments":["all","auto"]}]}`},
+		{"lookup, no key", "kith.query.lookup", `{"identities":[]}`, nil, "unauthorized"},
+		{"lookup, too late", "kith.query.lookup", `{"identities":[],"after":"0:99"}`, []string{auth, key("acme-key")}, "timeout"},
+		{"count", "kith.query.count", `{"expr":"big"}`, []string{auth, key("acme-report")}, `{"count":1234,"exact":true,"partitions":{"answered":64,"of":64}}`},
+		{"count under the floor", "kith.query.count", `{"expr":"small"}`, []string{auth, key("acme-key")}, `{"count":null,"below":50,"exact":true,"partitions":{"answered":64,"of":64}}`},
+		{"count, broken", "kith.query.count", `{"expr":5}`, []string{auth, key("acme-key")}, "json"},
+	} {
+		m := ask(t, nc, tt.subject, tt.body, tt.headers...)
+		got := strings.TrimSpace(string(m.Data))
+		if m.Header.Get(micro.ErrorCodeHeader) != "" {
+			_, rest, _ := strings.Cut(got, `{"error":{"code":"`)
+			got, _, _ = strings.Cut(rest, `"`)
+		}
+		if got != tt.want {
+			t.Errorf("%s: %s %v\nwant %s", tt.name, m.Data, m.Header, tt.want)
+		}
+	}
+	b, err := gproto.Marshal(&pb.EventsRequest{Events: []*pb.Event{{Event: "page", Identities: []string{"browser:n2"}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var x pb.EventsResponse
+	m := ask(t, nc, "kith.in.acme", string(b), auth, key("acme-key"), "Content-Type", "application/x-protobuf")
+	if err := gproto.Unmarshal(m.Data, &x); err != nil || x.Accepted != 1 {
+		t.Errorf("%v %v", &x, err)
+	}
+}
+
+func TestNATSOpen(t *testing.T) {
+	r := newRig(t, func(c *gateway.Config) { c.Dev = true })
+	nc := natsRig(t, r)
+	m := ask(t, nc, "kith.in.demo", `{"events":[{"event":"page","identities":["browser:n1"]}]}`)
+	if !strings.HasPrefix(string(m.Data), `{"accepted":1`) {
+		t.Error(string(m.Data))
+	}
+	m = ask(t, nc, "kith.query.lookup", `{"client":"demo","identities":["browser:n1"]}`)
+	if !strings.Contains(string(m.Data), `"known":true`) {
+		t.Error(string(m.Data))
+	}
+	if m = ask(t, nc, "kith.in.demo", `{"events":[]}`, auth, key("guess")); m.Header.Get(micro.ErrorCodeHeader) != "401" {
+		t.Error("a wrong key passes where none is needed:", m.Header)
+	}
+}
+
+// TestNATSOverload holds every worker: whoever waits for a reply is told.
+func TestNATSOverload(t *testing.T) {
+	r := newRig(t, func(c *gateway.Config) { c.Dev, c.NATSConcurrency = true, 1 })
+	held, release := make(chan struct{}), make(chan struct{})
+	r.fail = func(_ int, e *proto.Event) bool {
+		if e.Name == "hold" {
+			close(held)
+			<-release
+		}
+		return false
+	}
+	nc := natsRig(t, r)
+	if err := nc.Publish("kith.in.demo", []byte(`{"events":[{"event":"hold","identities":["browser:n1"]}]}`)); err != nil {
+		t.Fatal(err)
+	}
+	<-held
+	m := ask(t, nc, "kith.in.demo", `{"events":[]}`)
+	if m.Header.Get(micro.ErrorCodeHeader) != "503" || !strings.Contains(string(m.Data), "overloaded") {
+		t.Errorf("%s %v", m.Data, m.Header)
+	}
+	close(release)
+}

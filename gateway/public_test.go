@@ -1,0 +1,339 @@
+package gateway_test
+
+import (
+	"image/gif"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"kith/gateway"
+	"kith/proto"
+)
+
+func cookies(w *httptest.ResponseRecorder) map[string]*http.Cookie {
+	out := map[string]*http.Cookie{}
+	for _, c := range w.Result().Cookies() {
+		out[c.Name] = c
+	}
+	return out
+}
+
+const page = `{"client":"demo","events":[{"event":"page","props":{"section":"auto"}}]}`
+
+func TestFirstVisit(t *testing.T) {
+	r := newRig(t)
+	w := r.visit("POST", "/v1/events", page, "Content-Type", "text/plain;charset=UTF-8", "Origin", "https://news.example")
+	c := cookies(w)["kith_id"]
+	if w.Code != 200 || c == nil {
+		t.Fatalf("%d %s %v", w.Code, w.Body, w.Header())
+	}
+	if len(c.Value) != 32 || !c.HttpOnly || !c.Secure || !c.Partitioned || c.SameSite != http.SameSiteNoneMode || c.Path != "/" || c.MaxAge < 180*86400 {
+		t.Errorf("cookie %s", c.Raw)
+	}
+	if h := w.Header(); h.Get("Access-Control-Allow-Origin") != "https://news.example" || h.Get("Access-Control-Allow-Credentials") != "true" || h.Get("Vary") != "Origin" {
+		t.Errorf("CORS: %v", h)
+	}
+	if d := cmp.Diff([]proto.Identity{proto.Identity("browser:" + c.Value)}, r.taken()[0].Identities); d != "" {
+		t.Error(d)
+	}
+	// The second visit keeps the identity and slides the cookie.
+	w = r.visit("POST", "/v1/events", page, "Cookie", "kith_id="+c.Value)
+	if again := cookies(w)["kith_id"]; again == nil || again.Value != c.Value || again.MaxAge != c.MaxAge {
+		t.Errorf("second visit: %v", w.Header())
+	}
+	w = r.visit("GET", "/v1/me/segments?client=demo", "", "Cookie", "kith_id="+c.Value)
+	if got := strings.TrimSpace(w.Body.String()); got != `{"opted_out":false,"segments":["all","auto"]}` {
+		t.Error(got)
+	}
+	w = r.visit("GET", "/v1/me/segments?client=acme", "", "Cookie", "kith_id="+c.Value)
+	if got := strings.TrimSpace(w.Body.String()); got != `{"opted_out":false,"segments":[]}` {
+		t.Error("another client sees:", got)
+	}
+	if w = r.visit("GET", "/v1/me/segments?client=nobody", ""); w.Code != 400 || code(w) != "client" {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
+func TestPublicIdentities(t *testing.T) {
+	const own = "3f0c9a7b3f0c9a7b3f0c9a7b3f0c9a7b"
+	const me = proto.Identity("browser:" + own)
+	proof := gateway.Proof(secret, "account:a1", me, now.Unix()+60)
+	tests := []struct {
+		name, client, fields string
+		cookie               bool
+		want                 []proto.Identity // "*" for a new browser
+		unproven             string
+	}{
+		{"a browser is the cookie's own", "acme", `"identities":["browser:victim1"]`, true, []proto.Identity{me}, ""},
+		{"two browsers are one", "acme", `"identities":["browser:v1","browser:v2"]`, true, []proto.Identity{me}, ""},
+		{"an account with its proof", "acme", `"identities":["account:a1"],"proof":"` + proof + `"`, true, []proto.Identity{me, "account:a1"}, ""},
+		{"the account first, as sent", "acme", `"identities":["account:a1","browser:x1"],"proof":"` + proof + `"`, true, []proto.Identity{"account:a1", me}, ""},
+		{"an account without", "acme", `"identities":["account:a1"]`, true, []proto.Identity{me}, `"unproven":1`},
+		{"another account's proof", "acme", `"identities":["account:a2"],"proof":"` + proof + `"`, true, []proto.Identity{me}, `"unproven":1`},
+		{"another browser's proof", "acme", `"identities":["account:a1"],"proof":"` + proof + `"`, false, []proto.Identity{"*"}, `"unproven":1`},
+		{"an old proof", "acme", `"identities":["account:a1"],"proof":"` + gateway.Proof(secret, "account:a1", me, now.Unix()-1) + `"`, true, []proto.Identity{me}, `"unproven":1`},
+		{"no proof at all", "acme", `"identities":["account:a1"],"proof":"x.y"`, true, []proto.Identity{me}, `"unproven":1`},
+		{"a client without a secret", "other", `"identities":["account:a1"],"proof":"` + gateway.Proof(nil, "account:a1", me, now.Unix()+60) + `"`, true, []proto.Identity{me}, `"unproven":1`},
+		{"a partner's id", "acme", `"identities":["partner.x:1"]`, true, []proto.Identity{me}, `"unproven":1`},
+		{"the demo is exempt", "demo", `"identities":["account:a1"]`, true, []proto.Identity{me, "account:a1"}, ""},
+		{"a device without a cookie", "acme", `"identities":["idfa:AB-1"]`, false, []proto.Identity{"idfa:AB-1"}, ""},
+		{"a device with a cookie", "acme", `"identities":["idfa:AB-1"]`, true, []proto.Identity{me, "idfa:AB-1"}, ""},
+		{"a device that limits, with a cookie", "acme", `"identities":["idfa:AB-1"],"lmt":true`, true, []proto.Identity{me}, ""},
+		{"a device that limits", "acme", `"identities":["idfa:AB-1"],"lmt":1`, false, nil, ""},
+		{"lmt off", "acme", `"identities":["idfa:AB-1"],"lmt":0`, false, []proto.Identity{"idfa:AB-1"}, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t)
+			var headers []string
+			if tt.cookie {
+				headers = []string{"Cookie", "kith_id=" + own}
+			}
+			w := r.visit("POST", "/v1/events", `{"client":"`+tt.client+`","events":[{"event":"e",`+tt.fields+`}]}`, headers...)
+			var got []proto.Identity
+			if events := r.taken(); len(events) > 0 {
+				got = events[0].Identities
+			} else if !strings.Contains(w.Body.String(), "opted_out") {
+				t.Error(w.Body)
+			}
+			if c := cookies(w)["kith_id"]; c != nil && !tt.cookie {
+				for i := range got {
+					if got[i].Value() == c.Value {
+						got[i] = "*"
+					}
+				}
+			}
+			if d := cmp.Diff(tt.want, got); d != "" {
+				t.Error(d, w.Body)
+			}
+			if tt.unproven != "" != strings.Contains(w.Body.String(), `"unproven"`) || !strings.Contains(w.Body.String(), tt.unproven) {
+				t.Errorf("unproven: %s", w.Body)
+			}
+		})
+	}
+}
+
+func TestDeviceSetsNoCookie(t *testing.T) {
+	r := newRig(t)
+	w := r.visit("POST", "/v1/events", `{"client":"acme","events":[{"event":"e","identities":["aaid:AB-1"]}]}`)
+	if len(cookies(w)) != 0 {
+		t.Error(w.Header())
+	}
+}
+
+func TestOptOutSignals(t *testing.T) {
+	for name, header := range map[string][]string{
+		"gpc": {"Sec-GPC", "1"}, "dnt": {"DNT", "1"}, "cookie": {"Cookie", "kith_optout=1; kith_id=3f0c9a7b"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			w := r.visit("POST", "/v1/events", page, header...)
+			if w.Code != 200 || !strings.HasPrefix(w.Body.String(), `{"accepted":0,"refused":[{"index":0,"code":"opted_out"`) {
+				t.Errorf("events: %d %s", w.Code, w.Body)
+			}
+			if c := cookies(w); c["kith_id"] != nil || (c["kith_optout"] != nil) != (name == "cookie") {
+				t.Errorf("cookies %v", c)
+			}
+			w = r.visit("GET", "/v1/pixel.gif?client=demo", "", header...)
+			if w.Code != 200 || !strings.HasPrefix(w.Header().Get("X-Kith-Error"), "opted_out") || cookies(w)["kith_id"] != nil {
+				t.Errorf("pixel: %v", w.Header())
+			}
+			if len(r.taken()) != 0 {
+				t.Error("something was stored")
+			}
+			w = r.visit("GET", "/v1/optout/status", "", header...)
+			if got := strings.TrimSpace(w.Body.String()); got != `{"opted_out":true,"by":"`+name+`"}` {
+				t.Error(got)
+			}
+			w = r.visit("GET", "/v1/me/segments?client=demo", "", header...)
+			if got := strings.TrimSpace(w.Body.String()); got != `{"opted_out":true,"segments":[]}` {
+				t.Error(got)
+			}
+		})
+	}
+}
+
+func TestOptOutAndIn(t *testing.T) {
+	r := newRig(t, func(c *gateway.Config) {
+		c.Origins = map[proto.ClientName][]string{"acme": {"https://acme.example"}}
+	})
+	for _, tt := range []struct {
+		name, path string
+		status     int
+		headers    []string
+	}{
+		{"same origin", "/v1/optout", 200, []string{"Sec-Fetch-Site", "same-origin"}},
+		{"cross site", "/v1/optout", 403, []string{"Sec-Fetch-Site", "cross-site", "Origin", "https://evil.example"}},
+		{"cross site, a client's page", "/v1/optout", 200, []string{"Sec-Fetch-Site", "cross-site", "Origin", "https://acme.example"}},
+		{"old browser, same site", "/v1/optout", 200, []string{"Origin", "http://www.example.com"}},
+		{"old browser, another site", "/v1/optout", 403, []string{"Origin", "https://evil.example"}},
+		{"old browser, no origin to tell", "/v1/optout", 403, []string{"Origin", "null"}},
+		{"no browser", "/v1/optout", 200, nil},
+		{"in, same origin", "/v1/optin", 200, []string{"Sec-Fetch-Site", "same-site"}},
+		{"in, cross site", "/v1/optin", 403, []string{"Sec-Fetch-Site", "cross-site"}},
+		{"in, a client's page", "/v1/optin", 403, []string{"Sec-Fetch-Site", "cross-site", "Origin", "https://acme.example"}},
+	} {
+		w := r.visit("POST", tt.path, "", tt.headers...)
+		if w.Code != tt.status {
+			t.Errorf("%s: %d %s", tt.name, w.Code, w.Body)
+		}
+		if w.Code != 200 && len(cookies(w)) != 0 {
+			t.Errorf("%s: cookies were set", tt.name)
+		}
+	}
+	c := cookies(r.visit("POST", "/v1/optout", ""))
+	if c["kith_optout"] == nil || c["kith_optout"].Value != "1" || c["kith_optout"].Partitioned || c["kith_optout"].MaxAge < 5*365*86400 || c["kith_id"].MaxAge >= 0 {
+		t.Errorf("opt-out: %v", c)
+	}
+	w := r.visit("POST", "/v1/optin", "", "Cookie", "kith_optout=1")
+	if c := cookies(w); c["kith_optout"].MaxAge >= 0 || strings.TrimSpace(w.Body.String()) != `{"opted_out":false}` {
+		t.Errorf("opt-in: %v %s", c, w.Body)
+	}
+	w = r.visit("POST", "/v1/optin", "", "Cookie", "kith_optout=1", "Sec-GPC", "1")
+	if strings.TrimSpace(w.Body.String()) != `{"opted_out":true,"by":"gpc"}` {
+		t.Errorf("opt-in under GPC: %s", w.Body)
+	}
+	if w := r.visit("GET", "/v1/optout", ""); w.Code != 405 || w.Header().Get("Allow") != "OPTIONS, POST" {
+		t.Errorf("GET: %d %v", w.Code, w.Header())
+	}
+}
+
+func TestOrigins(t *testing.T) {
+	r := newRig(t, func(c *gateway.Config) {
+		c.Origins = map[proto.ClientName][]string{"demo": {"https://ours.example"}}
+	})
+	for origin, ok := range map[string]bool{"https://ours.example": true, "https://theirs.example": false} {
+		w := r.visit("GET", "/v1/me/segments?client=demo", "", "Origin", origin)
+		if (w.Code == 200) != ok || (w.Header().Get("Access-Control-Allow-Origin") == origin) != ok {
+			t.Errorf("%s: %d %v", origin, w.Code, w.Header())
+		}
+		w = r.visit("OPTIONS", "/v1/me/segments?client=demo", "", "Origin", origin, "Access-Control-Request-Method", "GET")
+		if w.Code != 204 || (w.Header().Get("Access-Control-Allow-Methods") != "") != ok {
+			t.Errorf("preflight of %s: %d %v", origin, w.Code, w.Header())
+		}
+		w = r.visit("POST", "/v1/events", page, "Origin", origin)
+		if w.Code != 200 || (w.Header().Get("Access-Control-Allow-Origin") != "") != ok {
+			t.Errorf("post from %s: %d %v", origin, w.Code, w.Header())
+		}
+	}
+}
+
+func TestPixel(t *testing.T) {
+	r := newRig(t)
+	w := r.visit("GET", "/v1/pixel.gif?client=demo&event=click&url=https%3A%2F%2Fx.de%2F&ref=r&id=7&p.section=auto+moto&p.n=1&other=x", "", "Cookie", "kith_id=abc123")
+	if w.Code != 200 || w.Header().Get("X-Kith-Error") != "" || w.Header().Get("Cache-Control") != "no-store" || w.Header().Get("Content-Type") != "image/gif" {
+		t.Errorf("%d %v", w.Code, w.Header())
+	}
+	if b := w.Body.Bytes(); len(b) != 43 {
+		t.Errorf("%d bytes % x", len(b), b)
+	}
+	if img, err := gif.Decode(w.Body); err != nil || img.Bounds().Dx() != 1 || img.Bounds().Dy() != 1 {
+		t.Errorf("the picture: %v", err)
+	} else if _, _, _, a := img.At(0, 0).RGBA(); a != 0 {
+		t.Error("the picture can be seen")
+	}
+	want := []proto.Event{{
+		Client: 1, Space: 1, Time: proto.MillisOf(now), Received: proto.MillisOf(now), ID: "7", Identities: []proto.Identity{"browser:abc123"},
+		EventBody: proto.EventBody{Name: "click", URL: "https://x.de/", Ref: "r", Props: []proto.Prop{{Key: "section", Value: proto.TextOf("auto moto")}, {Key: "n", Value: proto.TextOf("1")}}},
+	}}
+	if d := cmp.Diff(want, r.taken()); d != "" {
+		t.Error(d)
+	}
+	for query, code := range map[string]string{
+		"": "client", "client=nobody": "client", "client=demo&event=": "event", "client=demo&p.a=%00": "event", "client=demo&p.a=%ff": "event",
+		"client=demo&url=a%40b.com": "pii", "client=%zz": "invalid", "client=demo&p.a=1&p.a=2": "event", "client=demo&client=acme": "client",
+		"client=demo&p.x=" + strings.Repeat("x", 17<<10): "too_large", "client=demo&url=" + strings.Repeat("x", 2049): "event", "client=a%0d%0aSet-Cookie:x": "client",
+	} {
+		w := r.visit("GET", "/v1/pixel.gif?"+query, "")
+		if got := w.Header().Get("X-Kith-Error"); w.Code != 200 || w.Body.Len() != 43 || !strings.HasPrefix(got, code+": ") {
+			t.Errorf("%.40s: %d %q, want %s", query, w.Code, got, code)
+		}
+	}
+	if len(r.taken()) != 1 {
+		t.Error("a refused pixel was stored")
+	}
+	r.fail, r.failErr = func(int, *proto.Event) bool { return true }, proto.Errorf(proto.CodeDiskFull, "the disk is nearly full")
+	if w := r.visit("GET", "/v1/pixel.gif?client=demo", ""); w.Code != 200 || !strings.HasPrefix(w.Header().Get("X-Kith-Error"), "disk_full: ") {
+		t.Errorf("%d %v", w.Code, w.Header())
+	}
+}
+
+func TestStrangeCookies(t *testing.T) {
+	r := newRig(t)
+	for _, c := range []string{"null", strings.Repeat("a", 65), "a b", "a%00", "é", "undefined", `"x`, "../x"} {
+		w := r.visit("POST", "/v1/events", page, "Cookie", "kith_id="+c)
+		if set := cookies(w)["kith_id"]; w.Code != 200 || set == nil || len(set.Value) != 32 {
+			t.Errorf("%q: %d %v", c, w.Code, w.Header())
+		}
+	}
+}
+
+func TestInsecureCookies(t *testing.T) {
+	r := newRig(t, func(c *gateway.Config) { c.CookieInsecure, c.CookieDomain = true, "example.com" })
+	c := cookies(r.visit("POST", "/v1/events", page))["kith_id"]
+	if c == nil || c.Secure || c.Partitioned || c.SameSite != http.SameSiteLaxMode || c.Domain != "example.com" {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestTag(t *testing.T) {
+	r := newRig(t)
+	w := r.visit("GET", "/kith.js", "", "Accept-Encoding", "gzip")
+	if w.Code != 200 || w.Header().Get("Content-Encoding") != "gzip" || w.Body.Len() > 3<<10 {
+		t.Errorf("%d, %d bytes, %v", w.Code, w.Body.Len(), w.Header())
+	}
+	w = r.visit("GET", "/kith.js", "")
+	if !strings.Contains(w.Body.String(), "sendBeacon") || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/javascript") {
+		t.Errorf("%v", w.Header())
+	}
+	if w := r.visit("GET", "/kith.js", "", "If-None-Match", w.Header().Get("ETag")); w.Code != 304 || w.Body.Len() != 0 {
+		t.Errorf("%d", w.Code)
+	}
+}
+
+func TestPublicErrors(t *testing.T) {
+	r := newRig(t)
+	for _, tt := range []struct {
+		method, target, body string
+		status               int
+		code                 string
+		headers              []string
+	}{
+		{"POST", "/v1/lookup", `{}`, 404, "not_found", nil},
+		{"GET", "/v1/identities/browser:a1/segments", "", 404, "not_found", nil},
+		{"GET", "/metrics", "", 404, "not_found", nil},
+		{"GET", "/choices", "", 404, "not_found", nil},
+		{"GET", "/v1/events", "", 405, "method", nil},
+		{"POST", "/v1/pixel.gif", "", 405, "method", nil},
+		{"POST", "/v1/events", `{"client":"nobody","events":[]}`, 400, "client", nil},
+		{"POST", "/v1/events", `{"client":"a.*","events":[]}`, 400, "client", nil},
+		{"POST", "/v1/events", `{"client":"demo","events":[],"client":"acme"}`, 400, "json", nil},
+		{"POST", "/v1/events", ``, 400, "json", nil},
+		{"POST", "/v1/events", `x`, 415, "media_type", []string{"Content-Type", "application/x-protobuf"}},
+		{"POST", "/v1/events", `{"client":"demo","events":[` + strings.Repeat("1,", 1000) + `1]}`, 413, "too_large", nil},
+	} {
+		w := r.visit(tt.method, tt.target, tt.body, append(tt.headers, "Origin", "https://x.example")...)
+		if w.Code != tt.status || code(w) != tt.code {
+			t.Errorf("%s %s %.50s: %d %s", tt.method, tt.target, tt.body, w.Code, w.Body)
+		}
+		if tt.target == "/v1/events" && tt.method == "POST" && w.Header().Get("Access-Control-Allow-Origin") == "" {
+			t.Errorf("%.50s: the tag may not read the error", tt.body)
+		}
+	}
+	if w := r.visit("GET", "/healthz", ""); w.Code != 200 {
+		t.Error(w.Code)
+	}
+}
+
+func TestWaitIsBounded(t *testing.T) {
+	r := newRig(t)
+	start := time.Now()
+	w := r.serve("POST", "/v1/lookup?after=0:5", `{"identities":[]}`, auth, key("acme-key"))
+	if w.Code != 504 || time.Since(start) > 5*time.Second {
+		t.Errorf("%d after %s", w.Code, time.Since(start))
+	}
+}

@@ -1,0 +1,115 @@
+package gateway_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+
+	"kith/gateway"
+)
+
+// listen serves r's planes on loopback until the test ends.
+func listen(t *testing.T, r *rig) (public, service string) {
+	t.Helper()
+	var ls [2]net.Listener
+	for i := range ls {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ls[i] = l
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.g.Serve(ctx, ls[0], ls[1]) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return ls[0].Addr().String(), ls[1].Addr().String()
+}
+
+// raw sends bytes and reads one answer.
+func raw(t *testing.T, addr, request string) *http.Response {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	go func() { _, _ = io.WriteString(c, request) }() // the server may answer before it read all
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp
+}
+
+func TestHostileRequests(t *testing.T) {
+	r := newRig(t)
+	public, service := listen(t, r)
+	var many, small strings.Builder
+	for i := range 10_000 {
+		fmt.Fprintf(&many, "X-Header-%d: value\r\n", i)
+		if i < 5000 {
+			fmt.Fprintf(&small, "a%d:\r\n", i)
+		}
+	}
+	for _, tt := range []struct {
+		name, request string
+		status        int
+	}{
+		{"10,000 headers", "GET /healthz HTTP/1.1\r\nHost: x\r\n" + many.String() + "\r\n", 431},
+		{"5,000 short headers", "GET /healthz HTTP/1.1\r\nHost: x\r\n" + small.String() + "\r\n", 431},
+		{"long line", "GET /" + strings.Repeat("a", 100_000) + " HTTP/1.1\r\nHost: x\r\n\r\n", 431},
+		{"no HTTP", "\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400},
+		{"header with NUL", "GET /healthz HTTP/1.1\r\nHost: x\r\nA: \x00\r\n\r\n", 400},
+		{"two lengths", "POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello", 400},
+		{"a length that lies", "POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n{}", 413},
+		{"chunks without end", "POST /v1/events HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + strings.Repeat("10000\r\n"+strings.Repeat(" ", 0x10000)+"\r\n", 100), 413},
+		{"sound", "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", 200},
+	} {
+		if resp := raw(t, public, tt.request); resp.StatusCode != tt.status {
+			t.Errorf("%s: %s", tt.name, resp.Status)
+		}
+	}
+	if resp := raw(t, service, "GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n"); resp.StatusCode != 200 {
+		t.Error(resp.Status)
+	}
+}
+
+func TestServeStopsWhenAListenerFails(t *testing.T) {
+	r := newRig(t)
+	var ls [2]net.Listener
+	for i := range ls {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ls[i] = l
+	}
+	done := make(chan error, 1)
+	go func() { done <- r.g.Serve(context.Background(), ls[0], ls[1]) }()
+	if err := ls[0].Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err == nil {
+		t.Error("Serve ended without an error")
+	}
+	if _, err := net.Dial("tcp", ls[1].Addr().String()); err == nil {
+		t.Error("the other listener is still open")
+	}
+}
+
+func TestOpenNATSDefault(t *testing.T) {
+	if c := (gateway.Config{}); c.NATSOpen || !gateway.DefaultConfigOf(gateway.Config{Dev: true}).NATSOpen {
+		t.Error("NATS needs keys unless Dev")
+	}
+}
