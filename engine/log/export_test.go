@@ -1,5 +1,7 @@
 package log
 
+import "bytes"
+
 // AmbiguousError is an error as after an append without an answer.
 func AmbiguousError(why string) error { return ambiguous(why) }
 
@@ -8,3 +10,8 @@ func (l *Log) SyncAlways() bool { return l.embedded.server.JetStreamConfig().Syn
 
 // Own is how the log itself logs in.
 func (l *Log) Own() (user, secret string) { return l.embedded.user, l.embedded.secret }
+
+// CheckBlock checks one block file of the server.
+func CheckBlock(b []byte, last uint64, newest bool) (uint64, int64, string, error) {
+	return checkBlock(bytes.NewReader(b), last, newest)
+}

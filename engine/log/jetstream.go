@@ -265,3 +265,20 @@ func (t *lastText) get() string {
 	defer t.mu.Unlock()
 	return t.text
 }
+
+// StartOver deletes a lane's stream, whatever is in it, and makes a new one
+// whose first record will be next: the way on for a store that is ahead of a
+// log that lost its tail. Not while the lane is in use.
+func (l *Log) StartOver(ctx context.Context, id proto.LaneID, next proto.Offset) error {
+	old := l.lanes[id]
+	c := laneStreamConfig(id, old.js.CachedInfo().Config.MaxBytes, next)
+	if err := l.js.DeleteStream(ctx, c.Name); err != nil {
+		return proto.Errorf(proto.CodeUnavailable, "stream %s cannot be deleted: %w", c.Name, err)
+	}
+	s, err := l.js.CreateStream(ctx, c)
+	if err != nil {
+		return proto.Errorf(proto.CodeUnavailable, "stream %s was deleted but cannot be made anew, start again: %w", c.Name, err)
+	}
+	l.lanes[id] = &lane{stream: stream{log: l, name: c.Name, subject: old.subject, js: s}, id: id, base: next - 1}
+	return nil
+}

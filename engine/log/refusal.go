@@ -17,7 +17,9 @@ var errAmbiguous = errors.New("outcome unknown")
 func Ambiguous(err error) bool { return errors.Is(err, errAmbiguous) }
 
 func ambiguous(why string) error {
-	return proto.Errorf(proto.CodeUnavailable, "the log did not answer (%s), it is not known whether the entry is stored: %w", why, errAmbiguous)
+	e := proto.Errorf(proto.CodeUnavailable, "the log did not answer (%s), it is not known whether the entry is stored: try again", why)
+	e.Err = errAmbiguous
+	return e
 }
 
 // JetStream's error numbers that matter here; they never change.

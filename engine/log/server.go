@@ -51,6 +51,9 @@ func startEmbedded(ctx context.Context, c *Config, maxStore int64) (_ *embedded,
 			x.stop()
 		}
 	}()
+	if err = checkBlocks(c.Dir); err != nil {
+		return nil, err
+	}
 	opts, err := x.options(c, maxStore)
 	if err != nil {
 		return nil, err

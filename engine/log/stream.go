@@ -18,8 +18,8 @@ const (
 	// readAheadBytes is what a reader asks the server for ahead of time.
 	readAheadBytes = 8 << 20
 	// readCheckEvery is how often an idle reader looks whether its stream is
-	// still the one that it reads.
-	readCheckEvery = 15 * time.Second
+	// still the one that it reads, and whether its next record is lost.
+	readCheckEvery = 2 * time.Second
 	// settleRounds bounds how often Settle is overtaken by others.
 	settleRounds = 100
 	// settlePauseMax is the longest pause between attempts of Append.
@@ -71,13 +71,20 @@ func (s *stream) raw(ctx context.Context, at proto.Offset) (*jetstream.RawStream
 }
 
 // check says whether a reader that wants next can be served by the stream
-// without a gap.
-func (s *stream) check(ctx context.Context, next proto.Offset) error {
+// without a gap. An idle one also looks whether next is there at all: the
+// server waits silently behind records that it cannot read.
+func (s *stream) check(ctx context.Context, next proto.Offset, idle bool) error {
 	i, err := s.Info(ctx)
 	if err != nil {
 		return err
 	}
-	return checkStart(s.name, i, next)
+	if err := checkStart(s.name, i, next); err != nil || !idle || next > i.Last {
+		return err
+	}
+	if _, err := s.raw(ctx, next); proto.CodeOf(err) == proto.CodeNotFound {
+		return proto.Errorf(proto.CodeCorrupt, "record %d of %s is lost or damaged, the stream ends at %d: restore the log from a backup", next, s.name, i.Last)
+	}
+	return nil
 }
 
 func checkStart(name string, i Info, next proto.Offset) error {
@@ -94,7 +101,7 @@ func checkStart(name string, i Info, next proto.Offset) error {
 
 // Read delivers records in order from from on.
 func (s *stream) Read(ctx context.Context, from proto.Offset, fn func(Record) error) error {
-	if err := s.check(ctx, from); err != nil {
+	if err := s.check(ctx, from, false); err != nil {
 		return err
 	}
 	c, err := s.js.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
@@ -135,7 +142,7 @@ func (s *stream) next(ctx context.Context, it jetstream.MessagesContext, want pr
 		case !errors.Is(err, context.DeadlineExceeded):
 			return Record{}, proto.Errorf(proto.CodeUnavailable, "reading %s at %d broke off: %w", s.name, want, err)
 		}
-		if err := s.check(ctx, want); err != nil {
+		if err := s.check(ctx, want, true); err != nil {
 			return Record{}, err
 		}
 	}

@@ -1,0 +1,158 @@
+package log
+
+import (
+	"bufio"
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"kith/proto"
+)
+
+// The server trusts the sequences in its block files: one flipped bit can
+// make it fill a hole of 2^60 records until memory ends. So the outline of
+// each block is checked before the server reads it. Contents have checksums
+// of their own, the server's and the entry's.
+//
+// A block is a row of records: length uint32 (its top bit marks headers),
+// sequence uint64 (its two top bits mark erased and tombstone), time, length
+// of the subject, and so on; little-endian.
+const (
+	blockHeaderBytes = 22
+	blockRecordMin   = blockHeaderBytes + 8
+	blockRecordMax   = 32 << 20
+	blockErased      = 1 << 63
+	blockTombstone   = 1 << 62
+	// blockJumpMax is how far neighbouring sequences may be apart. They are
+	// consecutive but for what a purge leaves.
+	blockJumpMax = 1 << 20
+)
+
+// checkBlocks checks the block files of all streams below dir.
+func checkBlocks(dir string) error {
+	streams, err := filepath.Glob(filepath.Join(dir, "jetstream", "*", "streams", "*", "msgs"))
+	if err != nil {
+		return proto.Errorf(proto.CodeInternal, "the log's files cannot be listed: %w", err)
+	}
+	for _, msgs := range streams {
+		if err := checkStreamBlocks(msgs); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkStreamBlocks(msgs string) error {
+	files, err := filepath.Glob(filepath.Join(msgs, "*.blk"))
+	if err != nil {
+		return proto.Errorf(proto.CodeInternal, "the log's files cannot be listed: %w", err)
+	}
+	slices.SortFunc(files, func(a, b string) int { return cmp.Compare(blockNumber(a), blockNumber(b)) })
+	var last uint64
+	for i, name := range files {
+		if last, err = checkBlockFile(name, last, i == len(files)-1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func blockNumber(name string) uint64 {
+	n, _ := strconv.ParseUint(strings.TrimSuffix(filepath.Base(name), ".blk"), 10, 64)
+	return n
+}
+
+func checkBlockFile(name string, last uint64, newest bool) (uint64, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return 0, proto.Errorf(proto.CodeCorrupt, "a file of the log cannot be read: check its permissions and the disk: %w", err)
+	}
+	defer f.Close()
+	last, at, what, err := checkBlock(f, last, newest)
+	if err != nil {
+		return 0, proto.Errorf(proto.CodeCorrupt, "a file of the log cannot be read: check the disk: %w", err)
+	}
+	if what != "" {
+		return 0, proto.Errorf(proto.CodeCorrupt, "the log file %s is damaged at byte %d (%s): restore the log from a backup; nothing was changed", name, at, what)
+	}
+	return last, nil
+}
+
+// checkBlock walks the records of f, which follow sequence last (0: unknown),
+// and says where and how they are damaged. The end of the newest block may be
+// torn: what a crash left there was never acknowledged, and the server cuts
+// it off.
+func checkBlock(f io.ReadSeeker, last uint64, newest bool) (_ uint64, at int64, what string, err error) {
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return last, 0, "", err
+	}
+	r := bufio.NewReaderSize(f, 16<<10)
+	for move := true; at < end; {
+		if move {
+			if _, err := f.Seek(at, io.SeekStart); err != nil {
+				return last, at, "", err
+			}
+			r.Reset(f)
+		}
+		head, err := r.Peek(blockHeaderBytes)
+		if err != nil {
+			return last, at, tornUnless(newest), ignoreEOF(err)
+		}
+		size, seq := int64(binary.LittleEndian.Uint32(head)&^(1<<31)), binary.LittleEndian.Uint64(head[4:])
+		switch {
+		case size < blockRecordMin || size > blockRecordMax:
+			if newest && onlyZeroes(r) {
+				return last, at, "", nil // the file had grown, its content had not arrived
+			}
+			return last, at, "a record of impossible length", nil
+		case at+size > end:
+			return last, at, tornUnless(newest), nil
+		case seq&blockTombstone == 0 && !follows(seq&^blockErased, last):
+			return last, at, "a record of impossible sequence", nil
+		case seq&blockTombstone == 0:
+			last = max(last, seq&^blockErased)
+		}
+		at += size
+		if move = int64(r.Buffered()) < size; !move {
+			_, _ = r.Discard(int(size)) // it is buffered
+		}
+	}
+	return last, at, "", nil
+}
+
+func follows(seq, last uint64) bool {
+	return last == 0 || seq == 0 || seq <= last+blockJumpMax && last <= seq+blockJumpMax
+}
+
+func tornUnless(newest bool) string {
+	if newest {
+		return ""
+	}
+	return "a record is cut off"
+}
+
+func ignoreEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+func onlyZeroes(r *bufio.Reader) bool {
+	for {
+		c, err := r.ReadByte()
+		if err != nil {
+			return true
+		}
+		if c != 0 {
+			return false
+		}
+	}
+}
