@@ -11,27 +11,14 @@ import (
 	"kith/proto"
 )
 
-// Result tells what became of a submitted batch.
-type Result struct {
-	Position proto.Position // where the durable commands lie
-	Failed   []int          // indexes in the batch that are NOT durable; nil for none
-	Err      error          // why, for all of Failed
-}
-
 // Intake makes commands durable. Its methods may run concurrently.
 type Intake interface {
 	// Submit returns once every command of b is durable or has failed. Whoever
 	// submitted retries; Submit does not beyond its own bound. b may be reused
 	// once it returned.
-	Submit(ctx context.Context, b *proto.Batch) Result
+	Submit(ctx context.Context, b *proto.Batch) proto.Submitted
 	// Hasher gives identities their home. It is the same for the node's life.
 	Hasher() proto.Hasher
-}
-
-// View is what a look-up says of an identity beside its segments.
-type View struct {
-	Known    bool // this client holds facts of it
-	OptedOut bool
 }
 
 // Memberships answers from read views. Its methods may run concurrently, and
@@ -40,7 +27,7 @@ type Memberships interface {
 	// Lookup appends the ids of the segments of client that id is in at now to
 	// dst, which the caller may reuse. The ids need no JSON escaping. id may
 	// alias a buffer that the caller reuses: Lookup must not keep it.
-	Lookup(client proto.ClientInfo, id proto.Identity, now proto.Millis, dst []proto.SegmentID) (View, []proto.SegmentID, error)
+	Lookup(client proto.ClientInfo, id proto.Identity, now proto.Millis, dst []proto.SegmentID) (proto.Seen, []proto.SegmentID, error)
 	// Wait returns once all of p is applied and published, or ctx is done.
 	Wait(ctx context.Context, p proto.Position) error
 	// Count sizes an audience expression. The gateway applies the floor.

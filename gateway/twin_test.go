@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"kith/gateway"
 	"kith/proto"
 )
 
@@ -54,7 +53,7 @@ func newTwin() *twin {
 
 func (t *twin) Hasher() proto.Hasher { return proto.NewHasher([16]byte{1}) }
 
-func (t *twin) Submit(_ context.Context, b *proto.Batch) (r gateway.Result) {
+func (t *twin) Submit(_ context.Context, b *proto.Batch) (r proto.Submitted) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for i := range b.Len() {
@@ -93,11 +92,11 @@ func (t *twin) Submit(_ context.Context, b *proto.Batch) (r gateway.Result) {
 	return r
 }
 
-func (t *twin) Lookup(client proto.ClientInfo, id proto.Identity, _ proto.Millis, dst []proto.SegmentID) (gateway.View, []proto.SegmentID, error) {
+func (t *twin) Lookup(client proto.ClientInfo, id proto.Identity, _ proto.Millis, dst []proto.SegmentID) (proto.Seen, []proto.SegmentID, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	segments, ok := t.members[member{client.ID, id}]
-	return gateway.View{Known: ok}, append(dst, segments...), nil
+	return proto.Seen{Known: ok}, append(dst, segments...), nil
 }
 
 func (t *twin) Wait(ctx context.Context, p proto.Position) error {
@@ -223,6 +222,6 @@ func (t *twin) taken() []proto.Event {
 // swallow is an intake that keeps nothing, for benchmarks.
 type swallow struct{ *twin }
 
-func (swallow) Submit(context.Context, *proto.Batch) gateway.Result {
-	return gateway.Result{Position: proto.Position{0: 1}}
+func (swallow) Submit(context.Context, *proto.Batch) proto.Submitted {
+	return proto.Submitted{Position: proto.Position{0: 1}}
 }
