@@ -1,0 +1,340 @@
+package engine
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"hash"
+	"slices"
+
+	"github.com/RoaringBitmap/roaring/v2"
+	"github.com/cespare/xxhash/v2"
+	gproto "google.golang.org/protobuf/proto"
+
+	"kith/actors"
+	"kith/actors/identity"
+	"kith/engine/store"
+	"kith/proto"
+	"kith/segments"
+)
+
+// problemsMax bounds the list of differences in a report.
+const problemsMax = 100
+
+// VerifyReport says what was compared and where it differs.
+type VerifyReport struct {
+	Identities  uint64       `json:"identities"`
+	Memberships uint64       `json:"memberships"`
+	Events      uint64       `json:"events"`  // in histories
+	Skipped     uint64       `json:"skipped"` // memberships whose history is truncated
+	Lanes       []LaneReport `json:"lanes"`
+	Problems    []string     `json:"problems"` // at most 100
+}
+
+// LaneReport is one lane's part. StateHash is over everything that the log
+// decides: equal logs give equal hashes.
+type LaneReport struct {
+	Lane      proto.LaneID `json:"lane"`
+	Offset    proto.Offset `json:"offset"`
+	Chain     string       `json:"chain"`
+	StateHash string       `json:"state_hash"`
+}
+
+// Verify recomputes, from facts and histories by the plain evaluator, what is
+// derived, and compares: memberships, bitmaps, universes, ordinals, exit
+// records and cached views. Events may come meanwhile: it works on a snapshot.
+func (n *Node) Verify(ctx context.Context) (VerifyReport, error) {
+	r := VerifyReport{Problems: []string{}}
+	for _, l := range n.lanes {
+		snap := l.acquire()
+		err := verifyLane(ctx, n, l.id, snap, &r)
+		snap.release()
+		if err != nil {
+			return r, err
+		}
+	}
+	return r, nil
+}
+
+// Verify is the same over a data directory on which no node runs. It checks
+// the checksums of all tables first, and changes nothing.
+func Verify(ctx context.Context, c Config) (VerifyReport, error) {
+	r := VerifyReport{Problems: []string{}}
+	if err := c.Validate(); err != nil {
+		return r, err
+	}
+	secret, err := hashSecret(c)
+	if err != nil {
+		return r, err
+	}
+	st, err := store.Open(store.Config{Dir: c.storeDir(), CheckTables: true, Logger: c.Logger})
+	if err != nil {
+		return r, err
+	}
+	defer st.Close()
+	if err := st.Check(); err != nil {
+		return r, err
+	}
+	n := &Node{config: c, logger: c.Logger, hasher: proto.NewHasher(secret), store: st}
+	if c.Lanes, err = n.storedLanes(); err != nil {
+		return r, err
+	}
+	snap := st.Snapshot()
+	defer snap.Release()
+	for id := range c.Lanes {
+		n.config.Lanes = c.Lanes
+		if err := verifyLane(ctx, n, proto.LaneID(id), snap, &r); err != nil {
+			return r, err
+		}
+	}
+	return r, nil
+}
+
+// storedLanes is the number of lanes that the store was made with.
+func (n *Node) storedLanes() (int, error) {
+	snap := n.store.Snapshot()
+	defer snap.Release()
+	lanes := 0
+	found, err := snap.Get(globalKey, func(v []byte) error {
+		if len(v) == 18 {
+			lanes = int(binary.BigEndian.Uint16(v[16:]))
+		}
+		return nil
+	})
+	if err == nil && (!found || lanes == 0) {
+		err = proto.Errorf(proto.CodeNotFound, "%s holds no data of a node: name the directory that the node was started with", n.config.storeDir())
+	}
+	return lanes, err
+}
+
+// verifier holds one lane's recomputation.
+type verifier struct {
+	*lane // a reading of the lane from the snapshot, never run
+	ctx   context.Context
+	snap  store.Snapshot
+	out   *VerifyReport
+	hash  hash.Hash
+	exits map[actors.Exit]bool
+	count map[proto.SegmentKey]uint64 // members found in facts
+	known map[proto.ClientID]uint64
+	names map[proto.ClientID]map[proto.SegmentID]proto.SegmentKey
+}
+
+func verifyLane(ctx context.Context, n *Node, id proto.LaneID, snap store.Snapshot, out *VerifyReport) error {
+	v := &verifier{
+		lane: &lane{id: id, node: n, partitions: partitionsOf(id, n.config.Lanes), rules: newLaneRules(), bitmaps: segments.NewBitmaps()},
+		ctx:  ctx, snap: snap, out: out, hash: xxhash.New(), exits: map[actors.Exit]bool{},
+		count: map[proto.SegmentKey]uint64{}, known: map[proto.ClientID]uint64{},
+		names: map[proto.ClientID]map[proto.SegmentID]proto.SegmentKey{},
+	}
+	if err := v.load(snap); err != nil {
+		return err
+	}
+	for key, d := range v.rules.defines {
+		if v.names[d.client] == nil {
+			v.names[d.client] = map[proto.SegmentID]proto.SegmentKey{}
+		}
+		v.names[d.client][d.id] = key
+	}
+	for _, step := range []func() error{v.readExits, v.nodes, v.ordinals, v.sizes, v.rest} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	out.Lanes = append(out.Lanes, LaneReport{
+		Lane: id, Offset: proto.Offset(v.record.Offset), Chain: fmt.Sprintf("%016x", v.record.Chain),
+		StateHash: fmt.Sprintf("%x", v.hash.Sum(nil)),
+	})
+	return nil
+}
+
+func (v *verifier) problem(format string, args ...any) {
+	if len(v.out.Problems) < problemsMax {
+		v.out.Problems = append(v.out.Problems, fmt.Sprintf("lane %s: ", v.id)+fmt.Sprintf(format, args...))
+	}
+}
+
+func (v *verifier) readExits() error {
+	prefix := laneKey(v.id, 'x')
+	return v.snap.Scan(prefix, prefix, func(_, value []byte) (bool, error) {
+		list, err := decodeExits(value)
+		for _, e := range list {
+			v.exits[e] = true
+		}
+		return true, err
+	})
+}
+
+// nodes walks all facts, partition by partition.
+func (v *verifier) nodes() error {
+	var state identity.State
+	for _, p := range v.partitions {
+		prefix := []byte{'N', byte(p)}
+		err := v.snap.Scan(prefix, prefix, func(k, value []byte) (bool, error) {
+			v.hash.Write(k)
+			v.hash.Write(value)
+			node, rest, ok := parseNodeKey(k)
+			if !ok {
+				return false, proto.Errorf(proto.CodeCorrupt, "a node's key has %d bytes", len(k))
+			}
+			if rest[0] != 'f' {
+				return true, nil
+			}
+			if err := state.Decode(value); err != nil {
+				return false, err
+			}
+			v.out.Identities++
+			v.node1(node, &state)
+			return true, v.ctx.Err()
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// node1 checks one node.
+func (v *verifier) node1(node proto.Node, s *identity.State) {
+	if s.Exit != 0 && !v.exits[actors.Exit{At: s.Exit, Node: node}] {
+		v.problem("node %d: its exit record at %v is missing", s.Ordinal, s.Exit)
+	}
+	v.checkName(node, s.Ordinal)
+	for i := range s.Facts {
+		f := &s.Facts[i]
+		v.known[f.Client]++
+		v.bit(0, f.Client, s.Ordinal, true)
+		if next := f.Memory.NextChange(); next != 0 && (s.Exit == 0 || s.Exit > next) {
+			v.problem("node %d: a membership changes at %v but its exit record is at %v", s.Ordinal, next, s.Exit)
+		}
+		v.memberships(node, s, f)
+	}
+}
+
+func (v *verifier) checkName(node proto.Node, o proto.Ordinal) {
+	found, err := v.snap.Get(ordinalKey(v.id, o), func(value []byte) error {
+		space, id, err := decodeOrdinal(value)
+		if err == nil && (space != node.Space || v.lane.node.hasher.Hash(id) != node.Hash) {
+			v.problem("node %d: its number names another identity", o)
+		}
+		return err
+	})
+	if err != nil || !found {
+		v.problem("node %d: its number names nobody (%v)", o, err)
+	}
+}
+
+func (v *verifier) bit(key proto.SegmentKey, client proto.ClientID, o proto.Ordinal, want bool) {
+	v.bitmaps.View(func(get func(proto.SegmentKey) *roaring.Bitmap, universe func(proto.ClientID) *roaring.Bitmap) {
+		b := universe(client)
+		if key != 0 {
+			b = get(key)
+		}
+		if got := b != nil && b.Contains(uint32(o)); got != want {
+			v.problem("node %d: bitmap of segment %d (client %d) says %v, facts say %v", o, key, client, got, want)
+		}
+	})
+}
+
+// memberships holds a client's memberships of a node against the plain
+// reading of its history.
+func (v *verifier) memberships(node proto.Node, s *identity.State, f *identity.Facts) {
+	h := history{snap: v.snap, node: node, facts: f}
+	events := 0
+	h.walk(func(proto.Millis, *proto.EventBody) bool { events++; return true })
+	v.out.Events += uint64(events)
+	now := proto.Millis(v.record.NowMs)
+	stored := map[proto.SegmentKey]segments.Membership{}
+	for _, m := range f.Memory.Memberships() {
+		if _, ok := v.rules.defines[m.Key]; !ok {
+			continue // undefined since: it goes with the next touch
+		}
+		stored[m.Key] = m
+		if m.In {
+			v.count[m.Key]++
+		}
+	}
+	g := v.rules.Program(f.Client)
+	if g == nil {
+		return
+	}
+	member := memberOf(&f.Memory, func(id proto.SegmentID) proto.SegmentKey { return v.names[f.Client][id] }, now)
+	for _, d := range g.All() {
+		m := stored[d.Key]
+		v.bit(d.Key, f.Client, s.Ordinal, m.In)
+		if d.Key > f.Memory.Version() {
+			continue // not yet touched since the definition
+		}
+		if f.History.Truncated {
+			v.out.Skipped++
+			continue
+		}
+		v.out.Memberships++
+		if want := segments.Holds(d.Rule, h.walk, f.Memory.Traits(), member, now); want != identity.In(m, now) {
+			v.problem("node %d: segment %q of client %d holds %v by its history of %d events but is kept as %v", s.Ordinal, d.ID, f.Client, want, events, identity.In(m, now))
+		}
+	}
+	if h.err != nil {
+		v.problem("node %d: history: %v", s.Ordinal, h.err)
+	}
+}
+
+// ordinals checks that numbers were given out without holes.
+func (v *verifier) ordinals() error {
+	next := make([]uint32, proto.Partitions)
+	prefix := laneKey(v.id, 'o')
+	err := v.snap.Scan(prefix, prefix, func(k, value []byte) (bool, error) {
+		v.hash.Write(k)
+		v.hash.Write(value)
+		o := proto.Ordinal(binary.BigEndian.Uint32(k[3:]))
+		if o.Local() != next[o.Partition()] {
+			v.problem("number %d follows %d in %v", o.Local(), next[o.Partition()], o.Partition())
+		}
+		next[o.Partition()] = o.Local() + 1
+		return true, nil
+	})
+	if !slices.Equal(next, v.record.NextOrdinal) {
+		v.problem("the lane's record counts %v nodes, there are %v", v.record.NextOrdinal, next)
+	}
+	return err
+}
+
+// sizes compares each bitmap's cardinality with the members found.
+func (v *verifier) sizes() error {
+	for key, d := range v.rules.defines {
+		if got := v.bitmaps.Cardinality(key); got != v.count[key] {
+			v.problem("bitmap of segment %q has %d members, facts have %d", d.id, got, v.count[key])
+		}
+	}
+	v.bitmaps.View(func(_ func(proto.SegmentKey) *roaring.Bitmap, universe func(proto.ClientID) *roaring.Bitmap) {
+		for c, n := range v.known {
+			if u := universe(c); u == nil || u.GetCardinality() != n {
+				v.problem("client %d's universe does not have %d nodes", c, n)
+			}
+		}
+	})
+	return nil
+}
+
+// rest hashes what else the log decides.
+func (v *verifier) rest() error {
+	for _, kind := range []byte{'d', 'v', 'g', 'q'} {
+		prefix := laneKey(v.id, kind)
+		err := v.snap.Scan(prefix, prefix, func(k, value []byte) (bool, error) {
+			if kind == 'q' { // the reason holds a stack, which is the build's
+				value = nil
+			}
+			v.hash.Write(k)
+			v.hash.Write(value)
+			return true, nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	r := v.record
+	r.Journal, r.StreamCreatedNs, r.Base = 0, 0, 0
+	raw, err := gproto.MarshalOptions{Deterministic: true}.Marshal(r)
+	v.hash.Write(raw)
+	return err
+}
