@@ -240,10 +240,9 @@ func (s *sealer) pred(p *pred, depth int) error {
 
 // seal compiles a pattern and puts a list in order.
 func (p *pred) seal() error {
-	for _, l := range p.lits {
-		if !utf8.ValidString(l.Text) {
-			return proto.Errorf(proto.CodeRule, "a text in the rule is not valid UTF-8")
-		}
+	bad := func(l proto.Value) bool { return !utf8.ValidString(l.Text) }
+	if !utf8.ValidString(p.attr.key) || slices.ContainsFunc(p.lits, bad) {
+		return proto.Errorf(proto.CodeRule, "a text in the rule is not valid UTF-8")
 	}
 	if p.op == predIn {
 		slices.SortFunc(p.lits, compareValues)
