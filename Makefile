@@ -46,7 +46,7 @@ bench: build ## the comparisons of the design on this machine
 
 proto: ## generate proto/pb from proto/kith.proto
 	@mkdir -p bin
-	go build -modfile=tools.mod -o bin/protoc-gen-go google.golang.org/protobuf/cmd/protoc-gen-go
+	go build -o bin/protoc-gen-go google.golang.org/protobuf/cmd/protoc-gen-go
 	cd proto && PATH="$(CURDIR)/bin:$$PATH" go tool -modfile=../tools.mod buf generate \
 	  --template '{"version":"v2","plugins":[{"local":"protoc-gen-go","out":"pb","opt":["paths=source_relative"]}]}' .
 

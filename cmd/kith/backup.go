@@ -1,0 +1,103 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"kith/proto"
+)
+
+// backupSuffix ends the names of backups; their times sort.
+const backupSuffix = ".kithbackup"
+
+func newBackupCommand(c *connection) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "backup DIR",
+		Short: "Copy a running node's data into a file in DIR (admin)",
+		Long: `Streams a consistent copy of a running node's data into a new file in DIR, named by
+the time. The file is complete when it has its name.`,
+		Example: "  kith backup /backups --key ADMIN-KEY",
+		Args:    exactly(1, "a directory"),
+	}
+	c.flags(cmd)
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		path := filepath.Join(args[0], "kith-"+time.Now().UTC().Format("20060102T150405.000Z")+backupSuffix)
+		r, err := c.request(cmd.Context(), http.MethodPost, "/v1/backup", nil, nil)
+		if err != nil {
+			return err
+		}
+		resp, err := c.do(r)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		n, err := writeWhole(path, resp.Body, newSpinner(cmd.ErrOrStderr(), "backing up"))
+		if err != nil {
+			return err
+		}
+		if *asJSON {
+			return printJSON(cmd, map[string]any{"file": path, "bytes": n})
+		}
+		printf(cmd, "wrote %s, %d bytes\n", path, n)
+		return nil
+	}
+	return cmd
+}
+
+// writeWhole writes in to a file that has its name only once it is complete
+// and synced.
+func writeWhole(path string, in io.Reader, spin *progress) (n int64, err error) {
+	defer spin.done()
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return 0, proto.Errorf(proto.CodeInvalid, "cannot make the directory: %w", err)
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".partial-*")
+	if err != nil {
+		return 0, proto.Errorf(proto.CodeInvalid, "cannot write a backup: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, ignoreGone(os.Remove(f.Name())))
+		}
+	}()
+	n, err = io.Copy(f, io.TeeReader(in, turning{spin}))
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return n, proto.Errorf(proto.CodeUnavailable, "the backup broke off after %d bytes: %w", n, err)
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return n, proto.Errorf(proto.CodeInvalid, "cannot name the backup: %w", err)
+	}
+	return n, syncDir(filepath.Dir(path))
+}
+
+func ignoreGone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// turning turns a spinner for what is written to it.
+type turning struct{ p *progress }
+
+// Write implements io.Writer.
+func (t turning) Write(b []byte) (int, error) {
+	t.p.turn()
+	return len(b), nil
+}

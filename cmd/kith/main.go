@@ -1,0 +1,164 @@
+// Command kith is the node, its demo and its client in one binary.
+//
+// It reads flags and environment, and nothing below it does; it decides
+// nothing about data. Exit codes: 0 done, 1 failed, 2 wrong usage.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"kith/proto"
+)
+
+// version is set by the build: -ldflags "-X main.version=...".
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	go func() {
+		<-ctx.Done()
+		stop() // a second Ctrl-C ends the process at once
+	}()
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv)
+	stop()
+	os.Exit(code)
+}
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// usageError is a command line that cannot be understood.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// run is the program: main and the tests call it.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, getenv func(string) string) int {
+	root := newRoot(getenv)
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return exitOK
+	}
+	var usage usageError
+	if errors.As(err, &usage) {
+		fmt.Fprintf(stderr, "kith: %s\nSee '%s --help'.\n", message(err), cmd.CommandPath())
+		return exitUsage
+	}
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		fmt.Fprintln(stderr, "kith: interrupted")
+		return exitFailed
+	}
+	fmt.Fprintf(stderr, "kith: %s\n", message(err))
+	return exitFailed
+}
+
+// message is an error as a person reads it: without our code in front, with
+// the place where a text was parsed.
+func message(err error) string {
+	var e *proto.Error
+	if !errors.As(err, &e) {
+		return err.Error()
+	}
+	prefix, _, _ := strings.Cut(err.Error(), e.Error())
+	s := prefix + e.Message
+	if e.Line > 0 {
+		s += fmt.Sprintf(" (line %d, column %d)", e.Line, e.Column)
+	}
+	return s
+}
+
+func newRoot(getenv func(string) string) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "kith",
+		Short: "An identity graph and segmentation engine",
+		Long: `kith takes events of browsers and devices, decides which segments each of them
+belongs to, and answers ad servers in under a millisecond.
+
+Try it: "kith serve --dev --demo" runs a node with a demo site and visitors.`,
+		Example:       "  kith serve --dev --demo\n  kith lookup browser:abc --key demo-key",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	c := &connection{getenv: getenv}
+	root.AddCommand(
+		newServeCommand(), newDemoCommand(), newConfigCommand(), newKeyCommand(c), newSegmentsCommand(c),
+		newIngestCommand(c), newLookupCommand(c), newAudienceCommand(c), newExplainCommand(c), newDeadLettersCommand(c),
+		newBackupCommand(c), newVersionCommand(),
+	)
+	asGroup(root)
+	return root
+}
+
+// asGroup makes a command that only holds others: alone or with an unknown
+// word it is wrong usage, which cobra would let pass.
+func asGroup(cmd *cobra.Command) *cobra.Command {
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			s := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
+			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+				s += ": did you mean " + strings.Join(near, " or ") + "?"
+			}
+			return usagef("%s", s)
+		}
+		var names []string
+		for _, sub := range cmd.Commands() {
+			if sub.IsAvailableCommand() {
+				names = append(names, sub.Name())
+			}
+		}
+		slices.Sort(names)
+		return usagef("%s needs a command: %s", cmd.CommandPath(), strings.Join(names, ", "))
+	}
+	cmd.SuggestionsMinimumDistance = 2
+	return cmd
+}
+
+// exactly, atLeast and noArgs check the number of arguments, named in usage.
+func exactly(n int, names string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != n {
+			return usagef("%s takes %s; got %d arguments", cmd.CommandPath(), names, len(args))
+		}
+		return nil
+	}
+}
+
+func atLeast(n int, names string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < n {
+			return usagef("%s takes %s; got %d arguments", cmd.CommandPath(), names, len(args))
+		}
+		return nil
+	}
+}
+
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef("%s takes no arguments; got %q", cmd.CommandPath(), args)
+	}
+	return nil
+}

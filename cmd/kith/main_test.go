@@ -1,0 +1,61 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"os"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
+)
+
+// The command's tests are in its own package: main cannot be imported.
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"kith": func() {
+			os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv))
+		},
+	})
+}
+
+var update = flag.Bool("update", false, "rewrite what the scripts compare with")
+
+// usage runs a command that must fail with exit code 2.
+func usage(ts *testscript.TestScript, _ bool, args []string) {
+	if err := ts.Exec(args[0], args[1:]...); err == nil {
+		ts.Fatalf("%q is no failure", args)
+	} else if code := exitCode(err); code != exitUsage {
+		ts.Fatalf("%q has exit code %d, want %d", args, code, exitUsage)
+	}
+}
+
+func exitCode(err error) int {
+	type exiter interface{ ExitCode() int }
+	if e, ok := err.(exiter); ok {
+		return e.ExitCode()
+	}
+	return -1
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{Dir: "testdata/script", UpdateScripts: *update, Cmds: map[string]func(*testscript.TestScript, bool, []string){"usage": usage}})
+}
+
+// Every command has a summary and an example, and says where its output may
+// be read by a program.
+func TestEveryCommandHelps(t *testing.T) {
+	var walk func(c *cobra.Command)
+	walk = func(c *cobra.Command) {
+		if c.Short == "" || c.Example == "" {
+			t.Errorf("%s has no summary or no example", c.CommandPath())
+		}
+		for _, sub := range c.Commands() {
+			if sub.Name() != "help" && sub.Name() != "completion" {
+				walk(sub)
+			}
+		}
+	}
+	walk(newRoot(func(string) string { return "" }))
+}

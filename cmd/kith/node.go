@@ -1,0 +1,148 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/hex"
+	"log/slog"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"kith/engine"
+	"kith/engine/log"
+	"kith/gateway"
+	"kith/internal/config"
+	"kith/proto"
+)
+
+// node is what serve needs of the engine, beside its parts for the gateway.
+type node interface {
+	gateway.Intake
+	gateway.Memberships
+	gateway.Definitions
+	gateway.Accounts
+	gateway.Operations
+	Close() error
+	Conn() *nats.Conn
+}
+
+func openNode(ctx context.Context, c config.Config, logger *slog.Logger) (node, gateway.Maintenance, error) {
+	ec, err := engineConfig(c, logger)
+	if err != nil {
+		return nil, nil, err
+	}
+	var door natsDoor
+	ec.NATSAuthorize = door.admit
+	n, err := engine.Open(ctx, ec)
+	if err != nil {
+		return nil, nil, err
+	}
+	door.node.Store(n)
+	return rooms{n}, nil, nil
+}
+
+// rooms gives the engine's answers the gateway's names: neither imports the
+// other.
+type rooms struct{ *engine.Node }
+
+// Submit implements gateway.Intake.
+func (r rooms) Submit(ctx context.Context, b *proto.Batch) gateway.Result {
+	return gateway.Result(r.Node.Submit(ctx, b))
+}
+
+// Lookup implements gateway.Memberships.
+func (r rooms) Lookup(client proto.ClientInfo, id proto.Identity, now proto.Millis, dst []proto.SegmentID) (gateway.View, []proto.SegmentID, error) {
+	seen, dst, err := r.Node.Lookup(client, id, now, dst)
+	return gateway.View(seen), dst, err
+}
+
+// natsDoor admits programs that connect to the embedded NATS with a service
+// key as token or password. Nobody is admitted before the node is open.
+type natsDoor struct{ node atomic.Pointer[engine.Node] }
+
+func (d *natsDoor) admit(c log.Credentials) (log.Grant, bool) {
+	n := d.node.Load()
+	if n == nil {
+		return log.Grant{}, false
+	}
+	who, ok := n.Authenticate(cmp.Or(c.Token, c.Password))
+	if !ok {
+		return log.Grant{}, false
+	}
+	g := log.Grant{Name: string(cmp.Or(who.Client, "admin")), Publish: []string{"kith.query.*", "$SRV.>"}, Subscribe: []string{"_INBOX.>"}}
+	switch who.Role {
+	case proto.RoleAdmin:
+		g.Publish = append(g.Publish, "kith.in.*")
+	case proto.RoleClient:
+		g.Publish = append(g.Publish, "kith.in."+string(who.Client))
+	}
+	return g, true
+}
+
+func engineConfig(c config.Config, logger *slog.Logger) (engine.Config, error) {
+	secret, err := readSecret(c.SecretFile)
+	if err != nil {
+		return engine.Config{}, err
+	}
+	ec := engine.Config{
+		Dir: c.Data, LogDir: c.LogDir, StoreDir: c.StoreDir, Node: c.Node, Lanes: c.Lanes,
+		NATSURL: c.NATS.URL, NATSListen: c.NATS.Listen,
+		LogRetention: time.Duration(c.LogRetention), ActiveMax: c.ActiveMax, HashSecret: secret, Logger: logger,
+	}
+	for _, k := range c.Keys {
+		var sum [32]byte
+		if _, err := hex.Decode(sum[:], []byte(k.SHA256)); err != nil {
+			return engine.Config{}, proto.Errorf(proto.CodeInvalid, "a key's sha256 is not 64 hex digits: %w", err)
+		}
+		if proto.Role(k.Role) == proto.RoleAdmin {
+			ec.AdminKeys = append(ec.AdminKeys, sum)
+			continue
+		}
+		ec.Boot = append(ec.Boot, engine.BootKey{Client: proto.ClientName(k.Client), Role: proto.Role(k.Role), SHA256: sum})
+	}
+	return ec, nil
+}
+
+// readSecret reads the key of identity hashes, if a file is named.
+func readSecret(file string) ([]byte, error) {
+	if file == "" {
+		return nil, nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, proto.Errorf(proto.CodeInvalid, "cannot read secret_file: %w", err)
+	}
+	secret, err := hex.DecodeString(strings.TrimSpace(string(b)))
+	if err != nil || len(secret) != 16 {
+		return nil, proto.Errorf(proto.CodeInvalid, "secret_file %s does not hold 32 hex digits: make one with `openssl rand -hex 16`", file)
+	}
+	return secret, nil
+}
+
+func gatewayConfig(c config.Config) gateway.Config {
+	g := gateway.Config{
+		BodyBytesMax: c.Limits.BodyBytesMax, EventsMax: c.Limits.EventsPerBodyMax,
+		EventAgeMax: time.Duration(c.Limits.MaxEventAge), EventAheadMax: time.Duration(c.Limits.EventAheadMax),
+		EventsPerSecond: float64(c.Limits.RateEventsMax),
+		CookieDomain:    c.Cookies.Domain, CookieInsecure: c.Cookies.Insecure,
+		Secrets: map[proto.ClientName][]byte{}, Dev: c.Dev,
+	}
+	for _, cl := range c.Clients {
+		if cl.ProofSecret != "" {
+			g.Secrets[proto.ClientName(cl.Name)] = []byte(cl.ProofSecret)
+		}
+	}
+	return g
+}
+
+func newGateway(c config.Config, n node, m gateway.Maintenance, logger *slog.Logger) (*gateway.Gateway, error) {
+	return gateway.New(gatewayConfig(c), gateway.Dependencies{
+		Intake: n, Memberships: n, Definitions: n, Accounts: n, Operations: n, Maintenance: m,
+		Registry: prometheus.NewRegistry(), Log: logger,
+	})
+}

@@ -1,0 +1,279 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+	"github.com/spf13/cobra"
+
+	"kith/proto"
+)
+
+func newSegmentsCommand(c *connection) *cobra.Command {
+	cmd := asGroup(&cobra.Command{
+		Use:     "segments",
+		Short:   "Define and list segments",
+		Example: "  kith segments apply -f segments.yaml --key demo-key\n  kith segments list --key demo-key",
+	})
+	cmd.AddCommand(newSegmentsApplyCommand(c), newSegmentsListCommand(c), newSegmentsShowCommand(c),
+		newSegmentsDeleteCommand(c), newSegmentsBackfillCommand(c))
+	return cmd
+}
+
+func segmentPath(id string) string { return "/v1/segments/" + url.PathEscape(id) }
+
+// segmentSource is one segment of a file.
+type segmentSource struct {
+	ID       string `yaml:"id" json:"-"`
+	Scope    string `yaml:"scope" json:"scope,omitempty"`
+	When     string `yaml:"when" json:"when"`
+	Backfill bool   `yaml:"backfill" json:"backfill"`
+	line     int    // of its rule
+}
+
+func newSegmentsApplyCommand(c *connection) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "apply -f FILE",
+		Short: "Define the segments of a YAML file",
+		Long: `Defines or replaces the segments of a file; segments that it does not name stay as
+they are. The file:
+
+  segments:
+    - id: auto
+      scope: identity        # or user
+      when: count(event.section == "auto", "30d") >= 3
+      backfill: true         # evaluate over the history that is there`,
+		Example: "  kith segments apply -f segments.yaml --key demo-key\n  kith segments apply -f - --client demo --key dev-admin-key <segments.yaml",
+		Args:    noArgs,
+	}
+	c.flags(cmd)
+	asJSON := jsonFlag(cmd)
+	file := cmd.Flags().StringP("file", "f", "", "YAML `FILE`, or - for standard input")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *file == "" {
+			return usagef("name a file of segments: -f FILE")
+		}
+		sources, err := readSegments(cmd, *file)
+		if err != nil {
+			return err
+		}
+		return applySegments(cmd, c, *file, sources, *asJSON)
+	}
+	return cmd
+}
+
+func applySegments(cmd *cobra.Command, c *connection, file string, sources []segmentSource, asJSON bool) error {
+	defined := []proto.SegmentSpec{}
+	for _, s := range sources {
+		var out proto.SegmentSpec
+		if err := c.call(cmd.Context(), http.MethodPut, segmentPath(s.ID), nil, s, &out); err != nil {
+			return fmt.Errorf("%s:%d: segment %s: %w", file, s.line, s.ID, err)
+		}
+		defined = append(defined, out)
+		if !asJSON {
+			printf(cmd, "defined %s\n", s.ID)
+		}
+	}
+	if asJSON {
+		return printJSON(cmd, map[string]any{"segments": defined})
+	}
+	return nil
+}
+
+// segmentsFileMax bounds a file of segments.
+const segmentsFileMax = 16 << 20
+
+func readSegments(cmd *cobra.Command, file string) ([]segmentSource, error) {
+	var b []byte
+	var err error
+	if file == "-" {
+		b, err = readBounded(cmd.InOrStdin(), segmentsFileMax)
+	} else if f, openErr := os.Open(file); openErr != nil {
+		err = openErr
+	} else {
+		b, err = readBounded(f, segmentsFileMax)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		return nil, proto.Errorf(proto.CodeNotFound, "cannot read %s: %w", file, err)
+	}
+	return parseSegments(file, b)
+}
+
+func parseSegments(file string, b []byte) ([]segmentSource, error) {
+	var doc struct {
+		Segments []segmentSource `yaml:"segments"`
+	}
+	if err := yaml.UnmarshalWithOptions(b, &doc, yaml.Strict()); err != nil {
+		return nil, fmt.Errorf("%s: %s", file, yaml.FormatError(err, false, true))
+	}
+	if len(doc.Segments) == 0 {
+		return nil, proto.Errorf(proto.CodeInvalid, "%s defines no segments: see kith segments apply --help for its form", file)
+	}
+	tree, err := parser.ParseBytes(b, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	for i := range doc.Segments {
+		s := &doc.Segments[i]
+		s.line = lineOf(tree, i)
+		if _, err := proto.ParseSegmentID(s.ID); err != nil {
+			return nil, fmt.Errorf("%s:%d: %w", file, s.line, err)
+		}
+		s.When = strings.TrimSpace(s.When)
+	}
+	return doc.Segments, nil
+}
+
+// lineOf is the line of the i-th segment's rule, or of the segment.
+func lineOf(tree *ast.File, i int) int {
+	for _, path := range []string{fmt.Sprintf("$.segments[%d].when", i), fmt.Sprintf("$.segments[%d]", i)} {
+		if p, err := yaml.PathString(path); err == nil {
+			if n, err := p.FilterFile(tree); err == nil && n != nil && n.GetToken() != nil {
+				return n.GetToken().Position.Line
+			}
+		}
+	}
+	return 0
+}
+
+func newSegmentsListCommand(c *connection) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "list",
+		Short:   "All segments of the client",
+		Example: "  kith segments list --key demo-key --json",
+		Args:    noArgs,
+	}
+	c.flags(cmd)
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		var out struct {
+			Segments []proto.SegmentSpec `json:"segments"`
+		}
+		if err := c.call(cmd.Context(), http.MethodGet, "/v1/segments", nil, nil, &out); err != nil {
+			return err
+		}
+		if *asJSON {
+			return printJSON(cmd, out)
+		}
+		w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, "ID\tSCOPE\tSIZE\tWHEN")
+		for _, s := range out.Segments {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", s.ID, s.Scope, sizeOf(s), s.When)
+		}
+		return w.Flush()
+	}
+	return cmd
+}
+
+func sizeOf(s proto.SegmentSpec) string {
+	if s.Size == nil {
+		return "-"
+	}
+	return fmt.Sprint(*s.Size)
+}
+
+func newSegmentsShowCommand(c *connection) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "show ID",
+		Short:   "One segment",
+		Example: "  kith segments show auto --key demo-key",
+		Args:    exactly(1, "a segment's id"),
+	}
+	c.flags(cmd)
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		var s proto.SegmentSpec
+		if err := c.call(cmd.Context(), http.MethodGet, segmentPath(args[0]), nil, nil, &s); err != nil {
+			return err
+		}
+		if *asJSON {
+			return printJSON(cmd, s)
+		}
+		printf(cmd, "id:      %s\nscope:   %s\nwhen:    %s\nsize:    %s\nversion: %d\n", s.ID, s.Scope, s.When, sizeOf(s), s.Version)
+		if s.Filled != nil && !*s.Filled {
+			printf(cmd, "filled:  not yet: history is being gone through\n")
+		}
+		return nil
+	}
+	return cmd
+}
+
+func newSegmentsDeleteCommand(c *connection) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "delete ID",
+		Short:   "Drop a segment",
+		Example: "  kith segments delete auto --key demo-key",
+		Args:    exactly(1, "a segment's id"),
+	}
+	c.flags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := c.call(cmd.Context(), http.MethodDelete, segmentPath(args[0]), nil, nil, nil); err != nil {
+			return err
+		}
+		printf(cmd, "deleted %s\n", args[0])
+		return nil
+	}
+	return cmd
+}
+
+// backfillPoll is how often --wait asks.
+const backfillPoll = 250 * time.Millisecond
+
+func newSegmentsBackfillCommand(c *connection) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "backfill ID",
+		Short:   "Evaluate a segment over the history that is there",
+		Example: "  kith segments backfill auto --wait --key demo-key",
+		Args:    exactly(1, "a segment's id"),
+	}
+	c.flags(cmd)
+	wait := cmd.Flags().Bool("wait", false, "return when it is done")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		var s proto.SegmentSpec
+		if err := c.call(cmd.Context(), http.MethodGet, segmentPath(args[0]), nil, nil, &s); err != nil {
+			return err
+		}
+		in := segmentSource{Scope: s.Scope, When: s.When, Backfill: true}
+		if err := c.call(cmd.Context(), http.MethodPut, segmentPath(args[0]), nil, in, &s); err != nil {
+			return err
+		}
+		if !*wait {
+			printf(cmd, "backfill of %s started\n", args[0])
+			return nil
+		}
+		return waitFilled(cmd, c, args[0], s)
+	}
+	return cmd
+}
+
+// waitFilled asks until the segment's history has been gone through.
+func waitFilled(cmd *cobra.Command, c *connection, id string, s proto.SegmentSpec) error {
+	spin := newSpinner(cmd.ErrOrStderr(), "filling "+id)
+	defer spin.done()
+	tick := time.NewTicker(backfillPoll)
+	defer tick.Stop()
+	for s.Filled != nil && !*s.Filled {
+		select {
+		case <-tick.C:
+		case <-cmd.Context().Done():
+			return cmd.Context().Err()
+		}
+		spin.turn()
+		s = proto.SegmentSpec{}
+		if err := c.call(cmd.Context(), http.MethodGet, segmentPath(id), nil, nil, &s); err != nil {
+			return err
+		}
+	}
+	printf(cmd, "%s is filled; size %s\n", id, sizeOf(s))
+	return nil
+}

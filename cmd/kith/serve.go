@@ -1,0 +1,302 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/spf13/cobra"
+
+	"kith/gateway"
+	"kith/internal/config"
+	"kith/internal/demo"
+	"kith/proto"
+)
+
+// The wiring, numbered in the order in which it is made:
+//
+//	                  browsers, apps           servers, operators
+//	                        │                         │
+//	                  2 public plane            2 service plane
+//	                        └────────┐       ┌────────┘
+//	6 demo ── as a browser ──────> 4 gateway <── 5 NATS (kith.in.*, kith.query.*)
+//	                                    │
+//	                               3 engine node ── log, actors, store
+//	                                    │
+//	                             1 data directory
+//
+// It stops from the outside in: demo, planes and NATS, node, directory.
+
+type serveFlags struct {
+	config, data, public, service, nats string
+	lanes                               int
+	dev, demo                           bool
+	demoListen                          string
+	demoRate                            int
+	logLevel, logFormat                 string
+}
+
+func newServeCommand() *cobra.Command {
+	var f serveFlags
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run a node",
+		Long: `Runs a node with everything embedded. Flags win over the configuration file.
+
+With --dev it listens on loopback only and knows the client demo with the key
+demo-key and the admin key dev-admin-key. Without --dev it needs a kith.yaml
+with at least one key.`,
+		Example: "  kith serve --dev --demo\n  kith serve --config kith.yaml --data /var/lib/kith",
+		Args:    noArgs,
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.config, "config", "", "configuration `FILE` (see kith config init)")
+	fl.BoolVar(&f.dev, "dev", false, "try it out: loopback only, well-known keys")
+	fl.BoolVar(&f.demo, "demo", false, "run the demo site and visitors too (with --dev)")
+	fl.StringVar(&f.data, "data", "", "data `DIR`ectory (default ./kith-data)")
+	fl.StringVar(&f.public, "public", "", "`ADDR`ess for browsers (default 127.0.0.1:8080)")
+	fl.StringVar(&f.service, "service", "", "`ADDR`ess for servers and operators (default 127.0.0.1:8081)")
+	fl.StringVar(&f.nats, "nats", "", "`URL` of a NATS server to use instead of the embedded one")
+	fl.IntVar(&f.lanes, "lanes", 0, "log streams, fixed when the data directory is made (default 1)")
+	fl.StringVar(&f.demoListen, "demo-listen", "127.0.0.1:8090", "`ADDR`ess of the demo site")
+	fl.IntVar(&f.demoRate, "demo-rate", 20, "events per second of the demo's visitors")
+	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+	fl.StringVar(&f.logFormat, "log-format", "text", "text or json")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := f.load(cmd)
+		if err != nil {
+			return err
+		}
+		log, err := newLogger(cmd.ErrOrStderr(), f.logLevel, f.logFormat)
+		if err != nil {
+			return err
+		}
+		return serve(cmd.Context(), c, f, cmd.OutOrStdout(), log)
+	}
+	return cmd
+}
+
+// configOf is a file's configuration, or the defaults.
+func configOf(file string) (config.Config, error) {
+	if file == "" {
+		return config.Default(), nil
+	}
+	return loadConfig(file)
+}
+
+// load joins file and flags.
+func (f *serveFlags) load(cmd *cobra.Command) (config.Config, error) {
+	c, err := configOf(f.config)
+	if err != nil {
+		return c, err
+	}
+	for _, v := range []struct {
+		flag string
+		to   *string
+		from string
+	}{{"data", &c.Data, f.data}, {"public", &c.Public, f.public}, {"service", &c.Service, f.service}, {"nats", &c.NATS.URL, f.nats}} {
+		if cmd.Flags().Changed(v.flag) {
+			*v.to = v.from
+		}
+	}
+	if cmd.Flags().Changed("lanes") {
+		c.Lanes = f.lanes
+	}
+	if f.demo && !f.dev {
+		return c, usagef("--demo needs --dev: its visitors use the demo client's well-known key")
+	}
+	if f.demoRate < 1 || f.demoRate > 10_000 {
+		return c, usagef("--demo-rate is %d: use 1 to 10000", f.demoRate)
+	}
+	if f.dev {
+		c.UseDev()
+	}
+	if err := c.Validate(); err != nil {
+		return c, err
+	}
+	return c, c.NeedKeys()
+}
+
+func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
+	var o slog.HandlerOptions
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, usagef("--log-level is %q: use debug, info, warn or error", level)
+	}
+	o.Level = l
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, &o)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, &o)), nil
+	}
+	return nil, usagef("--log-format is %q: use text or json", format)
+}
+
+// serve runs a node until ctx is done or a part of it fails.
+func serve(ctx context.Context, c config.Config, f serveFlags, out io.Writer, log *slog.Logger) (err error) {
+	if err := markDev(c); err != nil { // 1
+		return err
+	}
+	public, service, err := listen(c) // 2
+	if err != nil {
+		return err
+	}
+	defer public.Close() // Serve closes them too, if it comes so far
+	defer service.Close()
+	n, m, err := openNode(ctx, c, log) // 3
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.Close()) }()
+	g, err := newGateway(c, n, m, log) // 4
+	if err != nil {
+		return err
+	}
+	return runParts(ctx, n, g, public, service, func(ctx context.Context) error {
+		return welcome(ctx, c, f, public, service, out, log) // 6
+	})
+}
+
+// part is something that runs until its context is done.
+type part struct {
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+}
+
+// runParts starts gateway and guests, and stops them in the opposite order
+// when ctx is done or one of them fails.
+func runParts(ctx context.Context, n node, g *gateway.Gateway, public, service net.Listener, guests func(context.Context) error) error {
+	failed := make(chan error, 3)
+	// Each layer has its own life: what stops it is stop below, not ctx.
+	start := func(parts ...func(context.Context) error) *part {
+		p := &part{}
+		var layer context.Context
+		layer, p.cancel = context.WithCancel(context.WithoutCancel(ctx))
+		for _, run := range parts {
+			p.done.Go(func() { failed <- run(layer) })
+		}
+		return p
+	}
+	layers := []*part{
+		start(
+			func(ctx context.Context) error { return g.Serve(ctx, public, service) },
+			func(ctx context.Context) error { return g.ServeNATS(ctx, n.Conn()) }, // 5
+		),
+		start(guests),
+	}
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+		if err == nil {
+			err = proto.Errorf(proto.CodeInternal, "a part of the node stopped without being asked to: see the log")
+		}
+	}
+	for i := len(layers) - 1; i >= 0; i-- {
+		layers[i].cancel()
+		layers[i].done.Wait()
+	}
+	close(failed)
+	for e := range failed {
+		if e != nil && !errors.Is(e, context.Canceled) {
+			err = errors.Join(err, e)
+		}
+	}
+	return err
+}
+
+func listen(c config.Config) (public, service net.Listener, err error) {
+	if public, err = listenOn("public", c.Public, c.TLS); err != nil {
+		return nil, nil, err
+	}
+	if service, err = listenOn("service", c.Service, c.TLS); err != nil {
+		return nil, nil, errors.Join(err, public.Close())
+	}
+	return public, service, nil
+}
+
+func listenOn(plane, addr string, files config.TLS) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, proto.Errorf(proto.CodeConflict, "the %s plane cannot listen on %s: stop what listens there, or pass --%s ADDR: %w", plane, addr, plane, err)
+	}
+	if files.Cert == "" {
+		return l, nil
+	}
+	pair, err := tls.LoadX509KeyPair(files.Cert, files.Key)
+	if err != nil {
+		return nil, errors.Join(proto.Errorf(proto.CodeInvalid, "the certificate cannot be used; tls.cert and tls.key must be PEM files that belong together: %w", err), l.Close())
+	}
+	return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}), nil
+}
+
+// markDev refuses to serve a directory that was made with --dev without it:
+// its well-known keys are in its log.
+func markDev(c config.Config) error {
+	mark := filepath.Join(c.Data, "made-with-dev")
+	_, err := os.Stat(mark)
+	switch {
+	case err == nil && !c.Dev:
+		return proto.Errorf(proto.CodeConflict, "the data in %s were made with --dev, whose keys everybody knows: use another --data, or --dev", c.Data)
+	case err == nil || !c.Dev:
+		return nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return proto.Errorf(proto.CodeInvalid, "cannot look into the data directory: %w", err)
+	}
+	if err := os.MkdirAll(c.Data, 0o700); err != nil {
+		return proto.Errorf(proto.CodeInvalid, "cannot make the data directory: %w", err)
+	}
+	if err := os.WriteFile(mark, []byte("kith serve --dev\n"), 0o600); err != nil {
+		return proto.Errorf(proto.CodeInvalid, "cannot write into the data directory: %w", err)
+	}
+	return nil
+}
+
+// welcome says that queries are answered and where, and runs the demo.
+func welcome(ctx context.Context, c config.Config, f serveFlags, public, service net.Listener, out io.Writer, log *slog.Logger) error {
+	scheme := "http://"
+	if c.TLS.Cert != "" {
+		scheme = "https://"
+	}
+	publicURL, serviceURL := scheme+public.Addr().String(), scheme+service.Addr().String()
+	if !f.demo {
+		printReady(out, c, publicURL, serviceURL, nil)
+		<-ctx.Done()
+		return nil
+	}
+	d, err := demo.Start(ctx, demo.Config{
+		Public: publicURL, Service: serviceURL, Key: config.DevKey, Client: config.DevClient,
+		Listen: f.demoListen, EventsPerSecond: f.demoRate, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	printReady(out, c, publicURL, serviceURL, d)
+	return d.Run(ctx)
+}
+
+func printReady(out io.Writer, c config.Config, publicURL, serviceURL string, d *demo.Demo) {
+	fmt.Fprintf(out, "\nkith %s is ready: queries are answered.\n\n", version)
+	fmt.Fprintf(out, "  public plane   %s   (the tag: %s/kith.js)\n", publicURL, publicURL)
+	fmt.Fprintf(out, "  service plane  %s   (metrics: %s/metrics)\n", serviceURL, serviceURL)
+	fmt.Fprintf(out, "  data           %s\n", c.Data)
+	if c.Dev {
+		fmt.Fprintf(out, "  keys           %s (client %s), %s (admin)\n", config.DevKey, config.DevClient, config.DevAdminKey)
+	}
+	if d != nil {
+		address := serviceURL[len("http://"):]
+		fmt.Fprintf(out, "  demo site      %s   (its visitors are on it now)\n\n", d.URL())
+		fmt.Fprintf(out, "A visitor that is in a segment already:\n\n  %s lookup %s --service %s --key %s\n", os.Args[0], d.Regular(), address, config.DevKey)
+		fmt.Fprintf(out, "  curl -H 'Authorization: Bearer %s' %s/v1/identities/%s/segments\n", config.DevKey, serviceURL, d.Regular())
+	}
+	fmt.Fprint(out, "\nCtrl-C stops it.\n")
+}
