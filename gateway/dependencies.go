@@ -11,12 +11,19 @@ import (
 	"kith/proto"
 )
 
+// Result and View are answers of the rooms behind the gateway, by the names
+// that it has for them.
+type (
+	Result = proto.Submitted
+	View   = proto.Seen
+)
+
 // Intake makes commands durable. Its methods may run concurrently.
 type Intake interface {
 	// Submit returns once every command of b is durable or has failed. Whoever
 	// submitted retries; Submit does not beyond its own bound. b may be reused
 	// once it returned.
-	Submit(ctx context.Context, b *proto.Batch) proto.Submitted
+	Submit(ctx context.Context, b *proto.Batch) Result
 	// Hasher gives identities their home. It is the same for the node's life.
 	Hasher() proto.Hasher
 }
@@ -27,7 +34,7 @@ type Memberships interface {
 	// Lookup appends the ids of the segments of client that id is in at now to
 	// dst, which the caller may reuse. The ids need no JSON escaping. id may
 	// alias a buffer that the caller reuses: Lookup must not keep it.
-	Lookup(client proto.ClientInfo, id proto.Identity, now proto.Millis, dst []proto.SegmentID) (proto.Seen, []proto.SegmentID, error)
+	Lookup(client proto.ClientInfo, id proto.Identity, now proto.Millis, dst []proto.SegmentID) (View, []proto.SegmentID, error)
 	// Wait returns once all of p is applied and published, or ctx is done.
 	Wait(ctx context.Context, p proto.Position) error
 	// Count sizes an audience expression. The gateway applies the floor.

@@ -146,7 +146,7 @@ func parseIdentity(s string) (proto.Identity, error) {
 // valid names nobody: within a list that is an answer, with the code.
 func (g *Gateway) one(l *lookup, client proto.ClientInfo, raw string, now proto.Millis) error {
 	id, bad := parseIdentity(raw)
-	var v proto.Seen
+	var v View
 	l.segments = l.segments[:0]
 	if bad == nil {
 		var err error
