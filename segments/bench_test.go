@@ -2,6 +2,7 @@ package segments_test
 
 import (
 	"fmt"
+	"syscall"
 	"testing"
 
 	"kith/proto"
@@ -51,6 +52,21 @@ func visit() *proto.EventBody {
 	}}
 }
 
+// cpu reports the processor's time beside the clock's, which other work on the
+// machine stretches. Call what it gives at the end.
+func cpu(b *testing.B) func() {
+	from := spent()
+	return func() { b.ReportMetric(float64(spent()-from)/float64(b.N), "cpu-ns/op") }
+}
+
+func spent() int64 {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return u.Utime.Nano() + u.Stime.Nano()
+}
+
 func BenchmarkObserve(b *testing.B) {
 	for _, n := range []int{10, 100, 5000, 10000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
@@ -58,6 +74,7 @@ func BenchmarkObserve(b *testing.B) {
 			memories := make([]segments.Memory, 64)
 			now := start
 			b.ReportAllocs()
+			defer cpu(b)()
 			for i := 0; b.Loop(); i++ {
 				now += 10
 				ev.Observe(p, &memories[i%len(memories)], e, now, now, d)
@@ -90,6 +107,7 @@ func tenPredicates(tb testing.TB) *segments.Memory {
 func BenchmarkMemoryAppend(b *testing.B) {
 	m, buf := tenPredicates(b), []byte(nil)
 	b.ReportAllocs()
+	defer cpu(b)()
 	for b.Loop() {
 		buf = m.Append(buf[:0], start)
 	}
@@ -99,6 +117,7 @@ func BenchmarkMemoryAppend(b *testing.B) {
 func BenchmarkMemoryRead(b *testing.B) {
 	buf, m := tenPredicates(b).Append(nil, start), &segments.Memory{}
 	b.ReportAllocs()
+	defer cpu(b)()
 	for b.Loop() {
 		r := proto.NewReader(buf)
 		segments.ReadMemory(&r, start, m)
@@ -123,6 +142,7 @@ func BenchmarkDefine(b *testing.B) {
 func BenchmarkUpdateNewIdentity(b *testing.B) {
 	p, ev, d, m := crowd(b, 10000), segments.NewEvaluator(), &segments.Delta{}, &segments.Memory{}
 	b.ReportAllocs()
+	defer cpu(b)()
 	for b.Loop() {
 		m.Reset()
 		ev.Update(p, m, seq(nil), start, d)

@@ -148,6 +148,19 @@ func (m *Memory) insertMatch(i int, id predID) {
 	m.matches[i] = matches{id: id, times: spare.times[:0], days: spare.days[:0]}
 }
 
+// appendMatch opens an entry behind all others.
+func (m *Memory) appendMatch(id predID) *matches {
+	n := len(m.matches)
+	if n == cap(m.matches) {
+		m.matches = append(m.matches, matches{id: id})
+		return &m.matches[n]
+	}
+	m.matches = m.matches[:n+1]
+	s := &m.matches[n]
+	s.id, s.total, s.hasLast, s.last, s.times, s.days = id, 0, false, 0, s.times[:0], s.days[:0]
+	return s
+}
+
 // removeMatch closes an entry and keeps its buffers behind the others.
 func (m *Memory) removeMatch(i int) {
 	n := len(m.matches)

@@ -106,7 +106,11 @@ func appendTimes(b []byte, times []proto.Millis, base proto.Millis) ([]byte, pro
 	b = binary.AppendUvarint(b, uint64(n))
 	b = proto.AppendVarint(b, int64(times[n-1]-base))
 	for i := n - 1; i > 0; i-- {
-		b = binary.AppendUvarint(b, uint64(times[i]-times[i-1]))
+		v := uint64(times[i] - times[i-1])
+		for ; v >= 0x80; v >>= 7 {
+			b = append(b, byte(v)|0x80)
+		}
+		b = append(b, byte(v))
 	}
 	return b, times[n-1]
 }
@@ -202,8 +206,7 @@ func (m *Memory) readMatches(r *proto.Reader, base proto.Millis) {
 			r.Fail()
 			return
 		}
-		m.insertMatch(i, id)
-		base = m.matches[i].read(r, base, what)
+		base = m.appendMatch(id).read(r, base, what)
 	}
 }
 
