@@ -4,27 +4,30 @@
   var client = s && s.getAttribute("data-client"), base = s ? s.src.replace(/\/kith\.js.*$/, "") : "";
   var off = n.globalPrivacyControl === true || n.doNotTrack === "1" || w.doNotTrack === "1";
 
-  // One body a tick: what a page says at once goes in one request.
-  var queue = [], timer = 0;
+  // One body a tick, and one request at a time: before the first answer there
+  // is no cookie, and each request without one would make a new browser.
+  var queue = [], timer = 0, busy = false;
+  function body() {
+    return JSON.stringify({ client: client, events: queue.splice(0, 20) });
+  }
   function flush() {
     clearTimeout(timer);
     timer = 0;
-    while (queue.length) {
-      var body = JSON.stringify({ client: client, events: queue.splice(0, 20) });
-      send(base + "/v1/events", body);
-    }
-  }
-  function send(url, body) {
+    if (busy || !queue.length) return;
+    if (!w.fetch) return leave();
+    busy = true;
     // text/plain needs no preflight.
-    var blob = new Blob([body], { type: "text/plain" });
-    try {
-      if (n.sendBeacon && n.sendBeacon(url, blob)) return;
-    } catch (e) {}
-    if (w.fetch) fetch(url, { method: "POST", body: body, headers: { "Content-Type": "text/plain" }, credentials: "include", keepalive: true }).catch(function () {});
+    fetch(base + "/v1/events", { method: "POST", body: body(), headers: { "Content-Type": "text/plain" }, credentials: "include", keepalive: true }).then(next, next);
+  }
+  function next() {
+    busy = false;
+    flush();
+  }
+  function leave() {
+    while (queue.length && n.sendBeacon) n.sendBeacon(base + "/v1/events", new Blob([body()], { type: "text/plain" }));
   }
   function put(e) {
-    if (off || !client) return;
-    e.time = new Date().toISOString();
+    if (off || !client || queue.length > 200) return;
     e.url = clean(location.href);
     if (d.referrer) e.ref = clean(d.referrer);
     queue.push(e);
@@ -64,7 +67,7 @@
   }
   kith.v = 1;
   w.kith = kith;
-  w.addEventListener("pagehide", flush);
+  w.addEventListener("pagehide", leave);
   var props = {}, m = (s && s.dataset) || {};
   for (var k in m) if (k !== "client") props[k] = m[k];
   kith("page", props);

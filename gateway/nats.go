@@ -26,7 +26,10 @@ type messages struct {
 	g     *Gateway
 	ctx   context.Context
 	slots chan struct{} // one for each message in work
-	busy  sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool // guarded by mu: no message is begun any more
+	busy   sync.WaitGroup
 }
 
 // ServeNATS answers events, look-ups and counts over nc until ctx is done;
@@ -50,8 +53,26 @@ func (g *Gateway) ServeNATS(ctx context.Context, nc *nats.Conn) error {
 	m.watch(sub)
 	_ = svc.Stop() // drains its endpoints
 	drain(sub)
-	m.busy.Wait()
+	m.close()
 	return nil
+}
+
+// close refuses what still comes and waits for what is in work.
+func (m *messages) close() {
+	m.mu.Lock()
+	m.closed = true
+	m.mu.Unlock()
+	m.busy.Wait()
+}
+
+// begin counts a message in work, unless it is too late.
+func (m *messages) begin() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.closed {
+		m.busy.Add(1)
+	}
+	return !m.closed
 }
 
 // drain lets what the subscription holds be handed out, within a bound.
@@ -99,7 +120,11 @@ func (m *messages) dispatch(reply bool, work func(), refuse func(error)) {
 			return
 		}
 	}
-	m.busy.Add(1)
+	if !m.begin() {
+		<-m.slots
+		refuse(proto.Errorf(proto.CodeUnavailable, "the node is stopping: ask another, or try again"))
+		return
+	}
 	go func() {
 		defer m.busy.Done()
 		defer func() { <-m.slots }()
