@@ -19,6 +19,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"kith/proto"
@@ -101,25 +102,37 @@ func (d *Demo) Run(ctx context.Context) error {
 	return err
 }
 
-// define puts the demo's segments over the service plane.
+// define puts the demo's segments over the service plane, but for those that
+// are there from an earlier run: each definition is an entry in the log.
 func (d *Demo) define(ctx context.Context) error {
+	var there struct{ Segments []proto.SegmentSpec }
+	if err := d.ask(ctx, http.MethodGet, "/v1/segments", nil, &there); err != nil {
+		return fmt.Errorf("list the demo's segments: %w", err)
+	}
 	for _, s := range Segments() {
-		body, err := json.Marshal(s)
-		if err != nil {
-			return err
+		if slices.ContainsFunc(there.Segments, func(x proto.SegmentSpec) bool { return x.ID == s.ID && x.When == s.When && x.Scope == s.Scope }) {
+			continue
 		}
-		u := d.c.Service + "/v1/segments/" + url.PathEscape(string(s.ID)) + "?client=" + url.QueryEscape(d.c.Client)
-		r, err := http.NewRequestWithContext(ctx, http.MethodPut, u, bytes.NewReader(body))
-		if err != nil {
-			return proto.Errorf(proto.CodeInvalid, "the service address %q is not valid: %w", d.c.Service, err)
-		}
-		r.Header.Set("Authorization", "Bearer "+d.c.Key)
-		r.Header.Set("Content-Type", "application/json")
-		if err := d.send(&http.Client{Timeout: requestTimeout}, r, nil); err != nil {
+		if err := d.ask(ctx, http.MethodPut, "/v1/segments/"+url.PathEscape(string(s.ID)), s, nil); err != nil {
 			return fmt.Errorf("define the demo's segment %s: %w", s.ID, err)
 		}
 	}
 	return nil
+}
+
+// ask makes a request on the service plane.
+func (d *Demo) ask(ctx context.Context, method, path string, in, out any) error {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	r, err := http.NewRequestWithContext(ctx, method, d.c.Service+path+"?client="+url.QueryEscape(d.c.Client), bytes.NewReader(body))
+	if err != nil {
+		return proto.Errorf(proto.CodeInvalid, "the service address %q is not valid: %w", d.c.Service, err)
+	}
+	r.Header.Set("Authorization", "Bearer "+d.c.Key)
+	r.Header.Set("Content-Type", "application/json")
+	return d.send(&http.Client{Timeout: requestTimeout}, r, out)
 }
 
 const requestTimeout = 10 * time.Second
