@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/hex"
+	"io"
 	"log/slog"
 	"os"
 	"strings"
@@ -31,11 +32,12 @@ type node interface {
 	Conn() *nats.Conn
 }
 
-func openNode(ctx context.Context, c config.Config, logger *slog.Logger) (node, gateway.Maintenance, error) {
+func openNode(ctx context.Context, c config.Config, rebaseLog bool, logger *slog.Logger) (node, gateway.Maintenance, error) {
 	ec, err := engineConfig(c, logger)
 	if err != nil {
 		return nil, nil, err
 	}
+	ec.RebaseLog = rebaseLog
 	var door natsDoor
 	ec.NATSAuthorize = door.admit
 	n, err := engine.Open(ctx, ec)
@@ -43,7 +45,7 @@ func openNode(ctx context.Context, c config.Config, logger *slog.Logger) (node, 
 		return nil, nil, err
 	}
 	door.node.Store(n)
-	return rooms{n}, nil, nil
+	return rooms{n}, maintenance{n}, nil
 }
 
 // rooms gives the engine's answers the gateway's names: neither imports the
@@ -83,6 +85,15 @@ func (d *natsDoor) admit(c log.Credentials) (log.Grant, bool) {
 	}
 	return g, true
 }
+
+// maintenance gives the gateway the engine's slow work.
+type maintenance struct{ n *engine.Node }
+
+// Backup implements gateway.Maintenance.
+func (m maintenance) Backup(ctx context.Context, w io.Writer) error { return m.n.Backup(ctx, w) }
+
+// Verify implements gateway.Maintenance.
+func (m maintenance) Verify(ctx context.Context) (any, error) { return m.n.Verify(ctx) }
 
 func engineConfig(c config.Config, logger *slog.Logger) (engine.Config, error) {
 	secret, err := readSecret(c.SecretFile)

@@ -159,16 +159,50 @@ func TestDemoShowsASegment(t *testing.T) {
 	}
 }
 
-func TestDevDataAreNotServedWithoutDev(t *testing.T) {
-	data := t.TempDir()
-	if err := markDev(config.Config{Data: data, Dev: true}); err != nil {
-		t.Fatal(err)
+// What was acknowledged is there after a stop and a start, and verify agrees,
+// with and without a node; so is it after a backup and a restore.
+func TestRestartVerifyBackupRestore(t *testing.T) {
+	data := t.TempDir() + "/data"
+	n := startNode(t, data)
+	dir := t.TempDir()
+	writeFile(t, dir+"/segments.yaml", "segments:\n  - {id: auto, scope: identity, when: 'count(event.section == \"auto\", \"30d\") >= 3'}\n")
+	writeFile(t, dir+"/events.ndjson", strings.Repeat(`{"event":"page","identities":["browser:back"],"props":{"section":"auto"}}`+"\n", 3))
+	n.kith(t, "segments", "apply", "-f", dir+"/segments.yaml")
+	position := n.ingest(t, "-f", dir+"/events.ndjson").Position
+	want := n.kith(t, "lookup", "browser:back", "--after", position)
+	if !strings.Contains(want, "auto") {
+		t.Fatalf("before the restart: %s", want)
 	}
-	if err := markDev(config.Config{Data: data, Dev: true}); err != nil {
-		t.Errorf("a second time with --dev: %v", err)
+	n.kith(t, "verify")
+	n.kith(t, "backup", dir+"/backups")
+	if code := n.stop(); code != 0 {
+		t.Fatalf("the node ended with exit code %d", code)
 	}
-	if err := markDev(config.Config{Data: data}); err == nil || !strings.Contains(err.Error(), "--dev") {
-		t.Errorf("without --dev: %v", err)
+	n.kith(t, "verify", "--data", data)
+	again := startNode(t, data)
+	if got := again.kith(t, "lookup", "browser:back"); got != want {
+		t.Errorf("after the restart: %s, was %s", got, want)
+	}
+	again.stop()
+	restored := t.TempDir() + "/restored"
+	n.kith(t, "restore", dir+"/backups", "--data", restored)
+	n.kith(t, "verify", "--data", restored)
+	refusesWithoutDev(t, restored)
+	other := startNode(t, restored)
+	if got := other.kith(t, "lookup", "browser:back"); got != want {
+		t.Errorf("after the restore: %s, was %s", got, want)
+	}
+}
+
+// refusesWithoutDev serves data that hold the demo's key with another key.
+func refusesWithoutDev(t *testing.T, data string) {
+	t.Helper()
+	file := t.TempDir() + "/kith.yaml"
+	writeFile(t, file, "public: 127.0.0.1:0\nservice: 127.0.0.1:0\nkeys:\n  - {role: admin, sha256: "+config.HashKey("another")+"}\n")
+	var errs bytes.Buffer
+	code := run(t.Context(), []string{"serve", "--config", file, "--data", data}, strings.NewReader(""), io.Discard, &errs, func(string) string { return "" })
+	if code != exitFailed || !strings.Contains(errs.String(), "were made with --dev") {
+		t.Errorf("data made with --dev, without it: exit code %d\n%s", code, errs.String())
 	}
 }
 
@@ -326,6 +360,7 @@ func TestRealLogCountsAgree(t *testing.T) {
 			t.Errorf("counts (-one pass over the file, +kith):\n%s", d)
 		}
 		t.Logf("%d visitors: %v", len(visitors), got)
+		n.kith(t, "verify")
 		return
 	}
 	t.Error("time changed the counts in five attempts")

@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -38,7 +36,7 @@ import (
 type serveFlags struct {
 	config, data, public, service, nats string
 	lanes                               int
-	dev, demo                           bool
+	dev, demo, rebaseLog                bool
 	demoListen                          string
 	demoRate                            int
 	logLevel, logFormat                 string
@@ -66,6 +64,7 @@ with at least one key.`,
 	fl.StringVar(&f.service, "service", "", "`ADDR`ess for servers and operators (default 127.0.0.1:8081)")
 	fl.StringVar(&f.nats, "nats", "", "`URL` of a NATS server to use instead of the embedded one")
 	fl.IntVar(&f.lanes, "lanes", 0, "log streams, fixed when the data directory is made (default 1)")
+	fl.BoolVar(&f.rebaseLog, "rebase-log", false, "once, after a log was lost: go on with the store as it is and give up what only the log held")
 	fl.StringVar(&f.demoListen, "demo-listen", "127.0.0.1:8090", "`ADDR`ess of the demo site")
 	fl.IntVar(&f.demoRate, "demo-rate", 20, "events per second of the demo's visitors")
 	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -143,20 +142,20 @@ func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
 
 // serve runs a node until ctx is done or a part of it fails.
 func serve(ctx context.Context, c config.Config, f serveFlags, out io.Writer, log *slog.Logger) (err error) {
-	if err := markDev(c); err != nil { // 1
-		return err
-	}
 	public, service, err := listen(c) // 2
 	if err != nil {
 		return err
 	}
 	defer public.Close() // Serve closes them too, if it comes so far
 	defer service.Close()
-	n, m, err := openNode(ctx, c, log) // 3
+	n, m, err := openNode(ctx, c, f.rebaseLog, log) // 1, 3
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.Close()) }()
+	if err := refuseDevData(c, n); err != nil {
+		return err
+	}
 	g, err := newGateway(c, n, m, log) // 4
 	if err != nil {
 		return err
@@ -239,26 +238,13 @@ func listenOn(plane, addr string, files config.TLS) (net.Listener, error) {
 	return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}), nil
 }
 
-// markDev refuses to serve a directory that was made with --dev without it:
-// its well-known keys are in its log.
-func markDev(c config.Config) error {
-	mark := filepath.Join(c.Data, "made-with-dev")
-	_, err := os.Stat(mark)
-	switch {
-	case err == nil && !c.Dev:
-		return proto.Errorf(proto.CodeConflict, "the data in %s were made with --dev, whose keys everybody knows: use another --data, or --dev", c.Data)
-	case err == nil || !c.Dev:
+// refuseDevData refuses to serve data that were made with --dev without it,
+// restored from a backup or not: the key that everybody knows is in them.
+func refuseDevData(c config.Config, n gateway.Accounts) error {
+	if _, known := n.Authenticate(config.DevKey); !known || c.Dev {
 		return nil
-	case !errors.Is(err, fs.ErrNotExist):
-		return proto.Errorf(proto.CodeInvalid, "cannot look into the data directory: %w", err)
 	}
-	if err := os.MkdirAll(c.Data, 0o700); err != nil {
-		return proto.Errorf(proto.CodeInvalid, "cannot make the data directory: %w", err)
-	}
-	if err := os.WriteFile(mark, []byte("kith serve --dev\n"), 0o600); err != nil {
-		return proto.Errorf(proto.CodeInvalid, "cannot write into the data directory: %w", err)
-	}
-	return nil
+	return proto.Errorf(proto.CodeConflict, "the data in %s were made with --dev, whose key everybody knows: use another --data, or --dev", c.Data)
 }
 
 // welcome says that queries are answered and where, and runs the demo.

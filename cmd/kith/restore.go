@@ -1,0 +1,87 @@
+package main
+
+import (
+	"cmp"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"kith/engine"
+	"kith/proto"
+)
+
+func newRestoreCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "restore DIR",
+		Short: "Make a data directory from the newest backup in DIR, or from a file",
+		Long: `Makes a new data directory from a backup. No node may run on it. The log that
+follows the backup is not in it: what was sent later must be sent again.`,
+		Example: "  kith restore /backups --data ./kith-data\n  kith restore /backups/kith-20261122T093000.000Z.kithbackup --data ./kith-data",
+		Args:    exactly(1, "a directory with backups, or one backup"),
+	}
+	data := cmd.Flags().String("data", "", "data `DIR`ectory to make (default ./kith-data)")
+	file := cmd.Flags().String("config", "", "configuration `FILE` of the node")
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		ec, err := offlineConfig(cmd, *file, *data)
+		if err != nil {
+			return err
+		}
+		path, err := newestBackup(args[0])
+		if err != nil {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return proto.Errorf(proto.CodeNotFound, "cannot read the backup: %w", err)
+		}
+		defer f.Close()
+		if err := engine.Restore(cmd.Context(), ec, f); err != nil {
+			return err
+		}
+		if *asJSON {
+			return printJSON(cmd, map[string]string{"file": path, "data": ec.Dir})
+		}
+		printf(cmd, "restored %s from %s; next: kith verify --data %s, then kith serve\n", ec.Dir, path, ec.Dir)
+		return nil
+	}
+	return cmd
+}
+
+// offlineConfig is the engine's configuration for work without a node.
+func offlineConfig(cmd *cobra.Command, file, data string) (engine.Config, error) {
+	c, err := configOf(file)
+	if err != nil {
+		return engine.Config{}, err
+	}
+	c.Data = cmp.Or(data, c.Data)
+	log, err := newLogger(cmd.ErrOrStderr(), "warn", "text")
+	if err != nil {
+		return engine.Config{}, err
+	}
+	return engineConfig(c, log)
+}
+
+// newestBackup is path itself if it is a file, else the newest backup in it.
+func newestBackup(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", proto.Errorf(proto.CodeNotFound, "cannot read the backup: %w", err)
+	}
+	if !info.IsDir() {
+		return path, nil
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return "", proto.Errorf(proto.CodeNotFound, "cannot read the backups: %w", err)
+	}
+	entries = slices.DeleteFunc(entries, func(e fs.DirEntry) bool { return !strings.HasSuffix(e.Name(), backupSuffix) })
+	if len(entries) == 0 {
+		return "", proto.Errorf(proto.CodeNotFound, "%s holds no backup (*%s): name the directory that was given to kith backup", path, backupSuffix)
+	}
+	return filepath.Join(path, entries[len(entries)-1].Name()), nil
+}
