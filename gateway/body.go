@@ -109,11 +109,15 @@ func (g *Gateway) readZstd(r io.Reader, dst []byte) ([]byte, error) {
 // protobufType is the content type of the protobuf forms.
 const protobufType = "application/x-protobuf"
 
-// contentType is the request's media type without parameters.
+// contentType is the request's media type without parameters. None, and what
+// curl -d says when nobody told it otherwise, are JSON.
 func contentType(r *http.Request) string {
 	h := r.Header.Get("Content-Type")
-	if h == "" || h == "application/json" || h == protobufType {
+	switch h {
+	case "application/json", protobufType:
 		return h
+	case "", "application/x-www-form-urlencoded":
+		return "application/json"
 	}
 	t, _, err := mime.ParseMediaType(h)
 	if err != nil {

@@ -277,6 +277,20 @@ func TestServiceEvents(t *testing.T) {
 	}
 }
 
+func TestJSONByAnyUsualName(t *testing.T) {
+	r := newRig(t)
+	for _, kind := range []string{"", "application/json", "application/json; charset=utf-8", "text/plain;charset=UTF-8", "application/x-www-form-urlencoded"} {
+		for _, path := range []string{"/v1/events", "/v1/lookup"} {
+			if w := r.serve("POST", path, `{"events":[],"identities":[]}`, auth, key("acme-key"), "Content-Type", kind); w.Code != 200 {
+				t.Errorf("%s as %q: %d %s", path, kind, w.Code, w.Body)
+			}
+		}
+		if w := r.serve("PUT", "/v1/segments/a", `{"when":"true"}`, auth, key("acme-key"), "Content-Type", kind); w.Code != 200 {
+			t.Errorf("definition as %q: %d %s", kind, w.Code, w.Body)
+		}
+	}
+}
+
 func TestAdminEvents(t *testing.T) {
 	r := newRig(t)
 	for _, tt := range []struct {

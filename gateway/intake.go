@@ -133,7 +133,7 @@ func (g *Gateway) ownClient(p *post, who proto.Principal, wanted string) error {
 // parseAs reads a body of a media type.
 func (p *post) parseAs(kind string, body []byte) error {
 	switch kind {
-	case "", "application/json", "text/plain":
+	case "application/json", "text/plain":
 		return p.parseJSON(body)
 	case protobufType:
 		var x pb.EventsRequest

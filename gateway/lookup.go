@@ -216,7 +216,7 @@ func (g *Gateway) postLookup(w http.ResponseWriter, r *http.Request, who proto.P
 	}
 	kind := contentType(r)
 	switch kind {
-	case "", "application/json", "text/plain":
+	case "application/json", "text/plain":
 		err = l.parseJSON(l.body, g.c.LookupMax)
 	case protobufType:
 		err = l.parseProtobuf(l.body, g.c.LookupMax)

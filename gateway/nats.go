@@ -194,6 +194,9 @@ func (m *messages) take(p *post, kind string, msg *nats.Msg) (proto.Position, er
 	if len(msg.Data) > m.g.c.BodyBytesMax {
 		return nil, tooLarge(m.g.c.BodyBytesMax)
 	}
+	if kind == "" {
+		kind = "application/json"
+	}
 	if err := p.parseAs(kind, msg.Data); err != nil {
 		return nil, err
 	}

@@ -13,7 +13,7 @@ import (
 // readValue decodes a small JSON body into v, strictly.
 func (g *Gateway) readValue(w http.ResponseWriter, r *http.Request, v any) error {
 	switch kind := contentType(r); kind {
-	case "", "application/json", "text/plain":
+	case "application/json", "text/plain":
 	default:
 		return proto.Errorf(proto.CodeMediaType, "content type %q is not taken: use application/json", clip(kind))
 	}
