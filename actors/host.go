@@ -6,8 +6,6 @@ import (
 	"runtime/debug"
 	"slices"
 
-	"github.com/cespare/xxhash/v2"
-
 	"kith/actors/identity"
 	"kith/proto"
 	"kith/segments"
@@ -34,12 +32,30 @@ type host struct {
 	tasks     []task
 	ran       int // tasks[:ran] were run
 	dirty     []*resident
-	undo      []byte
-	bytes     int // estimate of what the batch writes
-	taken     int // of out.Exits
+	done      []redo // inputs taken in by this batch, to be taken in again after a panic
+	encoded   []byte // scratch
+	bytes     int    // estimate of what the batch writes
+	taken     int    // of out.Exits
 	fx        identity.Effects
 	out       *Outcome
 	fault     error
+
+	unsettled []settling // batches whose values may not be in source yet
+}
+
+// settling is a batch's residents, whose values are kept until it is committed.
+type settling struct {
+	batch     uint64
+	residents []*resident
+}
+
+// redo is an input that an identity took in, with the one before it.
+type redo struct {
+	prev int // index in host.done plus 1; 0: the first of the batch
+	kind proto.CommandKind
+	body []byte
+	in   identity.Input // of a timer or fill
+	now  proto.Millis
 }
 
 // courier takes an input to an identity and returns when it was taken in: as
@@ -55,11 +71,16 @@ type courier interface {
 type resident struct {
 	node     proto.Node
 	identity proto.Identity // of a node that has no ordinal yet
+	ordinal  proto.Ordinal  // of a node that got it while active
 	state    identity.State
 	host     *host
 	mailbox  any // the courier's
 
 	batch     uint64 // the last that changed it
+	value     []byte // as of that batch, until it is committed
+	size      int    // of the last value
+	done      int    // its last input of batch doneIn: index in host.done plus 1
+	doneIn    uint64
 	dirty     bool
 	published bool
 	sealed    []sealedBlock // of batches that may not be committed yet
@@ -106,7 +127,15 @@ const stateBytes = 300
 func (h *host) begin(batch, committed uint64, source Source) {
 	h.batch, h.committed, h.source = batch, committed, source
 	h.out = &Outcome{Partition: h.partition}
-	h.bytes, h.taken = 0, 0
+	h.bytes, h.taken, h.done = 0, 0, h.done[:0]
+	for len(h.unsettled) > 0 && h.unsettled[0].batch <= committed {
+		for _, r := range h.unsettled[0].residents {
+			if r.batch <= committed {
+				r.value = nil
+			}
+		}
+		h.unsettled = h.unsettled[1:]
+	}
 }
 
 // prepare decodes commands and activates what they touch.
@@ -195,7 +224,7 @@ func (h *host) resident(node proto.Node) (*resident, error) {
 		r.unlink()
 	} else {
 		r = &resident{node: node, host: h}
-		_, err := h.source.Facts(node, r.state.Decode)
+		_, err := h.source.Facts(node, r.load)
 		if err != nil {
 			return nil, err
 		}
@@ -227,43 +256,82 @@ func (h *host) run(entry int, now proto.Millis) (digest uint64) {
 
 func (h *host) step(t *task, now proto.Millis, digest uint64) uint64 {
 	r := t.r
-	known := r.state.Known()
-	if known {
-		h.undo = r.state.Append(h.undo[:0])
-	} else {
+	if r.doneIn != h.batch {
+		r.doneIn, r.done = h.batch, 0
+	}
+	if !r.state.Known() {
 		r.state.Ordinal = proto.MakeOrdinal(h.next, h.partition)
 	}
 	if t.kind == proto.CommandEvent {
 		t.in.Event = &t.event
 	}
-	if h.stepper.NeedsHistory(&r.state, &t.in) {
-		t.in.History = h.history(r)
-	}
-	h.fx.Reset()
-	r.in, r.now, r.panic = &t.in, now, ""
-	h.courier.deliver(r)
-	r.in = nil
+	h.take(r, &t.in, now)
 	if r.panic != "" {
-		h.undoStep(t, known)
-		return xxhash.Sum64String(fmt.Sprint("dead", digest, t.entry, t.index))
+		h.bury(t)
+		return mix(digest, 1, uint64(t.index))
 	}
+	h.done = append(h.done, redo{prev: r.done, kind: t.kind, body: t.body, in: t.in, now: now})
+	r.done = len(h.done)
 	h.keep(t, r)
 	return h.digest(digest, r)
 }
 
-// undoStep puts the identity back to where it was before the step.
-func (h *host) undoStep(t *task, known bool) {
-	r := t.r
-	reason := r.panic
-	if !known {
-		r.state = identity.State{}
-	} else if err := r.state.Decode(h.undo); err != nil {
-		h.fault = err
+// take lets the identity take one input in.
+func (h *host) take(r *resident, in *identity.Input, now proto.Millis) {
+	if h.stepper.NeedsHistory(&r.state, in) {
+		in.History = h.history(r)
 	}
+	h.fx.Reset()
+	r.in, r.now, r.panic = in, now, ""
+	h.courier.deliver(r)
+	r.in = nil
+}
+
+// bury sets a command aside whose step panicked, and puts its identity back
+// to where it was before.
+func (h *host) bury(t *task) {
+	reason := t.r.panic
 	h.out.Dead = append(h.out.Dead, Dead{Entry: t.entry, Index: t.index, Kind: t.kind, Body: t.body, Reason: reason})
 	if t.kind != proto.CommandEvent && t.kind != proto.CommandTraits {
 		h.fault = proto.Errorf(proto.CodeCorrupt, "an identity's step failed on a timer or fill, which must never be skipped: %s", reason)
+		return
 	}
+	if err := h.rebuild(t.r); err != nil {
+		h.fault = err
+	}
+}
+
+// rebuild makes an identity's state anew: as it was before the batch, then the
+// batch's inputs again. Rules do not change within a batch.
+func (h *host) rebuild(r *resident) error {
+	r.state = identity.State{}
+	if r.value != nil {
+		if err := r.state.Decode(r.value); err != nil {
+			return err
+		}
+	} else if _, err := h.source.Facts(r.node, r.state.Decode); err != nil {
+		return err
+	}
+	var again []redo
+	for i := r.done; i > 0; i = h.done[i-1].prev {
+		again = append(again, h.done[i-1])
+	}
+	for _, d := range slices.Backward(again) {
+		in := d.in
+		if d.kind == proto.CommandEvent {
+			in.Event = &proto.Event{}
+			if err := proto.DecodeEvent(d.body, in.Event); err != nil {
+				return err
+			}
+		}
+		if !r.state.Known() {
+			r.state.Ordinal = r.ordinal
+		}
+		if h.take(r, &in, d.now); r.panic != "" {
+			return proto.Errorf(proto.CodeCorrupt, "an identity's step failed on an input that it took in before: %s", r.panic)
+		}
+	}
+	return nil
 }
 
 // keep moves the effects of a step into the batch's outcome.
@@ -278,6 +346,7 @@ func (h *host) keep(t *task, r *resident) {
 	if fx.Created {
 		h.out.Named = append(h.out.Named, Named{r.state.Ordinal, r.node, r.identity})
 		h.next++
+		r.ordinal = r.state.Ordinal
 		r.identity = ""
 	}
 	if fx.Exit != 0 {
@@ -296,7 +365,7 @@ func (h *host) keep(t *task, r *resident) {
 	}
 	if fx.Changed && !r.dirty {
 		r.dirty = true
-		h.bytes += stateBytes + len(h.undo)
+		h.bytes += stateBytes + r.size
 		h.dirty = append(h.dirty, r)
 	}
 	r.published = r.published || fx.Published
@@ -367,14 +436,18 @@ func (h *host) history(r *resident) func(proto.ClientID) iter.Seq[[]byte] {
 func (h *host) collect() *Outcome {
 	out := h.out
 	for _, r := range h.dirty {
-		h.undo = r.state.Append(h.undo[:0])
-		out.Puts = append(out.Puts, Put{r.node, append(make([]byte, 0, len(h.undo)), h.undo...)})
+		h.encoded = r.state.Append(h.encoded[:0])
+		r.value, r.size = append(make([]byte, 0, len(h.encoded)), h.encoded...), len(h.encoded)
+		out.Puts = append(out.Puts, Put{r.node, r.value})
 		if r.published {
 			out.Views = append(out.Views, NodeView{r.node, r.state.View()})
 		}
 		r.dirty, r.published, r.batch = false, false, h.batch
 	}
-	h.dirty = h.dirty[:0]
+	if len(h.dirty) > 0 {
+		h.unsettled = append(h.unsettled, settling{h.batch, h.dirty})
+		h.dirty = nil
+	}
 	out.Next = h.next
 	h.passivate()
 	return out
@@ -392,6 +465,12 @@ func (h *host) passivate() {
 		delete(h.active, r.node)
 		h.courier.passivate(r)
 	}
+}
+
+// load takes in a stored facts value.
+func (r *resident) load(value []byte) error {
+	r.size = len(value)
+	return r.state.Decode(value)
 }
 
 // step runs the identity's pure step; a panic is caught into the slot.

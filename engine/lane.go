@@ -507,6 +507,7 @@ func (l *lane) control(b *batch, body []byte) error {
 		return proto.Errorf(proto.CodeCorrupt, "control record %d cannot be obeyed: %w", x.Seq, err)
 	}
 	l.record.Control = x.Seq
+	b.full = b.full || ch.client != 0 // rules do not change within a batch
 	for _, k := range ch.dropped {
 		b.dropped = append(b.dropped, k)
 		b.deletes = append(b.deletes, defineKey(l.id, ch.client, uint64(k)), fillKey(l.id, k))

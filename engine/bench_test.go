@@ -1,0 +1,115 @@
+package engine_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"kith/engine"
+	"kith/proto"
+)
+
+// benchNode is a node with n segments of which an event matches about five.
+func benchNode(b *testing.B, segments int) (*engine.Node, proto.ClientInfo) {
+	b.Helper()
+	n, err := engine.Open(b.Context(), engine.Config{
+		Dir: b.TempDir(), LogBytesMax: 4 << 30, DiskReserve: 1 << 20,
+		Boot: []engine.BootKey{{Client: "acme", Role: proto.RoleClient, SHA256: sha256.Sum256([]byte("key"))}},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { n.Close() })
+	c, _ := n.Client("acme")
+	var wait sync.WaitGroup
+	for i := range segments {
+		wait.Go(func() {
+			when := fmt.Sprintf(`count(event.section == "s%d", "30d") >= %d`, i%20, 1+i/20)
+			if i >= 100 {
+				when = fmt.Sprintf(`count(event.section == "other%d", "30d") >= 1`, i)
+			}
+			if _, err := n.Define(b.Context(), c, proto.SegmentSpec{ID: proto.SegmentID(fmt.Sprint("seg", i)), Scope: "identity", When: when}); err != nil {
+				b.Error(err)
+			}
+		})
+	}
+	wait.Wait()
+	return n, c
+}
+
+// benchBatches are packed batches of 200 events of bursts by visitors.
+func benchBatches(n *engine.Node, c proto.ClientInfo, batches, visitors int) []*proto.Batch {
+	r := rand.New(rand.NewPCG(1, 2))
+	list := make([]*proto.Batch, batches)
+	now := proto.MillisOf(time.Now())
+	for i := range list {
+		x := &proto.Batch{}
+		for x.Len() < 200 {
+			v := r.IntN(visitors)
+			for range 1 + r.IntN(5) {
+				x.AddEvent(n.Hasher(), &proto.Event{
+					Client: c.ID, Space: c.Space, Time: now, Received: now,
+					Identities: []proto.Identity{proto.Identity(fmt.Sprintf("browser:%032x", v))},
+					EventBody: proto.EventBody{Name: "page", URL: fmt.Sprintf("https://news.example/s/%d", r.IntN(1000)), Props: []proto.Prop{
+						{Key: "section", Value: proto.TextOf(fmt.Sprint("s", r.IntN(20)))},
+						{Key: "price", Value: proto.NumberOf(float64(r.IntN(100)))},
+					}},
+				})
+			}
+		}
+		list[i] = x
+	}
+	return list
+}
+
+// BenchmarkIngest is durable to queryable: the clock stops when the last event
+// is published.
+func BenchmarkIngest(b *testing.B) {
+	for _, visitors := range []int{20_000, 200_000} {
+		b.Run(fmt.Sprint("visitors=", visitors), func(b *testing.B) {
+			n, c := benchNode(b, 100)
+			batches := benchBatches(n, c, 400, visitors)
+			events := 0
+			b.ResetTimer()
+			var mu sync.Mutex
+			next := 0
+			last := proto.Position{}
+			var wait sync.WaitGroup
+			for range 8 {
+				wait.Go(func() {
+					for {
+						mu.Lock()
+						i := next
+						next++
+						mu.Unlock()
+						if i >= b.N {
+							return
+						}
+						x := batches[i%len(batches)]
+						r := n.Submit(context.Background(), x)
+						if r.Err != nil {
+							b.Error(r.Err)
+							return
+						}
+						mu.Lock()
+						events += x.Len()
+						for l, o := range r.Position {
+							last[l] = max(last[l], o)
+						}
+						mu.Unlock()
+					}
+				})
+			}
+			wait.Wait()
+			if err := n.Wait(context.Background(), last); err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(float64(events)/b.Elapsed().Seconds(), "events/s")
+			b.ReportMetric(b.Elapsed().Seconds()*1e9/float64(events), "ns/event")
+		})
+	}
+}
