@@ -3,7 +3,6 @@ package segments_test
 import (
 	"bytes"
 	"encoding/hex"
-	"flag"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,8 +17,6 @@ import (
 	"kith/proto"
 	"kith/segments"
 )
-
-var updateBitmaps = flag.Bool("update-bitmaps", false, "write the golden files of bitmaps anew")
 
 // bitsOf lists a segment, or with key 0 a client's universe.
 func bitsOf(x *segments.Bitmaps, key proto.SegmentKey, client proto.ClientID) (out []uint32) {
@@ -261,7 +258,7 @@ func TestBitmapGolden(t *testing.T) {
 		"chunk.hex":  goldenChunk().Data,
 	} {
 		file := filepath.Join("testdata", "bitmaps", name)
-		if *updateBitmaps {
+		if *update {
 			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 				t.Fatal(err)
 			}

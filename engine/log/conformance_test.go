@@ -233,6 +233,33 @@ func TestSettle(t *testing.T) {
 	})
 }
 
+// An entry that was lost must not come to lie behind a later one that is on
+// its way while the first is settled.
+func TestSettleNeverReorders(t *testing.T) {
+	each(t, func(t *testing.T, l log.Logs) {
+		s := l.Lane(1)
+		for seq := uint64(1); seq < 200; seq += 2 {
+			later := make(chan proto.Offset, 1)
+			err := s.AppendAsync(entry(seq+1, "later"), func(at proto.Offset, err error) {
+				if err != nil {
+					t.Error(err)
+				}
+				later <- at
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			before, _ := s.Info(t.Context())
+			at, err := s.Settle(t.Context(), entry(seq, "lost"), 0)
+			if behind := <-later; err == nil && at > behind {
+				t.Fatalf("entry %d lies at %d, behind entry %d at %d (the log ended at %d)", seq, at, seq+1, behind, before.Last)
+			} else if err != nil && proto.CodeOf(err) != proto.CodeConflict {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
 func TestAppendAsyncKeepsOrder(t *testing.T) {
 	each(t, func(t *testing.T, l log.Logs) {
 		s := l.Lane(1)

@@ -362,7 +362,7 @@ func insertBySeq(ks []*pack, k *pack) []*pack {
 // with it; mu is held.
 func (p *Packer) decide(k *pack, at proto.Offset, err error) (ready []*submission) {
 	p.buffered -= len(k.commands)
-	p.due = true
+	p.due = p.open != nil
 	if err != nil {
 		p.stats.Failed++
 	} else {

@@ -281,9 +281,10 @@ func TestPackerTakesItsTime(t *testing.T) {
 		submit(16)
 		expect("two in flight again", 5, 1002*time.Millisecond)
 		g.release()
+		synctest.Wait()
+		expect("an acknowledgement returned: at once, though not full", 6, 1002*time.Millisecond)
 		g.release()
 		synctest.Wait()
-		expect("at once", 6, 1002*time.Millisecond)
 		for id := 17; id < 21; id++ {
 			submit(id)
 		}
@@ -465,6 +466,40 @@ func checkFaults(t *rapid.T, got []logged, o *outcomes, n int) {
 		case err != nil && !log.Ambiguous(err) && where[id] != 0:
 			t.Fatalf("submission %d was refused (%v), lies at %d", id, err, where[id])
 		}
+	}
+}
+
+// bothLost loses two entries that are in flight together.
+type bothLost struct {
+	log.Stream
+	held []func(proto.Offset, error) // only the packer's sender touches it
+}
+
+func (b *bothLost) AppendAsync(_ *proto.Entry, done func(proto.Offset, error)) error {
+	if b.held = append(b.held, done); len(b.held) == 2 {
+		for _, done := range b.held {
+			done(0, log.AmbiguousError("lost"))
+		}
+	}
+	return nil
+}
+
+func TestPackerSettlesInOrder(t *testing.T) {
+	m := log.NewMemory(2, nil)
+	c := packerConfig()
+	c.EventsMax = 1
+	p := log.NewPacker(&bothLost{Stream: m.Lane(1)}, c)
+	o := newOutcomes(t)
+	for id := range 2 {
+		if err := p.Submit(commands(id, id), 1, o.done(id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o.wg.Wait()
+	closePacker(t, p)
+	want := []logged{{At: 1, Seq: 1, Bodies: []int{0}}, {At: 2, Seq: 2, Bodies: []int{1}}}
+	if diff := cmp.Diff(want, entries(t, m.Lane(1))); diff != "" || o.err[0] != nil || o.err[1] != nil {
+		t.Errorf("%s%v", diff, o.err)
 	}
 }
 
