@@ -27,28 +27,31 @@ type Shell struct {
 	stop  func()
 	turns []turn
 	wait  sync.WaitGroup
+
+	// the batch under way
+	batch, committed uint64
+	source           Source
+	touched          []bool // by host
 }
 
 // turn is the one message that a host takes: one call's share of work.
 type turn struct {
-	op        turnOp
-	batch     uint64
-	committed uint64
-	source    Source
-	commands  []Command
-	due       []*Due
-	entry     int
-	now       proto.Millis
-	digest    uint64
-	out       *Outcome
-	wait      *sync.WaitGroup
+	op       turnOp
+	shell    *Shell // of the batch under way
+	begin    bool   // this is the host's first turn in it
+	commands []Command
+	due      []*Due
+	entry    int
+	now      proto.Millis
+	digest   uint64
+	out      *Outcome
+	wait     *sync.WaitGroup
 }
 
 type turnOp uint8
 
 const (
-	opBegin turnOp = iota
-	opPrepare
+	opPrepare turnOp = iota
 	opDue
 	opRun
 	opCollect
@@ -84,7 +87,7 @@ func NewDirect(c Config) *Shell {
 }
 
 func newShell(c Config) *Shell {
-	s := &Shell{turns: make([]turn, len(c.Partitions))}
+	s := &Shell{turns: make([]turn, len(c.Partitions)), touched: make([]bool, len(c.Partitions))}
 	for i := range s.index {
 		s.index[i] = -1
 	}
@@ -99,11 +102,10 @@ func newShell(c Config) *Shell {
 func (s *Shell) Close() { s.stop() }
 
 // Begin starts a batch, numbered upwards from 1; source holds the batches up
-// to committed.
+// to committed. Hosts learn of it when the batch first touches them.
 func (s *Shell) Begin(batch, committed uint64, source Source) {
-	s.all(func(t *turn) {
-		*t = turn{op: opBegin, batch: batch, committed: committed, source: source}
-	})
+	s.batch, s.committed, s.source = batch, committed, source
+	clear(s.touched)
 }
 
 // Commands is an entry's or several entries' commands by host.
@@ -133,9 +135,9 @@ func (s *Shell) Prepare(c *Commands) error {
 			return proto.Errorf(proto.CodeCorrupt, "a command names partition %d, which this lane does not carry", p)
 		}
 	}
-	s.all(func(t *turn) { *t = turn{op: opPrepare} }, func(i int, t *turn) bool {
+	s.each(turn{op: opPrepare}, func(i int, t *turn) bool {
 		t.commands = c.lists[s.hosts[i].partition]
-		return true
+		return len(t.commands) > 0
 	})
 	return s.fault()
 }
@@ -150,9 +152,9 @@ func (s *Shell) Due(list []*Due) error {
 		}
 		byHost[i] = append(byHost[i], d)
 	}
-	s.all(func(t *turn) { *t = turn{op: opDue} }, func(i int, t *turn) bool {
+	s.each(turn{op: opDue}, func(i int, t *turn) bool {
 		t.due = byHost[i]
-		return true
+		return len(t.due) > 0
 	})
 	return s.fault()
 }
@@ -160,9 +162,9 @@ func (s *Shell) Due(list []*Due) error {
 // Run takes in what was prepared for an entry, at lane time now, and gives the
 // digest of all its effects.
 func (s *Shell) Run(entry int, now proto.Millis) (digest uint64, err error) {
-	s.all(func(t *turn) { *t = turn{op: opRun, entry: entry, now: now} }, func(i int, t *turn) bool {
+	s.each(turn{op: opRun, entry: entry, now: now}, func(i int, _ *turn) bool {
 		h := s.hosts[i]
-		return h.ran < len(h.tasks) && h.tasks[h.ran].entry == entry
+		return s.touched[i] && h.ran < len(h.tasks) && h.tasks[h.ran].entry == entry
 	})
 	for i := range s.turns {
 		if s.turns[i].digest != 0 {
@@ -172,11 +174,11 @@ func (s *Shell) Run(entry int, now proto.Millis) (digest uint64, err error) {
 	return digest, s.fault()
 }
 
-// Collect ends the batch and gives each host's outcome, in partition order;
-// hosts without any are left out.
+// Collect ends the batch and gives the outcome of each host that it touched,
+// in partition order.
 func (s *Shell) Collect() ([]*Outcome, error) {
 	var outs []*Outcome
-	s.all(func(t *turn) { *t = turn{op: opCollect} })
+	s.each(turn{op: opCollect}, func(i int, _ *turn) bool { return s.touched[i] })
 	for i := range s.turns {
 		if o := s.turns[i].out; o != nil {
 			outs = append(outs, o)
@@ -188,8 +190,10 @@ func (s *Shell) Collect() ([]*Outcome, error) {
 // Bytes estimates what the batch under way will write.
 func (s *Shell) Bytes() int {
 	n := 0
-	for _, h := range s.hosts {
-		n += h.bytes
+	for i, h := range s.hosts {
+		if s.touched[i] {
+			n += h.bytes
+		}
 	}
 	return n
 }
@@ -198,9 +202,11 @@ func (s *Shell) Bytes() int {
 // last call. They stay in the outcome too.
 func (s *Shell) TakeExits() []Exit {
 	var list []Exit
-	for _, h := range s.hosts {
-		list = append(list, h.out.Exits[h.taken:]...)
-		h.taken = len(h.out.Exits)
+	for i, h := range s.hosts {
+		if s.touched[i] {
+			list = append(list, h.out.Exits[h.taken:]...)
+			h.taken = len(h.out.Exits)
+		}
 	}
 	return list
 }
@@ -214,15 +220,16 @@ func (s *Shell) Active() int {
 	return n
 }
 
-// all gives every host that want wants its turn and waits for all of them.
-func (s *Shell) all(make func(t *turn), want ...func(i int, t *turn) bool) {
+// each gives every host that wants one a turn like t and waits for all.
+func (s *Shell) each(like turn, wants func(i int, t *turn) bool) {
 	for i := range s.turns {
 		t := &s.turns[i]
-		make(t)
-		if len(want) > 0 && !want[0](i, t) {
+		*t = like
+		if !wants(i, t) {
 			continue
 		}
-		t.wait = &s.wait
+		t.shell, t.begin, t.wait = s, !s.touched[i], &s.wait
+		s.touched[i] = true
 		s.wait.Add(1)
 		s.send(i, t)
 	}
@@ -241,9 +248,10 @@ func (s *Shell) fault() error {
 // turn does one call's share of work.
 func (h *host) turn(t *turn) {
 	defer t.wait.Done()
+	if t.begin {
+		h.begin(t.shell.batch, t.shell.committed, t.shell.source)
+	}
 	switch t.op {
-	case opBegin:
-		h.begin(t.batch, t.committed, t.source)
 	case opPrepare:
 		h.prepare(t.commands)
 	case opDue:

@@ -40,24 +40,26 @@ type batch struct {
 
 type put struct{ key, value []byte }
 
-// build turns stepped batches into store batches until there are none.
-func (l *lane) build() error {
+// build turns stepped batches into store batches until there are none. After
+// a failure it only lets go of them.
+func (l *lane) build() {
 	defer close(l.commits)
-	var failed error
+	failed := false
 	for b := range l.built {
-		if failed == nil {
+		if !failed {
 			b.writes = l.store.NewBatch()
-			if failed = b.fillWrites(); failed != nil {
+			if err := recovered(b.fillWrites); err != nil {
+				failed = true
+				l.fail("building a commit", err)
 				b.writes.Discard()
 			}
 		}
-		if failed != nil {
+		if failed {
 			l.inflight.Done()
 			continue
 		}
 		l.commits <- b
 	}
-	return failed
 }
 
 // writer adds to a store batch and keeps the first error.

@@ -66,17 +66,17 @@ func (p *progress) wait(ctx context.Context, done func(p *progress) bool) error 
 // commit makes built batches durable and then visible, until there are none.
 // After a failure nothing is committed any more: what the log holds stays
 // there.
-func (l *lane) commit() error {
-	var failed error
+func (l *lane) commit() {
+	failed := false
 	for b := range l.commits {
-		if failed == nil {
-			failed = l.commitBatch(b)
-		} else {
+		if failed {
 			b.writes.Discard()
+		} else if err := recovered(func() error { return l.commitBatch(b) }); err != nil {
+			failed = true
+			l.fail("committing", err)
 		}
 		l.inflight.Done()
 	}
-	return failed
 }
 
 func (l *lane) commitBatch(b *batch) error {

@@ -48,6 +48,8 @@ type lane struct {
 	pending []*laneEntry // read, not yet stepped
 	letters map[letterID]bool
 
+	fail func(what string, err error) // quarantines the lane, unless err is nil or a cancellation
+
 	// The committer's.
 	journal journalState
 	dropped uint32 // hours of exit records up to here are deleted

@@ -11,21 +11,21 @@ import (
 	"kith/proto"
 )
 
-// run starts the lane's goroutines; each ends when the one before it has.
+// run starts the lane's goroutines; each ends when the one before it has. The
+// first that fails quarantines the lane and ends the reading.
 func (l *lane) run(ctx context.Context, wait *sync.WaitGroup) {
 	stop, cancel := context.WithCancel(ctx)
-	guard := func(what string, fn func() error) {
-		err := recovered(fn)
+	l.fail = func(what string, err error) {
 		if err != nil && !errors.Is(err, context.Canceled) {
 			l.quarantine(what, err)
 			cancel()
 		}
 	}
-	wait.Go(func() { guard("reading the log", func() error { return l.read(stop) }) })
-	wait.Go(func() { guard("applying the log", func() error { return l.step(stop) }) })
-	wait.Go(func() { guard("building a commit", l.build) })
+	wait.Go(func() { l.fail("reading the log", recovered(func() error { return l.read(stop) })) })
+	wait.Go(func() { l.fail("applying the log", recovered(func() error { return l.step(stop) })) })
+	wait.Go(l.build)
 	wait.Go(func() {
-		guard("committing", l.commit)
+		l.commit()
 		cancel()
 	})
 }
