@@ -224,6 +224,16 @@ func TestProgramRefuses(t *testing.T) {
 		}
 		chain = next
 	}
+	wide := strings.Repeat(`trait("x") == 1 && `, 200)
+	for i, code := range []proto.Code{"", "", proto.CodeRule} { // 400 parts each
+		text := wide + "true"
+		if i > 0 {
+			text = wide + `member("w` + string(rune('0'+i-1)) + `")`
+		}
+		if err := define(proto.SegmentKey(50+i), proto.SegmentID("w"+string(rune('0'+i))), text); proto.CodeOf(err) != code {
+			t.Errorf("%d wide rules joined by member(): %v", i+1, err)
+		}
+	}
 	if err := define(40, "a", `member("b")`); proto.CodeOf(err) != proto.CodeRule {
 		t.Errorf("a circle closed from below: %v", err)
 	}
