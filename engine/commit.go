@@ -134,6 +134,7 @@ func (l *lane) upkeep(b *batch) error {
 		l.journal.keys = append(l.journal.keys, b.journal)
 	}
 	l.checkpoint(w, b.journal, chunksPerCommit)
+	l.journalBytes.Store(int64(l.journal.bytes))
 	l.dropExits(w, b.fired)
 	return w.err
 }

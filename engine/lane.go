@@ -77,6 +77,8 @@ type lane struct {
 	repeated atomic.Uint64
 	dead     atomic.Uint64
 	named    atomic.Uint64 // nodes numbered
+
+	journalBytes atomic.Int64
 }
 
 // laneEntry is a checked entry with its place in the log.

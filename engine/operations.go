@@ -110,27 +110,6 @@ func (p *progress) chainNow() uint64 {
 	return p.chain
 }
 
-// Stats is what metrics show of the node.
-type Stats struct {
-	Events, Repeated, Dead uint64
-	Active, Views          int
-	Identities             uint64
-	DiskFull               bool
-}
-
-// Stats sums over the lanes.
-func (n *Node) Stats() Stats {
-	s := Stats{Views: n.views.len(), DiskFull: n.diskFull.Load()}
-	for _, l := range n.lanes {
-		s.Events += l.events.Load()
-		s.Repeated += l.repeated.Load()
-		s.Dead += l.dead.Load()
-		s.Active += int(l.active.Load())
-		s.Identities += l.named.Load()
-	}
-	return s
-}
-
 // watchDisk refuses events while the disk is nearly full: a log or store that
 // meets the end of the disk stops for good, a refused event is sent again.
 func (n *Node) watchDisk(ctx context.Context) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"kith/engine"
 	"kith/engine/log"
@@ -30,6 +31,7 @@ type node interface {
 	gateway.Operations
 	Close() error
 	Conn() *nats.Conn
+	Collector() prometheus.Collector
 }
 
 func openNode(ctx context.Context, c config.Config, rebaseLog bool, logger *slog.Logger) (node, gateway.Maintenance, error) {
@@ -152,8 +154,10 @@ func gatewayConfig(c config.Config) gateway.Config {
 }
 
 func newGateway(c config.Config, n node, m gateway.Maintenance, logger *slog.Logger) (*gateway.Gateway, error) {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(n.Collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return gateway.New(gatewayConfig(c), gateway.Dependencies{
 		Intake: n, Memberships: n, Definitions: n, Accounts: n, Operations: n, Maintenance: m,
-		Registry: prometheus.NewRegistry(), Log: logger,
+		Registry: registry, Log: logger,
 	})
 }
