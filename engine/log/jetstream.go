@@ -216,6 +216,9 @@ func (l *Log) Lane(id proto.LaneID) Stream { return l.lanes[id] }
 // Control is the control stream.
 func (l *Log) Control() ControlStream { return l.control }
 
+// diskFreeMin is below what a disk counts as full once an append failed.
+const diskFreeMin = 64 << 20
+
 // Healthy says why the log cannot take entries now, nil if nothing is known
 // to stop it.
 func (l *Log) Healthy() error {
@@ -226,6 +229,9 @@ func (l *Log) Healthy() error {
 		return proto.Errorf(proto.CodeUnavailable, "there is no connection to NATS (%s)", l.conn.Status())
 	}
 	if why := l.health.get(); why != "" {
+		if free, err := diskFree(l.config.Dir); l.embedded != nil && err == nil && free < diskFreeMin {
+			return proto.Errorf(proto.CodeDiskFull, "the disk of %s has %d bytes left and the newest append failed: free space, then restart", l.config.Dir, free)
+		}
 		return proto.Errorf(proto.CodeUnavailable, "the newest append failed: %s", why)
 	}
 	return nil
