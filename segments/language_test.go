@@ -3,6 +3,7 @@ package segments_test
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -312,5 +313,28 @@ func TestExplain(t *testing.T) {
 	}
 	if _, err := p.Explain("nobody", m, start); proto.CodeOf(err) != proto.CodeNotFound {
 		t.Errorf("explain of nothing: %v", err)
+	}
+}
+
+// TestLargestRulesReadBack: what is just within the bounds prints as a text
+// that is within them too, whether it came as text or as bytes.
+func TestLargestRulesReadBack(t *testing.T) {
+	deep := "member(\"a\")"
+	for i := range segments.RuleDepthMax/2 - 1 {
+		deep = fmt.Sprintf("!(%s %s member(\"b\"))", deep, []string{"&&", "||"}[i%2])
+	}
+	wide := strings.Repeat(`trait("x") == 1 || `, 249) + "true"
+	for _, text := range []string{deep, wide} {
+		b, _ := compile(t, text).AppendBinary(nil)
+		r, err := segments.DecodeRule(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again := compile(t, r.String()); again.String() != text || again.Cost() != r.Cost() {
+			t.Errorf("%s\nreads back as %s", text, again)
+		}
+	}
+	if _, err := segments.Compile("!(" + deep + " && true)"); proto.CodeOf(err) != proto.CodeRule {
+		t.Errorf("a level more: %v", err)
 	}
 }

@@ -137,7 +137,7 @@ func (l *lowering) placeNil(err error, e ast.Expr) error {
 }
 
 func (l *lowering) operand(e ast.Expr, depth int) (*operand, error) {
-	if err := l.step(e, depth); err != nil {
+	if err := l.deep(e, depth); err != nil {
 		return nil, err
 	}
 	switch e.Kind() {

@@ -54,7 +54,7 @@ func parseCEL(text string) (tree *ast.AST, err error) {
 		}
 	}()
 	p, err := parser.NewParser(parser.EnablePrattParser(true), parser.EnableVariadicOperatorASTs(true),
-		parser.MaxRecursionDepth(RuleDepthMax), parser.ErrorRecoveryLimit(1), parser.ErrorReportingLimit(1),
+		parser.MaxRecursionDepth(RuleDepthMax+textDepth), parser.ErrorRecoveryLimit(1), parser.ErrorReportingLimit(1),
 		parser.ExpressionSizeCodePointLimit(RuleBytesMax), parser.MaxExpressionNodeCount(RuleBytesMax))
 	if err != nil {
 		return nil, proto.Errorf(proto.CodeInternal, "CEL's parser does not start: %w", err)
@@ -144,7 +144,15 @@ func (l *lowering) step(e ast.Expr, depth int) error {
 	if l.nodes++; l.nodes > RuleNodesMax {
 		return l.fail(e, "the rule has more than %d parts: split it and join the parts with member()", RuleNodesMax)
 	}
-	if depth > RuleDepthMax {
+	return l.deep(e, depth)
+}
+
+// textDepth is how much deeper a text may be nested than its rule, whose bound
+// seal checks: calls and operands are levels to CEL and none to us.
+const textDepth = 10
+
+func (l *lowering) deep(e ast.Expr, depth int) error {
+	if depth > RuleDepthMax+textDepth {
 		return l.fail(e, "the rule is nested deeper than %d levels", RuleDepthMax)
 	}
 	return nil
