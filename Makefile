@@ -47,8 +47,8 @@ bench: build ## the comparisons of the design on this machine
 proto: ## generate proto/pb from proto/kith.proto
 	@mkdir -p bin
 	go build -o bin/protoc-gen-go google.golang.org/protobuf/cmd/protoc-gen-go
-	cd proto && PATH="$(CURDIR)/bin:$$PATH" go tool -modfile=../tools.mod buf generate \
-	  --template '{"version":"v2","plugins":[{"local":"protoc-gen-go","out":"pb","opt":["paths=source_relative"]}]}' .
+	PATH="$(CURDIR)/bin:$$PATH" $(TOOL) buf generate --path proto \
+	  --template '{"version":"v2","plugins":[{"local":"protoc-gen-go","out":".","opt":["module=kith"]}]}'
 
 clean: ## remove what was built; data stay
 	rm -rf bin
