@@ -3,6 +3,7 @@ package proto
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Code names a kind of error for programs. The list only grows; docs/api.md
@@ -55,18 +56,26 @@ func (e *Error) Error() string {
 	if e.Line > 0 {
 		s = fmt.Sprintf("%s (line %d, column %d)", s, e.Line, e.Column)
 	}
-	if e.Err != nil {
-		s += ": " + e.Err.Error()
+	if e.Err == nil {
+		return s
+	}
+	if cause := e.Err.Error(); !strings.Contains(s, cause) {
+		s += ": " + cause
 	}
 	return s
 }
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Errorf makes an Error; a %w operand becomes its cause.
+// Errorf makes an Error; a %w operand becomes its cause, and where it ends the
+// text it is no part of the message.
 func Errorf(code Code, format string, args ...any) *Error {
 	wrapped := fmt.Errorf(format, args...)
-	return &Error{Code: code, Message: wrapped.Error(), Err: errors.Unwrap(wrapped)}
+	e := &Error{Code: code, Message: wrapped.Error(), Err: errors.Unwrap(wrapped)}
+	if e.Err != nil {
+		e.Message = strings.TrimSuffix(e.Message, ": "+e.Err.Error())
+	}
+	return e
 }
 
 // CodeOf is the code of the first Error in err's chain, CodeInternal if there
