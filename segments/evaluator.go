@@ -182,7 +182,7 @@ func (m *Memory) findNext() {
 	}
 }
 
-// Observe takes in one event that happened at t, not after now, the present.
+// Observe takes in one event that happened at t, at the latest now, the present.
 // What was due by now is applied before it. A zero m is taken for an identity
 // without history; any other must have been brought up to p by Update, else
 // rules newer than m's version are left for that.
@@ -191,6 +191,7 @@ func (ev *Evaluator) Observe(p *Program, m *Memory, e *proto.EventBody, t, now p
 	ev.Advance(p, m, now, d)
 	ev.begin(p)
 	p.index.find(ev, e)
+	t = min(t, now)
 	for _, q := range ev.matched {
 		if m.observe(q, t, now) {
 			ev.markAll(m, q.rules)

@@ -100,15 +100,20 @@ func TestNeedOutlivesAnotherRule(t *testing.T) {
 func TestLookingAheadAlongMember(t *testing.T) {
 	v := visits(t,
 		`count(event.name == "a", "1d") >= 1 || last(event.name == "b") < now - "2d"`,
-		`!member("s1") && last(event.name == "q") < now - "3d"`)
+		`!member("s1") && last(event.name == "q") < now - "3d"`,
+		`last(event.name == "q") < now - "3d" && !member("s1")`)
 	v.event("a")
 	v.event("q")
-	if got, want := v.membership("s2").Next, start+3*day+1; got != want {
-		t.Fatalf("s2 changes at %s, not %s", got, want)
+	for _, id := range []proto.SegmentID{"s2", "s3"} {
+		if got, want := v.membership(id).Next, start+3*day+1; got != want {
+			t.Fatalf("%s changes at %s, not %s", id, got, want)
+		}
 	}
 	v.now += hour
 	v.event("b")
-	if got := v.membership("s2"); got != (segments.Membership{}) {
-		t.Fatalf("s1 will be back two days after b, yet s2 is to change at %s", got.Next)
+	for _, id := range []proto.SegmentID{"s2", "s3"} {
+		if got := v.membership(id); got != (segments.Membership{}) {
+			t.Fatalf("s1 will be back two days after b, yet %s is to change at %s", id, got.Next)
+		}
 	}
 }
