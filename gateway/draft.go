@@ -107,7 +107,7 @@ func plainIdentity(s string) bool {
 	if !ok || kind != "browser" && kind != "account" && kind != "aaid" && kind != "idfa" && kind != "stat" {
 		return false
 	}
-	if len(value) < 2 || len(value) > 256 {
+	if len(value) > 256 {
 		return false
 	}
 	digit, letter := false, false

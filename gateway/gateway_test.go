@@ -149,6 +149,7 @@ func TestServiceRoutes(t *testing.T) {
 
 		{"count", "acme-key", "POST", "/v1/audiences/count", `{"expr":"big"}`, 200, `{"count":1234,"exact":true,"partitions":{"answered":64,"of":64}}`},
 		{"count under the floor", "acme-key", "POST", "/v1/audiences/count", `{"expr":"small","unit":"identities"}`, 200, `{"count":null,"below":50,"exact":true,"partitions":{"answered":64,"of":64}}`},
+		{"count at the floor", "acme-key", "POST", "/v1/audiences/count", `{"expr":"floor"}`, 200, `{"count":50,"exact":true,"partitions":{"answered":64,"of":64}}`},
 		{"count under the floor, report key", "acme-report", "POST", "/v1/audiences/count", `{"expr":"small"}`, 200, `{"count":null,"below":50,"exact":true,"partitions":{"answered":64,"of":64}}`},
 		{"count under the floor, admin", "admin-key", "POST", "/v1/audiences/count?client=acme", `{"expr":"small"}`, 200, `{"count":49,"exact":true,"partitions":{"answered":64,"of":64}}`},
 		{"count, bad expression", "acme-key", "POST", "/v1/audiences/count", `{"expr":"&&"}`, 400, "expr"},
@@ -180,7 +181,7 @@ func TestServiceRoutes(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newRig(t)
-			r.counts["big"], r.counts["small"] = 1234, 49
+			r.counts["big"], r.counts["small"], r.counts["floor"] = 1234, 49, 50
 			if w := r.serve("POST", "/v1/events", `{"events":[{"event":"page","identities":["browser:seen1"],"props":{"section":"auto"}}]}`, auth, key("acme-key")); w.Code != 200 {
 				t.Fatal(w.Body)
 			}

@@ -234,6 +234,34 @@ func TestBrokenBodies(t *testing.T) {
 	}
 }
 
+func TestNesting(t *testing.T) {
+	nested := func(n int) []byte {
+		var b bytes.Buffer
+		for i := range n {
+			b.WriteString([]string{`[1,`, `{"a":`, `{"b":[],"c":`}[i%3])
+		}
+		b.WriteByte('7')
+		for i := n - 1; i >= 0; i-- {
+			b.WriteString([]string{`]`, `}`, `}`}[i%3])
+		}
+		return b.Bytes()
+	}
+	for n := range 65 {
+		if err := gateway.SkipJSON(nested(n)); err != nil {
+			t.Errorf("%d deep: %v", n, err)
+		}
+	}
+	for _, n := range []int{65, 66, 1000, 100_000} {
+		if err := gateway.SkipJSON(nested(n)); err == nil || !strings.Contains(err.Error(), "more than 64 deep") {
+			t.Errorf("%d deep: %v", n, err)
+		}
+	}
+	crossed := bytes.Replace(nested(40), []byte("]"), []byte("}"), 1)
+	if err := gateway.SkipJSON(crossed); err == nil {
+		t.Error("brackets that do not match are taken")
+	}
+}
+
 func TestErrorPosition(t *testing.T) {
 	err := newParser().Parse([]byte("{\"client\":\"demo\",\n  \"events\":[x]}"), nil)
 	var e *proto.Error
