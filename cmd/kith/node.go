@@ -78,7 +78,7 @@ func (d *natsDoor) admit(c log.Credentials) (log.Grant, bool) {
 	if !ok {
 		return log.Grant{}, false
 	}
-	g := log.Grant{Name: string(cmp.Or(who.Client, "admin")), Publish: []string{"kith.query.*", "$SRV.>"}, Subscribe: []string{"_INBOX.>"}}
+	g := log.Grant{Name: string(cmp.Or(who.Client, "admin")), Publish: []string{"kith.query.*", "$SRV.>"}, Subscribe: []string{inboxOf(who)}}
 	switch who.Role {
 	case proto.RoleAdmin:
 		g.Publish = append(g.Publish, "kith.in.*")
@@ -86,6 +86,16 @@ func (d *natsDoor) admit(c log.Credentials) (log.Grant, bool) {
 		g.Publish = append(g.Publish, "kith.in."+string(who.Client))
 	}
 	return g, true
+}
+
+// inboxOf is where a network client may take answers. A client has a prefix of
+// its own (nats.CustomInboxPrefix, nats --inbox-prefix): with the common one
+// it could read the answers that others get.
+func inboxOf(who proto.Principal) string {
+	if who.Role == proto.RoleAdmin {
+		return "_INBOX.>"
+	}
+	return "_INBOX_" + string(who.Client) + ".>"
 }
 
 // maintenance gives the gateway the engine's slow work.

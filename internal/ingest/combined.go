@@ -27,9 +27,9 @@ const DefaultSalt = "kith combined log"
 // browser:HMAC-SHA256(salt, host 0x00 agent), cut to 32 hex digits: the full
 // address tells visitors apart but is neither stored nor sent. Properties:
 // section (first segment of the path, "home" for /), path, method, status,
-// bytes (0 for -), ref_host, and bot where the agent is one. Query strings and
-// fragments are cut from path and referrer: they hold secrets more often than
-// meaning. ident and user are dropped.
+// bytes (0 for -), ref_host, and bot where the agent is one. The path loses its
+// query and fragment, the referrer its fragment, and its query where an e-mail
+// address may stand in it; search terms stay. ident and user are dropped.
 type combinedDecoder struct {
 	mac      hash.Hash
 	sum      []byte
@@ -265,20 +265,23 @@ func sectionOf(path string) string {
 	return section
 }
 
-// addRef keeps the referrer without its query, and its host.
+// addRef keeps the referrer, as a page's tag would send it, and its host.
 func (d *combinedDecoder) addRef(raw []byte, row *Row) {
 	ref, ok := d.text(raw)
 	if !ok || ref == "" || ref == "-" {
 		return
 	}
-	ref, _, _ = strings.Cut(ref, "?")
 	ref, _, _ = strings.Cut(ref, "#")
+	if path, query, ok := strings.Cut(ref, "?"); ok && (strings.Contains(query, "@") || strings.Contains(query, "%40")) {
+		ref = path
+	}
 	row.Ref = ref
 	_, rest, found := strings.Cut(ref, "://")
 	if !found {
 		return
 	}
 	host, _, _ := strings.Cut(rest, "/")
+	host, _, _ = strings.Cut(host, "?")
 	if _, after, userinfo := cutLast(host, "@"); userinfo {
 		host = after
 		row.Ref = "" // a user name or password stood in it

@@ -20,7 +20,9 @@ func TestCombined(t *testing.T) {
 	const agent = `"Mozilla/5.0 (X11)"`
 	tests := []struct{ name, line, want string }{
 		{"page", `192.0.2.7 - - [17/May/2015:10:05:03 +0200] "GET /blog/geekery/?q=a&mail=me HTTP/1.1" 200 203023 "http://www.Example.com/search?q=secret#x" ` + agent,
-			`{"event":"page","time":"2015-05-17T08:05:03Z","id":"","identities":["browser:"],"props":{"section":"blog","path":"/blog/geekery/","method":"GET","status":200,"bytes":203023,"ref_host":"www.example.com"},"url":"/blog/geekery/","ref":"http://www.Example.com/search"}`},
+			`{"event":"page","time":"2015-05-17T08:05:03Z","id":"","identities":["browser:"],"props":{"section":"blog","path":"/blog/geekery/","method":"GET","status":200,"bytes":203023,"ref_host":"www.example.com"},"url":"/blog/geekery/","ref":"http://www.Example.com/search?q=secret"}`},
+		{"e-mail in the referrer's query", `h - - [01/Jan/2020:00:00:00 +0000] "GET / HTTP/1.1" 200 1 "http://a.example/x?m=a%40b.example" ` + agent,
+			`{"event":"page","time":"2020-01-01T00:00:00Z","id":"","identities":["browser:"],"props":{"section":"home","path":"/","method":"GET","status":200,"bytes":1,"ref_host":"a.example"},"url":"/","ref":"http://a.example/x"}`},
 		{"home, no referrer, no bytes", `2001:db8::1 - bob smith [31/Dec/2015:23:59:60 +0000] "HEAD / HTTP/1.0" 304 - "-" ` + agent,
 			`{"event":"page","time":"2016-01-01T00:00:00Z","id":"","identities":["browser:"],"props":{"section":"home","path":"/","method":"HEAD","status":304,"bytes":0},"url":"/"}`},
 		{"escapes", `h - - [01/Jan/2020:00:00:00 +0000] "GET /a\"b\\c\xc3\xa9 HTTP/1.1" 404 1 "-" "Mozilla \"quoted\""`,
