@@ -6,10 +6,11 @@ TOOL := go tool -modfile=tools.mod
 PKGS := ./...
 T ?= 30s
 SEEDS ?= 1000
+KILLS ?= 50
 DATA ?= ./kith-data
 RUN ?=
 
-.PHONY: help run demo test build lint test-race test-sim test-cluster test-browser cluster fuzz bench proto fmt deadcode clean
+.PHONY: help run demo test build lint test-race test-kill test-sim test-cluster test-browser cluster fuzz bench proto fmt deadcode clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -25,6 +26,9 @@ test: ## all tests that need no network namespace, browser or hour
 
 test-race: ## the short tests under the race detector
 	go test -race -short $(PKGS)
+
+test-kill: ## kill -9 a node under load, KILLS times (50); a few minutes
+	KITH_KILLS=$(KILLS) go test -count=1 -timeout 30m -v -run TestKilledNodeLosesNothing ./cmd/kith
 
 lint: ## vet, formatting, staticcheck, import direction
 	go vet $(PKGS)
