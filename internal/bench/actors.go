@@ -1,0 +1,162 @@
+package bench
+
+import (
+	"context"
+	"iter"
+	"log/slog"
+	"runtime"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+
+	"kith/actors"
+	"kith/proto"
+	"kith/segments"
+)
+
+// The entries of the measurement of actors against direct calls.
+const (
+	shellEntries  = 64 // different batches, gone through again and again
+	shellCommands = 512
+	shellPerBatch = 4 // entries of a batch
+)
+
+// kept holds nothing: every identity is active from its first event on.
+type kept struct{}
+
+// Facts implements actors.Source.
+func (kept) Facts(proto.Node, func([]byte) error) (bool, error) { return false, nil }
+
+// Blocks implements actors.Source.
+func (kept) Blocks(proto.Node, proto.ClientID, uint32, uint32) iter.Seq2[[]byte, error] {
+	return func(func([]byte, error) bool) {}
+}
+
+type oneProgram struct{ p *segments.Program }
+
+// Program implements identity.Rules.
+func (r oneProgram) Program(proto.ClientID) *segments.Program { return r.p }
+
+// Drive puts the same entries through a shell again and again.
+type Drive struct {
+	shell   *actors.Shell
+	close   func()
+	entries []*actors.Commands
+	batch   uint64
+	now     proto.Millis
+}
+
+// NewDrive makes one over actors, or over direct calls.
+func NewDrive(direct bool) (*Drive, error) {
+	program := segments.NewProgram()
+	for i, r := range hundred() {
+		compiled, err := segments.Compile(r.when)
+		if err != nil {
+			return nil, err
+		}
+		if err := program.Define(segments.Definition{Key: proto.SegmentKey(i + 1), ID: proto.SegmentID(r.id), Scope: segments.ScopeIdentity, Rule: compiled}); err != nil {
+			return nil, err
+		}
+	}
+	c := actors.Config{Hasher: proto.NewHasher([16]byte{1}), Rules: oneProgram{program}, Next: map[proto.PartitionID]uint32{}, ActiveMax: 10 * visitors}
+	for p := range proto.PartitionID(proto.Partitions) {
+		c.Partitions = append(c.Partitions, p)
+	}
+	d := &Drive{now: proto.MillisOf(time.Now())}
+	d.makeEntries(c.Hasher)
+	if direct {
+		d.shell = actors.NewDirect(c)
+		d.close = d.shell.Close
+		return d, nil
+	}
+	system := actor.NewActorSystem(actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return slog.New(slog.DiscardHandler) }))
+	dispatcher, stop := actors.NewDispatcher(max(1, runtime.GOMAXPROCS(0)/2))
+	d.shell = actors.NewShell(system, dispatcher, c)
+	d.close = func() {
+		d.shell.Close()
+		stop()
+		system.Shutdown()
+	}
+	return d, nil
+}
+
+// Close stops the shell.
+func (d *Drive) Close() { d.close() }
+
+// makeEntries packs the warm set's visits, shellPerBatch entries to a batch.
+func (d *Drive) makeEntries(h proto.Hasher) {
+	from := &warm{tape: newTape()}
+	for range shellEntries / shellPerBatch {
+		c := &actors.Commands{}
+		for entry := range shellPerBatch {
+			for i := range shellCommands {
+				v := from.next()
+				c.Add(h.Hash(identityOf(v.visitor)).Partition(), actors.Command{Entry: entry, Index: i, Kind: proto.CommandEvent, Body: packedEvent(d.now, v)})
+			}
+		}
+		d.entries = append(d.entries, c)
+	}
+}
+
+// Batch puts one batch through and gives its events.
+func (d *Drive) Batch() (int, error) {
+	d.batch++
+	d.shell.Begin(d.batch, d.batch-1, kept{})
+	if err := d.shell.Prepare(d.entries[d.batch%uint64(len(d.entries))]); err != nil {
+		return 0, err
+	}
+	d.now++
+	for entry := range shellPerBatch {
+		if _, err := d.shell.Run(entry, d.now); err != nil {
+			return 0, err
+		}
+	}
+	outs, err := d.shell.Collect()
+	events := 0
+	for _, o := range outs {
+		events += o.Events
+	}
+	return events, err
+}
+
+// run goes through all batches, and on until the time is over.
+func (d *Drive) run(ctx context.Context, long time.Duration) (x sample, err error) {
+	before, start := ownCPU(), time.Now()
+	for time.Since(start) < long && ctx.Err() == nil {
+		n, err := d.Batch()
+		if err != nil {
+			return x, err
+		}
+		x.units += n
+	}
+	x.seconds, x.cpu = time.Since(start).Seconds(), ownCPU()-before
+	return x, ctx.Err()
+}
+
+// actors is the shell of actors against direct calls, same entries, both in
+// this process.
+func (s *session) actors(ctx context.Context) ([]Result, error) {
+	var samplers []sampler
+	for _, direct := range []bool{false, true} {
+		d, err := NewDrive(direct)
+		if err != nil {
+			return nil, err
+		}
+		defer d.Close()
+		for range shellEntries / shellPerBatch {
+			if _, err := d.Batch(); err != nil {
+				return nil, err
+			}
+		}
+		samplers = append(samplers, func(ctx context.Context) (sample, error) { return d.run(ctx, s.Time/2) })
+	}
+	x, err := s.rounds(ctx, samplers...)
+	if err != nil {
+		return nil, err
+	}
+	r := Result{Work: "apply through actors, no log and no store", Unit: "events/s", Ours: x[0].rate()}
+	r.against("direct calls", x[1].rate())
+	r.atLeast("ratio", r.Ratio, 0.8)
+	r.note("%.2f us of the processor an event, direct %.2f; %s against %s events/s", x[0].cost(), x[1].cost(), x[0].spread(), x[1].spread())
+	return []Result{r}, nil
+}

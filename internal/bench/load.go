@@ -1,0 +1,196 @@
+package bench
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+
+	"kith/proto"
+)
+
+// refusedPause is how long a connection waits after it was refused.
+const refusedPause = 5 * time.Millisecond
+
+// worker is one connection's part of a load. It belongs to one goroutine.
+type worker interface {
+	// next is the request to send; it may change the one before.
+	next() []byte
+	// done takes the answer of status 200 and gives how many units it did.
+	done(body []byte) (units int, err error)
+}
+
+// exchange sends a request and gives the answer; the kind of connection is
+// the load's.
+type exchange interface {
+	do(request []byte) (status int, body []byte, err error)
+	close()
+}
+
+// load is what several connections do at once.
+type load struct {
+	connect func(context.Context) (exchange, error)
+	workers []worker
+	// every, if set, is the time between two requests of all together; a
+	// request that is due is not left out if the one before was slow.
+	every time.Duration
+}
+
+// httpLoad is a load over HTTP connections to addr.
+func httpLoad(addr string, workers []worker) load {
+	return load{workers: workers, connect: func(ctx context.Context) (exchange, error) { return dial(ctx, addr) }}
+}
+
+// run does the load for a time, and gives what was done in it.
+func (l load) run(ctx context.Context, d time.Duration) (sample, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	conns, err := l.open(ctx)
+	if err != nil {
+		return sample{}, err
+	}
+	parts := make([]sample, len(l.workers))
+	start := time.Now()
+	end := start.Add(d)
+	var busy sync.WaitGroup
+	for i, w := range l.workers {
+		busy.Go(func() {
+			defer conns[i].close()
+			p := part{l: l, w: w, conn: conns[i], number: i, start: start, end: end}
+			if err := p.run(ctx, &parts[i]); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	busy.Wait()
+	if err := context.Cause(ctx); err != nil {
+		return sample{}, err
+	}
+	sum := sample{seconds: time.Since(start).Seconds()}
+	for _, p := range parts {
+		sum.units += p.units
+		sum.refused += p.refused
+		sum.latencies = append(sum.latencies, p.latencies...)
+	}
+	return sum, nil
+}
+
+func (l load) open(ctx context.Context) ([]exchange, error) {
+	conns := make([]exchange, 0, len(l.workers))
+	for range l.workers {
+		c, err := l.connect(ctx)
+		if err != nil {
+			for _, c := range conns {
+				c.close()
+			}
+			return nil, err
+		}
+		conns = append(conns, c)
+	}
+	return conns, nil
+}
+
+// part is one connection's loop.
+type part struct {
+	l          load
+	w          worker
+	conn       exchange
+	number     int
+	start, end time.Time
+}
+
+func (p *part) run(ctx context.Context, out *sample) error {
+	for turn := 0; ctx.Err() == nil; turn++ {
+		due := time.Now()
+		if p.l.every > 0 {
+			due = p.start.Add(time.Duration(turn*len(p.l.workers)+p.number) * p.l.every)
+			pause(ctx, time.Until(due))
+		}
+		if due.After(p.end) {
+			return nil
+		}
+		if err := p.exchange(ctx, due, out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// exchange does one request; its latency counts from when it was due.
+func (p *part) exchange(ctx context.Context, due time.Time, out *sample) error {
+	request := p.w.next()
+	for {
+		status, body, err := p.conn.do(request)
+		switch {
+		case err != nil:
+			return err
+		case status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable:
+			out.refused++
+			if pause(ctx, refusedPause); ctx.Err() != nil || time.Now().After(p.end) {
+				return nil
+			}
+			continue
+		case status != http.StatusOK:
+			return proto.Errorf(proto.CodeInvalid, "a request was answered with status %d: %s", status, body[:min(len(body), 300)])
+		}
+		n, err := p.w.done(body)
+		out.units += n
+		out.latencies = append(out.latencies, float64(time.Since(due))/float64(time.Millisecond))
+		return err
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// behind runs a load in the background of another until stop is called, which
+// gives what the background did.
+func (l load) behind(ctx context.Context) (stop func() (sample, error)) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	type result struct {
+		x   sample
+		err error
+	}
+	done := make(chan result, 1)
+	finish := make(chan struct{})
+	go func() {
+		x, err := l.runUntil(ctx, finish)
+		done <- result{x, err}
+	}()
+	return func() (sample, error) {
+		close(finish)
+		r := <-done
+		cancel(nil)
+		return r.x, r.err
+	}
+}
+
+// slice is how much of a background load runs before it looks whether to end.
+const slice = 250 * time.Millisecond
+
+func (l load) runUntil(ctx context.Context, finish <-chan struct{}) (sum sample, err error) {
+	for {
+		x, err := l.run(ctx, slice)
+		if err != nil {
+			return sum, err
+		}
+		sum.units += x.units
+		sum.refused += x.refused
+		sum.seconds += x.seconds
+		sum.latencies = append(sum.latencies, x.latencies...)
+		select {
+		case <-finish:
+			return sum, nil
+		default:
+		}
+	}
+}
