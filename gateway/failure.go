@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
-	"strings"
 	"unicode/utf8"
 
 	"kith/proto"
@@ -53,22 +52,14 @@ func asError(err error) *proto.Error {
 	return proto.Errorf(proto.CodeInternal, "an internal error: the node's log has more")
 }
 
-func messageOf(err error) string { return shown(asError(err)) }
-
-// shown is e's message without its cause, which is not for clients.
-func shown(e *proto.Error) string {
-	if e.Err == nil {
-		return e.Message
-	}
-	return strings.TrimSuffix(e.Message, ": "+e.Err.Error())
-}
+func messageOf(err error) string { return asError(err).Message }
 
 // appendError writes the error body of CONTRACT.
 func appendError(b []byte, e *proto.Error) []byte {
 	b = append(b, `{"error":{"code":`...)
 	b = appendText(b, string(e.Code))
 	b = append(b, `,"message":`...)
-	b = appendText(b, shown(e))
+	b = appendText(b, e.Message)
 	if e.Line > 0 {
 		b = append(b, `,"line":`...)
 		b = strconv.AppendInt(b, int64(e.Line), 10)

@@ -213,7 +213,7 @@ func (m *messages) refuse(msg *nats.Msg, err error) {
 	}
 	e := asError(err)
 	out := nats.NewMsg(msg.Reply)
-	out.Header.Set(micro.ErrorHeader, shown(e))
+	out.Header.Set(micro.ErrorHeader, e.Message)
 	out.Header.Set(micro.ErrorCodeHeader, strconv.Itoa(statusOf(e.Code)))
 	out.Data = appendError(nil, e)
 	_ = msg.RespondMsg(out)
@@ -252,7 +252,7 @@ func (m *messages) respond(r micro.Request, answer func(micro.Request) ([]byte, 
 func (m *messages) refuseQuery(r micro.Request, err error) {
 	m.g.metrics.natsRefused.Inc()
 	e := asError(err)
-	_ = r.Error(strconv.Itoa(statusOf(e.Code)), shown(e), appendError(nil, e))
+	_ = r.Error(strconv.Itoa(statusOf(e.Code)), e.Message, appendError(nil, e))
 }
 
 // lookup answers kith.query.lookup: the body of POST /v1/lookup.

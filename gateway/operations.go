@@ -30,7 +30,7 @@ func notReady(err error) error {
 	if statusOf(e.Code) == http.StatusServiceUnavailable {
 		return e
 	}
-	return proto.Errorf(proto.CodeUnavailable, "%s", shown(e))
+	return proto.Errorf(proto.CodeUnavailable, "%s", e.Message)
 }
 
 // keyRequest is the body of POST /v1/keys.

@@ -31,7 +31,7 @@ func (g *Gateway) pixel(w http.ResponseWriter, r *http.Request) error {
 	switch {
 	case err != nil:
 		e := asError(err)
-		h.Set("X-Kith-Error", string(e.Code)+": "+headerText(shown(e)))
+		h.Set("X-Kith-Error", string(e.Code)+": "+headerText(e.Message))
 	case len(p.refused) > 0:
 		h.Set("X-Kith-Error", string(p.refused[0].code)+": "+headerText(p.refused[0].message))
 		g.keep(w, a.visit, "")
