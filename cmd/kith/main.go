@@ -106,7 +106,7 @@ Try it: "kith serve --dev --demo" runs a node with a demo site and visitors.`,
 	root.AddCommand(
 		newServeCommand(), newDemoCommand(), newConfigCommand(), newKeyCommand(c), newSegmentsCommand(c),
 		newIngestCommand(c), newLookupCommand(c), newAudienceCommand(c), newExplainCommand(c), newDeadLettersCommand(c),
-		newBackupCommand(c), newRestoreCommand(), newVerifyCommand(c), newVersionCommand(),
+		newBackupCommand(c), newRestoreCommand(), newVerifyCommand(c), newBenchCommand(), newVersionCommand(),
 	)
 	asGroup(root)
 	return root

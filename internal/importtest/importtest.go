@@ -42,7 +42,7 @@ func Rules() []Rule {
 		{Room: "internal/config", May: []string{"proto/..."}},
 		{Room: "internal/ingest", May: []string{"proto/..."}},
 		{Room: "internal/demo", May: []string{"proto/..."}},
-		{Room: "internal/bench", May: []string{"proto/...", "internal/config"}},
+		{Room: "internal/bench", May: []string{"proto/...", "segments/...", "actors/...", "engine/...", "internal/config"}},
 		{Room: "cmd/...", May: all},
 	}
 }
