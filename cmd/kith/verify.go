@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/http"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -52,6 +53,9 @@ func verify(cmd *cobra.Command, c *connection, file, data string) (engine.Verify
 	ec, err := offlineConfig(cmd, file, data)
 	if err != nil {
 		return engine.VerifyReport{}, err
+	}
+	if _, err := os.Stat(ec.Dir); err != nil {
+		return engine.VerifyReport{}, proto.Errorf(proto.CodeNotFound, "cannot read the data directory: %w", err)
 	}
 	return engine.Verify(cmd.Context(), ec)
 }

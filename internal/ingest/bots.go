@@ -3,13 +3,15 @@ package ingest
 import "bytes"
 
 // botMarks are parts of agents, in lower case, that people's browsers do not
-// have. The list is short on purpose: it finds agents that say what they are.
+// have: crawlers, feed fetchers, link checkers and programming libraries. The
+// list is short on purpose: it finds agents that say what they are.
 var botMarks = [][]byte{
-	[]byte("bot"), []byte("crawl"), []byte("spider"), []byte("slurp"), []byte("monitor"), []byte("feed"),
-	[]byte("fetch"), []byte("curl/"), []byte("wget/"), []byte("python"), []byte("java/"), []byte("libwww"),
-	[]byte("httpclient"), []byte("http-client"), []byte("okhttp"), []byte("go-http"), []byte("ruby"), []byte("perl"),
-	[]byte("scan"), []byte("archiver"), []byte("preview"), []byte("validator"), []byte("headless"), []byte("reader"),
-	[]byte("facebookexternalhit"), []byte("mediapartners"), []byte("check_http"), []byte("rss"), []byte("proxy"),
+	[]byte("bot"), []byte("crawl"), []byte("spider"), []byte("slurp"), []byte("monitor"), []byte("archiver"),
+	[]byte("feedparser"), []byte("feedburner"), []byte("feedfetcher"), []byte("feedly"), []byte("rss/"), []byte("fetch"),
+	[]byte("curl/"), []byte("wget/"), []byte("python"), []byte("java/"), []byte("libwww"), []byte("ruby"), []byte("perl"),
+	[]byte("httpclient"), []byte("http-client"), []byte("okhttp"), []byte("go-http"), []byte("headless"),
+	[]byte("validator"), []byte("bingpreview"), []byte("web preview"), []byte("facebookexternalhit"), []byte("mediapartners"),
+	[]byte("check_http"), []byte("imageproxy"), []byte("flipboardproxy"),
 }
 
 // isBot reports whether an agent names itself a program. No agent at all is

@@ -133,6 +133,9 @@ func TestBots(t *testing.T) {
 	for agent, want := range map[string]bool{
 		"Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)": true,
 		"Baiduspider": true, "curl/7.1": true, "-": true, "": true, "UniversalFeedParser/4.2": true,
+		"Mozilla/4.0 (compatible; MSIE 6.0; Windows NT 5.0; Franciscans Australia; .NET CLR 1.1.4322)":                              false,
+		"Mozilla/4.0 (compatible; MSIE 6.0; Windows 98; Avant Browser; Feedreader)":                                                 false,
+		"Mozilla/4.0 (compatible; MSIE 5.01; Windows NT; proxyho; proxyinternet)":                                                   false,
 		"Mozilla/5.0 (Windows NT 6.1; WOW64; rv:27.0) Gecko/20100101 Firefox/27.0":                                                  false,
 		"Mozilla/5.0 (Macintosh; Intel Mac OS X 10_9_1) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/32.0.1700.77 Safari/537.36":   false,
 		"Mozilla/5.0 (iPhone; CPU iPhone OS 6_0 like Mac OS X) AppleWebKit/536.26 (KHTML, like Gecko) Version/6.0 Mobile Safari/85": false,
