@@ -1,6 +1,12 @@
 package engine
 
-import "context"
+import (
+	"context"
+
+	"kith/engine/log"
+	"kith/engine/store"
+	"kith/proto"
+)
 
 // AwaitChange waits until some lane publishes.
 func (n *Node) AwaitChange(ctx context.Context) error {
@@ -14,4 +20,32 @@ func (n *Node) AwaitChange(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// NewOver wires a node over a log and a store; Start opens it.
+func NewOver(c Config, lg log.Logs, st store.Store) (*Node, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	return newNode(c, lg, st, [16]byte{1}), nil
+}
+
+// Start opens a node that NewOver wired.
+func (n *Node) Start(ctx context.Context) error { return n.start(ctx) }
+
+// VerifyStore verifies what a node, which has been closed, left in st.
+func VerifyStore(ctx context.Context, c Config, st store.Store) (VerifyReport, error) {
+	r := VerifyReport{Problems: []string{}}
+	if err := c.Validate(); err != nil {
+		return r, err
+	}
+	n := &Node{config: c, logger: c.Logger, hasher: proto.NewHasher([16]byte{1}), store: st}
+	snap := st.Snapshot()
+	defer snap.Release()
+	for id := range c.Lanes {
+		if err := verifyLane(ctx, n, proto.LaneID(id), snap, &r); err != nil {
+			return r, err
+		}
+	}
+	return r, nil
 }

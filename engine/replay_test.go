@@ -1,0 +1,146 @@
+package engine_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"kith/engine"
+	"kith/engine/store"
+	"kith/proto"
+	"kith/proto/pb"
+)
+
+// story writes a log in which everything happens: events of several clients,
+// late and repeated ones, traits, definitions that come, change and go, fills,
+// memberships that time ends, and entries that were written twice.
+func (s *script) story(r *rand.Rand, rounds int) {
+	clients := []proto.ClientInfo{s.client("acme", ""), s.client("zeta", "")}
+	s.beat(0)
+	type defined struct {
+		client proto.ClientInfo
+		id     string
+		key    proto.SegmentKey
+	}
+	var segments []defined
+	visitor := func() string { return fmt.Sprint("v", r.IntN(60)) }
+	for range rounds {
+		c := clients[r.IntN(len(clients))]
+		switch r.IntN(14) {
+		case 0:
+			when := fmt.Sprintf(`count(event.section == "s%d", "%ds") >= %d`, r.IntN(3), 1+r.IntN(8), 1+r.IntN(3))
+			if r.IntN(4) == 0 {
+				when = fmt.Sprintf(`trait("plan") == "p%d" || days(event.section == "s1") >= 1`, r.IntN(2))
+			}
+			id := fmt.Sprint("seg", r.IntN(5))
+			segments = append(segments, defined{c, id, s.define(c, id, when)})
+		case 1:
+			id := fmt.Sprint("seg", r.IntN(5))
+			s.control(undefineRecord(c, id), defineRecord(s.t, c, id, `count(true, "3s") >= 1`), &pb.Control{Body: &pb.Control_Client{Client: &pb.Client{Name: fmt.Sprint("c", s.controls)}}})
+		case 2:
+			s.traits(c, visitor(), proto.Prop{Key: "plan", Value: proto.TextOf([]string{"p0", "p1", ""}[r.IntN(3)])})
+		case 3, 4, 5:
+			s.beat(time.Duration(r.IntN(3000)) * time.Millisecond)
+		case 6:
+			if len(segments) > 0 {
+				d := segments[r.IntN(len(segments))]
+				first := proto.Ordinal(r.IntN(200))
+				s.fill(d.client, d.key, first, first+proto.Ordinal(r.IntN(400)), r.IntN(2) == 0)
+			}
+		default:
+			var list []*proto.Event
+			for range 1 + r.IntN(30) {
+				e := s.event(c, visitor(), fmt.Sprint("s", r.IntN(3)))
+				e.Time -= proto.Millis(r.IntN(4000))
+				if r.IntN(2) == 0 {
+					e.ID = fmt.Sprint("id", r.IntN(50))
+				}
+				if r.IntN(3) == 0 {
+					e.Props = append(e.Props, proto.Prop{Key: "pad", Value: proto.TextOf(fmt.Sprintf("%0200d", r.IntN(9)))})
+				}
+				list = append(list, e)
+			}
+			s.events(list...)
+			if r.IntN(5) == 0 { // a retry that the log took twice
+				s.twice(c, visitor(), r)
+			}
+		}
+	}
+	s.beat(time.Second)
+}
+
+// twice writes an entry of another producer two times.
+func (s *script) twice(c proto.ClientInfo, visitor string, r *rand.Rand) {
+	var b proto.Batch
+	b.AddEvent(s.hasher, s.event(c, visitor, "s0"))
+	producer, seq := 2+r.Uint64N(3), s.seq
+	s.append(producer, seq, b.Bytes(), 1)
+	s.again(producer, seq, b.Bytes(), 1)
+}
+
+// again writes the same entry once more: the log's own memory of it, which is
+// of two minutes, is got round by another node's name for it.
+func (s *script) again(producer, seq uint64, commands []byte, count int) {
+	at := s.append(producer, seq+1<<40, commands, count)
+	s.mangle[at] = func(raw []byte) []byte {
+		e, err := proto.DecodeEntry(raw, 0)
+		if err != nil {
+			panic(err)
+		}
+		e.Seq = seq
+		b, err := e.Encode()
+		if err != nil {
+			panic(err)
+		}
+		return b
+	}
+}
+
+// The same log gives the same state and the same chain, whatever the edges of
+// the batches, the number of workers and of active identities, and the points
+// at which the node was stopped.
+func TestReplay(t *testing.T) {
+	for seed := range uint64(8) {
+		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
+			s := newScript(t)
+			r := rand.New(rand.NewPCG(seed, 7))
+			s.story(r, 150)
+			want := s.apply(store.NewMemory())
+			if want.Events == 0 || want.Memberships == 0 {
+				t.Fatalf("the story is empty: %+v", want)
+			}
+			for name, lump := range map[string]func() int{
+				"1": func() int { return 1 }, "7": func() int { return 7 }, "random": func() int { return 1 + r.IntN(20) },
+			} {
+				s.lump = lump
+				got := s.apply(store.NewMemory(), func(c *engine.Config) { c.Workers, c.ActiveMax = 4, 64 })
+				if diff := cmp.Diff(want, got); diff != "" {
+					t.Errorf("lumps of %s (-all at once +in lumps):\n%s", name, diff)
+				}
+			}
+		})
+	}
+}
+
+// A node that is stopped again and again on its way through the log ends where
+// one does that reads it in one go.
+func TestReplayWithRestarts(t *testing.T) {
+	for seed := range uint64(4) {
+		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
+			s := newScript(t)
+			r := rand.New(rand.NewPCG(seed, 8))
+			st := store.NewMemory()
+			s.client("first", "")
+			for range 12 {
+				s.story(r, 20)
+				s.apply(st)
+			}
+			if diff := cmp.Diff(s.apply(store.NewMemory()), s.verify(st)); diff != "" {
+				t.Errorf("state after restarts (-in one go +with restarts):\n%s", diff)
+			}
+		})
+	}
+}
