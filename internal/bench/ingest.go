@@ -295,7 +295,7 @@ func (s *session) ingestNATS(ctx context.Context) (_ []Result, err error) {
 		return nil, err
 	}
 	defer closing(n, &err)
-	nc, err := nats.Connect("nats://"+n.nats, nats.Token(config.DevKey), nats.Timeout(exchangeMax))
+	nc, err := nats.Connect("nats://"+n.nats, nats.Token(config.DevKey), nats.CustomInboxPrefix("_INBOX_"+config.DevClient), nats.Timeout(exchangeMax))
 	if err != nil {
 		return nil, proto.Errorf(proto.CodeUnavailable, "connect to the node's NATS: %w", err)
 	}

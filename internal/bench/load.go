@@ -34,6 +34,8 @@ type load struct {
 	// every, if set, is the time between two requests of all together; a
 	// request that is due is not left out if the one before was slow.
 	every time.Duration
+	// finish, if set, ends the load when it is closed.
+	finish <-chan struct{}
 }
 
 // httpLoad is a load over HTTP connections to addr.
@@ -106,7 +108,7 @@ func (p *part) run(ctx context.Context, out *sample) error {
 			due = p.start.Add(time.Duration(turn*len(p.l.workers)+p.number) * p.l.every)
 			pause(ctx, time.Until(due))
 		}
-		if due.After(p.end) {
+		if due.After(p.end) || p.finished() {
 			return nil
 		}
 		if err := p.exchange(ctx, due, out); err != nil {
@@ -114,6 +116,15 @@ func (p *part) run(ctx context.Context, out *sample) error {
 		}
 	}
 	return nil
+}
+
+func (p *part) finished() bool {
+	select {
+	case <-p.l.finish:
+		return true
+	default:
+		return false
+	}
 }
 
 // exchange does one request; its latency counts from when it was due.
@@ -152,45 +163,23 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// behind runs a load in the background of another until stop is called, which
-// gives what the background did.
+// behind runs a load in the background until stop is called, which gives what
+// the background did.
 func (l load) behind(ctx context.Context) (stop func() (sample, error)) {
-	ctx, cancel := context.WithCancelCause(ctx)
 	type result struct {
 		x   sample
 		err error
 	}
 	done := make(chan result, 1)
 	finish := make(chan struct{})
+	l.finish = finish
 	go func() {
-		x, err := l.runUntil(ctx, finish)
+		x, err := l.run(ctx, workMax)
 		done <- result{x, err}
 	}()
 	return func() (sample, error) {
 		close(finish)
 		r := <-done
-		cancel(nil)
 		return r.x, r.err
-	}
-}
-
-// slice is how much of a background load runs before it looks whether to end.
-const slice = 250 * time.Millisecond
-
-func (l load) runUntil(ctx context.Context, finish <-chan struct{}) (sum sample, err error) {
-	for {
-		x, err := l.run(ctx, slice)
-		if err != nil {
-			return sum, err
-		}
-		sum.units += x.units
-		sum.refused += x.refused
-		sum.seconds += x.seconds
-		sum.latencies = append(sum.latencies, x.latencies...)
-		select {
-		case <-finish:
-			return sum, nil
-		default:
-		}
 	}
 }

@@ -105,7 +105,7 @@ type slot struct{ visitor, section, author int }
 
 func slotOf(b []byte, from int) slot {
 	at := func(mark string) int { return from + bytes.Index(b[from:], []byte(mark)) + 1 }
-	return slot{at(visitorMark), at(`"`+sectionMark) + 1, at(`"`+authorMark) + 1}
+	return slot{at(visitorMark), at(sectionMark), at(authorMark)}
 }
 
 func (s slot) put(b []byte, v visit) {
