@@ -113,3 +113,28 @@ func BenchmarkIngest(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkOneEvent is 64 callers that each submit one event at a time and
+// wait until it is durable.
+func BenchmarkOneEvent(b *testing.B) {
+	n, c := benchNode(b, 100)
+	events := make([]*proto.Batch, 5000)
+	now := proto.MillisOf(time.Now())
+	for i := range events {
+		events[i] = &proto.Batch{}
+		events[i].AddEvent(n.Hasher(), &proto.Event{
+			Client: c.ID, Space: c.Space, Time: now, Received: now,
+			Identities: []proto.Identity{proto.Identity(fmt.Sprintf("browser:%032x", i))},
+			EventBody:  proto.EventBody{Name: "page", Props: []proto.Prop{{Key: "section", Value: proto.TextOf(fmt.Sprint("s", i%20))}}},
+		})
+	}
+	b.SetParallelism(32)
+	b.RunParallel(func(pb *testing.PB) {
+		for i := rand.IntN(len(events)); pb.Next(); i++ {
+			if r := n.Submit(context.Background(), events[i%len(events)]); r.Err != nil {
+				b.Error(r.Err)
+			}
+		}
+	})
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
+}

@@ -16,6 +16,7 @@ type PackerConfig struct {
 	BytesMax         int           // bytes per entry: 256 KiB
 	Linger           time.Duration // how long a started entry waits to fill: 2 ms
 	InFlightMax      int           // entries that wait for their acknowledgement: 2
+	Gather           time.Duration // how long callers just answered are waited for: 250 µs
 	BufferedBytesMax int           // commands held in all: 64 MiB
 	RetryMax         time.Duration // how long an entry of unknown outcome is settled: 10 s
 	Now              func() proto.Millis
@@ -26,6 +27,7 @@ func (c *PackerConfig) setDefaults() {
 	orDefault(&c.BytesMax, 256<<10)
 	orDefault(&c.Linger, 2*time.Millisecond)
 	orDefault(&c.InFlightMax, 2)
+	orDefault(&c.Gather, 250*time.Microsecond)
 	orDefault(&c.BufferedBytesMax, 64<<20)
 	orDefault(&c.RetryMax, 10*time.Second)
 	if c.Now == nil {
@@ -51,7 +53,9 @@ type PackerStats struct {
 }
 
 // Packer collects commands into entries and appends them to one lane: at once
-// while the log is idle, else when an entry is full, has waited long enough,
+// while the log is idle (but for Gather, when many callers were just answered
+// and are about to come back: a synced entry costs the same for one as for
+// all), else when an entry is full, has waited long enough,
 // or an acknowledgement returns. Entries carry the chain numbers 1, 2, 3 … in
 // the order of the log; a number whose entry failed is left out.
 //
@@ -75,6 +79,9 @@ type Packer struct {
 	seq      uint64
 	last     proto.Offset // newest acknowledged
 	due      bool         // an acknowledgement returned: send what is there
+	waiting  int          // submissions without an answer
+	crowd    int          // how many of them there were lately, at most
+	answered time.Time    // when an acknowledgement last returned
 	closed   bool
 	cutOff   bool // Close gave up waiting
 	stats    PackerStats
@@ -126,6 +133,7 @@ func (p *Packer) Submit(commands []byte, count int, done func(proto.Offset, erro
 	s := &submission{parts: len(parts), done: done}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	begins := p.open == nil
 	if p.closed {
 		return proto.Errorf(proto.CodeUnavailable, "lane %s takes no more events: the node is stopping", p.c.Lane)
 	}
@@ -136,7 +144,10 @@ func (p *Packer) Submit(commands []byte, count int, done func(proto.Offset, erro
 	for _, part := range parts {
 		p.add(part, s)
 	}
-	if p.full != nil || len(p.flying) < p.c.InFlightMax {
+	p.waiting++
+	// The sender looks when there is something new to decide, not at each of
+	// a crowd.
+	if p.full != nil || begins || p.waiting >= p.crowd {
 		p.signal()
 	}
 	return nil
@@ -277,8 +288,13 @@ func (p *Packer) next() (k, lost *pack, wait time.Duration, over bool) {
 	case len(p.flying) >= p.c.InFlightMax:
 		return nil, nil, 0, false
 	case len(p.full) > 0:
-	case len(p.flying) > 0 && !p.due && !p.closed:
-		if wait := p.c.Linger - time.Since(p.open.started); wait > 0 {
+	case p.closed:
+	case len(p.flying) > 0:
+		if wait := p.c.Linger - time.Since(p.open.started); wait > 0 && !p.due {
+			return nil, nil, wait, false
+		}
+	case p.waiting < p.crowd:
+		if wait := p.c.Gather - min(time.Since(p.open.started), time.Since(p.answered)); wait > 0 {
 			return nil, nil, wait, false
 		}
 	}
@@ -299,6 +315,7 @@ func (p *Packer) launch() *pack {
 	k.seq, k.time, k.after = p.seq, p.c.Now(), p.last
 	p.flying = append(p.flying, k)
 	p.due = false
+	p.crowd = max(p.waiting, p.crowd-1-p.crowd/8)
 	return k
 }
 
@@ -363,6 +380,7 @@ func insertBySeq(ks []*pack, k *pack) []*pack {
 func (p *Packer) decide(k *pack, at proto.Offset, err error) (ready []*submission) {
 	p.buffered -= len(k.commands)
 	p.due = p.open != nil
+	p.answered = time.Now()
 	if err != nil {
 		p.stats.Failed++
 	} else {
@@ -377,6 +395,7 @@ func (p *Packer) decide(k *pack, at proto.Offset, err error) (ready []*submissio
 			s.err = err
 		}
 		if s.parts--; s.parts == 0 {
+			p.waiting--
 			ready = append(ready, s)
 		}
 	}

@@ -598,3 +598,50 @@ func BenchmarkPackerCallers(b *testing.B) {
 		wg.Wait()
 	})
 }
+
+// Callers that were answered together come back together: the packer waits a
+// moment for them instead of syncing an entry for the first alone.
+func TestPackerGathersTheCrowd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &gate{Stream: log.NewMemory(2, nil).Lane(1)}
+		p := log.NewPacker(g, packerConfig())
+		o := newOutcomes(t)
+		submit := func(ids ...int) {
+			for _, id := range ids {
+				if err := p.Submit(commands(id, id), 1, o.done(id)); err != nil {
+					t.Error(err)
+				}
+			}
+			synctest.Wait()
+		}
+		expect := func(what string, want int) {
+			t.Helper()
+			if got := g.appends(); got != want {
+				t.Fatalf("%s: %d appends, want %d", what, got, want)
+			}
+		}
+		submit(1)
+		submit(2, 3, 4)
+		g.release()
+		synctest.Wait()
+		time.Sleep(time.Millisecond) // virtual
+		synctest.Wait()
+		expect("three wait, one was answered and stays away", 2)
+		g.release()
+		synctest.Wait()
+		submit(5)
+		submit(6)
+		expect("two of three are back", 2)
+		submit(7, 8)
+		expect("all that there were are back", 3)
+		g.release()
+		synctest.Wait()
+		submit(9)
+		expect("the first is back", 3)
+		time.Sleep(250 * time.Microsecond)
+		synctest.Wait()
+		expect("the others stay away", 4)
+		g.release()
+		closePacker(t, p)
+	})
+}
