@@ -113,13 +113,13 @@ func (l *lane) publish(b *batch) {
 		}
 		p.control, p.laneTime, p.chain = b.control, b.laneTime, b.chain
 		p.beats += b.beats
-		for _, k := range b.dropped {
-			delete(p.fills, k)
-		}
 		for _, f := range b.fills {
 			if _, ok := p.fills[f.key]; ok || f.next == 0 {
 				p.fills[f.key] = f
 			}
+		}
+		for _, k := range b.dropped { // maybe of a definition in this very batch
+			delete(p.fills, k)
 		}
 	})
 }

@@ -454,35 +454,44 @@ func (l *lane) beat(b *batch, body []byte) (digest uint64, later bool, err error
 }
 
 // fire runs timers due at now, in order of time and node. Those whose record
-// is stale do not count for the bound: how many of them there are depends on
-// restarts, which must not change what an entry does.
+// is stale do not count for the bound, and all others run together: how many
+// stale ones there are depends on restarts, which must not change what an
+// entry does.
 func (l *lane) fire(b *batch, now proto.Millis) (digest uint64, err error) {
 	l.exits.add(l.shell.TakeExits())
-	for left := exitsPerBeat; left > 0; {
-		var list []*actors.Due
-		for len(list) < left {
-			e, ok := l.exits.due(now)
-			if !ok {
-				break
-			}
-			list = append(list, &actors.Due{Entry: len(b.offsets), Node: e.Node, At: e.At})
-		}
+	var due []*actors.Due
+	for len(due) < exitsPerBeat {
+		list := l.dueRecords(len(b.offsets), now, exitsPerBeat-len(due))
 		if len(list) == 0 {
-			return digest, nil
+			break
 		}
-		d, err := l.runDue(b, list, now)
-		if err != nil {
+		if err := l.shell.Due(list); err != nil {
 			return 0, err
 		}
-		digest = chain(digest, 0, d)
 		for _, x := range list {
 			if !x.Ignore {
-				left--
+				due = append(due, x)
 			}
 		}
-		l.exits.add(l.shell.TakeExits())
 	}
-	return digest, nil
+	if len(due) == 0 {
+		return 0, nil
+	}
+	digest, err = l.runDue(b, due, now)
+	l.exits.add(l.shell.TakeExits())
+	return chain(0, 0, digest), err
+}
+
+// dueRecords takes at most n records out of the index.
+func (l *lane) dueRecords(entry int, now proto.Millis, n int) (list []*actors.Due) {
+	for len(list) < n {
+		e, ok := l.exits.due(now)
+		if !ok {
+			break
+		}
+		list = append(list, &actors.Due{Entry: entry, Node: e.Node, At: e.At})
+	}
+	return list
 }
 
 func (l *lane) runDue(b *batch, list []*actors.Due, now proto.Millis) (uint64, error) {
@@ -575,7 +584,9 @@ func (l *lane) finish(b *batch) {
 	b.control = l.record.Control
 	b.laneTime = proto.Millis(l.record.LaneTimeMs)
 	b.chain = l.record.Chain
-	if b.fired = b.laneTime; l.exits.next() != 0 {
+	if l.exits.loaded == 0 {
+		b.fired = 0 // not known before the first beat: some may be overdue
+	} else if b.fired = b.laneTime; l.exits.next() != 0 {
 		b.fired = min(b.fired, l.exits.next())
 	}
 }
