@@ -169,6 +169,8 @@ func TestServiceRoutes(t *testing.T) {
 		{"replay", "admin-key", "POST", "/v1/deadletters/0:1:2/replay", "", 200, `{"replayed":true}`},
 		{"replay, none", "admin-key", "POST", "/v1/deadletters/9/replay", "", 404, "not_found"},
 		{"cluster", "admin-key", "GET", "/v1/cluster", "", 200, `{"nodes":[{"name":"n1","ready":true,"lanes":[0]}],"partitions":64}`},
+		{"no such profile", "admin-key", "GET", "/debug/pprof/cmdline", "", 404, "not_found"},
+		{"profile without a right to it", "acme-key", "GET", "/debug/pprof/heap", "", 403, "forbidden"},
 		{"backup", "admin-key", "POST", "/v1/backup", "", 200, `backup`},
 		{"verify", "admin-key", "GET", "/v1/verify", "", 200, `{"clean":true}`},
 		{"verify by a client", "acme-key", "GET", "/v1/verify", "", 403, "forbidden"},

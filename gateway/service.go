@@ -34,6 +34,7 @@ func (g *Gateway) serviceRoutes() *plane {
 	p.add("/v1/deadletters/{id}/replay", post(admin(g.replayDeadLetter)))
 	p.add("/v1/partitions", get(admin(g.listPartitions)))
 	p.add("/v1/cluster", get(admin(g.getCluster)))
+	p.add("/debug/pprof/{profile}", get(admin(g.getProfile)))
 	if g.deps.Maintenance != nil {
 		p.add("/v1/backup", post(admin(g.postBackup)))
 		p.add("/v1/verify", get(admin(g.getVerify)))
