@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 
+	"kith/actors/identity"
 	"kith/engine/log"
 	"kith/engine/store"
 	"kith/proto"
@@ -48,4 +49,24 @@ func VerifyStore(ctx context.Context, c Config, st store.Store) (VerifyReport, e
 		}
 	}
 	return r, nil
+}
+
+// Judge puts what identities are judged by behind fn, before Start.
+func (n *Node) Judge(fn func(identity.Rules) identity.Rules) { n.judge = fn }
+
+// DeadCommands are packed commands that replay the dead letters of lane 0.
+func DeadCommands(st store.Store) (list [][]byte) {
+	snap := st.Snapshot()
+	defer snap.Release()
+	err := snap.Scan(laneKey(0, 'q'), laneKey(0, 'q'), func(k, v []byte) (bool, error) {
+		d, err := decodeDead(k, v)
+		if err == nil {
+			list = append(list, proto.AppendCommand(nil, proto.CommandReplay, d.partition, d.replay.Append(nil)))
+		}
+		return true, err
+	})
+	if err != nil {
+		panic(err)
+	}
+	return list
 }

@@ -86,6 +86,17 @@ type laneEntry struct {
 	*proto.Entry
 	offset proto.Offset
 	skip   bool // applied before: a retry
+	replay bool // takes dead letters in again: must begin a batch, when all letters before are known
+}
+
+func newLaneEntry(e *proto.Entry, offset proto.Offset) *laneEntry {
+	x := &laneEntry{Entry: e, offset: offset}
+	for rest := e.Commands; len(rest) > 0 && !x.replay; {
+		var c proto.Command
+		c, rest, _ = proto.NextCommand(rest) // DecodeEntry has checked them
+		x.replay = c.Kind == proto.CommandReplay
+	}
+	return x
 }
 
 // laneSnapshot is the store as of a batch, counted by its users.
@@ -131,7 +142,7 @@ func (l *lane) read(ctx context.Context) error {
 			}
 			l.from = r.Offset + 1
 			select {
-			case l.entries <- &laneEntry{Entry: e, offset: r.Offset + proto.Offset(l.base)}:
+			case l.entries <- newLaneEntry(e, r.Offset+proto.Offset(l.base)):
 				return nil
 			case <-ctx.Done():
 				return ctx.Err()
@@ -234,6 +245,12 @@ func (l *lane) stretch(b *batch) (int, error) {
 	b.commands.Reset()
 	n, base := 0, len(b.offsets)
 	for n < len(l.pending) {
+		if l.pending[n].replay && base+n > 0 {
+			if b.full = true; n == 0 {
+				return 0, nil
+			}
+			break
+		}
 		if isLane, err := l.split(b, l.pending[n], base+n); err != nil {
 			return 0, err
 		} else if isLane {

@@ -254,6 +254,7 @@ func nodeOver(t *testing.T, write func(*script), change ...func(*engine.Config))
 	if err != nil {
 		t.Fatal(err)
 	}
+	n.Judge(s.judge)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	if err := n.Start(ctx); err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/asynkron/protoactor-go/actor"
 	"github.com/nats-io/nats.go"
 
+	"kith/actors/identity"
 	"kith/engine/log"
 	"kith/engine/store"
 	"kith/proto"
@@ -48,6 +49,8 @@ type Node struct {
 	diskFull atomic.Bool
 	clock    clock
 	started  time.Time
+
+	judge func(identity.Rules) identity.Rules // by what identities are judged; nil: by the lane's rules. Tests break it
 }
 
 // Open starts a node and returns when it answers queries. What the log held

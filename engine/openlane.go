@@ -10,6 +10,7 @@ import (
 	gproto "google.golang.org/protobuf/proto"
 
 	"kith/actors"
+	"kith/actors/identity"
 	"kith/engine/store"
 	"kith/proto"
 	"kith/proto/pb"
@@ -54,7 +55,7 @@ func (n *Node) openLane(ctx context.Context, id proto.LaneID, dispatcher actor.D
 		n.laneOf[p] = l
 	}
 	l.shell = actors.NewShell(n.system, dispatcher, actors.Config{
-		Hasher: n.hasher, Rules: l.rules, Partitions: l.partitions, Next: next, ActiveMax: n.config.ActiveMax,
+		Hasher: n.hasher, Rules: n.judged(l.rules), Partitions: l.partitions, Next: next, ActiveMax: n.config.ActiveMax,
 	})
 	l.base = l.record.Base
 	l.from = proto.Offset(l.record.Offset-l.record.Base) + 1
@@ -63,6 +64,13 @@ func (n *Node) openLane(ctx context.Context, id proto.LaneID, dispatcher actor.D
 		p.laneTime, p.chain = proto.Millis(l.record.LaneTimeMs), l.record.Chain
 	})
 	return l, nil
+}
+
+func (n *Node) judged(r identity.Rules) identity.Rules {
+	if n.judge != nil {
+		return n.judge(r)
+	}
+	return r
 }
 
 // load reads the lane's record, rules and bitmaps.

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"kith/actors/identity"
 	"kith/engine"
 	"kith/engine/log"
 	"kith/engine/store"
@@ -30,7 +31,7 @@ type script struct {
 	mangle map[proto.Offset]func([]byte) []byte // what a reader gets instead
 	lump   func() int                           // entries to read before all of them must be applied; nil: no bound
 	node   atomic.Pointer[engine.Node]
-	waits  sync.WaitGroup
+	judge  func(identity.Rules) identity.Rules
 }
 
 const scriptStart = proto.Millis(1_767_225_600_000) // 2026-01-01
@@ -228,6 +229,7 @@ func (s *script) open(st store.Store, change ...func(*engine.Config)) (*engine.N
 		s.t.Fatal(err)
 	}
 	s.node.Store(n)
+	n.Judge(s.judge)
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	if err := n.Start(ctx); err != nil {

@@ -1,0 +1,221 @@
+package engine_test
+
+import (
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"kith/actors/identity"
+	"kith/engine"
+	"kith/engine/store"
+	"kith/proto"
+	"kith/segments"
+)
+
+// poison makes the steps of one client panic while it is on.
+type poison struct {
+	client proto.ClientID
+	on     atomic.Bool
+}
+
+type poisoned struct {
+	identity.Rules
+	p *poison
+}
+
+func (p *poison) judge(r identity.Rules) identity.Rules { return poisoned{r, p} }
+
+func (r poisoned) Program(c proto.ClientID) *segments.Program {
+	if c == r.p.client && r.p.on.Load() {
+		panic("poisoned")
+	}
+	return r.Rules.Program(c)
+}
+
+func deadLetters(t *testing.T, n *engine.Node) []proto.DeadLetter {
+	t.Helper()
+	list, err := n.DeadLetters(t.Context(), 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// A step that panics sets its command aside and nothing else; replayed, the
+// command counts, once.
+func TestDeadLetter(t *testing.T) {
+	var p poison
+	n := nodeOver(t, func(s *script) {
+		acme, bad := s.client("acme", ""), s.client("bad", "")
+		p.client = bad.ID
+		s.judge = p.judge
+		s.define(acme, "one", `count(true) >= 1`)
+		s.define(bad, "one", `count(true) >= 1`)
+	})
+	defer func() { closeNode(t, n) }()
+	acme, _ := n.Client("acme")
+	bad, _ := n.Client("bad")
+	now := time.Now()
+	submit(t, n, page(bad, "a", "before", now))
+	p.on.Store(true)
+	submit(t, n, page(acme, "a", "x", now), page(bad, "a", "lost", now), page(acme, "b", "x", now), page(bad, "new", "lost", now))
+	p.on.Store(false)
+
+	letters := deadLetters(t, n)
+	if len(letters) != 2 || letters[0].Index != 1 || letters[1].Index != 3 || !strings.Contains(letters[0].Reason, "poisoned") {
+		t.Fatalf("dead letters are %+v, want the commands 1 and 3", letters)
+	}
+	if strings.Contains(letters[0].Reason, "\n") {
+		t.Errorf("the list shows a stack: %q", letters[0].Reason)
+	}
+	if err := n.Ready(); err != nil {
+		t.Errorf("the node is not ready: %v", err)
+	}
+	count := func(c proto.ClientInfo) uint64 {
+		x, err := n.Count(t.Context(), c, "one", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return *x.Count
+	}
+	if a, b := count(acme), count(bad); a != 2 || b != 1 {
+		t.Errorf("%d and %d members, want 2 and 1", a, b)
+	}
+	if rec, err := n.Record(t.Context(), bad, "browser:a"); err != nil || len(rec.Events) != 1 {
+		t.Errorf("the identity has %d events, %v; want it as before", len(rec.Events), err)
+	}
+	verifyClean(t, n)
+
+	for i, d := range letters {
+		if err := n.Replay(t.Context(), d.ID); err != nil {
+			t.Fatalf("replay: %v", err)
+		}
+		if left := deadLetters(t, n); len(left) != len(letters)-1-i {
+			t.Errorf("%d letters are left", len(left))
+		}
+		if err := n.Replay(t.Context(), d.ID); proto.CodeOf(err) != proto.CodeNotFound {
+			t.Errorf("a second replay: %v", err)
+		}
+	}
+	if b := count(bad); b != 2 {
+		t.Errorf("%d members after the replay, want 2", b)
+	}
+	if rec, err := n.Record(t.Context(), bad, "browser:a"); err != nil || len(rec.Events) != 2 {
+		t.Errorf("the identity has %d events, %v; want 2", len(rec.Events), err)
+	}
+	for _, id := range []string{"", "1:2:3", "0:1", "x:y:z", "0:99:0", "0:-1:0"} {
+		if err := n.Replay(t.Context(), id); err == nil {
+			t.Errorf("letter %q was replayed", id)
+		}
+	}
+	verifyClean(t, n)
+}
+
+// A command that fails again is set aside again.
+func TestDeadLetterFailsAgain(t *testing.T) {
+	var p poison
+	s := newScript(t)
+	p.client = s.client("bad", "").ID
+	s.judge = p.judge
+	p.on.Store(true)
+	bad := proto.ClientInfo{ID: p.client, Space: proto.SpaceID(p.client)}
+	s.events(s.event(bad, "a", "x"))
+	s.beat(0)
+	st := store.NewMemory()
+	s.apply(st)
+	s.replay(st)
+	s.beat(0)
+	n := s.run(st)
+	if l := deadLetters(t, n); len(l) != 1 {
+		t.Errorf("letters after a replay that failed: %+v", l)
+	}
+	closeNode(t, n)
+	p.on.Store(false)
+	s.replay(st)
+	s.replay(st) // two operators at once
+	s.beat(0)
+	if r := s.apply(st); r.Events != 1 {
+		t.Errorf("%d events after the replay, want 1", r.Events)
+	}
+}
+
+// A letter and its replay in one batch, as when a log is read anew, are what
+// they are one after the other.
+func TestReplayInOneBatch(t *testing.T) {
+	for name, lump := range map[string]func() int{"one batch": nil, "batches": func() int { return 1 }} {
+		t.Run(name, func(t *testing.T) {
+			var p poison
+			s := newScript(t)
+			s.lump = lump
+			bad := s.client("bad", "")
+			p.client = bad.ID
+			s.judge = p.judge
+			s.beat(0)
+			p.on.Store(true)
+			s.events(s.event(bad, "a", "x"))
+			s.beat(0)
+			st := store.NewMemory()
+			s.apply(st)
+			s.replay(st)
+			s.events(s.event(bad, "b", "x"))
+			s.beat(0)
+			n := s.run(store.NewMemory())
+			defer closeNode(t, n)
+			// The letter failed, was replayed and failed again; b's is the second.
+			if l := deadLetters(t, n); len(l) != 2 || l[0].Offset <= 4 {
+				t.Errorf("letters are %+v, want the replay's and b's", l)
+			}
+		})
+	}
+}
+
+// replay writes a replay of each dead letter in st.
+func (s *script) replay(st store.Store) {
+	s.t.Helper()
+	for _, command := range engine.DeadCommands(st) {
+		s.own(command, 1)
+	}
+}
+
+// A batch that is cut short at its bound in bytes leaves the replays behind
+// the cut to the next one.
+func TestReplayBehindFullBatch(t *testing.T) {
+	var p poison
+	s := newScript(t)
+	acme, bad := s.client("acme", ""), s.client("bad", "")
+	p.client = bad.ID
+	s.judge = p.judge
+	p.on.Store(true)
+	const letters = 30
+	for i := range letters {
+		s.events(s.event(bad, fmt.Sprint("v", i), "x"))
+	}
+	s.beat(0)
+	st := store.NewMemory()
+	s.apply(st)
+	p.on.Store(false)
+	commands := engine.DeadCommands(st)
+	if len(commands) != letters {
+		t.Fatalf("%d letters, want %d", len(commands), letters)
+	}
+	big := strings.Repeat("x", proto.PropTextBytesMax)
+	for i, c := range commands {
+		var list []*proto.Event
+		for j := range 400 {
+			list = append(list, s.event(acme, fmt.Sprint("w", i, "-", j), big))
+		}
+		s.events(list...)
+		s.own(c, 1)
+	}
+	s.beat(0)
+	n := s.run(st)
+	if left := deadLetters(t, n); len(left) != 0 {
+		t.Errorf("%d letters are left", len(left))
+	}
+	closeNode(t, n)
+	if r := s.verify(st); r.Events != letters*401 {
+		t.Errorf("%d events, want %d: replays are lost", r.Events, letters*401)
+	}
+}
