@@ -33,7 +33,7 @@ redis-server is beside it when that is on the PATH.`,
 	fl.IntVar(&c.Rounds, "rounds", 3, "samples of each side; their medians count")
 	fl.BoolVar(&c.Quick, "quick", false, "big populations of a quarter of the size")
 	fl.StringVar(&c.Dir, "dir", "", "make the temporary folder in this `DIR`ectory")
-	fl.StringVar(&c.Profile, "cpuprofile", "", "write the node's processor profiles to `FILE`.MEASUREMENT")
+	fl.StringVar(&c.Profile, "cpuprofile", "", "write the node's processor profiles to `FILE`.MEASUREMENT.NUMBER")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		self, err := os.Executable()

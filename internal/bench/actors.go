@@ -16,9 +16,9 @@ import (
 
 // The entries of the measurement of actors against direct calls.
 const (
-	shellEntries  = 64 // different batches, gone through again and again
+	shellEntries  = 256 // gone through again and again
 	shellCommands = 512
-	shellPerBatch = 4 // entries of a batch
+	shellPerBatch = 8 // entries of a batch
 )
 
 // kept holds nothing: every identity is active from its first event on.
@@ -44,6 +44,22 @@ type Drive struct {
 	entries []*actors.Commands
 	batch   uint64
 	now     proto.Millis
+	wrote   written
+}
+
+// written is what batches would store.
+type written struct{ events, states, blocks, bytes int }
+
+func (w *written) add(o *actors.Outcome) {
+	w.events += o.Events
+	w.states += len(o.Puts)
+	w.blocks += len(o.Blocks)
+	for i := range o.Puts {
+		w.bytes += len(o.Puts[i].Value)
+	}
+	for i := range o.Blocks {
+		w.bytes += len(o.Blocks[i].Data)
+	}
 }
 
 // NewDrive makes one over actors, or over direct calls.
@@ -112,11 +128,11 @@ func (d *Drive) Batch() (int, error) {
 		}
 	}
 	outs, err := d.shell.Collect()
-	events := 0
+	before := d.wrote.events
 	for _, o := range outs {
-		events += o.Events
+		d.wrote.add(o)
 	}
-	return events, err
+	return d.wrote.events - before, err
 }
 
 // run goes through all batches, and on until the time is over.
@@ -137,6 +153,7 @@ func (d *Drive) run(ctx context.Context, long time.Duration) (x sample, err erro
 // this process.
 func (s *session) actors(ctx context.Context) ([]Result, error) {
 	var samplers []sampler
+	var drives []*Drive
 	for _, direct := range []bool{false, true} {
 		d, err := NewDrive(direct)
 		if err != nil {
@@ -148,6 +165,7 @@ func (s *session) actors(ctx context.Context) ([]Result, error) {
 				return nil, err
 			}
 		}
+		drives = append(drives, d)
 		samplers = append(samplers, func(ctx context.Context) (sample, error) { return d.run(ctx, s.Time/2) })
 	}
 	x, err := s.rounds(ctx, samplers...)
@@ -158,5 +176,12 @@ func (s *session) actors(ctx context.Context) ([]Result, error) {
 	r.against("direct calls", x[1].rate())
 	r.atLeast("ratio", r.Ratio, 0.8)
 	r.note("%.2f us of the processor an event, direct %.2f; %s against %s events/s", x[0].cost(), x[1].cost(), x[0].spread(), x[1].spread())
+	w := drives[0].wrote
+	r.set("states_per_event", w.per(w.states))
+	r.set("blocks_per_event", w.per(w.blocks))
+	r.set("value_bytes_per_event", w.per(w.bytes))
+	r.note("to be stored for an event, in batches of %d: %.2f states, %.2f history blocks, %.0f bytes of values", shellPerBatch*shellCommands, w.per(w.states), w.per(w.blocks), w.per(w.bytes))
 	return []Result{r}, nil
 }
+
+func (w *written) per(n int) float64 { return float64(n) / float64(max(w.events, 1)) }

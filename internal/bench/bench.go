@@ -42,8 +42,8 @@ type Config struct {
 	Rounds int
 	// Quick makes the big populations a quarter.
 	Quick bool
-	// Profile, if set, is the file name, to which the measurement's name is
-	// added, of the node's processor profiles.
+	// Profile, if set, is the file name, to which the measurement's name and a
+	// number are added, of the node's processor profiles.
 	Profile string
 	// Progress is told what is done at the moment.
 	Progress io.Writer
@@ -116,9 +116,10 @@ func Names() []string {
 // session is a run under way.
 type session struct {
 	Config
-	dir  string
-	name string // of the measurement
-	made int    // folders
+	dir      string
+	name     string // of the measurement
+	made     int    // folders
+	profiles int
 }
 
 // Run measures and gives the report. What was measured before an error is in

@@ -159,7 +159,8 @@ func (n *node) wait(ctx context.Context, pos proto.Position) error {
 // profile if one is wanted.
 func (n *node) profiled(x *sample, run func() error) error {
 	if n.s.Profile != "" {
-		if _, err := n.ask("profile %s.%s", n.s.Profile, n.s.name); err != nil {
+		n.s.profiles++
+		if _, err := n.ask("profile %s.%s.%d", n.s.Profile, n.s.name, n.s.profiles); err != nil {
 			return err
 		}
 	}

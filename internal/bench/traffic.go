@@ -28,7 +28,7 @@ func trafficText() string {
 }
 
 // visit is one event, as far as events differ.
-type visit struct{ visitor, section, author uint32 }
+type visit struct{ visitor, section, author, article uint32 }
 
 // visitOf gives a visitor's turn-th event: each visitor has a favourite
 // section and another, and an author.
@@ -37,7 +37,7 @@ func visitOf(visitor, turn uint32) visit {
 	if turn%5 == 0 {
 		section = (visitor + 7) % sections
 	}
-	return visit{visitor, section, visitor / sections % sections}
+	return visit{visitor, section, visitor / sections % sections, (visitor*7919 + turn*31) % 1_000_000}
 }
 
 // source gives visits. It belongs to one goroutine.
@@ -96,22 +96,26 @@ const (
 	visitorMark = "v00000000"
 	sectionMark = "s00"
 	authorMark  = "a00"
+	articleMark = "x000000"
+	eventURL    = "https://news.example.com/cars/2026/a-long-enough-name-of-an-article-" + articleMark + ".html"
+	eventRef    = "https://search.example/?q=used+cars"
 	eventText   = `{"event":"page_view","identities":["browser:` + visitorMark + `"],"props":{"section":"` + sectionMark +
-		`","author":"` + authorMark + `","country":"DE","price":12.5},"url":"https://news.example.com/cars/2026/a-long-enough-name-of-an-article-000000.html","ref":"https://search.example/?q=used+cars"}`
+		`","author":"` + authorMark + `","country":"DE","price":12.5},"url":"` + eventURL + `","ref":"` + eventRef + `"}`
 )
 
 // slot is where an event's digits lie in a request.
-type slot struct{ visitor, section, author int }
+type slot struct{ visitor, section, author, article int }
 
 func slotOf(b []byte, from int) slot {
 	at := func(mark string) int { return from + bytes.Index(b[from:], []byte(mark)) + 1 }
-	return slot{at(visitorMark), at(sectionMark), at(authorMark)}
+	return slot{at(visitorMark), at(sectionMark), at(authorMark), at(articleMark)}
 }
 
 func (s slot) put(b []byte, v visit) {
 	putDigits(b[s.visitor:s.visitor+8], v.visitor)
 	putDigits(b[s.section:s.section+2], v.section)
 	putDigits(b[s.author:s.author+2], v.author)
+	putDigits(b[s.article:s.article+6], v.article)
 }
 
 func putDigits(b []byte, v uint32) {
@@ -172,14 +176,16 @@ func getRequest(path string) []byte {
 
 // packedEvent is the same event as the log holds it.
 func packedEvent(now proto.Millis, v visit) []byte {
-	e := proto.Event{Client: 1, Space: 1, Time: now, Received: now, Identities: []proto.Identity{identityOf(v.visitor)}, EventBody: proto.EventBody{
-		Name: "page_view", URL: "https://news.example.com/cars/2026/a-long-enough-name-of-an-article-000000.html", Ref: "https://search.example/?q=used+cars",
+	e := proto.Event{Client: 1, Space: 1, Time: now, Received: now, Identities: []proto.Identity{identityOf(0)}, EventBody: proto.EventBody{
+		Name: "page_view", URL: eventURL, Ref: eventRef,
 		Props: []proto.Prop{
-			{Key: "section", Value: proto.TextOf(fmt.Sprintf("s%02d", v.section))}, {Key: "author", Value: proto.TextOf(fmt.Sprintf("a%02d", v.author))},
+			{Key: "section", Value: proto.TextOf(sectionMark)}, {Key: "author", Value: proto.TextOf(authorMark)},
 			{Key: "country", Value: proto.TextOf("DE")}, {Key: "price", Value: proto.NumberOf(12.5)},
 		},
 	}}
-	return e.Append(nil)
+	b := e.Append(nil)
+	slotOf(b, 0).put(b, v)
+	return b
 }
 
 func identityOf(visitor uint32) proto.Identity {
