@@ -199,8 +199,10 @@ func refusesWithoutDev(t *testing.T, data string) {
 	t.Helper()
 	file := t.TempDir() + "/kith.yaml"
 	writeFile(t, file, "public: 127.0.0.1:0\nservice: 127.0.0.1:0\nkeys:\n  - {role: admin, sha256: "+config.HashKey("another")+"}\n")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // for a node that does start
+	defer cancel()
 	var errs bytes.Buffer
-	code := run(t.Context(), []string{"serve", "--config", file, "--data", data}, strings.NewReader(""), io.Discard, &errs, func(string) string { return "" })
+	code := run(ctx, []string{"serve", "--config", file, "--data", data}, strings.NewReader(""), io.Discard, &errs, func(string) string { return "" })
 	if code != exitFailed || !strings.Contains(errs.String(), "were made with --dev") {
 		t.Errorf("data made with --dev, without it: exit code %d\n%s", code, errs.String())
 	}
