@@ -80,6 +80,10 @@ func (l *lane) commit() {
 }
 
 func (l *lane) commitBatch(b *batch) error {
+	if err := l.node.disk.await(l.reading); err != nil {
+		b.writes.Discard()
+		return err
+	}
 	if err := l.upkeep(b); err != nil {
 		b.writes.Discard()
 		return err

@@ -85,7 +85,8 @@ type Config struct {
 	// Boot are clients with keys that must exist once the node is open.
 	Boot []BootKey
 	// DiskReserve is refused to events: with less free, intake answers
-	// CodeDiskFull. Default 256 MiB.
+	// CodeDiskFull; with a quarter of it free nothing is written at all.
+	// Default 256 MiB; on disks under 2 GiB an eighth, at least 48 MiB.
 	DiskReserve uint64
 	// Logger takes what operators should know. Default: none.
 	Logger *slog.Logger
@@ -107,7 +108,6 @@ func (c *Config) Validate() error {
 	setDefault(&c.LogRetention, 24*time.Hour)
 	setDefault(&c.ActiveMax, 200_000)
 	setDefault(&c.ViewsMax, 500_000)
-	setDefault(&c.DiskReserve, 256<<20)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

@@ -32,8 +32,8 @@ func (n *Node) refusal() error {
 	switch {
 	case !n.ready.Load():
 		return proto.Errorf(proto.CodeUnavailable, "the node is starting or stopping: try again shortly")
-	case n.diskFull.Load():
-		return proto.Errorf(proto.CodeDiskFull, "the disk is nearly full, events are refused: free space or add disk, then try again")
+	case n.disk.low():
+		return errDiskFull
 	}
 	return nil
 }

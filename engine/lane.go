@@ -48,7 +48,8 @@ type lane struct {
 	pending []*laneEntry // read, not yet stepped
 	letters map[letterID]bool
 
-	fail func(what string, err error) // quarantines the lane, unless err is nil or a cancellation
+	reading context.Context              // ends when the lane is to stop
+	fail    func(what string, err error) // quarantines the lane, unless err is nil or a cancellation
 
 	// The committer's.
 	journal journalState

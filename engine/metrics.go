@@ -67,7 +67,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		put("overloads", prometheus.CounterValue, float64(s.Refused), lane)
 	}
 	put("views", prometheus.GaugeValue, float64(c.n.views.len()))
-	put("diskFull", prometheus.GaugeValue, flag(c.n.diskFull.Load()))
+	put("diskFull", prometheus.GaugeValue, flag(c.n.disk.low()))
 }
 
 func seconds(m proto.Millis) float64 { return float64(m) / 1000 }

@@ -46,7 +46,7 @@ type Node struct {
 	done     sync.WaitGroup
 	applying sync.WaitGroup
 	ready    atomic.Bool
-	diskFull atomic.Bool
+	disk     *disk
 	clock    clock
 	started  time.Time
 
@@ -74,7 +74,7 @@ func open(c Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	st, err := store.Open(store.Config{Dir: c.storeDir(), CheckTables: c.CheckTables, Logger: c.Logger})
+	st, err := store.Open(store.Config{Dir: c.storeDir(), Small: smallDisk(c.storeDir()), CheckTables: c.CheckTables, Logger: c.Logger})
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +98,7 @@ func newNode(c Config, lg log.Logs, st store.Store, secret [16]byte) *Node {
 	n := &Node{
 		config: c, logger: c.Logger, hasher: proto.NewHasher(secret), log: lg, store: st,
 		views: newViews(c.ViewsMax), started: c.Now(), clock: newClock(c.Now),
-		conn: func() *nats.Conn { return nil },
+		conn: func() *nats.Conn { return nil }, disk: newDisk(c.DiskReserve, c.storeDir(), c.logDir()),
 	}
 	static := map[[32]byte]proto.Principal{}
 	for _, k := range c.AdminKeys {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"syscall"
 	"time"
 
 	"kith/proto"
@@ -15,6 +14,7 @@ import (
 // first that fails quarantines the lane and ends the reading.
 func (l *lane) run(ctx context.Context, wait *sync.WaitGroup) {
 	stop, cancel := context.WithCancel(ctx)
+	l.reading = stop
 	l.fail = func(what string, err error) {
 		if err != nil && !errors.Is(err, context.Canceled) {
 			l.quarantine(what, err)
@@ -57,8 +57,8 @@ func (n *Node) Ready() error {
 	if !n.ready.Load() {
 		return proto.Errorf(proto.CodeUnavailable, "the node is starting or stopping")
 	}
-	if n.diskFull.Load() {
-		return proto.Errorf(proto.CodeDiskFull, "the disk is nearly full: free space or add disk")
+	if n.disk.low() {
+		return errDiskFull
 	}
 	for _, l := range n.lanes {
 		if _, _, _, fault := l.progress.get(); fault != nil {
@@ -108,67 +108,4 @@ func (p *progress) chainNow() uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.chain
-}
-
-// watchDisk refuses events while the disk is nearly full: a log or store that
-// meets the end of the disk stops for good, a refused event is sent again.
-func (n *Node) watchDisk(ctx context.Context) {
-	for {
-		low := freeBytes(n.config.storeDir()) < n.config.DiskReserve || freeBytes(n.config.logDir()) < n.config.DiskReserve
-		if low != n.diskFull.Swap(low) {
-			n.logger.Warn("disk space", "refusing_events", low, "reserve_bytes", n.config.DiskReserve)
-		}
-		if !pause(ctx, time.Second) {
-			return
-		}
-	}
-}
-
-// freeBytes is what an unprivileged process may still write below dir; all
-// there is if that cannot be told.
-func freeBytes(dir string) uint64 {
-	var s syscall.Statfs_t
-	if syscall.Statfs(dir, &s) != nil {
-		return ^uint64(0)
-	}
-	return s.Bavail * uint64(s.Bsize)
-}
-
-// retain purges applied entries that are older than the retention.
-func (l *lane) retain(ctx context.Context) {
-	every := min(time.Minute, l.node.config.LogRetention/2)
-	for pause(ctx, every) {
-		if err := l.purge(ctx); err != nil && ctx.Err() == nil {
-			l.logger.Warn("log cannot be purged", "error", err)
-		}
-	}
-}
-
-// purge removes what is older than the retention and applied, but for the last
-// applied entry: the fingerprint compares it.
-func (l *lane) purge(ctx context.Context) error {
-	info, err := l.stream.Info(ctx)
-	if err != nil {
-		return err
-	}
-	applied, _, _, _ := l.progress.get()
-	cutoff := l.node.config.Now().Add(-l.node.config.LogRetention)
-	lo, hi := info.First, applied-proto.Offset(l.base) // first not to purge is in [lo, hi]
-	start := lo
-	for lo < hi {
-		mid := lo + (hi-lo)/2
-		rec, err := l.stream.Get(ctx, mid)
-		if err != nil && proto.CodeOf(err) != proto.CodeNotFound {
-			return err
-		}
-		if err != nil || rec.Stored.Before(cutoff) {
-			lo = mid + 1
-		} else {
-			hi = mid
-		}
-	}
-	if lo <= start {
-		return nil
-	}
-	return l.stream.Purge(ctx, lo-1)
 }

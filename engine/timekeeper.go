@@ -92,6 +92,9 @@ func (l *lane) sendBeat(ctx context.Context) error {
 
 // appendOwn appends an entry of commands for the lane itself, one at a time.
 func (l *lane) appendOwn(ctx context.Context, kind proto.CommandKind, bodies [][]byte) error {
+	if l.node.disk.stopped() {
+		return errDiskFull
+	}
 	l.own.Lock()
 	defer l.own.Unlock()
 	l.ownSeq++

@@ -24,7 +24,8 @@ import (
 type Config struct {
 	Dir         string
 	CheckTables bool // read and verify every table at open; else each block when it is read
-	MemTables   int  // of 64 MB each; 0: 3
+	MemTables   int  // of 64 MB each, or 16 MB; 0: 3
+	Small       bool // the disk is small: 16 MB files
 	Logger      *slog.Logger
 }
 
@@ -74,6 +75,10 @@ func badgerOptions(c Config) badger.Options {
 	if c.MemTables == 0 {
 		c.MemTables = 3
 	}
+	file := int64(64 << 20)
+	if c.Small {
+		file = 16 << 20
+	}
 	o := badger.DefaultOptions(c.Dir).
 		WithSyncWrites(true).
 		WithNumVersionsToKeep(1).
@@ -81,10 +86,10 @@ func badgerOptions(c Config) badger.Options {
 		WithCompression(options.None).
 		WithBlockCacheSize(0).
 		WithIndexCacheSize(0).
-		WithMemTableSize(64 << 20).
+		WithMemTableSize(file).
 		WithNumMemtables(c.MemTables).
 		WithValueThreshold(1 << 20). // all values inline
-		WithValueLogFileSize(64 << 20).
+		WithValueLogFileSize(file).
 		WithNumCompactors(2).
 		WithMetricsEnabled(false).
 		WithChecksumVerificationMode(options.OnBlockRead).

@@ -1,0 +1,175 @@
+package engine
+
+import (
+	"context"
+	"sync"
+	"syscall"
+	"time"
+
+	"kith/proto"
+)
+
+// disk watches the space that the log and the store have left. Below the
+// reserve events are refused. Below the floor nothing is written at all, not
+// even beats and commits: the store writes through mapped memory, where a
+// full disk is not an error but the end of the process.
+type disk struct {
+	dirs           []string
+	reserve, floor uint64
+	now            func() time.Time
+
+	mu      sync.Mutex
+	checked time.Time
+	free    uint64
+}
+
+const diskFresh = 20 * time.Millisecond // how old an answer may be
+
+// Defaults of the reserve, by the size of the disk.
+const (
+	reserveLarge = 256 << 20
+	reserveLeast = 48 << 20
+	diskSmall    = 2 << 30 // smaller ones get smaller files, and an eighth as reserve
+)
+
+func newDisk(reserve uint64, dirs ...string) *disk {
+	d := &disk{dirs: dirs, reserve: reserve, now: time.Now}
+	if d.reserve == 0 {
+		d.reserve = reserveLarge
+		if smallDisk(dirs[0]) {
+			d.reserve = max(reserveLeast, diskSize(dirs[0])/8)
+		}
+	}
+	d.floor = d.reserve / 4
+	return d
+}
+
+// left is the least space that any of the directories has.
+func (d *disk) left() uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if t := d.now(); t.Sub(d.checked) > diskFresh {
+		d.checked, d.free = t, ^uint64(0)
+		for _, dir := range d.dirs {
+			d.free = min(d.free, freeBytes(dir))
+		}
+	}
+	return d.free
+}
+
+// low reports whether events must be refused, stopped whether nothing may be
+// written.
+func (d *disk) low() bool     { return d.left() < d.reserve }
+func (d *disk) stopped() bool { return d.left() < d.floor }
+
+// await returns when something may be written, or with ctx's error.
+func (d *disk) await(ctx context.Context) error {
+	for d.stopped() {
+		if !pause(ctx, 5*diskFresh) {
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+var errDiskFull = proto.Errorf(proto.CodeDiskFull, "the disk is nearly full: free space or add disk, then try again; look-ups go on and nothing acknowledged is lost")
+
+// freeBytes is what an unprivileged process may still write below dir; all
+// there is if that cannot be told.
+func freeBytes(dir string) uint64 {
+	var s syscall.Statfs_t
+	if syscall.Statfs(dir, &s) != nil {
+		return ^uint64(0)
+	}
+	return s.Bavail * uint64(s.Bsize)
+}
+
+func diskSize(dir string) uint64 {
+	var s syscall.Statfs_t
+	if syscall.Statfs(dir, &s) != nil {
+		return ^uint64(0)
+	}
+	return s.Blocks * uint64(s.Bsize)
+}
+
+func smallDisk(dir string) bool { return diskSize(dir) < diskSmall }
+
+// watchDisk tells operators when events begin and cease to be refused.
+func (n *Node) watchDisk(ctx context.Context) {
+	was := false
+	for {
+		if low := n.disk.low(); low != was {
+			was = low
+			n.logger.Warn("disk space", "refusing_events", low, "free_bytes", n.disk.left(), "reserve_bytes", n.disk.reserve)
+		}
+		if !pause(ctx, time.Second) {
+			return
+		}
+	}
+}
+
+// retain purges the log behind what is applied: entries over the age of
+// retention, and the oldest ones once the log has half of the bytes that it
+// may have.
+func (l *lane) retain(ctx context.Context) {
+	age := min(time.Minute, l.node.config.LogRetention/2)
+	last := l.node.config.Now()
+	for pause(ctx, min(time.Second, age)) {
+		err := l.purgeBySize(ctx)
+		if t := l.node.config.Now(); err == nil && t.Sub(last) >= age {
+			last = t
+			err = l.purgeByAge(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
+			l.logger.Warn("log cannot be purged", "error", err)
+		}
+	}
+}
+
+func (l *lane) purgeBySize(ctx context.Context) error {
+	info, err := l.stream.Info(ctx)
+	if err != nil || info.BytesMax == 0 || info.Bytes <= info.BytesMax/2 || info.Last < info.First {
+		return err
+	}
+	perEntry := info.Bytes/uint64(info.Last-info.First+1) + 1
+	over := proto.Offset((info.Bytes - info.BytesMax/2) / perEntry)
+	upTo := min(info.First+over, l.appliedSequence())
+	if upTo <= info.First {
+		return nil
+	}
+	return l.stream.Purge(ctx, upTo-1)
+}
+
+// appliedSequence is the last applied entry's sequence in the log as it is now.
+func (l *lane) appliedSequence() proto.Offset {
+	applied, _, _, _ := l.progress.get()
+	return applied - proto.Offset(l.base)
+}
+
+// purgeByAge removes what is older than the retention and applied, but for
+// the last applied entry: the fingerprint compares it.
+func (l *lane) purgeByAge(ctx context.Context) error {
+	info, err := l.stream.Info(ctx)
+	if err != nil {
+		return err
+	}
+	cutoff := l.node.config.Now().Add(-l.node.config.LogRetention)
+	lo, hi := info.First, l.appliedSequence() // first not to purge is in [lo, hi]
+	start := lo
+	for lo < hi {
+		mid := lo + (hi-lo)/2
+		rec, err := l.stream.Get(ctx, mid)
+		if err != nil && proto.CodeOf(err) != proto.CodeNotFound {
+			return err
+		}
+		if err != nil || rec.Stored.Before(cutoff) {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	if lo <= start {
+		return nil
+	}
+	return l.stream.Purge(ctx, lo-1)
+}

@@ -1,0 +1,90 @@
+package engine_test
+
+import (
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"kith/engine"
+	"kith/proto"
+)
+
+// A disk that fills up under a node: events are refused with a clear error,
+// look-ups go on, the process lives, and once there is space all goes on and
+// nothing acknowledged is lost.
+func TestFullDisk(t *testing.T) {
+	if testing.Short() {
+		t.Skip("mounts a file system: not in short runs")
+	}
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=320m"); err != nil {
+		t.Skipf("a small file system cannot be mounted here: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
+	})
+	n := testNode(t, filepath.Join(dir, "data"), func(c *engine.Config) { c.DiskReserve = 0; c.LogBytesMax = 0 })
+	define(t, n, "all", "count(true) >= 1")
+	submit(t, n, page(acme(t, n), "a", "x", time.Now()))
+
+	filler := filepath.Join(dir, "filler")
+	fill(t, filler)
+	var b proto.Batch
+	b.AddEvent(n.Hasher(), page(acme(t, n), "b", "x", time.Now()))
+	for deadline := time.Now().Add(5 * time.Second); ; {
+		r := n.Submit(t.Context(), &b)
+		if proto.CodeOf(r.Err) == proto.CodeDiskFull {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("submit on a full disk: %v, want %s", r.Err, proto.CodeDiskFull)
+		}
+	}
+	if err := n.Ready(); proto.CodeOf(err) != proto.CodeDiskFull {
+		t.Errorf("ready on a full disk: %v", err)
+	}
+	if got := segmentsOf(t, n, "a"); len(got) != 1 {
+		t.Errorf("look-up on a full disk gives %v", got)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); n.Ready() != nil; {
+		if time.Now().After(deadline) {
+			t.Fatalf("not ready with space again: %v", n.Ready())
+		}
+		if err := n.AwaitChange(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	submit(t, n, page(acme(t, n), "b", "x", time.Now()))
+	if r := verifyClean(t, n); r.Identities != 2 {
+		t.Errorf("%d identities, want a and b", r.Identities)
+	}
+	closeNode(t, n)
+	n = testNode(t, filepath.Join(dir, "data"), func(c *engine.Config) { c.DiskReserve = 0; c.LogBytesMax = 0 })
+	defer closeNode(t, n)
+	if len(segmentsOf(t, n, "a")) != 1 || len(segmentsOf(t, n, "b")) != 1 {
+		t.Error("a or b was lost")
+	}
+}
+
+// fill writes until no byte is left.
+func fill(t *testing.T, name string) {
+	t.Helper()
+	f, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	zeros := make([]byte, 1<<16)
+	for {
+		if _, err := f.Write(zeros); err != nil {
+			return
+		}
+	}
+}
