@@ -409,7 +409,7 @@ func (h *host) history(r *resident) func(proto.ClientID) iter.Seq[[]byte] {
 			i := slices.IndexFunc(pending, func(b sealedBlock) bool { return b.batch > h.committed && b.Client == client })
 			stored := next
 			if i >= 0 {
-				stored = pending[i].Number
+				stored = min(stored, pending[i].Number)
 			}
 			for data, err := range h.source.Blocks(r.node, client, first, stored) {
 				if err == nil {
@@ -423,8 +423,8 @@ func (h *host) history(r *resident) func(proto.ClientID) iter.Seq[[]byte] {
 					return
 				}
 			}
-			for _, b := range pending {
-				if b.Client == client && b.Number >= stored && b.Number >= first && !yield(b.Data) {
+			for _, b := range pending { // one that is being rebuilt has not sealed all of them yet
+				if b.Client == client && b.Number >= stored && b.Number >= first && b.Number < next && !yield(b.Data) {
 					return
 				}
 			}
