@@ -200,9 +200,10 @@ func diskUsed(dir string) (bytes int64, err error) {
 // settle waits until the node's memory no longer shrinks, a minute at most,
 // and gives it.
 func (n *node) settle(ctx context.Context) int64 {
+	quiet := 3 * n.s.Time
 	least, since := n.usage().rss, time.Now()
-	for start := time.Now(); time.Since(start) < time.Minute && time.Since(since) < 10*time.Second && ctx.Err() == nil; {
-		pause(ctx, time.Second)
+	for start := time.Now(); time.Since(start) < time.Minute && time.Since(since) < quiet && ctx.Err() == nil; {
+		pause(ctx, min(time.Second, n.s.Time))
 		if rss := n.usage().rss; rss < least-least/100 {
 			least, since = rss, time.Now()
 		}

@@ -1,0 +1,127 @@
+package bench
+
+import (
+	"context"
+	"time"
+)
+
+// What the tests see of the generator.
+
+type Visit = visit
+
+func VisitOf(visitor, turn uint32) Visit                  { return visitOf(visitor, turn) }
+func (v visit) Fields() (visitor, section, author uint32) { return v.visitor, v.section, v.author }
+
+type visits []visit
+
+func (v *visits) next() visit {
+	x := (*v)[0]
+	*v = (*v)[1:]
+	return x
+}
+
+// Filled is a body, and the request around it, with visits put in.
+func Filled(v ...Visit) (body, request []byte) {
+	b := newBody(len(v))
+	r := b.request("/v1/events")
+	first, second := visits(v), visits(v)
+	b.fill(&first)
+	r.fill(&second)
+	return b.bytes, r.bytes
+}
+
+// Loaded are the visitors that load would send, connection by connection.
+func Loaded(count, conns int) (all []uint32) {
+	for i := range conns {
+		o := &once{at: uint32(i), step: uint32(conns), end: uint32(count)}
+		for range count/conns + 2 {
+			all = append(all, o.next().visitor)
+		}
+	}
+	return all
+}
+
+var (
+	PackedEvent = packedEvent
+	Figure      = figure
+	Hundred     = func() (when []string) {
+		for _, r := range hundred() {
+			when = append(when, r.when)
+		}
+		return when
+	}
+	Crowd = func(n int) (when []string) {
+		for _, r := range crowd(n) {
+			when = append(when, r.when)
+		}
+		return when
+	}
+	SegmentsIn = segmentsIn
+	Reply      = reply
+)
+
+func Quantile(v []float64, q float64) float64 { return latencies(v).quantile(q) }
+
+// ReadHead is readHead, flat.
+func ReadHead(b []byte) (status, size, body int, ok bool, err error) {
+	h, ok, err := readHead(b)
+	return h.status, h.size, h.body, ok, err
+}
+
+// Accepted reads an answer as a poster of n events does.
+func Accepted(n int, answer []byte) (string, error) {
+	p := poster{body: newBody(n)}
+	if _, err := p.done(answer); err != nil {
+		return "", err
+	}
+	return p.last.String(), nil
+}
+
+// Exchanges sends requests over one connection to addr.
+func Exchanges(ctx context.Context, addr string, requests ...[]byte) (statuses []int, bodies []string, err error) {
+	w, err := dial(ctx, addr)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer w.close()
+	for _, r := range requests {
+		status, body, err := w.do(r)
+		if err != nil {
+			return statuses, bodies, err
+		}
+		statuses, bodies = append(statuses, status), append(bodies, string(body))
+	}
+	return statuses, bodies, nil
+}
+
+type anyWorker struct{}
+
+func (anyWorker) next() []byte             { return nil }
+func (anyWorker) done([]byte) (int, error) { return 2, nil }
+
+type anyExchange func() int
+
+func (e anyExchange) do([]byte) (int, []byte, error) { return e(), nil, nil }
+func (anyExchange) close()                           {}
+
+// RunLoad runs a load of conns connections on which answer gives the status.
+func RunLoad(ctx context.Context, conns int, every, d time.Duration, answer func() int) (units, refused int, seconds float64, err error) {
+	l := load{workers: make([]worker, conns), every: every, connect: func(context.Context) (exchange, error) { return anyExchange(answer), nil }}
+	for i := range l.workers {
+		l.workers[i] = anyWorker{}
+	}
+	x, err := l.run(ctx, d)
+	return x.units, x.refused, x.seconds, err
+}
+
+// RunBehind runs such a load in the background of foreground.
+func RunBehind(ctx context.Context, conns int, every time.Duration, answer func() int, foreground func()) (units int, err error) {
+	l := load{workers: make([]worker, conns), every: every, connect: func(context.Context) (exchange, error) { return anyExchange(answer), nil }}
+	for i := range l.workers {
+		l.workers[i] = anyWorker{}
+	}
+	stop := l.behind(ctx)
+	foreground()
+	x, err := stop()
+	return x.units, err
+}
