@@ -1,0 +1,399 @@
+package graph
+
+import (
+	"slices"
+
+	"kith/proto"
+)
+
+// This file is R1 and the first half of R10: how two homes agree on an edge,
+// keep it, and let it go.
+
+// asksMax bounds the Link commands of one identity that wait for a decision.
+const asksMax = 256
+
+// takeEdge does what a message between the two ends of an edge asks.
+func (s *step) takeEdge(m *Message) {
+	switch m.Kind {
+	case Half:
+		s.half(m)
+	case HalfOK:
+		s.halfOK(m)
+	case HalfNo:
+		s.halfNo(m)
+	case Drop:
+		s.dropped(m)
+	case DropOK:
+		if l := s.removedMark(m); l != nil {
+			l.MarkGen = m.Gen
+			s.fx.touched(m.From)
+		}
+	case DropNo:
+		if l := s.removedMark(m); l != nil && l.MarkGen == 0 && l.MarkTime <= m.Time {
+			s.unmark(l)
+		}
+	case Forgot:
+		if l := get(s.x.Links, &m.From); l != nil && l.Mark == CappedMark && l.MarkTime <= m.Time {
+			s.unmark(l)
+		}
+	case Refuse:
+		s.refusedByRoot(m)
+	}
+}
+
+// linked takes in evidence from outside.
+func (s *step) linked(m *Message) {
+	x := s.x
+	if r := s.barred(m.About, m.Time); r != ReasonNone {
+		s.fx.ignored(m, r)
+		return
+	}
+	l := get(x.Links, &m.About)
+	switch {
+	case l != nil && l.Stage == Established:
+		if m.Time > l.Time {
+			l.Evidence = m.Evidence
+			s.x.copied = nil
+			s.fx.touched(l.Peer)
+		}
+	case l != nil && l.Stage == Pending:
+		if m.Time > l.Time {
+			s.propose(m.About, m.Evidence, false)
+		}
+	case x.slots() >= s.env.Config.EdgesMax:
+		s.refuse(m, ReasonEdgeCap)
+		return
+	case l == nil && len(x.Links) >= s.env.Config.LinksMax:
+		s.refuse(m, ReasonLinksFull)
+		return
+	default:
+		s.propose(m.About, m.Evidence, false)
+	}
+	s.asked(m)
+}
+
+// asked notes that somebody waits for the decision on a link.
+func (s *step) asked(m *Message) {
+	x := s.x
+	known := slices.ContainsFunc(x.Asks, func(a Asked) bool { return a.Peer == m.About && a.Command == m.Command })
+	switch {
+	case m.Command == 0 || known:
+	case len(x.Asks) >= asksMax:
+		s.fx.ignored(m, ReasonBusy)
+	default:
+		x.Asks = append(x.Asks, Asked{Peer: m.About, Command: m.Command})
+		s.changed()
+	}
+}
+
+// barred gives the reason, other than a cap, why evidence of time t for an
+// edge to peer does not count.
+func (s *step) barred(peer Hash, t proto.Millis) Reason {
+	l := get(s.x.Links, &peer)
+	switch {
+	case s.x.Dark:
+		return ReasonOptedOut
+	case peer == s.self.Hash:
+		return ReasonSelf
+	case t <= s.x.Fence:
+		return ReasonStale
+	case l != nil && l.Mark == RemovedMark && t <= l.MarkTime:
+		return ReasonRemoved
+	}
+	return ReasonNone
+}
+
+// refuse counts an edge that a cap does not allow.
+func (s *step) refuse(m *Message, r Reason) {
+	peer := m.About
+	if m.Kind == Half {
+		peer = m.From
+	}
+	s.fx.Refused = append(s.fx.Refused, Refusal{s.self, peer, r})
+	if m.Kind == Link {
+		s.fx.ignored(m, r)
+	}
+}
+
+// propose makes or renews a pending edge.
+func (s *step) propose(peer Hash, e Evidence, again bool) {
+	if !again {
+		l := add(&s.x.Links, peer)
+		l.Stage, l.Gen, l.Evidence = Pending, 0, e
+		s.fx.touched(peer)
+	}
+	s.emit(peer, Message{Kind: Half, Again: again, Gen: s.x.Gen, Evidence: e})
+}
+
+// half answers a proposal.
+func (s *step) half(m *Message) {
+	x := s.x
+	l := get(x.Links, &m.From)
+	pending, established := l != nil && l.Stage == Pending, l != nil && l.Stage == Established
+	r := s.barred(m.From, m.Time)
+	switch {
+	case r != ReasonNone:
+	case !pending && !established && x.slots() >= s.env.Config.EdgesMax:
+		r = ReasonEdgeCap
+		s.refuse(m, r)
+	case l == nil && len(x.Links) >= s.env.Config.LinksMax:
+		r = ReasonLinksFull
+		s.refuse(m, r)
+	case established && l.Gen > m.Gen:
+		r = ReasonNoLonger
+	}
+	if r != ReasonNone {
+		s.emit(m.From, Message{Kind: HalfNo, Reason: r, Again: m.Again, ToGen: m.Gen, Gen: x.Gen, Evidence: m.Evidence})
+		if m.Again {
+			s.forget(m.From, m.Time)
+		}
+		return
+	}
+	e := m.Evidence
+	if (pending || established) && l.Time > e.Time {
+		e = l.Evidence
+	}
+	if !established || l.Gen != m.Gen {
+		s.edges = true
+	}
+	s.establish(m.From, m.Gen, e)
+	s.emit(m.From, Message{Kind: HalfOK, ToGen: m.Gen, Gen: x.Gen, Evidence: e, Echo: m.Time})
+}
+
+// establish sets an edge, which ends its marks.
+func (s *step) establish(peer Hash, gen uint32, e Evidence) {
+	*add(&s.x.Links, peer) = Neighbour{Peer: peer, Stage: Established, Gen: gen, Evidence: e}
+	s.x.copied = nil
+	for i := range s.x.Asks {
+		if a := &s.x.Asks[i]; a.Peer == peer && a.Sent {
+			a.Sent = false // the root has a copy without the edge
+			s.changed()
+		}
+	}
+	s.fx.touched(peer)
+}
+
+// halfOK establishes the edge that was proposed.
+func (s *step) halfOK(m *Message) {
+	if s.x.Dark || m.ToGen != s.x.Gen {
+		return
+	}
+	l := get(s.x.Links, &m.From)
+	if l == nil || l.Stage != Pending {
+		s.takeBack(m, l)
+		return
+	}
+	if m.Time < l.Time {
+		return // newer evidence was proposed since
+	}
+	e := l.Evidence
+	if m.Time > e.Time {
+		e = m.Evidence
+	}
+	s.establish(m.From, m.Gen, e)
+	s.edges = true
+}
+
+// takeBack undoes at the other end an edge that is no longer wanted here,
+// unless a removal at least as new is on its way there.
+func (s *step) takeBack(m *Message, l *Neighbour) {
+	if l != nil && (l.Stage == Established || l.Mark == RemovedMark && l.MarkTime >= m.Echo) {
+		return
+	}
+	s.mark(m.From, CappedMark, m.Gen, m.Echo)
+	s.forget(m.From, m.Echo)
+	s.emit(m.From, Message{Kind: Drop, Capped: true, ToGen: m.Gen, Gen: s.x.Gen, Evidence: Evidence{Time: m.Echo}})
+}
+
+// halfNo gives the edge up, unless there is newer evidence.
+func (s *step) halfNo(m *Message) {
+	l := get(s.x.Links, &m.From)
+	if s.x.Dark || m.ToGen != s.x.Gen || l == nil {
+		return
+	}
+	switch {
+	case l.Stage == Pending && l.Time <= m.Time:
+		s.unpend(l, m.Reason)
+	case l.Stage == Established && m.Again && l.Gen <= m.Gen:
+		if l.Time > m.Time {
+			s.propose(l.Peer, l.Evidence, true)
+			return
+		}
+		gen := l.Gen
+		s.unestablish(l, m.Reason)
+		s.mark(m.From, CappedMark, gen, m.Time)
+		s.forget(m.From, m.Time)
+	}
+}
+
+// dropped takes in that the other end removed the edge.
+func (s *step) dropped(m *Message) {
+	x := s.x
+	if m.Capped && (x.Dark || m.ToGen != x.Gen) {
+		s.forget(m.From, m.Time)
+		return
+	}
+	if !m.Capped && (x.Dark || m.Time <= x.Fence) {
+		s.emit(m.From, Message{Kind: DropNo, ToGen: m.Gen, Evidence: m.Evidence})
+		return
+	}
+	if l := x.edge(m.From); l != nil {
+		if l.Time > m.Time {
+			s.propose(l.Peer, l.Evidence, true)
+			return
+		}
+		gen := l.Gen
+		s.unestablish(l, dropReason(m))
+		if m.Capped {
+			s.mark(m.From, CappedMark, gen, m.Time)
+		}
+	}
+	if m.Capped {
+		s.forget(m.From, m.Time)
+		return
+	}
+	s.markRemoved(m)
+}
+
+// dropReason is what a lost edge is answered with.
+func dropReason(m *Message) Reason {
+	if m.Reason != ReasonNone {
+		return m.Reason
+	}
+	return ReasonRemoved
+}
+
+// markRemoved remembers the other end's removal.
+func (s *step) markRemoved(m *Message) {
+	l := get(s.x.Links, &m.From)
+	if l == nil && len(s.x.Links) >= s.env.Config.LinksMax {
+		s.emit(m.From, Message{Kind: DropNo, ToGen: m.Gen, Evidence: m.Evidence})
+		return
+	}
+	if l == nil || l.Mark != RemovedMark || l.MarkTime < m.Time {
+		s.mark(m.From, RemovedMark, m.Gen, m.Time)
+	}
+	s.emit(m.From, Message{Kind: DropOK, ToGen: m.Gen, Gen: s.x.Gen})
+}
+
+// remove takes the edge to peer away as of time t.
+func (s *step) remove(peer Hash, t proto.Millis) {
+	x := s.x
+	l := get(x.Links, &peer)
+	if s.barred(peer, t) != ReasonNone || l != nil && l.Time > t || l == nil && len(x.Links) >= s.env.Config.LinksMax {
+		return
+	}
+	if l != nil && l.Stage == Established {
+		s.unestablish(l, ReasonRemoved)
+	} else if l != nil && l.Stage == Pending {
+		s.unpend(l, ReasonRemoved)
+	}
+	s.mark(peer, RemovedMark, 0, t)
+	s.emit(peer, Message{Kind: Drop, Gen: x.Gen, Evidence: Evidence{Time: t}})
+}
+
+// withdraw removes the links that the client vouches for.
+func (s *step) withdraw(m *Message) {
+	var peers []Hash
+	for i := range s.x.Links {
+		if l := &s.x.Links[i]; l.Stage != Absent && l.Client == m.Client {
+			peers = append(peers, l.Peer)
+		}
+	}
+	for _, p := range peers {
+		s.remove(p, m.Time)
+	}
+}
+
+// refusedByRoot gives up an edge that would make the user too large.
+func (s *step) refusedByRoot(m *Message) {
+	l := s.x.edge(m.About)
+	if s.x.Dark || l == nil || m.ToGen != s.x.Gen || l.Gen != m.AboutGen {
+		return
+	}
+	if l.Time > m.Time {
+		s.edges = true // newer evidence: another attempt
+		return
+	}
+	gen := l.Gen
+	s.unestablish(l, ReasonUserCap)
+	s.fx.Refused = append(s.fx.Refused, Refusal{s.self, m.About, ReasonUserCap})
+	s.mark(m.About, CappedMark, gen, m.Time)
+	s.forget(m.About, m.Time)
+	s.emit(m.About, Message{Kind: Drop, Reason: ReasonUserCap, Capped: true, ToGen: gen, Gen: s.x.Gen, Evidence: Evidence{Time: m.Time}})
+}
+
+// unestablish ends an established edge.
+func (s *step) unestablish(l *Neighbour, r Reason) {
+	s.edges = true
+	s.x.copied = nil
+	s.unedge(l, r)
+}
+
+// unpend ends a pending edge.
+func (s *step) unpend(l *Neighbour, r Reason) { s.unedge(l, r) }
+
+func (s *step) unedge(l *Neighbour, r Reason) {
+	peer := l.Peer
+	l.Stage, l.Gen, l.Evidence = Absent, 0, Evidence{}
+	s.tidy(l)
+	s.decide(peer, false, r)
+}
+
+// mark remembers a neighbour without an edge.
+func (s *step) mark(peer Hash, k MarkKind, gen uint32, t proto.Millis) {
+	l := add(&s.x.Links, peer)
+	l.Mark, l.MarkGen, l.MarkTime = k, gen, t
+	s.fx.touched(peer)
+}
+
+func (s *step) unmark(l *Neighbour) {
+	l.Mark, l.MarkGen, l.MarkTime = Unmarked, 0, 0
+	s.tidy(l)
+}
+
+// tidy lets go of a neighbour that nothing is known of any more. l is invalid
+// afterwards.
+func (s *step) tidy(l *Neighbour) {
+	s.fx.touched(l.Peer)
+	if l.Stage == Absent && l.Mark == Unmarked {
+		peer := l.Peer
+		drop(&s.x.Links, &peer)
+	}
+}
+
+// removedMark is the mark that a DropOK or DropNo speaks of.
+func (s *step) removedMark(m *Message) *Neighbour {
+	l := get(s.x.Links, &m.From)
+	if l == nil || l.Mark != RemovedMark || s.x.Dark || m.ToGen != s.x.Gen {
+		return nil
+	}
+	return l
+}
+
+// forget owes peer a Forgot, for when no copy of this node names it by an edge
+// of time t any more.
+func (s *step) forget(peer Hash, t proto.Millis) {
+	s.x.Waits = append(s.x.Waits, Wait{Peer: peer, Ver: s.nextVer(), Time: t})
+	s.changed()
+}
+
+// nextVer is the version of the facts as they are now.
+func (s *step) nextVer() uint64 {
+	if s.edges {
+		return s.x.Ver + 1
+	}
+	return s.x.Ver
+}
+
+// decide answers the Link commands for the edge to peer.
+func (s *step) decide(peer Hash, linked bool, r Reason) {
+	s.x.Asks = slices.DeleteFunc(s.x.Asks, func(a Asked) bool {
+		if a.Peer != peer {
+			return false
+		}
+		s.fx.Decisions = append(s.fx.Decisions, Decision{Command: a.Command, Linked: linked, Reason: r})
+		s.changed()
+		return true
+	})
+}

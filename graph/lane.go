@@ -1,0 +1,183 @@
+package graph
+
+import (
+	"cmp"
+	"slices"
+
+	"kith/proto"
+)
+
+// Bounds of one entry. What they leave over is carried into the next entry.
+const (
+	SuperstepsMax    = 64
+	EntryMessagesMax = 16384
+)
+
+// Lane drives the supersteps of one lane's entries and keeps its channels to
+// the other lanes. It is for one goroutine. Its exported fields are state: a
+// replica that restores them, and the nodes' rows, goes on as if it had never
+// stopped.
+type Lane struct {
+	ID       proto.LaneID
+	Position proto.Offset   // of the entry applied last
+	Vector   []proto.Offset // by lane: what this state derives from
+	Applied  []uint64       // by lane: newest batch taken in from there
+	Outbox   []Channel      // by lane: batches on their way there
+	Carry    []Message      // for the next entry
+
+	laneOf        *[proto.Partitions]proto.LaneID
+	supersteps    int
+	inbox, sorted []Message
+	order         []int32
+	groups        []Group
+}
+
+// Group is what one superstep has for one node, and what follows from it.
+type Group struct {
+	To      proto.Node
+	In      []Message // valid during the step only
+	Effects Effects
+}
+
+// Homes steps nodes. The groups are of different nodes, sorted; they may run
+// in any order and at the same time. An error ends the lane.
+type Homes interface {
+	Step(groups []Group) error
+}
+
+// Outcome is what an entry led to, sorted by superstep and node.
+type Outcome struct {
+	Refused   []Refusal
+	Decisions []Decision
+	Receipts  []Receipt
+	Messages  int // taken in, those from outside included
+	Sent      int // to other lanes
+	Steps     int
+}
+
+// Reset empties o and keeps its memory.
+func (o *Outcome) Reset() {
+	*o = Outcome{Refused: o.Refused[:0], Decisions: o.Decisions[:0], Receipts: o.Receipts[:0]}
+}
+
+// NewLane is a lane before its first entry; laneOf says which lane carries
+// each partition and is not changed.
+func NewLane(id proto.LaneID, lanes int, laneOf *[proto.Partitions]proto.LaneID) *Lane {
+	return &Lane{
+		ID: id, laneOf: laneOf, supersteps: SuperstepsMax,
+		Vector: make([]proto.Offset, lanes), Applied: make([]uint64, lanes), Outbox: make([]Channel, lanes),
+	}
+}
+
+// Apply takes in the entry at offset: first what was carried, then in. The
+// order of messages with the same receiver and sender is kept; else it does
+// not matter. The effects on nodes are in the groups that homes saw.
+func (l *Lane) Apply(offset proto.Offset, in []Message, homes Homes, out *Outcome) error {
+	l.Position = offset
+	l.Vector[l.ID] = max(l.Vector[l.ID], offset)
+	l.inbox = append(append(l.inbox[:0], l.Carry...), in...)
+	clear(l.Carry)
+	l.Carry = l.Carry[:0]
+	first := make([]int, len(l.Outbox)) // 1 + index of this entry's batch; 0: none
+	for step := 0; len(l.inbox) > 0; step++ {
+		if step >= l.supersteps || out.Messages >= EntryMessagesMax {
+			l.Carry = append(l.Carry, l.inbox...)
+			break
+		}
+		if err := l.superstep(homes, out, first); err != nil {
+			return err
+		}
+	}
+	l.seal(first)
+	return nil
+}
+
+// superstep has every node take in what there is for it.
+func (l *Lane) superstep(homes Homes, out *Outcome, first []int) error {
+	out.Steps++
+	out.Messages += len(l.inbox)
+	l.group()
+	if err := homes.Step(l.groups); err != nil {
+		return err
+	}
+	clear(l.inbox)
+	l.inbox = l.inbox[:0]
+	for i := range l.groups {
+		fx := &l.groups[i].Effects
+		for k := range fx.Out {
+			l.post(&fx.Out[k], first, out)
+		}
+		out.Refused = append(out.Refused, fx.Refused...)
+		out.Decisions = append(out.Decisions, fx.Decisions...)
+		out.Receipts = append(out.Receipts, fx.Receipts...)
+	}
+	return nil
+}
+
+// post hands a message to this lane's next superstep or to another lane.
+func (l *Lane) post(m *Message, first []int, out *Outcome) {
+	d := l.laneOf[m.To.Hash.Partition()]
+	if d == l.ID {
+		l.inbox = append(l.inbox, *m)
+		return
+	}
+	c := &l.Outbox[d]
+	if first[d] == 0 {
+		c.Batches = append(c.Batches, Batch{})
+		first[d] = len(c.Batches)
+	}
+	b := &c.Batches[first[d]-1]
+	b.Messages = append(b.Messages, *m)
+	out.Sent++
+}
+
+// seal gives this entry's batches the lane's position vector.
+func (l *Lane) seal(first []int) {
+	for d, n := range first {
+		if n > 0 {
+			l.Outbox[d].Batches[n-1].Vector = slices.Clone(l.Vector)
+		}
+	}
+}
+
+// group sorts the inbox by receiver and sender and splits it by receiver.
+func (l *Lane) group() {
+	n := len(l.inbox)
+	l.order = l.order[:0]
+	for i := range n {
+		l.order = append(l.order, int32(i))
+	}
+	slices.SortFunc(l.order, func(a, b int32) int {
+		p, q := &l.inbox[a], &l.inbox[b]
+		if c := p.To.Compare(q.To); c != 0 {
+			return c
+		}
+		return cmp.Or(compareHash(p.From, q.From), cmp.Compare(a, b))
+	})
+	clear(l.sorted)
+	l.sorted = l.sorted[:0]
+	for _, i := range l.order {
+		l.sorted = append(l.sorted, l.inbox[i])
+	}
+	l.groups = l.groups[:0]
+	for i := 0; i < n; {
+		j := i + 1
+		for j < n && l.sorted[j].To == l.sorted[i].To {
+			j++
+		}
+		l.addGroup(l.sorted[i:j:j])
+		i = j
+	}
+}
+
+// addGroup appends a group and keeps the memory of an earlier one.
+func (l *Lane) addGroup(in []Message) {
+	if len(l.groups) < cap(l.groups) {
+		l.groups = l.groups[:len(l.groups)+1]
+	} else {
+		l.groups = append(l.groups, Group{})
+	}
+	g := &l.groups[len(l.groups)-1]
+	g.To, g.In = in[0].To, in
+	g.Effects.Reset()
+}

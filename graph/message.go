@@ -1,0 +1,140 @@
+package graph
+
+import (
+	"fmt"
+
+	"kith/proto"
+)
+
+// Kind says what a Message asks or tells. Kinds are for ever: they are in logs.
+type Kind uint8
+
+// The kinds. The first ones come from outside, all others from other homes.
+const (
+	Event    Kind = 1 // something happened; for Facts
+	Refresh  Kind = 2 // time passed or rules changed; for Facts
+	Link     Kind = 3 // About is the same person
+	Remove   Kind = 4 // About is not
+	Withdraw Kind = 5 // remove the links whose newest evidence is the client's
+	Cut      Kind = 6 // opt-out
+	OptIn    Kind = 7
+	Erase    Kind = 8
+
+	Half      Kind = 16 // an edge is proposed, or with Again maintained
+	HalfOK    Kind = 17
+	HalfNo    Kind = 18
+	Drop      Kind = 19 // an edge was removed; with Capped because of a cap
+	DropOK    Kind = 20
+	DropNo    Kind = 21
+	Forgot    Kind = 22 // no copy of the sender names the receiver by that edge any more
+	Refuse    Kind = 23 // the root's cap refuses the edge to About
+	Unlink    Kind = 24 // the sender was cut: forget it
+	UnlinkAck Kind = 25
+
+	Invite     Kind = 32
+	Nudge      Kind = 33 // invite About
+	Contrib    Kind = 34
+	ContribAck Kind = 35
+	Leave      Kind = 36
+	Retract    Kind = 37
+	Release    Kind = 38
+	Verdict    Kind = 39
+	VerdictAck Kind = 40
+	Ask        Kind = 41 // is the edge to About within the user?
+	Joined     Kind = 42 // it is
+
+	CutAll    Kind = 48 // the sender was cut everywhere: cut your members
+	CutMember Kind = 49
+	CutList   Kind = 50 // these are being cut
+	CutDone   Kind = 51
+)
+
+var kindNames = map[Kind]string{
+	Event: "Event", Refresh: "Refresh", Link: "Link", Remove: "Remove", Withdraw: "Withdraw", Cut: "Cut", OptIn: "OptIn", Erase: "Erase",
+	Half: "Half", HalfOK: "HalfOK", HalfNo: "HalfNo", Drop: "Drop", DropOK: "DropOK", DropNo: "DropNo", Forgot: "Forgot", Refuse: "Refuse",
+	Unlink: "Unlink", UnlinkAck: "UnlinkAck", Invite: "Invite", Nudge: "Nudge", Contrib: "Contrib", ContribAck: "ContribAck",
+	Leave: "Leave", Retract: "Retract", Release: "Release", Verdict: "Verdict", VerdictAck: "VerdictAck", Ask: "Ask", Joined: "Joined",
+	CutAll: "CutAll", CutMember: "CutMember", CutList: "CutList", CutDone: "CutDone",
+}
+
+func (k Kind) String() string {
+	if n, ok := kindNames[k]; ok {
+		return n
+	}
+	return fmt.Sprintf("Kind(%d)", uint8(k))
+}
+
+// Outside reports whether the kind comes from outside, not from another home.
+func (k Kind) Outside() bool { return k >= Event && k <= Erase }
+
+// Method is how a link was found.
+type Method uint8
+
+// The methods.
+const (
+	Deterministic Method = 0 // a log-in, an id sync
+	Inferred      Method = 1 // by a model, with a confidence
+)
+
+func (m Method) String() string {
+	if m == Inferred {
+		return "inferred"
+	}
+	return "deterministic"
+}
+
+// Evidence is why and since when an edge is believed; the newest wins. Time is
+// the gateway's receipt time, above 0.
+type Evidence struct {
+	Time       proto.Millis
+	Client     proto.ClientID
+	Confidence uint16 // per mille
+	Method     Method
+}
+
+// Ref names one generation of an identity.
+type Ref struct {
+	Peer Hash
+	Gen  uint32
+}
+
+// Edge is an established edge as copies carry it.
+type Edge struct {
+	Peer Hash
+	Gen  uint32 // of the neighbour
+	Evidence
+}
+
+// Contribution is a copy of a member's facts. It never changes once made.
+type Contribution struct {
+	Gen   uint32
+	Ver   uint64
+	Edges []Edge // sorted by Peer
+	Data  Data
+}
+
+// Message is one message between homes, or from outside, within a space. The
+// kinds use the fields that they need; see wire.go.
+type Message struct {
+	To       proto.Node
+	From     Hash // zero: from outside
+	About    Hash // a third identity
+	Kind     Kind
+	Reason   Reason
+	Out      bool // Verdict: the receiver is no member
+	All      bool // Cut: everywhere
+	Again    bool // Half, HalfNo: about an established edge
+	Capped   bool // Drop: because of a cap, or nobody waited for the edge
+	Gen      uint32
+	ToGen    uint32       // the receiver's generation that is meant
+	AboutGen uint32       // Refuse: generation of About
+	Ver      uint64       // of a copy
+	Number   uint64       // of a verdict
+	Command  uint64       // from outside: id, by which a repeated command is known
+	Echo     proto.Millis // HalfOK: the time that it answers
+	Evidence
+	Copy  *Contribution
+	List  []Ref
+	Value Value
+	Body  []byte // Event, Refresh: for Facts
+}
