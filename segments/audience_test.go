@@ -2,7 +2,6 @@ package segments_test
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 	"testing"
 
@@ -244,7 +243,7 @@ func BenchmarkAudienceCount(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		b.Run(fmt.Sprintf("%s", strings.ReplaceAll(text, " ", "")), func(b *testing.B) {
+		b.Run(strings.ReplaceAll(text, " ", ""), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				a.Count(get, universe)

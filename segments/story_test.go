@@ -24,7 +24,6 @@ func TestStories(t *testing.T) {
 
 type story struct {
 	*world
-	names []string
 }
 
 func (s *story) run(t *testing.T, d *datadriven.TestData) string {
