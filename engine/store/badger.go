@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"math"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -54,7 +53,7 @@ func Open(c Config) (s *Badger, err error) {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, proto.Errorf(proto.CodeUnavailable, "make store directory: %w", err)
 	}
-	if err := checkTruncated(c.Dir); err != nil {
+	if err := checkTables(c.Dir); err != nil {
 		return nil, err
 	}
 	db, err := badger.OpenManaged(badgerOptions(c))
@@ -64,7 +63,11 @@ func Open(c Config) (s *Badger, err error) {
 	s = &Badger{db: db, flight: map[uint64]bool{}, reads: map[uint64]int{}}
 	s.next = max(db.MaxVersion(), 1)
 	s.done.Store(s.next)
-	if err := s.checkFormat(); err != nil {
+	err = s.checkFormat()
+	if err == nil && c.CheckTables { // not by Badger's option: it panics on a goroutine of its own
+		err = s.Check()
+	}
+	if err != nil {
 		db.Close()
 		return nil, err
 	}
@@ -79,7 +82,7 @@ func badgerOptions(c Config) badger.Options {
 	if c.Small {
 		file = 16 << 20
 	}
-	o := badger.DefaultOptions(c.Dir).
+	return badger.DefaultOptions(c.Dir).
 		WithSyncWrites(true).
 		WithNumVersionsToKeep(1).
 		WithDetectConflicts(false).
@@ -94,10 +97,6 @@ func badgerOptions(c Config) badger.Options {
 		WithMetricsEnabled(false).
 		WithChecksumVerificationMode(options.OnBlockRead).
 		WithLogger(badgerLog{c.Logger})
-	if c.CheckTables {
-		o = o.WithChecksumVerificationMode(options.OnTableAndBlockRead)
-	}
-	return o
 }
 
 func openError(dir string, err error) error {
@@ -108,18 +107,6 @@ func openError(dir string, err error) error {
 		return proto.Errorf(proto.CodeUnavailable, "store %s cannot be opened: %w", dir, err)
 	}
 	return corrupt(err, "open store "+dir)
-}
-
-// checkTruncated finds tables too short to have a footer, which Badger reads
-// out of bounds.
-func checkTruncated(dir string) error {
-	tables, _ := filepath.Glob(filepath.Join(dir, "*.sst"))
-	for _, name := range tables {
-		if st, err := os.Stat(name); err == nil && st.Size() < 16 {
-			return corrupt(fmt.Errorf("%s has %d bytes", filepath.Base(name), st.Size()), "open store "+dir)
-		}
-	}
-	return nil
 }
 
 func (s *Badger) checkFormat() error {

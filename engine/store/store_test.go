@@ -1,0 +1,565 @@
+package store_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"kith/engine/store"
+	"kith/proto"
+)
+
+// TestMain lets the test binary be another process that opens a store.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("KITH_TEST_OPEN"); dir != "" {
+		_, err := store.Open(store.Config{Dir: dir, MemTables: 1})
+		fmt.Println(proto.CodeOf(err), err)
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func open(t testing.TB, dir string) *store.Badger {
+	t.Helper()
+	s, err := store.Open(store.Config{Dir: dir, MemTables: 1})
+	if err != nil {
+		t.Fatalf("open: %v", err)
+	}
+	return s
+}
+
+// each runs a conformance test on every implementation.
+func each(t *testing.T, test func(t *testing.T, s store.Store)) {
+	t.Run("memory", func(t *testing.T) { test(t, store.NewMemory()) })
+	t.Run("badger", func(t *testing.T) {
+		s := open(t, t.TempDir())
+		t.Cleanup(func() { s.Close() })
+		test(t, s)
+	})
+}
+
+func commit(t testing.TB, s store.Store, pairs ...string) {
+	t.Helper()
+	b := s.NewBatch()
+	for i := 0; i < len(pairs); i += 2 {
+		var err error
+		if pairs[i+1] == "-" {
+			err = b.Delete([]byte(pairs[i]))
+		} else {
+			err = b.Set([]byte(pairs[i]), []byte(pairs[i+1]))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.Commit(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func get(t testing.TB, r store.Snapshot, key string) string {
+	t.Helper()
+	out := "none"
+	found, err := r.Get([]byte(key), func(v []byte) error { out = string(v); return nil })
+	if err != nil || found == (out == "none") {
+		t.Fatalf("get %s: %v, %v", key, found, err)
+	}
+	return out
+}
+
+func scan(t testing.TB, r store.Snapshot, prefix, start string) (list []string) {
+	t.Helper()
+	err := r.Scan([]byte(prefix), []byte(start), func(k, v []byte) (bool, error) {
+		list = append(list, string(k)+"="+string(v))
+		return true, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+func want(t testing.TB, what string, want, got any) {
+	t.Helper()
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", what, diff)
+	}
+}
+
+func TestBatchIsWhole(t *testing.T) {
+	each(t, func(t *testing.T, s store.Store) {
+		b := s.NewBatch()
+		b.Set([]byte("a"), []byte("1"))
+		b.Set([]byte("b"), []byte("2"))
+		before := s.Snapshot()
+		defer before.Release()
+		want(t, "before the commit", "none", get(t, before, "a"))
+		if err := b.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		after := s.Snapshot()
+		defer after.Release()
+		want(t, "a snapshot of before", "none", get(t, before, "b"))
+		want(t, "after the commit", []string{"a=1", "b=2"}, scan(t, after, "", "a"))
+
+		d := s.NewBatch()
+		d.Set([]byte("a"), []byte("discarded"))
+		d.Discard()
+		commit(t, s, "a", "-", "b", "3", "c", "")
+		later := s.Snapshot()
+		defer later.Release()
+		want(t, "after a deletion", []string{"b=3", "c="}, scan(t, later, "", "a"))
+		want(t, "the snapshot of before it", []string{"a=1", "b=2"}, scan(t, after, "", "a"))
+	})
+}
+
+// Of several writes of one key in a batch the last counts.
+func TestBatchOrder(t *testing.T) {
+	each(t, func(t *testing.T, s store.Store) {
+		commit(t, s, "a", "1", "a", "-", "a", "2", "b", "1", "b", "-", "c", "-", "c", "5")
+		r := s.Snapshot()
+		defer r.Release()
+		want(t, "keys", []string{"a=2", "c=5"}, scan(t, r, "", "a"))
+	})
+}
+
+func TestScan(t *testing.T) {
+	each(t, func(t *testing.T, s store.Store) {
+		commit(t, s, "b\xff", "5", "b", "1", "b\x00", "2", "ba", "3", "bb", "4", "c", "6", "a", "0")
+		r := s.Snapshot()
+		defer r.Release()
+		want(t, "a prefix", []string{"b=1", "b\x00=2", "ba=3", "bb=4", "b\xff=5"}, scan(t, r, "b", "b"))
+		want(t, "from the middle", []string{"bb=4", "b\xff=5"}, scan(t, r, "b", "baa"))
+		want(t, "from before the prefix", 5, len(scan(t, r, "b", "a")))
+		want(t, "from behind the prefix", 0, len(scan(t, r, "b", "c")))
+		n := 0
+		err := r.Scan([]byte("b"), []byte("b"), func(k, _ []byte) (bool, error) { n++; return n < 2, nil })
+		if err != nil || n != 2 {
+			t.Errorf("a scan that ends at the second key: %d keys, %v", n, err)
+		}
+		stop := errors.New("stop")
+		if err := r.Scan([]byte("b"), []byte("b"), func(k, _ []byte) (bool, error) { return true, stop }); !errors.Is(err, stop) {
+			t.Errorf("a scan whose function fails: %v", err)
+		}
+		if _, err := r.Get([]byte("a"), func([]byte) error { return stop }); !errors.Is(err, stop) {
+			t.Errorf("a get whose function fails: %v", err)
+		}
+	})
+}
+
+// Both implementations do what a plain map does, under any batches and old
+// snapshots.
+func TestModel(t *testing.T) {
+	each(t, func(t *testing.T, s store.Store) {
+		round := 0
+		rapid.Check(t, func(rt *rapid.T) {
+			round++
+			prefix := fmt.Sprintf("%06d/", round) // each check in a corner of its own
+			model := map[string]string{}
+			type old struct {
+				r    store.Snapshot
+				want map[string]string
+			}
+			var olds []old
+			for range rapid.IntRange(1, 6).Draw(rt, "batches") {
+				b := s.NewBatch()
+				next := map[string]string{}
+				for k, v := range model {
+					next[k] = v
+				}
+				for range rapid.IntRange(0, 6).Draw(rt, "writes") {
+					k := prefix + rapid.SampledFrom([]string{"a", "b", "c", "d\x00", "d\xff"}).Draw(rt, "key")
+					if rapid.IntRange(0, 3).Draw(rt, "delete") == 0 {
+						b.Delete([]byte(k))
+						delete(next, k)
+						continue
+					}
+					v := rapid.String().Draw(rt, "value")
+					b.Set([]byte(k), []byte(v))
+					next[k] = v
+				}
+				if rapid.IntRange(0, 4).Draw(rt, "discard") == 0 {
+					b.Discard()
+				} else if err := b.Commit(); err != nil {
+					rt.Fatal(err)
+				} else {
+					model = next
+				}
+				olds = append(olds, old{s.Snapshot(), model})
+			}
+			for i, o := range olds {
+				got := map[string]string{}
+				last := ""
+				err := o.r.Scan([]byte(prefix), []byte(prefix), func(k, v []byte) (bool, error) {
+					if string(k) <= last {
+						rt.Fatalf("key %q comes after %q", k, last)
+					}
+					last = string(k)
+					got[last] = string(v)
+					return true, nil
+				})
+				if diff := cmp.Diff(o.want, got); err != nil || diff != "" {
+					rt.Fatalf("snapshot %d: %v (-want +got):\n%s", i, err, diff)
+				}
+				o.r.Release()
+			}
+		})
+	})
+}
+
+// Writers with keys of their own, readers beside them: a snapshot that a
+// writer takes has all that it committed, and shows each of its batches whole.
+func TestConcurrentWriters(t *testing.T) {
+	each(t, func(t *testing.T, s store.Store) {
+		const writers, batches = 4, 25
+		var wait sync.WaitGroup
+		for w := range writers {
+			wait.Go(func() {
+				for n := range batches {
+					v := fmt.Sprint(n)
+					b := s.NewBatch()
+					for _, k := range []string{"x", "y", "z"} {
+						if err := b.Set([]byte(fmt.Sprint(w, k)), []byte(v)); err != nil {
+							t.Error(err)
+						}
+					}
+					if err := b.Commit(); err != nil {
+						t.Error(err)
+						return
+					}
+					r := s.Snapshot()
+					for _, k := range []string{"x", "y", "z"} {
+						if got := get(t, r, fmt.Sprint(w, k)); got != v {
+							t.Errorf("writer %d sees %s where it committed %s", w, got, v)
+						}
+					}
+					r.Release()
+					r.Release() // twice is once
+				}
+			})
+		}
+		wait.Wait()
+		r := s.Snapshot()
+		defer r.Release()
+		want(t, "keys in the end", writers*3, len(scan(t, r, "", "\x01")))
+	})
+}
+
+func TestReopen(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	commit(t, s, "a", "1", "b", "2")
+	commit(t, s, "a", "-", "c", "3")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	defer s.Close()
+	r := s.Snapshot()
+	want(t, "keys after a restart", []string{"b=2", "c=3"}, scan(t, r, "", "a"))
+	r.Release()
+	commit(t, s, "b", "4") // newer than what was there
+	r = s.Snapshot()
+	defer r.Release()
+	want(t, "keys after a commit", []string{"b=4", "c=3"}, scan(t, r, "", "a"))
+	if err := s.Check(); err != nil {
+		t.Errorf("check: %v", err)
+	}
+}
+
+// A batch as large as the bounds allow goes in; one beyond what Badger takes
+// is an error at once, and nothing of it is seen.
+func TestBatchBounds(t *testing.T) {
+	s := open(t, t.TempDir())
+	defer s.Close()
+	b := s.NewBatch()
+	for i := range store.BatchKeysMax {
+		if err := b.Set(fmt.Appendf(nil, "k%d", i), bytes.Repeat([]byte{1}, store.BatchBytesMax/store.BatchKeysMax)); err != nil {
+			t.Fatalf("key %d: %v", i, err)
+		}
+	}
+	if err := b.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	b = s.NewBatch()
+	var err error
+	for i := 0; err == nil; i++ {
+		if i > 100 {
+			t.Fatal("100 MB were taken into one batch")
+		}
+		err = b.Set(fmt.Appendf(nil, "big%d", i), make([]byte, 1<<20-64))
+	}
+	b.Discard()
+	r := s.Snapshot()
+	defer r.Release()
+	want(t, "keys of the batch that failed", 0, len(scan(t, r, "big", "big")))
+}
+
+func TestFormat(t *testing.T) {
+	dir := t.TempDir()
+	open(t, dir).Close()
+	db, err := badger.OpenManaged(badger.DefaultOptions(dir).WithLogger(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	txn := db.NewTransactionAt(1<<40, true)
+	if err := errors.Join(txn.Set([]byte{0, 'f'}, []byte{store.Format + 1}), txn.CommitAt(1<<40, nil), db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	_, err = store.Open(store.Config{Dir: dir})
+	if proto.CodeOf(err) != proto.CodeConflict || !strings.Contains(err.Error(), "format 2") {
+		t.Errorf("a store of a newer format: %v", err)
+	}
+	// The refusal has let go of the directory.
+	db, err = badger.OpenManaged(badger.DefaultOptions(dir).WithLogger(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
+}
+
+func TestSecondOpener(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	defer s.Close()
+	if _, err := store.Open(store.Config{Dir: dir}); proto.CodeOf(err) != proto.CodeConflict || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("a second opener in this process: %v", err)
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "KITH_TEST_OPEN="+dir)
+	out, err := cmd.Output()
+	if err != nil || !strings.HasPrefix(string(out), string(proto.CodeConflict)) {
+		t.Errorf("a second process: %s %v", out, err)
+	}
+	commit(t, s, "a", "1") // the first is none the worse
+}
+
+func TestBackupAndLoad(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	defer s.Close()
+	for i := range 50 {
+		commit(t, s, fmt.Sprintf("k%02d", i), strings.Repeat("v", i))
+	}
+	commit(t, s, "k00", "-", "k01", "new")
+	var file bytes.Buffer
+	// Writers go on meanwhile; what they write may be in it or not, whole.
+	var wait sync.WaitGroup
+	wait.Go(func() {
+		for i := range 50 {
+			commit(t, s, "pair-a", fmt.Sprint(i), "pair-b", fmt.Sprint(i))
+		}
+	})
+	if err := s.Backup(&file); err != nil {
+		t.Fatal(err)
+	}
+	wait.Wait()
+	twin := open(t, t.TempDir())
+	defer twin.Close()
+	if err := twin.Load(bytes.NewReader(file.Bytes())); err != nil {
+		t.Fatal(err)
+	}
+	r, copied := s.Snapshot(), twin.Snapshot()
+	defer r.Release()
+	want(t, "keys", scan(t, r, "k", "k"), scan(t, copied, "k", "k"))
+	pair := scan(t, copied, "pair", "pair")
+	if len(pair) == 1 || len(pair) == 2 && pair[0][len("pair-a="):] != pair[1][len("pair-b="):] {
+		t.Errorf("a batch was torn: %v", pair)
+	}
+	copied.Release()
+	commit(t, twin, "k01", "newer") // goes over what was loaded
+	copied = twin.Snapshot()
+	defer copied.Release()
+	want(t, "a key written after the load", "newer", get(t, copied, "k01"))
+
+	cut := open(t, t.TempDir())
+	defer cut.Close()
+	if err := cut.Load(bytes.NewReader(file.Bytes()[:file.Len()-5])); proto.CodeOf(err) != proto.CodeCorrupt {
+		t.Errorf("a cut backup: %v", err)
+	}
+	if err := store.NewMemory().Backup(&file); err == nil {
+		t.Error("the store in memory wrote a backup")
+	}
+}
+
+// filled is a directory with tables and a write-ahead log, and what it holds.
+func filled(t *testing.T) (dir string, batches int) {
+	dir = t.TempDir()
+	for range 3 {
+		s := open(t, dir)
+		for range 4 {
+			batches++
+			b := s.NewBatch()
+			for k := range 40 {
+				if err := b.Set(fmt.Appendf(nil, "key%02d", k), fmt.Appendf(nil, "%d:%0200d", batches, k)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := b.Commit(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir, batches
+}
+
+// running is a copy of the files of a store that was not closed.
+func running(t *testing.T) (dir string, batches int) {
+	from, batches := filled(t)
+	s := open(t, from)
+	for range 5 {
+		batches++
+		b := s.NewBatch()
+		for k := range 40 {
+			b.Set(fmt.Appendf(nil, "key%02d", k), fmt.Appendf(nil, "%d:%0200d", batches, k))
+		}
+		if err := b.Commit(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir = t.TempDir()
+	copyDir(t, from, dir)
+	s.Close()
+	return dir, batches
+}
+
+func copyDir(t *testing.T, from, to string) {
+	t.Helper()
+	list, err := os.ReadDir(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range list {
+		if f.Name() == "LOCK" {
+			continue
+		}
+		b, err := os.ReadFile(filepath.Join(from, f.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Write-ahead logs are mapped files, mostly zero: what is behind the
+		// data stays sparse.
+		out, err := os.Create(filepath.Join(to, f.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		data := bytes.TrimRight(b, "\x00")
+		_, err = out.Write(data)
+		if err := errors.Join(err, out.Truncate(int64(len(b))), out.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// damages of a file by name.
+func damages(size int) map[string]func([]byte) []byte {
+	flip := func(at int) func([]byte) []byte {
+		return func(b []byte) []byte { b[at] ^= 0x10; return b }
+	}
+	return map[string]func([]byte) []byte{
+		"empty":        func(b []byte) []byte { return nil },
+		"cut to 10":    func(b []byte) []byte { return b[:min(10, len(b))] },
+		"cut in half":  func(b []byte) []byte { return b[:len(b)/2] },
+		"cut by 1":     func(b []byte) []byte { return b[:len(b)-1] },
+		"flip start":   flip(2),
+		"flip quarter": flip(size / 4),
+		"flip middle":  flip(size / 2),
+		"flip end":     flip(size - 3),
+	}
+}
+
+// Whatever is done to its files, a store opens with an error that says so, or
+// gives an error when it is read, or gives a state that it once had: never a
+// mixture, never a panic.
+func TestDamagedFiles(t *testing.T) {
+	for name, make := range map[string]func(*testing.T) (string, int){"closed": filled, "killed": running} {
+		source, batches := make(t)
+		for _, pattern := range []string{"*.sst", "MANIFEST", "*.mem", "*.vlog", "KEYREGISTRY", "DISCARD"} {
+			files, _ := filepath.Glob(filepath.Join(source, pattern))
+			if len(files) == 0 {
+				continue
+			}
+			file := filepath.Base(files[0])
+			whole, err := os.ReadFile(files[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			data := bytes.TrimRight(whole, "\x00")
+			if len(data) < 4 {
+				continue
+			}
+			for what, damage := range damages(len(data)) {
+				t.Run(name+"/"+pattern+"/"+what, func(t *testing.T) {
+					t.Parallel()
+					dir := t.TempDir()
+					copyDir(t, source, dir)
+					if err := os.WriteFile(filepath.Join(dir, file), damage(bytes.Clone(data)), 0o600); err != nil {
+						t.Fatal(err)
+					}
+					readDamaged(t, dir, batches)
+				})
+			}
+		}
+	}
+}
+
+func readDamaged(t *testing.T, dir string, batches int) {
+	s, err := store.Open(store.Config{Dir: dir, MemTables: 1, CheckTables: true})
+	if err != nil {
+		if code := proto.CodeOf(err); code != proto.CodeCorrupt {
+			t.Errorf("open has code %s: %v", code, err)
+		}
+		return
+	}
+	defer s.Close()
+	if err := s.Check(); err != nil {
+		if proto.CodeOf(err) != proto.CodeCorrupt {
+			t.Errorf("check: %v", err)
+		}
+		return
+	}
+	r := s.Snapshot()
+	defer r.Release()
+	states := map[string]int{}
+	err = r.Scan([]byte("key"), []byte("key"), func(k, v []byte) (bool, error) {
+		state, pad, _ := strings.Cut(string(v), ":")
+		if fmt.Sprintf("key%s", pad[len(pad)-2:]) != string(k) || len(pad) != 200 {
+			t.Errorf("key %s has the value %s", k, v)
+		}
+		states[state]++
+		return true, nil
+	})
+	if err != nil {
+		if proto.CodeOf(err) != proto.CodeCorrupt {
+			t.Errorf("scan: %v", err)
+		}
+		return
+	}
+	if len(states) > 1 {
+		t.Errorf("batches are mixed: %v of %d", states, batches)
+	}
+	for state, n := range states {
+		if n != 40 {
+			t.Errorf("batch %s of %d shows %d of its 40 keys", state, batches, n)
+		}
+		if state != fmt.Sprint(batches) {
+			t.Logf("the state of batch %s of %d came back, with no error", state, batches)
+		}
+	}
+	if len(states) == 0 {
+		t.Logf("the store came back empty, with no error")
+	}
+}

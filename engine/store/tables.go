@@ -1,0 +1,77 @@
+package store
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/dgraph-io/badger/v4/pb"
+	"github.com/dgraph-io/badger/v4/y"
+	gproto "google.golang.org/protobuf/proto"
+)
+
+// tableFooterMax bounds the encoded checksum at the end of a table.
+const tableFooterMax = 64
+
+// checkTables reads the end and the index of every table. Badger does so too,
+// but ends the process where they are damaged.
+func checkTables(dir string) error {
+	tables, _ := filepath.Glob(filepath.Join(dir, "*.sst"))
+	for _, name := range tables {
+		if err := checkTable(name); err != nil {
+			return corrupt(fmt.Errorf("%s: %w", filepath.Base(name), err), "open store "+dir)
+		}
+	}
+	return nil
+}
+
+// checkTable verifies a table's index. A table ends with: index, its length (4
+// bytes), its checksum (pb.Checksum), that one's length (4 bytes).
+func checkTable(name string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	end := st.Size()
+	cut := func(n int64) ([]byte, error) {
+		if n > end {
+			return nil, fmt.Errorf("it has %d bytes, too few", st.Size())
+		}
+		end -= n
+		b := make([]byte, n)
+		_, err := f.ReadAt(b, end)
+		return b, err
+	}
+	var sum pb.Checksum
+	raw, err := cut(4)
+	if err != nil {
+		return err
+	}
+	n := binary.BigEndian.Uint32(raw)
+	if n > tableFooterMax {
+		return fmt.Errorf("its checksum says it has %d bytes", n)
+	}
+	if raw, err = cut(int64(n)); err != nil {
+		return err
+	}
+	if err := gproto.Unmarshal(raw, &sum); err != nil {
+		return err
+	}
+	if raw, err = cut(4); err != nil {
+		return err
+	}
+	index, err := cut(int64(binary.BigEndian.Uint32(raw)))
+	if err != nil {
+		return err
+	}
+	if len(index) == 0 {
+		return fmt.Errorf("it has no index")
+	}
+	return y.VerifyChecksum(index, &sum)
+}
