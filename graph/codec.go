@@ -189,10 +189,10 @@ func (x *State) valid() bool {
 }
 
 // AppendLink encodes a link row, without the neighbour's hash: version, stage
-// | mark<<4, then if there is an edge its gen and evidence, then if there is a
+// | mark<<2 | settled<<4, then if there is an edge its gen and evidence, then if there is a
 // mark its gen and time.
 func (n *Neighbour) AppendLink(b []byte) []byte {
-	b = append(b, rowVersion, byte(n.Stage)|byte(n.Mark)<<4)
+	b = append(b, rowVersion, byte(n.Stage)|byte(n.Mark)<<2|flag(n.Settled)<<4)
 	if n.Stage != Absent {
 		b = binary.AppendUvarint(b, uint64(n.Gen))
 		b = n.Evidence.append(b)
@@ -211,14 +211,14 @@ func (x *State) AddLink(peer Hash, b []byte) error {
 		return badVersion("link", version)
 	}
 	kinds := r.Byte()
-	n := Neighbour{Peer: peer, Stage: Stage(kinds & 15), Mark: MarkKind(kinds >> 4)}
+	n := Neighbour{Peer: peer, Stage: Stage(kinds & 3), Mark: MarkKind(kinds >> 2 & 3), Settled: kinds>>4&1 == 1}
 	if n.Stage != Absent {
 		n.Gen, n.Evidence = r.gen(), r.evidence()
 	}
 	if n.Mark != Unmarked {
 		n.MarkGen, n.MarkTime = r.gen(), proto.Millis(r.Varint())
 	}
-	if r.Bad() || r.Len() != 0 || kinds == 0 || n.Stage > Established || n.Mark > CappedMark || n.Stage == Established && n.Gen == 0 {
+	if r.Bad() || r.Len() != 0 || kinds == 0 || kinds > 31 || n.Settled && n.Stage != Established || n.Stage > Established || n.Mark > CappedMark || n.Stage == Established && n.Gen == 0 {
 		return malformed("link")
 	}
 	*add(&x.Links, peer) = n
@@ -226,8 +226,8 @@ func (x *State) AddLink(peer Hash, b []byte) error {
 	return nil
 }
 
-// Append encodes a copy row: version, gen, ver, edges (hash, gen, evidence),
-// data.
+// Append encodes a copy row: version, gen, ver, edges (hash, gen,
+// settled, evidence), data.
 func (c *Contribution) Append(b []byte) []byte {
 	b = append(b, rowVersion)
 	b = binary.AppendUvarint(b, uint64(c.Gen))
@@ -237,6 +237,7 @@ func (c *Contribution) Append(b []byte) []byte {
 		e := &c.Edges[i]
 		b = append(b, e.Peer[:]...)
 		b = binary.AppendUvarint(b, uint64(e.Gen))
+		b = append(b, flag(e.Settled))
 		b = e.Evidence.append(b)
 	}
 	return proto.AppendString(b, string(c.Data))
@@ -249,8 +250,8 @@ func DecodeContribution(b []byte) (*Contribution, error) {
 		return nil, badVersion("copy", version)
 	}
 	c := &Contribution{Gen: r.gen(), Ver: r.Uvarint(), Edges: []Edge{}}
-	for range r.Count(21) {
-		c.Edges = append(c.Edges, Edge{Peer: r.hash(), Gen: r.gen(), Evidence: r.evidence()})
+	for range r.Count(22) {
+		c.Edges = append(c.Edges, Edge{Peer: r.hash(), Gen: r.gen(), Settled: r.flag(), Evidence: r.evidence()})
 	}
 	c.Data = Data(r.Bytes())
 	if r.Bad() || r.Len() != 0 || c.Gen == 0 || !sorted[Edge](c.Edges) {
@@ -346,6 +347,9 @@ func (r *reader) evidence() Evidence {
 	}
 	return e
 }
+
+// compareBool orders false before true.
+func compareBool(a, b bool) int { return int(flag(a)) - int(flag(b)) }
 
 func flag(v bool) byte {
 	if v {

@@ -119,7 +119,7 @@ func (s *step) refuse(m *Message, r Reason) {
 func (s *step) propose(peer Hash, e Evidence, again bool) {
 	if !again {
 		l := add(&s.x.Links, peer)
-		l.Stage, l.Gen, l.Evidence = Pending, 0, e
+		l.Stage, l.Gen, l.Settled, l.Evidence = Pending, 0, false, e
 		s.fx.touched(peer)
 	}
 	s.emit(peer, Message{Kind: Half, Again: again, Gen: s.x.Gen, Evidence: e})
@@ -156,13 +156,15 @@ func (s *step) half(m *Message) {
 	if !established || l.Gen != m.Gen {
 		s.edges = true
 	}
-	s.establish(m.From, m.Gen, e)
+	settled := established && l.Gen == m.Gen && l.Settled
+	s.establish(m.From, m.Gen, e).Settled = settled
 	s.emit(m.From, Message{Kind: HalfOK, ToGen: m.Gen, Gen: x.Gen, Evidence: e, Echo: m.Time})
 }
 
 // establish sets an edge, which ends its marks.
-func (s *step) establish(peer Hash, gen uint32, e Evidence) {
-	*add(&s.x.Links, peer) = Neighbour{Peer: peer, Stage: Established, Gen: gen, Evidence: e}
+func (s *step) establish(peer Hash, gen uint32, e Evidence) *Neighbour {
+	l := add(&s.x.Links, peer)
+	*l = Neighbour{Peer: peer, Stage: Established, Gen: gen, Evidence: e}
 	s.x.copied = nil
 	for i := range s.x.Asks {
 		if a := &s.x.Asks[i]; a.Peer == peer && a.Sent {
@@ -171,6 +173,21 @@ func (s *step) establish(peer Hash, gen uint32, e Evidence) {
 		}
 	}
 	s.fx.touched(peer)
+	return l
+}
+
+// settle answers the Link commands for an edge that is within the user, and
+// has the root know that it was promised.
+func (s *step) settle(l *Neighbour) {
+	if !slices.ContainsFunc(s.x.Asks, func(a Asked) bool { return a.Peer == l.Peer }) {
+		return
+	}
+	if !l.Settled {
+		l.Settled = true
+		s.edges, s.x.copied = true, nil
+		s.fx.touched(l.Peer)
+	}
+	s.decide(l.Peer, true, ReasonNone)
 }
 
 // halfOK establishes the edge that was proposed.
@@ -335,7 +352,7 @@ func (s *step) unpend(l *Neighbour, r Reason) { s.unedge(l, r) }
 
 func (s *step) unedge(l *Neighbour, r Reason) {
 	peer := l.Peer
-	l.Stage, l.Gen, l.Evidence = Absent, 0, Evidence{}
+	l.Stage, l.Gen, l.Settled, l.Evidence = Absent, 0, false, Evidence{}
 	s.tidy(l)
 	s.decide(peer, false, r)
 }

@@ -100,8 +100,9 @@ type Ref struct {
 
 // Edge is an established edge as copies carry it.
 type Edge struct {
-	Peer Hash
-	Gen  uint32 // of the neighbour
+	Peer    Hash
+	Gen     uint32 // of the neighbour
+	Settled bool   // was promised: goes before others if the user is too large
 	Evidence
 }
 

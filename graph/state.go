@@ -64,6 +64,7 @@ type Neighbour struct {
 	Peer     Hash
 	Stage    Stage
 	Gen      uint32 // of the neighbour, when Established
+	Settled  bool   // a Link command was answered with it
 	Evidence        // zero when Absent
 	Mark     MarkKind
 	MarkGen  uint32 // generation of the neighbour; 0: not confirmed
@@ -283,7 +284,7 @@ func (x *State) Edges() []Edge {
 	x.copied = make([]Edge, 0, n)
 	for i := range x.Links {
 		if l := &x.Links[i]; l.Stage == Established {
-			x.copied = append(x.copied, Edge{l.Peer, l.Gen, l.Evidence})
+			x.copied = append(x.copied, Edge{l.Peer, l.Gen, l.Settled, l.Evidence})
 		}
 	}
 	return x.copied

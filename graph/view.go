@@ -28,9 +28,10 @@ type point struct {
 
 // way is an edge between two points; b may lie beyond the view.
 type way struct {
-	time proto.Millis
-	a, b int
-	over bool // would make the user too large
+	time    proto.Millis
+	a, b    int
+	settled bool
+	over    bool // would make the user too large
 }
 
 // publish gives own facts that changed to the root.
@@ -138,7 +139,7 @@ func (s *step) ways(p []point, members int, beyond []frontier) []way {
 				continue
 			}
 			if f := get(p[b].copy.Edges, &p[a].peer); f != nil && f.Gen == from.Gen {
-				ways = append(ways, way{time: max(e.Time, f.Time), a: a, b: b})
+				ways = append(ways, way{time: max(e.Time, f.Time), a: a, b: b, settled: e.Settled || f.Settled})
 			}
 		}
 	}
@@ -147,7 +148,7 @@ func (s *step) ways(p []point, members int, beyond []frontier) []way {
 			b++
 		}
 		a, _ := findPoint(p[:members], &beyond[i].in.Peer)
-		ways = append(ways, way{time: beyond[i].time, a: a, b: b})
+		ways = append(ways, way{time: beyond[i].time, a: a, b: b, settled: beyond[i].settled})
 	}
 	return ways
 }
@@ -161,11 +162,14 @@ func root(p []point, i int) int {
 	return i
 }
 
-// join unites points over ways, oldest evidence first: the newest edge of a
-// user too large is the one refused.
+// join unites points over ways, those that were promised first, then by the
+// oldest evidence: the newest edge of a user too large is the one refused.
 func (s *step) join(p []point, members int, ways []way) {
 	if len(p) > s.env.Config.MembersMax {
 		slices.SortFunc(ways, func(v, w way) int {
+			if v.settled != w.settled {
+				return -compareBool(v.settled, w.settled)
+			}
 			return cmp.Or(cmp.Compare(v.time, w.time), cmp.Compare(v.a, w.a), cmp.Compare(v.b, w.b))
 		})
 	}
@@ -246,6 +250,8 @@ type frontier struct {
 	gen  uint32
 	in   Ref
 	time proto.Millis
+
+	settled bool
 }
 
 // inviteFrontier asks those whom members name to join, with all ways to them.
@@ -281,7 +287,7 @@ func (s *step) frontier() []frontier {
 		for i := range edges {
 			e := &edges[i]
 			if e.Peer != s.self.Hash && get(x.Members, &e.Peer) == nil {
-				out = append(out, frontier{e.Peer, e.Gen, in, e.Time})
+				out = append(out, frontier{e.Peer, e.Gen, in, e.Time, e.Settled})
 			}
 		}
 	}
@@ -357,8 +363,8 @@ func (s *step) answer() {
 	}
 	x.Questions = nil
 	for i := 0; i < len(x.Asks); {
-		if peer := x.Asks[i].Peer; x.edge(peer) != nil {
-			s.decide(peer, true, ReasonNone)
+		if l := x.edge(x.Asks[i].Peer); l != nil {
+			s.settle(l)
 		} else {
 			i++
 		}
