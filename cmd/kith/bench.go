@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -28,7 +29,7 @@ redis-server is beside it when that is on the PATH.`,
 		Args:    noArgs,
 	}
 	fl := cmd.Flags()
-	fl.StringSliceVar(&c.Only, "only", nil, "measurements to make: "+joined(bench.Names()))
+	fl.StringSliceVar(&c.Only, "only", nil, "measurements to make: "+strings.Join(bench.Names(), ", "))
 	fl.Float64Var(&seconds, "seconds", 3, "how long each sample takes")
 	fl.IntVar(&c.Rounds, "rounds", 3, "samples of each side; their medians count")
 	fl.BoolVar(&c.Quick, "quick", false, "big populations of a quarter of the size")
@@ -41,6 +42,9 @@ redis-server is beside it when that is on the PATH.`,
 			return err
 		}
 		c.Self, c.Time, c.Progress = []string{self, "bench"}, time.Duration(seconds*float64(time.Second)), cmd.ErrOrStderr()
+		if err := c.Validate(); err != nil {
+			return usageError{err}
+		}
 		report, err := bench.Run(cmd.Context(), c)
 		if len(report.Results) == 0 && err != nil {
 			return err
@@ -56,16 +60,6 @@ redis-server is beside it when that is on the PATH.`,
 	}
 	cmd.AddCommand(newBenchNodeCommand(), newBenchYardstickCommand())
 	return cmd
-}
-
-func joined(names []string) (s string) {
-	for i, n := range names {
-		if i > 0 {
-			s += ", "
-		}
-		s += n
-	}
-	return s
 }
 
 // newBenchNodeCommand is the node that bench starts: serve --dev, on free

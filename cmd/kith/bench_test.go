@@ -64,9 +64,12 @@ func TestBench(t *testing.T) {
 
 // Wrong usage is named before anything is started.
 func TestBenchRefuses(t *testing.T) {
-	for _, args := range [][]string{{"--only", "nothing"}, {"--seconds", "3600"}, {"--rounds", "-1"}, {"--dir", "/nowhere/at/all"}} {
-		if out, err := runBench(t, args...); err == nil || len(out) > 0 {
+	for _, args := range [][]string{{"--only", "nothing"}, {"--seconds", "3600"}, {"--rounds", "-1"}, {"extra"}} {
+		if out, err := runBench(t, args...); err == nil || exitCode(err) != exitUsage || len(out) > 0 {
 			t.Errorf("%q: %v\n%s", args, err, out)
 		}
+	}
+	if _, err := runBench(t, "--only", "actors", "--dir", "/nowhere/at/all"); err == nil || exitCode(err) != exitFailed {
+		t.Errorf("a folder that cannot be: %v", err)
 	}
 }

@@ -56,7 +56,8 @@ const (
 	workMax   = 15 * time.Minute // of one measurement
 )
 
-func (c *Config) validate() error {
+// Validate fills in defaults and reports the first thing that is wrong.
+func (c *Config) Validate() error {
 	if c.Time == 0 {
 		c.Time = 3 * time.Second
 	}
@@ -125,7 +126,7 @@ type session struct {
 // Run measures and gives the report. What was measured before an error is in
 // the report too.
 func Run(ctx context.Context, c Config) (Report, error) {
-	if err := c.validate(); err != nil {
+	if err := c.Validate(); err != nil {
 		return Report{}, err
 	}
 	dir, err := os.MkdirTemp(c.Dir, "kith-bench-")

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"runtime/pprof"
 	"strconv"
 	"strings"
@@ -137,6 +138,8 @@ func Obey(in io.Reader, out io.Writer, do func(line string) (string, error)) {
 			err = p.start(rest)
 		case word == "stop":
 			err = p.stop()
+		case word == "heap":
+			err = writeHeap(rest)
 		case do != nil:
 			answer, err = do(lines.Text())
 		default:
@@ -174,10 +177,20 @@ func (p *profile) stop() error {
 	return err
 }
 
+// writeHeap writes what is alive after a collection.
+func writeHeap(name string) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	runtime.GC()
+	return errors.Join(pprof.Lookup("heap").WriteTo(f, 0), f.Close())
+}
+
 // usage is what the system says of a process.
 type usage struct {
-	cpu float64 // seconds
-	rss int64   // bytes
+	cpu         float64 // seconds
+	rss, mapped int64   // bytes in memory; those of them that are pages of files
 }
 
 // ticksPerSecond is Linux's USER_HZ, which is 100 wherever Go runs.
@@ -185,19 +198,35 @@ const ticksPerSecond = 100
 
 // usageOf reads /proc; elsewhere all is zero, which means not known.
 func usageOf(pid int) (u usage) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return u
 	}
-	_, after, ok := strings.Cut(string(b), ") ")
+	_, after, ok := strings.Cut(string(stat), ") ")
 	f := strings.Fields(after)
-	if !ok || len(f) < 22 {
+	if !ok || len(f) < 13 {
 		return u
 	}
 	user, _ := strconv.ParseFloat(f[11], 64)
 	system, _ := strconv.ParseFloat(f[12], 64)
-	pages, _ := strconv.ParseInt(f[21], 10, 64)
-	return usage{cpu: (user + system) / ticksPerSecond, rss: pages * int64(os.Getpagesize())}
+	u.cpu = (user + system) / ticksPerSecond
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return u
+	}
+	u.rss, u.mapped = kilobytes(string(status), "VmRSS:"), kilobytes(string(status), "RssFile:")
+	return u
+}
+
+// kilobytes is a line of a status file such as "VmRSS:  1234 kB", in bytes.
+func kilobytes(status, name string) int64 {
+	_, rest, _ := strings.Cut(status, "\n"+name)
+	f := strings.Fields(rest)
+	if len(f) == 0 {
+		return 0
+	}
+	n, _ := strconv.ParseInt(f[0], 10, 64)
+	return n << 10
 }
 
 func (c *child) usage() usage { return usageOf(c.cmd.Process.Pid) }

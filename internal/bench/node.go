@@ -199,7 +199,7 @@ func diskUsed(dir string) (bytes int64, err error) {
 
 // settle waits until the node's memory no longer shrinks, a minute at most,
 // and gives it.
-func (n *node) settle(ctx context.Context) int64 {
+func (n *node) settle(ctx context.Context) usage {
 	quiet := 3 * n.s.Time
 	least, since := n.usage().rss, time.Now()
 	for start := time.Now(); time.Since(start) < time.Minute && time.Since(since) < quiet && ctx.Err() == nil; {
@@ -208,5 +208,5 @@ func (n *node) settle(ctx context.Context) int64 {
 			least, since = rss, time.Now()
 		}
 	}
-	return n.usage().rss
+	return n.usage()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -74,7 +75,6 @@ type barePipeline struct {
 	conn   *nats.Conn
 	js     jetstream.JetStream
 	db     *badger.DB
-	counts map[string]uint64 // the consumer's
 	tape   []uint32
 	at     int
 }
@@ -107,7 +107,7 @@ func ServePipeline(dir string, in io.Reader, out io.Writer) error {
 }
 
 func openPipeline(dir string) (p *barePipeline, err error) {
-	p = &barePipeline{counts: map[string]uint64{}, tape: newTape()}
+	p = &barePipeline{tape: newTape()}
 	defer func() {
 		if err != nil {
 			p.close()
@@ -248,7 +248,7 @@ func (p *barePipeline) pack(model []byte, at slot) []byte {
 // count takes messages in until the one that target names.
 func (p *barePipeline) count(ctx context.Context, arrived <-chan jetstream.Msg, target <-chan uint64) error {
 	var seq, until uint64
-	dirty := map[string]struct{}{}
+	counts := map[string]uint64{}
 	var e proto.Event
 	for until == 0 || seq < until {
 		var m jetstream.Msg
@@ -265,7 +265,7 @@ func (p *barePipeline) count(ctx context.Context, arrived <-chan jetstream.Msg, 
 				return err
 			}
 			seq = meta.Sequence.Stream
-			if err := p.take(m.Data(), &e, dirty); err != nil {
+			if err := p.take(m.Data(), &e, counts); err != nil {
 				return err
 			}
 			m = nil
@@ -276,14 +276,14 @@ func (p *barePipeline) count(ctx context.Context, arrived <-chan jetstream.Msg, 
 				}
 			}
 		}
-		if err := p.commit(seq, dirty); err != nil {
+		if err := p.commit(seq, counts); err != nil {
 			return err
 		}
 	}
 	return errCounted
 }
 
-func (p *barePipeline) take(data []byte, e *proto.Event, dirty map[string]struct{}) error {
+func (p *barePipeline) take(data []byte, e *proto.Event, counts map[string]uint64) error {
 	for len(data) > 0 {
 		n, size := binary.Uvarint(data)
 		if size <= 0 || n > uint64(len(data)-size) {
@@ -292,28 +292,43 @@ func (p *barePipeline) take(data []byte, e *proto.Event, dirty map[string]struct
 		if err := proto.DecodeEvent(data[size:size+int(n)], e); err != nil {
 			return err
 		}
-		id := string(e.Identities[0])
-		p.counts[id]++
-		if _, ok := dirty[id]; !ok {
-			dirty[string([]byte(id))] = struct{}{}
-		}
+		counts[string(e.Identities[0])]++ // an alias of the message, which lives until the commit
 		data = data[size+int(n):]
 	}
 	return nil
 }
 
-// commit writes the changed counters and the offset, synced.
-func (p *barePipeline) commit(seq uint64, dirty map[string]struct{}) error {
+// commit adds to the visitors' counters and moves the offset, synced.
+func (p *barePipeline) commit(seq uint64, counts map[string]uint64) error {
 	txn := p.db.NewTransaction(true)
 	defer txn.Discard()
-	for id := range dirty {
-		if err := txn.Set([]byte(id), binary.AppendUvarint(nil, p.counts[id])); err != nil {
+	for id, n := range counts {
+		old, err := counterOf(txn, []byte(id))
+		if err != nil {
+			return err
+		}
+		if err := txn.Set([]byte(id), binary.AppendUvarint(nil, old+n)); err != nil {
 			return err
 		}
 	}
-	clear(dirty)
+	clear(counts)
 	if err := txn.Set([]byte("offset"), binary.AppendUvarint(nil, seq)); err != nil {
 		return err
 	}
 	return txn.Commit()
+}
+
+func counterOf(txn *badger.Txn, key []byte) (n uint64, err error) {
+	item, err := txn.Get(key)
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	err = item.Value(func(v []byte) error {
+		n, _ = binary.Uvarint(v)
+		return nil
+	})
+	return n, err
 }

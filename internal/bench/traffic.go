@@ -176,16 +176,26 @@ func getRequest(path string) []byte {
 
 // packedEvent is the same event as the log holds it.
 func packedEvent(now proto.Millis, v visit) []byte {
-	e := proto.Event{Client: 1, Space: 1, Time: now, Received: now, Identities: []proto.Identity{identityOf(0)}, EventBody: proto.EventBody{
+	e := proto.Event{Client: 1, Space: 1, Time: now, Received: now, Identities: []proto.Identity{identityOf(0)}, EventBody: eventBody()}
+	b := e.Append(nil)
+	slotOf(b, 0).put(b, v)
+	return b
+}
+
+func eventBody() proto.EventBody {
+	return proto.EventBody{
 		Name: "page_view", URL: eventURL, Ref: eventRef,
 		Props: []proto.Prop{
 			{Key: "section", Value: proto.TextOf(sectionMark)}, {Key: "author", Value: proto.TextOf(authorMark)},
 			{Key: "country", Value: proto.TextOf("DE")}, {Key: "price", Value: proto.NumberOf(12.5)},
 		},
-	}}
-	b := e.Append(nil)
-	slotOf(b, 0).put(b, v)
-	return b
+	}
+}
+
+// historyBytes is what history must keep of an event.
+func historyBytes() int {
+	e := eventBody()
+	return len(e.Append(nil))
 }
 
 func identityOf(visitor uint32) proto.Identity {
