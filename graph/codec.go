@@ -81,6 +81,7 @@ func (x *State) appendRootLists(b []byte) []byte {
 		b = binary.AppendUvarint(b, uint64(o.Gen))
 		b = binary.AppendUvarint(b, o.Ver)
 		b = binary.AppendUvarint(b, o.After)
+		b = binary.AppendUvarint(b, o.Told)
 	}
 	return b
 }
@@ -152,8 +153,8 @@ func (x *State) readRootLists(r *reader) {
 	for range r.Count(19) {
 		x.Receivers = append(x.Receivers, Receiver{Peer: r.hash(), Out: r.flag(), Sent: r.Uvarint(), Acked: r.Uvarint()})
 	}
-	for range r.Count(19) {
-		x.Owed = append(x.Owed, Owed{Peer: r.hash(), Gen: r.gen(), Ver: r.Uvarint(), After: r.Uvarint()})
+	for range r.Count(20) {
+		x.Owed = append(x.Owed, Owed{Peer: r.hash(), Gen: r.gen(), Ver: r.Uvarint(), After: r.Uvarint(), Told: r.Uvarint()})
 	}
 }
 

@@ -78,6 +78,8 @@ func (s *step) asked(m *Message) {
 	known := slices.ContainsFunc(x.Asks, func(a Asked) bool { return a.Peer == m.About && a.Command == m.Command })
 	switch {
 	case m.Command == 0 || known:
+	case x.promised(m.About):
+		s.fx.Decisions = append(s.fx.Decisions, Decision{Command: m.Command, Linked: true})
 	case len(x.Asks) >= asksMax:
 		s.fx.ignored(m, ReasonBusy)
 	default:
@@ -176,13 +178,13 @@ func (s *step) establish(peer Hash, gen uint32, e Evidence) *Neighbour {
 	return l
 }
 
-// settle answers the Link commands for an edge that is within the user, and
-// has the root know that it was promised.
-func (s *step) settle(l *Neighbour) {
+// settle answers the Link commands for an edge that is within the user, and,
+// if that is near its cap, has the root know that it was promised.
+func (s *step) settle(l *Neighbour, nearCap bool) {
 	if !slices.ContainsFunc(s.x.Asks, func(a Asked) bool { return a.Peer == l.Peer }) {
 		return
 	}
-	if !l.Settled {
+	if nearCap && !l.Settled {
 		l.Settled = true
 		s.edges, s.x.copied = true, nil
 		s.fx.touched(l.Peer)

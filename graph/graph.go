@@ -233,7 +233,7 @@ func (s *step) finish() {
 		}
 	}
 	for _, o := range s.owed {
-		o.After = s.x.Number
+		o.After, o.Told = s.x.Number, uint64(len(s.x.Receivers))
 		s.x.Owed = append(s.x.Owed, o)
 		s.changed()
 	}

@@ -35,7 +35,7 @@ func (s *step) takeMember(m *Message) {
 		}
 	case Joined:
 		if l := s.x.edge(m.About); l != nil && s.x.Root == m.From {
-			s.settle(l)
+			s.settle(l, m.Capped)
 		}
 	}
 }

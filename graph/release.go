@@ -25,7 +25,7 @@ func (s *step) settleOwed() {
 		if !x.replaced(o.After) {
 			return false
 		}
-		s.emit(o.Peer, Message{Kind: Release, Ver: o.Ver, Gen: o.Gen, Number: uint64(len(x.Receivers))})
+		s.emit(o.Peer, Message{Kind: Release, Ver: o.Ver, Gen: o.Gen, Number: o.Told})
 		s.changed()
 		return true
 	})

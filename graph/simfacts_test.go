@@ -11,6 +11,7 @@ import (
 type facts struct {
 	events []uint32 // sorted
 	dirty  bool
+	season string // what the value depends on besides the members
 }
 
 // Observe takes in the event whose number is the message's body.
@@ -45,7 +46,7 @@ func (f *facts) Purge() { f.events, f.dirty = nil, true }
 
 // Aggregate stands for the user-scope segments: thresholds on the number of
 // events and of identities.
-func (f *facts) Aggregate(members []graph.Data) graph.Value { return aggregate(members) }
+func (f *facts) Aggregate(members []graph.Data) graph.Value { return aggregate(members) + graph.Value(f.season) }
 
 func aggregate(members []graph.Data) graph.Value {
 	n, v := 0, byte(0)

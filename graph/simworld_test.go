@@ -367,12 +367,18 @@ func (w *world) newServer(p *pendingAck, l int) bool {
 	if s.cut || s.paused || s.served[l].pos < int(p.vector[l]) {
 		return false
 	}
-	b.inc, b.deadline = s.inc, map[int]int{}
+	w.countDown(b, s, l)
+	return true
+}
+
+// countDown gives each machine that may have a lease until it has surely run
+// out, by s's clock.
+func (w *world) countDown(b *bar, s *machine, l int) {
+	b.server, b.inc, b.deadline = s.id, s.inc, map[int]int{}
 	wait := simLease*(1000+simDrift)/(1000-simDrift) + 2
 	for h := range s.served[l].beats {
 		b.deadline[h] = s.served[l].seen[h] + wait
 	}
-	return true
 }
 
 // step lets one thing happen.

@@ -115,6 +115,7 @@ type Owed struct {
 	Gen   uint32
 	Ver   uint64
 	After uint64
+	Told  uint64 // receivers, for the receipt
 }
 
 // Asked is a Link command whose edge is not yet known to be within a user.
@@ -296,6 +297,12 @@ func (x *State) edge(h Hash) *Neighbour {
 		return l
 	}
 	return nil
+}
+
+// promised reports whether a link to h was answered and still holds.
+func (x *State) promised(h Hash) bool {
+	l := x.edge(h)
+	return l != nil && l.Settled
 }
 
 // slots counts the edges that a cap bounds.

@@ -355,16 +355,17 @@ func (s *step) answer() {
 		return
 	}
 	s.changed()
+	nearCap := len(x.Members)+1 >= s.env.Config.MembersMax/2
 	for _, q := range x.Questions {
 		k := get(x.Members, &q.Peer)
 		if k != nil && get(k.Copy.Edges, &q.About) != nil {
-			s.emit(q.Peer, Message{Kind: Joined, About: q.About})
+			s.emit(q.Peer, Message{Kind: Joined, About: q.About, Capped: nearCap})
 		}
 	}
 	x.Questions = nil
 	for i := 0; i < len(x.Asks); {
 		if l := x.edge(x.Asks[i].Peer); l != nil {
-			s.settle(l)
+			s.settle(l, nearCap)
 		} else {
 			i++
 		}
