@@ -227,6 +227,9 @@ func (n *Node) catchUp(ctx context.Context) error {
 		err = l.progress.wait(ctx, func(p *progress) bool {
 			return p.applied >= target && p.control >= seq && p.beats > 0
 		})
+		if err != nil && n.disk.stopped() {
+			return errDiskFull // and that is why
+		}
 		if err != nil {
 			return err
 		}
