@@ -119,8 +119,11 @@ func (c *resp) exchange(commands []byte, replies int) error {
 // reply is the length of the reply that b begins with, 0 if it is not whole.
 func reply(b []byte) (int, error) {
 	end := bytes.Index(b, []byte("\r\n"))
-	if end < 0 {
+	switch {
+	case end < 0:
 		return 0, nil
+	case end == 0:
+		return 0, proto.Errorf(proto.CodeInvalid, "Redis answered an empty line")
 	}
 	size := end + 2
 	switch b[0] {

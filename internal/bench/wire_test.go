@@ -98,7 +98,7 @@ func TestReply(t *testing.T) {
 			t.Errorf("%q: %d, %v; want %d", in, got, err, want)
 		}
 	}
-	for _, in := range []string{"-ERR no\r\n", "?3\r\n", "$x\r\n", "$-2\r\n", "*9999999\r\n"} {
+	for _, in := range []string{"-ERR no\r\n", "?3\r\n", "$x\r\n", "$-2\r\n", "*9999999\r\n", "\r\n"} {
 		if n, err := bench.Reply([]byte(in)); err == nil {
 			t.Errorf("%q: no error but %d", in, n)
 		}
