@@ -53,7 +53,7 @@ func Open(c Config) (s *Badger, err error) {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, proto.Errorf(proto.CodeUnavailable, "make store directory: %w", err)
 	}
-	if err := checkTables(c.Dir); err != nil {
+	if err := checkTables(c.Dir, badgerOptions(c)); err != nil {
 		return nil, err
 	}
 	db, err := badger.OpenManaged(badgerOptions(c))

@@ -464,6 +464,30 @@ func copyDir(t *testing.T, from, to string) {
 	}
 }
 
+// A table whose making a kill cut short, which no manifest names, is no damage;
+// tables without a manifest are.
+func TestUnfinishedTable(t *testing.T) {
+	dir, batches := running(t)
+	for i, size := range []int{0, 10, 5000} {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%06d.sst", 900+i)), make([]byte, size), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := open(t, dir)
+	r := s.Snapshot()
+	want(t, "the newest batch", fmt.Sprintf("%d:%0200d", batches, 7), get(t, r, "key07"))
+	r.Release()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, "MANIFEST")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Open(store.Config{Dir: dir}); proto.CodeOf(err) != proto.CodeCorrupt || !strings.Contains(err.Error(), "no manifest") {
+		t.Errorf("tables without a manifest: %v", err)
+	}
+}
+
 // damages of a file by name.
 func damages(size int) map[string]func([]byte) []byte {
 	flip := func(at int) func([]byte) []byte {

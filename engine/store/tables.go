@@ -2,11 +2,14 @@ package store
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 
+	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/pb"
+	"github.com/dgraph-io/badger/v4/table"
 	"github.com/dgraph-io/badger/v4/y"
 	gproto "google.golang.org/protobuf/proto"
 )
@@ -14,14 +17,36 @@ import (
 // tableFooterMax bounds the encoded checksum at the end of a table.
 const tableFooterMax = 64
 
-// checkTables reads the end and the index of every table. Badger does so too,
-// but ends the process where they are damaged.
-func checkTables(dir string) error {
-	tables, _ := filepath.Glob(filepath.Join(dir, "*.sst"))
-	for _, name := range tables {
+// checkTables reads the end and the index of every table that the manifest
+// names. Badger does so too, but ends the process where they are damaged. What
+// the manifest does not name is left of a table whose making was cut short:
+// Badger removes it.
+func checkTables(dir string, o badger.Options) error {
+	f, err := os.Open(filepath.Join(dir, badger.ManifestFilename))
+	if errors.Is(err, os.ErrNotExist) {
+		return checkNew(dir)
+	}
+	if err != nil {
+		return openError(dir, err)
+	}
+	defer f.Close()
+	m, _, err := badger.ReplayManifestFile(f, o.ExternalMagicVersion, o)
+	if err != nil {
+		return corrupt(err, "open store "+dir)
+	}
+	for id := range m.Tables {
+		name := table.NewFilename(id, dir)
 		if err := checkTable(name); err != nil {
 			return corrupt(fmt.Errorf("%s: %w", filepath.Base(name), err), "open store "+dir)
 		}
+	}
+	return nil
+}
+
+// checkNew refuses tables without a manifest, which Badger would remove.
+func checkNew(dir string) error {
+	if tables, _ := filepath.Glob(filepath.Join(dir, "*.sst")); len(tables) > 0 {
+		return corrupt(errors.New("there are tables but no manifest"), "open store "+dir)
 	}
 	return nil
 }
