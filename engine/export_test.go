@@ -70,3 +70,21 @@ func DeadCommands(st store.Store) (list [][]byte) {
 	}
 	return list
 }
+
+// Views is the cache of views.
+type Views = views
+
+// NewViews is an empty cache.
+func NewViews(maxViews int) *Views { return newViews(maxViews) }
+
+// Get, Fill, Publish and Len are the cache's own.
+func (v *views) Get(n proto.Node) (*identity.View, bool, uint64) { return v.get(n) }
+
+// Fill stores what a look-up read.
+func (v *views) Fill(n proto.Node, view *identity.View, version uint64) { v.fill(n, view, version) }
+
+// Publish makes a view the one that is seen.
+func (v *views) Publish(n proto.Node, view *identity.View) { v.publish(n, view) }
+
+// Len counts the cached views.
+func (v *views) Len() int { return v.len() }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"os"
 	"strings"
 	"sync"
@@ -32,7 +31,10 @@ type Config struct {
 // timestamps are ours, so that opening a snapshot or a batch never waits for a
 // commit under way, which Badger's own NewTransaction does.
 type Badger struct {
-	db *badger.DB
+	db       *badger.DB
+	memTable int // bytes
+
+	atCrashPoint func(marked bool) // tests only: before and after a staged batch's marker
 
 	mu     sync.Mutex
 	next   uint64          // last commit timestamp given out
@@ -60,10 +62,10 @@ func Open(c Config) (s *Badger, err error) {
 	if err != nil {
 		return nil, openError(c.Dir, err)
 	}
-	s = &Badger{db: db, flight: map[uint64]bool{}, reads: map[uint64]int{}}
+	s = &Badger{db: db, memTable: int(memTableBytes(c)), flight: map[uint64]bool{}, reads: map[uint64]int{}}
 	s.next = max(db.MaxVersion(), 1)
 	s.done.Store(s.next)
-	err = s.checkFormat()
+	err = errors.Join(s.checkFormat(), s.recoverStaged())
 	if err == nil && c.CheckTables { // not by Badger's option: it panics on a goroutine of its own
 		err = s.Check()
 	}
@@ -74,13 +76,16 @@ func Open(c Config) (s *Badger, err error) {
 	return s, nil
 }
 
+func memTableBytes(c Config) int64 {
+	if c.Small {
+		return 16 << 20
+	}
+	return 64 << 20
+}
+
 func badgerOptions(c Config) badger.Options {
 	if c.MemTables == 0 {
 		c.MemTables = 3
-	}
-	file := int64(64 << 20)
-	if c.Small {
-		file = 16 << 20
 	}
 	return badger.DefaultOptions(c.Dir).
 		WithSyncWrites(true).
@@ -89,10 +94,10 @@ func badgerOptions(c Config) badger.Options {
 		WithCompression(options.None).
 		WithBlockCacheSize(0).
 		WithIndexCacheSize(0).
-		WithMemTableSize(file).
+		WithMemTableSize(memTableBytes(c)).
 		WithNumMemtables(c.MemTables).
 		WithValueThreshold(1 << 20). // all values inline
-		WithValueLogFileSize(file).
+		WithValueLogFileSize(memTableBytes(c)).
 		WithNumCompactors(2).
 		WithMetricsEnabled(false).
 		WithChecksumVerificationMode(options.OnBlockRead).
@@ -136,41 +141,51 @@ func (s *Badger) checkFormat() error {
 }
 
 // NewBatch implements Store.
-func (s *Badger) NewBatch() Batch {
-	return &badgerBatch{s: s, txn: s.db.NewTransactionAt(math.MaxUint64, true)}
-}
+func (s *Badger) NewBatch() Batch { return &badgerBatch{s: s} }
 
 type badgerBatch struct {
-	s   *Badger
-	txn *badger.Txn
+	s     *Badger
+	ops   []op
+	bytes int
 }
 
-func (b *badgerBatch) Set(key, value []byte) error {
-	return b.check(b.txn.SetEntry(&badger.Entry{Key: key, Value: value}))
-}
+func (b *badgerBatch) Set(key, value []byte) error { return b.add(op{key: key, value: value}) }
 
-func (b *badgerBatch) Delete(key []byte) error { return b.check(b.txn.Delete(key)) }
+func (b *badgerBatch) Delete(key []byte) error { return b.add(op{key: key, delete: true}) }
 
-func (b *badgerBatch) check(err error) error {
-	if err != nil {
-		return proto.Errorf(proto.CodeInternal, "store batch: %w", err)
+func (b *badgerBatch) add(o op) error {
+	if err := o.check(); err != nil {
+		return err
 	}
+	b.ops = append(b.ops, o)
+	b.bytes += o.size()
 	return nil
 }
 
-func (b *badgerBatch) Discard() { b.txn.Discard() }
+func (b *badgerBatch) Discard() { b.ops = nil }
 
 func (b *badgerBatch) Commit() error {
-	if p := b.s.failed.Load(); p != nil {
+	s := b.s
+	if p := s.failed.Load(); p != nil {
 		return *p
 	}
-	ts := b.s.begin()
-	err := b.txn.CommitAt(ts, nil)
+	if len(b.ops) == 0 {
+		return nil
+	}
+	ts := s.begin()
+	defer s.finish(ts)
+	var err error
+	if s.txnFits(len(b.ops), b.bytes) {
+		err = s.write(b.ops, ts)
+	} else {
+		after := s.begin() // for the removal of what was staged
+		err = s.commitStaged(b.ops, ts, after)
+		s.finish(after)
+	}
 	if err != nil {
 		err = proto.Errorf(proto.CodeUnavailable, "store commit failed, the node must stop applying: check the disk, then restart: %w", err)
-		b.s.failed.CompareAndSwap(nil, &err)
+		s.failed.CompareAndSwap(nil, &err)
 	}
-	b.s.finish(ts)
 	return err
 }
 
@@ -204,8 +219,8 @@ func (s *Badger) discardOld() {
 }
 
 // Snapshot implements Store. With several writers it may miss the newest
-// commits of one while an older commit of another is under way; the engine
-// keys its own snapshots by lane and takes them through SnapshotAfter.
+// commits of one while an older commit of another is under way: a writer takes
+// its own snapshots, after its own commits, and reads its own keys.
 func (s *Badger) Snapshot() Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()

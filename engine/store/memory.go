@@ -31,6 +31,9 @@ type memoryBatch struct {
 }
 
 func (b *memoryBatch) Set(key, value []byte) error {
+	if err := (op{key: key, value: value}).check(); err != nil {
+		return err
+	}
 	b.ops = append(b.ops, pair{slices.Clone(key), append([]byte{}, value...)})
 	return nil
 }

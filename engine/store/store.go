@@ -6,7 +6,9 @@
 // nothing of what the keys mean; the engine's package comment lists them. Its
 // own keys begin with a zero byte:
 //
-//	00 'f'   format version of the directory (one byte)
+//	00 'f'                 format version of the directory (one byte)
+//	00 's' batch(8) n(4)   staged part of a batch too large for one transaction (staged.go)
+//	00 'c' batch(8)        its marker: the number of parts; what has one is carried out
 package store
 
 import (
@@ -41,8 +43,8 @@ type Batch interface {
 	Set(key, value []byte) error
 	Delete(key []byte) error
 	// Commit makes the batch durable. An error means that nothing of it will
-	// ever be seen; the store must then be treated as broken. A batch over
-	// BatchKeysMax or BatchBytesMax fails.
+	// ever be seen, or that a later Open will make all of it seen; the store must
+	// then be treated as broken.
 	Commit() error
 	Discard()
 }
@@ -58,8 +60,8 @@ type Snapshot interface {
 	Release()
 }
 
-// Limits of one batch, a quarter of what Badger takes in one transaction with
-// the options that Open sets.
+// Bounds that a batch should keep to: a larger one is staged, which costs three
+// times as much.
 const (
 	BatchKeysMax  = 24_000
 	BatchBytesMax = 2 << 20

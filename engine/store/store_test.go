@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -277,32 +278,107 @@ func TestReopen(t *testing.T) {
 	}
 }
 
-// A batch as large as the bounds allow goes in; one beyond what Badger takes
-// is an error at once, and nothing of it is seen.
-func TestBatchBounds(t *testing.T) {
-	s := open(t, t.TempDir())
-	defer s.Close()
-	b := s.NewBatch()
-	for i := range store.BatchKeysMax {
-		if err := b.Set(fmt.Appendf(nil, "k%d", i), bytes.Repeat([]byte{1}, store.BatchBytesMax/store.BatchKeysMax)); err != nil {
-			t.Fatalf("key %d: %v", i, err)
+// largeBatch is a batch several times what fits into one of Badger's
+// transactions, over old values of the same keys.
+func largeBatch(t *testing.T, s store.Store) store.Batch {
+	t.Helper()
+	old := s.NewBatch()
+	for i := range 40 {
+		if err := old.Set(fmt.Appendf(nil, "big%02d", i), []byte("old")); err != nil {
+			t.Fatal(err)
 		}
 	}
+	if err := old.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	b := s.NewBatch()
+	for i := range 40 {
+		key := fmt.Appendf(nil, "big%02d", i)
+		if err := errors.Join(b.Set(key, []byte("overwritten below")), b.Set(key, bytes.Repeat([]byte{byte(i)}, 1<<20-64))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.Delete([]byte("big07")); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// largeIs reports what is seen of largeBatch.
+func largeIs(t *testing.T, s store.Store) string {
+	t.Helper()
+	r := s.Snapshot()
+	defer r.Release()
+	rows := scan(t, r, "big", "")
+	full := 0
+	for _, row := range rows {
+		key, value, _ := strings.Cut(row, "=")
+		if len(value) == 1<<20-64 && key != "big07" {
+			full++
+		}
+	}
+	switch {
+	case len(rows) == 39 && full == 39:
+		return "new"
+	case len(rows) == 40 && full == 0:
+		return "old"
+	}
+	return fmt.Sprintf("%d rows, %d of them new", len(rows), full)
+}
+
+// A batch that is too large for one transaction is whole too.
+func TestLargeBatch(t *testing.T) {
+	s := open(t, t.TempDir())
+	defer s.Close()
+	b := largeBatch(t, s)
+	before := s.Snapshot()
+	defer before.Release()
 	if err := b.Commit(); err != nil {
 		t.Fatal(err)
 	}
-	b = s.NewBatch()
-	var err error
-	for i := 0; err == nil; i++ {
-		if i > 100 {
-			t.Fatal("100 MB were taken into one batch")
-		}
-		err = b.Set(fmt.Appendf(nil, "big%d", i), make([]byte, 1<<20-64))
-	}
-	b.Discard()
+	want(t, "after the commit", "new", largeIs(t, s))
+	want(t, "a row of a snapshot from before", "big01=old", scan(t, before, "big", "")[1])
 	r := s.Snapshot()
 	defer r.Release()
-	want(t, "keys of the batch that failed", 0, len(scan(t, r, "big", "big")))
+	want(t, "what is left staged", 1, len(scan(t, r, "\x00", "")))
+	c := s.NewBatch()
+	if err := c.Set([]byte("k"), make([]byte, store.OpBytesMax)); err == nil {
+		t.Error("a value over the bound was taken")
+	}
+	c.Discard()
+}
+
+// A crash while a large batch is committed leaves all of it, once the marker
+// is written, and nothing of it before.
+func TestLargeBatchCrash(t *testing.T) {
+	for _, marked := range []bool{false, true} {
+		t.Run(fmt.Sprint("marked=", marked), func(t *testing.T) {
+			dir, copied := t.TempDir(), t.TempDir()
+			s := open(t, dir)
+			b := largeBatch(t, s)
+			crash := func() { // what another process would find on the disk now
+				if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+					t.Error(err)
+				}
+			}
+			store.AtCrashPoint(s, marked, crash)
+			if err := b.Commit(); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Remove(filepath.Join(copied, "LOCK")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				t.Fatal(err)
+			}
+			s = open(t, copied)
+			defer s.Close()
+			want(t, "after the crash", map[bool]string{false: "old", true: "new"}[marked], largeIs(t, s))
+			r := s.Snapshot()
+			defer r.Release()
+			want(t, "what is left staged", 1, len(scan(t, r, "\x00", "")))
+		})
+	}
 }
 
 func TestFormat(t *testing.T) {

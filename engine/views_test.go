@@ -1,0 +1,69 @@
+package engine_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"kith/actors/identity"
+	"kith/engine"
+	"kith/engine/store"
+	"kith/proto"
+)
+
+// What a look-up read before a publication is not stored after it.
+func TestViewsFill(t *testing.T) {
+	v := engine.NewViews(1)
+	node := func(i byte) proto.Node { return proto.Node{Hash: proto.IdentityHash{i, 7}, Space: 1} }
+	older, newer := &identity.View{Ordinal: 1}, &identity.View{Ordinal: 2}
+	_, _, version := v.Get(node(1))
+	v.Publish(node(1), newer)
+	for i := byte(10); i < 30; i++ { // push it out again
+		v.Publish(node(i), newer)
+	}
+	if _, ok, _ := v.Get(node(1)); ok {
+		t.Fatal("the cache is not bounded")
+	}
+	v.Fill(node(1), older, version)
+	if got, ok, _ := v.Get(node(1)); ok {
+		t.Errorf("an old view was stored: %+v", got)
+	}
+	_, _, version = v.Get(node(1))
+	v.Fill(node(1), newer, version)
+	if got, ok, _ := v.Get(node(1)); !ok || got != newer {
+		t.Errorf("a view of now was not stored: %+v, %v", got, ok)
+	}
+	v.Publish(node(1), nil) // nothing is known any more
+	if got, ok, _ := v.Get(node(1)); !ok || got != nil {
+		t.Errorf("what is not known is %+v, %v", got, ok)
+	}
+	if n := v.Len(); n > 4 {
+		t.Errorf("%d views are cached, the bound of a shard is 4", n)
+	}
+}
+
+// Bitmaps read anew are the same before, within and after a checkpoint, which
+// four thousand commits bring about.
+func TestCheckpoint(t *testing.T) {
+	s := newScript(t)
+	s.lump = func() int { return 1 }
+	acme := s.client("acme", "")
+	s.define(acme, "odd", `count(event.section == "in", "2s") >= 1`)
+	s.beat(0)
+	r := rand.New(rand.NewPCG(1, 1))
+	for _, commits := range []int{4090, 30, 900} {
+		for range commits {
+			s.now += 20
+			s.events(s.event(acme, fmt.Sprint("v", r.IntN(3000)), []string{"in", "out"}[r.IntN(2)]))
+			if r.IntN(20) == 0 {
+				s.beat(0)
+			}
+		}
+		s.beat(0)
+		st := store.NewMemory()
+		n := s.run(st)
+		s.verify(st) // as a crash here would leave it
+		closeNode(t, n)
+		s.verify(st)
+	}
+}
