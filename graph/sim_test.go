@@ -16,6 +16,7 @@ import (
 var (
 	seedsFlag = flag.Int("seeds", 250, "how many seeds TestSimulation runs")
 	seedFlag  = flag.Int("seed", 1, "the first of them")
+	stopFlag  = flag.Int("failures", 3, "stop after so many seeds that fail")
 	lanesFlag = flag.Int("lanes", 0, "1 to 3; 0: all three with the same operations, and compare")
 )
 
@@ -400,7 +401,7 @@ func TestSimulation(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		next++
-		return next - 1, next-1 < *seedFlag+*seedsFlag && failed < 3
+		return next - 1, next-1 < *seedFlag+*seedsFlag && failed < *stopFlag
 	}
 	var done sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {

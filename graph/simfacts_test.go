@@ -46,7 +46,9 @@ func (f *facts) Purge() { f.events, f.dirty = nil, true }
 
 // Aggregate stands for the user-scope segments: thresholds on the number of
 // events and of identities.
-func (f *facts) Aggregate(members []graph.Data) graph.Value { return aggregate(members) + graph.Value(f.season) }
+func (f *facts) Aggregate(members []graph.Data) graph.Value {
+	return aggregate(members) + graph.Value(f.season)
+}
 
 func aggregate(members []graph.Data) graph.Value {
 	n, v := 0, byte(0)
