@@ -213,7 +213,8 @@ func (s *script) event(c proto.ClientInfo, visitor, section string) *proto.Event
 }
 
 func (s *script) config(change ...func(*engine.Config)) engine.Config {
-	c := engine.Config{Dir: s.t.TempDir(), DiskReserve: 1, Now: func() time.Time { return s.now.Time() }}
+	now := s.now // the node's own clock stands still: only the log tells the time
+	c := engine.Config{Dir: s.t.TempDir(), DiskReserve: 1, Now: func() time.Time { return now.Time() }}
 	for _, f := range change {
 		f(&c)
 	}

@@ -54,7 +54,7 @@ func TestCheckpoint(t *testing.T) {
 	for _, commits := range []int{4090, 30, 900} {
 		for range commits {
 			s.now += 20
-			s.events(s.event(acme, fmt.Sprint("v", r.IntN(3000)), []string{"in", "out"}[r.IntN(2)]))
+			s.events(s.event(acme, fmt.Sprint("v", s.seq), []string{"in", "out"}[r.IntN(2)]))
 			if r.IntN(20) == 0 {
 				s.beat(0)
 			}
