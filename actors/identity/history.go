@@ -3,6 +3,7 @@ package identity
 import (
 	"encoding/binary"
 	"iter"
+	"slices"
 
 	"kith/proto"
 )
@@ -58,11 +59,12 @@ func walkBlock(block []byte, body *proto.EventBody, yield func(proto.Millis, *pr
 }
 
 func walkRecords(r *proto.Reader, n int, base proto.Millis, body *proto.EventBody, yield func(proto.Millis, *proto.EventBody) bool) bool {
+	var w recordReader
 	t := base
 	for range n {
 		t += proto.Millis(r.Varint())
 		rec := proto.NewReader(r.Bytes())
-		body.Read(&rec)
+		w.read(&rec, body)
 		if r.Bad() || rec.Bad() {
 			return false
 		}
@@ -73,24 +75,160 @@ func walkRecords(r *proto.Reader, n int, base proto.Millis, body *proto.EventBod
 	return true
 }
 
+// A record's body is, for the first of a tail or block, the event's own form;
+// for those after it, how they differ from that first one, because the events
+// of a visitor are much alike: flags, then what the flags name, in this order.
+const (
+	otherName  = 1 << iota // the name
+	otherRef               // the referrer
+	otherURL               // how many bytes the URLs begin with alike, the rest
+	otherProps             // their number, then each: how it differs, key, value
+)
+
+// How a property differs from the one at its place in the first record.
+const (
+	sameProp   = iota // not at all
+	otherValue        // key alike, the value follows
+	otherProp         // key and value follow
+)
+
+// appendBody codes e against first, or in full if first is nil.
+func appendBody(b []byte, first, e *proto.EventBody) []byte {
+	if first == nil {
+		return e.Append(b)
+	}
+	at := len(b)
+	b = append(b, 0)
+	if e.Name != first.Name {
+		b[at] |= otherName
+		b = proto.AppendString(b, e.Name)
+	}
+	if e.Ref != first.Ref {
+		b[at] |= otherRef
+		b = proto.AppendString(b, e.Ref)
+	}
+	if e.URL != first.URL {
+		b[at] |= otherURL
+		n := commonPrefix(e.URL, first.URL)
+		b = binary.AppendUvarint(b, uint64(n))
+		b = proto.AppendString(b, e.URL[n:])
+	}
+	if !slices.Equal(e.Props, first.Props) {
+		b[at] |= otherProps
+		b = appendProps(b, first.Props, e.Props)
+	}
+	return b
+}
+
+func commonPrefix(a, b string) int {
+	n := min(len(a), len(b))
+	for i := range n {
+		if a[i] != b[i] {
+			return i
+		}
+	}
+	return n
+}
+
+func appendProps(b []byte, first, props []proto.Prop) []byte {
+	b = binary.AppendUvarint(b, uint64(len(props)))
+	for i, p := range props {
+		switch {
+		case i < len(first) && p == first[i]:
+			b = append(b, sameProp)
+		case i < len(first) && p.Key == first[i].Key:
+			b = p.Value.Append(append(b, otherValue))
+		default:
+			b = p.Value.Append(proto.AppendString(append(b, otherProp), p.Key))
+		}
+	}
+	return b
+}
+
+// recordReader reads the records of one tail or block in their order.
+type recordReader struct {
+	first proto.EventBody
+	begun bool
+	url   []byte // scratch: valid until the next record
+}
+
+// read decodes a record into body, whose slices it reuses. Strings alias the
+// record, the first record or scratch.
+func (w *recordReader) read(r *proto.Reader, body *proto.EventBody) {
+	if !w.begun {
+		w.begun = true
+		w.first.Read(r)
+		*body = proto.EventBody{Name: w.first.Name, URL: w.first.URL, Ref: w.first.Ref, Props: append(body.Props[:0], w.first.Props...)}
+		return
+	}
+	flags := r.Byte()
+	body.Name, body.Ref, body.URL = w.first.Name, w.first.Ref, w.first.URL
+	if flags&otherName != 0 {
+		body.Name = r.String()
+	}
+	if flags&otherRef != 0 {
+		body.Ref = r.String()
+	}
+	if flags&otherURL != 0 {
+		body.URL = w.readURL(r)
+	}
+	body.Props = append(body.Props[:0], w.first.Props...)
+	if flags&otherProps != 0 {
+		body.Props = w.readProps(r, body.Props[:0])
+	}
+	if flags >= otherProps<<1 || r.Len() != 0 {
+		r.Fail()
+	}
+}
+
+func (w *recordReader) readURL(r *proto.Reader) string {
+	n := r.Uvarint()
+	if n > uint64(len(w.first.URL)) {
+		r.Fail()
+		return ""
+	}
+	w.url = append(append(w.url[:0], w.first.URL[:n]...), r.Bytes()...)
+	return string(w.url)
+}
+
+func (w *recordReader) readProps(r *proto.Reader, props []proto.Prop) []proto.Prop {
+	for i := range r.Count(1) {
+		how := r.Byte()
+		if how > otherProp || how != otherProp && i >= len(w.first.Props) {
+			r.Fail()
+			return props
+		}
+		var p proto.Prop
+		switch how {
+		case sameProp:
+			p = w.first.Props[i]
+		case otherValue:
+			p = proto.Prop{Key: w.first.Props[i].Key, Value: proto.ReadValue(r)}
+		case otherProp:
+			p = proto.Prop{Key: r.String(), Value: proto.ReadValue(r)}
+		}
+		props = append(props, p)
+	}
+	return props
+}
+
 // CheckBlock reports whether a block is well-formed.
 func CheckBlock(block []byte) error {
 	r := proto.NewReader(block)
 	if v := r.Byte(); v != blockVersion {
 		return proto.Errorf(proto.CodeCorrupt, "history block has version %d, this build reads %d", v, blockVersion)
 	}
-	return checkRecords(&r, r.Count(2), "history block")
+	n := r.Count(2)
+	r.Varint() // base
+	return checkRecords(&r, n, "history block")
 }
 
 func checkRecords(r *proto.Reader, n int, what string) error {
-	var body proto.EventBody
-	if what == "history block" {
-		r.Varint() // base
-	}
+	var c recordChecker
 	for range n {
 		r.Varint()
 		rec := proto.NewReader(r.Bytes())
-		body.Read(&rec)
+		c.check(&rec)
 		if rec.Bad() || rec.Len() != 0 {
 			r.Fail()
 		}
@@ -99,4 +237,60 @@ func checkRecords(r *proto.Reader, n int, what string) error {
 		return proto.Errorf(proto.CodeCorrupt, "%s is malformed", what)
 	}
 	return nil
+}
+
+// recordChecker walks records as recordReader does, and makes nothing of them:
+// every activation of an identity checks its tail.
+type recordChecker struct {
+	begun      bool
+	url, props int // of the first record
+}
+
+func (c *recordChecker) check(r *proto.Reader) {
+	if !c.begun {
+		c.begun = true
+		r.Bytes()
+		c.url = len(r.Bytes())
+		r.Bytes()
+		c.props = r.Count(2)
+		for range c.props {
+			r.Bytes()
+			proto.ReadValue(r)
+		}
+		return
+	}
+	flags := r.Byte()
+	for _, f := range []byte{otherName, otherRef} {
+		if flags&f != 0 {
+			r.Bytes()
+		}
+	}
+	if flags&otherURL != 0 {
+		if r.Uvarint() > uint64(c.url) {
+			r.Fail()
+		}
+		r.Bytes()
+	}
+	if flags&otherProps != 0 {
+		c.checkProps(r)
+	}
+	if flags >= otherProps<<1 {
+		r.Fail()
+	}
+}
+
+func (c *recordChecker) checkProps(r *proto.Reader) {
+	for i := range r.Count(1) {
+		how := r.Byte()
+		if how > otherProp || how != otherProp && i >= c.props {
+			r.Fail()
+			return
+		}
+		if how == otherProp {
+			r.Bytes()
+		}
+		if how != sameProp {
+			proto.ReadValue(r)
+		}
+	}
 }

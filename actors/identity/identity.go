@@ -18,7 +18,8 @@
 //	  memory (segments.Memory, base last)
 //
 // A history record, in the tail and in blocks, is: time (varint delta to the
-// record before, the first to the base), body with its length. A block is:
+// record before, the first to the base), body with its length; the body of the
+// first in full, of the others as they differ from it (history.go). A block is:
 // version byte | records | base (varint) | records' bytes. Blocks are written
 // once and never changed.
 package identity
@@ -151,6 +152,7 @@ type Stepper struct {
 	eval  *segments.Evaluator
 	delta segments.Delta
 	body  proto.EventBody
+	first proto.EventBody
 	buf   []byte
 	none  *segments.Program
 }
@@ -319,6 +321,18 @@ func (f *Facts) remember(id string, now proto.Millis) {
 
 func recentHash(id string) uint64 { return xxhash.Sum64String(id) & (1<<48 - 1) }
 
+// firstOf is the body of the tail's first record, nil if the tail is empty.
+func (p *Stepper) firstOf(h *History) *proto.EventBody {
+	if h.TailEvents == 0 {
+		return nil
+	}
+	r := proto.NewReader(h.Tail)
+	r.Varint()
+	rec := proto.NewReader(r.Bytes())
+	p.first.Read(&rec)
+	return &p.first
+}
+
 // record appends the event to the history's tail and seals a full tail.
 func (p *Stepper) record(f *Facts, t proto.Millis, e *proto.EventBody, fx *Effects) {
 	h := &f.History
@@ -326,7 +340,7 @@ func (p *Stepper) record(f *Facts, t proto.Millis, e *proto.EventBody, fx *Effec
 		h.base, h.last = t, t
 	}
 	h.Tail = proto.AppendVarint(h.Tail, int64(t-h.last))
-	p.buf = e.Append(p.buf[:0])
+	p.buf = appendBody(p.buf[:0], p.firstOf(h), e)
 	h.Tail = binary.AppendUvarint(h.Tail, uint64(len(p.buf)))
 	h.Tail = append(h.Tail, p.buf...)
 	h.last = t

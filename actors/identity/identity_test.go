@@ -328,7 +328,7 @@ func TestFill(t *testing.T) {
 	w := newWorld(t)
 	for i := range 100 {
 		w.now += second
-		w.event(acme, "", w.now, body(fmt.Sprint("e", i), "pad", strings.Repeat("x", 40)))
+		w.event(acme, "", w.now, body(fmt.Sprint("e", i), "pad", strings.Repeat(fmt.Sprint(i), 40)))
 	}
 	if len(w.blocks[acme]) < 5 {
 		t.Fatalf("%d blocks were sealed, want several", len(w.blocks[acme]))
@@ -402,7 +402,7 @@ func goldenState(t testing.TB) *world {
 	w.state.Ordinal = proto.MakeOrdinal(5, 9)
 	for i := range 12 {
 		w.now += 1234
-		w.event(acme, fmt.Sprint("id", i), w.now-proto.Millis(i*100_000), body("page", "section", "auto", "pad", strings.Repeat("p", 50)))
+		w.event(acme, fmt.Sprint("id", i), w.now-proto.Millis(i*100_000), body("page", "section", "auto", "pad", strings.Repeat(fmt.Sprint(i), 50)))
 	}
 	w.event(zeta, "", w.now, body("other"))
 	w.step(&identity.Input{Kind: identity.InputTraits, Client: acme, Traits: []proto.Prop{{Key: "vip", Value: proto.FlagOf(true)}}})
