@@ -148,6 +148,171 @@ func TestInvitationNamesAllWays(t *testing.T) {
 	wantSends(t, "the second way is not heeded", out, "d -> a Contrib")
 }
 
+// R2: an invitation is heeded only for this generation, over an own edge to
+// the generation that it names.
+func TestInvitationNeedsOwnWay(t *testing.T) {
+	x := newHome(d)
+	x.established(b)
+	for name, m := range map[string]graph.Message{
+		"no such edge":                   {ToGen: 1, List: []graph.Ref{{Peer: c.hash(), Gen: 1}}},
+		"another generation of the edge": {ToGen: 1, List: []graph.Ref{{Peer: b.hash(), Gen: 2}}},
+		"another generation of its own":  {ToGen: 2, List: []graph.Ref{{Peer: b.hash(), Gen: 1}}},
+		"no way":                         {ToGen: 1},
+	} {
+		m.Kind, m.From = graph.Invite, a.hash()
+		wantSends(t, name, x.take(m))
+	}
+}
+
+// R3: a member is reached over an edge that both ends report, each naming the
+// other's present generation.
+func TestReachableNeedsBothReports(t *testing.T) {
+	for name, change := range map[string]func(near, far *graph.Contribution){
+		"the near end names another generation": func(near, _ *graph.Contribution) { near.Edges[1].Gen = 2 },
+		"the far end names another generation":  func(_, far *graph.Contribution) { far.Edges[0].Gen = 2 },
+		"the far end does not report it":        func(_, far *graph.Contribution) { far.Edges = nil },
+	} {
+		root := newHome(a)
+		root.established(b)
+		near, far := contrib(b, 1, a, c), contrib(c, 1, b)
+		change(near.Copy, far.Copy)
+		root.take(near, far)
+		if root.state.Copy(c.hash()) != nil || root.state.Copy(b.hash()) == nil {
+			t.Errorf("%s: members %+v, want b alone", name, root.state.Members)
+		}
+	}
+}
+
+// R4: a Leave that is older than the copy does not take it away.
+func TestOldLeaveKeepsNewerCopy(t *testing.T) {
+	root := newHome(a)
+	root.established(b)
+	root.take(contrib(b, 5, a))
+	root.take(graph.Message{Kind: graph.Leave, From: b.hash(), Ver: 4, Gen: 1})
+	if root.state.Copy(b.hash()) == nil {
+		t.Error("the copy of version 5 left with version 4")
+	}
+}
+
+// R4: versions go on after an opt-in, so that no old message is taken for new.
+func TestVersionsNeverRestart(t *testing.T) {
+	x := newHome(b)
+	x.established(a)
+	x.take(graph.Message{Kind: graph.Cut, Command: 1, Evidence: at(50)})
+	ver, number := x.state.Ver, x.state.Number
+	x.take(graph.Message{Kind: graph.OptIn, ToGen: 2, Evidence: at(60)})
+	if x.state.Ver <= ver || x.state.Number < number || ver == 0 {
+		t.Errorf("version %d after %d, number %d after %d", x.state.Ver, ver, x.state.Number, number)
+	}
+}
+
+// R5: a copy that reaches a node which is no root is told so at once.
+func TestStrayCopyIsTurnedAway(t *testing.T) {
+	x := newHome(b)
+	x.established(a)
+	x.take(graph.Message{Kind: graph.Invite, From: a.hash(), ToGen: 1, List: []graph.Ref{{Peer: a.hash(), Gen: 1}}})
+	wantSends(t, "a copy at b, which follows a", x.take(contrib(c, 1, b)), "b -> c Verdict out", "b -> c Release")
+}
+
+// R6: who comes back is given the value again, though it is the same.
+func TestReturningMemberIsGivenTheValue(t *testing.T) {
+	root := newHome(a)
+	root.established(b)
+	root.established(c)
+	root.take(contrib(b, 1, a), contrib(c, 1, a))
+	root.take(contrib(c, 2)) // c no longer has the edge
+	back := contrib(c, 3, a)
+	back.Copy.Data = graph.Data(eventBody(1))
+	var given bool
+	for _, m := range root.take(back) {
+		given = given || m.Kind == graph.Verdict && m.To.Hash == c.hash() && !m.Out
+	}
+	if !given {
+		t.Error("c came back before it confirmed that it was out, and is shown nothing")
+	}
+}
+
+// R1: an agreement is for the generation and the evidence that was proposed,
+// and one that nobody waits for is taken back.
+func TestAgreementMustMatch(t *testing.T) {
+	ok := func(toGen uint32, t proto.Millis) graph.Message {
+		return graph.Message{Kind: graph.HalfOK, From: b.hash(), ToGen: toGen, Gen: 1, Evidence: at(t), Echo: t}
+	}
+	x := newHome(a)
+	wantSends(t, "nobody waits", x.take(ok(1, 10)), "a -> b Drop", "a -> b Forgot")
+	x.take(graph.Message{Kind: graph.Forgot, From: b.hash(), Evidence: at(10)})
+	x.take(graph.Message{Kind: graph.Link, About: b.hash(), Evidence: at(10)})
+	x.take(ok(2, 10))
+	if x.state.Link(b.hash()).Stage != graph.Pending {
+		t.Error("an agreement with another generation was taken")
+	}
+	x.take(graph.Message{Kind: graph.Link, About: b.hash(), Evidence: at(20)})
+	x.take(ok(1, 10))
+	if x.state.Link(b.hash()).Stage != graph.Pending {
+		t.Error("an agreement to older evidence was taken, the newer may be declined yet")
+	}
+	x.take(ok(1, 20))
+	if x.state.Link(b.hash()).Stage != graph.Established {
+		t.Error("the agreement was not taken")
+	}
+}
+
+// R1: a removal from before the opt-in is not remembered, and its sender told.
+func TestDropFromBeforeOptIn(t *testing.T) {
+	x := newHome(a)
+	x.take(graph.Message{Kind: graph.Cut, Command: 1, Evidence: at(50)})
+	wantSends(t, "a removal at a tombstone", x.take(graph.Message{Kind: graph.Drop, From: b.hash(), Gen: 1, Evidence: at(40)}), "a -> b DropNo")
+	x.take(graph.Message{Kind: graph.OptIn, ToGen: 2, Evidence: at(60)})
+	wantSends(t, "a removal from before the opt-in", x.take(graph.Message{Kind: graph.Drop, From: b.hash(), Gen: 1, Evidence: at(55)}), "a -> b DropNo")
+	if x.state.Link(b.hash()) != nil {
+		t.Error("it is remembered")
+	}
+}
+
+// R7: an Unlink of an earlier generation does not end an edge to a later one.
+func TestUnlinkNamesGeneration(t *testing.T) {
+	x := newHome(a)
+	x.take(graph.Message{Kind: graph.Half, From: b.hash(), Gen: 3, Evidence: at(90_000)})
+	wantSends(t, "a late Unlink", x.take(graph.Message{Kind: graph.Unlink, From: b.hash(), Gen: 1, Evidence: at(10)}), "a -> b UnlinkAck")
+	if len(x.state.Edges()) != 1 {
+		t.Error("the edge to generation 3 is gone")
+	}
+}
+
+// R7: who gave verdicts waits until they are replaced, before its neighbours
+// are told.
+func TestCutRootWaitsForReceivers(t *testing.T) {
+	root := newHome(a)
+	root.established(b)
+	root.take(contrib(b, 1, a))
+	wantSends(t, "cut", root.take(graph.Message{Kind: graph.Cut, Command: 1, Evidence: at(10)}), "a -> b Verdict out")
+	out := root.take(graph.Message{Kind: graph.VerdictAck, From: b.hash(), Number: root.state.Number})
+	wantSends(t, "b confirmed", out, "a -> b Release", "a -> b Unlink")
+}
+
+// Everywhere: each is cut at the listed generation only.
+func TestCutWithNamesGeneration(t *testing.T) {
+	x := newHome(b)
+	x.take(graph.Message{Kind: graph.Cut, Command: 1, Evidence: at(10)}, graph.Message{Kind: graph.OptIn, ToGen: 2, Evidence: at(20)})
+	out := x.take(graph.Message{Kind: graph.CutMember, From: a.hash(), About: c.hash(), Gen: 1, ToGen: 1, Evidence: at(15)})
+	wantSends(t, "listed before its own cut and opt-in", out, "b -> c CutDone")
+	if x.state.Dark {
+		t.Error("a later generation was cut")
+	}
+}
+
+// R10: a full root refuses whoever is beyond without inviting.
+func TestFullRootDoesNotInvite(t *testing.T) {
+	root := newHome(a)
+	root.env.Config.MembersMax = 3
+	root.established(b)
+	root.established(c)
+	late := contrib(c, 1, a, d)
+	late.Copy.Edges[1].Time = 9
+	wantSends(t, "d is the fourth", root.take(contrib(b, 1, a), late),
+		"a -> b ContribAck", "a -> c ContribAck", "a -> c Refuse of d", "a -> b Verdict 31", "a -> c Verdict 31")
+}
+
 // R1: evidence that is older than a removal is refused, on a tie too.
 func TestRemovalWinsTies(t *testing.T) {
 	x := newHome(a)

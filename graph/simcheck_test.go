@@ -318,6 +318,11 @@ func (w *world) checkSettled(i id, every bool) {
 	if !x.Settled() {
 		w.fail("UNFINISHED at %d: links %+v waits %v owed %v asks %v questions %v", i, x.Links, x.Waits, x.Owed, x.Asks, x.Questions)
 	}
+	for _, l := range x.Links {
+		if l.Mark == graph.RemovedMark && l.MarkGen == 0 {
+			w.fail("UNFINISHED at %d: nobody confirmed the removal of %d", i, idOf(l.Peer))
+		}
+	}
 	if len(x.Invited) > 0 {
 		w.fail("UNFINISHED at %d: invited %v", i, x.Invited)
 	}

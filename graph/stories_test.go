@@ -15,7 +15,7 @@ import (
 //
 //	town lanes=N edges=N members=N   a new town, with caps
 //	event WHO [ago=MS]               something happened; each is another event
-//	link WHO WHO [ago=MS] [inferred] [client=N]
+//	link WHO WHO [ago=MS] [inferred] [client=N] [unasked]
 //	remove WHO WHO                   undo a link
 //	withdraw WHO client=N            undo that client's links
 //	cut WHO [everywhere] [id=N] · optin WHO [gen=N] · erase WHO
@@ -50,7 +50,7 @@ func (s *story) do(t *testing.T, d *datadriven.TestData) string {
 				d.Fatalf(t, "%s: %v", a.Key, err)
 			}
 			opts[a.Key] = n
-		} else if a.Key == "trace" || a.Key == "everywhere" || a.Key == "inferred" {
+		} else if a.Key == "trace" || a.Key == "everywhere" || a.Key == "inferred" || a.Key == "unasked" {
 			words[a.Key] = true
 		} else {
 			who = append(who, a.Key)
@@ -127,6 +127,9 @@ func (s *story) message(t *testing.T, d *datadriven.TestData, who []string, opts
 	m.Command = s.command
 	if n, ok := opts["id"]; ok {
 		m.Command = uint64(n) + 1000
+	}
+	if words["unasked"] {
+		m.Command = 0
 	}
 	switch kind {
 	case graph.Event:
