@@ -21,7 +21,8 @@ import (
 	"kith/segments"
 )
 
-// Source reads what was committed, as of one point: nothing that a host has
+// Source reads what was committed, as of one point, for several goroutines at
+// once: nothing that a host has
 // not yet seen committed may be missing from it.
 type Source interface {
 	// Facts calls fn with the node's facts value and reports whether it exists.

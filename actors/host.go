@@ -1,10 +1,12 @@
 package actors
 
 import (
+	"errors"
 	"fmt"
 	"iter"
 	"runtime/debug"
 	"slices"
+	"sync"
 
 	"kith/actors/identity"
 	"kith/proto"
@@ -22,8 +24,10 @@ type host struct {
 	courier   courier
 
 	active map[proto.Node]*resident
-	lru    resident // ring; lru.newer is the least recently used
-	next   uint32   // local part of the next ordinal
+	cold   []*resident // in active, not yet read
+	idle   []*resident // passivated, for use again
+	lru    resident    // ring; lru.newer is the least recently used
+	next   uint32      // local part of the next ordinal
 
 	// of the batch under way
 	batch     uint64
@@ -104,6 +108,7 @@ type task struct {
 	kind         proto.CommandKind
 	body         []byte
 	r            *resident
+	name         proto.Identity // aliases the entry
 	in           identity.Input
 	event        proto.Event
 }
@@ -142,10 +147,17 @@ func (h *host) begin(batch, committed uint64, source Source) {
 func (h *host) prepare(commands []Command) {
 	h.tasks, h.ran = h.tasks[:0], 0
 	for i := range commands {
-		if h.fault != nil {
+		if h.fault = h.addCommand(&commands[i]); h.fault != nil {
 			return
 		}
-		h.fault = h.addCommand(&commands[i])
+	}
+	if h.fault = h.warm(); h.fault != nil {
+		return
+	}
+	for i := range h.tasks {
+		if t := &h.tasks[i]; !t.r.state.Known() && t.r.identity == "" {
+			t.r.identity = proto.Identity(append([]byte(nil), t.name...)) // not an alias of the entry
+		}
 	}
 }
 
@@ -184,26 +196,22 @@ func (h *host) resolve(t *task, id proto.Identity, space proto.SpaceID) error {
 	if node.Hash.Partition() != h.partition {
 		return proto.Errorf(proto.CodeCorrupt, "command names partition %d but its identity's home is %d: was the hash secret of this data directory changed?", h.partition, node.Hash.Partition())
 	}
-	r, err := h.resident(node)
-	if err != nil {
-		return err
-	}
-	if !r.state.Known() && r.identity == "" {
-		r.identity = proto.Identity(append([]byte(nil), id...)) // not an alias of the entry
-	}
-	t.r = r
+	t.r, t.name = h.resident(node), id
 	return nil
 }
 
 // due adds timers and fills; those whose record is stale are marked.
 func (h *host) due(list []*Due) {
 	h.tasks, h.ran = h.tasks[:0], 0
-	for _, d := range list {
-		r, err := h.resident(d.Node)
-		if err != nil {
-			h.fault = err
-			return
-		}
+	residents := make([]*resident, len(list))
+	for i, d := range list {
+		residents[i] = h.resident(d.Node)
+	}
+	if h.fault = h.warm(); h.fault != nil {
+		return
+	}
+	for i, d := range list {
+		r := residents[i]
 		if d.Fill == 0 && r.state.Exit != d.At {
 			d.Ignore = true
 			continue
@@ -217,22 +225,75 @@ func (h *host) due(list []*Due) {
 	}
 }
 
-// resident finds the active identity or activates it.
-func (h *host) resident(node proto.Node) (*resident, error) {
+// resident finds the active identity, or makes one that warm activates.
+func (h *host) resident(node proto.Node) *resident {
 	r := h.active[node]
 	if r != nil {
 		r.unlink()
 	} else {
-		r = &resident{node: node, host: h}
-		_, err := h.source.Facts(node, r.load)
-		if err != nil {
-			return nil, err
-		}
-		h.courier.activate(r)
+		r = h.vacant()
+		r.node = node
 		h.active[node] = r
+		h.cold = append(h.cold, r)
 	}
 	r.linkBefore(&h.lru) // newest
-	return r, nil
+	return r
+}
+
+// vacant gives a resident without a node: one that was passivated, with its
+// actor and the memory of its state, or a new one.
+func (h *host) vacant() *resident {
+	n := len(h.idle)
+	if n == 0 {
+		return &resident{host: h}
+	}
+	r := h.idle[n-1]
+	h.idle = h.idle[:n-1]
+	*r = resident{host: h, mailbox: r.mailbox, state: r.state}
+	return r
+}
+
+// warm reads and activates the residents that are cold. Reading is most of the
+// work of a batch that few were active for, and is shared by two.
+func (h *host) warm() error {
+	err := h.read()
+	for _, r := range h.cold {
+		if err == nil && r.mailbox == nil {
+			h.courier.activate(r)
+		}
+	}
+	clear(h.cold)
+	h.cold = h.cold[:0]
+	return err
+}
+
+// coldShared is from how many reads on a second goroutine is worth it.
+const coldShared = 8
+
+func (h *host) read() error {
+	if len(h.cold) < coldShared {
+		return h.readEach(h.cold)
+	}
+	half := len(h.cold) / 2
+	var other error
+	var wait sync.WaitGroup
+	wait.Go(func() { other = h.readEach(h.cold[half:]) })
+	err := h.readEach(h.cold[:half])
+	wait.Wait()
+	return errors.Join(err, other)
+}
+
+func (h *host) readEach(list []*resident) error {
+	for _, r := range list {
+		found, err := h.source.Facts(r.node, r.load)
+		if err != nil {
+			return err
+		}
+		if !found {
+			r.state = identity.State{}
+		}
+	}
+	return nil
 }
 
 func (r *resident) unlink() {
@@ -463,9 +524,16 @@ func (h *host) passivate() {
 		}
 		r.unlink()
 		delete(h.active, r.node)
-		h.courier.passivate(r)
+		if len(h.idle) < idleMax {
+			h.idle = append(h.idle, r)
+		} else {
+			h.courier.passivate(r)
+		}
 	}
 }
+
+// idleMax bounds the residents kept for use again.
+const idleMax = 128
 
 // load takes in a stored facts value.
 func (r *resident) load(value []byte) error {

@@ -21,9 +21,14 @@ type slotMailbox struct {
 	system    []any
 	running   bool
 	suspended bool
+	runs      func() // run, made once: a method value costs an allocation
 }
 
-func newSlotMailbox() actor.Mailbox { return &slotMailbox{} }
+func newSlotMailbox() actor.Mailbox {
+	m := &slotMailbox{}
+	m.runs = m.run
+	return m
+}
 
 // PostUserMessage implements actor.Mailbox.
 func (m *slotMailbox) PostUserMessage(message any) {
@@ -52,7 +57,7 @@ func (m *slotMailbox) schedule() {
 	}
 	m.mu.Unlock()
 	if start {
-		m.dispatcher.Schedule(m.run)
+		m.dispatcher.Schedule(m.runs)
 	}
 }
 

@@ -3,6 +3,8 @@ package actors
 import (
 	"runtime"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
 
@@ -317,7 +319,7 @@ func (direct) passivate(*resident) {}
 // The second result stops the pool.
 func NewDispatcher(workers int) (actor.Dispatcher, func()) {
 	if workers <= 1 {
-		return yielding{actor.NewSynchronizedDispatcher(16)}, func() {}
+		return &yielding{Dispatcher: actor.NewSynchronizedDispatcher(16)}, func() {}
 	}
 	p := &pool{work: make(chan func(), proto.Partitions*proto.LanesMax)}
 	for range workers {
@@ -326,13 +328,21 @@ func NewDispatcher(workers int) (actor.Dispatcher, func()) {
 	return p, p.close
 }
 
-// yielding lets other goroutines run between two hosts' turns: 64 hosts back
-// to back would starve look-ups.
-type yielding struct{ actor.Dispatcher }
+// yielding lets other goroutines run between hosts' turns: 64 hosts back to
+// back would starve look-ups, a yield after every turn costs a tenth.
+type yielding struct {
+	actor.Dispatcher
+	last atomic.Int64 // when one yielded, in nanoseconds
+}
 
-func (y yielding) Schedule(fn func()) {
+const yieldEvery = 200 * time.Microsecond
+
+func (y *yielding) Schedule(fn func()) {
 	y.Dispatcher.Schedule(fn)
-	runtime.Gosched()
+	if now := time.Now().UnixNano(); now-y.last.Load() > int64(yieldEvery) {
+		y.last.Store(now)
+		runtime.Gosched()
+	}
 }
 
 type pool struct {

@@ -165,7 +165,7 @@ func (l *lane) checkFingerprint(ctx context.Context) error {
 	if l.record.StreamCreatedNs == 0 || l.node.config.RebaseLog {
 		l.record.StreamCreatedNs = created
 		l.record.Base = l.record.Offset - uint64(info.Last)
-		if l.record.Offset == 0 {
+		if l.record.Offset == 0 && !l.node.config.RebaseLog {
 			l.record.Base = 0 // a new store replays the log from its start
 			if info.First > 1 {
 				return l.wayOut("the store is empty but the log begins at entry %d", info.First)

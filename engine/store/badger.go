@@ -97,7 +97,7 @@ func badgerOptions(c Config) badger.Options {
 		WithMemTableSize(memTableBytes(c)).
 		WithNumMemtables(c.MemTables).
 		WithValueThreshold(1 << 20). // all values inline
-		WithValueLogFileSize(memTableBytes(c)).
+		WithValueLogFileSize(1 << 20).
 		WithNumCompactors(2).
 		WithMetricsEnabled(false).
 		WithChecksumVerificationMode(options.OnBlockRead).
