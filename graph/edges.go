@@ -145,10 +145,7 @@ func (s *step) half(m *Message) {
 		r = ReasonNoLonger
 	}
 	if r != ReasonNone {
-		s.emit(m.From, Message{Kind: HalfNo, Reason: r, Again: m.Again, ToGen: m.Gen, Gen: x.Gen, Evidence: m.Evidence})
-		if m.Again {
-			s.forget(m.From, m.Time)
-		}
+		s.decline(m, l, r)
 		return
 	}
 	e := m.Evidence
@@ -161,6 +158,20 @@ func (s *step) half(m *Message) {
 	settled := established && l.Gen == m.Gen && l.Settled
 	s.establish(m.From, m.Gen, e).Settled = settled
 	s.emit(m.From, Message{Kind: HalfOK, ToGen: m.Gen, Gen: x.Gen, Evidence: e, Echo: m.Time})
+}
+
+// decline says no to a proposal. If it answered a removal of this home's, as
+// being newer, the other end has not taken the removal in: it is told again,
+// so that both ends know that the other remembers it.
+func (s *step) decline(m *Message, l *Neighbour, r Reason) {
+	s.emit(m.From, Message{Kind: HalfNo, Reason: r, Again: m.Again, ToGen: m.Gen, Gen: s.x.Gen, Evidence: m.Evidence})
+	if !m.Again {
+		return
+	}
+	s.forget(m.From, m.Time)
+	if l != nil && l.Mark == RemovedMark && l.MarkGen == 0 {
+		s.emit(m.From, Message{Kind: Drop, Gen: s.x.Gen, Evidence: Evidence{Time: l.MarkTime}})
+	}
 }
 
 // establish sets an edge, which ends its marks.

@@ -43,6 +43,7 @@ var mistakes = []mistake{
 	{"capone", "edges.go", "\t\ts.unestablish(l, dropReason(m))\n", ""},
 	{"dropdark", "edges.go", "if !m.Capped && (x.Dark || m.Time <= x.Fence) {", "if !m.Capped && x.Dark {"},
 	{"nodropok", "edges.go", "\t\t\tl.MarkGen = m.Gen\n", ""},
+	{"declinemute", "edges.go", "\tif l != nil && l.Mark == RemovedMark && l.MarkGen == 0 {\n\t\ts.emit(", "\tif false {\n\t\ts.emit("},
 	{"withdrawall", "edges.go", "l.Stage != Absent && l.Client == m.Client", "l.Stage != Absent"},
 	{"removemute", "edges.go", "\ts.emit(peer, Message{Kind: Drop, Gen: x.Gen, Evidence: Evidence{Time: t}})\n", ""},
 	// R2, R5: membership

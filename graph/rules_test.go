@@ -342,6 +342,22 @@ func TestOldDropIsAnswered(t *testing.T) {
 	}
 }
 
+// R1: a removal here was older than the other end's evidence, but a cap does
+// not let the edge come back: the removal is told again, so that the other end,
+// when it is cut, knows who remembers it.
+func TestDeclinedEdgeTellsRemovalAgain(t *testing.T) {
+	x := newHome(a)
+	x.env.Config.EdgesMax = 1
+	x.take(graph.Message{Kind: graph.Remove, About: b.hash(), Evidence: at(10)})
+	x.established(c)
+	out := x.take(graph.Message{Kind: graph.Half, From: b.hash(), Again: true, Gen: 1, Evidence: at(20)})
+	wantSends(t, "declined", out, "a -> b HalfNo", "a -> b Drop", "a -> b Forgot")
+	y := newHome(b)
+	y.established(a)
+	out = y.take(graph.Message{Kind: graph.Drop, From: a.hash(), Gen: 1, Evidence: at(10)})
+	wantSends(t, "the other end", out, "b -> a DropOK")
+}
+
 // R10: the number of neighbours, removed ones included, is bounded.
 func TestNeighboursAreBounded(t *testing.T) {
 	x := newHome(a)

@@ -35,6 +35,7 @@ func newLedger() ledger {
 
 // observe looks at what one step of a head did.
 func (w *world) observe(i id, n *simNode, g *graph.Group) {
+	w.tracing(i, n, g)
 	fx := &g.Effects
 	for _, r := range fx.Refused {
 		w.refused[pairOf(idOf(r.Node.Hash), idOf(r.Peer))]++
