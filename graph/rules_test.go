@@ -1,6 +1,7 @@
 package graph_test
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"testing"
 
@@ -214,22 +215,27 @@ func TestStrayCopyIsTurnedAway(t *testing.T) {
 	wantSends(t, "a copy at b, which follows a", x.take(contrib(c, 1, b)), "b -> c Verdict out", "b -> c Release")
 }
 
-// R6: who comes back is given the value again, though it is the same.
+// R6: who comes back is given the value again, though it is the same: it was
+// told that it is out.
 func TestReturningMemberIsGivenTheValue(t *testing.T) {
 	root := newHome(a)
-	root.established(b)
-	root.established(c)
-	root.take(contrib(b, 1, a), contrib(c, 1, a))
-	root.take(contrib(c, 2)) // c no longer has the edge
-	back := contrib(c, 3, a)
-	back.Copy.Data = graph.Data(eventBody(1))
-	var given bool
-	for _, m := range root.take(back) {
-		given = given || m.Kind == graph.Verdict && m.To.Hash == c.hash() && !m.Out
+	copies := func(ver uint64, ids ...id) (list []graph.Message) {
+		for _, i := range ids {
+			m := contrib(i, ver, a)
+			m.Copy.Data = ""
+			list = append(list, m)
+		}
+		return list
 	}
-	if !given {
-		t.Error("c came back before it confirmed that it was out, and is shown nothing")
+	for _, i := range []id{b, c, d} {
+		root.established(i)
 	}
+	root.take(copies(1, b, c, d)...)
+	lost := copies(2, d)
+	lost[0].Copy.Edges = nil
+	value := root.state.Given
+	wantSends(t, "d is out, the value of three is that of four", root.take(lost...), "a -> d ContribAck", "a -> d Verdict out")
+	wantSends(t, "d is back", root.take(copies(3, d)...), "a -> d ContribAck", fmt.Sprintf("a -> d Verdict %x", string(value)))
 }
 
 // R1: an agreement is for the generation and the evidence that was proposed,
