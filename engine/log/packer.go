@@ -16,6 +16,7 @@ type PackerConfig struct {
 	BytesMax         int           // bytes per entry: 256 KiB
 	Linger           time.Duration // how long a started entry waits to fill: 2 ms
 	InFlightMax      int           // entries that wait for their acknowledgement: 2
+	Grow             int           // how many times larger an entry may be that cannot be sent yet: 4
 	Gather           time.Duration // how long callers just answered are waited for: 250 µs
 	BufferedBytesMax int           // commands held in all: 64 MiB
 	RetryMax         time.Duration // how long an entry of unknown outcome is settled: 10 s
@@ -27,6 +28,7 @@ func (c *PackerConfig) setDefaults() {
 	orDefault(&c.BytesMax, 256<<10)
 	orDefault(&c.Linger, 2*time.Millisecond)
 	orDefault(&c.InFlightMax, 2)
+	orDefault(&c.Grow, 4)
 	orDefault(&c.Gather, 250*time.Microsecond)
 	orDefault(&c.BufferedBytesMax, 64<<20)
 	orDefault(&c.RetryMax, 10*time.Second)
@@ -193,7 +195,8 @@ func (p *Packer) split(commands []byte, count int) ([]part, error) {
 
 // add puts one part into the open pack, or a new one; mu is held.
 func (p *Packer) add(x part, s *submission) {
-	if o := p.open; o != nil && (o.count+x.count > p.c.EventsMax || len(o.commands)+len(x.commands) > p.c.BytesMax) {
+	events, bytes := p.limits()
+	if o := p.open; o != nil && (o.count+x.count > events || len(o.commands)+len(x.commands) > bytes) {
 		p.shut()
 	}
 	if p.open == nil {
@@ -204,9 +207,21 @@ func (p *Packer) add(x part, s *submission) {
 	o.count += x.count
 	o.subs = append(o.subs, s)
 	p.buffered += len(x.commands)
-	if o.count == p.c.EventsMax || len(o.commands) >= p.c.BytesMax {
+	if o.count >= events || len(o.commands) >= bytes {
 		p.shut()
 	}
+}
+
+// limits bounds the open pack. While all slots are taken it cannot be sent,
+// and each sync that it saves by growing is worth more than an early end: a
+// disk under load takes several times as long to sync as an idle one.
+func (p *Packer) limits() (events, bytes int) {
+	events, bytes = p.c.EventsMax, p.c.BytesMax
+	if len(p.flying) >= p.c.InFlightMax {
+		events = min(events*p.c.Grow, proto.EntryCommandsMax)
+		bytes = max(bytes, min(bytes*p.c.Grow, proto.EntryBytesMax*3/4))
+	}
+	return events, bytes
 }
 
 // shut moves the open pack behind the full ones.
@@ -226,7 +241,7 @@ func (p *Packer) newPack() *pack {
 
 // recycle keeps a few packs for reuse; mu is held.
 func (p *Packer) recycle(k *pack) {
-	if len(p.free) > 2*p.c.InFlightMax || cap(k.commands) > 2*p.c.BytesMax {
+	if len(p.free) > 2*p.c.InFlightMax || cap(k.commands) > 2*p.c.BytesMax*p.c.Grow {
 		return
 	}
 	clear(k.subs)

@@ -62,7 +62,7 @@ func entries(t testing.TB, s log.Source) (out []logged) {
 	return out
 }
 
-func packerConfig() log.PackerConfig { return log.PackerConfig{Lane: 1, Producer: 7} }
+func packerConfig() log.PackerConfig { return log.PackerConfig{Lane: 1, Producer: 7, Grow: 1} }
 
 func closePacker(t testing.TB, p *log.Packer) {
 	t.Helper()
@@ -643,5 +643,36 @@ func TestPackerGathersTheCrowd(t *testing.T) {
 		expect("the others stay away", 4)
 		g.release()
 		closePacker(t, p)
+	})
+}
+
+// While the log is busy, what cannot be sent yet becomes one larger entry
+// instead of several that would each cost a sync.
+func TestPackerGrows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := log.NewMemory(2, nil)
+		g := &gate{Stream: m.Lane(1)}
+		c := packerConfig()
+		c.EventsMax, c.Grow = 4, 3
+		p := log.NewPacker(g, c)
+		o := newOutcomes(t)
+		for id := 1; id <= 25; id++ {
+			if err := p.Submit(commands(id, id), 1, o.done(id)); err != nil {
+				t.Error(err)
+			}
+			synctest.Wait()
+		}
+		for range 4 {
+			g.release()
+			synctest.Wait()
+		}
+		closePacker(t, p)
+		var sizes []int
+		for _, e := range entries(t, m.Lane(1)) {
+			sizes = append(sizes, len(e.Bodies))
+		}
+		if diff := cmp.Diff([]int{1, 4, 12, 8}, sizes); diff != "" {
+			t.Error(diff)
+		}
 	})
 }
