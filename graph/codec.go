@@ -349,9 +349,6 @@ func (r *reader) evidence() Evidence {
 	return e
 }
 
-// compareBool orders false before true.
-func compareBool(a, b bool) int { return int(flag(a)) - int(flag(b)) }
-
 func flag(v bool) byte {
 	if v {
 		return 1

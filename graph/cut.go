@@ -6,12 +6,12 @@ import (
 	"kith/proto"
 )
 
+// This file is R7 and R9: how an identity is taken out of the graph, alone or
+// with its whole user, and how it comes back empty.
+
 // commandsMax is how many opt-out commands of an identity are remembered, so
 // that a repeated one is known.
 const commandsMax = 32
-
-// This file is R7 and R9: how an identity is taken out of the graph, alone or
-// with its whole user, and how it comes back empty.
 
 // takeCut does what a message about opt-outs asks.
 func (s *step) takeCut(m *Message) {

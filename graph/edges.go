@@ -243,7 +243,7 @@ func (s *step) halfNo(m *Message) {
 	}
 	switch {
 	case l.Stage == Pending && l.Time <= m.Time:
-		s.unpend(l, m.Reason)
+		s.unedge(l, m.Reason)
 	case l.Stage == Established && m.Again && l.Gen <= m.Gen:
 		if l.Time > m.Time {
 			s.propose(l.Peer, l.Evidence, true)
@@ -316,7 +316,7 @@ func (s *step) remove(peer Hash, t proto.Millis) {
 	if l != nil && l.Stage == Established {
 		s.unestablish(l, ReasonRemoved)
 	} else if l != nil && l.Stage == Pending {
-		s.unpend(l, ReasonRemoved)
+		s.unedge(l, ReasonRemoved)
 	}
 	s.mark(peer, RemovedMark, 0, t)
 	s.emit(peer, Message{Kind: Drop, Gen: x.Gen, Evidence: Evidence{Time: t}})
@@ -360,9 +360,7 @@ func (s *step) unestablish(l *Neighbour, r Reason) {
 	s.unedge(l, r)
 }
 
-// unpend ends a pending edge.
-func (s *step) unpend(l *Neighbour, r Reason) { s.unedge(l, r) }
-
+// unedge ends an edge, pending or established, and answers who waits for it.
 func (s *step) unedge(l *Neighbour, r Reason) {
 	peer := l.Peer
 	l.Stage, l.Gen, l.Settled, l.Evidence = Absent, 0, false, Evidence{}

@@ -2,6 +2,7 @@ package graph
 
 import (
 	"cmp"
+	"encoding/binary"
 	"slices"
 
 	"kith/proto"
@@ -28,8 +29,16 @@ type Lane struct {
 	laneOf        *[proto.Partitions]proto.LaneID
 	supersteps    int
 	inbox, sorted []Message
-	order         []int32
+	order         []place
 	groups        []Group
+	first         []int // by lane: 1 + index of this entry's batch; 0: none
+}
+
+// place is where a message is, with the beginning of its receiver's name to
+// sort by.
+type place struct {
+	to    uint64
+	index int32
 }
 
 // Group is what one superstep has for one node, and what follows from it.
@@ -65,7 +74,7 @@ func (o *Outcome) Reset() {
 func NewLane(id proto.LaneID, lanes int, laneOf *[proto.Partitions]proto.LaneID) *Lane {
 	return &Lane{
 		ID: id, laneOf: laneOf, supersteps: SuperstepsMax,
-		Vector: make([]proto.Offset, lanes), Applied: make([]uint64, lanes), Outbox: make([]Channel, lanes),
+		first: make([]int, lanes), Vector: make([]proto.Offset, lanes), Applied: make([]uint64, lanes), Outbox: make([]Channel, lanes),
 	}
 }
 
@@ -78,22 +87,22 @@ func (l *Lane) Apply(offset proto.Offset, in []Message, homes Homes, out *Outcom
 	l.inbox = append(append(l.inbox[:0], l.Carry...), in...)
 	clear(l.Carry)
 	l.Carry = l.Carry[:0]
-	first := make([]int, len(l.Outbox)) // 1 + index of this entry's batch; 0: none
+	clear(l.first)
 	for step := 0; len(l.inbox) > 0; step++ {
 		if step >= l.supersteps || out.Messages >= EntryMessagesMax {
 			l.Carry = append(l.Carry, l.inbox...)
 			break
 		}
-		if err := l.superstep(homes, out, first); err != nil {
+		if err := l.superstep(homes, out); err != nil {
 			return err
 		}
 	}
-	l.seal(first)
+	l.seal()
 	return nil
 }
 
 // superstep has every node take in what there is for it.
-func (l *Lane) superstep(homes Homes, out *Outcome, first []int) error {
+func (l *Lane) superstep(homes Homes, out *Outcome) error {
 	out.Steps++
 	out.Messages += len(l.inbox)
 	l.group()
@@ -105,7 +114,7 @@ func (l *Lane) superstep(homes Homes, out *Outcome, first []int) error {
 	for i := range l.groups {
 		fx := &l.groups[i].Effects
 		for k := range fx.Out {
-			l.post(&fx.Out[k], first, out)
+			l.post(&fx.Out[k], out)
 		}
 		out.Refused = append(out.Refused, fx.Refused...)
 		out.Decisions = append(out.Decisions, fx.Decisions...)
@@ -115,25 +124,25 @@ func (l *Lane) superstep(homes Homes, out *Outcome, first []int) error {
 }
 
 // post hands a message to this lane's next superstep or to another lane.
-func (l *Lane) post(m *Message, first []int, out *Outcome) {
+func (l *Lane) post(m *Message, out *Outcome) {
 	d := l.laneOf[m.To.Hash.Partition()]
 	if d == l.ID {
 		l.inbox = append(l.inbox, *m)
 		return
 	}
 	c := &l.Outbox[d]
-	if first[d] == 0 {
+	if l.first[d] == 0 {
 		c.Batches = append(c.Batches, Batch{})
-		first[d] = len(c.Batches)
+		l.first[d] = len(c.Batches)
 	}
-	b := &c.Batches[first[d]-1]
+	b := &c.Batches[l.first[d]-1]
 	b.Messages = append(b.Messages, *m)
 	out.Sent++
 }
 
 // seal gives this entry's batches the lane's position vector.
-func (l *Lane) seal(first []int) {
-	for d, n := range first {
+func (l *Lane) seal() {
+	for d, n := range l.first {
 		if n > 0 {
 			l.Outbox[d].Batches[n-1].Vector = slices.Clone(l.Vector)
 		}
@@ -145,19 +154,22 @@ func (l *Lane) group() {
 	n := len(l.inbox)
 	l.order = l.order[:0]
 	for i := range n {
-		l.order = append(l.order, int32(i))
+		l.order = append(l.order, place{binary.BigEndian.Uint64(l.inbox[i].To.Hash[:8]), int32(i)})
 	}
-	slices.SortFunc(l.order, func(a, b int32) int {
-		p, q := &l.inbox[a], &l.inbox[b]
+	slices.SortFunc(l.order, func(a, b place) int {
+		if a.to != b.to {
+			return cmp.Compare(a.to, b.to)
+		}
+		p, q := &l.inbox[a.index], &l.inbox[b.index]
 		if c := p.To.Compare(q.To); c != 0 {
 			return c
 		}
-		return cmp.Or(compareHash(p.From, q.From), cmp.Compare(a, b))
+		return cmp.Or(compareHash(p.From, q.From), cmp.Compare(a.index, b.index))
 	})
 	clear(l.sorted)
 	l.sorted = l.sorted[:0]
-	for _, i := range l.order {
-		l.sorted = append(l.sorted, l.inbox[i])
+	for _, k := range l.order {
+		l.sorted = append(l.sorted, l.inbox[k.index])
 	}
 	l.groups = l.groups[:0]
 	for i := 0; i < n; {

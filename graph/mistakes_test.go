@@ -72,6 +72,7 @@ var mistakes = []mistake{
 	{"oldleave", "members.go", "k != nil && k.Copy.Ver <= m.Ver {", "k != nil {"},
 	// R6: verdicts
 	{"noadoptfence", "members.go", "\tcase m.Ver >= x.Joined:", "\tcase true:"},
+	{"unpublished", "members.go", "\t\ts.fx.Shown = true\n", ""},
 	{"anyroot", "members.go", "\tcase x.Dark || x.Root != m.From:\n", "\tcase x.Dark:\n"},
 	{"mute", "members.go", "\ts.emit(m.From, Message{Kind: VerdictAck, Number: m.Number})\n", "\tif s.x.Root == m.From {\n\t\ts.emit(m.From, Message{Kind: VerdictAck, Number: m.Number})\n\t}\n"},
 	{"outstays", "members.go", "\tcase m.Out: // a newer copy is on its way there: only stop showing\n\t\ts.show(Shown{})\n", "\tcase m.Out:\n"},
@@ -114,8 +115,8 @@ var mistakes = []mistake{
 	{"gap", "outbox.go", "if lo > l.Applied[from]+1 {", "if false {"},
 	{"packredo", "outbox.go", "n <= l.Applied[from] {", "lo+uint64(len(pack))-1 <= l.Applied[from] && n <= l.Applied[from] {"},
 	{"novector", "outbox.go", "\t\t\tl.Vector[k] = max(l.Vector[k], v)\n", "\t\t\t_, _ = k, v\n"},
-	{"nosort", "lane.go", "return cmp.Or(compareHash(p.From, q.From), cmp.Compare(a, b))", "return cmp.Compare(uint32(a)*2654435761, uint32(b)*2654435761)"},
-	{"sendersreverse", "lane.go", "return cmp.Or(compareHash(p.From, q.From), cmp.Compare(a, b))", "return cmp.Or(compareHash(p.From, q.From), cmp.Compare(b, a))"},
+	{"nosort", "lane.go", "return cmp.Or(compareHash(p.From, q.From), cmp.Compare(a.index, b.index))", "return cmp.Compare(uint32(a.index)*2654435761, uint32(b.index)*2654435761)"},
+	{"sendersreverse", "lane.go", "return cmp.Or(compareHash(p.From, q.From), cmp.Compare(a.index, b.index))", "return cmp.Or(compareHash(p.From, q.From), cmp.Compare(b.index, a.index))"},
 	{"nocarry", "lane.go", "\t\t\tl.Carry = append(l.Carry, l.inbox...)\n", ""},
 	{"trimmore", "outbox.go", "n := min(applied-c.Base, uint64(len(c.Batches)))", "n := min(applied-c.Base+1, uint64(len(c.Batches)))"},
 	// rows

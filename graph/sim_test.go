@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	seedsFlag = flag.Int("seeds", 250, "how many seeds TestSimulation runs")
+	seedsFlag = flag.Int("seeds", 600, "how many seeds TestSimulation runs")
 	seedFlag  = flag.Int("seed", 1, "the first of them")
 	stopFlag  = flag.Int("failures", 3, "stop after so many seeds that fail")
 	lanesFlag = flag.Int("lanes", 0, "1 to 3; 0: all three with the same operations, and compare")

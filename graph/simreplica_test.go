@@ -51,7 +51,6 @@ type replica struct {
 	rng    *rand.Rand
 	out    graph.Outcome
 	env    graph.Env
-	err    error
 }
 
 func newReplica(w *world, lane int, head bool, rng *rand.Rand) *replica {
@@ -104,9 +103,13 @@ func (r *replica) Step(groups []graph.Group) error {
 		i := idOf(g.To.Hash)
 		n := r.load(i)
 		r.env.Facts = &n.facts
+		before := n.state.Shown
 		graph.Step(&r.env, g.To, &n.state, g.In, &g.Effects)
 		r.store(i, n, &g.Effects)
 		if r.head {
+			if now := n.state.Shown; !g.Effects.Shown && (before.Value != now.Value || (before.Root == graph.Hash{}) != (now.Root == graph.Hash{})) {
+				r.w.fail("UNPUBLISHED: what %d shows changed from %+v to %+v and nobody was told", i, before, now)
+			}
 			r.w.observe(i, n, g)
 		}
 	}

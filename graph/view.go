@@ -168,7 +168,7 @@ func (s *step) join(p []point, members int, ways []way) {
 	if len(p) > s.env.Config.MembersMax {
 		slices.SortFunc(ways, func(v, w way) int {
 			if v.settled != w.settled {
-				return -compareBool(v.settled, w.settled)
+				return int(flag(w.settled)) - int(flag(v.settled))
 			}
 			return cmp.Or(cmp.Compare(v.time, w.time), cmp.Compare(v.a, w.a), cmp.Compare(v.b, w.b))
 		})
