@@ -15,7 +15,8 @@ const rowVersion = 1
 
 // AppendNode encodes the node row: version, flags (1 dark), gen, ver, fence,
 // root, joined, shown (root, number, value), number, given, then the lists
-// holders, waits, invited, questions, receivers, owed, cuts, asks, commands.
+// holders, waits, invited, questions, promises, receivers, owed, cuts, asks,
+// commands.
 func (x *State) AppendNode(b []byte) []byte {
 	b = append(b, rowVersion, flag(x.Dark))
 	b = binary.AppendUvarint(b, uint64(x.Gen))
@@ -67,6 +68,10 @@ func (x *State) appendRootLists(b []byte) []byte {
 	b = appendHashes(b, x.Invited)
 	b = binary.AppendUvarint(b, uint64(len(x.Questions)))
 	for _, q := range x.Questions {
+		b = append(append(b, q.Peer[:]...), q.About[:]...)
+	}
+	b = binary.AppendUvarint(b, uint64(len(x.Promises)))
+	for _, q := range x.Promises {
 		b = append(append(b, q.Peer[:]...), q.About[:]...)
 	}
 	b = binary.AppendUvarint(b, uint64(len(x.Receivers)))
@@ -149,6 +154,9 @@ func (x *State) readRootLists(r *reader) {
 	x.Invited = r.hashes()
 	for range r.Count(32) {
 		x.Questions = append(x.Questions, Question{r.hash(), r.hash()})
+	}
+	for range r.Count(32) {
+		x.Promises = append(x.Promises, Question{r.hash(), r.hash()})
 	}
 	for range r.Count(19) {
 		x.Receivers = append(x.Receivers, Receiver{Peer: r.hash(), Out: r.flag(), Sent: r.Uvarint(), Acked: r.Uvarint()})

@@ -46,6 +46,7 @@ func fullState() *graph.State {
 		Shown:     graph.Shown{Root: a.hash(), Number: 300, Value: "value"},
 		Invited:   []graph.Hash{c.hash(), d.hash()},
 		Questions: []graph.Question{{Peer: d.hash(), About: e.hash()}},
+		Promises:  []graph.Question{{Peer: c.hash(), About: d.hash()}},
 		Number:    12, Given: "given",
 		Receivers: []graph.Receiver{{Peer: c.hash(), Sent: 11, Acked: 10}, {Peer: d.hash(), Sent: 12, Out: true}},
 		Owed:      []graph.Owed{{Peer: d.hash(), Gen: 1, Ver: 4, After: 12, Told: 2}},

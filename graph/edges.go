@@ -189,13 +189,14 @@ func (s *step) establish(peer Hash, gen uint32, e Evidence) *Neighbour {
 	return l
 }
 
-// settle answers the Link commands for an edge that is within the user, and,
-// if that is near its cap, has the root know that it was promised.
-func (s *step) settle(l *Neighbour, nearCap bool) {
+// settle answers the Link commands for an edge that is within the user, and
+// has the root know that it was promised, whatever root that will be when the
+// user proves too large.
+func (s *step) settle(l *Neighbour) {
 	if !slices.ContainsFunc(s.x.Asks, func(a Asked) bool { return a.Peer == l.Peer }) {
 		return
 	}
-	if nearCap && !l.Settled {
+	if !l.Settled {
 		l.Settled = true
 		s.edges, s.x.copied = true, nil
 		s.fx.touched(l.Peer)

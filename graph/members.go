@@ -35,7 +35,7 @@ func (s *step) takeMember(m *Message) {
 		}
 	case Joined:
 		if l := s.x.edge(m.About); l != nil && s.x.Root == m.From {
-			s.settle(l, m.Capped)
+			s.settle(l)
 		}
 	}
 }
@@ -119,6 +119,7 @@ func (s *step) contributed(m *Message) {
 		}
 	}
 	k.Copy = c
+	s.keepPromises(m.From, c)
 	s.value = true
 	s.fx.copied(m.From)
 	s.emit(m.From, Message{Kind: ContribAck, Ver: c.Ver})
@@ -143,11 +144,27 @@ func (s *step) left(m *Message) {
 func (s *step) unmember(h Hash) {
 	drop(&s.x.Members, &h)
 	s.fx.copied(h)
-	n := len(s.x.Questions)
-	s.x.Questions = slices.DeleteFunc(s.x.Questions, func(q Question) bool { return q.Peer == h })
-	if len(s.x.Questions) != n {
+	s.unask(&s.x.Questions, func(q Question) bool { return q.Peer == h })
+	s.unask(&s.x.Promises, func(q Question) bool { return q.Peer == h })
+}
+
+// unask drops questions or promises.
+func (s *step) unask(list *[]Question, gone func(Question) bool) {
+	n := len(*list)
+	if *list = slices.DeleteFunc(*list, gone); len(*list) != n {
 		s.changed()
 	}
+}
+
+// keepPromises drops the promises to a member that its copy now speaks of.
+func (s *step) keepPromises(peer Hash, c *Contribution) {
+	s.unask(&s.x.Promises, func(q Question) bool {
+		if q.Peer != peer {
+			return false
+		}
+		e := get(c.Edges, &q.About)
+		return e == nil || e.Settled
+	})
 }
 
 // released takes in that a root has no copy any more.

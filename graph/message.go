@@ -125,7 +125,7 @@ type Message struct {
 	Out      bool // Verdict: the receiver is no member
 	All      bool // Cut: everywhere
 	Again    bool // Half, HalfNo: about an established edge
-	Capped   bool // Drop: because of a cap, or nobody waited for the edge; Joined: the user is near its cap
+	Capped   bool // Drop: because of a cap, or nobody waited for the edge
 	Gen      uint32
 	ToGen    uint32       // the receiver's generation that is meant
 	AboutGen uint32       // Refuse: generation of About

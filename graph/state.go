@@ -27,6 +27,7 @@ type State struct {
 	Members   []Member
 	Invited   []Hash     // sorted; not to be invited again
 	Questions []Question // in order of arrival
+	Promises  []Question // answered yes, and the member's copy does not say so yet
 	Number    uint64     // of the newest verdict; never restarts
 	Given     Value      // what the receivers were last given
 	Receivers []Receiver // outlives the view

@@ -166,6 +166,7 @@ func root(p []point, i int) int {
 // oldest evidence: the newest edge of a user too large is the one refused.
 func (s *step) join(p []point, members int, ways []way) {
 	if len(p) > s.env.Config.MembersMax {
+		s.markPromised(p[:members], ways)
 		slices.SortFunc(ways, func(v, w way) int {
 			if v.settled != w.settled {
 				return int(flag(w.settled)) - int(flag(v.settled))
@@ -190,6 +191,19 @@ func (s *step) join(p []point, members int, ways []way) {
 	top := root(p, i)
 	for k := range p {
 		p[k].gone = root(p, k) != top
+	}
+}
+
+// markPromised sets the edges apart that were promised a moment ago.
+func (s *step) markPromised(p []point, ways []way) {
+	for _, q := range s.x.Promises {
+		a, _ := findPoint(p, &q.Peer)
+		b, ok := findPoint(p, &q.About)
+		for i := range ways {
+			if w := &ways[i]; ok && w.a == min(a, b) && w.b == max(a, b) {
+				w.settled = true
+			}
+		}
 	}
 }
 
@@ -239,7 +253,7 @@ func (s *step) dissolve() {
 	if len(s.x.Invited) > 0 {
 		s.x.Invited = s.x.Invited[:0]
 	}
-	s.x.Questions = nil
+	s.x.Questions, s.x.Promises = nil, nil
 	s.x.Given = ""
 	s.changed()
 }
@@ -355,17 +369,17 @@ func (s *step) answer() {
 		return
 	}
 	s.changed()
-	nearCap := len(x.Members)+1 >= s.env.Config.MembersMax/2
 	for _, q := range x.Questions {
 		k := get(x.Members, &q.Peer)
 		if k != nil && get(k.Copy.Edges, &q.About) != nil {
-			s.emit(q.Peer, Message{Kind: Joined, About: q.About, Capped: nearCap})
+			s.emit(q.Peer, Message{Kind: Joined, About: q.About})
+			x.Promises = append(x.Promises, q)
 		}
 	}
 	x.Questions = nil
 	for i := 0; i < len(x.Asks); {
 		if l := x.edge(x.Asks[i].Peer); l != nil {
-			s.settle(l, nearCap)
+			s.settle(l)
 		} else {
 			i++
 		}
