@@ -193,9 +193,6 @@ func (s *step) establish(peer Hash, gen uint32, e Evidence) *Neighbour {
 // has the root know that it was promised, whatever root that will be when the
 // user proves too large.
 func (s *step) settle(l *Neighbour) {
-	if !slices.ContainsFunc(s.x.Asks, func(a Asked) bool { return a.Peer == l.Peer }) {
-		return
-	}
 	if !l.Settled {
 		l.Settled = true
 		s.edges, s.x.copied = true, nil

@@ -110,6 +110,9 @@ var mistakes = []mistake{
 	{"asklost", "members.go", "\t\ts.show(Shown{})\n\t\ts.askAgain()\n", "\t\ts.show(Shown{})\n"},
 	{"undecided", "edges.go", "\ts.tidy(l)\n\ts.decide(peer, false, r)\n", "\ts.tidy(l)\n\t_, _ = peer, r\n"},
 	{"hasty", "view.go", "|| len(x.Invited) > 0 {", "{"},
+	{"forgetpromise", "view.go", "\t\ts.x.Promises = append(s.x.Promises, Question{end, other})\n", ""},
+	{"onepromise", "view.go", "\t\t\ts.promise(q.About, q.Peer, false)\n", ""},
+	{"keeppromise", "members.go", "\ts.keepPromises(m.From, c)\n", ""},
 	// R8: lanes
 	{"nodedup", "outbox.go", "n <= l.Applied[from] {\n\t\t\tcontinue\n\t\t}\n\t\tl.Applied[from]++", "n == 0 {\n\t\t\tcontinue\n\t\t}\n\t\tl.Applied[from] = max(l.Applied[from], lo+uint64(i))"},
 	{"gap", "outbox.go", "if lo > l.Applied[from]+1 {", "if false {"},

@@ -319,6 +319,29 @@ func TestFullRootDoesNotInvite(t *testing.T) {
 		"a -> b ContribAck", "a -> c ContribAck", "a -> c Refuse of d", "a -> b Verdict 31", "a -> c Verdict 31")
 }
 
+// R10: an edge that was answered linked stays, though older evidence for
+// another comes before the ends' copies say so.
+func TestPromisedEdgeStays(t *testing.T) {
+	root := newHome(a)
+	root.env.Config.MembersMax = 3
+	root.established(b)
+	near, far := contrib(b, 1, a, c), contrib(c, 1, b)
+	near.Copy.Edges[1].Time, far.Copy.Edges[0].Time = 5, 5
+	root.take(near, far)
+	out := root.take(graph.Message{Kind: graph.Ask, From: b.hash(), About: c.hash()})
+	wantSends(t, "both ends are told", out, "a -> b Joined of c", "a -> c Joined of b")
+	older := contrib(b, 2, a, c, d)
+	older.Copy.Edges[1].Time, older.Copy.Edges[2].Time = 5, 3
+	out = root.take(older)
+	wantSends(t, "the edge to d is older, but b - c was promised", out, "a -> b ContribAck", "a -> b Refuse of d", "a -> b Verdict 31", "a -> c Verdict 31")
+	told := contrib(c, 2, b)
+	told.Copy.Edges[0].Settled, told.Copy.Edges[0].Time = true, 5
+	root.take(told)
+	if diff := cmp.Diff([]graph.Question{{Peer: b.hash(), About: c.hash()}}, root.state.Promises); diff != "" {
+		t.Errorf("promises, after c's copy says so (-want +got):\n%s", diff)
+	}
+}
+
 // R1: evidence that is older than a removal is refused, on a tie too.
 func TestRemovalWinsTies(t *testing.T) {
 	x := newHome(a)

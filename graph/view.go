@@ -361,8 +361,8 @@ func (s *step) verdicts() {
 	}
 }
 
-// answer tells members which of the edges that they asked about are within
-// the user. While someone is invited the user may still prove too large.
+// answer says which of the edges that were asked about are within the user.
+// While someone is invited the user may still prove too large.
 func (s *step) answer() {
 	x := s.x
 	if len(x.Questions) == 0 && len(x.Asks) == 0 || len(x.Invited) > 0 {
@@ -370,18 +370,42 @@ func (s *step) answer() {
 	}
 	s.changed()
 	for _, q := range x.Questions {
-		k := get(x.Members, &q.Peer)
-		if k != nil && get(k.Copy.Edges, &q.About) != nil {
-			s.emit(q.Peer, Message{Kind: Joined, About: q.About})
-			x.Promises = append(x.Promises, q)
+		if k := get(x.Members, &q.Peer); k != nil && get(k.Copy.Edges, &q.About) != nil {
+			s.promise(q.Peer, q.About, true)
+			s.promise(q.About, q.Peer, false)
 		}
 	}
 	x.Questions = nil
 	for i := 0; i < len(x.Asks); {
 		if l := x.edge(x.Asks[i].Peer); l != nil {
+			s.promise(l.Peer, s.self.Hash, false)
 			s.settle(l)
 		} else {
 			i++
 		}
+	}
+}
+
+// promise tells one end that the edge to the other is within the user, if it
+// asked or does not know. Both ends must know: whoever has a copy of one of
+// them may have none of the other.
+func (s *step) promise(end, other Hash, asked bool) {
+	if end == s.self.Hash {
+		if l := s.x.edge(other); l != nil {
+			s.settle(l)
+		}
+		return
+	}
+	k := get(s.x.Members, &end)
+	if k == nil {
+		return
+	}
+	e := get(k.Copy.Edges, &other)
+	if e == nil || e.Settled && !asked {
+		return
+	}
+	s.emit(end, Message{Kind: Joined, About: other})
+	if !e.Settled && !slices.Contains(s.x.Promises, Question{end, other}) {
+		s.x.Promises = append(s.x.Promises, Question{end, other})
 	}
 }
