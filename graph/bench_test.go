@@ -71,11 +71,16 @@ func path(rng *rand.Rand, n int, clock *proto.Millis) ([]graph.Message, []proto.
 }
 
 // BenchmarkLink makes users of a size, link by link: each its own entry, or
-// 256 users at once, as packed entries bring them.
+// 256 users at once, as packed entries bring them, or those with the answer
+// asked for.
 func BenchmarkLink(b *testing.B) {
 	for _, size := range []int{2, 5, 20} {
-		for _, users := range []int{1, 256} {
-			b.Run(fmt.Sprintf("size=%d/users=%d", size, users), func(b *testing.B) {
+		for _, how := range []struct {
+			users int
+			asked bool
+		}{{1, false}, {256, false}, {256, true}} {
+			users := how.users
+			b.Run(fmt.Sprintf("size=%d/users=%d/asked=%v", size, users, how.asked), func(b *testing.B) {
 				b.ReportAllocs()
 				rng := rand.New(rand.NewPCG(1, 2))
 				w := newBench()
@@ -90,6 +95,9 @@ func BenchmarkLink(b *testing.B) {
 						for i, m := range list {
 							if i == len(rounds) {
 								rounds = append(rounds, nil)
+							}
+							if how.asked {
+								m.Command = uint64(clock)
 							}
 							rounds[i] = append(rounds[i], m)
 						}

@@ -1,0 +1,76 @@
+package graph_test
+
+import (
+	"testing"
+
+	"kith/graph"
+)
+
+func TestVersionsNeverRestart(t *testing.T) {
+	x := newHome(b)
+	x.established(a)
+	x.take(graph.Message{Kind: graph.Cut, Command: 1, Evidence: at(50)})
+	ver, number := x.state.Ver, x.state.Number
+	x.take(graph.Message{Kind: graph.OptIn, ToGen: 2, Evidence: at(60)})
+	if x.state.Ver <= ver || x.state.Number < number || ver == 0 {
+		t.Errorf("version %d after %d, number %d after %d", x.state.Ver, ver, x.state.Number, number)
+	}
+}
+
+func TestUnlinkNamesGeneration(t *testing.T) {
+	x := newHome(a)
+	x.take(graph.Message{Kind: graph.Half, From: b.hash(), Gen: 3, Evidence: at(90_000)})
+	wantSends(t, "a late Unlink", x.take(graph.Message{Kind: graph.Unlink, From: b.hash(), Gen: 1, Evidence: at(10)}), "a -> b UnlinkAck")
+	if len(x.state.Edges()) != 1 {
+		t.Error("the edge to generation 3 is gone")
+	}
+}
+
+func TestCutRootWaitsForReceivers(t *testing.T) {
+	root := newHome(a)
+	root.established(b)
+	root.take(contrib(b, 1, a))
+	wantSends(t, "cut", root.take(graph.Message{Kind: graph.Cut, Command: 1, Evidence: at(10)}), "a -> b Verdict out")
+	out := root.take(graph.Message{Kind: graph.VerdictAck, From: b.hash(), Number: root.state.Number})
+	wantSends(t, "b confirmed", out, "a -> b Release", "a -> b Unlink")
+}
+
+func TestCutWithNamesGeneration(t *testing.T) {
+	x := newHome(b)
+	x.take(graph.Message{Kind: graph.Cut, Command: 1, Evidence: at(10)}, graph.Message{Kind: graph.OptIn, ToGen: 2, Evidence: at(20)})
+	out := x.take(graph.Message{Kind: graph.CutMember, From: a.hash(), About: c.hash(), Gen: 1, ToGen: 1, Evidence: at(15)})
+	wantSends(t, "listed before its own cut and opt-in", out, "b -> c CutDone")
+	if x.state.Dark {
+		t.Error("a later generation was cut")
+	}
+}
+
+func TestRepeatedCommandsAreKnown(t *testing.T) {
+	x := newHome(a)
+	for n := range uint64(32) {
+		x.take(graph.Message{Kind: graph.Cut, Command: n + 1, Evidence: at(1)})
+	}
+	gen := x.state.Gen
+	x.take(graph.Message{Kind: graph.Cut, Command: 1, Evidence: at(1)})
+	if x.state.Gen != gen || x.fx.Ignored != graph.ReasonRepeated {
+		t.Errorf("generation %d, ignored %v; want %d and %v", x.state.Gen, x.fx.Ignored, gen, graph.ReasonRepeated)
+	}
+	x.take(graph.Message{Kind: graph.Cut, Command: 40, Evidence: at(1)})
+	if n := len(x.state.Commands); n != 32 || x.state.Gen != gen+2 {
+		t.Errorf("%d commands are remembered, generation %d", n, x.state.Gen)
+	}
+}
+
+func TestTombstonedFromBirth(t *testing.T) {
+	x := newHome(a)
+	x.state = graph.Tombstoned(4)
+	x.take(graph.Message{Kind: graph.Event, Evidence: at(5), Body: eventBody(1)})
+	wantSends(t, "a proposal", x.take(graph.Message{Kind: graph.Half, From: b.hash(), Gen: 1, Evidence: at(5)}), "a -> b HalfNo")
+	if x.state.Admits(5) || len(x.facts.events) > 0 {
+		t.Errorf("holds %v", x.facts.events)
+	}
+	x.take(graph.Message{Kind: graph.OptIn, ToGen: 4, Evidence: at(6)})
+	if !x.fx.Reborn || x.state.Dark || x.state.Gen != 5 {
+		t.Errorf("after the opt-in: %+v", x.state)
+	}
+}

@@ -1,0 +1,118 @@
+package graph_test
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"kith/graph"
+	"kith/proto"
+)
+
+func TestAgreementMustMatch(t *testing.T) {
+	ok := func(toGen uint32, t proto.Millis) graph.Message {
+		return graph.Message{Kind: graph.HalfOK, From: b.hash(), ToGen: toGen, Gen: 1, Evidence: at(t), Echo: t}
+	}
+	x := newHome(a)
+	wantSends(t, "nobody waits", x.take(ok(1, 10)), "a -> b Drop", "a -> b Forgot")
+	x.take(graph.Message{Kind: graph.Forgot, From: b.hash(), Evidence: at(10)})
+	x.take(graph.Message{Kind: graph.Link, About: b.hash(), Evidence: at(10)})
+	x.take(ok(2, 10))
+	if x.state.Link(b.hash()).Stage != graph.Pending {
+		t.Error("an agreement with another generation was taken")
+	}
+	x.take(graph.Message{Kind: graph.Link, About: b.hash(), Evidence: at(20)})
+	x.take(ok(1, 10))
+	if x.state.Link(b.hash()).Stage != graph.Pending {
+		t.Error("an agreement to older evidence was taken, the newer may be declined yet")
+	}
+	x.take(ok(1, 20))
+	if x.state.Link(b.hash()).Stage != graph.Established {
+		t.Error("the agreement was not taken")
+	}
+}
+
+func TestDropFromBeforeOptIn(t *testing.T) {
+	x := newHome(a)
+	x.take(graph.Message{Kind: graph.Cut, Command: 1, Evidence: at(50)})
+	wantSends(t, "a removal at a tombstone", x.take(graph.Message{Kind: graph.Drop, From: b.hash(), Gen: 1, Evidence: at(40)}), "a -> b DropNo")
+	x.take(graph.Message{Kind: graph.OptIn, ToGen: 2, Evidence: at(60)})
+	wantSends(t, "a removal from before the opt-in", x.take(graph.Message{Kind: graph.Drop, From: b.hash(), Gen: 1, Evidence: at(55)}), "a -> b DropNo")
+	if x.state.Link(b.hash()) != nil {
+		t.Error("it is remembered")
+	}
+}
+
+func TestRemovalWinsTies(t *testing.T) {
+	x := newHome(a)
+	x.take(graph.Message{Kind: graph.Remove, About: b.hash(), Evidence: at(10)})
+	wantSends(t, "a link of the same time", x.take(graph.Message{Kind: graph.Link, About: b.hash(), Evidence: at(10)}))
+	wantSends(t, "a proposal of the same time", x.take(graph.Message{Kind: graph.Half, From: b.hash(), Gen: 1, Evidence: at(10)}), "a -> b HalfNo")
+	wantSends(t, "a newer link", x.take(graph.Message{Kind: graph.Link, About: b.hash(), Evidence: at(11)}), "a -> b Half")
+}
+
+func TestOldDropIsAnswered(t *testing.T) {
+	x := newHome(a)
+	x.take(graph.Message{Kind: graph.Half, From: b.hash(), Gen: 1, Evidence: at(20)})
+	out := x.take(graph.Message{Kind: graph.Drop, From: b.hash(), Gen: 1, Evidence: at(10)})
+	wantSends(t, "old Drop", out, "a -> b Half")
+	if !out[0].Again {
+		t.Error("the proposal does not say that it is about an edge that is there")
+	}
+	x.take(graph.Message{Kind: graph.Link, About: b.hash(), Evidence: at(30)})
+	out = x.take(graph.Message{Kind: graph.HalfNo, From: b.hash(), Again: true, ToGen: 1, Gen: 1, Evidence: at(20)})
+	wantSends(t, "declined, but there is newer evidence", out, "a -> b Half")
+	out = x.take(graph.Message{Kind: graph.HalfNo, From: b.hash(), Again: true, ToGen: 1, Gen: 1, Evidence: at(30)})
+	wantSends(t, "declined", out, "a -> b Forgot")
+	if len(x.state.Edges()) > 0 {
+		t.Errorf("the edge is still there: %+v", x.state.Links)
+	}
+}
+
+func TestDeclinedEdgeTellsRemovalAgain(t *testing.T) {
+	x := newHome(a)
+	x.env.Config.EdgesMax = 1
+	x.take(graph.Message{Kind: graph.Remove, About: b.hash(), Evidence: at(10)})
+	x.established(c)
+	out := x.take(graph.Message{Kind: graph.Half, From: b.hash(), Again: true, Gen: 1, Evidence: at(20)})
+	wantSends(t, "declined", out, "a -> b HalfNo", "a -> b Drop", "a -> b Forgot")
+	y := newHome(b)
+	y.established(a)
+	out = y.take(graph.Message{Kind: graph.Drop, From: a.hash(), Gen: 1, Evidence: at(10)})
+	wantSends(t, "the other end", out, "b -> a DropOK")
+}
+
+func TestNeighboursAreBounded(t *testing.T) {
+	x := newHome(a)
+	x.env.Config.LinksMax, x.env.Config.EdgesMax = 2, 2
+	x.take(graph.Message{Kind: graph.Remove, About: b.hash(), Evidence: at(10)}, graph.Message{Kind: graph.Remove, About: c.hash(), Evidence: at(10)})
+	x.take(graph.Message{Kind: graph.Link, About: d.hash(), Evidence: at(20), Command: 9})
+	if diff := cmp.Diff([]graph.Decision{{Command: 9, Reason: graph.ReasonLinksFull}}, x.fx.Decisions); diff != "" {
+		t.Errorf("decisions (-want +got):\n%s", diff)
+	}
+	if len(x.fx.Refused) != 1 {
+		t.Errorf("refused %v, want it counted", x.fx.Refused)
+	}
+	wantSends(t, "a proposal", x.take(graph.Message{Kind: graph.Half, From: d.hash(), Gen: 1, Evidence: at(20)}), "a -> d HalfNo")
+	wantSends(t, "a removal that cannot be remembered", x.take(graph.Message{Kind: graph.Drop, From: d.hash(), Gen: 1, Evidence: at(20)}), "a -> d DropNo")
+	wantSends(t, "a removal from outside", x.take(graph.Message{Kind: graph.Remove, About: d.hash(), Evidence: at(20)}))
+}
+
+func TestWaitingCommandsAreBounded(t *testing.T) {
+	x := newHome(a)
+	for n := range uint64(300) {
+		x.take(graph.Message{Kind: graph.Link, About: b.hash(), Evidence: at(1), Command: n/2 + 1})
+	}
+	if n := len(x.state.Asks); n != 150 {
+		t.Errorf("%d commands wait, want 150", n)
+	}
+	for n := range uint64(300) {
+		x.take(graph.Message{Kind: graph.Link, About: b.hash(), Evidence: at(1), Command: n + 1})
+	}
+	if n := len(x.state.Asks); n != 256 {
+		t.Errorf("%d commands wait, want 256", n)
+	}
+	if diff := cmp.Diff([]graph.Decision{{Command: 300, Reason: graph.ReasonBusy}}, x.fx.Decisions); diff != "" {
+		t.Errorf("the last one's decision (-want +got):\n%s", diff)
+	}
+}
