@@ -59,6 +59,8 @@ func TestDeadLetter(t *testing.T) {
 	bad, _ := n.Client("bad")
 	now := time.Now()
 	submit(t, n, page(bad, "a", "before", now))
+	// A fill that fails would quarantine the lane: it must be over.
+	until(t, n, 20*time.Second, "filling", func() bool { s, _ := n.Segment(bad, "one"); return *s.Filled })
 	p.on.Store(true)
 	submit(t, n, page(acme, "a", "x", now), page(bad, "a", "lost", now), page(acme, "b", "x", now), page(bad, "new", "lost", now))
 	p.on.Store(false)

@@ -28,6 +28,9 @@ const (
 	clampMs          = 2 * 1000 // an entry's time lies at most this beyond lane time
 	producersMax     = 64
 	exitsPerBeat     = 4096
+	paceFrom         = 8                    // after a batch of so many the next waits for more
+	paceCommands     = 256                  // but not once it has so many
+	batchPace        = 3 * time.Millisecond // between the ends of small batches
 )
 
 // lane is one log stream with the partitions it carries.
@@ -46,6 +49,8 @@ type lane struct {
 	record  *pb.LaneRecord
 	batches uint64
 	pending []*laneEntry // read, not yet stepped
+	paced   time.Time    // when the last batch was gathered
+	busy    bool         // it had so many commands that the next may wait for more
 	letters map[letterID]bool
 
 	reading context.Context              // ends when the lane is to stop
@@ -166,9 +171,7 @@ func (l *lane) read(ctx context.Context) error {
 func (l *lane) step(ctx context.Context) error {
 	defer close(l.built)
 	for {
-		if err := l.gather(); err != nil {
-			return err
-		}
+		l.gather()
 		if len(l.pending) == 0 {
 			return nil
 		}
@@ -187,32 +190,50 @@ func (l *lane) step(ctx context.Context) error {
 }
 
 // gather waits for an entry, then takes what else is there, up to a batch.
-func (l *lane) gather() error {
+// Where batches follow one another closely it waits a little for more: a
+// commit costs two syncs, which intake waits for too, however small it is.
+func (l *lane) gather() {
+	if len(l.pending) == 0 {
+		e, ok := <-l.entries
+		if !ok {
+			return
+		}
+		l.pending = append(l.pending, e)
+	}
 	commands := 0
 	for _, e := range l.pending {
 		commands += e.Count
 	}
-	if len(l.pending) == 0 {
-		e, ok := <-l.entries
-		if !ok {
-			return nil
-		}
-		l.pending = append(l.pending, e)
-		commands = e.Count
+	pace := time.NewTimer(batchPace - time.Since(l.paced))
+	defer pace.Stop()
+	for more := true; more && commands < batchCommandsMax; {
+		var n int
+		n, more = l.next(l.busy && commands < paceCommands, pace.C)
+		commands += n
 	}
-	for commands < batchCommandsMax {
+	l.paced, l.busy = time.Now(), commands >= paceFrom
+}
+
+// next takes another entry to the pending ones, if there is one or, where it
+// may wait, one comes before pace does.
+func (l *lane) next(wait bool, pace <-chan time.Time) (commands int, ok bool) {
+	var e *laneEntry
+	select {
+	case e, ok = <-l.entries:
+	default:
+		if !wait {
+			return 0, false
+		}
 		select {
-		case e, ok := <-l.entries:
-			if !ok {
-				return nil
-			}
-			l.pending = append(l.pending, e)
-			commands += e.Count
-		default:
-			return nil
+		case e, ok = <-l.entries:
+		case <-pace:
 		}
 	}
-	return nil
+	if !ok {
+		return 0, false
+	}
+	l.pending = append(l.pending, e)
+	return e.Count, true
 }
 
 // stepBatch applies pending entries, whole, and leaves those that would make

@@ -17,7 +17,7 @@ type PackerConfig struct {
 	Linger           time.Duration // how long a started entry waits to fill: 2 ms
 	InFlightMax      int           // entries that wait for their acknowledgement: 2
 	Grow             int           // how many times larger an entry may be that cannot be sent yet: 4
-	Gather           time.Duration // how long callers just answered are waited for: 250 µs
+	Gather           time.Duration // how long callers just answered are waited for: 1 ms, a fifth without a new one
 	BufferedBytesMax int           // commands held in all: 64 MiB
 	RetryMax         time.Duration // how long an entry of unknown outcome is settled: 10 s
 	Now              func() proto.Millis
@@ -29,7 +29,7 @@ func (c *PackerConfig) setDefaults() {
 	orDefault(&c.Linger, 2*time.Millisecond)
 	orDefault(&c.InFlightMax, 2)
 	orDefault(&c.Grow, 4)
-	orDefault(&c.Gather, 250*time.Microsecond)
+	orDefault(&c.Gather, time.Millisecond)
 	orDefault(&c.BufferedBytesMax, 64<<20)
 	orDefault(&c.RetryMax, 10*time.Second)
 	if c.Now == nil {
@@ -84,6 +84,7 @@ type Packer struct {
 	waiting  int          // submissions without an answer
 	crowd    int          // how many of them there were lately, at most
 	answered time.Time    // when an acknowledgement last returned
+	arrived  time.Time    // when a submission last came
 	closed   bool
 	cutOff   bool // Close gave up waiting
 	stats    PackerStats
@@ -147,6 +148,7 @@ func (p *Packer) Submit(commands []byte, count int, done func(proto.Offset, erro
 		p.add(part, s)
 	}
 	p.waiting++
+	p.arrived = time.Now()
 	// The sender looks when there is something new to decide, not at each of
 	// a crowd.
 	if p.full != nil || begins || p.waiting >= p.crowd {
@@ -309,7 +311,9 @@ func (p *Packer) next() (k, lost *pack, wait time.Duration, over bool) {
 			return nil, nil, wait, false
 		}
 	case p.waiting < p.crowd:
-		if wait := p.c.Gather - min(time.Since(p.open.started), time.Since(p.answered)); wait > 0 {
+		now := time.Now()
+		wait := p.c.Gather - min(now.Sub(p.open.started), now.Sub(p.answered))
+		if wait = min(wait, p.c.Gather/5-min(now.Sub(p.arrived), now.Sub(p.answered))); wait > 0 {
 			return nil, nil, wait, false
 		}
 	}
@@ -396,6 +400,7 @@ func (p *Packer) decide(k *pack, at proto.Offset, err error) (ready []*submissio
 	p.buffered -= len(k.commands)
 	p.due = p.open != nil
 	p.answered = time.Now()
+	p.crowd = max(p.crowd, p.waiting)
 	if err != nil {
 		p.stats.Failed++
 	} else {
