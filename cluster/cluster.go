@@ -1,0 +1,66 @@
+// Package cluster says which node answers for which lane. So far it holds the
+// placement, which is pure: everybody who knows the same members comes to the
+// same answer, without talking. Membership, readiness and handoff come with
+// clusters of several nodes; until then nothing uses it.
+//
+// It guarantees that a member that comes or goes moves only the lanes that it
+// gets or had. It does not balance beyond what hashing does.
+package cluster
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/cespare/xxhash/v2"
+
+	"kith/proto"
+)
+
+// Member is a node by its stable name.
+type Member struct {
+	Name     string
+	Draining bool // takes no lane, unless all are draining
+}
+
+// Holders gives the members that hold a lane: the owner first, then the
+// followers, replicas in all or as many as there are. The order of members
+// does not matter. Rendezvous hashing: each member has a score for each lane,
+// the highest win (Thaler and Ravishankar, 1998).
+func Holders(lane proto.LaneID, members []Member, replicas int) []string {
+	type scored struct {
+		score    uint64
+		name     string
+		draining bool
+	}
+	list := make([]scored, 0, len(members))
+	for _, m := range members {
+		list = append(list, scored{score(lane, m.Name), m.Name, m.Draining})
+	}
+	slices.SortFunc(list, func(a, b scored) int {
+		if a.draining != b.draining {
+			if b.draining {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(b.score, a.score), cmp.Compare(a.name, b.name))
+	})
+	names := make([]string, 0, replicas)
+	for _, s := range list {
+		if len(names) < replicas && !slices.Contains(names, s.name) {
+			names = append(names, s.name)
+		}
+	}
+	return names
+}
+
+// score mixes a hash of the name with the lane, so that members whose names
+// differ by a digit get unrelated scores for neighbouring lanes.
+func score(lane proto.LaneID, name string) uint64 {
+	h := xxhash.Sum64String(name) ^ (uint64(lane)+1)*0x9e3779b97f4a7c15
+	h ^= h >> 32 // the finaliser of SplitMix64
+	h *= 0xbf58476d1ce4e5b9
+	h ^= h >> 29
+	h *= 0x94d049bb133111eb
+	return h ^ h>>32
+}
