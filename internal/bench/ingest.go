@@ -19,10 +19,9 @@ const ingestConns = 16
 
 // poster posts events and remembers where they lie in the log.
 type poster struct {
-	body  body
-	from  source
-	least int // events that must be accepted of a body
-	last  proto.Position
+	body body
+	from source
+	last proto.Position
 }
 
 func (p *poster) next() []byte {
