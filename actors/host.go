@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"time"
 
 	"kith/actors/identity"
 	"kith/proto"
@@ -21,6 +22,7 @@ type host struct {
 	hasher    proto.Hasher
 	stepper   *identity.Stepper
 	activeMax int
+	idleAfter time.Duration
 	courier   courier
 
 	active map[proto.Node]*resident
@@ -31,6 +33,7 @@ type host struct {
 
 	// of the batch under way
 	batch     uint64
+	began     time.Time
 	committed uint64 // batches up to here are in source
 	source    Source
 	tasks     []task
@@ -90,6 +93,7 @@ type resident struct {
 	sealed    []sealedBlock // of batches that may not be committed yet
 
 	older, newer *resident
+	used         time.Time // when its last batch began
 
 	// the slot
 	in    *identity.Input
@@ -116,7 +120,7 @@ type task struct {
 func newHost(p proto.PartitionID, c Config, next uint32, courier courier) *host {
 	h := &host{
 		partition: p, hasher: c.Hasher, stepper: identity.NewStepper(c.Rules),
-		activeMax: max(c.ActiveMax/proto.Partitions, 1), courier: courier,
+		activeMax: max(c.ActiveMax/proto.Partitions, 1), courier: courier, idleAfter: c.ActiveIdle,
 		active: map[proto.Node]*resident{}, next: next,
 	}
 	h.lru.older, h.lru.newer = &h.lru, &h.lru
@@ -129,8 +133,8 @@ func newHost(p proto.PartitionID, c Config, next uint32, courier courier) *host 
 const stateBytes = 300
 
 // begin starts a batch.
-func (h *host) begin(batch, committed uint64, source Source) {
-	h.batch, h.committed, h.source = batch, committed, source
+func (h *host) begin(batch, committed uint64, source Source, began time.Time) {
+	h.batch, h.committed, h.source, h.began = batch, committed, source, began
 	h.out = &Outcome{Partition: h.partition}
 	h.bytes, h.taken, h.done = 0, 0, h.done[:0]
 	for len(h.unsettled) > 0 && h.unsettled[0].batch <= committed {
@@ -237,6 +241,7 @@ func (h *host) resident(node proto.Node) *resident {
 		h.cold = append(h.cold, r)
 	}
 	r.linkBefore(&h.lru) // newest
+	r.used = h.began
 	return r
 }
 
@@ -517,17 +522,40 @@ func (h *host) collect() *Outcome {
 // passivate stops the least recently used above the bound, except those whose
 // last change is not yet committed.
 func (h *host) passivate() {
-	for len(h.active) > h.activeMax {
-		r := h.lru.newer
-		if r.batch > h.committed {
+	for len(h.active) > h.activeMax && h.passivateOldest() {
+	}
+}
+
+// passivateOldest stops the least recently used, unless its last change is not
+// yet committed.
+func (h *host) passivateOldest() bool {
+	r := h.lru.newer
+	if r.batch > h.committed {
+		return false
+	}
+	r.unlink()
+	delete(h.active, r.node)
+	if len(h.idle) < idleMax {
+		h.idle = append(h.idle, r)
+	} else {
+		h.courier.passivate(r)
+	}
+	return true
+}
+
+// sweepMax bounds one sweep of a host.
+const sweepMax = 1024
+
+// sweep passivates what was not used for long. It runs before the batch's
+// commands are prepared or after they were run, never between.
+func (h *host) sweep() {
+	if h.idleAfter == 0 || h.ran < len(h.tasks) {
+		return
+	}
+	cutoff := h.began.Add(-h.idleAfter)
+	for n := 0; n < sweepMax && len(h.active) > 0 && h.lru.newer.used.Before(cutoff); n++ {
+		if !h.passivateOldest() {
 			return
-		}
-		r.unlink()
-		delete(h.active, r.node)
-		if len(h.idle) < idleMax {
-			h.idle = append(h.idle, r)
-		} else {
-			h.courier.passivate(r)
 		}
 	}
 }

@@ -19,6 +19,7 @@ type Config struct {
 	Partitions []proto.PartitionID
 	Next       map[proto.PartitionID]uint32 // next ordinals' local parts
 	ActiveMax  int                          // active identities over all 64 partitions
+	ActiveIdle time.Duration                // after which an unused one may be passivated; 0: never
 }
 
 // Shell is a lane's hosts. Its methods are for one goroutine, the lane's.
@@ -34,6 +35,8 @@ type Shell struct {
 	batch, committed uint64
 	source           Source
 	touched          []bool // by host
+	began            time.Time
+	swept            int // the host whose turn to be swept is next
 }
 
 // turn is the one message that a host takes: one call's share of work.
@@ -57,6 +60,7 @@ const (
 	opDue
 	opRun
 	opCollect
+	opSweep
 )
 
 // NewShell spawns the hosts as actors of system, each on dispatcher.
@@ -106,7 +110,7 @@ func (s *Shell) Close() { s.stop() }
 // Begin starts a batch, numbered upwards from 1; source holds the batches up
 // to committed. Hosts learn of it when the batch first touches them.
 func (s *Shell) Begin(batch, committed uint64, source Source) {
-	s.batch, s.committed, s.source = batch, committed, source
+	s.batch, s.committed, s.source, s.began = batch, committed, source, time.Now()
 	clear(s.touched)
 }
 
@@ -189,6 +193,20 @@ func (s *Shell) Collect() ([]*Outcome, error) {
 	return outs, s.fault()
 }
 
+// sweptHosts is how many hosts one Sweep looks at.
+const sweptHosts = 8
+
+// Sweep passivates, in some of the hosts, identities that were not used for
+// Config.ActiveIdle. It is for between a Begin and its Collect, and changes
+// nothing that anybody can see but memory.
+func (s *Shell) Sweep() {
+	first := s.swept
+	s.swept = (s.swept + sweptHosts) % len(s.hosts)
+	s.each(turn{op: opSweep}, func(i int, _ *turn) bool {
+		return (i-first+len(s.hosts))%len(s.hosts) < sweptHosts
+	})
+}
+
 // Bytes estimates what the batch under way will write.
 func (s *Shell) Bytes() int {
 	n := 0
@@ -251,7 +269,7 @@ func (s *Shell) fault() error {
 func (h *host) turn(t *turn) {
 	defer t.wait.Done()
 	if t.begin {
-		h.begin(t.shell.batch, t.shell.committed, t.shell.source)
+		h.begin(t.shell.batch, t.shell.committed, t.shell.source, t.shell.began)
 	}
 	switch t.op {
 	case opPrepare:
@@ -260,6 +278,8 @@ func (h *host) turn(t *turn) {
 		h.due(t.due)
 	case opRun:
 		t.digest = h.run(t.entry, t.now)
+	case opSweep:
+		h.sweep()
 	case opCollect:
 		t.out = h.collect()
 	}

@@ -68,6 +68,8 @@ type Config struct {
 	LogBytesMax int64
 	// ActiveMax bounds the identity actors in memory. Default 200,000.
 	ActiveMax int
+	// ActiveIdle is after which an unused actor goes too. Default 5 minutes.
+	ActiveIdle time.Duration
 	// ViewsMax bounds the read views in memory. Default 500,000.
 	ViewsMax int
 	// Workers is how many hosts may run at once. Default half of GOMAXPROCS.
@@ -107,6 +109,7 @@ func (c *Config) Validate() error {
 	setDefault(&c.Lanes, 1)
 	setDefault(&c.LogRetention, 24*time.Hour)
 	setDefault(&c.ActiveMax, 200_000)
+	setDefault(&c.ActiveIdle, 5*time.Minute)
 	setDefault(&c.ViewsMax, 500_000)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

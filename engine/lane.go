@@ -488,6 +488,7 @@ func (l *lane) beat(b *batch, body []byte) (digest uint64, later bool, err error
 	l.record.LaneTimeMs = max(l.record.LaneTimeMs, int64(x.Time))
 	l.record.NowMs = int64(now)
 	b.beats++
+	l.shell.Sweep()
 	digest, err = l.fire(b, now)
 	return digest, false, err
 }

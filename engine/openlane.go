@@ -55,7 +55,7 @@ func (n *Node) openLane(ctx context.Context, id proto.LaneID, dispatcher actor.D
 		n.laneOf[p] = l
 	}
 	l.shell = actors.NewShell(n.system, dispatcher, actors.Config{
-		Hasher: n.hasher, Rules: n.judged(l.rules), Partitions: l.partitions, Next: next, ActiveMax: n.config.ActiveMax,
+		Hasher: n.hasher, Rules: n.judged(l.rules), Partitions: l.partitions, Next: next, ActiveMax: n.config.ActiveMax, ActiveIdle: n.config.ActiveIdle,
 	})
 	l.base = l.record.Base
 	l.from = proto.Offset(l.record.Offset-l.record.Base) + 1
