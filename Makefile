@@ -10,7 +10,7 @@ KILLS ?= 50
 DATA ?= ./kith-data
 RUN ?=
 
-.PHONY: help run demo test build lint test-race test-kill test-sim test-cluster test-browser cluster fuzz bench proto fmt deadcode clean
+.PHONY: help run demo test build lint test-race test-kill test-sim test-mistakes test-cluster test-browser cluster fuzz bench proto fmt deadcode clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -57,7 +57,15 @@ proto: ## generate proto/pb from proto/kith.proto
 clean: ## remove what was built; data stay
 	rm -rf bin
 
-# These have nothing to run before the issues that bring simulation, cluster
-# and browser tests.
-test-sim test-cluster test-browser cluster:
+test-sim: ## the simulation of the graph's protocol, SEEDS seeds (1000) with 1, 2 and 3 lanes
+	go test -count=1 -timeout 60m ./graph -run TestSimulation -seeds $(SEEDS) -lanes 0
+
+test-mistakes: ## plant known mistakes in the graph and see that each is noticed; two minutes
+	go test -count=1 -timeout 60m ./graph -run TestMistakes -mistakes all -mistake-seeds 3000
+
+test-browser: ## the tag in Debian's chromium
+	go test -count=1 -v -run InABrowser ./gateway
+
+# These have nothing to run before the issues that bring clusters.
+test-cluster cluster:
 	@echo "make $@: there is nothing to run yet (see CHANGELOG.md)"
