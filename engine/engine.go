@@ -14,7 +14,7 @@
 //	                   │
 //	          reader ──┘ checks envelope, sequence, producer
 //	             │ entries
-//	          stepper: hosts and identity actors take them in   (lane.go)
+//	          stepper: hosts and identity actors take them in   (lane.go, entry.go)
 //	             │ outcomes
 //	          builder: one store batch of whole entries          (build.go)
 //	             │ batch
