@@ -36,7 +36,8 @@ type Config struct {
 	CookieInsecure bool
 	// Origins are, for each client, the web origins ("https://example.com")
 	// whose pages may read answers of the public plane. A client that is not
-	// named answers to all origins.
+	// named answers to all origins, but tells a browser's segments to pages of
+	// this site only (to all with Dev).
 	Origins map[proto.ClientName][]string
 	// Secrets are the keys of account proofs, for each client.
 	Secrets map[proto.ClientName][]byte

@@ -336,7 +336,7 @@ func pathIdentity(u *url.URL) (proto.Identity, error) {
 // ownSegments answers the tag's question for the segments of its browser.
 func (g *Gateway) ownSegments(w http.ResponseWriter, r *http.Request) error {
 	client, err := g.clientNamed(queryValue(r.URL.RawQuery, "client"))
-	if !g.allowOrigin(w, r, client.Name) {
+	if !g.mayReadSegments(r, client.Name) || !g.allowOrigin(w, r, client.Name) {
 		return proto.Errorf(proto.CodeForbidden, "this origin is not among the client's: add it to the client's origins")
 	}
 	if err != nil {

@@ -222,6 +222,40 @@ func TestOrigins(t *testing.T) {
 	}
 }
 
+// TestOriginsNotListed: without a list every page may report, but only this
+// site's pages may read what their visitors are.
+func TestOriginsNotListed(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		dev     bool
+		status  int
+		headers []string
+	}{
+		{"another site", false, 403, []string{"Origin", "https://evil.example", "Sec-Fetch-Site", "cross-site"}},
+		{"another site, no cors", false, 403, []string{"Sec-Fetch-Site", "cross-site"}},
+		{"another site, old browser", false, 403, []string{"Origin", "https://evil.example"}},
+		{"sandboxed frame", false, 403, []string{"Origin", "null"}},
+		{"this site", false, 200, []string{"Origin", "https://www.example.com", "Sec-Fetch-Site", "same-site"}},
+		{"this site, old browser", false, 200, []string{"Origin", "https://www.example.com"}},
+		{"no page", false, 200, nil},
+		{"another site, dev", true, 200, []string{"Origin", "https://shop.example", "Sec-Fetch-Site", "cross-site"}},
+	} {
+		r := newRig(t, func(c *gateway.Config) {
+			c.Dev, c.Origins = tt.dev, map[proto.ClientName][]string{"acme": {"https://acme.example"}}
+		})
+		w := r.visit("GET", "/v1/me/segments?client=demo", "", tt.headers...)
+		if w.Code != tt.status || (tt.status == 403) != (code(w) == "forbidden") {
+			t.Errorf("%s: %d %s", tt.name, w.Code, w.Body)
+		}
+		if h := w.Header(); tt.status == 403 && (h.Get("Access-Control-Allow-Origin") != "" || h.Get("Access-Control-Allow-Credentials") != "") {
+			t.Errorf("%s: the page may read the refusal: %v", tt.name, h)
+		}
+		if w := r.visit("POST", "/v1/events", page, tt.headers...); w.Code != 200 {
+			t.Errorf("%s: events: %d %s", tt.name, w.Code, w.Body)
+		}
+	}
+}
+
 func TestPixel(t *testing.T) {
 	r := newRig(t)
 	w := r.visit("GET", "/v1/pixel.gif?client=demo&event=click&url=https%3A%2F%2Fx.de%2F&ref=r&id=7&p.section=auto+moto&p.n=1&other=x", "", "Cookie", "kith_id=abc123")

@@ -118,6 +118,14 @@ func (g *Gateway) allowOrigin(w http.ResponseWriter, r *http.Request, client pro
 	return true
 }
 
+// mayReadSegments reports whether the request's page may know the segments of
+// its browser. Where the client lists no origins, any site could ask for those
+// of its visitors: then only pages of this site may.
+func (g *Gateway) mayReadSegments(r *http.Request, client proto.ClientName) bool {
+	_, listed := g.c.Origins[client]
+	return listed || g.c.Dev || sameSite(r)
+}
+
 // preflight answers the browser's question before a cross-site request.
 func (g *Gateway) preflight(w http.ResponseWriter, r *http.Request) error {
 	if g.allowOrigin(w, r, proto.ClientName(queryValue(r.URL.RawQuery, "client"))) {

@@ -11,6 +11,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"net"
+	"net/netip"
+	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -84,6 +87,10 @@ type Key struct {
 type Client struct {
 	Name        string `yaml:"name"`
 	ProofSecret string `yaml:"proof_secret"` // for account proofs on the public plane
+	// Origins are the web origins whose pages may read the client's answers on
+	// the public plane. Empty: all, but a browser's segments are told to pages
+	// of kith's own site only.
+	Origins []string `yaml:"origins"`
 }
 
 // Limits bound what the gateway takes.
@@ -265,8 +272,41 @@ func (c *Config) checkClients() *problem {
 		if cl.ProofSecret != "" && len(cl.ProofSecret) < 16 {
 			return &problem{at("$.clients", i, "proof_secret"), "use at least 16 characters"}
 		}
+		for j, o := range cl.Origins {
+			if !validOrigin(o) {
+				return &problem{at("$.clients", i, "origins["+strconv.Itoa(j)+"]"), "write an origin as browsers send it, such as https://www.example.com: https, in lower case, without path, final slash or :443"}
+			}
+		}
 	}
 	return nil
+}
+
+// validOrigin reports whether o is an https origin in the very bytes that a
+// browser sends: it is compared as it stands.
+func validOrigin(o string) bool {
+	host, ok := strings.CutPrefix(o, "https://")
+	if !ok {
+		return false
+	}
+	u, err := url.Parse(o)
+	if err != nil || u.Host != host {
+		return false
+	}
+	name := u.Hostname()
+	if port := u.Port(); port != "" {
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || n == 0 || n == 443 || port[0] == '0' {
+			return false
+		}
+	} else if strings.HasSuffix(host, ":") {
+		return false
+	}
+	if strings.HasPrefix(host, "[") {
+		ip, err := netip.ParseAddr(name)
+		return err == nil && ip.Is6() && ip.Zone() == "" && ip.String() == name
+	}
+	return name != "" && strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-_.") == "" &&
+		!strings.HasPrefix(name, ".") && !strings.Contains(name, "..")
 }
 
 func (c *Config) checkLimits() *problem {

@@ -52,6 +52,9 @@ func TestParseNamesLineAndFix(t *testing.T) {
 		{"dotted client", "clients:\n  - name: a.b\n", 2, "A-Z"},
 		{"half tls", "tls:\n  cert: a.pem\n", 2, "both cert and key"},
 		{"short secret", "clients:\n  - name: a\n    proof_secret: x\n", 3, "16 characters"},
+		{"unknown client field", "clients:\n  - name: a\n    origin: [https://a.example]\n", 3, `did you mean "origins"?`},
+		{"origins no list", "clients:\n  - name: a\n    origins: 5\n", 3, ""},
+		{"origin with path", "clients:\n  - name: a\n    origins:\n      - https://a.example\n      - https://b.example/\n", 5, "without path"},
 		{"retention", "log_retention: 1s\n", 1, "at least 1m"},
 		{"body", "limits:\n  body_bytes_max: 5\n", 2, "1024"},
 		{"duplicate key", "node: a\nnode: b\n", 2, "node"},
@@ -70,6 +73,30 @@ func TestParseNamesLineAndFix(t *testing.T) {
 				t.Errorf("message %q does not say %q", e.Message, tt.want)
 			}
 		})
+	}
+}
+
+func TestOrigins(t *testing.T) {
+	c := config.Default()
+	c.Clients = []config.Client{{Name: "a"}}
+	for origin, ok := range map[string]bool{
+		"https://example.com": true, "https://www.example.com:8443": true, "https://xn--mnchen-3ya.example": true,
+		"https://192.0.2.1": true, "https://[2001:db8::1]:8443": true, "https://localhost": true,
+		"": false, "*": false, "null": false, "https://": false, "https://*": false, "https://*.example.com": false,
+		"http://example.com": false, "example.com": false, "https://example.com/": false, "https://example.com/a": false,
+		"https://example.com?a": false, "https://example.com#a": false, "https://u@example.com": false, "https://Example.com": false,
+		"HTTPS://example.com": false, "https://example.com:": false, "https://example.com:443": false, "https://example.com:0": false,
+		"https://example.com:080": false, "https://example.com:70000": false, "https://münchen.example": false, "https://a..b": false,
+		"https://a b": false, "https://a,https://b": false, "https://[2001:DB8::1]": false, "https://[::1": false, " https://a": false,
+	} {
+		c.Clients[0].Origins = []string{"https://first.example", origin}
+		err := c.Validate()
+		if (err == nil) != ok {
+			t.Errorf("%q: %v", origin, err)
+		}
+		if err != nil && !strings.Contains(err.Error(), "clients[0].origins[1]") {
+			t.Errorf("%q: the error does not say where: %v", origin, err)
+		}
 	}
 }
 
