@@ -67,7 +67,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m.unauthorized = counter("unknown_keys_total", "Requests with a key that is not known.")
 	m.identities = counter("lookup_identities_total", "Identities looked up.")
 	m.natsDropped = counter("nats_dropped_total", "NATS messages dropped because the queue was full.")
-	m.natsRefused = counter("nats_refused_total", "NATS messages refused as a whole.")
+	m.natsRefused = counter("nats_refused_total", "NATS messages refused as a whole, or dropped because their reply subject is no inbox.")
 	return m, err
 }
 

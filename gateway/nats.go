@@ -37,7 +37,9 @@ type messages struct {
 func (g *Gateway) ServeNATS(ctx context.Context, nc *nats.Conn) error {
 	m := &messages{g: g, ctx: ctx, slots: make(chan struct{}, g.c.NATSConcurrency)}
 	sub, err := nc.QueueSubscribe("kith.in.*", "kith", func(msg *nats.Msg) {
-		m.dispatch(msg.Reply != "", func() { m.intake(msg) }, func(e error) { m.refuse(msg, e) })
+		if m.answerable(msg.Reply) {
+			m.dispatch(msg.Reply != "", func() { m.intake(msg) }, func(e error) { m.refuse(msg, e) })
+		}
 	})
 	if err != nil {
 		return proto.Errorf(proto.CodeUnavailable, "subscribe to kith.in.*: %w", err)
@@ -106,6 +108,17 @@ func (m *messages) watch(sub *nats.Subscription) {
 			}
 		}
 	}
+}
+
+// answerable reports whether a message may be worked on. The connection may
+// publish to the log itself, so the sender must not choose freely where the
+// answer goes: a message that names anything but an inbox is dropped.
+func (m *messages) answerable(reply string) bool {
+	if reply == "" || strings.HasPrefix(reply, "_INBOX") && !strings.ContainsAny(reply, "*> \t\r\n\f\v") {
+		return true
+	}
+	m.g.metrics.natsRefused.Inc()
+	return false
 }
 
 // dispatch runs work on a goroutine of its own when a slot is free. Whoever
@@ -230,7 +243,9 @@ func (m *messages) addService(nc *nats.Conn) (micro.Service, error) {
 	group := svc.AddGroup("kith.query")
 	for name, answer := range map[string]func(micro.Request) ([]byte, error){"lookup": m.lookup, "count": m.count} {
 		err := group.AddEndpoint(name, micro.HandlerFunc(func(r micro.Request) {
-			m.dispatch(true, func() { m.respond(r, answer) }, func(e error) { m.refuseQuery(r, e) })
+			if m.answerable(r.Reply()) {
+				m.dispatch(true, func() { m.respond(r, answer) }, func(e error) { m.refuseQuery(r, e) })
+			}
 		}), micro.WithEndpointPendingLimits(natsPendingMax, natsPendingBytesMax))
 		if err != nil {
 			_ = svc.Stop()

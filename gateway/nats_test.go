@@ -135,6 +135,71 @@ func TestNATSOpen(t *testing.T) {
 	}
 }
 
+// TestNATSReplySubject: a sender that aims the answer at the log, at
+// JetStream or at anything else but an inbox gets none, and nothing is done.
+func TestNATSReplySubject(t *testing.T) {
+	r := newRig(t, func(c *gateway.Config) { c.Dev = true })
+	r.counts["big"] = 1234
+	nc := natsRig(t, r)
+	aimed := []string{
+		"kith.log.00", "kith.ctl", "kith.in.demo", "kith.query.count", "$JS.API.STREAM.DELETE.KITH", "$SRV.PING", "_KITH.x",
+		"inbox", "_inbox.x", "x._INBOX.y", "_INBOX.*", "_INBOX.>",
+	}
+	requests := map[string]string{
+		"kith.query.count":  `{"client":"demo","expr":"big"}`,
+		"kith.query.lookup": `{"client":"demo","identities":["browser:n1"]}`,
+		"kith.in.demo":      `{"events":[{"event":"page","identities":["browser:n1"]}]}`,
+	}
+	watch := func(subject string) *nats.Subscription {
+		sub, err := nc.SubscribeSync(subject)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sub
+	}
+	all := watch(">")
+	sent := map[string]bool{}
+	for subject, body := range requests {
+		for _, good := range []bool{true, false} { // answers, and errors
+			if !good {
+				body = "{"
+			}
+			for _, reply := range aimed {
+				if err := nc.PublishRequest(subject, reply, []byte(body)); err != nil {
+					t.Fatal(err)
+				}
+				sent[subject+" "+reply+" "+body] = true
+			}
+		}
+		// Messages of one subject are handed out in order.
+		ask(t, nc, subject, "{")
+		for _, inbox := range []string{"_INBOX.x." + subject, "_INBOX_demo.x." + subject} {
+			sub := watch(inbox)
+			if err := nc.PublishRequest(subject, inbox, []byte("{")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := sub.NextMsg(10 * time.Second); err != nil {
+				t.Errorf("%s: no answer to %s: %v", subject, inbox, err)
+			}
+		}
+	}
+	for n, _, _ := all.Pending(); n > 0; n-- {
+		m, err := all.NextMsg(time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !sent[m.Subject+" "+m.Reply+" "+string(m.Data)] && m.Reply == "" && !strings.HasPrefix(m.Subject, "_INBOX") {
+			t.Errorf("an answer arrived at %s: %s", m.Subject, m.Data)
+		}
+	}
+	if n := len(r.taken()); n != 0 {
+		t.Errorf("%d events of dropped messages were taken", n)
+	}
+	if s := send(r.g.Service(), "GET", "/metrics", "").Body.String(); !strings.Contains(s, "kith_gateway_nats_refused_total 81\n") {
+		t.Errorf("the dropped messages are not counted:\n%s", s)
+	}
+}
+
 // TestNATSOverload holds every worker: whoever waits for a reply is told.
 func TestNATSOverload(t *testing.T) {
 	r := newRig(t, func(c *gateway.Config) { c.Dev, c.NATSConcurrency = true, 1 })

@@ -78,10 +78,12 @@ func (d *natsDoor) admit(c log.Credentials) (log.Grant, bool) {
 	if !ok {
 		return log.Grant{}, false
 	}
-	g := log.Grant{Name: string(cmp.Or(who.Client, "admin")), Publish: []string{"kith.query.*", "$SRV.>"}, Subscribe: []string{inboxOf(who)}}
+	g := log.Grant{Name: string(cmp.Or(who.Client, "admin")), Publish: []string{"kith.query.*"}, Subscribe: []string{inboxOf(who)}}
 	switch who.Role {
 	case proto.RoleAdmin:
-		g.Publish = append(g.Publish, "kith.in.*")
+		// The NATS client answers $SRV by itself, to whatever reply subject is
+		// named, the log's too: for those only who may do anything anyway.
+		g.Publish = append(g.Publish, "kith.in.*", "$SRV.>")
 	case proto.RoleClient:
 		g.Publish = append(g.Publish, "kith.in."+string(who.Client))
 	}
@@ -153,11 +155,14 @@ func gatewayConfig(c config.Config) gateway.Config {
 		EventAgeMax: time.Duration(c.Limits.MaxEventAge), EventAheadMax: time.Duration(c.Limits.EventAheadMax),
 		EventsPerSecond: float64(c.Limits.RateEventsMax),
 		CookieDomain:    c.Cookies.Domain, CookieInsecure: c.Cookies.Insecure,
-		Secrets: map[proto.ClientName][]byte{}, Dev: c.Dev,
+		Secrets: map[proto.ClientName][]byte{}, Origins: map[proto.ClientName][]string{}, Dev: c.Dev,
 	}
 	for _, cl := range c.Clients {
 		if cl.ProofSecret != "" {
 			g.Secrets[proto.ClientName(cl.Name)] = []byte(cl.ProofSecret)
+		}
+		if len(cl.Origins) > 0 {
+			g.Origins[proto.ClientName(cl.Name)] = cl.Origins
 		}
 	}
 	return g
