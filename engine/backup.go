@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
@@ -9,6 +10,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -22,14 +24,18 @@ import (
 )
 
 // A backup is: backupMagic, then four sections: manifest (JSON), hash secret
-// (hexadecimal), control records (each with its length as uvarint), store
-// (Badger's backup format). A section is chunks of length (4 bytes), CRC-32C
-// (4 bytes) and data; a length of 0 ends it. After the last: backupEnd.
+// (hexadecimal), store (Badger's backup format), control records (each with its
+// length as uvarint). They are read after the store, and so hold at least what
+// it obeys. A section is chunks of length (4 bytes), CRC-32C (4 bytes) and data;
+// a length of 0 ends it. After the last: backupEnd.
 const (
-	backupMagic    = "KITHBAK1"
+	backupMagic    = "KITHBAK2"
 	backupEnd      = "KITHEND1"
 	backupChunkMax = 1 << 20
 )
+
+// restoringName is a file in a directory whose restore has not finished.
+const restoringName = "RESTORING"
 
 type backupManifest struct {
 	Time  time.Time                     `json:"time"`
@@ -40,7 +46,7 @@ type backupManifest struct {
 
 // Backup writes a consistent copy of the node's data to w: each lane as of one
 // commit, definitions, clients and keys, and the hash secret. Keep it as
-// secret as the data directory.
+// secret as the data directory. It fails soon after ctx is done.
 func (n *Node) Backup(ctx context.Context, w io.Writer) error {
 	m := backupManifest{Time: n.config.Now().UTC(), Node: n.config.Node, Lanes: n.config.Lanes, At: map[proto.LaneID]proto.Offset{}}
 	for _, l := range n.lanes {
@@ -54,28 +60,12 @@ func (n *Node) Backup(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	b := &backupWriter{w: bufio.NewWriterSize(w, 64<<10)}
+	b := &backupWriter{w: bufio.NewWriterSize(writerUntil{ctx, w}, 64<<10)}
 	b.raw([]byte(backupMagic))
 	b.section(func(w io.Writer) error { _, err := w.Write(manifest); return err })
 	b.section(func(w io.Writer) error { _, err := io.WriteString(w, hex.EncodeToString(secret[:])); return err })
-	// The store first would be read before records that it obeys: so the
-	// control records are taken after their end is known to cover it.
-	spool, err := os.CreateTemp(n.config.Dir, "backup-*")
-	if err != nil {
-		return proto.Errorf(proto.CodeUnavailable, "make room for the backup: %w", err)
-	}
-	defer func() { spool.Close(); os.Remove(spool.Name()) }()
-	if err := n.store.Backup(spool); err != nil {
-		return err
-	}
+	b.section(n.store.Backup)
 	b.section(n.writeControl)
-	b.section(func(w io.Writer) error {
-		if _, err := spool.Seek(0, io.SeekStart); err != nil {
-			return err
-		}
-		_, err := io.Copy(w, readerUntil{ctx, spool})
-		return err
-	})
 	b.raw([]byte(backupEnd))
 	if b.err == nil {
 		b.err = b.w.Flush()
@@ -109,6 +99,20 @@ func (r readerUntil) Read(b []byte) (int, error) {
 	return r.r.Read(b)
 }
 
+// writerUntil writes until ctx ends.
+type writerUntil struct {
+	ctx context.Context
+	w   io.Writer
+}
+
+// Write implements io.Writer.
+func (w writerUntil) Write(b []byte) (int, error) {
+	if err := w.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return w.w.Write(b)
+}
+
 type backupWriter struct {
 	w   *bufio.Writer
 	err error
@@ -137,7 +141,9 @@ var crcTable = crc32.MakeTable(crc32.Castagnoli)
 
 func (b *backupWriter) section(fn func(io.Writer) error) {
 	if b.err == nil {
-		b.err = errors.Join(fn(b), b.err)
+		if err := fn(b); b.err == nil { // else that says why
+			b.err = err
+		}
 	}
 	b.raw(make([]byte, 4))
 }
@@ -193,34 +199,109 @@ func (s *sectionReader) chunk() error {
 var errBackup = proto.Errorf(proto.CodeCorrupt, "the backup is damaged or not whole: use another one")
 
 // Restore makes a data directory from a backup; there must be none yet. If it
-// fails the directory is left incomplete, and must be removed.
+// fails or is killed, the directory is left incomplete, is refused by Open and
+// Verify, and must be removed.
 func Restore(ctx context.Context, c Config, r io.Reader) error {
 	if err := c.Validate(); err != nil {
+		return err
+	}
+	if c.NATSURL != "" {
+		return proto.Errorf(proto.CodeInvalid, "a backup cannot be restored into the log of another NATS, and nats.url is set: restore with the embedded log, without nats.url")
+	}
+	if err := checkRestored(c); err != nil {
 		return err
 	}
 	if err := checkEmpty(c.storeDir(), c.logDir()); err != nil {
 		return err
 	}
-	br := bufio.NewReaderSize(r, 1<<20)
-	if err := expect(br, backupMagic); err != nil {
+	if err := markRestoring(c.markerDir()); err != nil {
+		return err
+	}
+	err := restoreAll(ctx, c, bufio.NewReaderSize(readerUntil{ctx, r}, 1<<20))
+	if err != nil && ctx.Err() != nil {
+		return proto.Errorf(proto.CodeUnavailable, "the restore was stopped: %w", ctx.Err())
+	}
+	if err != nil {
+		return err
+	}
+	return unmarkRestoring(c.markerDir())
+}
+
+func restoreAll(ctx context.Context, c Config, r *bufio.Reader) error {
+	if err := expect(r, backupMagic); err != nil {
 		return err
 	}
 	var m backupManifest
-	raw, err := readSection(br, 1<<20)
+	raw, err := readSection(r, 1<<20)
 	if err != nil || json.Unmarshal(raw, &m) != nil || m.Lanes < 1 || m.Lanes > proto.LanesMax {
 		return errors.Join(errBackup, err)
 	}
 	c.Lanes = m.Lanes
-	if err := restoreSecret(c, br); err != nil {
+	if err := restoreSecret(c, r); err != nil {
 		return err
 	}
-	if err := restoreControl(ctx, c, br); err != nil {
+	if err := restoreStore(c, r); err != nil {
 		return err
 	}
-	if err := restoreStore(c, br); err != nil {
+	if err := restoreControl(ctx, c, r); err != nil {
 		return err
 	}
-	return expect(br, backupEnd)
+	return expect(r, backupEnd)
+}
+
+// markerDir is where the marker of an unfinished restore is.
+func (c *Config) markerDir() string { return cmp.Or(c.Dir, c.StoreDir) }
+
+// checkRestored refuses a directory whose restore did not finish.
+func checkRestored(c Config) error {
+	dir := c.markerDir()
+	_, err := os.Stat(filepath.Join(dir, restoringName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return proto.Errorf(proto.CodeUnavailable, "see whether %s was restored whole: %w", dir, err)
+	}
+	return proto.Errorf(proto.CodeConflict, "the restore of %s did not finish: remove the directory (and those of the log and the store, if they are elsewhere) and restore again", dir)
+}
+
+// markRestoring makes dir and its marker, so that they outlive a power cut.
+func markRestoring(dir string) error {
+	sync := []string{dir}
+	if _, err := os.Stat(dir); err != nil { // one that was there may have a parent that may not be read
+		sync = append(sync, filepath.Dir(filepath.Clean(dir)))
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return proto.Errorf(proto.CodeUnavailable, "make %s: %w", dir, err)
+	}
+	if err := writeSynced(filepath.Join(dir, restoringName), nil); err != nil {
+		return err
+	}
+	return syncDirs(sync...)
+}
+
+// unmarkRestoring makes what was restored count: its names are durable first.
+func unmarkRestoring(dir string) error {
+	if err := syncDirs(dir); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(dir, restoringName)); err != nil {
+		return proto.Errorf(proto.CodeUnavailable, "finish the restore: %w", err)
+	}
+	return syncDirs(dir)
+}
+
+func syncDirs(dirs ...string) error {
+	for _, name := range dirs {
+		d, err := os.Open(name)
+		if err == nil {
+			err = errors.Join(d.Sync(), d.Close())
+		}
+		if err != nil {
+			return proto.Errorf(proto.CodeUnavailable, "sync %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 func checkEmpty(dirs ...string) error {
@@ -257,7 +338,10 @@ func restoreSecret(c Config, r io.Reader) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return proto.Errorf(proto.CodeUnavailable, "make %s: %w", dir, err)
 	}
-	return writeSynced(filepath.Join(dir, "hash.key"), append(secret, '\n'))
+	if err := writeSynced(filepath.Join(dir, "hash.key"), append(secret, '\n')); err != nil {
+		return err
+	}
+	return syncDirs(dir)
 }
 
 func restoreControl(ctx context.Context, c Config, r io.Reader) error {

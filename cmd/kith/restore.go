@@ -19,7 +19,9 @@ func newRestoreCommand() *cobra.Command {
 		Use:   "restore DIR",
 		Short: "Make a data directory from the newest backup in DIR, or from a file",
 		Long: `Makes a new data directory from a backup. No node may run on it. The log that
-follows the backup is not in it: what was sent later must be sent again.`,
+follows the backup is not in it: what was sent later must be sent again. If it
+fails or is interrupted, no node serves the directory: remove it and restore again.
+It restores with the embedded log: nats.url must not be set.`,
 		Example: "  kith restore /backups --data ./kith-data\n  kith restore /backups/kith-20261122T093000.000Z.kithbackup --data ./kith-data",
 		Args:    exactly(1, "a directory with backups, or one backup"),
 	}

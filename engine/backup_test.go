@@ -1,0 +1,213 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"kith/proto"
+)
+
+func backupConfig(dir string) Config {
+	return Config{
+		Dir: dir, LogBytesMax: 64 << 20, DiskReserve: 1 << 20,
+		Boot: []BootKey{{Client: "acme", Role: proto.RoleClient, SHA256: sha256.Sum256([]byte("key"))}},
+	}
+}
+
+func backupNode(t *testing.T) *Node {
+	t.Helper()
+	n, err := Open(t.Context(), backupConfig(t.TempDir()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return n
+}
+
+func backupOf(t *testing.T) []byte {
+	t.Helper()
+	var file bytes.Buffer
+	if err := backupNode(t).Backup(t.Context(), &file); err != nil {
+		t.Fatal(err)
+	}
+	return file.Bytes()
+}
+
+// sectionsOf are where the sections of a backup begin, and where the last ends.
+func sectionsOf(t *testing.T, file []byte) []int {
+	t.Helper()
+	at := len(backupMagic)
+	starts := []int{at}
+	for at < len(file)-len(backupEnd) {
+		n := int(binary.BigEndian.Uint32(file[at:]))
+		at += 4
+		if n == 0 {
+			starts = append(starts, at)
+			continue
+		}
+		at += 4 + n
+	}
+	if len(starts) != 5 || at != len(file)-len(backupEnd) {
+		t.Fatalf("sections at %v of %d bytes, want four and the end mark", starts, len(file))
+	}
+	return starts
+}
+
+func hasMarker(t *testing.T, dir string) bool {
+	t.Helper()
+	_, err := os.Stat(filepath.Join(dir, restoringName))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return err == nil
+}
+
+// A directory counts only if the backup was read to its end mark.
+func TestRestoreUnfinished(t *testing.T) {
+	file := backupOf(t)
+	starts := sectionsOf(t, file)
+	cuts := map[string]int{"nothing": 0, "magic": 4, "half the end mark": len(file) - 4}
+	for i, name := range []string{"manifest", "secret", "store", "control"} {
+		from, to := starts[i], starts[i+1]
+		cuts["before "+name] = from
+		cuts["in a length of "+name] = from + 2
+		cuts["in "+name] = (from + to) / 2
+		cuts["before the end of "+name] = to - 4
+		cuts["after "+name] = to // after control: no end mark
+	}
+	for name, cut := range cuts {
+		t.Run(name, func(t *testing.T) {
+			c := backupConfig(filepath.Join(t.TempDir(), "data"))
+			if err := Restore(t.Context(), c, bytes.NewReader(file[:cut])); proto.CodeOf(err) != proto.CodeCorrupt {
+				t.Errorf("restored from %d of %d bytes: %v", cut, len(file), err)
+			}
+			if err := checkRestored(c); proto.CodeOf(err) != proto.CodeConflict {
+				t.Errorf("the directory counts as restored: %v", err)
+			}
+			if err := Restore(t.Context(), c, bytes.NewReader(file)); proto.CodeOf(err) != proto.CodeConflict {
+				t.Errorf("restored over an unfinished restore: %v", err)
+			}
+		})
+	}
+}
+
+// watcher calls look at each read.
+type watcher struct {
+	*bytes.Reader
+	look func()
+}
+
+func (w watcher) Read(b []byte) (int, error) {
+	w.look()
+	return w.Reader.Read(b)
+}
+
+func TestRestoreWhole(t *testing.T) {
+	file := backupOf(t)
+	dir := t.TempDir()
+	for name, c := range map[string]Config{
+		"one directory":     {Dir: filepath.Join(dir, "a")},
+		"three directories": {Dir: filepath.Join(dir, "b"), LogDir: filepath.Join(dir, "b-log"), StoreDir: filepath.Join(dir, "b-store")},
+		"no directory of its own": {
+			LogDir: filepath.Join(dir, "c-log"), StoreDir: filepath.Join(dir, "c-store"), HashSecret: bytes.Repeat([]byte{7}, 16),
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.LogBytesMax, c.DiskReserve = 64<<20, 1<<20
+			r := watcher{bytes.NewReader(file), func() {
+				if !hasMarker(t, c.markerDir()) {
+					t.Error("no marker while it is read")
+				}
+			}}
+			if err := Restore(t.Context(), c, r); err != nil {
+				t.Fatal(err)
+			}
+			if hasMarker(t, c.markerDir()) || checkRestored(c) != nil {
+				t.Errorf("a whole restore does not count: %v", checkRestored(c))
+			}
+			if c.Dir == "" {
+				return // another secret than the backup's
+			}
+			n, err := Open(t.Context(), c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if who, ok := n.Authenticate("key"); !ok || who.Client != "acme" {
+				t.Error("the client's key is lost")
+			}
+			if err := n.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestRestoreStopped(t *testing.T) {
+	file := backupOf(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	c := backupConfig(t.TempDir())
+	err := Restore(ctx, c, watcher{bytes.NewReader(file), cancel})
+	if !errors.Is(err, context.Canceled) || proto.CodeOf(checkRestored(c)) != proto.CodeConflict {
+		t.Errorf("stopped: %v, then %v", err, checkRestored(c))
+	}
+}
+
+func TestRestoreIntoOtherNATS(t *testing.T) {
+	c := backupConfig(filepath.Join(t.TempDir(), "data"))
+	c.NATSURL = "nats://localhost:1"
+	if err := Restore(t.Context(), c, bytes.NewReader(nil)); proto.CodeOf(err) != proto.CodeInvalid {
+		t.Errorf("restored beside the log of another NATS: %v", err)
+	}
+	if _, err := os.Stat(c.Dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it left %s: %v", c.Dir, err)
+	}
+}
+
+// writes counts, and ends a context at the first.
+type writes struct {
+	n    int
+	stop func()
+}
+
+func (w *writes) Write(b []byte) (int, error) {
+	w.stop()
+	w.n++
+	return len(b), nil
+}
+
+func TestBackupStopped(t *testing.T) {
+	n := backupNode(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	w := writes{stop: func() {}}
+	if err := n.Backup(ctx, &w); !errors.Is(err, context.Canceled) || w.n > 0 {
+		t.Errorf("with a context that is done: %v after %d writes", err, w.n)
+	}
+	b := n.store.NewBatch() // more than the writer's buffer
+	for i := range 40 {
+		if err := b.Set(fmt.Appendf(nil, "~filler%d", i), make([]byte, 8<<10)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, w.stop = context.WithCancel(t.Context())
+	if err := n.Backup(ctx, &w); !errors.Is(err, context.Canceled) || w.n != 1 {
+		t.Errorf("stopped at the first write: %v after %d writes", err, w.n)
+	}
+	if left, err := filepath.Glob(filepath.Join(n.config.Dir, "backup-*")); err != nil || len(left) > 0 {
+		t.Errorf("left in the data directory: %v %v", left, err)
+	}
+}
