@@ -132,6 +132,9 @@ func newHost(p proto.PartitionID, c Config, next uint32, courier courier) *host 
 // its growth, the ordinal's key.
 const stateBytes = 300
 
+// bitBytes is what a bit costs in the journal.
+const bitBytes = 8
+
 // begin starts a batch.
 func (h *host) begin(batch, committed uint64, source Source, began time.Time) {
 	h.batch, h.committed, h.source, h.began = batch, committed, source, began
@@ -418,6 +421,7 @@ func (h *host) keep(t *task, r *resident) {
 	if fx.Exit != 0 {
 		h.out.Exits = append(h.out.Exits, Exit{fx.Exit, r.node})
 	}
+	h.bytes += bitBytes * len(fx.Bits)
 	for _, b := range fx.Bits {
 		h.out.Bits = append(h.out.Bits, segments.BitDelta{Key: b.Key, Client: b.Client, Ordinal: r.state.Ordinal, Set: b.Set})
 	}

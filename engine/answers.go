@@ -95,6 +95,9 @@ func (n *Node) Count(_ context.Context, client proto.ClientInfo, expr, unit stri
 			out.Exact = false
 			continue
 		}
+		for _, k := range keys {
+			out.Exact = out.Exact && l.progress.filled(k)
+		}
 		sum += l.count(client.ID, a, keys)
 		out.Partitions.Answered += len(l.partitions)
 	}

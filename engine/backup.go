@@ -48,6 +48,11 @@ type backupManifest struct {
 // commit, definitions, clients and keys, and the hash secret. Keep it as
 // secret as the data directory. It fails soon after ctx is done.
 func (n *Node) Backup(ctx context.Context, w io.Writer) error {
+	ctx, done, err := n.working(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	m := backupManifest{Time: n.config.Now().UTC(), Node: n.config.Node, Lanes: n.config.Lanes, At: map[proto.LaneID]proto.Offset{}}
 	for _, l := range n.lanes {
 		m.At[l.id], _, _, _ = l.progress.get()

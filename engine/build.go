@@ -3,6 +3,7 @@ package engine
 import (
 	"encoding/binary"
 	"iter"
+	"slices"
 
 	"kith/actors"
 	"kith/engine/store"
@@ -35,8 +36,13 @@ type batch struct {
 
 	writes store.Batch
 	bits   []segments.BitDelta
-	logged int // bytes of the journal
+	logged int    // bytes of the journal
+	parts  uint32 // of the journal
 }
+
+// journalPartMax bounds the deltas of one journal value: 25,000 segments may
+// change for each of thousands of identities in one batch.
+const journalPartMax = 50_000
 
 type put struct{ key, value []byte }
 
@@ -93,10 +99,11 @@ func (b *batch) fillWrites() error {
 		w.delete(k)
 	}
 	id := b.lane.id
-	if len(b.bits) > 0 {
-		value := segments.AppendDeltas(nil, b.bits)
-		b.logged = len(value)
-		w.set(journalKey(id, b.journal), value)
+	for part := range slices.Chunk(b.bits, journalPartMax) {
+		value := segments.AppendDeltas(nil, part)
+		b.logged += len(value)
+		w.set(journalKey(id, b.journal, b.parts), value)
+		b.parts++
 	}
 	hours, values := encodeExits(b.exits)
 	for i, h := range hours {

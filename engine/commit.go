@@ -135,7 +135,7 @@ func (l *lane) upkeep(b *batch) error {
 	w := &writer{batch: b.writes}
 	if b.logged > 0 {
 		l.journal.bytes += b.logged
-		l.journal.keys = append(l.journal.keys, b.journal)
+		l.journal.keys = append(l.journal.keys, journalEntry{b.journal, b.parts})
 	}
 	l.checkpoint(w, b.journal, chunksPerCommit)
 	l.journalBytes.Store(int64(l.journal.bytes))
@@ -143,9 +143,15 @@ func (l *lane) upkeep(b *batch) error {
 	return w.err
 }
 
+// journalEntry is one commit's part of the journal.
+type journalEntry struct {
+	number uint64
+	parts  uint32
+}
+
 // journalState is the committer's knowledge of the journal.
 type journalState struct {
-	keys    []uint64 // of the records in the store, ascending
+	keys    []journalEntry // in the store, ascending
 	bytes   int
 	chunks  int    // dirty chunks still to be written for the checkpoint under way
 	upTo    uint64 // the records that it replaces
@@ -180,11 +186,13 @@ func (l *lane) checkpoint(w *writer, now uint64, chunksMax int) {
 	}
 	// The chunks in w and before hold everything up to upTo.
 	n := 0
-	for n < len(j.keys) && n < deletesPerCommit && j.keys[n] <= j.upTo {
-		w.delete(journalKey(l.id, j.keys[n]))
+	for n < len(j.keys) && n < deletesPerCommit && j.keys[n].number <= j.upTo {
+		for part := range j.keys[n].parts {
+			w.delete(journalKey(l.id, j.keys[n].number, part))
+		}
 		n++
 	}
-	if j.keys = j.keys[n:]; len(j.keys) == 0 || j.keys[0] > j.upTo {
+	if j.keys = j.keys[n:]; len(j.keys) == 0 || j.keys[0].number > j.upTo {
 		j.running, j.bytes = false, 0
 	}
 }
@@ -223,8 +231,8 @@ func (l *lane) seal() error {
 		return nil // what is on disk is left as it is
 	}
 	j := &l.journal
-	for len(j.keys) > 0 {
-		j.running, j.upTo, j.chunks = true, j.keys[len(j.keys)-1], l.bitmaps.Dirty()
+	for len(j.keys) > 0 || l.bitmaps.Dirty() > 0 {
+		j.running, j.upTo, j.chunks = true, ^uint64(0), l.bitmaps.Dirty()
 		b := l.store.NewBatch()
 		w := &writer{batch: b}
 		l.checkpoint(w, 0, sealChunks)

@@ -14,8 +14,9 @@ import (
 	"kith/segments"
 )
 
-// segmentsMax bounds the segments of one client.
-const segmentsMax = 50_000
+// segmentsMax bounds the segments of one client. With segments.KeptMax it keeps
+// one identity's facts of one client below what the store takes as one value.
+const segmentsMax = 20_000
 
 // Define makes or replaces a segment and returns when all lanes obey it. A
 // definition like the one in force changes nothing.

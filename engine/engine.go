@@ -29,7 +29,7 @@
 //	'G' 's'                                     secret check: hash of a constant; lanes (2 bytes)
 //	'L' L 'r'                                   pb.LaneRecord: offset, chain, lane time, ordinals …; in every commit
 //	'L' L 'o' ordinal(4)                        space(4), identity: the one place of its string
-//	'L' L 'j' number(8)                         journal: the bit deltas of one commit (segments.AppendDeltas)
+//	'L' L 'j' number(8) part(4)                 journal: bit deltas of one commit (segments.AppendDeltas)
 //	'L' L 'b' client(4) key(4) high(2)          bitmap chunk (roaring), as of the checkpoint or later
 //	'L' L 'x' hour(4) number(8)                 exit records due in that hour, of one commit (exits.go)
 //	'L' L 'd' client(4) sequence(8)             pb.Control with a Define in force

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"time"
 
 	"kith/actors/identity"
 	"kith/engine/log"
@@ -88,3 +89,15 @@ func (v *views) Publish(n proto.Node, view *identity.View) { v.publish(n, view) 
 
 // Len counts the cached views.
 func (v *views) Len() int { return v.len() }
+
+// Steady tells what each of a node's lanes is told of the clock.
+func Steady(wall func() time.Time, mono func() time.Duration, lanes int) func() (ok []bool) {
+	c := newClockOf(wall, mono)
+	return func() (ok []bool) {
+		for range lanes {
+			x, _ := c.steady()
+			ok = append(ok, x)
+		}
+		return ok
+	}
+}

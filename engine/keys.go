@@ -20,8 +20,8 @@ func ordinalKey(l proto.LaneID, o proto.Ordinal) []byte {
 	return binary.BigEndian.AppendUint32(laneKey(l, 'o'), uint32(o))
 }
 
-func journalKey(l proto.LaneID, n uint64) []byte {
-	return binary.BigEndian.AppendUint64(laneKey(l, 'j'), n)
+func journalKey(l proto.LaneID, n uint64, part uint32) []byte {
+	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(laneKey(l, 'j'), n), part)
 }
 
 func chunkKey(l proto.LaneID, c proto.ClientID, k proto.SegmentKey, high uint16) []byte {

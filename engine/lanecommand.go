@@ -141,11 +141,11 @@ func (l *lane) control(b *batch, body []byte) error {
 		b.dropped = append(b.dropped, k)
 		b.deletes = append(b.deletes, defineKey(l.id, ch.client, uint64(k)), fillKey(l.id, k))
 	}
-	if ch.client != 0 {
+	if ch.client != 0 && !ch.same {
 		b.puts = append(b.puts, put{versionKey(l.id, ch.client), binary.BigEndian.AppendUint64(nil, x.Seq)})
 	}
 	if ch.defined != 0 {
-		b.puts = append(b.puts, put{defineKey(l.id, ch.client, x.Seq), append([]byte(nil), x.Record...)})
+		b.puts = append(b.puts, put{defineKey(l.id, ch.client, uint64(ch.defined)), append([]byte(nil), x.Record...)})
 		b.setFill(l.id, fillProgress{client: ch.client, key: ch.defined, done: !ch.fill})
 	}
 	return nil

@@ -41,13 +41,15 @@ type Node struct {
 	system   *actor.ActorSystem
 	stopPool func()
 
+	life     context.Context    // ends with stop
 	stop     context.CancelFunc // ends what writes and waits, first
+	slow     sync.WaitGroup     // backups and verifications under way
 	stopRead context.CancelFunc // ends the readers, last
 	done     sync.WaitGroup
 	applying sync.WaitGroup
 	ready    atomic.Bool
 	disk     *disk
-	clock    clock
+	clock    *clock
 	started  time.Time
 
 	judge func(identity.Rules) identity.Rules // by what identities are judged; nil: by the lane's rules. Tests break it
@@ -70,6 +72,9 @@ func Open(ctx context.Context, c Config) (*Node, error) {
 }
 
 func open(c Config) (*Node, error) {
+	if err := checkRestored(c); err != nil {
+		return nil, err
+	}
 	secret, err := hashSecret(c)
 	if err != nil {
 		return nil, err
@@ -165,7 +170,7 @@ func writeSynced(name string, data []byte) error {
 func (n *Node) start(ctx context.Context) error {
 	background, stop := context.WithCancel(context.Background())
 	reading, stopRead := context.WithCancel(context.Background())
-	n.stop, n.stopRead = stop, stopRead
+	n.stop, n.stopRead, n.life = stop, stopRead, background
 	n.done.Go(func() { n.registry.follow(background) })
 	last, err := n.log.Control().Last(ctx)
 	if err != nil {
@@ -268,6 +273,18 @@ func (n *Node) checkGlobal() error {
 	return nil
 }
 
+// working begins slow work that reads the store: Close ends its context and
+// waits for done to be called.
+func (n *Node) working(ctx context.Context) (_ context.Context, done func(), err error) {
+	if !n.ready.Load() {
+		return nil, nil, proto.Errorf(proto.CodeUnavailable, "the node is starting or stopping: try again shortly")
+	}
+	n.slow.Add(1)
+	ctx, cancel := context.WithCancel(ctx)
+	forget := context.AfterFunc(n.life, cancel)
+	return ctx, func() { forget(); cancel(); n.slow.Done() }, nil
+}
+
 // Conn is the connection to the NATS that carries the log, for intake and
 // queries over NATS.
 func (n *Node) Conn() *nats.Conn { return n.conn() }
@@ -286,6 +303,7 @@ func (n *Node) Close() error {
 	}
 	if n.stop != nil {
 		n.stop()
+		n.slow.Wait()
 		n.done.Wait()
 		n.stopRead()
 		n.applying.Wait()

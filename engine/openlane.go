@@ -11,6 +11,7 @@ import (
 
 	"kith/actors"
 	"kith/actors/identity"
+	"kith/engine/log"
 	"kith/engine/store"
 	"kith/proto"
 	"kith/proto/pb"
@@ -141,16 +142,35 @@ func (l *lane) loadBitmaps(snap store.Snapshot) error {
 		return err
 	}
 	prefix = laneKey(l.id, 'j')
-	return snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
+	err = snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
 		d, err := segments.ReadDeltas(v)
 		if err != nil {
 			return false, err
 		}
 		l.bitmaps.Apply(d)
-		l.journal.keys = append(l.journal.keys, binary.BigEndian.Uint64(k[3:]))
-		l.journal.bytes += len(v)
+		l.noteJournal(binary.BigEndian.Uint64(k[3:]), len(v))
 		return true, nil
 	})
+	if err != nil {
+		return err
+	}
+	// Chunks of a definition that went may have outlived a crash.
+	for _, key := range l.bitmaps.Keys() {
+		if _, ok := l.rules.defines[key]; !ok {
+			l.bitmaps.Drop(key)
+		}
+	}
+	return nil
+}
+
+// noteJournal counts a stored part of the journal.
+func (l *lane) noteJournal(number uint64, size int) {
+	l.journal.bytes += size
+	if n := len(l.journal.keys); n > 0 && l.journal.keys[n-1].number == number {
+		l.journal.keys[n-1].parts++
+		return
+	}
+	l.journal.keys = append(l.journal.keys, journalEntry{number, 1})
 }
 
 // checkFingerprint holds what the store applied against what the log has. If
@@ -161,21 +181,37 @@ func (l *lane) checkFingerprint(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	created := info.Created.UnixNano()
-	if l.record.StreamCreatedNs == 0 || l.node.config.RebaseLog {
-		l.record.StreamCreatedNs = created
-		l.record.Base = l.record.Offset - uint64(info.Last)
-		if l.record.Offset == 0 && !l.node.config.RebaseLog {
+	if last := l.node.registry.last(); l.record.Control > last {
+		return proto.Errorf(proto.CodeQuarantined, "lane %s obeyed %d control records but the control stream has %d: it is another one or lost its end, and clients would get the numbers of others. Nothing was changed. Put back the log directory that belongs to this store, or restore a backup with `kith restore`", l.id, l.record.Control, last)
+	}
+	if l.record.StreamCreatedNs == 0 { // new, or just restored
+		l.tie(info)
+		if l.record.Offset == 0 {
 			l.record.Base = 0 // a new store replays the log from its start
-			if info.First > 1 {
-				return l.wayOut("the store is empty but the log begins at entry %d", info.First)
-			}
 		}
+	}
+	err = l.compare(ctx, info)
+	if proto.CodeOf(err) == proto.CodeQuarantined && l.node.config.RebaseLog {
+		l.logger.Warn("the log is rebased: the store stays as it is", "because", err)
+		l.tie(info)
 		return nil
 	}
+	return err
+}
+
+// tie makes the end of the log as it is be where the store is.
+func (l *lane) tie(info log.Info) {
+	l.record.StreamCreatedNs = info.Created.UnixNano()
+	l.record.Base = l.record.Offset - uint64(info.Last)
+}
+
+// compare says what does not fit between the store and the log.
+func (l *lane) compare(ctx context.Context, info log.Info) error {
 	at := proto.Offset(l.record.Offset - l.record.Base)
 	switch {
-	case created != l.record.StreamCreatedNs:
+	case l.record.Offset == 0 && info.First > 1:
+		return l.wayOut("the store is empty but the log begins at entry %d", info.First)
+	case info.Created.UnixNano() != l.record.StreamCreatedNs:
 		return l.wayOut("the log's stream was made at another time than the one that the store applied")
 	case at > info.Last:
 		return l.wayOut("the store has applied %d entries but the log ends at %d: it lost its tail", at, info.Last)

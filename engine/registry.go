@@ -133,7 +133,8 @@ func (r *registry) obey(seq uint64, c *pb.Control) error {
 		delete(r.keys, [32]byte(b.RevokeKey.Sha256))
 	case *pb.Control_Define:
 		d := b.Define
-		if _, err := r.rules.apply(seq, c); err != nil {
+		ch, err := r.rules.apply(seq, c)
+		if err != nil {
 			return err
 		}
 		of := r.specs[proto.ClientID(d.Client)]
@@ -141,7 +142,7 @@ func (r *registry) obey(seq uint64, c *pb.Control) error {
 			of = map[proto.SegmentID]proto.SegmentSpec{}
 			r.specs[proto.ClientID(d.Client)] = of
 		}
-		of[proto.SegmentID(d.Id)] = proto.SegmentSpec{ID: proto.SegmentID(d.Id), Scope: d.Scope, When: d.When, Backfill: d.Backfill, Version: proto.SegmentKey(seq)}
+		of[proto.SegmentID(d.Id)] = proto.SegmentSpec{ID: proto.SegmentID(d.Id), Scope: d.Scope, When: d.When, Backfill: d.Backfill, Version: ch.defined}
 	case *pb.Control_Undefine:
 		if _, err := r.rules.apply(seq, c); err != nil {
 			return err

@@ -44,6 +44,7 @@ type rulesChange struct {
 	client  proto.ClientID
 	defined proto.SegmentKey // 0: none
 	fill    bool
+	same    bool // the rule was in force already: nobody enters or leaves
 }
 
 // apply obeys one control record. It fails only if whoever wrote the record
@@ -58,6 +59,9 @@ func (r *laneRules) apply(seq uint64, c *pb.Control) (rulesChange, error) {
 		}
 		client := proto.ClientID(d.Client)
 		g := r.program(client)
+		if old, ok := g.Get(def.ID); ok && old.Scope == def.Scope && old.Rule.String() == def.Rule.String() {
+			return rulesChange{client: client, defined: old.Key, fill: d.Backfill, same: true}, nil
+		}
 		ch := rulesChange{client: client, defined: def.Key, fill: d.Backfill}
 		if old, ok := g.Get(def.ID); ok {
 			ch.dropped = append(ch.dropped, old.Key)

@@ -16,29 +16,51 @@ const (
 	fillStep    = 1024 // identities in one fill
 )
 
-// clock tells wall time and notices when it does not run with the monotonic
-// clock.
+// clock notices when wall time does not run with the monotonic clock. It is
+// the node's: all its lanes hold their beats back together.
 type clock struct {
-	now   func() time.Time
-	mu    sync.Mutex
-	start time.Time
+	wall func() time.Time
+	mono func() time.Duration // since some start, never stepped
+
+	mu      sync.Mutex
+	offset  time.Duration // of the wall clock to the monotonic one
+	blocked time.Duration // no beats before
 }
 
-func newClock(now func() time.Time) clock { return clock{now: now, start: now()} }
-
-// drift is how far the wall clock moved away from the monotonic one.
-func (c *clock) drift() time.Duration {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	t := c.now()
-	return t.Round(0).Sub(c.start.Round(0)) - t.Sub(c.start)
+// newClock takes the monotonic clock from wall's times, which time.Now's hold.
+func newClock(wall func() time.Time) *clock {
+	start := wall()
+	return newClockOf(wall, func() time.Duration { return wall().Sub(start) })
 }
 
-// rebase accepts the wall clock as it is now.
-func (c *clock) rebase() {
+func newClockOf(wall func() time.Time, mono func() time.Duration) *clock {
+	c := &clock{wall: wall, mono: mono}
+	c.offset = c.between(mono())
+	return c
+}
+
+func (c *clock) between(mono time.Duration) time.Duration {
+	return time.Duration(c.wall().UnixNano()) - mono
+}
+
+// steady reports whether a beat may be sent. When the wall clock was stepped,
+// by is how far, once; then no beat is sent for one interval, which gives the
+// clock time to come back: lane time by a wrong clock would end memberships
+// for good.
+func (c *clock) steady() (ok bool, by time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.start = c.now()
+	mono := c.mono()
+	if mono < c.blocked {
+		return false, 0
+	}
+	offset := c.between(mono)
+	by = offset - c.offset
+	if by.Abs() <= time.Second {
+		return true, 0
+	}
+	c.offset, c.blocked = offset, mono+beatEvery
+	return false, by
 }
 
 // keepTime appends beats: every two seconds, and when an exit record comes
@@ -46,11 +68,10 @@ func (c *clock) rebase() {
 func (l *lane) keepTime(ctx context.Context) {
 	for {
 		wait := beatEvery
-		if drift := l.node.clock.drift(); drift.Abs() > time.Second {
-			// Stepping the lane's time by a wrong clock would end memberships
-			// for good; one interval is given to the clock to come back.
-			l.logger.Error("the wall clock was stepped: no beat is sent for one interval", "by", drift)
-			l.node.clock.rebase()
+		if ok, by := l.node.clock.steady(); by != 0 {
+			l.logger.Error("the wall clock was stepped: no lane sends a beat for one interval", "by", by)
+		} else if !ok {
+			wait = beatEvery / 4
 		} else if err := l.sendBeat(ctx); err != nil && ctx.Err() == nil {
 			l.logger.Warn("beat cannot be appended", "error", err)
 		}

@@ -45,6 +45,11 @@ type LaneReport struct {
 // records and cached views. Events may come meanwhile: it works on a snapshot.
 func (n *Node) Verify(ctx context.Context) (VerifyReport, error) {
 	r := VerifyReport{Problems: []string{}}
+	ctx, done, err := n.working(ctx)
+	if err != nil {
+		return r, err
+	}
+	defer done()
 	for _, l := range n.lanes {
 		snap := l.acquire()
 		err := verifyLane(ctx, n, l.id, snap, &r)
@@ -61,6 +66,9 @@ func (n *Node) Verify(ctx context.Context) (VerifyReport, error) {
 func Verify(ctx context.Context, c Config) (VerifyReport, error) {
 	r := VerifyReport{Problems: []string{}}
 	if err := c.Validate(); err != nil {
+		return r, err
+	}
+	if err := checkRestored(c); err != nil {
 		return r, err
 	}
 	secret, err := hashSecret(c)

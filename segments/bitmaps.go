@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/binary"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -177,6 +178,13 @@ func (x *Bitmaps) Drop(key proto.SegmentKey) {
 		next = s.bits.NextValue((uint32(high) + 1) << chunkBits)
 	}
 	delete(x.segments, key)
+}
+
+// Keys are the segments that have a bitmap, ascending.
+func (x *Bitmaps) Keys() []proto.SegmentKey {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return slices.Sorted(maps.Keys(x.segments))
 }
 
 // Dirty is how many chunks changed since TakeDirty last gave them. Chunks are

@@ -36,6 +36,9 @@ func (p *Program) check(d Definition) ([]*segment, error) {
 			return nil, proto.Errorf(proto.CodeConflict, "conditions %s and %s have the same number: write one another way", clip(d.Rule.preds[i].text), clip(d.Rule.preds[i-1].text))
 		}
 	}
+	if sum := p.kept + d.Rule.root.kept(); sum > KeptMax {
+		return nil, proto.Errorf(proto.CodeRule, "with segment %q the rules of this client would keep up to %d times of each identity, more than %d: lower a threshold of count or days, or delete a segment", d.ID, sum, KeptMax)
+	}
 	return p.checkRefs(d)
 }
 

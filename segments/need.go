@@ -39,3 +39,19 @@ func (a need) join(b need) need {
 		last: a.last || b.last,
 	}
 }
+
+// kept is how many times and days are kept of one identity at most, with two
+// more for the condition itself: about six bytes each.
+func (a need) kept() int { return a.times + a.days + 2 }
+
+// kept is the same for all aggregates of a rule.
+func (n *node) kept() int {
+	sum := 0
+	if n.owner != nil {
+		sum = needOf(n).kept()
+	}
+	for _, k := range n.kids {
+		sum += k.kept()
+	}
+	return sum
+}

@@ -21,6 +21,7 @@ type Program struct {
 	filled  []*tracked // by since, then id
 	traits  map[string][]*segment
 	index   index
+	kept    int // times and days that one identity may have to keep
 
 	segmentSlots, predSlots slots
 }
@@ -285,12 +286,14 @@ func bySince(a, b *tracked) int {
 }
 
 func (p *Program) file(t *tracked) {
+	p.kept += t.need.kept()
 	i, _ := slices.BinarySearchFunc(p.filled, t, bySince)
 	p.filled = slices.Insert(p.filled, i, t)
 }
 
 func (p *Program) unfile(t *tracked) {
 	if i, found := slices.BinarySearchFunc(p.filled, t, bySince); found {
+		p.kept -= t.need.kept()
 		p.filled = slices.Delete(p.filled, i, i+1)
 	}
 }

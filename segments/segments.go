@@ -32,9 +32,10 @@ const (
 	CountMax          = 1000 // greatest number that count() is compared with
 	DaysMax           = 366  // greatest number that days() is compared with
 	RegexBytesMax     = 256
-	TraitsMax         = 64   // traits of one identity
-	NestingMax        = 8    // levels of member() below a rule
-	ReachMax          = 1000 // parts of all rules that a rule reaches by member(), its own included
+	TraitsMax         = 64     // traits of one identity
+	NestingMax        = 8      // levels of member() below a rule
+	KeptMax           = 96_000 // times and days that the rules of one client keep of an identity at most, two more for each condition
+	ReachMax          = 1000   // parts of all rules that a rule reaches by member(), its own included
 )
 
 // Scope is what a rule's history is of.

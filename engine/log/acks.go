@@ -58,9 +58,10 @@ func (a *acks) publish(stream string, m *nats.Msg, done func(uint64, error)) err
 	}
 	m.Reply = a.prefix + strconv.FormatUint(id, 36)
 	if err := a.conn.PublishMsg(m); err != nil {
-		if w := a.take(id); w != nil {
-			a.calls.Done()
+		if a.take(id) == nil {
+			return nil // done was called already, by the timeout or by close
 		}
+		a.calls.Done()
 		err = proto.Errorf(proto.CodeUnavailable, "%s cannot be reached: %w", stream, err)
 		a.health.set(err.Error())
 		return err

@@ -96,7 +96,7 @@ func badgerOptions(c Config) badger.Options {
 		WithIndexCacheSize(0).
 		WithMemTableSize(memTableBytes(c)).
 		WithNumMemtables(c.MemTables).
-		WithValueThreshold(1 << 20). // all values inline
+		WithValueThreshold(OpBytesMax). // all values inline
 		WithValueLogFileSize(1 << 20).
 		WithNumCompactors(2).
 		WithMetricsEnabled(false).

@@ -1,0 +1,150 @@
+package engine_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"kith/engine"
+	"kith/proto"
+)
+
+// Many segments that many identities enter at once make more bit changes in
+// one commit than fit into one value of the store.
+func TestManyBitsAtOnce(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a million bits: not in short runs")
+	}
+	dir := t.TempDir()
+	n := testNode(t, dir)
+	c := acme(t, n)
+	var wait sync.WaitGroup
+	few := make(chan struct{}, 64)
+	for i := range 1200 {
+		few <- struct{}{}
+		wait.Go(func() {
+			defer func() { <-few }()
+			when := fmt.Sprintf(`count(true, "%dh") >= 1`, i+1)
+			if _, err := n.Define(t.Context(), c, proto.SegmentSpec{ID: proto.SegmentID(fmt.Sprint("s", i)), Scope: "identity", When: when}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wait.Wait()
+	var list []*proto.Event
+	for v := range 1000 {
+		list = append(list, page(c, fmt.Sprint("v", v), "x", time.Now()))
+	}
+	submit(t, n, list...)
+	for range 2 {
+		for _, id := range []string{"s0", "s1199"} {
+			if got := count(t, n, c, id); got != 1000 {
+				t.Errorf("%s has %d members, want 1000", id, got)
+			}
+		}
+		closeNode(t, n)
+		n = testNode(t, dir)
+	}
+	verifyClean(t, n)
+	closeNode(t, n)
+}
+
+// What the rules of a client may keep of one identity is bounded when they are
+// defined: a value that the store does not take would end the lane.
+func TestKeptIsBounded(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	var err error
+	defined := 0
+	for i := range 8 {
+		var parts []string
+		for j := range 30 {
+			parts = append(parts, fmt.Sprintf(`count(event.n > %d, "30d") >= 1000`, i*30+j))
+		}
+		spec := proto.SegmentSpec{ID: proto.SegmentID(fmt.Sprint("s", i)), Scope: "identity", When: strings.Join(parts, " || ")}
+		if _, err = n.Define(t.Context(), acme(t, n), spec); err != nil {
+			break
+		}
+		defined++
+	}
+	if proto.CodeOf(err) != proto.CodeRule || defined == 0 {
+		t.Fatalf("after %d segments of 30,000 times: %v, want a refusal with code rule", defined, err)
+	}
+	if err := n.Undefine(t.Context(), acme(t, n), "s0"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Define(t.Context(), acme(t, n), proto.SegmentSpec{ID: "again", Scope: "identity", When: `count(event.n > 1, "30d") >= 1000`}); err != nil {
+		t.Errorf("with room again: %v", err)
+	}
+}
+
+// The rule that is in force, sent again with another wish for backfill, lets
+// nobody go; while history is gone through a count says that it is not exact.
+func TestSameRuleAgain(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	c := acme(t, n)
+	spec := proto.SegmentSpec{ID: "all", Scope: "identity", When: "count(true) >= 1"}
+	first, err := n.Define(t.Context(), c, spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	submit(t, n, page(c, "a", "x", time.Now()))
+	for _, backfill := range []bool{true, false, true} {
+		spec.Backfill = backfill
+		again, err := n.Define(t.Context(), c, spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again.Version != first.Version || again.Backfill != backfill {
+			t.Errorf("backfill %v made version %d of %d: %+v", backfill, again.Version, first.Version, again)
+		}
+		if got := segmentsOf(t, n, "a"); len(got) != 1 {
+			t.Errorf("backfill %v: a is in %v", backfill, got)
+		}
+	}
+	until(t, n, 20*time.Second, "filling", func() bool { s, _ := n.Segment(c, "all"); return *s.Filled })
+	verifyClean(t, n)
+}
+
+// A store whose log directory was lost would give clients the numbers of
+// others: it is refused, rebase or not.
+func TestLostControlStream(t *testing.T) {
+	dir := t.TempDir()
+	n := testNode(t, dir)
+	submit(t, n, page(acme(t, n), "a", "x", time.Now()))
+	closeNode(t, n)
+	if err := os.RemoveAll(filepath.Join(dir, "log")); err != nil {
+		t.Fatal(err)
+	}
+	for _, rebase := range []bool{false, true} {
+		n, err := engine.Open(t.Context(), engine.Config{Dir: dir, LogBytesMax: 64 << 20, DiskReserve: 1 << 20, RebaseLog: rebase})
+		if proto.CodeOf(err) != proto.CodeQuarantined || !strings.Contains(err.Error(), "control stream") {
+			t.Errorf("rebase %v: %v", rebase, err)
+		}
+		if err == nil {
+			closeNode(t, n)
+		}
+	}
+}
+
+// Asking for a rebase of a log that fits changes nothing.
+func TestNothingToRebase(t *testing.T) {
+	dir := t.TempDir()
+	n := testNode(t, dir)
+	define(t, n, "all", "count(true) >= 1")
+	at := submit(t, n, page(acme(t, n), "a", "x", time.Now()))
+	closeNode(t, n)
+	n = testNode(t, dir, func(c *engine.Config) { c.RebaseLog = true })
+	defer closeNode(t, n)
+	if next := submit(t, n, page(acme(t, n), "b", "x", time.Now())); next[0] <= at[0] {
+		t.Errorf("position %v after %v", next, at)
+	}
+	if got := count(t, n, acme(t, n), "all"); got != 2 {
+		t.Errorf("%d members, want 2", got)
+	}
+}
