@@ -46,9 +46,10 @@ func natsRig(t *testing.T, r *rig) *nats.Conn {
 			t.Error(err)
 		}
 	})
-	// The service answers a ping once it is there.
+	// The service names an endpoint once the server knows of it.
 	for deadline := time.Now().Add(10 * time.Second); ; {
-		if _, err := client.Request("$SRV.PING.kith", nil, time.Second); err == nil {
+		info, err := client.Request("$SRV.INFO.kith", nil, time.Second)
+		if err == nil && strings.Contains(string(info.Data), "kith.query.lookup") && strings.Contains(string(info.Data), "kith.query.count") {
 			return client
 		}
 		if time.Now().After(deadline) {
