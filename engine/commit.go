@@ -45,11 +45,19 @@ func (p *progress) get() (applied proto.Offset, control uint64, laneTime proto.M
 
 // wait returns once done holds, or ctx ends, or the lane is quarantined.
 func (p *progress) wait(ctx context.Context, done func(p *progress) bool) error {
-	for {
+	return await(ctx, "the log was not applied that far in time", func() (bool, <-chan struct{}, error) {
 		p.mu.Lock()
-		ok, fault, changed := done(p), p.fault, p.changed
-		p.mu.Unlock()
-		if ok {
+		defer p.mu.Unlock()
+		return done(p), p.changed, p.fault
+	})
+}
+
+// await looks again at each change until what it waits for is there, a fault
+// makes it impossible, or ctx ends: then late says what was not in time.
+func await(ctx context.Context, late string, look func() (done bool, changed <-chan struct{}, fault error)) error {
+	for {
+		done, changed, fault := look()
+		if done {
 			return nil
 		}
 		if fault != nil {
@@ -58,7 +66,7 @@ func (p *progress) wait(ctx context.Context, done func(p *progress) bool) error 
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return proto.Errorf(proto.CodeTimeout, "the log was not applied that far in time: try again: %w", ctx.Err())
+			return proto.Errorf(proto.CodeTimeout, "%s: try again: %w", late, ctx.Err())
 		}
 	}
 }

@@ -50,7 +50,6 @@ type Node struct {
 	ready    atomic.Bool
 	disk     *disk
 	clock    *clock
-	started  time.Time
 
 	judge func(identity.Rules) identity.Rules // by what identities are judged; nil: by the lane's rules. Tests break it
 }
@@ -102,7 +101,7 @@ func open(c Config) (*Node, error) {
 func newNode(c Config, lg log.Logs, st store.Store, secret [16]byte) *Node {
 	n := &Node{
 		config: c, logger: c.Logger, hasher: proto.NewHasher(secret), log: lg, store: st,
-		views: newViews(c.ViewsMax), started: c.Now(), clock: newClock(c.Now),
+		views: newViews(c.ViewsMax), clock: newClock(c.Now),
 		conn: func() *nats.Conn { return nil }, disk: newDisk(c.DiskReserve, c.storeDir(), c.logDir()),
 	}
 	static := map[[32]byte]proto.Principal{}

@@ -173,22 +173,11 @@ func (r *registry) current() *registryView {
 
 // wait returns once the record seq was taken.
 func (r *registry) wait(ctx context.Context, seq uint64) error {
-	for {
+	return await(ctx, "the control stream was not read in time", func() (bool, <-chan struct{}, error) {
 		r.mu.Lock()
-		ok, fault, changed := r.seq >= seq, r.fault, r.changed
-		r.mu.Unlock()
-		if ok {
-			return nil
-		}
-		if fault != nil {
-			return fault
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return proto.Errorf(proto.CodeTimeout, "the control stream was not read in time: try again: %w", ctx.Err())
-		}
-	}
+		defer r.mu.Unlock()
+		return r.seq >= seq, r.changed, r.fault
+	})
 }
 
 // propose writes a record that decide makes, knowing all records before it.

@@ -47,22 +47,7 @@ func openNode(ctx context.Context, c config.Config, rebaseLog bool, logger *slog
 		return nil, nil, err
 	}
 	door.node.Store(n)
-	return rooms{n}, maintenance{n}, nil
-}
-
-// rooms gives the engine's answers the gateway's names: neither imports the
-// other.
-type rooms struct{ *engine.Node }
-
-// Submit implements gateway.Intake.
-func (r rooms) Submit(ctx context.Context, b *proto.Batch) gateway.Result {
-	return gateway.Result(r.Node.Submit(ctx, b))
-}
-
-// Lookup implements gateway.Memberships.
-func (r rooms) Lookup(client proto.ClientInfo, id proto.Identity, now proto.Millis, dst []proto.SegmentID) (gateway.View, []proto.SegmentID, error) {
-	seen, dst, err := r.Node.Lookup(client, id, now, dst)
-	return gateway.View(seen), dst, err
+	return n, maintenance{n}, nil
 }
 
 // natsDoor admits programs that connect to the embedded NATS with a service

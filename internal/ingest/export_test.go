@@ -36,12 +36,6 @@ func (d *Decoder) JSON(line []byte) ([]byte, *proto.Error) {
 	return d.row.appendJSON(nil), nil
 }
 
-// Decode is JSON without the JSON.
-func (d *Decoder) Decode(line []byte) (*Row, *proto.Error) {
-	d.row.reset()
-	return &d.row, d.d.decode(line, &d.row)
-}
-
 // Lines splits b as Run does.
 func Lines(b []byte) (out []string, long int) {
 	l := newLines(bytes.NewReader(b))
