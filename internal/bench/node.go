@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -77,11 +78,17 @@ func (n *node) close() error {
 
 // freeAddress is a loopback address that nobody listens on.
 func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", proto.Errorf(proto.CodeUnavailable, "cannot listen on loopback: %w", err)
+	var err error
+	for range 100 {
+		// Below the range that the system gives to clients: one of those could
+		// take the port before the node does.
+		address := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
+		var l net.Listener
+		if l, err = net.Listen("tcp", address); err == nil {
+			return address, l.Close()
+		}
 	}
-	return l.Addr().String(), l.Close()
+	return "", proto.Errorf(proto.CodeUnavailable, "cannot listen on loopback: %w", err)
 }
 
 // call asks the node's service plane, for what is not measured.
