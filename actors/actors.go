@@ -2,9 +2,10 @@
 // as long as the node, and under it one protoactor child per active identity,
 // around identity.Step.
 //
-// A lane drives its hosts in three calls per batch of log entries: Prepare
-// decodes the commands and activates the identities that they touch, Run takes
-// the inputs of one entry in, and Collect gives what is to be committed. The
+// A lane drives its hosts in a few calls per batch of log entries: Prepare
+// decodes the commands and activates the identities that they touch; for each
+// entry Run takes its inputs in, TakeMessages gives what they mean for the
+// graph, and Step is a superstep of it; Collect gives what is to be committed. The
 // hosts of a lane work beside one another; within a host everything is in the
 // order of the log, so the outcome does not depend on how many run at once.
 //
@@ -17,18 +18,33 @@ import (
 	"iter"
 
 	"kith/actors/identity"
+	"kith/graph"
 	"kith/proto"
 	"kith/segments"
 )
 
 // Source reads what was committed, as of one point, for several goroutines at
-// once: nothing that a host has
-// not yet seen committed may be missing from it.
+// once: nothing that a host has not yet seen committed may be missing from it.
+// fn gets a value that is valid during the call; found is false without one.
 type Source interface {
-	// Facts calls fn with the node's facts value and reports whether it exists.
-	Facts(node proto.Node, fn func([]byte) error) (bool, error)
+	// Node reads a generation of a node (identity.State).
+	Node(node proto.Node, gen uint32, fn func([]byte) error) (found bool, err error)
+	// Dark reads what is left of a node that is opted out (graph.State).
+	Dark(node proto.Node, fn func([]byte) error) (found bool, err error)
+	// Copy reads a root's copy of a member (graph.Contribution).
+	Copy(node proto.Node, member graph.Hash, fn func([]byte) error) (found bool, err error)
+	// OptOut reads an identity's opt-out (identity.OptOut).
+	OptOut(hash graph.Hash, fn func([]byte) error) (found bool, err error)
 	// Blocks gives sealed history blocks first to next-1 of a client, in order.
-	Blocks(node proto.Node, client proto.ClientID, first, next uint32) iter.Seq2[[]byte, error]
+	Blocks(node proto.Node, gen uint32, client proto.ClientID, first, next uint32) iter.Seq2[[]byte, error]
+}
+
+// Entry is the log entry whose inputs are taken in.
+type Entry struct {
+	Index  int // in the batch
+	Now    proto.Millis
+	Offset proto.Offset
+	Vector []proto.Offset // by lane: what the lane's state derives from, with this entry
 }
 
 // Command is one command of an entry on its way to a host.
@@ -48,9 +64,29 @@ type Due struct {
 	Ignore bool           // set by Prepare: the record is stale
 }
 
-// Put is a facts value to store.
+// Put is a generation of a node to store, or with a nil Value to delete.
 type Put struct {
 	Node  proto.Node
+	Gen   uint32
+	Value []byte
+}
+
+// DarkPut is what is left of a node that is opted out; nil: delete.
+type DarkPut struct {
+	Node  proto.Node
+	Value []byte
+}
+
+// CopyPut is a root's copy of a member; nil: delete.
+type CopyPut struct {
+	Node   proto.Node
+	Member graph.Hash
+	Value  []byte
+}
+
+// OptOutPut is an identity's opt-out.
+type OptOutPut struct {
+	Hash  graph.Hash
 	Value []byte
 }
 
@@ -64,6 +100,7 @@ type Named struct {
 // NodeBlock is a history block to store or delete.
 type NodeBlock struct {
 	Node proto.Node
+	Gen  uint32
 	identity.Block
 }
 
@@ -73,10 +110,30 @@ type Exit struct {
 	Node proto.Node
 }
 
-// NodeView is a view to publish after the commit.
+// NodeView is a view to publish after the commit; nil: nothing is known.
 type NodeView struct {
 	Node proto.Node
 	View *identity.View
+}
+
+// UserChange says whose user a node is of; a zero Root: nobody's but its own.
+type UserChange struct {
+	Ordinal proto.Ordinal
+	Root    graph.Hash
+}
+
+// Final is a cut of which nothing is left to do.
+type Final struct {
+	Hash graph.Hash
+	Cut  identity.Cut
+}
+
+// Turned is an identity that was opted out or in, or erased. It goes into the ledger.
+type Turned struct {
+	Hash   graph.Hash
+	Gen    uint32 // identity.OptOut.Gen, after it
+	Time   proto.Millis
+	Offset proto.Offset
 }
 
 // Dead is a command whose step panicked. Its identity is as if the command
@@ -94,12 +151,22 @@ type Outcome struct {
 	Partition proto.PartitionID
 	Next      uint32 // the next ordinal's local part
 	Puts      []Put
+	Darks     []DarkPut
+	Copies    []CopyPut
+	OptOuts   []OptOutPut
 	Named     []Named
+	Unnamed   []proto.Ordinal // numbers whose identity must not be found any more
 	Blocks    []NodeBlock
 	Bits      []segments.BitDelta
 	Exits     []Exit
 	Views     []NodeView
+	Users     []UserChange
+	Turned    []Turned
+	Finals    []Final
+	Decisions []graph.Decision // of commands that the graph does not see
+	Spaces    []proto.SpaceID  // that were not known before
 	Dead      []Dead
 	Events    int // taken in
 	Repeated  int // events whose id was known
+	Ignored   int // events of identities that are opted out, or from before they came back
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"kith/actors/identity"
+	"kith/graph"
 	"kith/proto"
 	"kith/segments"
 )
@@ -21,6 +22,7 @@ type host struct {
 	partition proto.PartitionID
 	hasher    proto.Hasher
 	stepper   *identity.Stepper
+	limits    graph.Config
 	activeMax int
 	idleAfter time.Duration
 	courier   courier
@@ -30,6 +32,8 @@ type host struct {
 	idle   []*resident // passivated, for use again
 	lru    resident    // ring; lru.newer is the least recently used
 	next   uint32      // local part of the next ordinal
+	spaces []proto.SpaceID
+	tombs  map[graph.Hash]*tomb // opt-outs that were looked at or changed; see tomb
 
 	// of the batch under way
 	batch     uint64
@@ -38,6 +42,8 @@ type host struct {
 	source    Source
 	tasks     []task
 	ran       int // tasks[:ran] were run
+	entry     Entry
+	messages  []graph.Message // for the graph, of the entry under way
 	dirty     []*resident
 	done      []redo // inputs taken in by this batch, to be taken in again after a panic
 	encoded   []byte // scratch
@@ -59,11 +65,20 @@ type settling struct {
 // redo is an input that an identity took in, with the one before it.
 type redo struct {
 	prev int // index in host.done plus 1; 0: the first of the batch
+	what redoKind
 	kind proto.CommandKind
 	body []byte
 	in   identity.Input // of a timer or fill
-	now  proto.Millis
+	now  proto.Millis   // redoExit: when its user's memberships change next
 }
+
+type redoKind uint8
+
+const (
+	redoInput redoKind = iota
+	redoPurge          // a cut forgot everything
+	redoExit           // its user's memberships changed
+)
 
 // courier takes an input to an identity and returns when it was taken in: as
 // a message to its actor, or by a direct call.
@@ -83,8 +98,14 @@ type resident struct {
 	host     *host
 	mailbox  any // the courier's
 
+	stored     uint32     // the generation under which the store has, or will have, it; 0: none
+	storedDark bool       // the store has what is left of it
+	transient  bool       // its state follows from its identity's opt-out alone
+	root       graph.Hash // of its user, as last told; zero: its own
+	copies     []graph.Hash
+
 	batch     uint64 // the last that changed it
-	value     []byte // as of that batch, until it is committed
+	value     []byte // as of that batch, until it is committed; empty: gone
 	size      int    // of the last value
 	done      int    // its last input of batch doneIn: index in host.done plus 1
 	doneIn    uint64
@@ -97,6 +118,7 @@ type resident struct {
 
 	// the slot
 	in    *identity.Input
+	group *graph.Group
 	now   proto.Millis
 	panic string
 }
@@ -106,22 +128,12 @@ type sealedBlock struct {
 	identity.Block
 }
 
-// task is one input for one identity.
-type task struct {
-	entry, index int
-	kind         proto.CommandKind
-	body         []byte
-	r            *resident
-	name         proto.Identity // aliases the entry
-	in           identity.Input
-	event        proto.Event
-}
-
 func newHost(p proto.PartitionID, c Config, next uint32, courier courier) *host {
 	h := &host{
 		partition: p, hasher: c.Hasher, stepper: identity.NewStepper(c.Rules),
 		activeMax: max(c.ActiveMax/proto.Partitions, 1), courier: courier, idleAfter: c.ActiveIdle,
-		active: map[proto.Node]*resident{}, next: next,
+		active: map[proto.Node]*resident{}, next: next, limits: c.Limits, tombs: map[graph.Hash]*tomb{},
+		spaces: slices.Clone(c.Spaces),
 	}
 	h.lru.older, h.lru.newer = &h.lru, &h.lru
 	h.out = &Outcome{Partition: p}
@@ -148,88 +160,7 @@ func (h *host) begin(batch, committed uint64, source Source, began time.Time) {
 		}
 		h.unsettled = h.unsettled[1:]
 	}
-}
-
-// prepare decodes commands and activates what they touch.
-func (h *host) prepare(commands []Command) {
-	h.tasks, h.ran = h.tasks[:0], 0
-	for i := range commands {
-		if h.fault = h.addCommand(&commands[i]); h.fault != nil {
-			return
-		}
-	}
-	if h.fault = h.warm(); h.fault != nil {
-		return
-	}
-	for i := range h.tasks {
-		if t := &h.tasks[i]; !t.r.state.Known() && t.r.identity == "" {
-			t.r.identity = proto.Identity(append([]byte(nil), t.name...)) // not an alias of the entry
-		}
-	}
-}
-
-func (h *host) addTask() *task {
-	if len(h.tasks) < cap(h.tasks) {
-		h.tasks = h.tasks[:len(h.tasks)+1] // keeps the slices of an earlier event
-	} else {
-		h.tasks = append(h.tasks, task{})
-	}
-	return &h.tasks[len(h.tasks)-1]
-}
-
-func (h *host) addCommand(c *Command) error {
-	t := h.addTask()
-	t.entry, t.index, t.kind, t.body = c.Entry, c.Index, c.Kind, c.Body
-	switch c.Kind {
-	case proto.CommandEvent:
-		if err := proto.DecodeEvent(c.Body, &t.event); err != nil {
-			return err
-		}
-		t.in = identity.Input{Kind: identity.InputEvent, Client: t.event.Client}
-		return h.resolve(t, t.event.Identities[0], t.event.Space)
-	case proto.CommandTraits:
-		x, err := proto.DecodeTraits(c.Body)
-		if err != nil {
-			return err
-		}
-		t.in = identity.Input{Kind: identity.InputTraits, Client: x.Client, Traits: x.Set}
-		return h.resolve(t, x.Identity, x.Space)
-	}
-	return proto.Errorf(proto.CodeCorrupt, "command kind %d is not for a home", c.Kind)
-}
-
-func (h *host) resolve(t *task, id proto.Identity, space proto.SpaceID) error {
-	node := proto.Node{Hash: h.hasher.Hash(id), Space: space}
-	if node.Hash.Partition() != h.partition {
-		return proto.Errorf(proto.CodeCorrupt, "command names partition %d but its identity's home is %d: was the hash secret of this data directory changed?", h.partition, node.Hash.Partition())
-	}
-	t.r, t.name = h.resident(node), id
-	return nil
-}
-
-// due adds timers and fills; those whose record is stale are marked.
-func (h *host) due(list []*Due) {
-	h.tasks, h.ran = h.tasks[:0], 0
-	residents := make([]*resident, len(list))
-	for i, d := range list {
-		residents[i] = h.resident(d.Node)
-	}
-	if h.fault = h.warm(); h.fault != nil {
-		return
-	}
-	for i, d := range list {
-		r := residents[i]
-		if d.Fill == 0 && r.state.Exit != d.At {
-			d.Ignore = true
-			continue
-		}
-		t := h.addTask()
-		t.entry, t.index, t.kind, t.body, t.r = d.Entry, -1, 0, nil, r
-		t.in = identity.Input{Kind: identity.InputTimer, At: d.At}
-		if d.Fill != 0 {
-			t.in = identity.Input{Kind: identity.InputFill, Client: d.Fill}
-		}
-	}
+	h.forgetTombs()
 }
 
 // resident finds the active identity, or makes one that warm activates.
@@ -257,7 +188,7 @@ func (h *host) vacant() *resident {
 	}
 	r := h.idle[n-1]
 	h.idle = h.idle[:n-1]
-	*r = resident{host: h, mailbox: r.mailbox, state: r.state}
+	*r = resident{host: h, mailbox: r.mailbox, state: r.state, copies: r.copies[:0]}
 	return r
 }
 
@@ -293,12 +224,8 @@ func (h *host) read() error {
 
 func (h *host) readEach(list []*resident) error {
 	for _, r := range list {
-		found, err := h.source.Facts(r.node, r.load)
-		if err != nil {
+		if err := h.load(r); err != nil {
 			return err
-		}
-		if !found {
-			r.state = identity.State{}
 		}
 	}
 	return nil
@@ -314,35 +241,44 @@ func (r *resident) linkBefore(x *resident) {
 }
 
 // run takes in the tasks of one entry and gives the digest of their effects.
-func (h *host) run(entry int, now proto.Millis) (digest uint64) {
-	for h.ran < len(h.tasks) && h.tasks[h.ran].entry == entry && h.fault == nil {
+func (h *host) run() (digest uint64) {
+	for h.ran < len(h.tasks) && h.tasks[h.ran].entry == h.entry.Index && h.fault == nil {
 		t := &h.tasks[h.ran]
 		h.ran++
-		digest = h.step(t, now, digest)
+		digest = h.perform(t, digest)
 	}
 	return digest
 }
 
-func (h *host) step(t *task, now proto.Millis, digest uint64) uint64 {
+// step lets an identity take a task's input in.
+func (h *host) step(t *task, digest uint64) uint64 {
 	r := t.r
-	if r.doneIn != h.batch {
-		r.doneIn, r.done = h.batch, 0
-	}
-	if !r.state.Known() {
-		r.state.Ordinal = proto.MakeOrdinal(h.next, h.partition)
-	}
 	if t.kind == proto.CommandEvent {
 		t.in.Event = &t.event
 	}
-	h.take(r, &t.in, now)
+	h.take(r, &t.in, h.entry.Now)
 	if r.panic != "" {
 		h.bury(t)
 		return mix(digest, 1, uint64(t.index))
 	}
-	h.done = append(h.done, redo{prev: r.done, kind: t.kind, body: t.body, in: t.in, now: now})
-	r.done = len(h.done)
-	h.keep(t, r)
+	h.redo(r, redo{kind: t.kind, body: t.body, in: t.in, now: h.entry.Now})
+	if t.kind == proto.CommandEvent {
+		h.out.Events++
+		h.linkOthers(t)
+	}
+	h.keep(r, r.state.Gen())
+	h.refresh(r)
 	return h.digest(digest, r)
+}
+
+// redo notes what an identity took in, in case that it must be done again.
+func (h *host) redo(r *resident, x redo) {
+	if r.doneIn != h.batch {
+		r.doneIn, r.done = h.batch, 0
+	}
+	x.prev = r.done
+	h.done = append(h.done, x)
+	r.done = len(h.done)
 }
 
 // take lets the identity take one input in.
@@ -350,10 +286,19 @@ func (h *host) take(r *resident, in *identity.Input, now proto.Millis) {
 	if h.stepper.NeedsHistory(&r.state, in) {
 		in.History = h.history(r)
 	}
+	h.offerNumber(r)
 	h.fx.Reset()
 	r.in, r.now, r.panic = in, now, ""
 	h.courier.deliver(r)
 	r.in = nil
+}
+
+// offerNumber gives a node that is not named the number that it gets if it
+// becomes so.
+func (h *host) offerNumber(r *resident) {
+	if !r.state.Named {
+		r.state.Ordinal = proto.MakeOrdinal(h.next, h.partition)
+	}
 }
 
 // bury sets a command aside whose step panicked, and puts its identity back
@@ -370,45 +315,79 @@ func (h *host) bury(t *task) {
 	}
 }
 
-// rebuild makes an identity's state anew: as it was before the batch, then the
-// batch's inputs again. Rules do not change within a batch.
+// rebuild makes an identity's facts anew: as they were before the batch, then
+// the batch's inputs again. Rules do not change within a batch, and a step on
+// facts leaves links and what the user comes to alone.
 func (h *host) rebuild(r *resident) error {
-	r.state = identity.State{}
-	if r.value != nil {
-		if err := r.state.Decode(r.value); err != nil {
-			return err
-		}
-	} else if _, err := h.source.Facts(r.node, r.state.Decode); err != nil {
+	last := 0
+	if r.doneIn == h.batch {
+		last = r.done
+	}
+	var was identity.State
+	if err := h.stateBefore(r, &was); err != nil {
 		return err
 	}
+	s := &r.state
+	s.Named, s.Device, s.Ordinal, s.Exit, s.Facts = was.Named, was.Device, was.Ordinal, was.Exit, was.Facts
 	var again []redo
-	for i := r.done; i > 0; i = h.done[i-1].prev {
+	for i := last; i > 0; i = h.done[i-1].prev {
 		again = append(again, h.done[i-1])
 	}
 	for _, d := range slices.Backward(again) {
-		in := d.in
-		if d.kind == proto.CommandEvent {
-			in.Event = &proto.Event{}
-			if err := proto.DecodeEvent(d.body, in.Event); err != nil {
-				return err
-			}
-		}
-		if !r.state.Known() {
-			r.state.Ordinal = r.ordinal
-		}
-		if h.take(r, &in, d.now); r.panic != "" {
-			return proto.Errorf(proto.CodeCorrupt, "an identity's step failed on an input that it took in before: %s", r.panic)
+		if err := h.again(r, d); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// keep moves the effects of a step into the batch's outcome.
-func (h *host) keep(t *task, r *resident) {
-	fx := &h.fx
-	if t.kind == proto.CommandEvent {
-		h.out.Events++
+// stateBefore reads the state as of the last batch.
+func (h *host) stateBefore(r *resident, s *identity.State) error {
+	switch {
+	case r.value != nil && len(r.value) > 0:
+		_, err := s.Decode(r.value)
+		return err
+	case r.value == nil && r.stored != 0:
+		_, err := h.source.Node(r.node, r.stored, func(v []byte) error { _, err := s.Decode(v); return err })
+		return err
 	}
+	return nil
+}
+
+// again does one thing once more.
+func (h *host) again(r *resident, d redo) error {
+	switch d.what {
+	case redoPurge:
+		r.state.Named, r.state.Exit, r.state.Facts = false, 0, nil
+		return nil
+	case redoExit:
+		if d.now != 0 && (r.state.Exit == 0 || d.now < r.state.Exit) {
+			r.state.Exit = d.now
+		}
+		return nil
+	}
+	in := d.in
+	if d.kind == proto.CommandEvent {
+		in.Event = &proto.Event{}
+		if err := proto.DecodeEvent(d.body, in.Event); err != nil {
+			return err
+		}
+	}
+	named := r.state.Named
+	h.take(r, &in, d.now)
+	if r.panic != "" {
+		return proto.Errorf(proto.CodeCorrupt, "an identity's step failed on an input that it took in before: %s", r.panic)
+	}
+	if !named {
+		r.state.Ordinal = r.ordinal
+	}
+	return nil
+}
+
+// keep moves the effects of a step into the batch's outcome. gen is the
+// generation that the node had before.
+func (h *host) keep(r *resident, gen uint32) {
+	fx := &h.fx
 	if fx.Duplicate {
 		h.out.Repeated++
 	}
@@ -425,20 +404,41 @@ func (h *host) keep(t *task, r *resident) {
 	for _, b := range fx.Bits {
 		h.out.Bits = append(h.out.Bits, segments.BitDelta{Key: b.Key, Client: b.Client, Ordinal: r.state.Ordinal, Set: b.Set})
 	}
-	for _, b := range fx.Blocks {
-		h.bytes += len(b.Data)
-		h.out.Blocks = append(h.out.Blocks, NodeBlock{r.node, b})
-		if b.Data != nil {
-			r.sealed = slices.DeleteFunc(r.sealed, func(s sealedBlock) bool { return s.batch <= h.committed })
-			r.sealed = append(r.sealed, sealedBlock{h.batch, b})
-		}
-	}
+	h.keepBlocks(r, gen, fx.Blocks)
+	h.tellUser(r)
 	if fx.Changed && !r.dirty {
 		r.dirty = true
 		h.bytes += stateBytes + r.size
 		h.dirty = append(h.dirty, r)
 	}
 	r.published = r.published || fx.Published
+}
+
+func (h *host) keepBlocks(r *resident, gen uint32, blocks []identity.Block) {
+	for _, b := range blocks {
+		h.bytes += len(b.Data)
+		h.out.Blocks = append(h.out.Blocks, NodeBlock{r.node, gen, b})
+		if b.Data != nil {
+			r.sealed = slices.DeleteFunc(r.sealed, func(s sealedBlock) bool { return s.batch <= h.committed })
+			r.sealed = append(r.sealed, sealedBlock{h.batch, b})
+		}
+	}
+}
+
+// tellUser notes whose user the node is of, where that changed.
+func (h *host) tellUser(r *resident) {
+	root := userOf(r)
+	if root != r.root {
+		r.root = root
+		h.out.Users = append(h.out.Users, UserChange{r.state.Ordinal, root})
+	}
+}
+
+func userOf(r *resident) graph.Hash {
+	if s := &r.state; s.Named && s.Follows {
+		return s.Graph.RootOf(r.node.Hash)
+	}
+	return graph.Hash{}
 }
 
 // digest folds a step's effects into the entry's digest.
@@ -481,7 +481,7 @@ func (h *host) history(r *resident) func(proto.ClientID) iter.Seq[[]byte] {
 			if i >= 0 {
 				stored = min(stored, pending[i].Number)
 			}
-			for data, err := range h.source.Blocks(r.node, client, first, stored) {
+			for data, err := range h.source.Blocks(r.node, r.state.Gen(), client, first, stored) {
 				if err == nil {
 					err = identity.CheckBlock(data)
 				}
@@ -506,9 +506,7 @@ func (h *host) history(r *resident) func(proto.ClientID) iter.Seq[[]byte] {
 func (h *host) collect() *Outcome {
 	out := h.out
 	for _, r := range h.dirty {
-		h.encoded = r.state.Append(h.encoded[:0])
-		r.value, r.size = append(make([]byte, 0, len(h.encoded)), h.encoded...), len(h.encoded)
-		out.Puts = append(out.Puts, Put{r.node, r.value})
+		h.store(r)
 		if r.published {
 			out.Views = append(out.Views, NodeView{r.node, r.state.View()})
 		}
@@ -518,9 +516,56 @@ func (h *host) collect() *Outcome {
 		h.unsettled = append(h.unsettled, settling{h.batch, h.dirty})
 		h.dirty = nil
 	}
+	h.storeTombs()
 	out.Next = h.next
 	h.passivate()
 	return out
+}
+
+// store adds what is to be stored of a resident to the outcome.
+func (h *host) store(r *resident) {
+	s, out := &r.state, h.out
+	gen, dark := s.Gen(), s.Dark()
+	r.transient = false
+	if gen != 1 {
+		h.noteGeneration(r, gen, dark)
+	}
+	h.storeCopies(r)
+	was := r.stored
+	switch {
+	case dark:
+		r.value, r.stored, r.storedDark = []byte{}, 0, true
+		out.Darks = append(out.Darks, DarkPut{r.node, s.Graph.Append(nil)})
+	case !s.Named && s.Graph == nil:
+		r.value, r.stored = []byte{}, 0
+	default:
+		h.encoded = s.Append(h.encoded[:0])
+		r.value, r.stored = append(make([]byte, 0, len(h.encoded)), h.encoded...), gen
+		out.Puts = append(out.Puts, Put{r.node, gen, r.value})
+	}
+	r.size = len(r.value)
+	if was != 0 && was != r.stored {
+		out.Puts = append(out.Puts, Put{Node: r.node, Gen: was})
+	}
+	if r.storedDark && !dark {
+		r.storedDark = false
+		out.Darks = append(out.Darks, DarkPut{Node: r.node})
+	}
+}
+
+// storeCopies adds the copies of members that changed.
+func (h *host) storeCopies(r *resident) {
+	slices.SortFunc(r.copies, func(a, b graph.Hash) int { return slices.Compare(a[:], b[:]) })
+	for _, peer := range slices.Compact(r.copies) {
+		x := CopyPut{Node: r.node, Member: peer}
+		if s := &r.state; s.Graph != nil {
+			if c := s.Graph.Copy(peer); c != nil {
+				x.Value = c.Append(nil)
+			}
+		}
+		h.out.Copies = append(h.out.Copies, x)
+	}
+	r.copies = r.copies[:0]
 }
 
 // passivate stops the least recently used above the bound, except those whose
@@ -567,10 +612,59 @@ func (h *host) sweep() {
 // idleMax bounds the residents kept for use again.
 const idleMax = 128
 
-// load takes in a stored facts value.
-func (r *resident) load(value []byte) error {
-	r.size = len(value)
-	return r.state.Decode(value)
+// load reads a node: as it was never cut, or as its identity's opt-out says.
+func (h *host) load(r *resident) error {
+	var members []graph.Hash
+	decode := func(v []byte) (err error) {
+		r.size = len(v)
+		members, err = r.state.Decode(v)
+		return err
+	}
+	found, err := h.source.Node(r.node, 1, decode)
+	if err == nil && found {
+		r.stored = 1
+	} else if err == nil {
+		err = h.loadLater(r, decode)
+	}
+	for i := 0; i < len(members) && err == nil; i++ {
+		err = h.loadCopy(r, members[i])
+	}
+	r.root = userOf(r)
+	return err
+}
+
+// loadLater reads a node that has no first generation.
+func (h *host) loadLater(r *resident, decode func([]byte) error) error {
+	r.state = identity.State{}
+	o, err := h.readOptOut(r.node.Hash)
+	if o == nil || err != nil {
+		return err
+	}
+	n := o.Node(r.node.Space)
+	if n == nil {
+		r.state.Graph, r.transient = o.Fresh(), true
+		return nil
+	}
+	found := false
+	if n.Dark {
+		r.state.Graph, r.storedDark = &graph.State{}, true
+		found, err = h.source.Dark(r.node, func(v []byte) error { _, err := r.state.Graph.Decode(v); return err })
+	} else {
+		r.stored = n.Gen
+		found, err = h.source.Node(r.node, n.Gen, decode)
+	}
+	if err == nil && !found {
+		err = proto.Errorf(proto.CodeCorrupt, "generation %d of a node is missing: restore a backup", n.Gen)
+	}
+	return err
+}
+
+func (h *host) loadCopy(r *resident, member graph.Hash) error {
+	found, err := h.source.Copy(r.node, member, func(v []byte) error { return r.state.Graph.AddCopy(member, v) })
+	if err == nil && !found {
+		err = proto.Errorf(proto.CodeCorrupt, "a root's copy of a member is missing: restore a backup")
+	}
+	return err
 }
 
 // step runs the identity's pure step; a panic is caught into the slot.
@@ -580,5 +674,10 @@ func (r *resident) step() {
 			r.panic = fmt.Sprintf("%v\n%s", p, debug.Stack())
 		}
 	}()
-	r.host.stepper.Step(&r.state, r.in, r.now, &r.host.fx)
+	h := r.host
+	if g := r.group; g != nil {
+		h.stepper.StepGraph(h.limits, r.node, &r.state, g.In, r.now, &g.Effects, &h.fx)
+		return
+	}
+	h.stepper.Step(&r.state, r.in, r.now, &h.fx)
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/asynkron/protoactor-go/actor"
 
 	"kith/actors/identity"
+	"kith/graph"
 	"kith/proto"
 )
 
@@ -20,6 +21,8 @@ type Config struct {
 	Next       map[proto.PartitionID]uint32 // next ordinals' local parts
 	ActiveMax  int                          // active identities over all 64 partitions
 	ActiveIdle time.Duration                // after which an unused one may be passivated; 0: never
+	Limits     graph.Config
+	Spaces     []proto.SpaceID // in which there may be nodes; sorted
 }
 
 // Shell is a lane's hosts. Its methods are for one goroutine, the lane's.
@@ -35,6 +38,9 @@ type Shell struct {
 	batch, committed uint64
 	source           Source
 	touched          []bool // by host
+	entry            Entry
+	groups           [][]*graph.Group // by host
+	digest           uint64           // of the entry's supersteps
 	began            time.Time
 	swept            int // the host whose turn to be swept is next
 }
@@ -46,8 +52,7 @@ type turn struct {
 	begin    bool   // this is the host's first turn in it
 	commands []Command
 	due      []*Due
-	entry    int
-	now      proto.Millis
+	groups   []*graph.Group
 	digest   uint64
 	out      *Outcome
 	wait     *sync.WaitGroup
@@ -59,6 +64,7 @@ const (
 	opPrepare turnOp = iota
 	opDue
 	opRun
+	opStep
 	opCollect
 	opSweep
 )
@@ -93,7 +99,7 @@ func NewDirect(c Config) *Shell {
 }
 
 func newShell(c Config) *Shell {
-	s := &Shell{turns: make([]turn, len(c.Partitions)), touched: make([]bool, len(c.Partitions))}
+	s := &Shell{turns: make([]turn, len(c.Partitions)), touched: make([]bool, len(c.Partitions)), groups: make([][]*graph.Group, len(c.Partitions))}
 	for i := range s.index {
 		s.index[i] = -1
 	}
@@ -165,20 +171,64 @@ func (s *Shell) Due(list []*Due) error {
 	return s.fault()
 }
 
-// Run takes in what was prepared for an entry, at lane time now, and gives the
-// digest of all its effects.
-func (s *Shell) Run(entry int, now proto.Millis) (digest uint64, err error) {
-	s.each(turn{op: opRun, entry: entry, now: now}, func(i int, _ *turn) bool {
+// Enter says which entry the runs and supersteps that follow are of.
+func (s *Shell) Enter(e Entry) { s.entry, s.digest = e, 0 }
+
+// Run takes in what was prepared for the entry and gives the digest of its
+// effects.
+func (s *Shell) Run() (digest uint64, err error) {
+	s.each(turn{op: opRun}, func(i int, _ *turn) bool {
 		h := s.hosts[i]
-		return s.touched[i] && h.ran < len(h.tasks) && h.tasks[h.ran].entry == entry
+		return s.touched[i] && h.ran < len(h.tasks) && h.tasks[h.ran].entry == s.entry.Index
 	})
+	return s.fold(), s.fault()
+}
+
+// fold joins the digests of a call's turns.
+func (s *Shell) fold() (digest uint64) {
 	for i := range s.turns {
 		if s.turns[i].digest != 0 {
 			digest = mix(digest, uint64(s.hosts[i].partition), s.turns[i].digest)
 		}
 	}
-	return digest, s.fault()
+	return digest
 }
+
+// TakeMessages appends what the entry's inputs mean for the graph.
+func (s *Shell) TakeMessages(list []graph.Message) []graph.Message {
+	for i, h := range s.hosts {
+		if s.touched[i] && len(h.messages) > 0 {
+			list = append(list, h.messages...)
+			clear(h.messages)
+			h.messages = h.messages[:0]
+		}
+	}
+	return list
+}
+
+// Step implements graph.Homes: it runs one superstep of the entry.
+func (s *Shell) Step(groups []graph.Group) error {
+	for i := range groups {
+		h := s.index[groups[i].To.Hash.Partition()]
+		if h < 0 {
+			return proto.Errorf(proto.CodeCorrupt, "a message names partition %d, which this lane does not carry", groups[i].To.Hash.Partition())
+		}
+		s.groups[h] = append(s.groups[h], &groups[i])
+	}
+	s.each(turn{op: opStep}, func(i int, t *turn) bool {
+		t.groups = s.groups[i]
+		return len(t.groups) > 0
+	})
+	for i := range s.groups {
+		clear(s.groups[i])
+		s.groups[i] = s.groups[i][:0]
+	}
+	s.digest = mix(s.digest, 7, s.fold())
+	return s.fault()
+}
+
+// Digest is that of the entry's supersteps so far, 0 without any.
+func (s *Shell) Digest() uint64 { return s.digest }
 
 // Collect ends the batch and gives the outcome of each host that it touched,
 // in partition order.
@@ -277,7 +327,11 @@ func (h *host) turn(t *turn) {
 	case opDue:
 		h.due(t.due)
 	case opRun:
-		t.digest = h.run(t.entry, t.now)
+		h.entry = t.shell.entry
+		t.digest = h.run()
+	case opStep:
+		h.entry = t.shell.entry
+		t.digest = h.superstep(t.groups)
 	case opSweep:
 		h.sweep()
 	case opCollect:

@@ -7,6 +7,8 @@ import (
 	"github.com/RoaringBitmap/roaring/v2"
 
 	"kith/actors/identity"
+	"kith/engine/store"
+	"kith/graph"
 	"kith/proto"
 	"kith/segments"
 )
@@ -19,14 +21,26 @@ func (n *Node) Lookup(client proto.ClientInfo, id proto.Identity, now proto.Mill
 	if err != nil {
 		return proto.Seen{}, dst, err
 	}
-	c := view.Client(client.ID)
-	if c == nil {
+	if view != nil && view.OptedOut {
+		return proto.Seen{OptedOut: true}, dst, nil
+	}
+	own, user := view.Client(client.ID), view.OfUser(client.ID)
+	if own == nil && user == nil {
 		return proto.Seen{}, dst, nil
 	}
-	names := n.registry.current().names
-	for _, m := range c.Members {
-		if identity.In(m, now) && int(m.Key) < len(names) && names[m.Key] != "" {
-			dst = append(dst, names[m.Key])
+	r := n.registry.current()
+	if own != nil {
+		for _, m := range own.Members {
+			if identity.In(m, now) && r.inForce(m.Key) && !(view.Follows && r.users[m.Key]) {
+				dst = append(dst, r.names[m.Key])
+			}
+		}
+	}
+	if user != nil {
+		for _, m := range user.Members {
+			if identity.In(m, now) && r.inForce(m.Key) {
+				dst = append(dst, r.names[m.Key])
+			}
 		}
 	}
 	return proto.Seen{Known: true}, dst, nil
@@ -42,9 +56,7 @@ func (n *Node) view(node proto.Node) (*identity.View, error) {
 	if err != nil {
 		return nil, err
 	}
-	if state.Known() {
-		v = state.View()
-	}
+	v = state.View()
 	n.views.fill(node, v, version)
 	return v, nil
 }
@@ -53,9 +65,34 @@ func (n *Node) view(node proto.Node) (*identity.View, error) {
 func (n *Node) state(node proto.Node) (identity.State, error) {
 	snap := n.laneOf[node.Hash.Partition()].acquire()
 	defer snap.release()
-	var s identity.State
-	_, err := snap.Get(factsKey(node), s.Decode)
+	s, _, err := readNode(snap, node)
 	return s, err
+}
+
+// readNode reads a node as its identity's opt-out says, without its copies of
+// members; those that it has are given.
+func readNode(snap store.Snapshot, node proto.Node) (s identity.State, members []graph.Hash, err error) {
+	decode := func(v []byte) (err error) {
+		members, err = s.Decode(v)
+		return err
+	}
+	from := source{snap}
+	if found, err := from.Node(node, 1, decode); found || err != nil {
+		return s, members, err
+	}
+	var o identity.OptOut
+	if found, err := from.OptOut(node.Hash, o.Decode); !found || err != nil {
+		return s, nil, err
+	}
+	switch k := o.Node(node.Space); {
+	case k == nil:
+		s.Graph = o.Fresh()
+	case k.Dark:
+		s.Graph = &graph.State{Gen: k.Gen, Dark: true}
+	default:
+		_, err = from.Node(node, k.Gen, decode)
+	}
+	return s, members, err
 }
 
 // Wait returns once all of p is applied and published.
@@ -72,7 +109,7 @@ func (n *Node) Wait(ctx context.Context, p proto.Position) error {
 }
 
 // Count sizes an audience: the sum over the lanes.
-func (n *Node) Count(_ context.Context, client proto.ClientInfo, expr, unit string) (proto.Count, error) {
+func (n *Node) Count(ctx context.Context, client proto.ClientInfo, expr, unit string) (proto.Count, error) {
 	if unit != "" && unit != "identities" && unit != "users" {
 		return proto.Count{}, proto.Errorf(proto.CodeInvalid, "unit %q is unknown: use identities or users", unit)
 	}
@@ -90,6 +127,7 @@ func (n *Node) Count(_ context.Context, client proto.ClientInfo, expr, unit stri
 	}
 	out := proto.Count{Exact: true, Partitions: proto.Answered{Of: proto.Partitions}}
 	var sum uint64
+	var answering []*lane
 	for _, l := range n.lanes {
 		if _, _, _, fault := l.progress.get(); fault != nil {
 			out.Exact = false
@@ -98,8 +136,16 @@ func (n *Node) Count(_ context.Context, client proto.ClientInfo, expr, unit stri
 		for _, k := range keys {
 			out.Exact = out.Exact && l.progress.filled(k)
 		}
-		sum += l.count(client.ID, a, keys)
+		answering = append(answering, l)
+		if unit != "users" {
+			sum += l.count(client.ID, a, keys)
+		}
 		out.Partitions.Answered += len(l.partitions)
+	}
+	if unit == "users" {
+		if sum, err = n.countUsers(ctx, client, a, keys, answering); err != nil {
+			return proto.Count{}, err
+		}
 	}
 	out.Count = &sum
 	return out, nil
@@ -117,15 +163,15 @@ func (n *Node) facts(client proto.ClientInfo, id proto.Identity, fn func(*identi
 	node := proto.Node{Hash: n.hasher.Hash(id), Space: client.Space}
 	snap := n.laneOf[node.Hash.Partition()].acquire()
 	defer snap.release()
-	var s identity.State
-	if _, err := snap.Get(factsKey(node), s.Decode); err != nil {
+	s, _, err := readNode(snap, node)
+	if err != nil {
 		return err
 	}
 	f := s.Client(client.ID)
 	if f == nil {
 		return fn(nil, func(func(proto.Millis, *proto.EventBody) bool) {})
 	}
-	h := history{snap: snap, node: node, facts: f}
+	h := history{snap: snap, node: node, gen: s.Gen(), facts: f}
 	if err := fn(f, h.walk); err != nil {
 		return err
 	}

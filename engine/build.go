@@ -7,6 +7,7 @@ import (
 
 	"kith/actors"
 	"kith/engine/store"
+	"kith/graph"
 	"kith/proto"
 	"kith/segments"
 )
@@ -33,6 +34,13 @@ type batch struct {
 	laneTime proto.Millis
 	fired    proto.Millis // no exit record before it is still to fire
 	chain    uint64
+
+	sent      []outgoing // graph messages to other lanes
+	taken     []uint64   // by lane: newest batch taken in from there
+	carry     bool       // graph messages are left for the next entry
+	decisions []graph.Decision
+	notices   []notice
+	graph     graphCounts
 
 	writes store.Batch
 	bits   []segments.BitDelta
@@ -86,6 +94,15 @@ func (w *writer) delete(key []byte) {
 	}
 }
 
+// put sets the key, or with a nil value deletes it.
+func (w *writer) put(key, value []byte) {
+	if value == nil {
+		w.delete(key)
+	} else {
+		w.set(key, value)
+	}
+}
+
 func (b *batch) fillWrites() error {
 	w := &writer{batch: b.writes}
 	for _, o := range b.outcomes {
@@ -109,6 +126,13 @@ func (b *batch) fillWrites() error {
 	for i, h := range hours {
 		w.set(exitKey(id, h, b.journal), values[i])
 	}
+	for _, x := range b.sent {
+		w.set(outboxKey(id, x.to, x.number), x.data)
+	}
+	for i := range b.notices {
+		x := &b.notices[i]
+		w.set(noticeKey(id, x.at, x.number), x.append(nil))
+	}
 	w.set(recordKey(id), b.record)
 	return w.err
 }
@@ -118,20 +142,28 @@ func (b *batch) writeOutcome(w *writer, o *actors.Outcome) {
 	slab := make([]byte, 0, len(o.Puts)*(nodePrefixLen+1))
 	for i := range o.Puts {
 		start := len(slab)
-		slab = append(appendNodeKey(slab, o.Puts[i].Node), 'f')
-		w.set(slab[start:len(slab):len(slab)], o.Puts[i].Value)
+		slab = append(appendNodeKey(slab, o.Puts[i].Node, o.Puts[i].Gen), 'f')
+		w.put(slab[start:len(slab):len(slab)], o.Puts[i].Value)
+	}
+	for i := range o.Darks {
+		w.put(darkKey(o.Darks[i].Node), o.Darks[i].Value)
+	}
+	for i := range o.Copies {
+		w.put(copyKey(o.Copies[i].Node, o.Copies[i].Member), o.Copies[i].Value)
+	}
+	for i := range o.OptOuts {
+		w.put(optOutKey(o.OptOuts[i].Hash), o.OptOuts[i].Value)
 	}
 	for i := range o.Named {
 		n := &o.Named[i]
 		w.set(ordinalKey(b.lane.id, n.Ordinal), encodeOrdinal(n.Node.Space, n.Identity))
 	}
+	for _, ordinal := range o.Unnamed {
+		w.delete(ordinalKey(b.lane.id, ordinal))
+	}
 	for i := range o.Blocks {
 		n := &o.Blocks[i]
-		if key := blockKey(n.Node, n.Client, n.Number); n.Data == nil {
-			w.delete(key)
-		} else {
-			w.set(key, n.Data)
-		}
+		w.put(blockKey(n.Node, n.Gen, n.Client, n.Number), n.Data)
 	}
 	for i := range o.Dead {
 		d := &o.Dead[i]
@@ -154,16 +186,31 @@ func decodeOrdinal(v []byte) (proto.SpaceID, proto.Identity, error) {
 // source reads nodes for the hosts.
 type source struct{ snap store.Snapshot }
 
-// Facts implements actors.Source.
-func (s source) Facts(n proto.Node, fn func([]byte) error) (bool, error) {
-	return s.snap.Get(factsKey(n), fn)
+// Node implements actors.Source.
+func (s source) Node(n proto.Node, gen uint32, fn func([]byte) error) (bool, error) {
+	return s.snap.Get(stateKey(n, gen), fn)
+}
+
+// Dark implements actors.Source.
+func (s source) Dark(n proto.Node, fn func([]byte) error) (bool, error) {
+	return s.snap.Get(darkKey(n), fn)
+}
+
+// Copy implements actors.Source.
+func (s source) Copy(n proto.Node, member graph.Hash, fn func([]byte) error) (bool, error) {
+	return s.snap.Get(copyKey(n, member), fn)
+}
+
+// OptOut implements actors.Source.
+func (s source) OptOut(h graph.Hash, fn func([]byte) error) (bool, error) {
+	return s.snap.Get(optOutKey(h), fn)
 }
 
 // Blocks implements actors.Source.
-func (s source) Blocks(n proto.Node, c proto.ClientID, first, next uint32) iter.Seq2[[]byte, error] {
+func (s source) Blocks(n proto.Node, gen uint32, c proto.ClientID, first, next uint32) iter.Seq2[[]byte, error] {
 	return func(yield func([]byte, error) bool) {
 		for i := first; i < next; i++ {
-			found, err := s.snap.Get(blockKey(n, c, i), func(v []byte) error {
+			found, err := s.snap.Get(blockKey(n, gen, c, i), func(v []byte) error {
 				if !yield(v, nil) {
 					return errStop
 				}

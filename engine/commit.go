@@ -26,6 +26,8 @@ type progress struct {
 	fault    error
 	beats    int // applied since the start
 	fills    map[proto.SegmentKey]fillProgress
+	received []uint64      // by lane: newest graph batch applied from there
+	carry    bool          // graph messages are left for the next entry
 	changed  chan struct{} // closed and replaced at every change
 }
 
@@ -111,19 +113,28 @@ func (l *lane) commitBatch(b *batch) error {
 // publish lets readers see a committed batch.
 func (l *lane) publish(b *batch) {
 	for _, o := range b.outcomes {
+		for i := range o.Turned {
+			l.node.views.forget(o.Turned[i].Hash)
+		}
 		for i := range o.Views {
 			l.node.views.publish(o.Views[i].Node, o.Views[i].View)
 		}
 		l.events.Add(uint64(o.Events))
 		l.repeated.Add(uint64(o.Repeated))
 		l.dead.Add(uint64(len(o.Dead)))
-		l.named.Add(uint64(len(o.Named)))
+		l.named.Add(uint64(len(o.Named)) - uint64(len(o.Unnamed)))
+		l.users.apply(o.Users)
 	}
+	l.outbox.add(b.sent)
+	l.graphed.add(&b.graph)
+	l.node.answers.decide(b.decisions)
+	l.node.ledger.add(l.id, b.notices)
 	l.progress.set(func(p *progress) {
 		if n := len(b.offsets); n > 0 {
 			p.applied = b.offsets[n-1]
 		}
 		p.control, p.laneTime, p.chain = b.control, b.laneTime, b.chain
+		p.received, p.carry = b.taken, b.carry
 		p.beats += b.beats
 		for _, f := range b.fills {
 			if _, ok := p.fills[f.key]; ok || f.next == 0 {
@@ -134,6 +145,9 @@ func (l *lane) publish(b *batch) {
 			delete(p.fills, k)
 		}
 	})
+	if b.carry {
+		l.beatSooner()
+	}
 }
 
 // upkeep adds a share of the checkpoint to a batch: dirty bitmap chunks, and
@@ -148,6 +162,8 @@ func (l *lane) upkeep(b *batch) error {
 	l.checkpoint(w, b.journal, chunksPerCommit)
 	l.journalBytes.Store(int64(l.journal.bytes))
 	l.dropExits(w, b.fired)
+	l.dropOutbox(w)
+	l.dropNotices(w, b)
 	return w.err
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -121,6 +122,61 @@ type letterID struct {
 	index  int
 }
 
+// letters are a lane's dead letters, with the identities that each names: a
+// cut takes those of its identity away.
+type letters struct {
+	names map[letterID][]proto.IdentityHash
+	of    map[proto.IdentityHash][]letterID
+}
+
+func newLetters() letters {
+	return letters{map[letterID][]proto.IdentityHash{}, map[proto.IdentityHash][]letterID{}}
+}
+
+// add notes a letter with its command.
+func (x *letters) add(h proto.Hasher, id letterID, kind proto.CommandKind, body []byte) {
+	var names []proto.IdentityHash
+	switch kind {
+	case proto.CommandEvent:
+		var e proto.Event
+		if proto.DecodeEvent(body, &e) == nil {
+			for _, id := range e.Identities {
+				names = append(names, h.Hash(id))
+			}
+		}
+	case proto.CommandTraits:
+		if t, err := proto.DecodeTraits(body); err == nil {
+			names = append(names, h.Hash(t.Identity))
+		}
+	}
+	x.names[id] = names
+	for _, n := range names {
+		x.of[n] = append(x.of[n], id)
+	}
+}
+
+// remove reports whether there was the letter.
+func (x *letters) remove(id letterID) bool {
+	names, ok := x.names[id]
+	delete(x.names, id)
+	for _, n := range names {
+		if x.of[n] = slices.DeleteFunc(x.of[n], func(other letterID) bool { return other == id }); len(x.of[n]) == 0 {
+			delete(x.of, n)
+		}
+	}
+	return ok
+}
+
+// dropLetters deletes the letters that name identities which were cut.
+func (l *lane) dropLetters(b *batch, list []actors.Turned) {
+	for i := range list {
+		for _, id := range slices.Clone(l.letters.of[list[i].Hash]) {
+			l.letters.remove(id)
+			b.deletes = append(b.deletes, deadKey(l.id, id.offset, id.index))
+		}
+	}
+}
+
 // unwrapReplay gives the command inside a replay; its dead letter goes. A
 // letter that has gone already is not taken in twice: ok is false.
 func (l *lane) unwrapReplay(b *batch, c proto.Command) (inner proto.Command, ok bool, err error) {
@@ -128,22 +184,22 @@ func (l *lane) unwrapReplay(b *batch, c proto.Command) (inner proto.Command, ok 
 	if err != nil {
 		return c, false, err
 	}
-	id := letterID{x.Offset, x.Index}
-	if !l.letters[id] {
+	if !l.letters.remove(letterID{x.Offset, x.Index}) {
 		return c, false, nil
 	}
-	delete(l.letters, id)
 	b.deletes = append(b.deletes, deadKey(l.id, x.Offset, x.Index))
 	return proto.Command{Kind: x.Kind, Partition: c.Partition, Body: x.Body}, true, nil
 }
 
 // loadLetters reads which dead letters there are.
 func (l *lane) loadLetters(snap store.Snapshot) error {
-	l.letters = map[letterID]bool{}
+	l.letters = newLetters()
 	prefix := laneKey(l.id, 'q')
 	return snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
 		d, err := decodeDead(k, v)
-		l.letters[letterID{d.replay.Offset, d.replay.Index}] = true
+		if err == nil {
+			l.letters.add(l.node.hasher, letterID{d.replay.Offset, d.replay.Index}, d.replay.Kind, d.replay.Body)
+		}
 		return true, err
 	})
 }

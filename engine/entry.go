@@ -96,12 +96,16 @@ func (l *lane) noteProducer(e *laneEntry) {
 }
 
 // runEntry takes in the prepared commands of one entry.
-func (l *lane) runEntry(b *batch, e *laneEntry, index int) error {
+func (l *lane) runEntry(b *batch, e *laneEntry) error {
 	var digest uint64
 	if !e.skip {
 		l.advance(e.Time)
+		l.enter(b, e.offset)
 		var err error
-		if digest, err = l.shell.Run(index, proto.Millis(l.record.NowMs)); err != nil {
+		if digest, err = l.shell.Run(); err == nil {
+			digest, err = l.supersteps(b, e.offset, digest)
+		}
+		if err != nil {
 			return l.entryError(e, err)
 		}
 		l.noteProducer(e)

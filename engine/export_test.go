@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"kith/actors/identity"
@@ -42,14 +43,10 @@ func VerifyStore(ctx context.Context, c Config, st store.Store) (VerifyReport, e
 		return r, err
 	}
 	n := &Node{config: c, logger: c.Logger, hasher: proto.NewHasher([16]byte{1}), store: st}
+	n.place()
 	snap := st.Snapshot()
 	defer snap.Release()
-	for id := range c.Lanes {
-		if err := verifyLane(ctx, n, proto.LaneID(id), snap, &r); err != nil {
-			return r, err
-		}
-	}
-	return r, nil
+	return r, verifyAll(ctx, n, slices.Repeat([]store.Snapshot{snap}, c.Lanes), &r)
 }
 
 // Judge puts what identities are judged by behind fn, before Start.

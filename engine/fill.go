@@ -127,7 +127,7 @@ func (l *lane) fill(b *batch, body []byte) (digest uint64, later bool, err error
 	for i := range list {
 		list[i] = &actors.Due{Entry: len(b.offsets), Node: nodes[i], Fill: x.Client}
 	}
-	digest, err = l.runDue(b, list, proto.Millis(l.record.NowMs))
+	digest, err = l.runDue(list)
 	b.setFill(l.id, fillProgress{client: x.Client, key: x.Segment, next: uint64(x.Last) + 1, done: x.Done})
 	return digest, false, err
 }

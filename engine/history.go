@@ -11,6 +11,7 @@ import (
 type history struct {
 	snap  store.Snapshot
 	node  proto.Node
+	gen   uint32
 	facts *identity.Facts
 	body  proto.EventBody
 	err   error // why a walk ended early
@@ -21,7 +22,7 @@ type history struct {
 func (h *history) walk(yield func(proto.Millis, *proto.EventBody) bool) {
 	f := h.facts
 	more := true
-	for block, err := range (source{h.snap}).Blocks(h.node, f.Client, f.History.First, f.History.Next) {
+	for block, err := range (source{h.snap}).Blocks(h.node, h.gen, f.Client, f.History.First, f.History.Next) {
 		if err == nil {
 			err = identity.WalkBlock(block, &h.body, func(t proto.Millis, e *proto.EventBody) bool {
 				more = yield(t, e)

@@ -35,6 +35,11 @@ func (n *Node) refusal() error {
 	case n.disk.low():
 		return errDiskFull
 	}
+	for _, l := range n.lanes {
+		if l.outbox.full() {
+			return proto.Errorf(proto.CodeOverloaded, "lane %s waits for others to take its graph messages: try again later, and see /v1/partitions", l.id)
+		}
+	}
 	return nil
 }
 

@@ -6,9 +6,6 @@ import (
 	"kith/proto"
 )
 
-// generation is that of every identity until its first opt-out.
-const generation = 1
-
 var globalKey = []byte("Gs")
 
 // laneKey is 'L', lane, kind and what follows; the builders below append it.
@@ -50,35 +47,80 @@ func deadKey(l proto.LaneID, off proto.Offset, index int) []byte {
 	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(laneKey(l, 'q'), uint64(off)), uint32(index))
 }
 
-// nodeKey is the prefix of everything that is held of a node.
-func nodeKey(n proto.Node) []byte { return appendNodeKey(make([]byte, 0, 36), n) }
+// outboxKey is a batch of graph messages to another lane.
+func outboxKey(l, to proto.LaneID, number uint64) []byte {
+	return binary.BigEndian.AppendUint64(append(laneKey(l, 'm'), byte(to)), number)
+}
 
-func appendNodeKey(b []byte, n proto.Node) []byte {
+func graphKey(l proto.LaneID) []byte  { return laneKey(l, 'e') }
+func spacesKey(l proto.LaneID) []byte { return laneKey(l, 's') }
+
+// noticeKey is an opt-out that is still to be told to the ledger and the feed.
+func noticeKey(l proto.LaneID, at proto.Offset, number uint32) []byte {
+	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(laneKey(l, 'u'), uint64(at)), number)
+}
+
+func optOutKey(h proto.IdentityHash) []byte {
+	return append(append(make([]byte, 0, 18), 'T', byte(h.Partition())), h[:]...)
+}
+
+// noGeneration stands in the keys of what is kept of a node over all its
+// generations.
+const noGeneration = 0
+
+// nodeKey is the prefix of everything that is held of a node's generation. Two
+// bytes of it are enough: what is older than the present one is gone.
+func nodeKey(n proto.Node, gen uint32) []byte { return appendNodeKey(make([]byte, 0, 48), n, gen) }
+
+func appendNodeKey(b []byte, n proto.Node, gen uint32) []byte {
 	b = append(b, 'N', byte(n.Hash.Partition()))
 	b = append(b, n.Hash[:]...)
-	b = binary.BigEndian.AppendUint16(b, generation)
+	b = binary.BigEndian.AppendUint16(b, generationOf(gen))
 	return binary.BigEndian.AppendUint32(b, uint32(n.Space))
+}
+
+// generationOf is a generation's number in keys, which is never noGeneration.
+func generationOf(gen uint32) uint16 {
+	if gen == noGeneration {
+		return noGeneration
+	}
+	return uint16((gen-1)%0xffff + 1)
 }
 
 // nodePrefixLen is the length of nodeKey.
 const nodePrefixLen = 2 + 16 + 2 + 4
 
-func factsKey(n proto.Node) []byte { return append(nodeKey(n), 'f') }
+func stateKey(n proto.Node, gen uint32) []byte { return append(nodeKey(n, gen), 'f') }
+func darkKey(n proto.Node) []byte              { return append(nodeKey(n, noGeneration), 'd') }
 
-func blockPrefix(n proto.Node, c proto.ClientID) []byte {
-	return binary.BigEndian.AppendUint32(append(nodeKey(n), 'h'), uint32(c))
+func copyKey(n proto.Node, member proto.IdentityHash) []byte {
+	return append(append(nodeKey(n, noGeneration), 'c'), member[:]...)
 }
 
-func blockKey(n proto.Node, c proto.ClientID, number uint32) []byte {
-	return binary.BigEndian.AppendUint32(blockPrefix(n, c), number)
+func blockPrefix(n proto.Node, gen uint32, c proto.ClientID) []byte {
+	return binary.BigEndian.AppendUint32(append(nodeKey(n, gen), 'h'), uint32(c))
 }
 
-// parseNodeKey reads the node of a facts or block key, and what follows it.
-func parseNodeKey(k []byte) (n proto.Node, rest []byte, ok bool) {
+func blockKey(n proto.Node, gen uint32, c proto.ClientID, number uint32) []byte {
+	return binary.BigEndian.AppendUint32(blockPrefix(n, gen, c), number)
+}
+
+// parsedKey is a key of a node taken apart.
+type parsedKey struct {
+	node proto.Node
+	gen  uint16
+	kind byte
+	rest []byte
+}
+
+// parseNodeKey reads what the builders above made.
+func parseNodeKey(k []byte) (p parsedKey, ok bool) {
 	if len(k) <= nodePrefixLen || k[0] != 'N' {
-		return n, nil, false
+		return p, false
 	}
-	copy(n.Hash[:], k[2:18])
-	n.Space = proto.SpaceID(binary.BigEndian.Uint32(k[20:24]))
-	return n, k[nodePrefixLen:], true
+	copy(p.node.Hash[:], k[2:18])
+	p.gen = binary.BigEndian.Uint16(k[18:20])
+	p.node.Space = proto.SpaceID(binary.BigEndian.Uint32(k[20:24]))
+	p.kind, p.rest = k[nodePrefixLen], k[nodePrefixLen+1:]
+	return p, true
 }

@@ -13,6 +13,7 @@ import (
 	"kith/actors"
 	"kith/engine/log"
 	"kith/engine/store"
+	"kith/graph"
 	"kith/proto"
 	"kith/proto/pb"
 	"kith/segments"
@@ -49,17 +50,27 @@ type lane struct {
 	pending []*laneEntry // read, not yet stepped
 	paced   time.Time    // when the last batch was gathered
 	busy    bool         // it had so many commands that the next may wait for more
-	letters map[letterID]bool
+	letters letters
+	spaces  []proto.SpaceID // in which there may be nodes; sorted
+
+	graph    *graph.Lane
+	outcome  graph.Outcome
+	messages []graph.Message // scratch: of the entry under way
+	received []graph.Message // from other lanes, of the entry under way
+	changed  bool            // the graph's record must be written
 
 	reading context.Context              // ends when the lane is to stop
 	fail    func(what string, err error) // quarantines the lane, unless err is nil or a cancellation
 
 	// The committer's.
 	journal journalState
-	dropped uint32 // hours of exit records up to here are deleted
+	dropped uint32      // hours of exit records up to here are deleted
+	noticed []noticeRef // notices in the store, oldest first
 
 	// Shared.
 	bitmaps  *segments.Bitmaps
+	users    userIndex
+	outbox   outbox
 	snapshot atomic.Pointer[laneSnapshot]
 	entries  chan *laneEntry
 	built    chan *batch
@@ -70,7 +81,7 @@ type lane struct {
 	producer uint64
 	own      sync.Mutex
 	ownSeq   uint64
-	nearer   chan struct{} // one slot: nextExit was moved to an earlier time
+	nearer   chan struct{} // one slot: there is a reason for a beat sooner than was thought
 
 	base     uint64 // Base of the record
 	from     proto.Offset
@@ -83,6 +94,7 @@ type lane struct {
 	named    atomic.Uint64 // nodes numbered
 
 	journalBytes atomic.Int64
+	graphed      graphMetrics
 }
 
 // laneEntry is a checked entry with its place in the log.
@@ -285,7 +297,7 @@ func (l *lane) stretch(b *batch) (int, error) {
 		return 0, err
 	}
 	for i, e := range l.pending[:n] {
-		if err := l.runEntry(b, e, base+i); err != nil {
+		if err := l.runEntry(b, e); err != nil {
 			return 0, err
 		}
 		if l.shell.Bytes() > batchBytesMax {
@@ -313,10 +325,15 @@ func (l *lane) drained(b *batch) bool {
 func (l *lane) tellNextExit() {
 	next := int64(l.exits.next())
 	if old := l.nextExit.Swap(next); next != 0 && (old == 0 || next < old) {
-		select {
-		case l.nearer <- struct{}{}:
-		default:
-		}
+		l.beatSooner()
+	}
+}
+
+// beatSooner has the timekeeper look again.
+func (l *lane) beatSooner() {
+	select {
+	case l.nearer <- struct{}{}:
+	default:
 	}
 }
 
@@ -325,10 +342,12 @@ func (l *lane) finish(b *batch) {
 	for i, o := range b.outcomes {
 		l.record.NextOrdinal[o.Partition] = b.outcomes[i].Next
 		b.exits = append(b.exits, o.Exits...)
-		for _, d := range o.Dead {
-			l.letters[letterID{b.offsets[d.Entry], d.Index}] = true
+		for i := range o.Dead {
+			d := &o.Dead[i]
+			l.letters.add(l.node.hasher, letterID{b.offsets[d.Entry], d.Index}, d.Kind, d.Body)
 		}
 	}
+	l.finishGraph(b)
 	if list := l.shell.TakeExits(); len(list) > 0 {
 		l.exits.add(list)
 	}

@@ -12,13 +12,14 @@ import (
 func (l *lane) laneEntry(b *batch, e *laneEntry) (int, error) {
 	rest := e.Commands
 	var digest uint64
+	l.enter(b, e.offset)
 	for len(rest) > 0 {
 		c, more, err := proto.NextCommand(rest)
 		if err != nil {
 			return 0, err
 		}
 		rest = more
-		d, later, err := l.laneCommand(b, c)
+		d, later, err := l.laneCommand(b, e, c)
 		if err != nil {
 			return 0, l.entryError(e, err)
 		}
@@ -28,6 +29,11 @@ func (l *lane) laneEntry(b *batch, e *laneEntry) (int, error) {
 		}
 		digest = chain(digest, uint64(c.Kind), d)
 	}
+	l.enter(b, e.offset)
+	digest, err := l.supersteps(b, e.offset, digest)
+	if err != nil {
+		return 0, l.entryError(e, err)
+	}
 	l.noteProducer(e)
 	l.endEntry(b, e, digest)
 	return 1, nil
@@ -35,19 +41,21 @@ func (l *lane) laneEntry(b *batch, e *laneEntry) (int, error) {
 
 // laneCommand runs one command; later means that the entry, of which nothing
 // was done yet, must begin a batch.
-func (l *lane) laneCommand(b *batch, c proto.Command) (digest uint64, later bool, err error) {
+func (l *lane) laneCommand(b *batch, e *laneEntry, c proto.Command) (digest uint64, later bool, err error) {
 	switch c.Kind {
 	case proto.CommandBeat:
-		return l.beat(b, c.Body)
+		return l.beat(b, e, c.Body)
 	case proto.CommandFill:
 		return l.fill(b, c.Body)
+	case proto.CommandGraph:
+		return 0, false, l.receive(c.Body)
 	}
 	return 0, false, l.control(b, c.Body)
 }
 
 // beat advances lane time and fires what came due, up to a bound: the owner
 // sends the next beat at once while something is due.
-func (l *lane) beat(b *batch, body []byte) (digest uint64, later bool, err error) {
+func (l *lane) beat(b *batch, e *laneEntry, body []byte) (digest uint64, later bool, err error) {
 	x, err := proto.DecodeBeat(body)
 	if err != nil {
 		return 0, false, err
@@ -64,6 +72,7 @@ func (l *lane) beat(b *batch, body []byte) (digest uint64, later bool, err error
 	l.record.LaneTimeMs = max(l.record.LaneTimeMs, int64(x.Time))
 	l.record.NowMs = int64(now)
 	b.beats++
+	l.enter(b, e.offset)
 	l.shell.Sweep()
 	digest, err = l.fire(b, now)
 	return digest, false, err
@@ -93,7 +102,7 @@ func (l *lane) fire(b *batch, now proto.Millis) (digest uint64, err error) {
 	if len(due) == 0 {
 		return 0, nil
 	}
-	digest, err = l.runDue(b, due, now)
+	digest, err = l.runDue(due)
 	l.exits.add(l.shell.TakeExits())
 	return chain(0, 0, digest), err
 }
@@ -110,11 +119,11 @@ func (l *lane) dueRecords(entry int, now proto.Millis, n int) (list []*actors.Du
 	return list
 }
 
-func (l *lane) runDue(b *batch, list []*actors.Due, now proto.Millis) (uint64, error) {
+func (l *lane) runDue(list []*actors.Due) (uint64, error) {
 	if err := l.shell.Due(list); err != nil {
 		return 0, err
 	}
-	return l.shell.Run(len(b.offsets), now)
+	return l.shell.Run()
 }
 
 // control obeys a control record that is the next one; repeated ones are

@@ -2,7 +2,9 @@ package engine
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -36,6 +38,10 @@ type Node struct {
 	registry *registry
 	views    *views
 	laneOf   [proto.Partitions]*lane
+	laneIDs  [proto.Partitions]proto.LaneID
+	answers  answers
+	ledger   *ledger
+	signer   signer
 	lanes    []*lane
 	packers  []*log.Packer
 	system   *actor.ActorSystem
@@ -90,6 +96,9 @@ func open(c Config) (*Node, error) {
 		return nil, errors.Join(err, st.Close())
 	}
 	n := newNode(c, lg, st, secret)
+	if n.signer.key, err = receiptKey(c); err != nil {
+		return nil, errors.Join(err, lg.Close(), st.Close())
+	}
 	n.conn = lg.Conn
 	for _, w := range lg.Warnings() {
 		c.Logger.Warn(w)
@@ -104,6 +113,11 @@ func newNode(c Config, lg log.Logs, st store.Store, secret [16]byte) *Node {
 		views: newViews(c.ViewsMax), clock: newClock(c.Now),
 		conn: func() *nats.Conn { return nil }, disk: newDisk(c.DiskReserve, c.storeDir(), c.logDir()),
 	}
+	n.place()
+	n.answers.init()
+	seed := sha256.Sum256(secret[:])
+	n.signer = signer{secret: secret, key: ed25519.NewKeyFromSeed(seed[:])} // Open puts the node's own key in its place
+	n.ledger = newLedger(n, lg.Ledger(), lg.Feed())
 	static := map[[32]byte]proto.Principal{}
 	for _, k := range c.AdminKeys {
 		static[k] = proto.Principal{Role: proto.RoleAdmin}
@@ -111,6 +125,15 @@ func newNode(c Config, lg log.Logs, st store.Store, secret [16]byte) *Node {
 	n.registry = newRegistry(lg.Control(), static, c.Now)
 	n.system = actor.NewActorSystem(actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return c.Logger }))
 	return n
+}
+
+// place notes which lane carries each partition.
+func (n *Node) place() {
+	for id := range n.config.Lanes {
+		for _, p := range partitionsOf(proto.LaneID(id), n.config.Lanes) {
+			n.laneIDs[p] = proto.LaneID(id)
+		}
+	}
 }
 
 func (c *Config) storeDir() string { return orJoin(c.StoreDir, c.Dir, "store") }
@@ -181,6 +204,9 @@ func (n *Node) start(ctx context.Context) error {
 	if err := n.checkGlobal(); err != nil {
 		return err
 	}
+	if err := n.ledger.open(ctx); err != nil {
+		return err
+	}
 	workers := n.config.Workers
 	if workers == 0 {
 		workers = max(1, runtime.GOMAXPROCS(0)/2)
@@ -193,11 +219,20 @@ func (n *Node) start(ctx context.Context) error {
 			return err
 		}
 		n.lanes = append(n.lanes, l)
+	}
+	n.done.Go(func() { n.ledger.write(background) })
+	for _, l := range n.lanes {
 		l.run(reading, &n.applying)
 		n.done.Go(func() { l.keepTime(background) })
 		n.done.Go(func() { l.relay(background) })
 		n.done.Go(func() { l.fillFromHistory(background) })
 		n.done.Go(func() { l.retain(background) })
+		n.done.Go(func() { l.loadUsers(background) })
+		for _, to := range n.lanes {
+			if to != l {
+				n.done.Go(func() { l.relayGraph(background, to) })
+			}
+		}
 		n.packers = append(n.packers, log.NewPacker(l.stream, log.PackerConfig{Lane: l.id, Producer: newProducer(), Now: n.now}))
 	}
 	n.done.Go(func() { n.watchDisk(background) })

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/asynkron/protoactor-go/actor"
 	gproto "google.golang.org/protobuf/proto"
@@ -33,7 +34,8 @@ func partitionsOf(id proto.LaneID, lanes int) []proto.PartitionID {
 	return list
 }
 
-// openLane brings a lane to where the store has it.
+// openLane brings a lane to where the store has it. Without a dispatcher its
+// hosts are called directly.
 func (n *Node) openLane(ctx context.Context, id proto.LaneID, dispatcher actor.Dispatcher) (*lane, error) {
 	l := &lane{
 		id: id, node: n, logger: n.logger.With("lane", id.String()), stream: n.log.Lane(id), store: n.store,
@@ -42,6 +44,7 @@ func (n *Node) openLane(ctx context.Context, id proto.LaneID, dispatcher actor.D
 		entries: make(chan *laneEntry, entriesAheadMax), built: make(chan *batch, 1), commits: make(chan *batch, 1),
 		progress: progress{changed: make(chan struct{})}, producer: newProducer(), nearer: make(chan struct{}, 1),
 	}
+	l.users.init()
 	l.renewSnapshot(0)
 	if err := l.load(l.snapshot.Load()); err != nil {
 		return nil, err
@@ -49,20 +52,29 @@ func (n *Node) openLane(ctx context.Context, id proto.LaneID, dispatcher actor.D
 	if err := l.checkFingerprint(ctx); err != nil {
 		return nil, err
 	}
+	if err := errors.Join(l.loadOutbox(l.snapshot.Load()), l.loadNotices(l.snapshot.Load())); err != nil {
+		return nil, err
+	}
 	next := map[proto.PartitionID]uint32{}
 	for _, p := range l.partitions {
-		l.named.Add(uint64(l.record.NextOrdinal[p]))
 		next[p] = l.record.NextOrdinal[p]
 		n.laneOf[p] = l
 	}
-	l.shell = actors.NewShell(n.system, dispatcher, actors.Config{
+	config := actors.Config{
 		Hasher: n.hasher, Rules: n.judged(l.rules), Partitions: l.partitions, Next: next, ActiveMax: n.config.ActiveMax, ActiveIdle: n.config.ActiveIdle,
-	})
+		Limits: graphLimits(), Spaces: l.spaces,
+	}
+	if dispatcher == nil {
+		l.shell = actors.NewDirect(config)
+	} else {
+		l.shell = actors.NewShell(n.system, dispatcher, config)
+	}
 	l.base = l.record.Base
 	l.from = proto.Offset(l.record.Offset-l.record.Base) + 1
 	l.progress.set(func(p *progress) {
 		p.applied, p.control = proto.Offset(l.record.Offset), l.record.Control
 		p.laneTime, p.chain = proto.Millis(l.record.LaneTimeMs), l.record.Chain
+		p.received, p.carry = slices.Clone(l.graph.Applied), len(l.graph.Carry) > 0
 	})
 	return l, nil
 }
@@ -92,7 +104,7 @@ func (l *lane) load(snap store.Snapshot) error {
 	if err := l.loadRules(snap); err != nil {
 		return err
 	}
-	if err := errors.Join(l.loadFills(snap), l.loadLetters(snap)); err != nil {
+	if err := errors.Join(l.loadFills(snap), l.loadLetters(snap), l.loadGraph(snap)); err != nil {
 		return err
 	}
 	return l.loadBitmaps(snap)

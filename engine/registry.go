@@ -44,6 +44,12 @@ type registryView struct {
 	clients map[proto.ClientName]proto.ClientInfo
 	keys    map[[32]byte]proto.Principal
 	names   []proto.SegmentID // by segment key; empty: not in force
+	users   []bool            // by segment key: of scope user
+}
+
+// inForce reports whether the segment with the key is defined.
+func (v *registryView) inForce(k proto.SegmentKey) bool {
+	return int(k) < len(v.names) && v.names[k] != ""
 }
 
 func newRegistry(c log.ControlStream, static map[[32]byte]proto.Principal, now func() time.Time) *registry {
@@ -161,10 +167,11 @@ func (r *registry) current() *registryView {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	v := &registryView{clients: maps.Clone(r.clients), keys: maps.Clone(r.keys), names: make([]proto.SegmentID, r.seq+1)}
+	v := &registryView{clients: maps.Clone(r.clients), keys: maps.Clone(r.keys), names: make([]proto.SegmentID, r.seq+1), users: make([]bool, r.seq+1)}
 	maps.Copy(v.keys, r.static)
 	for key, d := range r.rules.defines {
 		v.names[key] = d.id
+		v.users[key] = r.rules.programs[d.client].UserScope(key)
 	}
 	r.view.Store(v)
 	r.stale.Store(false)

@@ -50,6 +50,12 @@ func (s *script) Lane(id proto.LaneID) log.Stream { return &scriptLane{s.inner.L
 // Control implements log.Logs.
 func (s *script) Control() log.ControlStream { return s.inner.Control() }
 
+// Ledger implements log.Logs.
+func (s *script) Ledger() log.ControlStream { return s.inner.Ledger() }
+
+// Feed implements log.Logs.
+func (s *script) Feed() log.ControlStream { return s.inner.Feed() }
+
 // Healthy implements log.Logs.
 func (s *script) Healthy() error { return nil }
 

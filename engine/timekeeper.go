@@ -75,13 +75,22 @@ func (l *lane) keepTime(ctx context.Context) {
 		} else if err := l.sendBeat(ctx); err != nil && ctx.Err() == nil {
 			l.logger.Warn("beat cannot be appended", "error", err)
 		}
-		if next := l.nextExit.Load(); next != 0 {
+		if l.progress.carries() {
+			wait = 0 // a tick at once, for the graph messages that are left over
+		} else if next := l.nextExit.Load(); next != 0 {
 			wait = min(wait, max(proto.Millis(next).Time().Sub(l.node.config.Now()), beatSoonest))
 		}
 		if !l.sleep(ctx, wait) {
 			return
 		}
 	}
+}
+
+// carries reports whether graph messages wait for the next entry.
+func (p *progress) carries() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.carry
 }
 
 // sleep waits, less if an exit record came nearer meanwhile.
@@ -93,6 +102,9 @@ func (l *lane) sleep(ctx context.Context, d time.Duration) bool {
 		case <-timer.C:
 			return true
 		case <-l.nearer:
+			if l.progress.carries() {
+				return true
+			}
 			next := l.nextExit.Load()
 			if next == 0 {
 				continue

@@ -27,6 +27,9 @@ type VerifyReport struct {
 	Memberships uint64       `json:"memberships"`
 	Events      uint64       `json:"events"`  // in histories
 	Skipped     uint64       `json:"skipped"` // memberships whose history is truncated
+	Users       uint64       `json:"users"`   // of several identities
+	OptedOut    uint64       `json:"opted_out"`
+	Unsettled   bool         `json:"unsettled,omitempty"` // graph messages were under way: users were not compared
 	Lanes       []LaneReport `json:"lanes"`
 	Problems    []string     `json:"problems"` // at most 100
 }
@@ -50,15 +53,24 @@ func (n *Node) Verify(ctx context.Context) (VerifyReport, error) {
 		return r, err
 	}
 	defer done()
-	for _, l := range n.lanes {
+	snaps := make([]store.Snapshot, len(n.lanes))
+	for i, l := range n.lanes {
 		snap := l.acquire()
-		err := verifyLane(ctx, n, l.id, snap, &r)
-		snap.release()
-		if err != nil {
-			return r, err
+		defer snap.release()
+		snaps[i] = snap
+	}
+	return r, verifyAll(ctx, n, snaps, &r)
+}
+
+// verifyAll verifies lane by lane, then what goes over lanes.
+func verifyAll(ctx context.Context, n *Node, snaps []store.Snapshot, r *VerifyReport) error {
+	users := newUserVerifier(n, snaps, r)
+	for id, snap := range snaps {
+		if err := verifyLane(ctx, n, proto.LaneID(id), snap, users); err != nil {
+			return err
 		}
 	}
-	return r, nil
+	return users.verify(ctx)
 }
 
 // Verify is the same over a data directory on which no node runs. It checks
@@ -89,13 +101,9 @@ func Verify(ctx context.Context, c Config) (VerifyReport, error) {
 	}
 	snap := st.Snapshot()
 	defer snap.Release()
-	for id := range c.Lanes {
-		n.config.Lanes = c.Lanes
-		if err := verifyLane(ctx, n, proto.LaneID(id), snap, &r); err != nil {
-			return r, err
-		}
-	}
-	return r, nil
+	n.config.Lanes = c.Lanes
+	n.place()
+	return r, verifyAll(ctx, n, slices.Repeat([]store.Snapshot{snap}, c.Lanes), &r)
 }
 
 // storedLanes is the number of lanes that the store was made with.
@@ -121,23 +129,27 @@ type verifier struct {
 	ctx   context.Context
 	snap  store.Snapshot
 	out   *VerifyReport
+	users *userVerifier
 	hash  hash.Hash
 	exits map[actors.Exit]bool
 	count map[proto.SegmentKey]uint64 // members found in facts
 	known map[proto.ClientID]uint64
+	named uint64 // nodes that have a number
 	names map[proto.ClientID]map[proto.SegmentID]proto.SegmentKey
 }
 
-func verifyLane(ctx context.Context, n *Node, id proto.LaneID, snap store.Snapshot, out *VerifyReport) error {
+func verifyLane(ctx context.Context, n *Node, id proto.LaneID, snap store.Snapshot, users *userVerifier) error {
+	out := users.out
 	v := &verifier{
 		lane: &lane{id: id, node: n, partitions: partitionsOf(id, n.config.Lanes), rules: newLaneRules(), bitmaps: segments.NewBitmaps()},
-		ctx:  ctx, snap: snap, out: out, hash: xxhash.New(), exits: map[actors.Exit]bool{},
+		ctx:  ctx, snap: snap, out: out, users: users, hash: xxhash.New(), exits: map[actors.Exit]bool{},
 		count: map[proto.SegmentKey]uint64{}, known: map[proto.ClientID]uint64{},
 		names: map[proto.ClientID]map[proto.SegmentID]proto.SegmentKey{},
 	}
 	if err := v.load(snap); err != nil {
 		return err
 	}
+	users.open(v)
 	for key, d := range v.rules.defines {
 		if v.names[d.client] == nil {
 			v.names[d.client] = map[proto.SegmentID]proto.SegmentKey{}
@@ -181,17 +193,29 @@ func (v *verifier) nodes() error {
 		err := v.snap.Scan(prefix, prefix, func(k, value []byte) (bool, error) {
 			v.hash.Write(k)
 			v.hash.Write(value)
-			node, rest, ok := parseNodeKey(k)
+			key, ok := parseNodeKey(k)
 			if !ok {
 				return false, proto.Errorf(proto.CodeCorrupt, "a node's key has %d bytes", len(k))
 			}
-			if rest[0] != 'f' {
+			if key.kind == 'd' {
+				return true, v.users.dark(key.node, value)
+			}
+			if key.kind != 'f' {
 				return true, nil
 			}
-			if err := state.Decode(value); err != nil {
+			if _, err := state.Decode(value); err != nil {
 				return false, err
 			}
+			if generationOf(state.Gen()) != key.gen {
+				v.problem("a node of generation %d lies under %d", state.Gen(), key.gen)
+			}
+			v.users.add(v, key.node, &state)
+			if !state.Named {
+				return true, nil
+			}
+			node := key.node
 			v.out.Identities++
+			v.named++
 			v.node1(node, &state)
 			return true, v.ctx.Err()
 		})
@@ -208,15 +232,40 @@ func (v *verifier) node1(node proto.Node, s *identity.State) {
 		v.problem("node %d: its exit record at %v is missing", s.Ordinal, s.Exit)
 	}
 	v.checkName(node, s.Ordinal)
+	present := map[proto.ClientID]bool{}
 	for i := range s.Facts {
 		f := &s.Facts[i]
-		v.known[f.Client]++
-		v.bit(0, f.Client, s.Ordinal, true)
+		present[f.Client] = true
 		if next := f.Memory.NextChange(); next != 0 && (s.Exit == 0 || s.Exit > next) {
 			v.problem("node %d: a membership changes at %v but its exit record is at %v", s.Ordinal, next, s.Exit)
 		}
 		v.memberships(node, s, f)
 	}
+	for i := range s.User {
+		u := &s.User[i]
+		present[u.Client] = true
+		for _, m := range u.Members {
+			if m.Next != 0 && (s.Exit == 0 || s.Exit > m.Next) {
+				v.problem("node %d: a user's membership changes at %v but its exit record is at %v", s.Ordinal, m.Next, s.Exit)
+			}
+			v.member(m.Key, u.Client, s.Ordinal, m.In)
+		}
+	}
+	for c := range present {
+		v.known[c]++
+		v.bit(0, c, s.Ordinal, true)
+	}
+}
+
+// member checks the bit of a membership that counts, and counts it.
+func (v *verifier) member(key proto.SegmentKey, client proto.ClientID, o proto.Ordinal, in bool) {
+	if _, ok := v.rules.defines[key]; !ok {
+		return // undefined since: it goes with the next touch
+	}
+	if in {
+		v.count[key]++
+	}
+	v.bit(key, client, o, in)
 }
 
 func (v *verifier) checkName(node proto.Node, o proto.Ordinal) {
@@ -247,20 +296,14 @@ func (v *verifier) bit(key proto.SegmentKey, client proto.ClientID, o proto.Ordi
 // memberships holds a client's memberships of a node against the plain
 // reading of its history.
 func (v *verifier) memberships(node proto.Node, s *identity.State, f *identity.Facts) {
-	h := history{snap: v.snap, node: node, facts: f}
+	h := history{snap: v.snap, node: node, gen: s.Gen(), facts: f}
 	events := 0
 	h.walk(func(proto.Millis, *proto.EventBody) bool { events++; return true })
 	v.out.Events += uint64(events)
 	now := proto.Millis(v.record.NowMs)
 	stored := map[proto.SegmentKey]segments.Membership{}
 	for _, m := range f.Memory.Memberships() {
-		if _, ok := v.rules.defines[m.Key]; !ok {
-			continue // undefined since: it goes with the next touch
-		}
 		stored[m.Key] = m
-		if m.In {
-			v.count[m.Key]++
-		}
 	}
 	g := v.rules.Program(f.Client)
 	if g == nil {
@@ -269,7 +312,9 @@ func (v *verifier) memberships(node proto.Node, s *identity.State, f *identity.F
 	member := memberOf(&f.Memory, func(id proto.SegmentID) proto.SegmentKey { return v.names[f.Client][id] }, now)
 	for _, d := range g.All() {
 		m := stored[d.Key]
-		v.bit(d.Key, f.Client, s.Ordinal, m.In)
+		if !s.Follows || d.Scope == segments.ScopeIdentity {
+			v.member(d.Key, f.Client, s.Ordinal, m.In)
+		}
 		if d.Key > f.Memory.Version() {
 			continue // not yet touched since the definition
 		}
@@ -278,7 +323,8 @@ func (v *verifier) memberships(node proto.Node, s *identity.State, f *identity.F
 			continue
 		}
 		v.out.Memberships++
-		if want := segments.Holds(d.Rule, h.walk, f.Memory.Traits(), member, now); want != identity.In(m, now) {
+		own := segments.Plain{History: h.walk, Traits: f.Memory.Traits(), Member: member, Devices: int(flag(s.Device))}
+		if want := own.Holds(d.Rule, now); want != identity.In(m, now) {
 			v.problem("node %d: segment %q of client %d holds %v by its history of %d events but is kept as %v", s.Ordinal, d.ID, f.Client, want, events, identity.In(m, now))
 		}
 	}
@@ -287,22 +333,22 @@ func (v *verifier) memberships(node proto.Node, s *identity.State, f *identity.F
 	}
 }
 
-// ordinals checks that numbers were given out without holes.
+// ordinals checks that numbers were given out once, and lead to their nodes.
 func (v *verifier) ordinals() error {
-	next := make([]uint32, proto.Partitions)
 	prefix := laneKey(v.id, 'o')
+	names := uint64(0)
 	err := v.snap.Scan(prefix, prefix, func(k, value []byte) (bool, error) {
 		v.hash.Write(k)
 		v.hash.Write(value)
+		names++
 		o := proto.Ordinal(binary.BigEndian.Uint32(k[3:]))
-		if o.Local() != next[o.Partition()] {
-			v.problem("number %d follows %d in %v", o.Local(), next[o.Partition()], o.Partition())
+		if o.Local() >= v.record.NextOrdinal[o.Partition()] {
+			v.problem("number %d of %v was never given out", o.Local(), o.Partition())
 		}
-		next[o.Partition()] = o.Local() + 1
 		return true, nil
 	})
-	if !slices.Equal(next, v.record.NextOrdinal) {
-		v.problem("the lane's record counts %v nodes, there are %v", v.record.NextOrdinal, next)
+	if names != v.named {
+		v.problem("%d numbers lead to identities, %d nodes are numbered", names, v.named)
 	}
 	return err
 }
@@ -314,18 +360,29 @@ func (v *verifier) sizes() error {
 			v.problem("bitmap of segment %q has %d members, facts have %d", d.id, got, v.count[key])
 		}
 	}
-	v.bitmaps.View(func(_ func(proto.SegmentKey) *roaring.Bitmap, universe func(proto.ClientID) *roaring.Bitmap) {
-		for c, n := range v.known {
-			if u := universe(c); u == nil || u.GetCardinality() != n {
-				v.problem("client %d's universe does not have %d nodes", c, n)
+	for _, c := range v.bitmaps.Clients() {
+		v.bitmaps.View(func(_ func(proto.SegmentKey) *roaring.Bitmap, universe func(proto.ClientID) *roaring.Bitmap) {
+			if u := universe(c); u != nil && u.GetCardinality() != v.known[c] {
+				v.problem("client %d's universe has %d nodes, facts have %d", c, u.GetCardinality(), v.known[c])
 			}
-		}
-	})
+		})
+	}
 	return nil
 }
 
 // rest hashes what else the log decides.
 func (v *verifier) rest() error {
+	for _, p := range v.partitions {
+		prefix := []byte{'T', byte(p)}
+		err := v.snap.Scan(prefix, prefix, func(k, value []byte) (bool, error) {
+			v.hash.Write(k)
+			v.hash.Write(value)
+			return true, v.users.optOut(k, value)
+		})
+		if err != nil {
+			return err
+		}
+	}
 	for _, kind := range []byte{'d', 'v', 'g', 'q'} {
 		prefix := laneKey(v.id, kind)
 		err := v.snap.Scan(prefix, prefix, func(k, value []byte) (bool, error) {

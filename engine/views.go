@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"slices"
 	"sync"
 
 	"kith/actors/identity"
@@ -21,7 +22,8 @@ type viewShard struct {
 	mu      sync.RWMutex
 	version uint64 // bumped by every publication
 	views   map[proto.Node]*cachedView
-	ring    []*cachedView // for CLOCK eviction
+	spaces  []proto.SpaceID // in which a node was ever cached
+	ring    []*cachedView   // for CLOCK eviction
 	hand    int
 	max     int
 	_       [24]byte // keeps neighbours off one cache line
@@ -81,11 +83,29 @@ func (v *views) publish(n proto.Node, view *identity.View) {
 	s.put(n, view)
 }
 
+// forget drops what is cached of an identity, in whatever space: it was opted
+// out or in. What was read before is not stored any more.
+func (v *views) forget(h proto.IdentityHash) {
+	s := v.shard(proto.Node{Hash: h})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.version++
+	for _, space := range s.spaces {
+		if c := s.views[proto.Node{Hash: h, Space: space}]; c != nil {
+			c.node, c.view, c.used = proto.Node{}, nil, false // its place in the ring is free next
+			delete(s.views, proto.Node{Hash: h, Space: space})
+		}
+	}
+}
+
 // put adds an entry, in the place of one not used lately when full. The lock
 // is held.
 func (s *viewShard) put(n proto.Node, view *identity.View) {
 	c := &cachedView{node: n, view: view}
 	s.views[n] = c
+	if !slices.Contains(s.spaces, n.Space) {
+		s.spaces = append(s.spaces, n.Space)
+	}
 	if len(s.ring) < s.max {
 		s.ring = append(s.ring, c)
 		return
@@ -94,7 +114,9 @@ func (s *viewShard) put(n proto.Node, view *identity.View) {
 		s.ring[s.hand].used = false
 		s.hand = (s.hand + 1) % len(s.ring)
 	}
-	delete(s.views, s.ring[s.hand].node)
+	if old := s.ring[s.hand]; s.views[old.node] == old {
+		delete(s.views, old.node)
+	}
 	s.ring[s.hand] = c
 	s.hand = (s.hand + 1) % len(s.ring)
 }

@@ -114,6 +114,48 @@ func (c *CutRecord) append(b []byte) []byte {
 	return binary.AppendUvarint(b, c.Replaced)
 }
 
+// Append encodes all of the state but the copies, whose owners it names: the
+// node row with its length, the link rows (hash, row with its length), and the
+// members' hashes.
+func (x *State) Append(b []byte) []byte {
+	at := len(b)
+	b = insertLength(x.AppendNode(b), at)
+	b = binary.AppendUvarint(b, uint64(len(x.Links)))
+	for i := range x.Links {
+		b = append(b, x.Links[i].Peer[:]...)
+		at := len(b)
+		b = insertLength(x.Links[i].AppendLink(b), at)
+	}
+	b = binary.AppendUvarint(b, uint64(len(x.Members)))
+	for i := range x.Members {
+		b = append(b, x.Members[i].Peer[:]...)
+	}
+	return b
+}
+
+// Decode reads what Append wrote into x. The copies of the members that it
+// gives are still to be added.
+func (x *State) Decode(b []byte) (members []Hash, err error) {
+	r := reader{proto.NewReader(b)}
+	if err := x.DecodeNode(r.Bytes()); err != nil {
+		return nil, err
+	}
+	for range r.Count(19) {
+		peer := r.hash()
+		if n := len(x.Links); n > 0 && !less(x.Links[n-1].Peer, peer) {
+			return nil, malformed("state")
+		}
+		if err := x.AddLink(peer, r.Bytes()); err != nil {
+			return nil, err
+		}
+	}
+	members = r.hashes()
+	if r.Bad() || r.Len() != 0 || !sortedHashes(members) {
+		return nil, malformed("state")
+	}
+	return members, nil
+}
+
 // DecodeNode reads the node row into x, which has no links and members then.
 func (x *State) DecodeNode(b []byte) error {
 	r := reader{proto.NewReader(b)}

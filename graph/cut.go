@@ -130,7 +130,7 @@ func (s *step) unlinked(m *Message) {
 		s.edges = true
 		x.copied = nil
 		if e.Time > m.Time-2*s.env.Config.SkewMillis {
-			s.propose(m.From, e, false) // newer than the cut, perhaps: its home decides
+			s.propose(m.From, e, false, nil) // newer than the cut, perhaps: its home decides
 		} else {
 			s.unedge(l, ReasonNoLonger)
 		}

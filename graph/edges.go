@@ -58,7 +58,7 @@ func (s *step) linked(m *Message) {
 		}
 	case l != nil && l.Stage == Pending:
 		if m.Time > l.Time {
-			s.propose(m.About, m.Evidence, false)
+			s.propose(m.About, m.Evidence, false, m.Body)
 		}
 	case x.slots() >= s.env.Config.EdgesMax:
 		s.refuse(m, ReasonEdgeCap)
@@ -67,7 +67,7 @@ func (s *step) linked(m *Message) {
 		s.refuse(m, ReasonLinksFull)
 		return
 	default:
-		s.propose(m.About, m.Evidence, false)
+		s.propose(m.About, m.Evidence, false, m.Body)
 	}
 	s.asked(m)
 }
@@ -117,14 +117,14 @@ func (s *step) refuse(m *Message, r Reason) {
 	}
 }
 
-// propose makes or renews a pending edge.
-func (s *step) propose(peer Hash, e Evidence, again bool) {
+// propose makes or renews a pending edge. body is passed on to the peer's home.
+func (s *step) propose(peer Hash, e Evidence, again bool, body []byte) {
 	if !again {
 		l := add(&s.x.Links, peer)
 		l.Stage, l.Gen, l.Settled, l.Evidence = Pending, 0, false, e
 		s.fx.touched(peer)
 	}
-	s.emit(peer, Message{Kind: Half, Again: again, Gen: s.x.Gen, Evidence: e})
+	s.emit(peer, Message{Kind: Half, Again: again, Gen: s.x.Gen, Evidence: e, Body: body})
 }
 
 // half answers a proposal.
@@ -244,7 +244,7 @@ func (s *step) halfNo(m *Message) {
 		s.unedge(l, m.Reason)
 	case l.Stage == Established && m.Again && l.Gen <= m.Gen:
 		if l.Time > m.Time {
-			s.propose(l.Peer, l.Evidence, true)
+			s.propose(l.Peer, l.Evidence, true, nil)
 			return
 		}
 		gen := l.Gen
@@ -267,7 +267,7 @@ func (s *step) dropped(m *Message) {
 	}
 	if l := x.edge(m.From); l != nil {
 		if l.Time > m.Time {
-			s.propose(l.Peer, l.Evidence, true)
+			s.propose(l.Peer, l.Evidence, true, nil)
 			return
 		}
 		gen := l.Gen

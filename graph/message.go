@@ -137,5 +137,5 @@ type Message struct {
 	Copy  *Contribution
 	List  []Ref
 	Value Value
-	Body  []byte // Event, Refresh: for Facts
+	Body  []byte // Event, Refresh: for Facts; Link, Half: for the home of the identity proposed to
 }

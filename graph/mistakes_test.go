@@ -39,7 +39,7 @@ var mistakes = []mistake{
 	{"ignoreok", "edges.go", "\t\ts.takeBack(m, l)\n", ""},
 	{"oldok", "edges.go", "if m.Time < l.Time {\n\t\treturn // newer", "if false {\n\t\treturn // newer"},
 	{"keepold", "edges.go", "if (pending || established) && l.Time > e.Time {", "if false {"},
-	{"dropold", "edges.go", "\t\tif l.Time > m.Time {\n\t\t\ts.propose(l.Peer, l.Evidence, true)\n\t\t\treturn\n\t\t}\n\t\tgen := l.Gen\n\t\ts.unestablish(l, dropReason(m))", "\t\tgen := l.Gen\n\t\ts.unestablish(l, dropReason(m))"},
+	{"dropold", "edges.go", "\t\tif l.Time > m.Time {\n\t\t\ts.propose(l.Peer, l.Evidence, true, nil)\n\t\t\treturn\n\t\t}\n\t\tgen := l.Gen\n\t\ts.unestablish(l, dropReason(m))", "\t\tgen := l.Gen\n\t\ts.unestablish(l, dropReason(m))"},
 	{"capone", "edges.go", "\t\ts.unestablish(l, dropReason(m))\n", ""},
 	{"dropdark", "edges.go", "if !m.Capped && (x.Dark || m.Time <= x.Fence) {", "if !m.Capped && x.Dark {"},
 	{"nodropok", "edges.go", "\t\t\tl.MarkGen = m.Gen\n", ""},

@@ -269,6 +269,9 @@ func (x *State) RootOf(h Hash) Hash {
 	return x.Root
 }
 
+// Leads reports whether the node is the root of a user of several.
+func (x *State) Leads() bool { return x.leads() && len(x.Members) > 0 }
+
 // Admits reports whether evidence of time t counts.
 func (x *State) Admits(t proto.Millis) bool { return !x.Dark && t > x.Fence }
 

@@ -94,6 +94,20 @@ func (r *Reader) Take(n int) []byte {
 	return out
 }
 
+// Hash reads the 16 bytes of an identity's hash.
+func (r *Reader) Hash() (h IdentityHash) {
+	copy(h[:], r.Take(len(h)))
+	return h
+}
+
+func (r *Reader) flag() bool {
+	c := r.Byte()
+	if c > 1 {
+		r.Fail()
+	}
+	return c == 1
+}
+
 // Uint64 reads eight little-endian bytes.
 func (r *Reader) Uint64() uint64 {
 	b := r.Take(8)

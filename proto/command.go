@@ -14,6 +14,11 @@ const (
 	CommandFill    CommandKind = 4 // lane: segment key, first and last ordinal
 	CommandTraits  CommandKind = 5 // node: client, space, identity, traits
 	CommandReplay  CommandKind = 6 // node: a dead letter's offset and index, and its command again
+	CommandLink    CommandKind = 7 // node: LinkCommand
+	CommandUnlink  CommandKind = 8 // node: UnlinkCommand
+	CommandCut     CommandKind = 9 // identity: CutCommand
+	CommandOptIn   CommandKind = 10
+	CommandGraph   CommandKind = 11 // lane: GraphPack
 )
 
 // LanePartition marks a command that is for the lane, not for one home.
@@ -45,11 +50,11 @@ func NextCommand(b []byte) (Command, []byte, error) {
 		return Command{}, nil, Errorf(CodeCorrupt, "packed command is malformed")
 	}
 	switch c.Kind {
-	case CommandEvent, CommandTraits, CommandReplay:
+	case CommandEvent, CommandTraits, CommandReplay, CommandLink, CommandUnlink, CommandCut, CommandOptIn:
 		if c.Partition >= Partitions {
 			return Command{}, nil, Errorf(CodeCorrupt, "command kind %d names partition %d of %d", c.Kind, c.Partition, Partitions)
 		}
-	case CommandBeat, CommandControl, CommandFill:
+	case CommandBeat, CommandControl, CommandFill, CommandGraph:
 		if c.Partition != LanePartition {
 			return Command{}, nil, Errorf(CodeCorrupt, "command kind %d is for the lane but names partition %d", c.Kind, c.Partition)
 		}

@@ -1,6 +1,7 @@
 package proto
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -184,6 +185,9 @@ func (h IdentityHash) String() string { return hex.EncodeToString(h[:]) }
 
 // Partition is the identity's home; it is the same in every space.
 func (h IdentityHash) Partition() PartitionID { return PartitionID(h[0] & (Partitions - 1)) }
+
+// Prefix is the first eight bytes: enough to tell most hashes apart.
+func (h IdentityHash) Prefix() uint64 { return binary.BigEndian.Uint64(h[:8]) }
 
 // Hasher computes identity hashes: SipHash-2-4 with a 128-bit result, keyed
 // with the deployment's secret. It must never change for a data directory.

@@ -150,6 +150,80 @@ func BenchmarkUpdateNewIdentity(b *testing.B) {
 	}
 }
 
+// visited is the memory of an identity after n visits.
+func visited(p *segments.Program, n int) *segments.Memory {
+	m, ev, d := &segments.Memory{}, segments.NewEvaluator(), &segments.Delta{}
+	for i := range n {
+		now := start + proto.Millis(i)*7*hour
+		ev.Observe(p, m, visit(), now, now, d)
+	}
+	return m
+}
+
+// household is what n identities give, each after ten visits.
+func household(p *segments.Program, n int) []string {
+	shared := make([]string, n)
+	for i := range shared {
+		shared[i] = string(p.AppendShared(nil, visited(p, 10+i%3)))
+	}
+	return shared
+}
+
+func BenchmarkUnion(b *testing.B) {
+	for _, rules := range []int{100, 10000} {
+		for _, identities := range []int{2, 5, 20} {
+			b.Run(fmt.Sprintf("rules=%d/identities=%d", rules, identities), func(b *testing.B) {
+				p, ev := crowd(b, rules), segments.NewEvaluator()
+				shared, dst := household(p, identities), []segments.Membership(nil)
+				b.ReportAllocs()
+				defer cpu(b)()
+				for b.Loop() {
+					var err error
+					if dst, err = ev.Union(p, shared, identities, start+4*day, dst[:0]); err != nil || len(dst) < 4 {
+						b.Fatal(dst, err)
+					}
+				}
+			})
+		}
+	}
+}
+
+func BenchmarkAppendShared(b *testing.B) {
+	p := crowd(b, 10000)
+	m, buf := visited(p, 10), []byte(nil)
+	b.ReportAllocs()
+	defer cpu(b)()
+	for b.Loop() {
+		buf = p.AppendShared(buf[:0], m)
+	}
+	b.ReportMetric(float64(len(buf)), "bytes")
+}
+
+func TestUnionAllocatesNothing(t *testing.T) {
+	p, ev, dst := crowd(t, 100), segments.NewEvaluator(), []segments.Membership(nil)
+	shared := household(p, 5)
+	step := func() { dst, _ = ev.Union(p, shared, 5, start+4*day, dst[:0]) }
+	for range 10 {
+		step()
+	}
+	if n := testing.AllocsPerRun(1000, step); n != 0 || len(dst) == 0 {
+		t.Fatalf("%v allocations per union, %v", n, dst)
+	}
+}
+
+// TestUnionCostsWhatItMatches counts rules rather than time.
+func TestUnionCostsWhatItMatches(t *testing.T) {
+	for _, rules := range []int{10, 10000} {
+		p, ev := crowd(t, rules), segments.NewEvaluator()
+		if _, err := ev.Union(p, household(p, 5), 5, start+4*day, nil); err != nil {
+			t.Fatal(err)
+		}
+		if n := segments.Judged(ev); n != 5 {
+			t.Errorf("of %d rules %d are judged, not 5", rules, n)
+		}
+	}
+}
+
 // TestObserveAllocatesNothing holds the steady state to its promise.
 func TestObserveAllocatesNothing(t *testing.T) {
 	p, ev, d, e, m := crowd(t, 100), segments.NewEvaluator(), &segments.Delta{}, visit(), &segments.Memory{}

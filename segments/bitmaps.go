@@ -187,6 +187,13 @@ func (x *Bitmaps) Keys() []proto.SegmentKey {
 	return slices.Sorted(maps.Keys(x.segments))
 }
 
+// Clients are those that have a universe, ascending.
+func (x *Bitmaps) Clients() []proto.ClientID {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return slices.Sorted(maps.Keys(x.universes))
+}
+
 // Dirty is how many chunks changed since TakeDirty last gave them. Chunks are
 // given longest dirty first: once that many more have been taken and stored,
 // the deltas before now are no longer needed.

@@ -16,6 +16,7 @@ import (
 //	last ago        comparison byte, window in ms, predicate
 //	trait           predicate, a leaf over a trait
 //	member          text
+//	devices         comparison byte, number
 //
 // and of a predicate:
 //
@@ -47,6 +48,8 @@ func (n *node) appendBinary(b []byte) []byte {
 	case nodeCount, nodeDays:
 		b = binary.AppendUvarint(append(b, byte(n.cmp)), uint64(n.n))
 		b = binary.AppendUvarint(b, uint64(n.window))
+	case nodeDevices:
+		b = binary.AppendUvarint(append(b, byte(n.cmp)), uint64(n.n))
 	case nodeLastAt:
 		b = proto.AppendVarint(append(b, byte(n.cmp)), int64(n.at))
 	case nodeLastAgo:
@@ -176,6 +179,8 @@ func (d *decoder) node(depth int) *node {
 		n.cmp, n.n, n.window = d.cmp(), d.number(CountMax), d.window(0)
 	case nodeDays:
 		n.cmp, n.n, n.window = d.cmp(), d.number(DaysMax), d.window(0)
+	case nodeDevices:
+		n.cmp, n.n = d.cmp(), d.number(DevicesMax)
 	case nodeLastAt:
 		n.cmp, n.at = d.cmp(), proto.Millis(d.r.Varint())
 		d.check(n.at >= 0 && n.at <= timeMax)

@@ -12,10 +12,11 @@ import (
 type Delta struct {
 	Entered, Left []proto.SegmentKey // by key
 	Touched       bool               // a membership or a Next changed
+	Shared        bool               // what AppendShared packs of the Memory may have changed
 }
 
 // Reset empties d and keeps its buffers.
-func (d *Delta) Reset() { d.Entered, d.Left, d.Touched = d.Entered[:0], d.Left[:0], false }
+func (d *Delta) Reset() { *d = Delta{Entered: d.Entered[:0], Left: d.Left[:0]} }
 
 func (d *Delta) enter(key proto.SegmentKey) { turn(&d.Entered, &d.Left, key) }
 func (d *Delta) leave(key proto.SegmentKey) { turn(&d.Left, &d.Entered, key) }
@@ -34,6 +35,9 @@ func turn(to, from *[]proto.SegmentKey, key proto.SegmentKey) {
 // Evaluator brings memories up to date. It is scratch space: one goroutine
 // uses it, for any memories and programs.
 type Evaluator struct {
+	devices  int
+	union    userUnion
+	sharing  bool // only what a user's rules are made of is judged
 	scratch  scratch
 	matched  []*tracked
 	pending  []*segment // to be evaluated, of rank 0
@@ -56,6 +60,11 @@ type memo struct {
 
 // NewEvaluator is an evaluator without buffers; they grow as needed.
 func NewEvaluator() *Evaluator { return &Evaluator{} }
+
+// SetDevices says how many browsers or devices the identity of the Memory in
+// hand is: 1 or 0. It is to be said before every call with that Memory, and
+// the same each time: rules are not judged anew because of it.
+func (ev *Evaluator) SetDevices(n int) { ev.devices = n }
 
 // begin readies the scratch space for one step over p.
 func (ev *Evaluator) begin(p *Program) {
@@ -86,7 +95,7 @@ func (ev *Evaluator) take(list []filed, e *proto.EventBody) {
 // mark has s evaluated in this step. A rule that m has not been brought up to
 // yet is left alone: without history its value would be a guess.
 func (ev *Evaluator) mark(m *Memory, s *segment) {
-	if ev.marked[s.slot] == ev.gen || s.def.Key > m.version {
+	if ev.marked[s.slot] == ev.gen || s.def.Key > m.version || ev.sharing && !s.shared {
 		return
 	}
 	ev.marked[s.slot] = ev.gen
@@ -193,9 +202,11 @@ func (ev *Evaluator) Observe(p *Program, m *Memory, e *proto.EventBody, t, now p
 	p.index.find(ev, e)
 	t = min(t, now)
 	for _, q := range ev.matched {
-		if m.observe(q, t, now) {
+		changed, given := m.observe(q, t, now)
+		if changed {
 			ev.markAll(m, q.rules)
 		}
+		d.Shared = d.Shared || given
 	}
 	ev.run(m, now, d)
 }
@@ -207,8 +218,9 @@ func (ev *Evaluator) SetTraits(p *Program, m *Memory, set []proto.Prop, now prot
 	ev.Advance(p, m, now, d)
 	ev.begin(p)
 	for _, t := range set {
-		if m.setTrait(t) {
-			ev.markAll(m, p.traits[t.Key])
+		if w := p.traits[t.Key]; m.setTrait(t) && w != nil {
+			ev.markAll(m, w.rules)
+			d.Shared = d.Shared || w.shared > 0
 		}
 	}
 	ev.run(m, now, d)
@@ -245,8 +257,13 @@ func (ev *Evaluator) greet(p *Program, m *Memory, now proto.Millis, d *Delta) {
 	if m.version != 0 || p.version == 0 || len(m.traits) > 0 {
 		return
 	}
-	m.version = p.version
+	m.version, d.Shared = p.version, true
 	for _, s := range p.base {
 		m.settle(Membership{Key: s.def.Key, In: true, Since: now}, d)
+	}
+	if ev.devices != 0 && len(p.counting) > 0 {
+		ev.begin(p)
+		ev.markAll(m, p.counting)
+		ev.run(m, now, d)
 	}
 }

@@ -11,19 +11,51 @@ import (
 const explainEventsMax = 10
 
 // Explain lists the parts of a segment's rule with the values they have for m
-// at now, in the order of the text. m must be up to date. CodeNotFound if the
-// segment is not defined.
+// at now, in the order of the text, for an identity that is no device. m must
+// be up to date. CodeNotFound if the segment is not defined.
 func (p *Program) Explain(id proto.SegmentID, m *Memory, now proto.Millis) ([]proto.ExplanationFact, error) {
+	return NewEvaluator().Explain(p, id, m, now)
+}
+
+// Explain is Program.Explain with devices() as SetDevices says.
+func (ev *Evaluator) Explain(p *Program, id proto.SegmentID, m *Memory, now proto.Millis) ([]proto.ExplanationFact, error) {
 	s := p.byID[id]
 	if s == nil {
-		return nil, proto.Errorf(proto.CodeNotFound, "segment %q is not defined", clip(string(id)))
+		return nil, notDefined(id)
 	}
-	ev := NewEvaluator()
 	ev.begin(p)
+	return ev.explain(s, m, now), nil
+}
+
+// ExplainUnion lists the parts of the rule of a segment of scope user as
+// Explain does, over what Union judges. CodeInvalid if the scope is another.
+func (ev *Evaluator) ExplainUnion(p *Program, id proto.SegmentID, shared []string, devices int, now proto.Millis) ([]proto.ExplanationFact, error) {
+	s := p.byID[id]
+	if s == nil {
+		return nil, notDefined(id)
+	}
+	if s.def.Scope != ScopeUser {
+		return nil, proto.Errorf(proto.CodeInvalid, "segment %q has scope identity: it is explained for one identity, not for a user", id)
+	}
+	defer ev.SetDevices(ev.devices)
+	ev.devices = devices
+	if err := ev.unite(p, shared, now); err != nil {
+		return nil, err
+	}
+	facts := ev.explain(s, &ev.union.memory, now)
+	ev.union.release()
+	return facts, nil
+}
+
+func notDefined(id proto.SegmentID) error {
+	return proto.Errorf(proto.CodeNotFound, "segment %q is not defined", clip(string(id)))
+}
+
+func (ev *Evaluator) explain(s *segment, m *Memory, now proto.Millis) []proto.ExplanationFact {
 	ev.walk++
 	x := explainer{ev: ev, m: m, now: now}
 	x.walk(s.def.Rule.root, &s.tree)
-	return x.facts, nil
+	return x.facts
 }
 
 type explainer struct {
@@ -44,14 +76,25 @@ func (x *explainer) walk(n *node, t *term) {
 	f := proto.ExplanationFact{Expr: n.String(), Holds: holds, Value: holds}
 	switch {
 	case n.op == nodeTrait:
-		f.Value = nil
-		if v, ok := x.m.trait(n.pred.attr.key); ok {
-			f.Value = v.String()
-		}
+		f.Value = x.trait(n.pred)
+	case n.op == nodeDevices:
+		f.Value = x.ev.devices
 	case t.track != nil:
 		x.aggregate(&f, t)
 	}
 	x.facts = append(x.facts, f)
+}
+
+// trait is the value that satisfies the condition; if none does, the first that
+// there is.
+func (x *explainer) trait(leaf *pred) any {
+	if v, holds := x.ev.witness(leaf, x.m); holds {
+		return v.String()
+	}
+	if all := x.m.valuesOf(leaf.attr.key); len(all) > 0 {
+		return all[0].Value.String()
+	}
+	return nil
 }
 
 // aggregate sets the value; a number stops at one above the greatest that any

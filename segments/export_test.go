@@ -9,6 +9,17 @@ func (r *Rule) SetPredicateID(id uint64) { r.preds[0].id = predID(id) }
 // PredicateID is the number of the rule's first condition.
 func (r *Rule) PredicateID() uint64 { return uint64(r.preds[0].id) }
 
+// Judged is how many rules the last call of ev evaluated.
+func Judged(ev *Evaluator) int {
+	n := 0
+	for _, gen := range ev.marked {
+		if gen == ev.gen {
+			n++
+		}
+	}
+	return n
+}
+
 // Tried is how many predicates the index has an event looked at with.
 func Tried(p *Program, e *proto.EventBody) int {
 	places := [][]filed{p.index.always}

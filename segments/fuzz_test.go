@@ -2,6 +2,7 @@ package segments_test
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 	"unicode/utf8"
 
@@ -10,7 +11,7 @@ import (
 )
 
 func FuzzCompile(f *testing.F) {
-	for _, s := range []string{`count(event.section == "auto", "30d") >= 3 && !member("owners")`, `now - last(true) < "7d"`, `trait("x") in ["a", 3, true]`, `days(event.props["a b"].matches("^a")) == 2 || true`, `event.x`, `((((`, `!!!!-1`} {
+	for _, s := range []string{`count(event.section == "auto", "30d") >= 3 && !member("owners")`, `now - last(true) < "7d"`, `trait("x") in ["a", 3, true]`, `days(event.props["a b"].matches("^a")) == 2 || true`, `event.x`, `devices() >= 2`, `((((`, `!!!!-1`} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
@@ -33,7 +34,7 @@ func FuzzCompile(f *testing.F) {
 }
 
 func FuzzDecodeRule(f *testing.F) {
-	for _, s := range []string{`count(event.section == "auto", "30d") >= 3 && !member("owners")`, `now - last(true) < "7d"`, `trait("x") in ["a", 3, true] || days(!has(event.x)) < 3`} {
+	for _, s := range []string{`count(event.section == "auto", "30d") >= 3 && !member("owners")`, `now - last(true) < "7d"`, `trait("x") in ["a", 3, true] || days(!has(event.x)) < 3`, `!(devices() == 1)`} {
 		b, _ := compile(f, s).AppendBinary(nil)
 		f.Add(b)
 	}
@@ -77,6 +78,32 @@ func FuzzReadMemory(f *testing.F) {
 		d := &segments.Delta{}
 		segments.NewEvaluator().Update(crowd(t, 10), again, seq(nil), start, d)
 		segments.NewEvaluator().Observe(crowd(t, 10), again, visit(), start, start, d)
+	})
+}
+
+func FuzzShared(f *testing.F) {
+	p, ev := crowd(f, 10), segments.NewEvaluator()
+	good := string(p.AppendShared(nil, visited(p, 5)))
+	f.Add([]byte(good))
+	f.Add([]byte{1, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		checked := segments.CheckShared(string(b))
+		one, err := ev.Union(p, []string{string(b), good}, 2, start+day, nil)
+		if (err == nil) != (checked == nil) {
+			t.Fatalf("CheckShared says %v, Union %v", checked, err)
+		}
+		other, _ := ev.Union(p, []string{good, string(b)}, 2, start+day, nil)
+		if !slices.Equal(one, other) {
+			t.Fatalf("by order: %v, %v", one, other)
+		}
+		if err != nil && (proto.CodeOf(err) != proto.CodeCorrupt || len(one) != 0) {
+			t.Fatalf("%v with %v", err, one)
+		}
+		for _, ms := range one {
+			if !ms.In && ms.Next == 0 || ms.Next != 0 && ms.Next <= start+day {
+				t.Fatalf("membership %v says nothing", ms)
+			}
+		}
 	})
 }
 

@@ -39,6 +39,7 @@ func TestAccepted(t *testing.T) {
 		{`count(event.x.lowerAscii().startsWith("a") && event.url.matches("^/a+")) == 0`, ""},
 		{`trait("age") >= 25 && trait("city").lowerAscii() in ["a"]`, ""},
 		{`trait("vip") == true || trait("x").contains("\u00e9\"")`, `trait("vip") == true || trait("x").contains("é\"")`},
+		{`2 <= devices() && !(devices() == 64.0)`, `devices() >= 2 && !(devices() == 64)`},
 		{`days(event.price > -1e300, "1w2d") < 366 // comment`, `days(event.price > -1e+300, "9d") < 366`},
 	} {
 		r, err := segments.Compile(c.text)
@@ -71,7 +72,17 @@ func TestRefused(t *testing.T) {
 		{"true &&\n  cuont(true) > 1", 2, 3, "did you mean count?"},
 		{`count(evnt.name == "x") > 1`, 1, 7, "did you mean event?"},
 		{`frobnicate(true) > 1`, 1, 1, "rules know count, days"},
-		{`devices() >= 2`, 1, 1, "devices is not supported yet"},
+		{`devices()`, 1, 1, "devices() gives a number: write devices() >= 2"},
+		{`true && devices >= 2`, 1, 9, "devices is a function: write devices() >= 2"},
+		{`device() >= 2`, 1, 1, "did you mean devices?"},
+		{`devices(event.name == "x") >= 2`, 1, 1, "devices has 1 arguments: write devices() >= 2"},
+		{`devices() >= 65`, 1, 14, "from 0 to 64"},
+		{`devices() >= 1.5`, 1, 14, "whole number"},
+		{`devices() == "2"`, 1, 14, "devices() is a number"},
+		{`devices() > count(true)`, 1, 13, "devices() is a number"},
+		{`now - devices() > "1d"`, 1, 7, "a length of time"},
+		{`count(devices() > 1) > 1`, 1, 7, "cannot stand inside"},
+		{`count(devices()) > 1`, 1, 7, "cannot stand inside"},
 		{`sum(event.price, true) > 1`, 1, 1, "sum is not supported yet"},
 		{`true || sequence(true, true, "1h", "1d")`, 1, 9, "sequence is not supported yet"},
 		{`first(true) > now - "1d"`, 1, 1, "first is not supported yet"},
@@ -263,6 +274,10 @@ func TestGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	devices, err := compile(t, `devices() >= 2`).AppendBinary(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	p, m, d := segments.NewProgram(), &segments.Memory{}, &segments.Delta{}
 	for i, text := range []string{`count(true, "30d") >= 2`, `days(event.name == "x") >= 2`, `last(true) > now - "1h" && trait("age") > 3`, `count(event.name == "y") < 3`, `last(true) < now - "2h"`} {
 		if err := p.Define(segments.Definition{Key: proto.SegmentKey(3 * (i + 1)), ID: proto.SegmentID(rune('a' + i)), Rule: compile(t, text)}); err != nil {
@@ -274,7 +289,7 @@ func TestGolden(t *testing.T) {
 	for i := range proto.Millis(4) {
 		ev.Observe(p, m, &proto.EventBody{Name: "x"}, start+i*9*hour, start+i*9*hour, d)
 	}
-	for name, got := range map[string][]byte{"rule.golden": rule, "memory.golden": m.Append(nil, start)} {
+	for name, got := range map[string][]byte{"rule.golden": rule, "devices.golden": devices, "memory.golden": m.Append(nil, start), "shared.golden": p.AppendShared(nil, m)} {
 		path := filepath.Join("testdata", name)
 		if *update {
 			if err := os.WriteFile(path, got, 0o644); err != nil {
@@ -310,6 +325,15 @@ func TestExplain(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, facts); diff != "" {
 		t.Errorf("facts (-want +got):\n%s", diff)
+	}
+	if err := p.Define(segments.Definition{Key: 2, ID: "d", Rule: compile(t, `devices() < 2`)}); err != nil {
+		t.Fatal(err)
+	}
+	ev := segments.NewEvaluator()
+	ev.SetDevices(1)
+	facts, err = ev.Explain(p, "d", m, start)
+	if diff := cmp.Diff([]proto.ExplanationFact{{Expr: "devices() < 2", Value: 1, Holds: true}}, facts); diff != "" || err != nil {
+		t.Errorf("%v, facts (-want +got):\n%s", err, diff)
 	}
 	if _, err := p.Explain("nobody", m, start); proto.CodeOf(err) != proto.CodeNotFound {
 		t.Errorf("explain of nothing: %v", err)

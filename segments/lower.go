@@ -16,7 +16,7 @@ import (
 // operand is one side of a comparison.
 type operand struct {
 	kind   operandKind
-	agg    *node        // opCount, opDays, opLast, opAge: the call
+	agg    *node        // opCount, opDays, opDevices, opLast, opAge: the call
 	leaf   *pred        // opTrait
 	value  proto.Value  // opLiteral
 	window proto.Millis // opSpan, opAgo
@@ -28,6 +28,7 @@ type operandKind uint8
 const (
 	opCount operandKind = iota
 	opDays
+	opDevices
 	opLast    // last(p)
 	opAge     // now - last(p)
 	opTrait   // trait("x")
@@ -64,7 +65,7 @@ func (l *lowering) compare(e ast.Expr, op cmpOp, left, right ast.Expr, depth int
 		a, b, op, left, right = b, a, op.flip(), right, left
 	}
 	switch a.kind {
-	case opCount, opDays:
+	case opCount, opDays, opDevices:
 		return l.compareNumber(a, op, b, right)
 	case opLast, opAge:
 		return l.compareTime(a, op, b, right)
@@ -75,14 +76,11 @@ func (l *lowering) compare(e ast.Expr, op cmpOp, left, right ast.Expr, depth int
 		a.leaf.op, a.leaf.cmp, a.leaf.lits = predCmp, op, []proto.Value{b.value}
 		return &node{op: nodeTrait, pred: a.leaf}, l.orderable(a.leaf, e)
 	}
-	return nil, l.fail(e, "this compares two constants: one side must be count(), days(), last() or trait()")
+	return nil, l.fail(e, "this compares two constants: one side must be count(), days(), last(), devices() or trait()")
 }
 
 func (l *lowering) compareNumber(a *operand, op cmpOp, b *operand, right ast.Expr) (*node, error) {
-	limit := CountMax
-	if a.kind == opDays {
-		limit = DaysMax
-	}
+	limit := map[operandKind]int{opCount: CountMax, opDays: DaysMax, opDevices: DevicesMax}[a.kind]
 	if b.kind != opLiteral || b.value.Kind != proto.NumberValue {
 		return nil, l.fail(right, "%s is a number: compare it with a whole number from 0 to %d", a.text(), limit)
 	}
@@ -175,6 +173,11 @@ func (l *lowering) operandCall(e ast.Expr, c ast.CallExpr, depth int) (*operand,
 	case "last":
 		n, err := l.aggregate(e, c, nodeLastAt, 1, depth)
 		return &operand{kind: opLast, agg: n}, err
+	case "devices":
+		if len(c.Args()) != 0 {
+			return nil, l.fail(e, "devices has %d arguments: write devices() >= 2", len(c.Args()))
+		}
+		return &operand{kind: opDevices, agg: &node{op: nodeDevices}}, nil
 	case "trait":
 		a, err := l.trait(e, c)
 		return &operand{kind: opTrait, leaf: &pred{attr: a}}, err
@@ -283,9 +286,9 @@ func (l *lowering) subtract(e ast.Expr, c ast.CallExpr, depth int) (*operand, er
 }
 
 // later names what rules will have and do not have yet.
-var later = []string{"devices", "first", "sum", "min", "max", "distinct", "sequence"}
+var later = []string{"first", "sum", "min", "max", "distinct", "sequence"}
 
-var functions = []string{"count", "days", "last", "trait", "member", "timestamp", "duration", "has", "startsWith", "endsWith", "contains", "matches", "lowerAscii"}
+var functions = []string{"count", "days", "last", "devices", "trait", "member", "timestamp", "duration", "has", "startsWith", "endsWith", "contains", "matches", "lowerAscii"}
 
 // unknown refuses a name or a form that the language does not have.
 func (l *lowering) unknown(e ast.Expr) error {
@@ -293,6 +296,9 @@ func (l *lowering) unknown(e ast.Expr) error {
 	case ast.IdentKind:
 		if e.AsIdent() == "now" {
 			return l.fail(e, "now is a time, not a condition: write last(…) > now - \"7d\"")
+		}
+		if e.AsIdent() == "devices" {
+			return l.fail(e, "devices is a function: write devices() >= 2")
 		}
 		return l.fail(e, "variable %q is unknown%s", clip(e.AsIdent()), suggest(e.AsIdent(), []string{"event", "now"}, "rules know event and now"))
 	case ast.CallKind:
@@ -309,7 +315,7 @@ func (l *lowering) unknown(e ast.Expr) error {
 		if slices.Contains(functions, name) {
 			return l.fail(e, "%s cannot stand here", name)
 		}
-		return l.fail(e, "function %q is unknown%s", clip(name), suggest(name, functions, "rules know count, days, last, trait and member"))
+		return l.fail(e, "function %q is unknown%s", clip(name), suggest(name, functions, "rules know count, days, last, devices, trait and member"))
 	case ast.SelectKind:
 		return l.fail(e, "%q is unknown: only event has fields", clip(e.AsSelect().FieldName()))
 	}

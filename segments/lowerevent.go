@@ -57,10 +57,18 @@ func (l *lowering) predicateCall(e ast.Expr, c ast.CallExpr, depth int) (*pred, 
 		return &pred{op: predNot, kids: []*pred{k}}, nil
 	case "has":
 		return l.has(e, c)
-	case "count", "days", "last", "trait", "member":
-		return nil, l.fail(e, "%s() cannot stand inside a condition on an event: join it outside with && or ||", name)
+	}
+	if slices.Contains(outside, c.FunctionName()) {
+		return nil, l.outside(e, c)
 	}
 	return l.leaf(e, c, l.eventValue)
+}
+
+// outside names the functions that are about an identity and not one event.
+var outside = []string{"count", "days", "last", "devices", "trait", "member"}
+
+func (l *lowering) outside(e ast.Expr, c ast.CallExpr) error {
+	return l.fail(e, "%s() cannot stand inside a condition on an event: join it outside with && or ||", c.FunctionName())
 }
 
 func (l *lowering) predicateJoin(c ast.CallExpr, depth int) (*pred, error) {
@@ -259,8 +267,8 @@ func (l *lowering) attr(e ast.Expr) (attr, error) {
 			}
 			return attr{}, l.fail(c.Args()[1], "a property's name is a text: write event.props[\"section\"]")
 		}
-		if slices.Contains([]string{"count", "days", "last", "trait", "member"}, c.FunctionName()) {
-			return attr{}, l.fail(e, "%s() cannot stand inside a condition on an event: join it outside with && or ||", c.FunctionName())
+		if slices.Contains(outside, c.FunctionName()) {
+			return attr{}, l.outside(e, c)
 		}
 		return attr{}, l.unknown(e)
 	}

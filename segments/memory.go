@@ -14,7 +14,7 @@ import (
 type Memory struct {
 	version proto.SegmentKey
 	next    proto.Millis // least Next of members
-	traits  []proto.Prop // by key
+	traits  []proto.Prop // by key; of a user's union several of one key, by value
 	members []Membership // by key
 	matches []matches    // by id
 }
@@ -94,11 +94,17 @@ func (m *Memory) findTrait(key string) (int, bool) {
 	return slices.BinarySearchFunc(m.traits, key, func(p proto.Prop, key string) int { return cmp.Compare(p.Key, key) })
 }
 
-func (m *Memory) trait(key string) (proto.Value, bool) {
-	if i, found := m.findTrait(key); found {
-		return m.traits[i].Value, true
+// valuesOf lists the values of one trait.
+func (m *Memory) valuesOf(key string) []proto.Prop {
+	i, found := m.findTrait(key)
+	if !found {
+		return nil
 	}
-	return proto.Value{}, false
+	n := 1
+	for i+n < len(m.traits) && m.traits[i+n].Key == key {
+		n++
+	}
+	return m.traits[i : i+n]
 }
 
 // setTrait reports whether anything changed. Text "" removes; a trait beyond
@@ -123,17 +129,30 @@ func (m *Memory) setTrait(t proto.Prop) bool {
 	return true
 }
 
-// observe adds a match at t and reports whether what is kept changed.
-func (m *Memory) observe(q *tracked, t, now proto.Millis) bool {
+// observe adds a match at t and reports whether what is kept changed, and
+// whether what is given to the user did.
+func (m *Memory) observe(q *tracked, t, now proto.Millis) (changed, given bool) {
 	i, found := m.findMatch(q.id)
 	if !found {
 		m.insertMatch(i, q.id)
 	}
-	changed := m.matches[i].add(&q.need, t, now)
-	if !changed && m.matches[i].empty() { // late, and all else expired
+	s := &m.matches[i]
+	times, days := len(s.times), len(s.days)
+	var before extent
+	if q.gives == givesPart {
+		before = s.extent(&q.shared)
+	}
+	changed = s.add(&q.need, t, now)
+	switch q.gives {
+	case givesAll:
+		given = changed || len(s.times) != times || len(s.days) != days
+	case givesPart:
+		given = s.extent(&q.shared) != before || changed && s.among(&q.shared, t)
+	}
+	if !changed && s.empty() { // late, and all else expired
 		m.removeMatch(i)
 	}
-	return changed
+	return changed, given
 }
 
 // insertMatch opens an entry, with the buffers of one that was given up.

@@ -2,6 +2,7 @@ package segments
 
 import (
 	"encoding/binary"
+	"iter"
 	"strings"
 
 	"kith/proto"
@@ -139,18 +140,31 @@ func ReadMemory(r *proto.Reader, base proto.Millis, m *Memory) {
 }
 
 func (m *Memory) readTraits(r *proto.Reader) {
-	n := r.Count(2)
-	if n > TraitsMax {
-		r.Fail()
-	}
-	for range n {
-		t := proto.Prop{Key: r.String(), Value: proto.ReadValue(r)}
-		if k := len(m.traits); r.Bad() || k > 0 && m.traits[k-1].Key >= t.Key || t.Value == proto.TextOf("") {
-			r.Fail()
-			return
-		}
+	for t := range readTraits(r) {
 		t.Key, t.Value.Text = strings.Clone(t.Key), strings.Clone(t.Value.Text)
 		m.traits = append(m.traits, t)
+	}
+}
+
+// readTraits reads the traits of one identity; texts alias the bytes.
+func readTraits(r *proto.Reader) iter.Seq[proto.Prop] {
+	return func(yield func(proto.Prop) bool) {
+		n := r.Count(2)
+		if n > TraitsMax {
+			r.Fail()
+		}
+		before := ""
+		for i := range n {
+			t := proto.Prop{Key: r.String(), Value: proto.ReadValue(r)}
+			if r.Bad() || i > 0 && before >= t.Key || t.Value == proto.TextOf("") {
+				r.Fail()
+				return
+			}
+			before = t.Key
+			if !yield(t) {
+				return
+			}
+		}
 	}
 }
 
@@ -194,23 +208,33 @@ func readTime(r *proto.Reader, base proto.Millis) proto.Millis {
 }
 
 func (m *Memory) readMatches(r *proto.Reader, base proto.Millis) {
+	before := predID(0)
 	for i := range r.Count(8) {
-		b := r.Take(6)
-		what := r.Byte()
-		if r.Bad() || what == 0 || what >= 2*hasDays {
+		id, what := readMatchHead(r)
+		if i > 0 && before >= id {
 			r.Fail()
+		}
+		if r.Bad() {
 			return
 		}
-		id := predID(binary.LittleEndian.Uint32(b)) | predID(binary.LittleEndian.Uint16(b[4:]))<<32
-		if i > 0 && m.matches[i-1].id >= id {
-			r.Fail()
-			return
-		}
-		base = m.appendMatch(id).read(r, base, what)
+		base, before = m.appendMatch(id).read(r, base, what, nil), id
 	}
 }
 
-func (s *matches) read(r *proto.Reader, base proto.Millis, what byte) proto.Millis {
+// readMatchHead reads a predicate's number and what is there of it.
+func readMatchHead(r *proto.Reader) (id predID, what byte) {
+	b := r.Take(6)
+	what = r.Byte()
+	if r.Bad() || what == 0 || what >= 2*hasDays {
+		r.Fail()
+		return 0, 0
+	}
+	return predID(binary.LittleEndian.Uint32(b)) | predID(binary.LittleEndian.Uint16(b[4:]))<<32, what
+}
+
+// read gives the base for the next entry too. Lists go into the room, or with
+// none into the buffers that s has.
+func (s *matches) read(r *proto.Reader, base proto.Millis, what byte, room *room) proto.Millis {
 	if what&hasTotal != 0 {
 		total := r.Uvarint()
 		if s.total = uint32(total); total == 0 || total > CountMax+1 {
@@ -222,11 +246,11 @@ func (s *matches) read(r *proto.Reader, base proto.Millis, what byte) proto.Mill
 		s.last, s.hasLast = base, true
 	}
 	if what&hasTimes != 0 {
-		s.times = readTimes(s.times, r, base, CountMax+1)
+		s.times = readTimes(s.times, r, base, CountMax+1, room)
 		base = newestOf(s.times, base)
 	}
 	if what&hasDays != 0 {
-		s.days = readTimes(s.days, r, base, DaysMax+1)
+		s.days = readTimes(s.days, r, base, DaysMax+1, room)
 		base = newestOf(s.days, base)
 		for i := 1; i < len(s.days); i++ {
 			if dayOf(s.days[i]) == dayOf(s.days[i-1]) {
@@ -244,13 +268,15 @@ func newestOf(times []proto.Millis, otherwise proto.Millis) proto.Millis {
 	return otherwise
 }
 
-func readTimes(times []proto.Millis, r *proto.Reader, base proto.Millis, limit int) []proto.Millis {
+func readTimes(times []proto.Millis, r *proto.Reader, base proto.Millis, limit int, room *room) []proto.Millis {
 	n := r.Count(1)
 	if n == 0 || n > limit {
 		r.Fail()
 		return times[:0]
 	}
-	if cap(times) < n {
+	if room != nil {
+		times = room.take(n)
+	} else if cap(times) < n {
 		times = make([]proto.Millis, n)
 	}
 	times = times[:n]

@@ -264,6 +264,8 @@ func (l *lowering) notCondition(e ast.Expr, depth int) error {
 	switch o.kind {
 	case opCount, opDays:
 		return l.fail(e, "%s gives a number: write %s >= 1", o.text(), o.text())
+	case opDevices:
+		return l.fail(e, "devices() gives a number: write devices() >= 2")
 	case opLast:
 		return l.fail(e, "%s gives a time: write %s > now - \"7d\"", o.text(), o.text())
 	case opTrait:

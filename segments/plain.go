@@ -10,18 +10,29 @@ import (
 	"kith/proto"
 )
 
-// Holds reads the rule plainly: what it says of this history, these traits and
-// these memberships at the instant now. It keeps nothing and knows nothing of
-// the evaluator, which must always agree with it.
+// Plain is all that a rule is read over, of one identity or of all identities
+// of a user.
+type Plain struct {
+	History iter.Seq2[proto.Millis, *proto.EventBody] // in any order
+	Traits  []proto.Prop                              // of a user there may be several of one key
+	Member  func(proto.SegmentID) bool                // over the same history
+	Devices int                                       // how many of the identities are browsers or devices
+}
+
+// Holds reads the rule plainly: what it says of x at the instant now. It keeps
+// nothing and knows nothing of the evaluator, which must always agree with it.
+func (x Plain) Holds(r *Rule, now proto.Millis) bool {
+	return (&plain{Plain: x, now: now}).holds(r.root)
+}
+
+// Holds is Plain.Holds for an identity that is no device.
 func Holds(r *Rule, history iter.Seq2[proto.Millis, *proto.EventBody], traits []proto.Prop, member func(proto.SegmentID) bool, now proto.Millis) bool {
-	return (&plain{history: history, traits: traits, member: member, now: now}).holds(r.root)
+	return Plain{History: history, Traits: traits, Member: member}.Holds(r, now)
 }
 
 type plain struct {
-	history iter.Seq2[proto.Millis, *proto.EventBody]
-	traits  []proto.Prop
-	member  func(proto.SegmentID) bool
-	now     proto.Millis
+	Plain
+	now proto.Millis
 }
 
 func (x *plain) holds(n *node) bool {
@@ -35,14 +46,13 @@ func (x *plain) holds(n *node) bool {
 	case nodeNot:
 		return !x.holds(n.kids[0])
 	case nodeMember:
-		return x.member(n.member)
+		return x.Member(n.member)
 	case nodeTrait:
-		for _, t := range x.traits {
-			if t.Key == n.pred.attr.key {
-				return plainLeaf(n.pred, t.Value)
-			}
-		}
-		return false
+		return slices.ContainsFunc(x.Traits, func(t proto.Prop) bool {
+			return t.Key == n.pred.attr.key && plainLeaf(n.pred, t.Value)
+		})
+	case nodeDevices:
+		return plainCompare(float64(x.Devices), n.cmp, float64(n.n))
 	case nodeCount:
 		return plainCompare(float64(len(x.times(n))), n.cmp, float64(n.n))
 	case nodeDays:
@@ -68,7 +78,7 @@ func (x *plain) holds(n *node) bool {
 // times lists when events of the window satisfied the predicate.
 func (x *plain) times(n *node) []proto.Millis {
 	var times []proto.Millis
-	for t, e := range x.history {
+	for t, e := range x.History {
 		if t <= x.now && (n.window == 0 || t > x.now-n.window) && plainMatches(n.pred, e) {
 			times = append(times, t)
 		}

@@ -45,6 +45,9 @@ func (n *node) append(b []byte) []byte {
 
 // appendAggregate writes the call alone, without its comparison.
 func (n *node) appendAggregate(b []byte) []byte {
+	if n.op == nodeDevices {
+		return append(b, "devices()"...)
+	}
 	b = append(b, map[nodeOp]string{nodeCount: "count(", nodeDays: "days(", nodeLastAt: "last(", nodeLastAgo: "last("}[n.op]...)
 	b = n.pred.append(b)
 	if n.op != nodeLastAgo && n.window != 0 {

@@ -12,16 +12,18 @@ import (
 // may change it while nobody evaluates; evaluations only read it. What it
 // decides depends on the definitions in it and not on how they came there.
 type Program struct {
-	version proto.SegmentKey
-	byID    map[proto.SegmentID]*segment
-	byKey   map[proto.SegmentKey]*segment
-	order   []*segment // by key
-	base    []*segment // by key: those that hold of an identity with no facts
-	preds   map[predID]*tracked
-	filled  []*tracked // by since, then id
-	traits  map[string][]*segment
-	index   index
-	kept    int // times and days that one identity may have to keep
+	version  proto.SegmentKey
+	byID     map[proto.SegmentID]*segment
+	byKey    map[proto.SegmentKey]*segment
+	order    []*segment // by key
+	base     []*segment // by key: those that hold of an identity with no facts that is no device
+	userBase []*segment // by key: those of base that are shared
+	counting []*segment // by key: those whose rule has devices() in it
+	preds    map[predID]*tracked
+	filled   []*tracked // by since, then id
+	traits   map[string]*watched
+	index    index
+	kept     int // times and days that one identity may have to keep
 
 	segmentSlots, predSlots slots
 }
@@ -36,6 +38,14 @@ type segment struct {
 	base       bool
 	refs       []*segment // those in member() of this rule
 	dependents []*segment // those whose rule refers to this one; by key
+	shared     bool       // of scope user, or a shared one refers to it
+	sharers    int        // how many shared ones refer to it
+}
+
+// watched is a trait that some rule of the program looks at.
+type watched struct {
+	rules  []*segment // by key
+	shared int        // how many conditions of shared rules look at it
 }
 
 // tracked is a predicate that some rule of the program uses.
@@ -44,11 +54,22 @@ type tracked struct {
 	slot   int
 	uses   []use // by key
 	need   need
+	shared need // what of it shared rules ask for; zero if none does
+	gives  gives
 	since  proto.SegmentKey // memories of this version or later have what is needed
 	rules  []*segment       // by key
 	keys   []coverKey
 	always bool
 }
+
+// gives is how much of what is kept of a predicate shared rules ask for.
+type gives uint8
+
+const (
+	givesNothing gives = iota
+	givesPart
+	givesAll
+)
 
 type use struct {
 	seg  *segment
@@ -76,7 +97,7 @@ func (s *slots) take() int {
 func NewProgram() *Program {
 	return &Program{
 		byID: map[proto.SegmentID]*segment{}, byKey: map[proto.SegmentKey]*segment{},
-		preds: map[predID]*tracked{}, traits: map[string][]*segment{}, index: newIndex(),
+		preds: map[predID]*tracked{}, traits: map[string]*watched{}, index: newIndex(),
 	}
 }
 
@@ -183,24 +204,21 @@ func (p *Program) link(s *segment) {
 	for _, d := range s.above() {
 		p.settle(d)
 	}
+	p.share(s, s.def.Scope == ScopeUser || s.sharers > 0)
 }
 
 // unlink takes s out of everything but byID and the lists of its dependents.
 func (p *Program) unlink(s *segment) {
+	p.share(s, false)
 	delete(p.byKey, s.def.Key)
 	p.order = displace(p.order, s)
-	p.base = displace(p.base, s)
+	p.counting = displace(p.counting, s)
 	s.base = false
+	p.fileBase(s)
 	for _, r := range s.refs {
 		r.dependents = displace(r.dependents, s)
 	}
-	s.def.Rule.root.traits(func(key string) {
-		if list := displace(p.traits[key], s); len(list) > 0 {
-			p.traits[key] = list
-		} else {
-			delete(p.traits, key)
-		}
-	})
+	s.def.Rule.root.traits(func(key string) { p.unwatch(key, s) })
 	for _, q := range s.def.Rule.preds {
 		p.release(p.preds[q.id], s)
 	}
@@ -213,13 +231,78 @@ func (p *Program) settle(s *segment) {
 	for _, r := range s.refs {
 		s.rank = max(s.rank, r.rank+1)
 	}
-	base := s.tree.empty()
-	if base && !s.base {
-		p.base = place(p.base, s)
-	} else if !base && s.base {
-		p.base = displace(p.base, s)
+	s.base = s.tree.empty()
+	p.fileBase(s)
+}
+
+func (p *Program) fileBase(s *segment) {
+	p.base = keep(p.base, s, s.base)
+	p.userBase = keep(p.userBase, s, s.base && s.shared)
+}
+
+// keep has s in a list kept by key, or not.
+func keep(list []*segment, s *segment, in bool) []*segment {
+	if in {
+		return place(list, s)
 	}
-	s.base = base
+	return displace(list, s)
+}
+
+// share has s shared, or not, and with it what its rule looks at and refers to.
+func (p *Program) share(s *segment, shared bool) {
+	if s.shared == shared {
+		return
+	}
+	s.shared = shared
+	step := 1
+	if !shared {
+		step = -1
+	}
+	s.def.Rule.root.traits(func(key string) { p.traits[key].shared += step })
+	if shared {
+		p.joinShared(s.def.Rule.root)
+	} else {
+		for _, q := range s.def.Rule.preds {
+			p.preds[q.id].recountShared()
+		}
+	}
+	p.fileBase(s)
+	for _, r := range s.refs {
+		r.sharers += step
+		p.share(r, r.def.Scope == ScopeUser || r.sharers > 0)
+	}
+}
+
+// joinShared adds to what shared rules ask for.
+func (p *Program) joinShared(n *node) {
+	if n.owner != nil {
+		t := p.preds[n.owner.id]
+		t.shared = t.shared.join(needOf(n))
+		t.weigh()
+	}
+	for _, k := range n.kids {
+		p.joinShared(k)
+	}
+}
+
+// watch notes that the rule of s looks at a trait.
+func (p *Program) watch(key string, s *segment) {
+	w := p.traits[key]
+	if w == nil {
+		w = &watched{}
+		p.traits[key] = w
+	}
+	w.rules = place(w.rules, s)
+}
+
+func (p *Program) unwatch(key string, s *segment) {
+	w := p.traits[key]
+	if w == nil {
+		return // a rule may look at a trait more than once
+	}
+	if w.rules = displace(w.rules, s); len(w.rules) == 0 {
+		delete(p.traits, key)
+	}
 }
 
 // traits calls yield with every trait that the rule looks at.
@@ -281,11 +364,34 @@ func (t *tracked) recount() {
 	}
 }
 
+// recountShared works out what shared rules ask for.
+func (t *tracked) recountShared() {
+	t.shared = need{}
+	for _, u := range t.uses {
+		if u.seg.shared {
+			t.shared = t.shared.join(u.need)
+		}
+	}
+	t.weigh()
+}
+
+func (t *tracked) weigh() {
+	switch t.shared {
+	case noNeed:
+		t.gives = givesNothing
+	case t.need:
+		t.gives = givesAll
+	default:
+		t.gives = givesPart
+	}
+}
+
 func bySince(a, b *tracked) int {
 	return cmp.Or(cmp.Compare(a.since, b.since), cmp.Compare(a.id, b.id))
 }
 
 func (p *Program) file(t *tracked) {
+	t.weigh()
 	p.kept += t.need.kept()
 	i, _ := slices.BinarySearchFunc(p.filled, t, bySince)
 	p.filled = slices.Insert(p.filled, i, t)

@@ -74,7 +74,7 @@ func drawPredicate(t *rapid.T, depth int) string {
 var windows = rapid.SampledFrom([]string{"1h", "5h", "1d", "36h", "3d"})
 
 func drawRule(t *rapid.T, depth int, members []proto.SegmentID) string {
-	kind := rapid.IntRange(0, 12).Draw(t, "rule")
+	kind := rapid.IntRange(0, 13).Draw(t, "rule")
 	if depth <= 0 && kind < 4 {
 		kind += 4
 	}
@@ -100,6 +100,8 @@ func drawRule(t *rapid.T, depth int, members []proto.SegmentID) string {
 		return fmt.Sprintf("days(%s) %s %d", drawPredicate(t, 1), op, rapid.IntRange(0, 3).Draw(t, "n"))
 	case 10:
 		return fmt.Sprintf("days(%s, %q) %s %d", drawPredicate(t, 1), windows.Draw(t, "w"), op, rapid.IntRange(0, 3).Draw(t, "n"))
+	case 12:
+		return fmt.Sprintf("devices() %s %d", op, rapid.IntRange(0, 3).Draw(t, "n"))
 	case 11:
 		return fmt.Sprintf("count(%s) %s %d", drawPredicate(t, 1), op, rapid.IntRange(0, 3).Draw(t, "n"))
 	}
@@ -135,12 +137,14 @@ type world struct {
 	ev      *segments.Evaluator
 	memory  *segments.Memory
 	delta   segments.Delta
+	devices int
 	history []happened
 	traits  []proto.Prop
 	now     proto.Millis
 	key     proto.SegmentKey
 	ids     []proto.SegmentID
 	in      map[proto.SegmentKey]bool // by the deltas alone
+	shared  bool                      // by the deltas alone
 }
 
 func newWorld() *world {
@@ -157,7 +161,7 @@ func (w *world) drawDefinition(t *rapid.T) {
 		t.Fatalf("%s: %v", text, err)
 	}
 	w.key++
-	d := segments.Definition{Key: w.key, ID: id, Rule: r}
+	d := segments.Definition{Key: w.key, ID: id, Rule: r, Scope: rapid.SampledFrom([]segments.Scope{segments.ScopeUser, segments.ScopeIdentity}).Draw(t, "scope")}
 	checked := w.program.Check(d)
 	if err := w.program.Define(d); (err == nil) != (checked == nil) {
 		t.Fatalf("Check says %v, Define %v", checked, err)
@@ -190,13 +194,26 @@ func (w *world) apply() {
 	for _, k := range w.delta.Left {
 		delete(w.in, k)
 	}
+	w.shared = w.shared || w.delta.Shared
 	w.delta.Reset()
+}
+
+// draw makes the one identity a device or not.
+func (w *world) draw(t *rapid.T) {
+	w.devices = rapid.IntRange(0, 1).Draw(t, "devices")
+	w.ev.SetDevices(w.devices)
 }
 
 // plain is the truth about a segment at an instant, by Holds alone.
 func (w *world) plain(id proto.SegmentID, now proto.Millis) bool {
-	d, ok := w.program.Get(id)
-	return ok && segments.Holds(d.Rule, seq(w.history), w.traits, func(o proto.SegmentID) bool { return w.plain(o, now) }, now)
+	return plainly(w.program, segments.Plain{History: seq(w.history), Traits: w.traits, Devices: w.devices}, id, now)
+}
+
+// plainly reads a segment's rule and those that it refers to over x.
+func plainly(p *segments.Program, x segments.Plain, id proto.SegmentID, now proto.Millis) bool {
+	x.Member = func(o proto.SegmentID) bool { return plainly(p, x, o, now) }
+	d, ok := p.Get(id)
+	return ok && x.Holds(d.Rule, now)
 }
 
 // check compares every membership with the plain reading now, just before its
@@ -303,12 +320,14 @@ func (w *world) step(t *rapid.T, rules bool) {
 
 // update brings the memory up to the rules; if it is so already, to the time.
 func (w *world) update() {
+	w.ev.SetDevices(w.devices)
 	w.ev.Update(w.program, w.memory, seq(w.history), w.now, &w.delta)
 }
 
 func TestEvaluatorAgreesWithPlainReading(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld()
+		w.draw(t)
 		for range rapid.IntRange(1, 6).Draw(t, "rules") {
 			w.drawDefinition(t)
 		}
@@ -327,12 +346,14 @@ func TestEvaluatorAgreesWithPlainReading(t *testing.T) {
 func TestUpdateEqualsFromTheStart(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld()
+		w.draw(t)
 		for range rapid.IntRange(1, 15).Draw(t, "steps") {
 			w.step(t, true)
 		}
 		w.update()
 		w.ev.Advance(w.program, w.memory, w.now, &w.delta)
 		fresh, ev, d := &segments.Memory{}, segments.NewEvaluator(), &segments.Delta{}
+		ev.SetDevices(w.devices)
 		ev.Update(w.program, fresh, seq(nil), start, d)
 		ev.SetTraits(w.program, fresh, w.traits, start, d)
 		for _, h := range w.history {

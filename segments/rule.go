@@ -45,13 +45,14 @@ const (
 	nodeLastAgo nodeOp = 8 // last(pred) cmp now - window
 	nodeTrait   nodeOp = 9 // pred is a leaf over a trait
 	nodeMember  nodeOp = 10
+	nodeDevices nodeOp = 11 // devices() cmp n
 )
 
 // node is a part of a rule.
 type node struct {
 	op     nodeOp
 	cmp    cmpOp
-	n      int          // nodeCount, nodeDays
+	n      int          // nodeCount, nodeDays, nodeDevices
 	window proto.Millis // 0: the whole history
 	at     proto.Millis // nodeLastAt
 	pred   *pred

@@ -12,13 +12,18 @@
 //   - an event costs what it matches, not how many rules there are;
 //   - the same calls in the same order give the same bytes of Memory.
 //
-// It keeps no history, reads no clock, starts no goroutine and does not know
-// of links: a caller that wants a rule over several identities feeds their
-// events into one Memory.
+// A Memory judges the rules of both scopes on its own identity. Of the
+// identities of a user each gives what Program.AppendShared packs of its
+// Memory, and Evaluator.Union judges the rules of scope user over all of it, in
+// whatever order it comes. member("x") asks x's rule of the same history that
+// the rule which names it is judged on, whatever the scope of x.
 //
-// Two layouts outlive the process: a compiled rule (compiled.go) and a Memory
-// (memory.go). Each starts with a version byte and has a golden file under
-// testdata and a fuzz target.
+// It keeps no history, reads no clock, starts no goroutine and does not know
+// of links: who is whose identity is for the caller to say.
+//
+// Three layouts outlive the process: a compiled rule (compiled.go), a Memory
+// (memorycodec.go) and what it gives to its user (shared.go). Each starts with
+// a version byte and has a golden file under testdata and a fuzz target.
 package segments
 
 import "kith/proto"
@@ -31,6 +36,7 @@ const (
 	RuleAggregatesMax = 32
 	CountMax          = 1000 // greatest number that count() is compared with
 	DaysMax           = 366  // greatest number that days() is compared with
+	DevicesMax        = 64   // greatest number that devices() is compared with
 	RegexBytesMax     = 256
 	TraitsMax         = 64     // traits of one identity
 	NestingMax        = 8      // levels of member() below a rule

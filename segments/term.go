@@ -28,9 +28,11 @@ func (p *Program) term(s *segment, n *node) term {
 		t.track = p.track(n.owner, s, needOf(n))
 	case nodeTrait:
 		t.leaf = n.pred
-		p.traits[n.pred.attr.key] = place(p.traits[n.pred.attr.key], s)
+		p.watch(n.pred.attr.key, s)
 	case nodeMember:
 		t.seg = p.byID[n.member]
+	case nodeDevices:
+		p.counting = place(p.counting, s)
 	}
 	for _, k := range n.kids {
 		t.kids = append(t.kids, p.term(s, k))
@@ -38,7 +40,7 @@ func (p *Program) term(s *segment, n *node) term {
 	return t
 }
 
-// empty is the value for an identity without facts.
+// empty is the value for an identity without facts that is no device.
 func (t *term) empty() bool {
 	switch t.op {
 	case nodeTrue:
@@ -49,7 +51,7 @@ func (t *term) empty() bool {
 		return slices.ContainsFunc(t.kids, func(k term) bool { return k.empty() })
 	case nodeNot:
 		return !t.kids[0].empty()
-	case nodeCount, nodeDays:
+	case nodeCount, nodeDays, nodeDevices:
 		return t.cmp.ordered(0 - t.n)
 	case nodeMember:
 		return t.seg.base
@@ -69,10 +71,12 @@ func (ev *Evaluator) truth(t *term, m *Memory, at proto.Millis) (bool, proto.Mil
 		v, next := ev.truth(&t.kids[0], m, at)
 		return !v, next
 	case nodeTrait:
-		v, ok := m.trait(t.leaf.attr.key)
-		return ok && t.leaf.accepts(v, &ev.scratch), 0
+		_, holds := ev.witness(t.leaf, m)
+		return holds, 0
 	case nodeMember:
 		return ev.member(t.seg, m, at)
+	case nodeDevices:
+		return t.cmp.ordered(ev.devices - t.n), 0
 	}
 	st := m.match(t.track.id)
 	if st == nil {
@@ -90,6 +94,16 @@ func (ev *Evaluator) truth(t *term, m *Memory, at proto.Millis) (bool, proto.Mil
 		return t.cmp.ordered(int(st.total) - t.n), 0
 	}
 	return t.within(st.times, at)
+}
+
+// witness is the first value of a trait that satisfies leaf.
+func (ev *Evaluator) witness(leaf *pred, m *Memory) (proto.Value, bool) {
+	for _, t := range m.valuesOf(leaf.attr.key) {
+		if leaf.accepts(t.Value, &ev.scratch) {
+			return t.Value, true
+		}
+	}
+	return proto.Value{}, false
 }
 
 var noMatches matches

@@ -19,7 +19,7 @@ func (ev *Evaluator) Update(p *Program, m *Memory, history iter.Seq2[proto.Milli
 		return
 	}
 	since := m.version
-	m.version = p.version
+	m.version, d.Shared = p.version, true
 	ev.begin(p)
 	ev.forget(p, m, since, d)
 	if fill := p.newerThan(since); len(fill) > 0 && history != nil {
@@ -112,7 +112,9 @@ func (ev *Evaluator) markFacts(p *Program, m *Memory, since proto.SegmentKey, no
 		}
 	}
 	for i := range m.traits {
-		ev.markNewer(m, p.traits[m.traits[i].Key], since)
+		if w := p.traits[m.traits[i].Key]; w != nil {
+			ev.markNewer(m, w.rules, since)
+		}
 	}
 	for i := range m.members {
 		s := p.byKey[m.members[i].Key]
@@ -123,10 +125,15 @@ func (ev *Evaluator) markFacts(p *Program, m *Memory, since proto.SegmentKey, no
 	}
 }
 
-// markRules marks new rules that hold without facts, new rules that refer to
-// such, and old rules that refer to a segment defined anew.
+// markRules marks new rules that hold without facts or count devices, new
+// rules that refer to the former, and old rules that refer to a segment defined
+// anew. A new rule that refers to an old one which counts devices is marked
+// too: that one holds without facts, or is among the memberships.
 func (ev *Evaluator) markRules(p *Program, m *Memory, since proto.SegmentKey) {
 	ev.markNewer(m, p.base, since)
+	if ev.devices != 0 {
+		ev.markNewer(m, p.counting, since)
+	}
 	for _, s := range p.base {
 		ev.markNewer(m, s.dependents, since)
 	}

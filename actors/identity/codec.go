@@ -4,25 +4,54 @@ import (
 	"encoding/binary"
 	"slices"
 
+	"kith/graph"
 	"kith/proto"
 	"kith/segments"
 )
 
-const factsVersion = 1
+const stateVersion = 2
 
 // clientsMax bounds the clients of one space that a decoder believes in.
 const clientsMax = 4096
 
-// Append packs the state as a facts value.
+// The flags of a packed state.
+const (
+	flagNamed = 1 << iota
+	flagDevice
+	flagGraph
+	flagFollows
+	flagsEnd
+)
+
+// Append packs the state, without the copies that a root has of its members.
 func (s *State) Append(b []byte) []byte {
-	b = append(b, factsVersion)
+	b = append(b, stateVersion, s.flags())
 	b = binary.AppendUvarint(b, uint64(s.Ordinal))
 	b = proto.AppendVarint(b, int64(s.Exit))
 	b = binary.AppendUvarint(b, uint64(len(s.Facts)))
 	for i := range s.Facts {
 		b = s.Facts[i].append(b)
 	}
+	if s.Follows {
+		b = binary.AppendUvarint(b, uint64(len(s.User)))
+		for i := range s.User {
+			b = binary.AppendUvarint(b, uint64(s.User[i].Client))
+			b = appendMemberships(b, s.User[i].Members, true)
+		}
+	}
+	if s.Graph != nil {
+		b = s.Graph.Append(b)
+	}
 	return b
+}
+
+func (s *State) flags() (k byte) {
+	for i, v := range [...]bool{s.Named, s.Device, s.Graph != nil, s.Follows} {
+		if v {
+			k |= 1 << i
+		}
+	}
+	return k
 }
 
 func (f *Facts) append(b []byte) []byte {
@@ -55,15 +84,40 @@ func (h *History) append(b []byte, last proto.Millis) []byte {
 	return proto.AppendString(b, string(h.Tail))
 }
 
-// Decode reads a facts value into s, reusing its slices; nothing aliases b.
-// CodeCorrupt if b is malformed.
-func (s *State) Decode(b []byte) error {
+// Decode reads what Append wrote into s, reusing its slices; nothing aliases
+// b. CodeCorrupt if b is malformed. members are those whose copies the caller
+// still has to add to the Graph.
+func (s *State) Decode(b []byte) (members []graph.Hash, err error) {
 	r := proto.NewReader(b)
-	if v := r.Byte(); v != factsVersion {
-		return proto.Errorf(proto.CodeCorrupt, "facts have version %d, this build reads %d", v, factsVersion)
+	flags := byte(flagNamed)
+	switch v := r.Byte(); v {
+	case 1:
+	case stateVersion:
+		flags = r.Byte()
+	default:
+		return nil, proto.Errorf(proto.CodeCorrupt, "a node has version %d, this build reads %d: install the kith that wrote it", v, stateVersion)
 	}
+	s.Named, s.Device, s.Follows = flags&flagNamed != 0, flags&flagDevice != 0, flags&flagFollows != 0
+	s.Graph, s.User = nil, nil
 	s.Ordinal = proto.Ordinal(r.Uvarint())
 	s.Exit = proto.Millis(r.Varint())
+	s.readFacts(&r)
+	if s.Follows {
+		s.User = readViews(&r, true)
+	}
+	if flags&flagGraph != 0 && !r.Bad() {
+		s.Graph = &graph.State{}
+		if members, err = s.Graph.Decode(r.Take(r.Len())); err != nil {
+			return nil, err
+		}
+	}
+	if r.Bad() || r.Len() != 0 || flags >= flagsEnd {
+		return nil, proto.Errorf(proto.CodeCorrupt, "a node of %d bytes is malformed", len(b))
+	}
+	return members, nil
+}
+
+func (s *State) readFacts(r *proto.Reader) {
 	n := r.Count(8)
 	if n > clientsMax {
 		r.Fail()
@@ -71,15 +125,11 @@ func (s *State) Decode(b []byte) error {
 	}
 	s.Facts = slices.Grow(s.Facts[:0], n)[:n]
 	for i := range s.Facts {
-		s.Facts[i].read(&r)
+		s.Facts[i].read(r)
 		if i > 0 && s.Facts[i].Client <= s.Facts[i-1].Client {
 			r.Fail()
 		}
 	}
-	if r.Bad() || r.Len() != 0 {
-		return proto.Errorf(proto.CodeCorrupt, "facts of %d bytes are malformed", len(b))
-	}
-	return nil
 }
 
 func (f *Facts) read(r *proto.Reader) {
@@ -127,3 +177,7 @@ func (h *History) read(r *proto.Reader, last proto.Millis) {
 		r.Fail()
 	}
 }
+
+// MayFollow reports, without reading it, whether a packed state may be of a node
+// that is of a user of several.
+func MayFollow(b []byte) bool { return len(b) > 1 && b[0] == stateVersion && b[1]&flagFollows != 0 }

@@ -4,18 +4,32 @@
 // pure: the same inputs in the same order give the same state, byte for byte,
 // whatever the batches, the machine and the clock.
 //
+// StepGraph is the same for the graph's messages: it runs graph.Step on the
+// node's links with the node's facts, and turns what that shows, the user's
+// memberships, into the node's own. What a client's look-ups see of a node are
+// its own memberships, those of scope user replaced by its user's while it is
+// of a user of several (user.go). OptOut is an identity's opt-out over all
+// spaces (optout.go).
+//
 // It does not read or write storage, send messages, or know of other nodes.
 //
-// # Layout of the facts value
+// # Layout of a node's value
 //
-// One value holds a node's facts of all clients of its space (version 1):
+// One value holds a node with the facts of all clients of its space, its links
+// and what its user comes to (version 2; 1 had no flags and nothing after the
+// clients):
 //
-//	version byte | ordinal | exit (varint, ms; 0 none) | clients, each:
+//	version byte | flags (1 named, 2 device, 4 graph, 8 follows) | ordinal |
+//	exit (varint, ms; 0 none) | clients, each:
 //	  client | last (varint, ms) | first (delta to last)
 //	  recent event ids: count, each: 6 bytes of hash, age against last
 //	  history: flags (1 truncated) | first block | next block | tail events |
 //	           base (delta to last) | tail bytes with length
 //	  memory (segments.Memory, base last)
+//	if it follows, clients, each:
+//	  client | memberships, each: key (delta)<<2 | has next<<1 | in |
+//	    if in: since (varint, ms) | if has next: next (varint, ms)
+//	if it has links: graph.State with its length
 //
 // A history record, in the tail and in blocks, is: time (varint delta to the
 // record before, the first to the base), body with its length; the body of the
@@ -31,6 +45,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
+	"kith/graph"
 	"kith/proto"
 	"kith/segments"
 )
@@ -46,9 +61,14 @@ const (
 // State is all that is known of one node. The zero State is a node that
 // nothing is known of.
 type State struct {
+	Named   bool // it has a number, by which its identity's string is kept
+	Device  bool // the identity is a browser or device
 	Ordinal proto.Ordinal
 	Exit    proto.Millis // the pending record in the exit index; 0: none
 	Facts   []Facts      // by client
+	Graph   *graph.State // nil: never linked, never cut
+	Follows bool         // it is of a user of several: User is what counts for scope user
+	User    []ClientView // its user's memberships, by client
 }
 
 // Facts is what one client knows of a node.
@@ -74,8 +94,22 @@ type History struct {
 	Tail        []byte
 }
 
-// Known reports whether anything is known.
+// Known reports whether a client holds facts of it.
 func (s *State) Known() bool { return len(s.Facts) > 0 }
+
+// Gen is the node's generation: each opt-out and opt-in begins the next.
+func (s *State) Gen() uint32 {
+	if s.Graph == nil {
+		return 1
+	}
+	return s.Graph.Gen
+}
+
+// Dark reports whether the identity is opted out.
+func (s *State) Dark() bool { return s.Graph != nil && s.Graph.Dark }
+
+// Admits reports whether something with evidence of time t may be taken in.
+func (s *State) Admits(t proto.Millis) bool { return s.Graph == nil || s.Graph.Admits(t) }
 
 // Client is the facts of one client, nil if there are none.
 func (s *State) Client(id proto.ClientID) *Facts {
@@ -96,6 +130,7 @@ const (
 	InputTraits                      // traits were set
 	InputTimer                       // the exit record At came due
 	InputFill                        // bring Client's memory up to its rules
+	InputForget                      // forget what Client knows
 )
 
 // Input is one thing for a node to take in.
@@ -105,6 +140,7 @@ type Input struct {
 	Event  *proto.Event
 	Traits []proto.Prop
 	At     proto.Millis // InputTimer
+	Device bool         // InputEvent, InputTraits: the identity is a browser or device
 	// History gives a client's sealed blocks, oldest first. It is called only
 	// where NeedsHistory reported true.
 	History func(client proto.ClientID) iter.Seq[[]byte]
@@ -127,10 +163,13 @@ type Block struct {
 
 // Effects is what follows from a Step. It is reused: Reset empties it.
 type Effects struct {
-	Created   bool
+	Created   bool // it was not named before
 	Changed   bool // the state differs from before
 	Published bool // what look-ups see differs from before
 	Duplicate bool // the event's id was known: nothing was done
+	Shared    bool // what it gives to its user differs from before
+	Due       bool // time changed what its user comes to: the root must look again
+	Purged    bool // everything was forgotten
 	Exit      proto.Millis
 	Bits      []Bit
 	Blocks    []Block
@@ -155,6 +194,13 @@ type Stepper struct {
 	first proto.EventBody
 	buf   []byte
 	none  *segments.Program
+
+	// of users
+	shared  []byte
+	parts   []part
+	blobs   []string
+	members []segments.Membership
+	bits    []Bit
 }
 
 // NewStepper judges by rules, which must not change during a Step.
@@ -184,8 +230,14 @@ func (p *Stepper) NeedsHistory(s *State, in *Input) bool {
 }
 
 // Step takes one input in at lane time now, which never runs backwards, and
-// puts what follows into fx, which the caller has Reset.
+// puts what follows into fx, which the caller has Reset. The caller has asked
+// Admits before. A node that is not named must have the Ordinal that it gets
+// if it becomes so.
 func (p *Stepper) Step(s *State, in *Input, now proto.Millis, fx *Effects) {
+	if in.Kind == InputEvent || in.Kind == InputTraits {
+		s.Device = in.Device
+	}
+	p.eval.SetDevices(devices(s))
 	switch in.Kind {
 	case InputEvent:
 		p.event(s, in, now, fx)
@@ -193,7 +245,7 @@ func (p *Stepper) Step(s *State, in *Input, now proto.Millis, fx *Effects) {
 		f := p.facts(s, in, now, fx)
 		p.delta.Reset()
 		p.eval.SetTraits(p.program(in.Client), &f.Memory, in.Traits, now, &p.delta)
-		p.collect(in.Client, fx)
+		p.collect(s, in.Client, fx)
 		fx.Changed = true
 	case InputTimer:
 		p.timer(s, in, now, fx)
@@ -201,8 +253,18 @@ func (p *Stepper) Step(s *State, in *Input, now proto.Millis, fx *Effects) {
 		if s.Client(in.Client) != nil {
 			p.facts(s, in, now, fx)
 		}
+	case InputForget:
+		p.forget(s, in.Client, fx)
 	}
 	p.schedule(s, fx)
+}
+
+// devices is how many browsers or devices the identity is.
+func devices(s *State) int {
+	if s.Device {
+		return 1
+	}
+	return 0
 }
 
 // event folds one event into its client's facts.
@@ -216,7 +278,7 @@ func (p *Stepper) event(s *State, in *Input, now proto.Millis, fx *Effects) {
 	t := min(e.Time, now)
 	p.delta.Reset()
 	p.eval.Observe(p.program(in.Client), &f.Memory, &e.EventBody, t, now, &p.delta)
-	p.collect(in.Client, fx)
+	p.collect(s, in.Client, fx)
 	f.remember(e.ID, now)
 	f.Last = now
 	p.record(f, t, &e.EventBody, fx)
@@ -225,31 +287,47 @@ func (p *Stepper) event(s *State, in *Input, now proto.Millis, fx *Effects) {
 
 // facts finds or makes the client's facts, with its memory up to date.
 func (p *Stepper) facts(s *State, in *Input, now proto.Millis, fx *Effects) *Facts {
-	if !s.Known() {
-		fx.Created = true
-	}
+	s.name(fx)
 	f := s.Client(in.Client)
 	if f == nil {
 		i, _ := slices.BinarySearchFunc(s.Facts, in.Client, func(f Facts, c proto.ClientID) int { return int(f.Client) - int(c) })
+		if !s.present(in.Client) {
+			fx.Bits = append(fx.Bits, Bit{Client: in.Client, Set: true})
+		}
 		s.Facts = slices.Insert(s.Facts, i, Facts{Client: in.Client, First: now, Last: now})
 		f = &s.Facts[i]
-		fx.Bits = append(fx.Bits, Bit{Client: in.Client, Set: true})
-		fx.Changed, fx.Published = true, true
+		fx.Changed, fx.Published, fx.Shared = true, true, true
 	}
-	p.update(f, in, now, fx)
+	p.update(s, f, in, now, fx)
 	return f
 }
 
+// name gives the node its number.
+func (s *State) name(fx *Effects) {
+	if !s.Named {
+		s.Named, fx.Created, fx.Changed = true, true, true
+	}
+}
+
+// present reports whether the node is in the client's universe: the client
+// holds facts of it or of its user.
+func (s *State) present(c proto.ClientID) bool {
+	return s.Client(c) != nil || s.Follows && clientView(s.User, c) != nil
+}
+
 // update brings the memory up to the client's present rules.
-func (p *Stepper) update(f *Facts, in *Input, now proto.Millis, fx *Effects) {
+func (p *Stepper) update(s *State, f *Facts, in *Input, now proto.Millis, fx *Effects) {
 	g := p.program(f.Client)
 	if f.Memory.Version() == g.Version() {
 		return
 	}
 	p.delta.Reset()
 	p.eval.Update(g, &f.Memory, p.history(f, in), now, &p.delta)
-	p.collect(f.Client, fx)
+	p.collect(s, f.Client, fx)
 	fx.Changed = true
+	if s.Follows {
+		p.show(s, now, fx) // rules that were not known when the user's value came
+	}
 }
 
 // timer applies what came due. A record that the state no longer points at is
@@ -265,22 +343,59 @@ func (p *Stepper) timer(s *State, in *Input, now proto.Millis, fx *Effects) {
 		if next := f.Memory.NextChange(); next == 0 || next > now {
 			continue
 		}
-		p.update(f, in, now, fx)
+		p.update(s, f, in, now, fx)
 		p.delta.Reset()
 		p.eval.Advance(p.program(f.Client), &f.Memory, now, &p.delta)
-		p.collect(f.Client, fx)
+		p.collect(s, f.Client, fx)
 	}
+	p.flip(s, now, fx)
 }
 
-// collect turns the evaluator's delta into effects.
-func (p *Stepper) collect(client proto.ClientID, fx *Effects) {
+// collect turns the evaluator's delta into effects. While the node follows,
+// its own memberships of scope user are kept but do not count.
+func (p *Stepper) collect(s *State, client proto.ClientID, fx *Effects) {
+	g := p.program(client)
+	bit := func(k proto.SegmentKey, set bool) {
+		if !s.Follows || !g.UserScope(k) {
+			fx.Bits = append(fx.Bits, Bit{Client: client, Key: k, Set: set})
+		}
+	}
 	for _, k := range p.delta.Left {
-		fx.Bits = append(fx.Bits, Bit{Client: client, Key: k})
+		bit(k, false)
 	}
 	for _, k := range p.delta.Entered {
-		fx.Bits = append(fx.Bits, Bit{Client: client, Key: k, Set: true})
+		bit(k, true)
 	}
 	fx.Published = fx.Published || p.delta.Touched
+	fx.Shared = fx.Shared || p.delta.Shared
+}
+
+// forget drops what one client knows.
+func (p *Stepper) forget(s *State, client proto.ClientID, fx *Effects) {
+	i := slices.IndexFunc(s.Facts, func(f Facts) bool { return f.Client == client })
+	if i < 0 {
+		return
+	}
+	f := &s.Facts[i]
+	g := p.program(client)
+	for _, m := range f.Memory.Memberships() {
+		if m.In && !(s.Follows && g.UserScope(m.Key)) {
+			fx.Bits = append(fx.Bits, Bit{Client: client, Key: m.Key})
+		}
+	}
+	f.dropBlocks(fx)
+	s.Facts = slices.Delete(s.Facts, i, i+1)
+	if !s.present(client) {
+		fx.Bits = append(fx.Bits, Bit{Client: client})
+	}
+	fx.Changed, fx.Published, fx.Shared = true, true, true
+}
+
+// dropBlocks deletes the sealed history.
+func (f *Facts) dropBlocks(fx *Effects) {
+	for n := f.History.First; n < f.History.Next; n++ {
+		fx.Blocks = append(fx.Blocks, Block{Client: f.Client, Number: n})
+	}
 }
 
 // schedule keeps one record in the exit index, moved only to earlier times:
@@ -288,13 +403,20 @@ func (p *Stepper) collect(client proto.ClientID, fx *Effects) {
 func (p *Stepper) schedule(s *State, fx *Effects) {
 	var next proto.Millis
 	for i := range s.Facts {
-		if n := s.Facts[i].Memory.NextChange(); n != 0 && (next == 0 || n < next) {
-			next = n
-		}
+		next = sooner(next, s.Facts[i].Memory.NextChange())
 	}
+	next = sooner(next, nextOf(s.User))
 	if next != 0 && (s.Exit == 0 || next < s.Exit) {
 		s.Exit, fx.Exit, fx.Changed = next, next, true
 	}
+}
+
+// sooner is the earlier of two times of which 0 is never.
+func sooner(a, b proto.Millis) proto.Millis {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
 }
 
 // seen reports whether the id was remembered at most RecentAgeMax ago.

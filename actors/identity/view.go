@@ -7,8 +7,11 @@ import (
 
 // View is what look-ups see of a node. It is never changed after it was made.
 type View struct {
-	Ordinal proto.Ordinal
-	Clients []ClientView // by client
+	Ordinal  proto.Ordinal
+	OptedOut bool
+	Follows  bool         // for scope user, User counts and not what is in Clients
+	Clients  []ClientView // by client
+	User     []ClientView // by client
 }
 
 // ClientView is one client's part of a View.
@@ -22,9 +25,22 @@ func (v *View) Client(id proto.ClientID) *ClientView {
 	if v == nil {
 		return nil
 	}
-	for i := range v.Clients {
-		if v.Clients[i].Client == id {
-			return &v.Clients[i]
+	return clientView(v.Clients, id)
+}
+
+// OfUser is the client's part of what the node's user comes to, nil if there
+// is none.
+func (v *View) OfUser(id proto.ClientID) *ClientView {
+	if v == nil || !v.Follows {
+		return nil
+	}
+	return clientView(v.User, id)
+}
+
+func clientView(list []ClientView, id proto.ClientID) *ClientView {
+	for i := range list {
+		if list[i].Client == id {
+			return &list[i]
 		}
 	}
 	return nil
@@ -36,18 +52,30 @@ func In(m segments.Membership, now proto.Millis) bool {
 	return m.In != (m.Next != 0 && m.Next <= now)
 }
 
-// View makes the view of the state.
+// View makes the view of the state, nil if nothing is known.
 func (s *State) View() *View {
+	if !s.Named && !s.Dark() {
+		return nil
+	}
 	n := 0
 	for i := range s.Facts {
 		n += len(s.Facts[i].Memory.Memberships())
 	}
-	v := &View{Ordinal: s.Ordinal, Clients: make([]ClientView, len(s.Facts))}
+	for i := range s.User {
+		n += len(s.User[i].Members)
+	}
+	v := &View{Ordinal: s.Ordinal, OptedOut: s.Dark(), Follows: s.Follows, Clients: make([]ClientView, len(s.Facts))}
 	all := make([]segments.Membership, 0, n)
-	for i := range s.Facts {
+	part := func(c proto.ClientID, list []segments.Membership) ClientView {
 		from := len(all)
-		all = append(all, s.Facts[i].Memory.Memberships()...)
-		v.Clients[i] = ClientView{Client: s.Facts[i].Client, Members: all[from:len(all):len(all)]}
+		all = append(all, list...)
+		return ClientView{Client: c, Members: all[from:len(all):len(all)]}
+	}
+	for i := range s.Facts {
+		v.Clients[i] = part(s.Facts[i].Client, s.Facts[i].Memory.Memberships())
+	}
+	for i := range s.User {
+		v.User = append(v.User, part(s.User[i].Client, s.User[i].Members))
 	}
 	return v
 }

@@ -24,6 +24,8 @@ type Log struct {
 	acks     *acks
 	lanes    []*lane
 	control  *control
+	ledger   *control
+	feed     *control
 	health   lastText // why the newest append failed, "" if it did not
 
 	closing sync.Once
@@ -87,7 +89,7 @@ func (l *Log) connect(ctx context.Context, laneMax int64) (err error) {
 		return nil
 	}
 	// Bounds of streams that only grew with the disk must still fit.
-	maxStore := max(laneMax*int64(c.Lanes), 1<<50) + controlBytesMax + otherBytesMax
+	maxStore := max(laneMax*int64(c.Lanes), 1<<50) + controlBytesMax + ledgerBytesMax + feedBytesMax + otherBytesMax
 	if l.embedded, err = startEmbedded(ctx, c, maxStore); err != nil {
 		return err
 	}
@@ -106,13 +108,31 @@ func (l *Log) openStreams(ctx context.Context, laneMax int64) error {
 		}
 		l.lanes = append(l.lanes, &lane{stream: stream{log: l, name: laneStreamName(id), subject: laneSubject(id), js: s}, id: id, base: proto.Offset(s.CachedInfo().State.LastSeq)})
 	}
-	s, err := l.ensure(ctx, streamConfig("KITH_CTL", "kith.ctl", controlBytesMax))
-	if err != nil {
-		return err
+	feed := streamConfig("KITH_OUT_OPTOUTS", "kith.out.optouts", feedBytesMax)
+	feed.Discard = jetstream.DiscardOld
+	for _, x := range []struct {
+		to     **control
+		config jetstream.StreamConfig
+	}{
+		{&l.control, streamConfig("KITH_CTL", "kith.ctl", controlBytesMax)},
+		{&l.ledger, streamConfig("KITH_OPTOUT", "kith.ledger", ledgerBytesMax)},
+		{&l.feed, feed},
+	} {
+		s, err := l.ensure(ctx, x.config)
+		if err != nil {
+			return err
+		}
+		*x.to = &control{stream: stream{log: l, name: x.config.Name, subject: x.config.Subjects[0], js: s}}
 	}
-	l.control = &control{stream: stream{log: l, name: "KITH_CTL", subject: "kith.ctl", js: s}}
 	return nil
 }
+
+// Bounds of the streams that are not lanes': 16 GiB of ledger are some 500
+// million opt-outs.
+const (
+	ledgerBytesMax = 16 << 30
+	feedBytesMax   = 1 << 30
+)
 
 func laneStreamName(id proto.LaneID) string { return "KITH_L" + id.String() }
 func laneSubject(id proto.LaneID) string    { return "kith.log." + id.String() }
@@ -215,6 +235,12 @@ func (l *Log) Lane(id proto.LaneID) Stream { return l.lanes[id] }
 
 // Control is the control stream.
 func (l *Log) Control() ControlStream { return l.control }
+
+// Ledger is the stream of opt-outs.
+func (l *Log) Ledger() ControlStream { return l.ledger }
+
+// Feed is the stream of final opt-outs for others.
+func (l *Log) Feed() ControlStream { return l.feed }
 
 // diskFreeMin is below what a disk counts as full once an append failed.
 const diskFreeMin = 64 << 20

@@ -21,6 +21,10 @@
 //     proto.Entry, Nats-Msg-Id is "producer-seq", the stream's sequence is the
 //     Offset. File storage, limits retention, discard new, no maximum age.
 //   - KITH_CTL on kith.ctl: control records, opaque here.
+//   - KITH_OPTOUT on kith.ledger: the ledger of opt-outs, opaque here; nothing of
+//     it is ever deleted.
+//   - KITH_OUT_OPTOUTS on kith.out.optouts: final opt-outs, for downstream systems;
+//     the oldest go when it is full.
 //
 // Each stream's metadata holds kith.format (FormatVersion).
 package log
@@ -94,8 +98,8 @@ type Stream interface {
 	Purge(ctx context.Context, upTo proto.Offset) error
 }
 
-// ControlStream is the stream of control records; their offsets are control
-// sequences, from 1. Records are never purged.
+// ControlStream is a stream of records that few write, such as that of control
+// records; their offsets are sequences, from 1. Records are never purged.
 type ControlStream interface {
 	// Append stores a record if the stream's last sequence is still last, so
 	// that whoever decided did so knowing all before it: CodeConflict if it
@@ -113,6 +117,9 @@ type Logs interface {
 	// Lane panics if the log was not opened with that lane.
 	Lane(id proto.LaneID) Stream
 	Control() ControlStream
+	// Ledger is the stream of opt-outs, Feed that of the final ones for others.
+	Ledger() ControlStream
+	Feed() ControlStream
 	// Healthy says why the log cannot take entries, nil if it can.
 	Healthy() error
 	Close() error

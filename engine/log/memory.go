@@ -14,6 +14,8 @@ import (
 type Memory struct {
 	lanes   []*memoryLane
 	control *memoryControl
+	ledger  *memoryControl
+	feed    *memoryControl
 }
 
 // NewMemory makes a log with that many lanes. now stamps records; nil: the
@@ -22,7 +24,10 @@ func NewMemory(lanes int, now func() time.Time) *Memory {
 	if now == nil {
 		now = time.Now
 	}
-	m := &Memory{control: &memoryControl{newMemoryStream("KITH_CTL", now)}}
+	m := &Memory{
+		control: &memoryControl{newMemoryStream("KITH_CTL", now)}, ledger: &memoryControl{newMemoryStream("KITH_OPTOUT", now)},
+		feed: &memoryControl{newMemoryStream("KITH_OUT_OPTOUTS", now)},
+	}
 	for i := range lanes {
 		id := proto.LaneID(i)
 		m.lanes = append(m.lanes, &memoryLane{memoryStream: newMemoryStream(laneStreamName(id), now), id: id, seen: map[string]proto.Offset{}})
@@ -36,6 +41,12 @@ func (m *Memory) Lane(id proto.LaneID) Stream { return m.lanes[id] }
 // Control is the control stream.
 func (m *Memory) Control() ControlStream { return m.control }
 
+// Ledger is the stream of opt-outs.
+func (m *Memory) Ledger() ControlStream { return m.ledger }
+
+// Feed is the stream of final opt-outs for others.
+func (m *Memory) Feed() ControlStream { return m.feed }
+
 // Healthy is nil: nothing can fail.
 func (m *Memory) Healthy() error { return nil }
 
@@ -45,6 +56,8 @@ func (m *Memory) Close() error {
 		l.close()
 	}
 	m.control.close()
+	m.ledger.close()
+	m.feed.close()
 	return nil
 }
 

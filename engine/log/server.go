@@ -183,7 +183,7 @@ type authentication struct {
 
 // forbidden is out of every network client's reach: the log itself, its
 // administration, and our own replies.
-var forbidden = []string{"kith.log.>", "kith.ctl", "$JS.>", "$SYS.>", "$KV.>", "$O.>", "_KITH.>"}
+var forbidden = []string{"kith.log.>", "kith.ctl", "kith.ledger", "$JS.>", "$SYS.>", "$KV.>", "$O.>", "_KITH.>"}
 
 // Check implements server.Authentication.
 func (a *authentication) Check(c server.ClientAuthentication) bool {

@@ -1,0 +1,276 @@
+package identity
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"kith/graph"
+	"kith/proto"
+)
+
+// OptOut is an identity's opt-out over all spaces. Whoever was never cut has
+// none. It is kept at the identity's home with its nodes, by keyed hash.
+//
+// Its bytes are: version 1 | flags (1 dark) | gen | fence | since | nodes, each:
+// space, gen, flags (1 dark) | cuts, each: command (8 bytes), kind, flags (1
+// everywhere, 2 final), gen, time, offset, pending spaces, copies, members,
+// also, vector | held messages (graph.Batch) with their length.
+type OptOut struct {
+	Gen   uint32       // even: known or may be; odd: opted out. Each opt-out and opt-in moves it
+	Fence proto.Millis // evidence must be newer; of the last opt-in
+	Since proto.Millis // of the last change
+	Nodes []CutNode    // by space: nodes whose generation is not the first
+	Cuts  []Cut        // oldest first: those not yet final, and the newest final ones
+	Held  []graph.Message
+}
+
+// CutNode is a node of the identity.
+type CutNode struct {
+	Space proto.SpaceID
+	Gen   uint32
+	Dark  bool
+}
+
+// Cut is a command that cut the identity, and what it led to.
+type Cut struct {
+	Command    uint64
+	Kind       proto.CutKind
+	Everywhere bool
+	Final      bool
+	Gen        uint32 // after it: of the tombstone, or of the empty identity
+	Time       proto.Millis
+	Offset     proto.Offset
+	Pending    []proto.SpaceID // nodes whose cut is not final; sorted
+	Copies     uint64
+	Members    uint64
+	Also       uint64         // other identities cut with it
+	Vector     []proto.Offset // by lane, when it was final
+}
+
+// Bounds of what is remembered of an identity's cuts.
+const (
+	FinalCutsKept = 4
+	OpenCutsMax   = 64
+)
+
+// Dark reports whether the identity is opted out.
+func (o *OptOut) Dark() bool { return o.Gen&1 == 1 }
+
+// Fresh is the links' state of a node of the identity that was unknown in its
+// space until now.
+func (o *OptOut) Fresh() *graph.State {
+	if o.Dark() {
+		x := graph.Tombstoned(o.Gen + 1)
+		return &x
+	}
+	return &graph.State{Gen: o.Gen + 1, Fence: o.Fence}
+}
+
+// Node is what is noted of the node in a space, nil if nothing.
+func (o *OptOut) Node(s proto.SpaceID) *CutNode {
+	for i := range o.Nodes {
+		if o.Nodes[i].Space == s {
+			return &o.Nodes[i]
+		}
+	}
+	return nil
+}
+
+// Note keeps a node's generation and reports whether that was not known.
+func (o *OptOut) Note(s proto.SpaceID, gen uint32, dark bool) bool {
+	n := o.Node(s)
+	if n == nil {
+		i, _ := slices.BinarySearchFunc(o.Nodes, s, func(n CutNode, s proto.SpaceID) int { return int(n.Space) - int(s) })
+		o.Nodes = slices.Insert(o.Nodes, i, CutNode{Space: s, Gen: gen, Dark: dark})
+		return true
+	}
+	if n.Gen == gen && n.Dark == dark {
+		return false
+	}
+	n.Gen, n.Dark = gen, dark
+	return true
+}
+
+// Repeated reports whether the command was taken in before.
+func (o *OptOut) Repeated(command uint64) bool {
+	return command != 0 && slices.ContainsFunc(o.Cuts, func(c Cut) bool { return c.Command == command })
+}
+
+// Open counts the cuts that are not final.
+func (o *OptOut) Open() (n int) {
+	for i := range o.Cuts {
+		if !o.Cuts[i].Final {
+			n++
+		}
+	}
+	return n
+}
+
+// Begin notes a cut that the nodes in spaces, sorted, have to carry out.
+func (o *OptOut) Begin(c Cut, spaces []proto.SpaceID) {
+	c.Pending = spaces
+	switch {
+	case c.Kind == proto.CutOptOut && o.Dark(), c.Kind == proto.CutErase:
+		o.Gen += 2
+	case c.Kind == proto.CutOptOut:
+		o.Gen++
+	}
+	if c.Kind != proto.CutForget {
+		o.Since = c.Time
+	}
+	c.Gen = o.Gen + 1
+	o.Cuts = append(o.Cuts, c)
+}
+
+// Released takes in that a node's oldest cut is final.
+func (o *OptOut) Released(s proto.SpaceID, r *graph.Receipt) {
+	for i := range o.Cuts {
+		c := &o.Cuts[i]
+		k, ok := slices.BinarySearch(c.Pending, s)
+		if !ok {
+			continue
+		}
+		c.Pending = slices.Delete(c.Pending, k, k+1)
+		c.Copies += uint64(r.Copies)
+		c.Members += uint64(r.Members)
+		c.Also += uint64(len(r.Also))
+		return
+	}
+}
+
+// Settle makes cuts final of which no node has anything left to do, in the
+// order in which they were asked for, calls fn with each, and gives the messages that
+// were held until then.
+func (o *OptOut) Settle(vector []proto.Offset, fn func(*Cut)) (held []graph.Message) {
+	for i := range o.Cuts {
+		c := &o.Cuts[i]
+		if c.Final {
+			continue
+		}
+		if len(c.Pending) > 0 {
+			return nil
+		}
+		c.Final, c.Vector = true, slices.Clone(vector)
+		fn(c)
+	}
+	held, o.Held = o.Held, nil
+	n := 0
+	o.Cuts = slices.DeleteFunc(o.Cuts, func(Cut) bool { n++; return n <= len(o.Cuts)-FinalCutsKept })
+	return held
+}
+
+// Newest is the newest cut, nil if there was none.
+func (o *OptOut) Newest() *Cut {
+	if len(o.Cuts) == 0 {
+		return nil
+	}
+	return &o.Cuts[len(o.Cuts)-1]
+}
+
+// Lift takes an opt-in with evidence fence in.
+func (o *OptOut) Lift(now, fence proto.Millis) {
+	o.Gen++
+	o.Fence, o.Since = fence, now
+}
+
+const optOutVersion = 1
+
+// Append packs the record.
+func (o *OptOut) Append(b []byte) []byte {
+	b = append(b, optOutVersion)
+	b = binary.AppendUvarint(b, uint64(o.Gen))
+	b = proto.AppendVarint(b, int64(o.Fence))
+	b = proto.AppendVarint(b, int64(o.Since))
+	b = binary.AppendUvarint(b, uint64(len(o.Nodes)))
+	for _, n := range o.Nodes {
+		b = binary.AppendUvarint(b, uint64(n.Space))
+		b = binary.AppendUvarint(b, uint64(n.Gen))
+		b = append(b, boolByte(n.Dark))
+	}
+	b = binary.AppendUvarint(b, uint64(len(o.Cuts)))
+	for i := range o.Cuts {
+		b = o.Cuts[i].Append(b)
+	}
+	if len(o.Held) > 0 {
+		held := graph.Batch{Messages: o.Held}
+		b = held.Append(b)
+	}
+	return b
+}
+
+func boolByte(v bool) byte {
+	if v {
+		return 1
+	}
+	return 0
+}
+
+// Append packs the cut.
+func (c *Cut) Append(b []byte) []byte {
+	b = binary.LittleEndian.AppendUint64(b, c.Command)
+	b = append(b, byte(c.Kind), boolByte(c.Everywhere)|boolByte(c.Final)<<1)
+	b = binary.AppendUvarint(b, uint64(c.Gen))
+	b = proto.AppendVarint(b, int64(c.Time))
+	b = binary.AppendUvarint(b, uint64(c.Offset))
+	b = binary.AppendUvarint(b, uint64(len(c.Pending)))
+	for _, s := range c.Pending {
+		b = binary.AppendUvarint(b, uint64(s))
+	}
+	b = binary.AppendUvarint(b, c.Copies)
+	b = binary.AppendUvarint(b, c.Members)
+	b = binary.AppendUvarint(b, c.Also)
+	b = binary.AppendUvarint(b, uint64(len(c.Vector)))
+	for _, v := range c.Vector {
+		b = binary.AppendUvarint(b, uint64(v))
+	}
+	return b
+}
+
+// Decode reads what Append wrote; nothing aliases b.
+func (o *OptOut) Decode(b []byte) error {
+	r := proto.NewReader(b)
+	if v := r.Byte(); v != optOutVersion {
+		return proto.Errorf(proto.CodeCorrupt, "an opt-out has version %d, this build reads %d: install the kith that wrote it", v, optOutVersion)
+	}
+	*o = OptOut{Gen: uint32(r.Uvarint()), Fence: proto.Millis(r.Varint()), Since: proto.Millis(r.Varint())}
+	for range r.Count(3) {
+		n := CutNode{Space: proto.SpaceID(r.Uvarint()), Gen: uint32(r.Uvarint()), Dark: r.Byte() == 1}
+		if k := len(o.Nodes); k > 0 && o.Nodes[k-1].Space >= n.Space {
+			r.Fail()
+		}
+		o.Nodes = append(o.Nodes, n)
+	}
+	for range r.Count(16) {
+		o.Cuts = append(o.Cuts, ReadCut(&r))
+	}
+	if !r.Bad() && r.Len() > 0 {
+		held, err := graph.DecodeBatch(r.Take(r.Len()), 0)
+		if err != nil {
+			return err
+		}
+		o.Held = held.Messages
+	}
+	if r.Bad() {
+		return proto.Errorf(proto.CodeCorrupt, "an opt-out of %d bytes is malformed", len(b))
+	}
+	return nil
+}
+
+// ReadCut reads what Append wrote; malformed bytes mark r.
+func ReadCut(r *proto.Reader) Cut {
+	c := Cut{Command: r.Uint64(), Kind: proto.CutKind(r.Byte())}
+	flags := r.Byte()
+	c.Everywhere, c.Final = flags&1 != 0, flags&2 != 0
+	c.Gen, c.Time, c.Offset = uint32(r.Uvarint()), proto.Millis(r.Varint()), proto.Offset(r.Uvarint())
+	for range r.Count(1) {
+		c.Pending = append(c.Pending, proto.SpaceID(r.Uvarint()))
+	}
+	c.Copies, c.Members, c.Also = r.Uvarint(), r.Uvarint(), r.Uvarint()
+	for range r.Count(1) {
+		c.Vector = append(c.Vector, proto.Offset(r.Uvarint()))
+	}
+	if flags > 3 || c.Kind < proto.CutOptOut || c.Kind > proto.CutForget {
+		r.Fail()
+	}
+	return c
+}

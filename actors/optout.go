@@ -1,0 +1,275 @@
+package actors
+
+import (
+	"maps"
+	"slices"
+
+	"kith/actors/identity"
+	"kith/graph"
+	"kith/proto"
+)
+
+// tomb is an identity's opt-out in memory, from its first change until that is
+// committed.
+type tomb struct {
+	identity.OptOut
+	batch uint64 // the last that changed it
+	dirty bool
+}
+
+// readOptOut is an identity's opt-out for reading, nil if there is none. It may
+// be called on two goroutines at once.
+func (h *host) readOptOut(hash graph.Hash) (*identity.OptOut, error) {
+	if t := h.tombs[hash]; t != nil {
+		return &t.OptOut, nil
+	}
+	var o identity.OptOut
+	found, err := h.source.OptOut(hash, o.Decode)
+	if err != nil || !found {
+		return nil, err
+	}
+	return &o, nil
+}
+
+// tomb is an identity's opt-out for changing, made if there is none.
+func (h *host) tomb(hash graph.Hash) *tomb {
+	t := h.tombs[hash]
+	if t == nil {
+		t = &tomb{}
+		if o, err := h.readOptOut(hash); err != nil {
+			h.fault = err
+		} else if o != nil {
+			t.OptOut = *o
+		}
+		h.tombs[hash] = t
+	}
+	t.dirty = true
+	return t
+}
+
+// forgetTombs drops those whose last change is in source.
+func (h *host) forgetTombs() {
+	maps.DeleteFunc(h.tombs, func(_ graph.Hash, t *tomb) bool { return !t.dirty && t.batch <= h.committed })
+}
+
+func (h *host) storeTombs() {
+	var list []graph.Hash
+	for hash, t := range h.tombs {
+		if t.dirty {
+			list = append(list, hash)
+		}
+	}
+	slices.SortFunc(list, func(a, b graph.Hash) int { return slices.Compare(a[:], b[:]) })
+	for _, hash := range list {
+		t := h.tombs[hash]
+		t.dirty, t.batch = false, h.batch
+		h.out.OptOuts = append(h.out.OptOuts, OptOutPut{hash, t.Append(nil)})
+	}
+}
+
+// noteGeneration keeps the generation of a node that is not its first: it is
+// part of the node's key.
+func (h *host) noteGeneration(r *resident, gen uint32, dark bool) {
+	if o, err := h.readOptOut(r.node.Hash); err != nil {
+		h.fault = err
+	} else if o != nil {
+		if n := o.Node(r.node.Space); n != nil && n.Gen == gen && n.Dark == dark {
+			return
+		}
+	}
+	h.tomb(r.node.Hash).Note(r.node.Space, gen, dark)
+}
+
+// nodesOf gives the nodes that there are of an identity, by space.
+func (h *host) nodesOf(hash graph.Hash) (list []*resident) {
+	for _, s := range h.spaces {
+		n := proto.Node{Hash: hash, Space: s}
+		r := h.active[n]
+		if r == nil { // a space that was met since the entry was prepared
+			r = h.resident(n)
+			if h.fault = h.warm(); h.fault != nil {
+				return nil
+			}
+		}
+		if r.exists() {
+			list = append(list, r)
+		}
+	}
+	return list
+}
+
+// exists reports whether anything is kept of the node itself.
+func (r *resident) exists() bool {
+	return r.state.Named || r.state.Graph != nil && !r.transient
+}
+
+// cut takes an identity out, or what one client knows of it.
+func (h *host) cut(t *task) uint64 {
+	x := &t.cut
+	o := h.tomb(x.Hash)
+	switch {
+	case h.fault != nil:
+		return 0
+	case o.Repeated(x.Command):
+		return 1
+	case o.Open() >= identity.OpenCutsMax:
+		return h.refuseCut(x, graph.ReasonBusy)
+	case x.Kind != proto.CutOptOut && o.Dark():
+		return h.refuseCut(x, graph.ReasonOptedOut)
+	}
+	e := h.evidence(t)
+	c := identity.Cut{Command: x.Command, Kind: x.Kind, Everywhere: x.Everywhere, Time: h.entry.Now, Offset: h.entry.Offset}
+	if x.Kind == proto.CutForget {
+		h.forget(o, x, c, e)
+	} else {
+		h.cutNodes(o, x.Hash, c, e, nil)
+	}
+	return 2
+}
+
+func (h *host) refuseCut(x *proto.CutCommand, r graph.Reason) uint64 {
+	h.out.Decisions = append(h.out.Decisions, graph.Decision{Command: x.Command, Reason: r})
+	return 3
+}
+
+// cutNodes begins a cut of all nodes of an identity, but for one that is cut
+// already.
+func (h *host) cutNodes(o *tomb, hash graph.Hash, c identity.Cut, e graph.Evidence, but *resident) {
+	m := graph.Message{Kind: graph.Cut, Evidence: graph.Evidence{Time: e.Time}, All: c.Everywhere}
+	if c.Kind == proto.CutErase {
+		m.Kind = graph.Erase
+		o.Fence = e.Time + 2*h.limits.SkewMillis
+	}
+	var spaces []proto.SpaceID
+	for _, r := range h.nodesOf(hash) {
+		spaces = append(spaces, r.node.Space)
+		if r != but {
+			h.tell(r.node, m)
+		}
+	}
+	o.Begin(c, spaces)
+	h.turned(o, hash)
+	h.settle(o, hash)
+}
+
+// turned tells that an identity is opted out, or no longer.
+func (h *host) turned(o *tomb, hash graph.Hash) {
+	h.out.Turned = append(h.out.Turned, Turned{Hash: hash, Gen: o.Gen, Time: h.entry.Now, Offset: h.entry.Offset})
+	for _, s := range h.spaces {
+		if r := h.active[proto.Node{Hash: hash, Space: s}]; r != nil && !r.exists() {
+			r.state.Graph, r.transient = o.Fresh(), true
+		}
+	}
+}
+
+// forget takes away what a client knows of an identity in its space: all of
+// the node, if nobody else knows anything.
+func (h *host) forget(o *tomb, x *proto.CutCommand, c identity.Cut, e graph.Evidence) {
+	n := proto.Node{Hash: x.Hash, Space: x.Space}
+	r := h.active[n]
+	if r == nil || !r.exists() {
+		o.Begin(c, nil)
+		h.settle(o, x.Hash)
+		return
+	}
+	if r.solelyOf(x.Client) {
+		h.tell(n, graph.Message{Kind: graph.Erase, Evidence: graph.Evidence{Time: e.Time}})
+		o.Begin(c, []proto.SpaceID{x.Space})
+		return
+	}
+	in := identity.Input{Kind: identity.InputForget, Client: x.Client}
+	h.take(r, &in, h.entry.Now)
+	if r.panic != "" {
+		h.fault = proto.Errorf(proto.CodeCorrupt, "an identity's step failed on an erasure, which must never be skipped: %s", r.panic)
+		return
+	}
+	h.redo(r, redo{in: in, now: h.entry.Now})
+	h.keep(r, r.state.Gen())
+	h.refresh(r)
+	if r.state.Graph != nil {
+		h.tell(n, graph.Message{Kind: graph.Withdraw, Evidence: graph.Evidence{Time: e.Time, Client: x.Client}})
+	}
+	o.Begin(c, nil)
+	h.settle(o, x.Hash)
+}
+
+// solelyOf reports whether all that is known of a node is one client's.
+func (r *resident) solelyOf(c proto.ClientID) bool {
+	for i := range r.state.Facts {
+		if r.state.Facts[i].Client != c {
+			return false
+		}
+	}
+	if x := r.state.Graph; x != nil {
+		for i := range x.Links {
+			if l := &x.Links[i]; l.Stage != graph.Absent && l.Client != c {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// liftCut lets an opted-out identity be known again.
+func (h *host) liftCut(t *task) uint64 {
+	x := &t.optIn
+	o := h.tomb(x.Hash)
+	if h.fault != nil || !o.Dark() || o.Gen != x.Gen {
+		h.out.Decisions = append(h.out.Decisions, graph.Decision{Command: x.Command, Reason: graph.ReasonOtherGen})
+		return 0
+	}
+	e := h.evidence(t)
+	for _, r := range h.nodesOf(x.Hash) {
+		if r.state.Dark() {
+			h.tell(r.node, graph.Message{Kind: graph.OptIn, ToGen: r.state.Gen(), Evidence: graph.Evidence{Time: e.Time}})
+		}
+	}
+	o.Lift(h.entry.Now, e.Time+2*h.limits.SkewMillis)
+	h.turned(o, x.Hash)
+	h.out.Decisions = append(h.out.Decisions, graph.Decision{Command: x.Command, Linked: true})
+	return 1
+}
+
+// settle tells which cuts are final, and gives the messages that waited for it.
+func (h *host) settle(o *tomb, hash graph.Hash) []graph.Message {
+	return o.Settle(h.entry.Vector, func(c *identity.Cut) {
+		final := *c
+		h.out.Finals = append(h.out.Finals, Final{hash, final})
+	})
+}
+
+// settleCuts takes in what a superstep did for cuts of a node. A node that was
+// cut with another, everywhere, has its identity cut in the other spaces too;
+// until that is final the other's cut is not told that it is done.
+func (h *host) settleCuts(r *resident, fx *graph.Effects) {
+	if h.fx.Purged && r.state.Dark() {
+		if o := h.tomb(r.node.Hash); !o.Dark() {
+			before := len(h.messages)
+			c := identity.Cut{Kind: proto.CutOptOut, Time: h.entry.Now, Offset: h.entry.Offset}
+			h.cutNodes(o, r.node.Hash, c, graph.Evidence{Time: h.entry.Now}, r)
+			fx.Out = append(fx.Out, h.messages[before:]...)
+			h.messages = h.messages[:before]
+		}
+	}
+	if len(fx.Receipts) == 0 && !holdsDone(fx.Out) {
+		return
+	}
+	o := h.tomb(r.node.Hash)
+	for i := range fx.Receipts {
+		o.Released(r.node.Space, &fx.Receipts[i])
+	}
+	held := h.settle(o, r.node.Hash)
+	if o.Open() > 0 {
+		fx.Out = slices.DeleteFunc(fx.Out, func(m graph.Message) bool {
+			if m.Kind == graph.CutDone {
+				o.Held = append(o.Held, m)
+			}
+			return m.Kind == graph.CutDone
+		})
+	}
+	fx.Out = append(fx.Out, held...)
+}
+
+func holdsDone(list []graph.Message) bool {
+	return slices.ContainsFunc(list, func(m graph.Message) bool { return m.Kind == graph.CutDone })
+}

@@ -1,0 +1,166 @@
+package engine_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"kith/engine"
+	"kith/proto"
+)
+
+func lanes(n int) func(*engine.Config) { return func(c *engine.Config) { c.Lanes = n } }
+
+// link links two identities and wants the answer.
+func link(t *testing.T, n *engine.Node, c proto.ClientInfo, a, b proto.Identity, want proto.Linked) {
+	t.Helper()
+	got, err := n.Link(t.Context(), c, proto.Link{A: a, B: b, Confidence: 1})
+	if err != nil {
+		t.Fatalf("link %s %s: %v", a, b, err)
+	}
+	if got != want {
+		t.Fatalf("link %s %s: %+v, want %+v", a, b, got, want)
+	}
+}
+
+func yes() proto.Linked { return proto.Linked{Linked: true} }
+
+// membersOf are the identities of id's user.
+func membersOf(t *testing.T, n *engine.Node, c proto.ClientInfo, id proto.Identity) []proto.Identity {
+	t.Helper()
+	u, err := n.User(t.Context(), c, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u.Members
+}
+
+// settle waits until verify finds nothing under way.
+func settle(t *testing.T, n *engine.Node) engine.VerifyReport {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for {
+		r, err := n.Verify(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(r.Problems) > 0 {
+			t.Fatalf("verify: %q", r.Problems)
+		}
+		if !r.Unsettled {
+			return r
+		}
+		if err := n.AwaitChange(ctx); err != nil {
+			t.Fatal("graph messages do not come to rest")
+		}
+	}
+}
+
+func defineUser(t *testing.T, n *engine.Node, c proto.ClientInfo, id, when string) {
+	t.Helper()
+	if _, err := n.Define(t.Context(), c, proto.SegmentSpec{ID: proto.SegmentID(id), Scope: "user", When: when, Backfill: true}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func lookup(t *testing.T, n *engine.Node, c proto.ClientInfo, id proto.Identity) (proto.Seen, []proto.SegmentID) {
+	t.Helper()
+	seen, list, err := n.Lookup(c, id, proto.MillisOf(time.Now()), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(list)
+	return seen, list
+}
+
+func wantSegments(t *testing.T, n *engine.Node, c proto.ClientInfo, id proto.Identity, want ...proto.SegmentID) {
+	t.Helper()
+	_, got := lookup(t, n, c, id)
+	slices.Sort(want)
+	if diff := cmp.Diff(want, got, cmp.Transformer("none", func(l []proto.SegmentID) []proto.SegmentID {
+		if l == nil {
+			return []proto.SegmentID{}
+		}
+		return l
+	})); diff != "" {
+		t.Errorf("segments of %s (-want +got):\n%s", id, diff)
+	}
+}
+
+func optOut(t *testing.T, n *engine.Node, id proto.Identity, everywhere bool) proto.Receipt {
+	t.Helper()
+	s, err := n.OptOut(t.Context(), id, everywhere)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !s.OptedOut || !s.Final || s.Receipt == nil || !engine.ValidReceipt(s.Receipt) {
+		t.Fatalf("opt-out of %s: %+v", id, s)
+	}
+	return *s.Receipt
+}
+
+// The life of a user: two devices join over an account, what they did together
+// counts, one opts out, and the other is as if it had never been linked.
+func TestUser(t *testing.T) {
+	for _, k := range []int{1, 4} {
+		t.Run(fmt.Sprint(k, "lanes"), func(t *testing.T) {
+			n := testNode(t, t.TempDir(), lanes(k))
+			defer func() { closeNode(t, n) }()
+			c := acme(t, n)
+			defineUser(t, n, c, "auto", `count(event.section == "auto", "30d") >= 3`)
+			defineUser(t, n, c, "many", `devices() >= 2`)
+			defineUser(t, n, c, "quiet", `count(event.section == "sport", "30d") == 0`)
+			define(t, n, "own", `count(event.section == "auto", "30d") >= 2`)
+			now := time.Now()
+			submit(t, n, page(c, "a", "auto", now), page(c, "a", "auto", now), page(c, "b", "auto", now), page(c, "z", "sport", now))
+			wantSegments(t, n, c, "browser:a", "own", "quiet")
+			link(t, n, c, "browser:a", "account:x", yes())
+			link(t, n, c, "account:x", "browser:b", yes())
+			if diff := cmp.Diff([]proto.Identity{"account:x", "browser:a", "browser:b"}, membersOf(t, n, c, "browser:b")); diff != "" {
+				t.Fatal(diff)
+			}
+			settle(t, n)
+			wantSegments(t, n, c, "browser:a", "auto", "own", "many", "quiet")
+			wantSegments(t, n, c, "browser:b", "auto", "many", "quiet")
+			wantSegments(t, n, c, "account:x", "auto", "many", "quiet")
+			users, err := n.Count(t.Context(), c, "quiet | !quiet", "users")
+			if err != nil || *users.Count != 2 {
+				t.Fatalf("users: %v %v", users.Count, err)
+			}
+			if got := count(t, n, c, "auto"); got != 3 {
+				t.Errorf("auto has %d identities", got)
+			}
+			r := optOut(t, n, "account:x", false)
+			if r.CopiesRetracted+r.MembersRefreshed == 0 {
+				t.Errorf("a cut of the middle retracted nothing: %+v", r)
+			}
+			wantSegments(t, n, c, "browser:a", "own", "quiet")
+			wantSegments(t, n, c, "browser:b", "quiet")
+			if seen, list := lookup(t, n, c, "account:x"); !seen.OptedOut || seen.Known || len(list) > 0 {
+				t.Errorf("an opted-out identity shows %+v %v", seen, list)
+			}
+			if got := membersOf(t, n, c, "browser:a"); len(got) != 1 {
+				t.Errorf("browser:a is still with %v", got)
+			}
+			link(t, n, c, "browser:a", "account:x", proto.Linked{Reason: "opted_out"})
+			link(t, n, c, "account:x", "browser:b", proto.Linked{Reason: "opted_out"})
+			settle(t, n)
+			if s, err := n.OptIn(t.Context(), "account:x"); err != nil || s.OptedOut {
+				t.Fatalf("opt-in: %+v %v", s, err)
+			}
+			if seen, _ := lookup(t, n, c, "account:x"); seen.OptedOut || seen.Known {
+				t.Errorf("after the opt-in it shows %+v", seen)
+			}
+			until(t, n, 10*time.Second, "the link after the opt-in", func() bool {
+				x, err := n.Link(t.Context(), c, proto.Link{A: "browser:a", B: "account:x", Confidence: 1})
+				return err == nil && x.Linked
+			})
+			settle(t, n)
+		})
+	}
+}

@@ -1,0 +1,384 @@
+package engine
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"slices"
+	"sync"
+	"time"
+
+	"kith/actors"
+	"kith/actors/identity"
+	"kith/engine/log"
+	"kith/engine/store"
+	"kith/proto"
+)
+
+// This file is the ledger of opt-outs: every opt-out, opt-in and erasure, by
+// keyed hash, on a stream of its own of which nothing is deleted. A restore of
+// an older backup needs it. Nothing is acknowledged to whoever opts out before
+// it is there. Final opt-outs go to the feed as well, for downstream systems;
+// they may come twice there.
+//
+// A ledger record is: version 1 | lanes, each the offset up to which all of the
+// lane's opt-outs are in the ledger with this record | opt-outs, each: hash
+// (16) | gen | time (varint, ms). Gen is identity.OptOut.Gen: odd is out.
+
+const ledgerVersion = 1
+
+// noticesPerRecord bounds one record.
+const noticesPerRecord = 4096
+
+// notice is one thing to tell the ledger or, if final, the feed. In the store
+// it is: version 1 | flags (1 final) | hash (16) | gen | time | the cut.
+type notice struct {
+	at     proto.Offset // the newest entry of the batch that it is of
+	number uint32       // in the batch
+	final  bool
+	hash   proto.IdentityHash
+	gen    uint32
+	time   proto.Millis
+	cut    identity.Cut // if final
+}
+
+func appendNotices(list []notice, o *actors.Outcome) []notice {
+	for _, t := range o.Turned {
+		list = append(list, notice{hash: t.Hash, gen: t.Gen, time: t.Time})
+	}
+	for _, f := range o.Finals {
+		list = append(list, notice{final: true, hash: f.Hash, gen: f.Cut.Gen - 1, time: f.Cut.Time, cut: f.Cut})
+	}
+	return list
+}
+
+func (x *notice) append(b []byte) []byte {
+	b = append(b, ledgerVersion, byte(flag(x.final)))
+	b = append(b, x.hash[:]...)
+	b = binary.AppendUvarint(b, uint64(x.gen))
+	b = proto.AppendVarint(b, int64(x.time))
+	if x.final {
+		b = x.cut.Append(b)
+	}
+	return b
+}
+
+func decodeNotice(b []byte) (x notice, err error) {
+	r := proto.NewReader(append([]byte(nil), b...))
+	version, flags := r.Byte(), r.Byte()
+	x = notice{final: flags == 1, hash: r.Hash(), gen: uint32(r.Uvarint()), time: proto.Millis(r.Varint())}
+	if x.final {
+		x.cut = identity.ReadCut(&r)
+	}
+	if version != ledgerVersion || flags > 1 || r.Bad() || r.Len() != 0 {
+		return x, proto.Errorf(proto.CodeCorrupt, "an opt-out that is to be told to the ledger is malformed")
+	}
+	return x, nil
+}
+
+// noticeRef is a stored notice.
+type noticeRef struct {
+	at     proto.Offset
+	number uint32
+}
+
+// ledgerEntry is one opt-out, opt-in or erasure.
+type ledgerEntry struct {
+	hash proto.IdentityHash
+	gen  uint32
+	time proto.Millis
+}
+
+// ledgerRecord is one record of the ledger.
+type ledgerRecord struct {
+	marks   []proto.Offset // by lane
+	entries []ledgerEntry
+}
+
+func (x *ledgerRecord) append(b []byte) []byte {
+	b = append(b, ledgerVersion)
+	b = binary.AppendUvarint(b, uint64(len(x.marks)))
+	for _, m := range x.marks {
+		b = binary.AppendUvarint(b, uint64(m))
+	}
+	b = binary.AppendUvarint(b, uint64(len(x.entries)))
+	for _, e := range x.entries {
+		b = append(b, e.hash[:]...)
+		b = binary.AppendUvarint(b, uint64(e.gen))
+		b = proto.AppendVarint(b, int64(e.time))
+	}
+	return b
+}
+
+func decodeLedger(b []byte) (x ledgerRecord, err error) {
+	r := proto.NewReader(b)
+	version := r.Byte()
+	for range r.Count(1) {
+		x.marks = append(x.marks, proto.Offset(r.Uvarint()))
+	}
+	for range r.Count(18) {
+		x.entries = append(x.entries, ledgerEntry{r.Hash(), uint32(r.Uvarint()), proto.Millis(r.Varint())})
+	}
+	if version != ledgerVersion || r.Bad() || r.Len() != 0 {
+		return x, proto.Errorf(proto.CodeCorrupt, "a record of the opt-out ledger has version %d or is malformed: this build reads version %d", version, ledgerVersion)
+	}
+	return x, nil
+}
+
+// ledger writes notices of all lanes.
+type ledger struct {
+	node   *Node
+	stream log.ControlStream
+	feed   log.ControlStream
+
+	mu      sync.Mutex
+	waiting [][]notice // by lane, oldest first
+	pending map[proto.IdentityHash]int
+	marks   []proto.Offset // by lane: told up to here
+	wake    chan struct{}  // one slot
+	told    chan struct{}  // closed and replaced after each record
+	written uint64         // opt-outs in the ledger since the start
+}
+
+func newLedger(n *Node, stream, feed log.ControlStream) *ledger {
+	return &ledger{
+		node: n, stream: stream, feed: feed, waiting: make([][]notice, n.config.Lanes), marks: make([]proto.Offset, n.config.Lanes),
+		pending: map[proto.IdentityHash]int{}, wake: make(chan struct{}, 1), told: make(chan struct{}),
+	}
+}
+
+// open reads how far the ledger is.
+func (x *ledger) open(ctx context.Context) error {
+	last, err := x.stream.Last(ctx)
+	if err != nil || last == 0 {
+		return err
+	}
+	return readStream(ctx, x.stream, last, last, func(raw []byte) error {
+		r, err := decodeLedger(raw)
+		copy(x.marks, r.marks)
+		return err
+	})
+}
+
+// readStream gives the records from first to last.
+func readStream(ctx context.Context, s log.ControlStream, first, last uint64, fn func([]byte) error) error {
+	if first > last {
+		return nil
+	}
+	err := s.Read(ctx, first, func(r log.Record) error {
+		if err := fn(r.Data); err != nil {
+			return err
+		}
+		if uint64(r.Offset) >= last {
+			return errStop
+		}
+		return nil
+	})
+	if err == errStop {
+		return nil
+	}
+	return err
+}
+
+// add takes a lane's committed notices.
+func (x *ledger) add(lane proto.LaneID, list []notice) {
+	if len(list) == 0 {
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.waiting[lane] = append(x.waiting[lane], list...)
+	for i := range list {
+		x.pending[list[i].hash]++
+	}
+	select {
+	case x.wake <- struct{}{}:
+	default:
+	}
+}
+
+// mark is up to where all of a lane is told.
+func (x *ledger) mark(lane proto.LaneID) proto.Offset {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.marks[lane]
+}
+
+// await returns when nothing of an identity is still to be told.
+func (x *ledger) await(ctx context.Context, h proto.IdentityHash) error {
+	return await(ctx, "the ledger was not written in time", func() (bool, <-chan struct{}, error) {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		return x.pending[h] == 0, x.told, nil
+	})
+}
+
+// write tells what waits, until ctx ends.
+func (x *ledger) write(ctx context.Context) {
+	for {
+		if !x.tell(ctx) {
+			select {
+			case <-x.wake:
+			case <-ctx.Done():
+				return
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// tell writes one record, if there is anything to write.
+func (x *ledger) tell(ctx context.Context) bool {
+	list, counts, record := x.gather()
+	if len(list) == 0 {
+		return false
+	}
+	for tries := 0; ; tries++ {
+		err := x.publish(ctx, list)
+		if err == nil && len(record.entries) > 0 {
+			err = x.append(ctx, x.stream, record.append(nil))
+		}
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		if tries == 0 {
+			x.node.logger.Warn("opt-outs cannot be written to the ledger, trying again", "error", err)
+		}
+		if !pause(ctx, relayRetry) {
+			return false
+		}
+	}
+	x.done(list, counts, record)
+	return true
+}
+
+// gather takes what one record holds, without taking it away.
+func (x *ledger) gather() (list []notice, counts []int, r ledgerRecord) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	r.marks, counts = slices.Clone(x.marks), make([]int, len(x.waiting))
+	for lane, waiting := range x.waiting {
+		room := noticesPerRecord - len(list)
+		for _, n := range waiting[:min(room, len(waiting))] {
+			list = append(list, n)
+			counts[lane]++
+			if !n.final {
+				r.entries = append(r.entries, ledgerEntry{n.hash, n.gen, n.time})
+			}
+		}
+		// An offset is told when all of its batch is.
+		if k := counts[lane]; k > 0 && (k == len(waiting) || waiting[k].at != waiting[k-1].at) {
+			r.marks[lane] = max(r.marks[lane], waiting[k-1].at)
+		}
+	}
+	return list, counts, r
+}
+
+// feedRecord is one message of the feed.
+type feedRecord struct {
+	IdentityHMAC string    `json:"identity_hmac"`
+	IdentityHash string    `json:"identity_hash"`
+	Action       string    `json:"action"`
+	Generation   uint32    `json:"generation"`
+	Time         time.Time `json:"time"`
+}
+
+// publish puts what is final into the feed.
+func (x *ledger) publish(ctx context.Context, list []notice) error {
+	for i := range list {
+		n := &list[i]
+		if !n.final || n.cut.Kind == proto.CutForget {
+			continue
+		}
+		raw, err := json.Marshal(feedRecord{
+			IdentityHMAC: x.node.signer.mac(n.hash), IdentityHash: hex.EncodeToString(n.hash[:]), Action: actionOf(n.cut.Kind),
+			Generation: n.cut.Gen, Time: n.cut.Time.Time(),
+		})
+		if err != nil {
+			return proto.Errorf(proto.CodeInternal, "encode a message of the feed: %w", err)
+		}
+		if err := x.append(ctx, x.feed, raw); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// append puts a record at the end of a stream that only this goroutine writes.
+func (x *ledger) append(ctx context.Context, s log.ControlStream, raw []byte) error {
+	last, err := s.Last(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = s.Append(ctx, raw, last)
+	if err != nil && log.Ambiguous(err) {
+		if now, err2 := s.Last(ctx); err2 == nil && now > last {
+			return nil
+		}
+	}
+	return err
+}
+
+// done takes what was told away and tells whoever waits for it.
+func (x *ledger) done(list []notice, counts []int, r ledgerRecord) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for lane, k := range counts {
+		x.waiting[lane] = x.waiting[lane][k:]
+	}
+	for i := range list {
+		h := list[i].hash
+		if x.pending[h]--; x.pending[h] == 0 {
+			delete(x.pending, h)
+		}
+		if list[i].final {
+			x.node.answers.finish(list[i].hash, list[i].cut)
+		}
+	}
+	x.marks = r.marks
+	x.written += uint64(len(r.entries))
+	close(x.told)
+	x.told = make(chan struct{})
+}
+
+// loadNotices reads what is still to be told.
+func (l *lane) loadNotices(snap store.Snapshot) error {
+	var list []notice
+	mark := l.node.ledger.mark(l.id)
+	prefix := laneKey(l.id, 'u')
+	err := snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
+		n, err := decodeNotice(v)
+		if err != nil || len(k) != 15 {
+			return false, proto.Errorf(proto.CodeCorrupt, "an opt-out that is to be told to the ledger is malformed: %w", err)
+		}
+		n.at, n.number = proto.Offset(binary.BigEndian.Uint64(k[3:])), binary.BigEndian.Uint32(k[11:])
+		l.noticed = append(l.noticed, noticeRef{n.at, n.number})
+		if n.at > mark {
+			list = append(list, n)
+		}
+		return true, nil
+	})
+	l.node.ledger.add(l.id, list)
+	return err
+}
+
+// dropNotices deletes the rows of what was told, and notes those of a batch.
+func (l *lane) dropNotices(w *writer, b *batch) {
+	if len(l.noticed) > 0 {
+		mark, n := l.node.ledger.mark(l.id), 0
+		for n < len(l.noticed) && n < deletesPerCommit && l.noticed[n].at <= mark {
+			w.delete(noticeKey(l.id, l.noticed[n].at, l.noticed[n].number))
+			n++
+		}
+		l.noticed = l.noticed[n:]
+	}
+	for i := range b.notices {
+		l.noticed = append(l.noticed, noticeRef{b.notices[i].at, b.notices[i].number})
+	}
+}

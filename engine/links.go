@@ -1,0 +1,156 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"slices"
+
+	"kith/graph"
+	"kith/proto"
+)
+
+// Link asks the graph to link two identities and returns with its decision.
+func (n *Node) Link(ctx context.Context, client proto.ClientInfo, x proto.Link) (proto.Linked, error) {
+	command, ch := n.answers.expect()
+	var b proto.Batch
+	b.AddLink(n.hasher, &proto.LinkCommand{
+		Client: client.ID, Space: client.Space, A: x.A, B: x.B, Received: n.now(),
+		Confidence: uint16(x.Confidence*1000 + 0.5), Inferred: x.Inferred, Command: command,
+	})
+	a, err := n.ask(ctx, n.laneFor(n.hasher.Hash(x.A)), command, ch, &b)
+	if err != nil {
+		return proto.Linked{}, err
+	}
+	if a.decision.Linked {
+		return proto.Linked{Linked: true}, nil
+	}
+	return proto.Linked{Reason: reasonText(a.decision.Reason)}, nil
+}
+
+// reasonText is a refusal in the words of the API.
+func reasonText(r graph.Reason) string {
+	if r.Capped() {
+		return "cap"
+	}
+	return r.String()
+}
+
+// Unlink removes the edge between a and b, or with an empty b the edges of a
+// that the client vouches for.
+func (n *Node) Unlink(ctx context.Context, client proto.ClientInfo, a, b proto.Identity) (proto.Position, error) {
+	x := proto.UnlinkCommand{Client: client.ID, Space: client.Space, A: n.hasher.Hash(a), Received: n.now()}
+	if b != "" {
+		x.B = n.hasher.Hash(b)
+	}
+	var batch proto.Batch
+	batch.AddUnlink(&x)
+	r := n.Submit(ctx, &batch)
+	return r.Position, r.Err
+}
+
+// User is who id is one person with, as published.
+func (n *Node) User(_ context.Context, client proto.ClientInfo, id proto.Identity) (proto.User, error) {
+	node := proto.Node{Hash: n.hasher.Hash(id), Space: client.Space}
+	alone := proto.User{Root: id, Members: []proto.Identity{id}, Edges: []proto.UserEdge{}}
+	s, err := n.state(node)
+	if err != nil || s.Graph == nil || s.Graph.Dark {
+		return alone, err
+	}
+	root := node
+	root.Hash = s.Graph.RootOf(node.Hash)
+	v, err := n.userView(root)
+	if err != nil || v == nil || !v.has(node.Hash) {
+		return alone, err
+	}
+	return v.user(n, client.Space)
+}
+
+// userView is a root's view of its user, with only those whose own homes say
+// that they are of it still.
+type userView struct {
+	root    graph.Hash
+	members map[graph.Hash]proto.Identity
+	edges   map[graph.Hash][]graph.Edge
+}
+
+func (v *userView) has(h graph.Hash) bool { _, ok := v.members[h]; return ok }
+
+// userView reads the view of a root, nil if it is none any more.
+func (n *Node) userView(root proto.Node) (*userView, error) {
+	snap := n.laneFor(root.Hash).acquire()
+	defer snap.release()
+	s, members, err := readNode(snap, root)
+	if err != nil || s.Dark() || s.Graph == nil || s.Graph.RootOf(root.Hash) != root.Hash {
+		return nil, err
+	}
+	v := &userView{root: root.Hash, members: map[graph.Hash]proto.Identity{}, edges: map[graph.Hash][]graph.Edge{root.Hash: s.Graph.Edges()}}
+	for _, m := range members {
+		_, err := source{snap}.Copy(root, m, func(row []byte) error {
+			c, err := graph.DecodeContribution(row)
+			if err == nil {
+				v.edges[m] = c.Edges
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	for h := range v.edges {
+		id, err := n.nameOf(proto.Node{Hash: h, Space: root.Space})
+		if err != nil {
+			return nil, err
+		}
+		if id != "" {
+			v.members[h] = id
+		}
+	}
+	return v, nil
+}
+
+// nameOf is the identity of a node that is known and not opted out, "" of others.
+func (n *Node) nameOf(node proto.Node) (proto.Identity, error) {
+	l := n.laneFor(node.Hash)
+	snap := l.acquire()
+	defer snap.release()
+	s, _, err := readNode(snap, node)
+	if err != nil || !s.Named || s.Dark() {
+		return "", err
+	}
+	var id proto.Identity
+	_, err = snap.Get(ordinalKey(l.id, s.Ordinal), func(v []byte) (err error) {
+		_, id, err = decodeOrdinal(v)
+		id = proto.Identity(append([]byte(nil), id...))
+		return err
+	})
+	return id, err
+}
+
+// user puts the view into the API's form.
+func (v *userView) user(n *Node, space proto.SpaceID) (proto.User, error) {
+	u := proto.User{Root: v.members[v.root], Edges: []proto.UserEdge{}}
+	names := n.registry.clientNames()
+	for h, id := range v.members {
+		u.Members = append(u.Members, id)
+		for _, e := range v.edges[h] {
+			if other, ok := v.members[e.Peer]; ok && slices.Compare(h[:], e.Peer[:]) < 0 {
+				u.Edges = append(u.Edges, proto.UserEdge{
+					A: id, B: other, Method: e.Method.String(), Confidence: float64(e.Confidence) / 1000,
+					Client: names[e.Client], Time: e.Time.Time(),
+				})
+			}
+		}
+	}
+	slices.Sort(u.Members)
+	slices.SortFunc(u.Edges, func(a, b proto.UserEdge) int { return cmp.Or(cmp.Compare(a.A, b.A), cmp.Compare(a.B, b.B)) })
+	return u, nil
+}
+
+// clientNames are all clients' names by number.
+func (r *registry) clientNames() map[proto.ClientID]proto.ClientName {
+	names := map[proto.ClientID]proto.ClientName{}
+	for name, c := range r.current().clients {
+		names[c.ID] = name
+	}
+	return names
+}

@@ -1,0 +1,207 @@
+package engine
+
+import (
+	"context"
+	"encoding/binary"
+	"slices"
+	"sync"
+	"time"
+
+	"kith/engine/store"
+	"kith/proto"
+)
+
+// This file is how graph messages get from lane to lane: committed batches lie
+// in the outbox, in the store and in memory, until the other lane has applied
+// them. A relay packs them into entries of the other lane's log. It may send
+// some twice, or lose its place: the other lane takes each batch in once, in
+// order.
+
+// Bounds of the outbox.
+const (
+	packBytesMax   = 256 << 10
+	packBatchesMax = 1024
+	outboxBytesMax = 64 << 20 // of one lane; beyond, no commands are taken in until some are gone
+	relayRetry     = 200 * time.Millisecond
+	relayResend    = 5 * time.Second // without progress of the other lane
+)
+
+// outbox is a lane's committed batches for other lanes.
+type outbox struct {
+	mu      sync.Mutex
+	boxes   []box // by lane
+	bytes   int
+	changed chan struct{} // closed and replaced when there is more
+}
+
+// box is the batches for one lane, numbered from base+1.
+type box struct {
+	base    uint64
+	batches [][]byte
+	gone    uint64 // rows up to here are deleted, or being so
+}
+
+func (x *outbox) init(lanes int) {
+	x.boxes, x.changed = make([]box, lanes), make(chan struct{})
+}
+
+// add takes committed batches.
+func (x *outbox) add(list []outgoing) {
+	if len(list) == 0 {
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, o := range list {
+		b := &x.boxes[o.to]
+		b.batches = append(b.batches, o.data)
+		x.bytes += len(o.data)
+	}
+	close(x.changed)
+	x.changed = make(chan struct{})
+}
+
+// trim lets go of what the other lane has applied.
+func (x *outbox) trim(to proto.LaneID, applied uint64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	b := &x.boxes[to]
+	for b.base < applied && len(b.batches) > 0 {
+		x.bytes -= len(b.batches[0])
+		b.batches[0] = nil
+		b.batches = b.batches[1:]
+		b.base++
+	}
+}
+
+// pack gives batches from number lo on, as many as one entry takes.
+func (x *outbox) pack(to proto.LaneID, lo uint64) (first uint64, list [][]byte, changed <-chan struct{}) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	b := &x.boxes[to]
+	first = max(lo, b.base+1)
+	size := 0
+	for i := first - b.base - 1; i < uint64(len(b.batches)) && len(list) < packBatchesMax; i++ {
+		if size += len(b.batches[i]); size > packBytesMax && len(list) > 0 {
+			break
+		}
+		list = append(list, b.batches[i])
+	}
+	return first, list, x.changed
+}
+
+// empty reports whether all was applied by the other lanes.
+func (x *outbox) empty() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.bytes == 0
+}
+
+func (x *outbox) full() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.bytes > outboxBytesMax
+}
+
+// dropOutbox deletes rows that the other lanes have applied.
+func (l *lane) dropOutbox(w *writer) {
+	x := &l.outbox
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for to := range x.boxes {
+		b := &x.boxes[to]
+		for n := 0; b.gone < b.base && n < deletesPerCommit; n++ {
+			b.gone++
+			w.delete(outboxKey(l.id, proto.LaneID(to), b.gone))
+		}
+	}
+}
+
+// loadOutbox reads the rows that are left.
+func (l *lane) loadOutbox(snap store.Snapshot) error {
+	l.outbox.init(l.node.config.Lanes)
+	for to := range l.outbox.boxes {
+		b := &l.outbox.boxes[to]
+		b.base = l.graph.Outbox[to].Last() // without rows
+		prefix := append(laneKey(l.id, 'm'), byte(to))
+		err := snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
+			if len(k) != 12 {
+				return false, proto.Errorf(proto.CodeCorrupt, "an outbox key has %d bytes", len(k))
+			}
+			number := binary.BigEndian.Uint64(k[4:])
+			if len(b.batches) == 0 {
+				b.base = number - 1
+			}
+			if number != b.base+uint64(len(b.batches))+1 {
+				return false, proto.Errorf(proto.CodeCorrupt, "the outbox of lane %s to %d has no batch %d: restore a backup", l.id, to, b.base+uint64(len(b.batches))+1)
+			}
+			b.batches = append(b.batches, slices.Clone(v))
+			l.outbox.bytes += len(v)
+			return true, nil
+		})
+		if err != nil {
+			return err
+		}
+		b.gone = b.base
+		if last := b.base + uint64(len(b.batches)); last != l.graph.Outbox[to].Last() {
+			return proto.Errorf(proto.CodeCorrupt, "the outbox of lane %s to %d ends at batch %d, its record says %d: restore a backup", l.id, to, last, l.graph.Outbox[to].Last())
+		}
+	}
+	return nil
+}
+
+// relayGraph sends the lane's batches to another one until ctx ends.
+func (l *lane) relayGraph(ctx context.Context, to *lane) {
+	sent := to.progress.takenFrom(l.id)
+	for {
+		applied, progressed := to.progress.taken(l.id)
+		l.outbox.trim(to.id, applied)
+		sent = max(sent, applied)
+		first, list, more := l.outbox.pack(to.id, sent+1)
+		if len(list) > 0 {
+			x := proto.GraphPack{From: l.id, First: first, Batches: list}
+			if err := to.appendOwn(ctx, proto.CommandGraph, [][]byte{x.Append(nil)}); err != nil {
+				if ctx.Err() != nil {
+					return
+				}
+				l.logger.Warn("graph messages cannot be relayed, trying again", "to", to.id.String(), "error", err)
+				if !pause(ctx, relayRetry) {
+					return
+				}
+				sent = to.progress.takenFrom(l.id)
+				continue
+			}
+			sent = first + uint64(len(list)) - 1
+			continue
+		}
+		resend := time.NewTimer(relayResend)
+		select {
+		case <-more:
+		case <-progressed:
+		case <-resend.C:
+			if applied < sent { // a pack got lost, or the other lane stands still
+				sent = applied
+			}
+		case <-ctx.Done():
+			resend.Stop()
+			return
+		}
+		resend.Stop()
+	}
+}
+
+// takenFrom is the newest batch that the lane has applied from another.
+func (p *progress) takenFrom(from proto.LaneID) uint64 {
+	n, _ := p.taken(from)
+	return n
+}
+
+// taken is the same with what tells of the next change.
+func (p *progress) taken(from proto.LaneID) (uint64, <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if int(from) >= len(p.received) {
+		return 0, p.changed
+	}
+	return p.received[from], p.changed
+}

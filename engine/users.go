@@ -1,0 +1,139 @@
+package engine
+
+import (
+	"context"
+	"maps"
+	"sync"
+
+	"github.com/RoaringBitmap/roaring/v2"
+
+	"kith/actors"
+	"kith/actors/identity"
+	"kith/engine/store"
+	"kith/proto"
+	"kith/segments"
+)
+
+// userIndex knows of a lane's nodes which are of users of several, and of whose:
+// what a count by users needs. It is in memory only, about 40 bytes for each
+// such node, and made from the store at start, beside the applying.
+type userIndex struct {
+	mu     sync.RWMutex
+	linked *roaring.Bitmap
+	roots  map[proto.Ordinal]uint64 // by the beginning of the root's hash
+	fresh  map[proto.Ordinal]bool   // changed since the reading began; nil: all is read
+	read   chan struct{}            // closed when all is read
+}
+
+func (x *userIndex) init() {
+	x.linked, x.roots = roaring.New(), map[proto.Ordinal]uint64{}
+	x.fresh, x.read = map[proto.Ordinal]bool{}, make(chan struct{})
+}
+
+// apply takes in committed changes.
+func (x *userIndex) apply(list []actors.UserChange) {
+	if len(list) == 0 {
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, c := range list {
+		if x.fresh != nil {
+			x.fresh[c.Ordinal] = true
+		}
+		x.set(c.Ordinal, c.Root)
+	}
+}
+
+func (x *userIndex) set(o proto.Ordinal, root proto.IdentityHash) {
+	if root == (proto.IdentityHash{}) {
+		x.linked.Remove(uint32(o))
+		delete(x.roots, o)
+		return
+	}
+	x.linked.Add(uint32(o))
+	x.roots[o] = root.Prefix()
+}
+
+// load reads the index from a snapshot; what was applied meanwhile counts.
+func (x *userIndex) load(ctx context.Context, snap store.Snapshot, partitions []proto.PartitionID) error {
+	for _, p := range partitions {
+		prefix := []byte{'N', byte(p)}
+		err := snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
+			key, ok := parseNodeKey(k)
+			if !ok || key.kind != 'f' || !identity.MayFollow(v) {
+				return true, ctx.Err()
+			}
+			var s identity.State
+			if _, err := s.Decode(v); err != nil {
+				return false, err
+			}
+			x.mu.Lock()
+			if s.Named && s.Follows && !x.fresh[s.Ordinal] {
+				x.set(s.Ordinal, s.Graph.RootOf(key.node.Hash))
+			}
+			x.mu.Unlock()
+			return true, ctx.Err()
+		})
+		if err != nil {
+			return err
+		}
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.fresh = nil
+	close(x.read)
+	return nil
+}
+
+// loadUsers is load beside the applying.
+func (l *lane) loadUsers(ctx context.Context) {
+	snap := l.acquire()
+	defer snap.release()
+	if err := l.users.load(ctx, snap, l.partitions); err != nil && ctx.Err() == nil {
+		l.logger.Error("users cannot be counted: the index cannot be read", "error", err)
+	}
+}
+
+// distinct adds the users of which a node is in set: the roots to seen, those
+// who are alone to the sum.
+func (x *userIndex) distinct(set *roaring.Bitmap, seen map[uint64]struct{}) (alone uint64) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	both := roaring.And(set, x.linked)
+	it := both.Iterator()
+	for it.HasNext() {
+		seen[x.roots[proto.Ordinal(it.Next())]] = struct{}{}
+	}
+	return set.GetCardinality() - both.GetCardinality()
+}
+
+// countUsers counts the users of which some identity is in the audience.
+func (n *Node) countUsers(ctx context.Context, client proto.ClientInfo, a *segments.Audience, keys map[proto.SegmentID]proto.SegmentKey, lanes []*lane) (uint64, error) {
+	seen := map[uint64]struct{}{}
+	var sum uint64
+	for _, l := range lanes {
+		select {
+		case <-l.users.read:
+		case <-ctx.Done():
+			return 0, proto.Errorf(proto.CodeTimeout, "users are still being read after the start: try again: %w", ctx.Err())
+		}
+		l.bitmaps.View(func(get func(proto.SegmentKey) *roaring.Bitmap, universe func(proto.ClientID) *roaring.Bitmap) {
+			set := a.Eval(func(id proto.SegmentID) *roaring.Bitmap { return get(keys[id]) }, universe(client.ID))
+			sum += l.users.distinct(set, seen)
+		})
+	}
+	return sum + uint64(len(seen)), nil
+}
+
+// sizes gives how many users of several have how many identities in the lane,
+// for metrics: by powers of two.
+func (x *userIndex) sizes() map[uint64]int {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	sizes := map[uint64]int{}
+	for root := range maps.Values(x.roots) {
+		sizes[root]++
+	}
+	return sizes
+}
