@@ -14,7 +14,7 @@ type task struct {
 	kind         proto.CommandKind
 	body         []byte
 	r            *resident      // nil of a cut or opt-in, which are for all nodes of an identity
-	name         proto.Identity // aliases the entry
+	called       proto.Identity // aliases the entry
 	in           identity.Input
 	event        proto.Event
 	at           proto.Millis // evidence: when the gateway took the command
@@ -32,14 +32,12 @@ func (h *host) prepare(commands []Command) {
 			return
 		}
 	}
-	if h.fault = h.warm(); h.fault != nil {
-		return
-	}
-	for i := range h.tasks {
-		if t := &h.tasks[i]; t.r != nil && t.name != "" && !t.r.state.Named && t.r.identity == "" {
-			t.r.identity = proto.Identity(append([]byte(nil), t.name...)) // not an alias of the entry
-		}
-	}
+	h.fault = h.warm()
+}
+
+// name has the task's node know its name, for when it gets a number.
+func (t *task) name() {
+	t.r.identity = proto.Identity(append([]byte(nil), t.called...)) // not an alias of the entry
 }
 
 func (h *host) addTask() *task {
@@ -53,7 +51,7 @@ func (h *host) addTask() *task {
 
 func (h *host) addCommand(c *Command) (err error) {
 	t := h.addTask()
-	t.entry, t.index, t.kind, t.body, t.r, t.name = c.Entry, c.Index, c.Kind, c.Body, nil, ""
+	t.entry, t.index, t.kind, t.body, t.r, t.called = c.Entry, c.Index, c.Kind, c.Body, nil, ""
 	switch c.Kind {
 	case proto.CommandEvent:
 		if err := proto.DecodeEvent(c.Body, &t.event); err != nil {
@@ -99,7 +97,7 @@ func (h *host) addCommand(c *Command) (err error) {
 }
 
 func (h *host) resolve(t *task, id proto.Identity, space proto.SpaceID) error {
-	t.name, t.in.Device = id, isDevice(id)
+	t.called, t.in.Device = id, isDevice(id)
 	return h.resolveNode(t, proto.Node{Hash: h.hasher.Hash(id), Space: space})
 }
 
@@ -164,7 +162,7 @@ func (h *host) due(list []*Due) {
 			continue
 		}
 		t := h.addTask()
-		t.entry, t.index, t.kind, t.body, t.r, t.name = d.Entry, -1, 0, nil, r, ""
+		t.entry, t.index, t.kind, t.body, t.r, t.called = d.Entry, -1, 0, nil, r, ""
 		t.in = identity.Input{Kind: identity.InputTimer, At: d.At}
 		if d.Fill != 0 {
 			t.in = identity.Input{Kind: identity.InputFill, Client: d.Fill}
@@ -189,6 +187,9 @@ func (h *host) perform(t *task, digest uint64) uint64 {
 		if !t.r.state.Admits(min(t.at, h.entry.Now)) {
 			h.out.Ignored++
 			return mix(digest, 6, uint64(t.index))
+		}
+		if !t.r.state.Named {
+			t.name()
 		}
 	}
 	if t.r.state.Dark() { // a timer or fill that came too late

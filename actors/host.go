@@ -45,10 +45,11 @@ type host struct {
 	entry     Entry
 	messages  []graph.Message // for the graph, of the entry under way
 	dirty     []*resident
-	done      []redo // inputs taken in by this batch, to be taken in again after a panic
-	encoded   []byte // scratch
-	bytes     int    // estimate of what the batch writes
-	taken     int    // of out.Exits
+	done      []redo         // inputs taken in by this batch, to be taken in again after a panic
+	encoded   []byte         // scratch
+	bytes     int            // estimate of what the batch writes
+	taken     int            // of out.Exits
+	before    identity.State // of the last take, as it was before it
 	fx        identity.Effects
 	out       *Outcome
 	fault     error
@@ -64,21 +65,13 @@ type settling struct {
 
 // redo is an input that an identity took in, with the one before it.
 type redo struct {
-	prev int // index in host.done plus 1; 0: the first of the batch
-	what redoKind
-	kind proto.CommandKind
-	body []byte
-	in   identity.Input // of a timer or fill
-	now  proto.Millis   // redoExit: when its user's memberships change next
+	prev  int  // index in host.done plus 1; 0: the first of the batch
+	purge bool // no input: a cut forgot everything
+	kind  proto.CommandKind
+	body  []byte
+	in    identity.Input // of a timer, a fill or what is to be forgotten
+	now   proto.Millis
 }
-
-type redoKind uint8
-
-const (
-	redoInput redoKind = iota
-	redoPurge          // a cut forgot everything
-	redoExit           // its user's memberships changed
-)
 
 // courier takes an input to an identity and returns when it was taken in: as
 // a message to its actor, or by a direct call.
@@ -93,7 +86,6 @@ type courier interface {
 type resident struct {
 	node     proto.Node
 	identity proto.Identity // of a node that has no ordinal yet
-	ordinal  proto.Ordinal  // of a node that got it while active
 	state    identity.State
 	host     *host
 	mailbox  any // the courier's
@@ -286,11 +278,13 @@ func (h *host) take(r *resident, in *identity.Input, now proto.Millis) {
 	if h.stepper.NeedsHistory(&r.state, in) {
 		in.History = h.history(r)
 	}
+	h.before = r.state
 	h.offerNumber(r)
 	h.fx.Reset()
 	r.in, r.now, r.panic = in, now, ""
 	h.courier.deliver(r)
 	r.in = nil
+	r.unoffer()
 }
 
 // offerNumber gives a node that is not named the number that it gets if it
@@ -298,6 +292,14 @@ func (h *host) take(r *resident, in *identity.Input, now proto.Millis) {
 func (h *host) offerNumber(r *resident) {
 	if !r.state.Named {
 		r.state.Ordinal = proto.MakeOrdinal(h.next, h.partition)
+	}
+}
+
+// unoffer takes back what was offered to a node that did not become named, so
+// that nothing of it is stored.
+func (r *resident) unoffer() {
+	if s := &r.state; !s.Named {
+		s.Ordinal, s.Device = 0, false
 	}
 }
 
@@ -317,28 +319,47 @@ func (h *host) bury(t *task) {
 
 // rebuild makes an identity's facts anew: as they were before the batch, then
 // the batch's inputs again. Rules do not change within a batch, and a step on
-// facts leaves links and what the user comes to alone.
+// facts leaves links alone; all else is as it was before the step.
 func (h *host) rebuild(r *resident) error {
-	last := 0
-	if r.doneIn == h.batch {
-		last = r.done
-	}
+	before, now := h.before, &r.state
 	var was identity.State
-	if err := h.stateBefore(r, &was); err != nil {
-		return err
+	again, purged := h.inputs(r)
+	if !purged {
+		if err := h.stateBefore(r, &was); err != nil {
+			return err
+		}
 	}
-	s := &r.state
-	s.Named, s.Device, s.Ordinal, s.Exit, s.Facts = was.Named, was.Device, was.Ordinal, was.Exit, was.Facts
-	var again []redo
-	for i := last; i > 0; i = h.done[i-1].prev {
-		again = append(again, h.done[i-1])
-	}
+	was.Facts = slices.DeleteFunc(was.Facts, func(f identity.Facts) bool {
+		return slices.ContainsFunc(again, func(d redo) bool { return d.in.Kind == identity.InputForget && d.in.Client == f.Client })
+	})
+	now.Facts, now.Follows, now.User = was.Facts, false, nil
 	for _, d := range slices.Backward(again) {
 		if err := h.again(r, d); err != nil {
 			return err
 		}
 	}
+	now.Named, now.Device, now.Ordinal, now.Exit = before.Named, before.Device, before.Ordinal, before.Exit
+	now.Follows, now.User = before.Follows, before.User
 	return nil
+}
+
+// inputs lists, newest first, what an identity took in since the batch began,
+// or since a cut forgot everything, without what was forgotten later on: its
+// history may be gone.
+func (h *host) inputs(r *resident) (list []redo, purged bool) {
+	if r.doneIn != h.batch {
+		return nil, false
+	}
+	for i := r.done; i > 0; i = h.done[i-1].prev {
+		d := h.done[i-1]
+		if d.purge {
+			return list, true
+		}
+		if !slices.ContainsFunc(list, func(x redo) bool { return x.in.Kind == identity.InputForget && x.in.Client == d.in.Client }) {
+			list = append(list, d)
+		}
+	}
+	return list, false
 }
 
 // stateBefore reads the state as of the last batch.
@@ -354,18 +375,8 @@ func (h *host) stateBefore(r *resident, s *identity.State) error {
 	return nil
 }
 
-// again does one thing once more.
+// again takes one input in once more.
 func (h *host) again(r *resident, d redo) error {
-	switch d.what {
-	case redoPurge:
-		r.state.Named, r.state.Exit, r.state.Facts = false, 0, nil
-		return nil
-	case redoExit:
-		if d.now != 0 && (r.state.Exit == 0 || d.now < r.state.Exit) {
-			r.state.Exit = d.now
-		}
-		return nil
-	}
 	in := d.in
 	if d.kind == proto.CommandEvent {
 		in.Event = &proto.Event{}
@@ -373,13 +384,12 @@ func (h *host) again(r *resident, d redo) error {
 			return err
 		}
 	}
-	named := r.state.Named
+	if in.Kind == identity.InputTimer {
+		r.state.Exit = in.At
+	}
 	h.take(r, &in, d.now)
 	if r.panic != "" {
 		return proto.Errorf(proto.CodeCorrupt, "an identity's step failed on an input that it took in before: %s", r.panic)
-	}
-	if !named {
-		r.state.Ordinal = r.ordinal
 	}
 	return nil
 }
@@ -394,7 +404,6 @@ func (h *host) keep(r *resident, gen uint32) {
 	if fx.Created {
 		h.out.Named = append(h.out.Named, Named{r.state.Ordinal, r.node, r.identity})
 		h.next++
-		r.ordinal = r.state.Ordinal
 		r.identity = ""
 	}
 	if fx.Exit != 0 {
@@ -406,6 +415,10 @@ func (h *host) keep(r *resident, gen uint32) {
 	}
 	h.keepBlocks(r, gen, fx.Blocks)
 	h.tellUser(r)
+	r.transient = r.transient && !fx.Changed
+	if fx.Changed {
+		r.transient = false // now, not at the end of the batch: a cut or opt-in in it must not see where batches end
+	}
 	if fx.Changed && !r.dirty {
 		r.dirty = true
 		h.bytes += stateBytes + r.size
@@ -526,7 +539,6 @@ func (h *host) collect() *Outcome {
 func (h *host) store(r *resident) {
 	s, out := &r.state, h.out
 	gen, dark := s.Gen(), s.Dark()
-	r.transient = false
 	if gen != 1 {
 		h.noteGeneration(r, gen, dark)
 	}
@@ -642,7 +654,7 @@ func (h *host) loadLater(r *resident, decode func([]byte) error) error {
 	}
 	n := o.Node(r.node.Space)
 	if n == nil {
-		r.state.Graph, r.transient = o.Fresh(), true
+		r.meet(o)
 		return nil
 	}
 	found := false

@@ -157,9 +157,15 @@ func (h *host) turned(o *tomb, hash graph.Hash) {
 	h.out.Turned = append(h.out.Turned, Turned{Hash: hash, Gen: o.Gen, Time: h.entry.Now, Offset: h.entry.Offset})
 	for _, s := range h.spaces {
 		if r := h.active[proto.Node{Hash: hash, Space: s}]; r != nil && !r.exists() {
-			r.state.Graph, r.transient = o.Fresh(), true
+			r.meet(&o.OptOut)
 		}
 	}
+}
+
+// meet makes a node that nothing is kept of as its identity's opt-out says.
+func (r *resident) meet(o *identity.OptOut) {
+	r.state.Graph = o.Fresh()
+	r.transient = r.state.Graph != nil
 }
 
 // forget takes away what a client knows of an identity in its space: all of
@@ -241,8 +247,8 @@ func (h *host) settle(o *tomb, hash graph.Hash) []graph.Message {
 // settleCuts takes in what a superstep did for cuts of a node. A node that was
 // cut with another, everywhere, has its identity cut in the other spaces too;
 // until that is final the other's cut is not told that it is done.
-func (h *host) settleCuts(r *resident, fx *graph.Effects) {
-	if h.fx.Purged && r.state.Dark() {
+func (h *host) settleCuts(r *resident, fx *graph.Effects, purged bool) {
+	if purged && r.state.Dark() {
 		if o := h.tomb(r.node.Hash); !o.Dark() {
 			before := len(h.messages)
 			c := identity.Cut{Kind: proto.CutOptOut, Time: h.entry.Now, Offset: h.entry.Offset}

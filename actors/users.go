@@ -1,6 +1,8 @@
 package actors
 
 import (
+	"slices"
+
 	"kith/actors/identity"
 	"kith/graph"
 	"kith/proto"
@@ -26,13 +28,16 @@ func (h *host) linkOthers(t *task) {
 	for _, id := range t.event.Identities[1:] {
 		e := h.evidence(t)
 		e.Client = t.event.Client
-		h.proposeLink(t.r, id, e, 0)
+		h.proposeLink(t, id, e, 0)
 	}
 }
 
-// proposeLink asks the graph to link the resident with the identity named.
-func (h *host) proposeLink(r *resident, id proto.Identity, e graph.Evidence, command uint64) {
-	h.tell(r.node, graph.Message{Kind: graph.Link, About: h.hasher.Hash(id), Evidence: e, Command: command, Body: []byte(id)})
+// proposeLink asks the graph to link the task's node with the identity named.
+// The node's own name is for the superstep: a cut of the same entry may come
+// before the link and take its number.
+func (h *host) proposeLink(t *task, id proto.Identity, e graph.Evidence, command uint64) {
+	t.name()
+	h.tell(t.r.node, graph.Message{Kind: graph.Link, About: h.hasher.Hash(id), Evidence: e, Command: command, Body: []byte(id)})
 }
 
 func (h *host) link(t *task) {
@@ -41,7 +46,7 @@ func (h *host) link(t *task) {
 	if t.link.Inferred {
 		e.Method = graph.Inferred
 	}
-	h.proposeLink(t.r, t.link.B, e, t.link.Command)
+	h.proposeLink(t, t.link.B, e, t.link.Command)
 }
 
 func (h *host) unlink(t *task) {
@@ -58,7 +63,7 @@ func (h *host) unlink(t *task) {
 // makes of it, changed. Whoever is alone has nobody to tell.
 func (h *host) refresh(r *resident) {
 	x := r.state.Graph
-	if x == nil || !h.fx.Shared && !h.fx.Due || x.Root == (graph.Hash{}) && !x.Leads() {
+	if x == nil || x.Root == (graph.Hash{}) && !x.Leads() || !h.fx.Shared && !(h.fx.Due && x.Leads()) {
 		return
 	}
 	m := graph.Message{Kind: graph.Refresh}
@@ -87,6 +92,7 @@ func (h *host) superstep(groups []*graph.Group) (digest uint64) {
 
 func (h *host) stepGraph(r *resident, g *graph.Group, digest uint64) uint64 {
 	h.offerNumber(r)
+	h.learn(r, g)
 	named, gen := r.state.Named, r.state.Gen()
 	h.fx.Reset()
 	r.group, r.now, r.panic = g, h.entry.Now, ""
@@ -97,42 +103,52 @@ func (h *host) stepGraph(r *resident, g *graph.Group, digest uint64) uint64 {
 		return digest
 	}
 	fx := &g.Effects
-	h.nameLinked(r, g)
 	r.copies = append(r.copies, fx.Copies...)
 	h.bytes += copyBytes * len(fx.Copies)
-	if h.fx.Purged {
-		h.redo(r, redo{what: redoPurge})
-	}
-	if fx.Shown {
-		h.redo(r, redo{what: redoExit, now: r.state.UserChange()})
-	}
-	h.keep(r, gen)
-	if h.fx.Purged {
+	purged := h.fx.Purged
+	if purged { // what it was is told under its old number
+		h.redo(r, redo{purge: true})
+		h.keep(r, gen)
+		digest = h.digest(digest, r)
 		h.purged(r, named)
+		h.fx.Reset()
 	}
-	h.settleCuts(r, fx)
+	h.nameLinked(r)
+	h.keep(r, gen)
+	h.settleCuts(r, fx, purged)
 	digest = h.digest(digest, r)
+	r.unoffer()
+	r.identity = ""
 	return mix(digest, uint64(r.state.Gen())<<32|uint64(len(fx.Out)), g.To.Hash.Prefix())
 }
 
 // copyBytes is what a copy's write costs, about.
 const copyBytes = 200
 
-// nameLinked gives a number to a node that is linked now. Its name came with a
-// command, or with the proposal of the other end.
-func (h *host) nameLinked(r *resident, g *graph.Group) {
+// learn takes a node's name from the proposal of the other end. It comes before
+// the step: what the node gives to its user says whether it is a device.
+func (h *host) learn(r *resident, g *graph.Group) {
 	s := &r.state
-	if s.Named || s.Graph == nil || s.Graph.Dark || len(s.Graph.Edges()) == 0 {
+	if s.Named || s.Dark() {
 		return
 	}
-	if r.identity == "" {
-		for i := range g.In {
-			if m := &g.In[i]; m.Kind == graph.Half && len(m.Body) > 0 {
-				r.identity = proto.Identity(m.Body)
-			}
+	for i := range g.In {
+		if m := &g.In[i]; m.Kind == graph.Half && h.hasher.Hash(proto.Identity(m.Body)) == r.node.Hash {
+			r.identity = proto.Identity(m.Body)
 		}
 	}
-	if r.identity != "" && h.hasher.Hash(r.identity) == r.node.Hash {
+	if r.identity != "" {
+		s.Device = isDevice(r.identity)
+	}
+}
+
+// nameLinked gives a number to a node that is linked now, or may be soon: its
+// name came with this entry, or with the proposal of the other end, and is not
+// kept for later.
+func (h *host) nameLinked(r *resident) {
+	s := &r.state
+	if !s.Named && s.Graph != nil && r.identity != "" && slices.ContainsFunc(s.Graph.Links, func(l graph.Neighbour) bool { return l.Stage != graph.Absent }) {
+		h.offerNumber(r)
 		s.Name(isDevice(r.identity), &h.fx)
 	}
 }
@@ -142,6 +158,6 @@ func (h *host) purged(r *resident, named bool) {
 	if named {
 		h.out.Unnamed = append(h.out.Unnamed, r.state.Ordinal)
 	}
-	r.state.Ordinal, r.ordinal, r.identity = 0, 0, ""
+	r.state.Ordinal = 0
 	r.sealed = nil
 }

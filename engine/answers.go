@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"time"
 
 	"github.com/RoaringBitmap/roaring/v2"
 
@@ -199,7 +198,9 @@ func (n *Node) Record(_ context.Context, client proto.ClientInfo, id proto.Ident
 	if err != nil {
 		return rec, err
 	}
-	_, rec.Segments, err = n.Lookup(client, id, n.now(), rec.Segments)
+	seen, list, err := n.Lookup(client, id, n.now(), rec.Segments)
+	rec.Segments, rec.OptedOut = list, seen.OptedOut
+	rec.Known = rec.Known || seen.Known
 	return rec, err
 }
 
@@ -224,63 +225,4 @@ func valueOf(v proto.Value) any {
 		return v.Kind == proto.TrueValue
 	}
 	return clone(v.Text)
-}
-
-// Explain says why id is in a segment at a time, or not. For a past time it
-// judges the history of then by the rule of now.
-func (n *Node) Explain(_ context.Context, client proto.ClientInfo, id proto.Identity, segment proto.SegmentID, at time.Time) (proto.Explanation, error) {
-	spec, ok := n.registry.spec(client.ID, segment)
-	if !ok {
-		return proto.Explanation{}, proto.Errorf(proto.CodeNotFound, "segment %q is not defined: see the list of segments", segment)
-	}
-	now := n.now()
-	when := now
-	if !at.IsZero() {
-		when = proto.MillisOf(at)
-	}
-	if when > now.Add(time.Minute) {
-		return proto.Explanation{}, proto.Errorf(proto.CodeInvalid, "at lies in the future: memberships are explained for now and the past")
-	}
-	x := proto.Explanation{Identity: id, Segment: segment, When: spec.When, At: when.Time(), Facts: []proto.ExplanationFact{}}
-	rule, err := segments.Compile(spec.When)
-	if err != nil {
-		return x, err
-	}
-	err = n.facts(client, id, func(f *identity.Facts, walk func(func(proto.Millis, *proto.EventBody) bool)) error {
-		if f == nil {
-			return nil
-		}
-		if !at.IsZero() && when < now.Add(-2*time.Second) {
-			x.In = segments.Holds(rule, func(yield func(proto.Millis, *proto.EventBody) bool) {
-				walk(func(t proto.Millis, e *proto.EventBody) bool { return t > when || yield(t, e) })
-			}, f.Memory.Traits(), memberOf(&f.Memory, func(s proto.SegmentID) proto.SegmentKey {
-				spec, _ := n.registry.spec(client.ID, s)
-				return spec.Version
-			}, when), when)
-			return nil
-		}
-		explainNow(&x, f, spec.Version, now)
-		var err error
-		x.Facts, err = n.registry.explain(client.ID, segment, &f.Memory, now)
-		return err
-	})
-	return x, err
-}
-
-// explainNow fills in the state of the membership.
-func explainNow(x *proto.Explanation, f *identity.Facts, key proto.SegmentKey, now proto.Millis) {
-	for _, m := range f.Memory.Memberships() {
-		if m.Key != key {
-			continue
-		}
-		x.In = identity.In(m, now)
-		if m.In {
-			t := m.Since.Time()
-			x.Entered = &t
-		}
-		if m.Next > now {
-			t := m.Next.Time()
-			x.Changes = &t
-		}
-	}
 }

@@ -15,21 +15,18 @@ import (
 	"path/filepath"
 	"time"
 
-	gproto "google.golang.org/protobuf/proto"
-
 	"kith/engine/log"
 	"kith/engine/store"
 	"kith/proto"
-	"kith/proto/pb"
 )
 
-// A backup is: backupMagic, then four sections: manifest (JSON), hash secret
-// (hexadecimal), store (Badger's backup format), control records (each with its
-// length as uvarint). They are read after the store, and so hold at least what
-// it obeys. A section is chunks of length (4 bytes), CRC-32C (4 bytes) and data;
+// A backup is: backupMagic, then sections: manifest (JSON), hash secret
+// (hexadecimal), store (Badger's backup format), control records, the ledger of
+// opt-outs (records each with its length as uvarint), the receipts' key. Control
+// records are read after the store, and so hold at least what it obeys. A section is chunks of length (4 bytes), CRC-32C (4 bytes) and data;
 // a length of 0 ends it. After the last: backupEnd.
 const (
-	backupMagic    = "KITHBAK2"
+	backupMagic    = "KITHBAK3"
 	backupEnd      = "KITHEND1"
 	backupChunkMax = 1 << 20
 )
@@ -71,6 +68,11 @@ func (n *Node) Backup(ctx context.Context, w io.Writer) error {
 	b.section(func(w io.Writer) error { _, err := io.WriteString(w, hex.EncodeToString(secret[:])); return err })
 	b.section(n.store.Backup)
 	b.section(n.writeControl)
+	b.section(func(w io.Writer) error { return writeLedger(ctx, n.log.Ledger(), w) })
+	b.section(func(w io.Writer) error {
+		_, err := io.WriteString(w, hex.EncodeToString(n.signer.key.Seed()))
+		return err
+	})
 	b.raw([]byte(backupEnd))
 	if b.err == nil {
 		b.err = b.w.Flush()
@@ -213,6 +215,9 @@ func Restore(ctx context.Context, c Config, r io.Reader) error {
 	if c.NATSURL != "" {
 		return proto.Errorf(proto.CodeInvalid, "a backup cannot be restored into the log of another NATS, and nats.url is set: restore with the embedded log, without nats.url")
 	}
+	if c.Ledger == "" && !c.AcceptLostOptOuts {
+		return proto.Errorf(proto.CodeInvalid, "a backup does not know who opted out after it: give the ledger with --ledger (a file of `kith optouts export`, or the data directory that the node had), or, if it is lost, pass --accept-lost-optouts")
+	}
 	if err := checkRestored(c); err != nil {
 		return err
 	}
@@ -242,16 +247,44 @@ func restoreAll(ctx context.Context, c Config, r *bufio.Reader) error {
 		return errors.Join(errBackup, err)
 	}
 	c.Lanes = m.Lanes
-	if err := restoreSecret(c, r); err != nil {
+	if err := restoreSecret(c, "hash.key", r); err != nil {
 		return err
 	}
 	if err := restoreStore(c, r); err != nil {
 		return err
 	}
-	if err := restoreControl(ctx, c, r); err != nil {
+	lg, err := log.Open(ctx, log.Config{Dir: c.logDir(), Lanes: c.Lanes, MaxBytes: c.LogBytesMax, Name: c.Node, Logger: c.Logger})
+	if err != nil {
 		return err
 	}
-	return expect(r, backupEnd)
+	err = restoreLog(ctx, c, r, lg)
+	return errors.Join(err, lg.Close())
+}
+
+// restoreLog makes the new log: control records, the ledger, and the commands
+// by which the store catches up with it.
+func restoreLog(ctx context.Context, c Config, r *bufio.Reader, lg *log.Log) error {
+	if err := restoreControl(ctx, r, lg); err != nil {
+		return err
+	}
+	var records [][]byte
+	keep := func(raw []byte) error { records = append(records, raw); return nil }
+	if err := readLedger(r, keep); err != nil {
+		return err
+	}
+	if err := restoreSecret(c, "receipt.key", r); err != nil {
+		return err
+	}
+	if err := expect(r, backupEnd); err != nil {
+		return err
+	}
+	if c.Ledger != "" {
+		records = nil
+		if err := loadLedger(ctx, c, keep); err != nil {
+			return err
+		}
+	}
+	return applyLedger(ctx, c, lg, records)
 }
 
 // markerDir is where the marker of an unfinished restore is.
@@ -334,47 +367,42 @@ func readSection(r io.Reader, limit int64) ([]byte, error) {
 	return b, err
 }
 
-func restoreSecret(c Config, r io.Reader) error {
-	secret, err := readSection(r, 64)
-	if err != nil || len(c.HashSecret) > 0 {
+func restoreSecret(c Config, name string, r io.Reader) error {
+	secret, err := readSection(r, 128)
+	if err != nil || name == "hash.key" && len(c.HashSecret) > 0 {
 		return err
 	}
-	dir := filepath.Join(c.Dir, "secrets")
+	dir := c.secretsDir()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return proto.Errorf(proto.CodeUnavailable, "make %s: %w", dir, err)
 	}
-	if err := writeSynced(filepath.Join(dir, "hash.key"), append(secret, '\n')); err != nil {
+	if err := writeSynced(filepath.Join(dir, name), append(secret, '\n')); err != nil {
 		return err
 	}
 	return syncDirs(dir)
 }
 
-func restoreControl(ctx context.Context, c Config, r io.Reader) error {
-	lg, err := log.Open(ctx, log.Config{Dir: c.logDir(), Lanes: c.Lanes, MaxBytes: c.LogBytesMax, Name: c.Node, Logger: c.Logger})
-	if err != nil {
-		return err
-	}
+func restoreControl(ctx context.Context, r io.Reader, lg *log.Log) error {
 	s := bufio.NewReader(&sectionReader{r: r})
 	for seq := uint64(0); ; seq++ {
 		n, err := binary.ReadUvarint(s)
 		if errors.Is(err, io.EOF) {
-			return lg.Close()
+			return nil
 		}
 		if err != nil || n > proto.EntryBytesMax {
-			return errors.Join(errBackup, lg.Close())
+			return errBackup
 		}
 		rec := make([]byte, n)
 		if _, err := io.ReadFull(s, rec); err != nil {
-			return errors.Join(errBackup, lg.Close())
+			return errBackup
 		}
 		if _, err := lg.Control().Append(ctx, rec, seq); err != nil {
-			return errors.Join(err, lg.Close())
+			return err
 		}
 	}
 }
 
-// restoreStore loads the store and unties its lanes from the log that they
-// were applied from: the new log goes on from where they are.
+// restoreStore loads the store.
 func restoreStore(c Config, r io.Reader) error {
 	st, err := store.Open(store.Config{Dir: c.storeDir(), Logger: c.Logger})
 	if err != nil {
@@ -387,27 +415,5 @@ func restoreStore(c Config, r io.Reader) error {
 	if _, err := io.Copy(io.Discard, s); err != nil {
 		return errors.Join(err, st.Close())
 	}
-	b := st.NewBatch()
-	snap := st.Snapshot()
-	defer snap.Release()
-	for id := range c.Lanes {
-		if err := untieLane(snap, b, proto.LaneID(id)); err != nil {
-			return errors.Join(err, st.Close())
-		}
-	}
-	return errors.Join(b.Commit(), st.Close())
-}
-
-func untieLane(snap store.Snapshot, b store.Batch, id proto.LaneID) error {
-	var rec pb.LaneRecord
-	found, err := snap.Get(recordKey(id), func(v []byte) error { return gproto.Unmarshal(v, &rec) })
-	if err != nil || !found {
-		return err
-	}
-	rec.StreamCreatedNs = 0
-	raw, err := gproto.MarshalOptions{Deterministic: true}.Marshal(&rec)
-	if err != nil {
-		return err
-	}
-	return b.Set(recordKey(id), raw)
+	return st.Close()
 }

@@ -16,7 +16,7 @@ import (
 
 func backupConfig(dir string) Config {
 	return Config{
-		Dir: dir, LogBytesMax: 64 << 20, DiskReserve: 1 << 20,
+		Dir: dir, LogBytesMax: 64 << 20, DiskReserve: 1 << 20, AcceptLostOptOuts: true,
 		Boot: []BootKey{{Client: "acme", Role: proto.RoleClient, SHA256: sha256.Sum256([]byte("key"))}},
 	}
 }
@@ -58,8 +58,8 @@ func sectionsOf(t *testing.T, file []byte) []int {
 		}
 		at += 4 + n
 	}
-	if len(starts) != 5 || at != len(file)-len(backupEnd) {
-		t.Fatalf("sections at %v of %d bytes, want four and the end mark", starts, len(file))
+	if len(starts) != 7 || at != len(file)-len(backupEnd) {
+		t.Fatalf("sections at %v of %d bytes, want six and the end mark", starts, len(file))
 	}
 	return starts
 }
@@ -78,13 +78,13 @@ func TestRestoreUnfinished(t *testing.T) {
 	file := backupOf(t)
 	starts := sectionsOf(t, file)
 	cuts := map[string]int{"nothing": 0, "magic": 4, "half the end mark": len(file) - 4}
-	for i, name := range []string{"manifest", "secret", "store", "control"} {
+	for i, name := range []string{"manifest", "secret", "store", "control", "ledger", "receipts' key"} {
 		from, to := starts[i], starts[i+1]
 		cuts["before "+name] = from
 		cuts["in a length of "+name] = from + 2
 		cuts["in "+name] = (from + to) / 2
 		cuts["before the end of "+name] = to - 4
-		cuts["after "+name] = to // after control: no end mark
+		cuts["after "+name] = to // after the last: no end mark
 	}
 	for name, cut := range cuts {
 		t.Run(name, func(t *testing.T) {
@@ -124,7 +124,7 @@ func TestRestoreWhole(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c.LogBytesMax, c.DiskReserve = 64<<20, 1<<20
+			c.LogBytesMax, c.DiskReserve, c.AcceptLostOptOuts = 64<<20, 1<<20, true
 			r := watcher{bytes.NewReader(file), func() {
 				if !hasMarker(t, c.markerDir()) {
 					t.Error("no marker while it is read")

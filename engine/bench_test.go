@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,45 +74,106 @@ func BenchmarkIngest(b *testing.B) {
 		b.Run(fmt.Sprint("visitors=", visitors), func(b *testing.B) {
 			n, c := benchNode(b, 100)
 			batches := benchBatches(n, c, 400, visitors)
-			events := 0
-			b.ResetTimer()
-			var mu sync.Mutex
-			next := 0
-			last := proto.Position{}
-			var wait sync.WaitGroup
-			for range 8 {
-				wait.Go(func() {
-					for {
-						mu.Lock()
-						i := next
-						next++
-						mu.Unlock()
-						if i >= b.N {
-							return
-						}
-						x := batches[i%len(batches)]
-						r := n.Submit(context.Background(), x)
-						if r.Err != nil {
-							b.Error(r.Err)
-							return
-						}
-						mu.Lock()
-						events += x.Len()
-						for l, o := range r.Position {
-							last[l] = max(last[l], o)
-						}
-						mu.Unlock()
-					}
-				})
-			}
-			wait.Wait()
-			if err := n.Wait(context.Background(), last); err != nil {
-				b.Fatal(err)
-			}
+			events := drive(b, n, batches)
 			b.ReportMetric(float64(events)/b.Elapsed().Seconds(), "events/s")
 			b.ReportMetric(b.Elapsed().Seconds()*1e9/float64(events), "ns/event")
 		})
 	}
+}
+
+// drive submits b.N batches from eight callers and returns when the last command
+// is published; it gives how many commands there were.
+func drive(b *testing.B, n *engine.Node, batches []*proto.Batch) (commands int) {
+	b.ResetTimer()
+	var mu sync.Mutex
+	next := 0
+	last := proto.Position{}
+	var wait sync.WaitGroup
+	for range 8 {
+		wait.Go(func() {
+			for {
+				mu.Lock()
+				i := next
+				next++
+				mu.Unlock()
+				if i >= b.N {
+					return
+				}
+				x := batches[i%len(batches)]
+				r := n.Submit(context.Background(), x)
+				if r.Err != nil {
+					b.Error(r.Err)
+					return
+				}
+				mu.Lock()
+				commands += x.Len()
+				for l, o := range r.Position {
+					last[l] = max(last[l], o)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wait.Wait()
+	if err := n.Wait(context.Background(), last); err != nil {
+		b.Fatal(err)
+	}
+	b.StopTimer()
+	return commands
+}
+
+// BenchmarkLinks links new browsers to accounts, two to five of them to each,
+// in random order: durable to published.
+func BenchmarkLinks(b *testing.B) {
+	n, c := benchNode(b, 0)
+	r := rand.New(rand.NewPCG(1, 3))
+	batches := make([]*proto.Batch, b.N)
+	now := proto.MillisOf(time.Now())
+	for i := range batches {
+		batches[i] = &proto.Batch{}
+		for range 200 {
+			batches[i].AddLink(n.Hasher(), &proto.LinkCommand{
+				Client: c.ID, Space: c.Space, Received: now, Confidence: 1000,
+				A: proto.Identity(fmt.Sprintf("browser:%032x", r.Uint64())), B: proto.Identity(fmt.Sprintf("account:%d", r.IntN(1+b.N*60))),
+			})
+		}
+	}
+	links := drive(b, n, batches)
+	b.ReportMetric(float64(links)/b.Elapsed().Seconds(), "links/s")
+}
+
+// BenchmarkOptOuts cuts identities of users of three, 64 at a time.
+func BenchmarkOptOuts(b *testing.B) {
+	n, c := benchNode(b, 0)
+	now := proto.MillisOf(time.Now())
+	x := &proto.Batch{}
+	for i := range b.N {
+		for k := range 2 {
+			x.AddLink(n.Hasher(), &proto.LinkCommand{
+				Client: c.ID, Space: c.Space, Received: now, Confidence: 1000,
+				A: proto.Identity(fmt.Sprintf("browser:%d-%d", i, k)), B: proto.Identity(fmt.Sprintf("account:a%d", i)),
+			})
+		}
+		if x.Len() >= 400 || i == b.N-1 {
+			r := n.Submit(context.Background(), x)
+			if err := n.Wait(context.Background(), r.Position); err != nil || r.Err != nil {
+				b.Fatal(r.Err, err)
+			}
+			x.Reset()
+		}
+	}
+	b.ResetTimer()
+	b.SetParallelism(32)
+	var next atomic.Int64
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			s, err := n.OptOut(context.Background(), proto.Identity(fmt.Sprintf("account:a%d", next.Add(1)-1)), false)
+			if err != nil || !s.Final {
+				b.Errorf("%+v %v", s, err)
+			}
+		}
+	})
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "optouts/s")
 }
 
 // BenchmarkOneEvent is 64 callers that each submit one event at a time and

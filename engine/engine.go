@@ -2,10 +2,11 @@
 // log, applies the log to the store through the actors, and answers from what
 // it applied.
 //
-// It guarantees G1, G2, G5 and G7 of the README for one node: an acknowledged
+// It guarantees G1 to G5 and G7 of the README for one node: an acknowledged
 // command is synced in the log; the state of a lane is a function of its log
-// alone, byte for byte; memberships change at their time to within a second;
-// every queue is bounded. It does not speak HTTP or NATS to clients (gateway),
+// alone, byte for byte; who is cut out of a user leaves it as if never linked;
+// an acknowledged opt-out is final, also over a restore; memberships change at
+// their time to within a second; every queue is bounded. It does not speak HTTP or NATS to clients (gateway),
 // and does not place lanes on nodes (cluster).
 //
 // # The way of a command
@@ -14,11 +15,14 @@
 //	                   │
 //	          reader ──┘ checks envelope, sequence, producer
 //	             │ entries
-//	          stepper: hosts and identity actors take them in   (lane.go, entry.go)
+//	          stepper: hosts and identity actors take them in,  (lane.go, entry.go)
+//	             │     then the graph's supersteps               (graph.go)
 //	             │ outcomes
 //	          builder: one store batch of whole entries          (build.go)
 //	             │ batch
 //	          committer: synced, then bitmaps, views, position   (commit.go)
+//	             │
+//	          relay: graph messages to other lanes' logs (outbox.go); ledger (ledger.go)
 //
 // Each arrow is a bounded channel. Nothing is published before its commit.
 //
@@ -36,8 +40,15 @@
 //	'L' L 'v' client(4)                         sequence (8) of the client's last change of rules
 //	'L' L 'g' key(4)                            fill progress: next ordinal (8), done (1), client (4)
 //	'L' L 'q' offset(8) index(4)                dead letter: time(8), flags(1), kind(1), partition(1), reason, body
-//	'N' P hash(16) generation(2) space(4) 'f'   facts (identity.State)
+//	'L' L 'e'                                   graph.Lane: vector, channels, what is carried over
+//	'L' L 's'                                   spaces in which there are nodes, as uvarints
+//	'L' L 'm' to(1) number(8)                   graph.Batch on its way to another lane (outbox.go)
+//	'L' L 'u' offset(8) number(4)               opt-out not yet told to the ledger and the feed (ledger.go)
+//	'T' P hash(16)                              identity.OptOut of whoever was ever cut
+//	'N' P hash(16) generation(2) space(4) 'f'   node: facts, links, what its user comes to (identity.State)
 //	'N' P hash(16) generation(2) space(4) 'h' client(4) block(4)   sealed history
+//	'N' P hash(16) 0(2) space(4) 'c' member(16) a root's copy of a member (graph.Contribution)
+//	'N' P hash(16) 0(2) space(4) 'd'            what is left of an opted-out node (graph.State)
 package engine
 
 import (
@@ -82,6 +93,12 @@ type Config struct {
 	// RebaseLog accepts, at this start only, a log that does not go with the
 	// store: the store stays as it is and what only the old log held is given up.
 	RebaseLog bool
+	// Ledger is for Restore: the ledger of opt-outs up to now, as a file that
+	// WriteLedger wrote or the data directory that the node had.
+	Ledger string
+	// AcceptLostOptOuts lets Restore go on without it: whoever opted out since
+	// the backup is known again.
+	AcceptLostOptOuts bool
 	// AdminKeys are SHA-256 hashes of keys that may do anything.
 	AdminKeys [][32]byte
 	// Boot are clients with keys that must exist once the node is open.

@@ -66,6 +66,13 @@ func (l *lane) fillFromHistory(ctx context.Context) {
 		if err != nil {
 			return
 		}
+		// A root must know the rule before it is given what members remember for it.
+		if l.node.obeyed(ctx, uint64(f.key)) != nil {
+			if !pause(ctx, beatEvery) {
+				return
+			}
+			continue
+		}
 		x := l.nextFill(f)
 		if err := l.appendOwn(ctx, proto.CommandFill, [][]byte{x.Append(nil)}); err != nil {
 			l.logger.Warn("history cannot be gone through, trying again", "error", err)

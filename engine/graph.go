@@ -23,8 +23,8 @@ func graphLimits() graph.Config {
 
 // graphCounts is what a batch did to the graph, for metrics.
 type graphCounts struct {
-	messages, links, refused, cuts, optIns, erased, ignored uint64
-	reasons                                                 [reasonsMax]uint64
+	messages, links, cuts, optIns, ignored, joined, left uint64
+	reasons                                              [reasonsMax]uint64
 }
 
 // reasonsMax is above every graph.Reason.
@@ -57,7 +57,6 @@ func (l *lane) supersteps(b *batch, offset proto.Offset, digest uint64) (uint64,
 	l.changed = l.changed || len(l.graph.Carry) > 0 || out.Sent > 0
 	b.decisions = append(b.decisions, out.Decisions...)
 	b.graph.messages += uint64(out.Messages)
-	b.graph.refused += uint64(len(out.Refused))
 	for _, r := range out.Refused {
 		b.graph.reasons[min(r.Reason, reasonsMax-1)]++
 	}
@@ -112,6 +111,13 @@ func (l *lane) finishGraph(b *batch) {
 		b.decisions = append(b.decisions, o.Decisions...)
 		b.graph.ignored += uint64(o.Ignored)
 		l.dropLetters(b, o.Turned)
+		for i := range o.Users {
+			if o.Users[i].Root == (graph.Hash{}) {
+				b.graph.left++
+			} else {
+				b.graph.joined++
+			}
+		}
 		b.notices = appendNotices(b.notices, o)
 	}
 	for i := range b.notices {

@@ -4,17 +4,18 @@ import "sync/atomic"
 
 // graphMetrics are a lane's counters of the graph since the start.
 type graphMetrics struct {
-	messages, links, refused, cuts, optIns, ignored atomic.Uint64
-	reasons                                         [reasonsMax]atomic.Uint64
+	messages, links, cuts, optIns, ignored, joined, left atomic.Uint64
+	reasons                                              [reasonsMax]atomic.Uint64
 }
 
 func (m *graphMetrics) add(c *graphCounts) {
 	m.messages.Add(c.messages)
 	m.links.Add(c.links)
-	m.refused.Add(c.refused)
 	m.cuts.Add(c.cuts)
 	m.optIns.Add(c.optIns)
 	m.ignored.Add(c.ignored)
+	m.joined.Add(c.joined)
+	m.left.Add(c.left)
 	for i, n := range c.reasons {
 		if n > 0 {
 			m.reasons[i].Add(n)

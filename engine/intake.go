@@ -21,6 +21,8 @@ func (n *Node) Submit(ctx context.Context, b *proto.Batch) proto.Submitted {
 	if err := n.refusal(); err != nil {
 		return proto.Submitted{Failed: allOf(b.Len()), Err: err}
 	}
+	n.intake.RLock()
+	defer n.intake.RUnlock()
 	if len(n.lanes) == 1 {
 		return n.submitOne(ctx, b)
 	}

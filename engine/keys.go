@@ -17,6 +17,9 @@ func ordinalKey(l proto.LaneID, o proto.Ordinal) []byte {
 	return binary.BigEndian.AppendUint32(laneKey(l, 'o'), uint32(o))
 }
 
+// ordinalOf is the number in an ordinal's key.
+func ordinalOf(k []byte) proto.Ordinal { return proto.Ordinal(binary.BigEndian.Uint32(k[3:])) }
+
 func journalKey(l proto.LaneID, n uint64, part uint32) []byte {
 	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(laneKey(l, 'j'), n), part)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -23,13 +24,14 @@ import (
 // they may come twice there.
 //
 // A ledger record is: version 1 | lanes, each the offset up to which all of the
-// lane's opt-outs are in the ledger with this record | opt-outs, each: hash
-// (16) | gen | time (varint, ms). Gen is identity.OptOut.Gen: odd is out.
+// lane's opt-outs were told before this record | opt-outs, each: hash (16) | gen
+// | time (varint, ms). Gen is identity.OptOut.Gen: odd is out. A message of the
+// feed is lines of JSON.
 
 const ledgerVersion = 1
 
 // noticesPerRecord bounds one record.
-const noticesPerRecord = 4096
+const noticesPerRecord = 2048
 
 // notice is one thing to tell the ledger or, if final, the feed. In the store
 // it is: version 1 | flags (1 final) | hash (16) | gen | time | the cut.
@@ -135,16 +137,17 @@ type ledger struct {
 	mu      sync.Mutex
 	waiting [][]notice // by lane, oldest first
 	pending map[proto.IdentityHash]int
-	marks   []proto.Offset // by lane: told up to here
-	wake    chan struct{}  // one slot
-	told    chan struct{}  // closed and replaced after each record
-	written uint64         // opt-outs in the ledger since the start
+	marks   []proto.Offset               // by lane: told up to here
+	ends    map[log.ControlStream]uint64 // last sequence, where it is known; the writer's
+	wake    chan struct{}                // one slot
+	told    chan struct{}                // closed and replaced after each record
+	written uint64                       // opt-outs in the ledger since the start
 }
 
 func newLedger(n *Node, stream, feed log.ControlStream) *ledger {
 	return &ledger{
 		node: n, stream: stream, feed: feed, waiting: make([][]notice, n.config.Lanes), marks: make([]proto.Offset, n.config.Lanes),
-		pending: map[proto.IdentityHash]int{}, wake: make(chan struct{}, 1), told: make(chan struct{}),
+		pending: map[proto.IdentityHash]int{}, ends: map[log.ControlStream]uint64{}, wake: make(chan struct{}, 1), told: make(chan struct{}),
 	}
 }
 
@@ -214,6 +217,16 @@ func (x *ledger) await(ctx context.Context, h proto.IdentityHash) error {
 	})
 }
 
+// counts gives what was written since the start, and what waits.
+func (x *ledger) counts() (written uint64, waiting int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, list := range x.waiting {
+		waiting += len(list)
+	}
+	return x.written, waiting
+}
+
 // write tells what waits, until ctx ends.
 func (x *ledger) write(ctx context.Context) {
 	for {
@@ -232,15 +245,12 @@ func (x *ledger) write(ctx context.Context) {
 
 // tell writes one record, if there is anything to write.
 func (x *ledger) tell(ctx context.Context) bool {
-	list, counts, record := x.gather()
+	list, counts, marks := x.gather()
 	if len(list) == 0 {
 		return false
 	}
 	for tries := 0; ; tries++ {
-		err := x.publish(ctx, list)
-		if err == nil && len(record.entries) > 0 {
-			err = x.append(ctx, x.stream, record.append(nil))
-		}
+		err := x.append(ctx, list)
 		if err == nil {
 			break
 		}
@@ -254,33 +264,89 @@ func (x *ledger) tell(ctx context.Context) bool {
 			return false
 		}
 	}
-	x.done(list, counts, record)
+	if err := x.node.cleanOutboxes(ctx); err != nil {
+		if ctx.Err() == nil {
+			x.node.logger.Error("opt-outs are not answered: what is under way between lanes is not applied, or cannot be deleted", "error", err)
+			pause(ctx, time.Second)
+		}
+		return ctx.Err() == nil // tell it again: the ledger may hold an opt-out twice
+	}
+	x.done(list, counts, marks)
 	return true
 }
 
-// gather takes what one record holds, without taking it away.
-func (x *ledger) gather() (list []notice, counts []int, r ledgerRecord) {
+// gather takes what one record holds, without taking it away, and gives up to
+// where lanes are told once that is.
+func (x *ledger) gather() (list []notice, counts []int, marks []proto.Offset) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	r.marks, counts = slices.Clone(x.marks), make([]int, len(x.waiting))
+	marks, counts = slices.Clone(x.marks), make([]int, len(x.waiting))
 	for lane, waiting := range x.waiting {
 		room := noticesPerRecord - len(list)
-		for _, n := range waiting[:min(room, len(waiting))] {
-			list = append(list, n)
-			counts[lane]++
-			if !n.final {
-				r.entries = append(r.entries, ledgerEntry{n.hash, n.gen, n.time})
-			}
-		}
+		counts[lane] = min(room, len(waiting))
+		list = append(list, waiting[:counts[lane]]...)
 		// An offset is told when all of its batch is.
 		if k := counts[lane]; k > 0 && (k == len(waiting) || waiting[k].at != waiting[k-1].at) {
-			r.marks[lane] = max(r.marks[lane], waiting[k-1].at)
+			marks[lane] = max(marks[lane], waiting[k-1].at)
 		}
 	}
-	return list, counts, r
+	return list, counts, marks
 }
 
-// feedRecord is one message of the feed.
+// append writes notices to the ledger and the feed, both at once: the record's
+// marks are those of before, so that after a crash both are told again.
+func (x *ledger) append(ctx context.Context, list []notice) error {
+	x.mu.Lock()
+	r := ledgerRecord{marks: slices.Clone(x.marks)}
+	x.mu.Unlock()
+	var finals []byte
+	for i := range list {
+		n := &list[i]
+		if !n.final {
+			r.entries = append(r.entries, ledgerEntry{n.hash, n.gen, n.time})
+			continue
+		}
+		var err error
+		if finals, err = x.appendFinal(finals, n); err != nil {
+			return err
+		}
+	}
+	var feed, ledger error
+	var wait sync.WaitGroup
+	ends := [2]uint64{x.ends[x.feed], x.ends[x.stream]}
+	if len(finals) > 0 {
+		wait.Go(func() { ends[0], feed = appendLast(ctx, x.feed, finals, ends[0]) })
+	}
+	if len(r.entries) > 0 {
+		ends[1], ledger = appendLast(ctx, x.stream, r.append(nil), ends[1])
+	}
+	wait.Wait()
+	x.ends[x.feed], x.ends[x.stream] = ends[0], ends[1]
+	return errors.Join(feed, ledger)
+}
+
+// appendLast puts a record at the end of a stream that nobody else writes. last
+// is the stream's last sequence, 0 if it must be asked for; it gives the new one.
+func appendLast(ctx context.Context, s log.ControlStream, raw []byte, last uint64) (uint64, error) {
+	if last == 0 {
+		var err error
+		if last, err = s.Last(ctx); err != nil {
+			return 0, err
+		}
+	}
+	seq, err := s.Append(ctx, raw, last)
+	if err != nil && log.Ambiguous(err) {
+		if now, err2 := s.Last(ctx); err2 == nil && now > last {
+			return now, nil
+		}
+	}
+	if err != nil {
+		return 0, err
+	}
+	return seq, nil
+}
+
+// feedRecord is one line of the feed.
 type feedRecord struct {
 	IdentityHMAC string    `json:"identity_hmac"`
 	IdentityHash string    `json:"identity_hash"`
@@ -289,44 +355,23 @@ type feedRecord struct {
 	Time         time.Time `json:"time"`
 }
 
-// publish puts what is final into the feed.
-func (x *ledger) publish(ctx context.Context, list []notice) error {
-	for i := range list {
-		n := &list[i]
-		if !n.final || n.cut.Kind == proto.CutForget {
-			continue
-		}
-		raw, err := json.Marshal(feedRecord{
-			IdentityHMAC: x.node.signer.mac(n.hash), IdentityHash: hex.EncodeToString(n.hash[:]), Action: actionOf(n.cut.Kind),
-			Generation: n.cut.Gen, Time: n.cut.Time.Time(),
-		})
-		if err != nil {
-			return proto.Errorf(proto.CodeInternal, "encode a message of the feed: %w", err)
-		}
-		if err := x.append(ctx, x.feed, raw); err != nil {
-			return err
-		}
+// appendFinal adds a line of the feed. What one client forgot is its own affair.
+func (x *ledger) appendFinal(b []byte, n *notice) ([]byte, error) {
+	if n.cut.Kind == proto.CutForget {
+		return b, nil
 	}
-	return nil
-}
-
-// append puts a record at the end of a stream that only this goroutine writes.
-func (x *ledger) append(ctx context.Context, s log.ControlStream, raw []byte) error {
-	last, err := s.Last(ctx)
+	raw, err := json.Marshal(feedRecord{
+		IdentityHMAC: x.node.signer.mac(n.hash), IdentityHash: hex.EncodeToString(n.hash[:]), Action: actionOf(n.cut.Kind),
+		Generation: n.cut.Gen, Time: n.cut.Time.Time(),
+	})
 	if err != nil {
-		return err
+		return b, proto.Errorf(proto.CodeInternal, "encode a line of the feed: %w", err)
 	}
-	_, err = s.Append(ctx, raw, last)
-	if err != nil && log.Ambiguous(err) {
-		if now, err2 := s.Last(ctx); err2 == nil && now > last {
-			return nil
-		}
-	}
-	return err
+	return append(append(b, raw...), '\n'), nil
 }
 
 // done takes what was told away and tells whoever waits for it.
-func (x *ledger) done(list []notice, counts []int, r ledgerRecord) {
+func (x *ledger) done(list []notice, counts []int, marks []proto.Offset) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for lane, k := range counts {
@@ -339,10 +384,11 @@ func (x *ledger) done(list []notice, counts []int, r ledgerRecord) {
 		}
 		if list[i].final {
 			x.node.answers.finish(list[i].hash, list[i].cut)
+		} else {
+			x.written++
 		}
 	}
-	x.marks = r.marks
-	x.written += uint64(len(r.entries))
+	x.marks = marks
 	close(x.told)
 	x.told = make(chan struct{})
 }

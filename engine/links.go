@@ -29,8 +29,11 @@ func (n *Node) Link(ctx context.Context, client proto.ClientInfo, x proto.Link) 
 
 // reasonText is a refusal in the words of the API.
 func reasonText(r graph.Reason) string {
-	if r.Capped() {
+	switch {
+	case r.Capped():
 		return "cap"
+	case r == graph.ReasonNone || r == graph.ReasonRepeated || r == graph.ReasonOtherGen:
+		return "busy" // not what links are refused for
 	}
 	return r.String()
 }

@@ -378,7 +378,7 @@ func TestBackupRestore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := engine.Config{Dir: t.TempDir(), LogBytesMax: 64 << 20, DiskReserve: 1 << 20, Lanes: 2}
+	c := engine.Config{Dir: t.TempDir(), LogBytesMax: 64 << 20, DiskReserve: 1 << 20, Lanes: 2, AcceptLostOptOuts: true}
 	if err := engine.Restore(t.Context(), c, bytes.NewReader(file.Bytes())); err != nil {
 		t.Fatal(err)
 	}

@@ -1,14 +1,20 @@
 package engine
 
 import (
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 
+	"kith/graph"
 	"kith/proto"
 )
 
 // Collector gives the node's state to Prometheus. It reads counters only.
 func (n *Node) Collector() prometheus.Collector {
-	return collector{n, map[string]*prometheus.Desc{
+	return &collector{n: n, descs: map[string]*prometheus.Desc{
 		"events":      desc("events_applied_total", "Events taken in by identities.", "lane"),
 		"repeated":    desc("events_repeated_total", "Events whose id was known: nothing was done.", "lane"),
 		"dead":        desc("dead_letters_total", "Commands set aside because an identity's step failed, since the start.", "lane"),
@@ -22,6 +28,19 @@ func (n *Node) Collector() prometheus.Collector {
 		"entries":     desc("log_entries_total", "Entries appended and acknowledged.", "lane"),
 		"packed":      desc("log_commands_total", "Commands appended and acknowledged.", "lane"),
 		"overloads":   desc("intake_overloads_total", "Submissions refused because the buffer was full.", "lane"),
+		"ignored":     desc("events_ignored_total", "Events that changed nothing: of opted-out identities, or from before they came back.", "lane"),
+		"messages":    desc("graph_messages_total", "Messages of the graph taken in, those that came from outside included.", "lane"),
+		"sent":        desc("graph_sent_bytes", "Graph messages on their way to other lanes.", "lane"),
+		"decided":     desc("links_answered_total", "Links that were asked about and are within a user.", "lane"),
+		"refused":     desc("links_refused_total", "Edges that were not made, or were given up, by reason.", "lane", "reason"),
+		"joined":      desc("user_joins_total", "Times that an identity became of another user of several.", "lane"),
+		"left":        desc("user_leaves_total", "Times that an identity became alone.", "lane"),
+		"cuts":        desc("optouts_applied_total", "Identities cut out.", "lane"),
+		"optIns":      desc("optins_applied_total", "Identities that were let in again, or erased.", "lane"),
+		"linked":      desc("linked_identities", "Identities that are of users of several.", "lane"),
+		"users":       desc("users", "Users of several identities, by their size up to a bound; as of half a minute ago.", "le"),
+		"ledger":      desc("ledger_written_total", "Opt-outs, opt-ins and erasures written to the ledger since the start."),
+		"untold":      desc("ledger_waiting", "Opt-outs that are not in the ledger yet."),
 		"views":       desc("views", "Cached read views."),
 		"diskFull":    desc("disk_full", "1 while events are refused because the disk is nearly full."),
 	}}
@@ -34,17 +53,35 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 type collector struct {
 	n     *Node
 	descs map[string]*prometheus.Desc
+
+	mu    sync.Mutex // guards what follows
+	sizes []int      // of users, by bound
+	read  time.Time
+}
+
+// userSizes are the bounds of the metric of users.
+var userSizes = [...]int{2, 4, 8, 16, 32, 64}
+
+const userSizesFresh = 30 * time.Second
+
+// newCutSeconds is how long opt-outs and erasures take until they are final.
+func newCutSeconds() prometheus.Histogram {
+	return prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "kith_optout_seconds", Help: "From an opt-out or erasure to its receipt.",
+		Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2},
+	})
 }
 
 // Describe implements prometheus.Collector.
-func (c collector) Describe(ch chan<- *prometheus.Desc) {
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range c.descs {
 		ch <- d
 	}
+	c.n.cutSeconds.Describe(ch)
 }
 
 // Collect implements prometheus.Collector.
-func (c collector) Collect(ch chan<- prometheus.Metric) {
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	put := func(name string, kind prometheus.ValueType, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(c.descs[name], kind, v, labels...)
 	}
@@ -65,9 +102,57 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		put("entries", prometheus.CounterValue, float64(s.Entries), lane)
 		put("packed", prometheus.CounterValue, float64(s.Commands), lane)
 		put("overloads", prometheus.CounterValue, float64(s.Refused), lane)
+		c.collectGraph(put, l)
 	}
+	for i, k := range c.usersBySize() {
+		put("users", prometheus.GaugeValue, float64(k), strconv.Itoa(userSizes[i]))
+	}
+	written, waiting := c.n.ledger.counts()
+	put("ledger", prometheus.CounterValue, float64(written))
+	put("untold", prometheus.GaugeValue, float64(waiting))
+	c.n.cutSeconds.Collect(ch)
 	put("views", prometheus.GaugeValue, float64(c.n.views.len()))
 	put("diskFull", prometheus.GaugeValue, flag(c.n.disk.low()))
+}
+
+func (c *collector) collectGraph(put func(string, prometheus.ValueType, float64, ...string), l *lane) {
+	lane, m := l.id.String(), &l.graphed
+	for name, v := range map[string]*atomic.Uint64{
+		"ignored": &m.ignored, "messages": &m.messages, "decided": &m.links, "joined": &m.joined, "left": &m.left,
+		"cuts": &m.cuts, "optIns": &m.optIns,
+	} {
+		put(name, prometheus.CounterValue, float64(v.Load()), lane)
+	}
+	for r := range m.reasons {
+		if k := m.reasons[r].Load(); k > 0 {
+			put("refused", prometheus.CounterValue, float64(k), lane, graph.Reason(r).String())
+		}
+	}
+	put("sent", prometheus.GaugeValue, float64(l.outbox.size()), lane)
+	put("linked", prometheus.GaugeValue, float64(l.users.linkedCount()), lane)
+}
+
+// usersBySize counts users up to each bound. It reads all of them, so not at
+// every scrape.
+func (c *collector) usersBySize() []int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.sizes != nil && time.Since(c.read) < userSizesFresh {
+		return c.sizes
+	}
+	all := map[uint64]int{}
+	for _, l := range c.n.lanes {
+		l.users.addSizes(all)
+	}
+	c.sizes, c.read = make([]int, len(userSizes)), time.Now()
+	for _, k := range all {
+		for i, bound := range userSizes {
+			if k <= bound {
+				c.sizes[i]++
+			}
+		}
+	}
+	return c.sizes
 }
 
 func seconds(m proto.Millis) float64 { return float64(m) / 1000 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/asynkron/protoactor-go/actor"
 	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"kith/actors/identity"
 	"kith/engine/log"
@@ -42,14 +43,18 @@ type Node struct {
 	answers  answers
 	ledger   *ledger
 	signer   signer
-	lanes    []*lane
-	packers  []*log.Packer
-	system   *actor.ActorSystem
-	stopPool func()
+
+	cutSeconds prometheus.Histogram
+	lanes      []*lane
+	packers    []*log.Packer
+	system     *actor.ActorSystem
+	stopPool   func()
 
 	life     context.Context    // ends with stop
 	stop     context.CancelFunc // ends what writes and waits, first
 	slow     sync.WaitGroup     // backups and verifications under way
+	erasing  sync.Mutex         // one erasure of bytes at a time
+	intake   sync.RWMutex       // held for reading by who appends, for writing while the log is emptied
 	stopRead context.CancelFunc // ends the readers, last
 	done     sync.WaitGroup
 	applying sync.WaitGroup
@@ -111,7 +116,7 @@ func newNode(c Config, lg log.Logs, st store.Store, secret [16]byte) *Node {
 	n := &Node{
 		config: c, logger: c.Logger, hasher: proto.NewHasher(secret), log: lg, store: st,
 		views: newViews(c.ViewsMax), clock: newClock(c.Now),
-		conn: func() *nats.Conn { return nil }, disk: newDisk(c.DiskReserve, c.storeDir(), c.logDir()),
+		conn: func() *nats.Conn { return nil }, cutSeconds: newCutSeconds(), disk: newDisk(c.DiskReserve, c.storeDir(), c.logDir()),
 	}
 	n.place()
 	n.answers.init()
@@ -139,6 +144,14 @@ func (n *Node) place() {
 func (c *Config) storeDir() string { return orJoin(c.StoreDir, c.Dir, "store") }
 func (c *Config) logDir() string   { return orJoin(c.LogDir, c.Dir, "log") }
 
+// secretsDir is beside the store where there is no one directory for all.
+func (c *Config) secretsDir() string {
+	if c.Dir == "" {
+		return filepath.Clean(c.StoreDir) + "-secrets"
+	}
+	return filepath.Join(c.Dir, "secrets")
+}
+
 func orJoin(dir, parent, name string) string {
 	if dir != "" {
 		return dir
@@ -151,7 +164,7 @@ func hashSecret(c Config) (s [16]byte, err error) {
 	if len(c.HashSecret) == 16 {
 		return [16]byte(c.HashSecret), nil
 	}
-	dir := filepath.Join(orJoin("", c.Dir, "secrets"))
+	dir := c.secretsDir()
 	name := filepath.Join(dir, "hash.key")
 	text, err := os.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -273,7 +286,29 @@ func (n *Node) catchUp(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return n.graphAtRest(ctx)
+}
+
+// graphAtRest returns when nothing of the graph is under way between lanes: a
+// cut that the log held is carried out everywhere before anything is served.
+func (n *Node) graphAtRest(ctx context.Context) error {
+	for {
+		moved := false
+		for _, l := range n.lanes {
+			if err := l.progress.wait(ctx, func(p *progress) bool { return !p.carry }); err != nil {
+				return err
+			}
+			for to, last := range l.outbox.last() {
+				moved = moved || n.lanes[to].progress.takenFrom(l.id) < last
+				if err := n.lanes[to].progress.wait(ctx, func(p *progress) bool { return p.received[l.id] >= last }); err != nil {
+					return err
+				}
+			}
+		}
+		if !moved {
+			return nil
+		}
+	}
 }
 
 // checkGlobal refuses a store that was made with another secret or number of

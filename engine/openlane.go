@@ -86,8 +86,16 @@ func (n *Node) judged(r identity.Rules) identity.Rules {
 	return r
 }
 
-// load reads the lane's record, rules and bitmaps.
-func (l *lane) load(snap store.Snapshot) error {
+// baseOf is the base of the lane's record in a snapshot.
+func (l *lane) baseOf(snap store.Snapshot) uint64 {
+	if l.loadRecord(snap) != nil {
+		return 0
+	}
+	return l.record.Base
+}
+
+// loadRecord reads the lane's record.
+func (l *lane) loadRecord(snap store.Snapshot) error {
 	l.record = &pb.LaneRecord{Version: 1, Logic: logicVersion, NextOrdinal: make([]uint32, proto.Partitions)}
 	_, err := snap.Get(recordKey(l.id), func(v []byte) error {
 		if err := gproto.Unmarshal(v, l.record); err != nil || len(l.record.NextOrdinal) != proto.Partitions {
@@ -99,7 +107,15 @@ func (l *lane) load(snap store.Snapshot) error {
 		return err
 	}
 	if l.record.Version != 1 || l.record.Logic > logicVersion {
-		return proto.Errorf(proto.CodeConflict, "lane %s has record version %d and logic %d, this build knows 1 and %d: install the kith version that wrote it", l.id, l.record.Version, l.record.Logic, logicVersion)
+		err = proto.Errorf(proto.CodeConflict, "lane %s has record version %d and logic %d, this build knows 1 and %d: install the kith version that wrote it", l.id, l.record.Version, l.record.Logic, logicVersion)
+	}
+	return err
+}
+
+// load reads the lane's record, rules and bitmaps.
+func (l *lane) load(snap store.Snapshot) error {
+	if err := l.loadRecord(snap); err != nil {
+		return err
 	}
 	if err := l.loadRules(snap); err != nil {
 		return err

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"kith/actors/identity"
+	"kith/engine/store"
 	"kith/graph"
 	"kith/proto"
 )
@@ -133,7 +134,9 @@ func (n *Node) cut(ctx context.Context, id proto.Identity, c proto.CutCommand) (
 	l := n.laneFor(c.Hash)
 	wait, cancel := context.WithTimeout(ctx, optOutWait)
 	defer cancel()
+	began := time.Now()
 	x, err := n.ask(wait, l, command, ch, &b)
+	n.cutSeconds.Observe(time.Since(began).Seconds())
 	switch {
 	case proto.CodeOf(err) == proto.CodeTimeout && ctx.Err() == nil:
 		return n.OptOutState(ctx, id)
@@ -181,6 +184,10 @@ func (n *Node) OptIn(ctx context.Context, id proto.Identity) (proto.OptOutState,
 func (n *Node) optOut(h proto.IdentityHash) (*identity.OptOut, error) {
 	snap := n.laneFor(h).acquire()
 	defer snap.release()
+	return storedOptOut(snap, h)
+}
+
+func storedOptOut(snap store.Snapshot, h proto.IdentityHash) (*identity.OptOut, error) {
 	var o identity.OptOut
 	found, err := source{snap}.OptOut(h, o.Decode)
 	if err != nil || !found {
@@ -274,7 +281,7 @@ func ValidReceipt(r *proto.Receipt) bool {
 
 // receiptKey is the key kept in the data directory, made at the first start.
 func receiptKey(c Config) (ed25519.PrivateKey, error) {
-	dir := filepath.Join(orJoin("", c.Dir, "secrets"))
+	dir := c.secretsDir()
 	name := filepath.Join(dir, "receipt.key")
 	text, err := os.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -91,16 +91,14 @@ func (x *outbox) pack(to proto.LaneID, lo uint64) (first uint64, list [][]byte, 
 }
 
 // empty reports whether all was applied by the other lanes.
-func (x *outbox) empty() bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.bytes == 0
-}
+func (x *outbox) empty() bool { return x.size() == 0 }
 
-func (x *outbox) full() bool {
+func (x *outbox) full() bool { return x.size() > outboxBytesMax }
+
+func (x *outbox) size() int {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.bytes > outboxBytesMax
+	return x.bytes
 }
 
 // dropOutbox deletes rows that the other lanes have applied.
@@ -115,6 +113,45 @@ func (l *lane) dropOutbox(w *writer) {
 			w.delete(outboxKey(l.id, proto.LaneID(to), b.gone))
 		}
 	}
+}
+
+// cleanOutboxes returns when all that is in the outboxes now is applied and
+// deleted: it may name an identity of which nothing must be left when its
+// opt-out is acknowledged.
+func (n *Node) cleanOutboxes(ctx context.Context) error {
+	if len(n.lanes) == 1 {
+		return nil
+	}
+	for _, l := range n.lanes {
+		for to, last := range l.outbox.last() {
+			err := n.lanes[to].progress.wait(ctx, func(p *progress) bool { return p.received[l.id] >= last })
+			if err != nil {
+				return err
+			}
+			l.outbox.trim(proto.LaneID(to), last)
+		}
+	}
+	b := n.store.NewBatch()
+	w := &writer{batch: b}
+	for _, l := range n.lanes {
+		l.dropOutbox(w)
+	}
+	if w.err != nil {
+		b.Discard()
+		return w.err
+	}
+	return b.Commit()
+}
+
+// last gives the newest batch for each lane.
+func (x *outbox) last() []uint64 {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	list := make([]uint64, len(x.boxes))
+	for to := range x.boxes {
+		list[to] = x.boxes[to].base + uint64(len(x.boxes[to].batches))
+	}
+	return list
 }
 
 // loadOutbox reads the rows that are left.

@@ -264,16 +264,12 @@ func (r *registry) authenticate(key string) (proto.Principal, bool) {
 	return p, ok
 }
 
-// explain lists the facts that decide about a membership. A memory that has
-// not been brought up to the client's rules yet gives none.
-func (r *registry) explain(c proto.ClientID, id proto.SegmentID, m *segments.Memory, now proto.Millis) ([]proto.ExplanationFact, error) {
+// withRules calls fn with the client's rules as they are, which must not be
+// kept; nil if there are none.
+func (r *registry) withRules(c proto.ClientID, fn func(*segments.Program) error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	g := r.rules.programs[c]
-	if g == nil || g.Version() != m.Version() {
-		return []proto.ExplanationFact{}, nil
-	}
-	return g.Explain(id, m, now)
+	return fn(r.rules.programs[c])
 }
 
 // referredBy is a segment whose rule refers to id, empty if there is none.

@@ -126,14 +126,17 @@ func (n *Node) countUsers(ctx context.Context, client proto.ClientInfo, a *segme
 	return sum + uint64(len(seen)), nil
 }
 
-// sizes gives how many users of several have how many identities in the lane,
-// for metrics: by powers of two.
-func (x *userIndex) sizes() map[uint64]int {
+// addSizes adds how many identities of the lane are of each user of several.
+func (x *userIndex) addSizes(all map[uint64]int) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	sizes := map[uint64]int{}
 	for root := range maps.Values(x.roots) {
-		sizes[root]++
+		all[root]++
 	}
-	return sizes
+}
+
+func (x *userIndex) linkedCount() uint64 {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.linked.GetCardinality()
 }

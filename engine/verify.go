@@ -80,30 +80,43 @@ func Verify(ctx context.Context, c Config) (VerifyReport, error) {
 	if err := c.Validate(); err != nil {
 		return r, err
 	}
-	if err := checkRestored(c); err != nil {
+	n, done, err := openStored(c)
+	if err != nil {
 		return r, err
+	}
+	defer done()
+	if err := n.store.Check(); err != nil {
+		return r, err
+	}
+	snap := n.store.Snapshot()
+	defer snap.Release()
+	return r, verifyAll(ctx, n, slices.Repeat([]store.Snapshot{snap}, n.config.Lanes), &r)
+}
+
+// openStored opens a data directory on which no node runs, for reading.
+func openStored(c Config) (_ *Node, done func(), err error) {
+	if err := checkRestored(c); err != nil {
+		return nil, nil, err
 	}
 	secret, err := hashSecret(c)
 	if err != nil {
-		return r, err
+		return nil, nil, err
 	}
 	st, err := store.Open(store.Config{Dir: c.storeDir(), CheckTables: true, Logger: c.Logger})
 	if err != nil {
-		return r, err
+		return nil, nil, err
 	}
-	defer st.Close()
-	if err := st.Check(); err != nil {
-		return r, err
+	n := &Node{config: c, logger: c.Logger, hasher: proto.NewHasher(secret), store: st, signer: signer{secret: secret}}
+	n.signer.key, err = receiptKey(c)
+	if err == nil {
+		n.config.Lanes, err = n.storedLanes()
 	}
-	n := &Node{config: c, logger: c.Logger, hasher: proto.NewHasher(secret), store: st}
-	if c.Lanes, err = n.storedLanes(); err != nil {
-		return r, err
+	if err != nil {
+		st.Close()
+		return nil, nil, err
 	}
-	snap := st.Snapshot()
-	defer snap.Release()
-	n.config.Lanes = c.Lanes
 	n.place()
-	return r, verifyAll(ctx, n, slices.Repeat([]store.Snapshot{snap}, c.Lanes), &r)
+	return n, func() { st.Close() }, nil
 }
 
 // storedLanes is the number of lanes that the store was made with.

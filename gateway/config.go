@@ -43,6 +43,13 @@ type Config struct {
 	Secrets map[proto.ClientName][]byte
 	// Unproven are clients whose accounts need no proof: the demo.
 	Unproven []proto.ClientName
+	// LinkConfidenceMin is, for each client, what an inferred link needs to be
+	// made. Default 0.8.
+	LinkConfidenceMin map[proto.ClientName]float64
+	// Blocked are identities that many people share, such as a kiosk's account:
+	// no link, and no event that also names another, makes them a part of
+	// anybody.
+	Blocked []proto.Identity
 
 	// NATSOpen takes messages without a key: the NATS server's own permissions
 	// guard the subjects.
@@ -101,6 +108,16 @@ func (c Config) Validate() error {
 	for name, secret := range c.Secrets {
 		if len(secret) < 16 {
 			return proto.Errorf(proto.CodeInvalid, "the proof secret of client %q has %d bytes: use 16 or more", name, len(secret))
+		}
+	}
+	for name, v := range c.LinkConfidenceMin {
+		if !(v >= 0 && v <= 1) {
+			return proto.Errorf(proto.CodeInvalid, "inferred links of client %q need a confidence of %g: use 0 to 1", name, v)
+		}
+	}
+	for _, id := range c.Blocked {
+		if _, err := proto.ParseIdentity(string(id)); err != nil {
+			return proto.Errorf(proto.CodeInvalid, "the block list holds no identity but %q: %w", clip(string(id)), err)
 		}
 	}
 	return nil

@@ -88,6 +88,44 @@ type Maintenance interface {
 	Verify(ctx context.Context) (report any, err error)
 }
 
+// Graph is which identities are one person's.
+type Graph interface {
+	// Link returns with the final decision; CodeTimeout if ctx ends before.
+	// Whoever asks again after that gets the decision of then.
+	Link(ctx context.Context, client proto.ClientInfo, l proto.Link) (proto.Linked, error)
+	// Unlink removes the edge between a and b, whoever made it, and returns
+	// when that is durable; with an empty b, every edge of a that the client
+	// vouches for. The position is what a query may wait for.
+	Unlink(ctx context.Context, client proto.ClientInfo, a, b proto.Identity) (proto.Position, error)
+	// User is who id is one person with; itself alone if with nobody.
+	User(ctx context.Context, client proto.ClientInfo, id proto.Identity) (proto.User, error)
+}
+
+// OptOuts take identities out, in every space, for all clients.
+type OptOuts interface {
+	// OptOut cuts id out, with everywhere the other identities of its users too.
+	// It returns with the receipt, or without one and Final false if that takes
+	// over two seconds; nothing of id is shown by then. Every call is a new
+	// opt-out with a receipt of its own.
+	OptOut(ctx context.Context, id proto.Identity, everywhere bool) (proto.OptOutState, error)
+	// OptIn lets an opted-out identity be known again, from nothing.
+	// CodeConflict if it is not opted out.
+	OptIn(ctx context.Context, id proto.Identity) (proto.OptOutState, error)
+	// OptOutState is how far the newest opt-out of id is.
+	OptOutState(ctx context.Context, id proto.Identity) (proto.OptOutState, error)
+	// Erase forgets id without an opt-out: everything in every space, or, with
+	// a client that is not nil, what that client knows.
+	Erase(ctx context.Context, client *proto.ClientInfo, id proto.Identity) (proto.OptOutState, error)
+	// ReceiptKey is the hexadecimal Ed25519 public key of this node's receipts.
+	ReceiptKey() string
+	// CheckReceipt looks for what the receipt says is gone.
+	CheckReceipt(ctx context.Context, r proto.Receipt) (proto.ReceiptCheck, error)
+	// EraseBytes removes the bytes of everything purged, log included.
+	EraseBytes(ctx context.Context) (proto.Erased, error)
+	// WriteLedger writes the ledger of opt-outs, which a restore needs.
+	WriteLedger(ctx context.Context, w io.Writer) error
+}
+
 // Dependencies are the rooms behind the gateway.
 type Dependencies struct {
 	Intake      Intake
@@ -95,6 +133,8 @@ type Dependencies struct {
 	Definitions Definitions
 	Accounts    Accounts
 	Operations  Operations
+	Graph       Graph
+	OptOuts     OptOuts
 	Maintenance Maintenance // optional: without it those routes are 404
 
 	Registry *prometheus.Registry // optional: for the gateway's metrics and /metrics

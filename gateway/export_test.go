@@ -13,6 +13,7 @@ var (
 	StatusOf       = statusOf
 	TagScript      = func() (zipped int) { t, _ := newTag(); return len(t.zipped) }
 	AppendText     = appendText
+	NamesNobody    = namesNobody
 )
 
 // Refusal is one refused event.

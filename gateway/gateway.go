@@ -13,6 +13,7 @@
 //	kith.in.<client>   events
 //	kith.query.lookup  look-ups
 //	kith.query.count   counts
+//	kith.optout        opt-outs
 package gateway
 
 import (
@@ -36,6 +37,7 @@ type Gateway struct {
 	public  *plane
 	service *plane
 	tag     tag
+	blocked map[proto.Identity]struct{} // read only after New
 
 	posts   sync.Pool // *post
 	lookups sync.Pool // *lookup
@@ -58,13 +60,19 @@ func New(c Config, deps Dependencies) (*Gateway, error) {
 	if deps.Intake == nil || deps.Memberships == nil || deps.Definitions == nil || deps.Accounts == nil || deps.Operations == nil {
 		return nil, proto.Errorf(proto.CodeInvalid, "the gateway needs an intake, memberships, definitions, accounts and operations")
 	}
+	if deps.Graph == nil || deps.OptOuts == nil {
+		return nil, proto.Errorf(proto.CodeInvalid, "the gateway needs a graph and opt-outs")
+	}
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
 	}
 	if deps.Registry == nil {
 		deps.Registry = prometheus.NewRegistry()
 	}
-	g := &Gateway{c: c.withDefaults(), deps: deps, log: deps.Log}
+	g := &Gateway{c: c.withDefaults(), deps: deps, log: deps.Log, blocked: map[proto.Identity]struct{}{}}
+	for _, id := range c.Blocked {
+		g.blocked[id] = struct{}{}
+	}
 	var err error
 	if g.metrics, err = newMetrics(deps.Registry); err != nil {
 		return nil, proto.Errorf(proto.CodeInvalid, "register the gateway's metrics: %w", err)

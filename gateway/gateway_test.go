@@ -40,7 +40,7 @@ func newRig(t *testing.T, edit ...func(*gateway.Config)) *rig {
 	for _, e := range edit {
 		e(&c)
 	}
-	g, err := gateway.New(c, gateway.Dependencies{Intake: tw, Memberships: tw, Definitions: tw, Accounts: tw, Operations: tw, Maintenance: tw})
+	g, err := gateway.New(c, tw.behind())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func TestServiceRoutes(t *testing.T) {
 
 		{"record", "acme-key", "GET", "/v1/identities/browser:seen1", "", 200, `{"identity":"browser:seen1","known":true,"opted_out":false,"segments":["all","auto"],"events":[],"truncated":false}`},
 		{"record of an unknown", "acme-key", "GET", "/v1/identities/browser:new1", "", 200, `{"identity":"browser:new1","known":false,"opted_out":false,"segments":[],"events":[],"truncated":false}`},
-		{"record, DELETE comes later", "acme-key", "DELETE", "/v1/identities/browser:seen1", "", 405, "method"},
+		{"record, POST", "acme-key", "POST", "/v1/identities/browser:seen1", "", 405, "method"},
 		{"explain", "acme-key", "GET", "/v1/identities/browser:seen1/explain?segment=all&at=2026-11-22T10:00:00Z", "", 200, `{"identity":"browser:seen1","segment":"all","when":"","in":true,"at":"2026-11-22T10:00:00Z","facts":[]}`},
 		{"explain, no segment", "acme-key", "GET", "/v1/identities/browser:seen1/explain", "", 400, "segment"},
 		{"explain, no such segment", "acme-key", "GET", "/v1/identities/browser:seen1/explain?segment=x", "", 404, "not_found"},
@@ -478,7 +478,7 @@ func TestQueryValue(t *testing.T) {
 // BenchmarkLookup100 looks 100 identities up in one request.
 func BenchmarkLookup100(b *testing.B) {
 	tw := newTwin()
-	g, err := gateway.New(gateway.Config{}, gateway.Dependencies{Intake: tw, Memberships: tw, Definitions: tw, Accounts: tw, Operations: tw})
+	g, err := gateway.New(gateway.Config{}, tw.behind())
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -510,7 +510,7 @@ func BenchmarkLookup100(b *testing.B) {
 // BenchmarkLookup1 looks one up.
 func BenchmarkLookup1(b *testing.B) {
 	tw := newTwin()
-	g, err := gateway.New(gateway.Config{}, gateway.Dependencies{Intake: tw, Memberships: tw, Definitions: tw, Accounts: tw, Operations: tw})
+	g, err := gateway.New(gateway.Config{}, tw.behind())
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -530,7 +530,7 @@ func BenchmarkLookup1(b *testing.B) {
 // BenchmarkPixel takes one event in a query.
 func BenchmarkPixel(b *testing.B) {
 	tw := newTwin()
-	g, err := gateway.New(gateway.Config{}, gateway.Dependencies{Intake: swallow{tw}, Memberships: tw, Definitions: tw, Accounts: tw, Operations: tw})
+	g, err := gateway.New(gateway.Config{}, gateway.Dependencies{Intake: swallow{tw}, Memberships: tw, Definitions: tw, Accounts: tw, Operations: tw, Graph: tw, OptOuts: tw})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -29,6 +29,10 @@ func (g *Gateway) getRecord(w http.ResponseWriter, r *http.Request, who proto.Pr
 	if err != nil {
 		return err
 	}
+	return writeRecord(w, record)
+}
+
+func writeRecord(w http.ResponseWriter, record proto.IdentityRecord) error {
 	if record.Segments == nil {
 		record.Segments = []proto.SegmentID{}
 	}

@@ -18,6 +18,7 @@ func (g *Gateway) newPost() *post {
 	p := g.posts.Get().(*post)
 	p.hasher, p.now, p.max = g.deps.Intake.Hasher(), g.millis(), g.c.EventsMax
 	p.ages = ages{g.c.EventAgeMax, g.c.EventAheadMax}
+	p.blocked = g.blocked
 	return p
 }
 
@@ -36,6 +37,7 @@ func (g *Gateway) submit(ctx context.Context, public bool, p *post) (proto.Posit
 	if err := g.admitRate(public, p.client, p.events); err != nil {
 		return nil, err
 	}
+	g.metrics.blocked.Add(float64(p.left))
 	if p.batch.Len() == 0 {
 		g.metrics.countPost(0, p.refused)
 		return nil, nil
@@ -80,6 +82,10 @@ func (p *post) appendAnswer(b []byte, pos proto.Position, failed, unproven int) 
 	}
 	b = append(b, `],"position":`...)
 	b = appendText(b, pos.String())
+	if p.left > 0 {
+		b = append(b, `,"blocked":`...)
+		b = strconv.AppendInt(b, int64(p.left), 10)
+	}
 	if unproven > 0 {
 		b = append(b, `,"unproven":`...)
 		b = strconv.AppendInt(b, int64(unproven), 10)

@@ -142,6 +142,16 @@ func parseIdentity(s string) (proto.Identity, error) {
 	return proto.ParseIdentity(s)
 }
 
+// look finds id's segments, which replace l's. Of an identity that is opted
+// out nothing is told.
+func (g *Gateway) look(l *lookup, client proto.ClientInfo, id proto.Identity, now proto.Millis) (v View, err error) {
+	v, l.segments, err = g.deps.Memberships.Lookup(client, id, now, l.segments[:0])
+	if v.OptedOut {
+		v.Known, l.segments = false, l.segments[:0]
+	}
+	return v, err
+}
+
 // one looks one identity up and appends its answer. An identity that is not
 // valid names nobody: within a list that is an answer, with the code.
 func (g *Gateway) one(l *lookup, client proto.ClientInfo, raw string, now proto.Millis) error {
@@ -150,7 +160,7 @@ func (g *Gateway) one(l *lookup, client proto.ClientInfo, raw string, now proto.
 	l.segments = l.segments[:0]
 	if bad == nil {
 		var err error
-		if v, l.segments, err = g.deps.Memberships.Lookup(client, id, now, l.segments); err != nil {
+		if v, err = g.look(l, client, id, now); err != nil {
 			return err
 		}
 	}
@@ -278,15 +288,14 @@ func (g *Gateway) allProtobuf(l *lookup, client proto.ClientInfo) (*pb.LookupRes
 	for _, raw := range l.identities {
 		res := &pb.LookupResult{Identity: raw}
 		if id, err := parseIdentity(raw); err == nil {
-			v, segments, err := g.deps.Memberships.Lookup(client, id, now, l.segments[:0])
+			v, err := g.look(l, client, id, now)
 			if err != nil {
 				return nil, err
 			}
 			res.Known, res.OptedOut = v.Known, v.OptedOut
-			for _, s := range segments {
+			for _, s := range l.segments {
 				res.Segments = append(res.Segments, string(s))
 			}
-			l.segments = segments
 		}
 		x.Results = append(x.Results, res)
 	}
@@ -335,10 +344,7 @@ func pathIdentity(u *url.URL) (proto.Identity, error) {
 
 // ownSegments answers the tag's question for the segments of its browser.
 func (g *Gateway) ownSegments(w http.ResponseWriter, r *http.Request) error {
-	client, err := g.clientNamed(queryValue(r.URL.RawQuery, "client"))
-	if !g.mayReadSegments(r, client.Name) || !g.allowOrigin(w, r, client.Name) {
-		return proto.Errorf(proto.CodeForbidden, "this origin is not among the client's: add it to the client's origins")
-	}
+	client, err := g.ownClientOf(w, r)
 	if err != nil {
 		return err
 	}
@@ -348,11 +354,10 @@ func (g *Gateway) ownSegments(w http.ResponseWriter, r *http.Request) error {
 	l := g.lookups.Get().(*lookup)
 	defer g.freeLookup(l)
 	if v.signal == "" && v.browser != "" {
-		view, segments, err := g.deps.Memberships.Lookup(client, v.browser, g.millis(), l.segments)
+		view, err := g.look(l, client, v.browser, g.millis())
 		if err != nil {
 			return err
 		}
-		l.segments = segments
 		if view.OptedOut {
 			v.signal = "identity"
 		}

@@ -22,6 +22,14 @@ type metrics struct {
 	identities   prometheus.Counter
 	natsDropped  prometheus.Counter
 	natsRefused  prometheus.Counter
+
+	links      map[string]prometheus.Counter // by answer; read only after newMetrics
+	linksOther prometheus.Counter
+	unlinks    prometheus.Counter
+	blocked    prometheus.Counter
+	optOuts    prometheus.Counter
+	optIns     prometheus.Counter
+	erasures   prometheus.Counter
 }
 
 type routeMetrics struct {
@@ -32,6 +40,12 @@ type routeMetrics struct {
 // refusalCodes are the codes of events that are not taken.
 var refusalCodes = [...]proto.Code{
 	proto.CodeEvent, proto.CodeIdentity, proto.CodeTime, proto.CodePII, proto.CodeOptedOut, proto.CodeUnproven, proto.CodeUnavailable,
+}
+
+// linkAnswers are the reasons against a link, from here and from the engine,
+// and "linked".
+var linkAnswers = [...]string{
+	"linked", reasonBlocked, reasonConfidence, reasonSelf, "opted_out", "cap", "stale", "removed", "busy", "cut",
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -68,7 +82,36 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m.identities = counter("lookup_identities_total", "Identities looked up.")
 	m.natsDropped = counter("nats_dropped_total", "NATS messages dropped because the queue was full.")
 	m.natsRefused = counter("nats_refused_total", "NATS messages refused as a whole, or dropped because their reply subject is no inbox.")
+	m.countGraph(register, counter)
 	return m, err
+}
+
+// countGraph makes the counters of links and opt-outs.
+func (m *metrics) countGraph(register func(prometheus.Collector), counter func(name, help string) prometheus.Counter) {
+	links := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "kith_gateway_links_total", Help: "Links asked for, by answer: linked, or the reason against."}, []string{"answer"})
+	register(links)
+	m.links = map[string]prometheus.Counter{}
+	for _, a := range linkAnswers {
+		m.links[a] = links.WithLabelValues(a)
+	}
+	m.linksOther = links.WithLabelValues("other")
+	m.unlinks = counter("unlinks_total", "Links removed, or all of an identity.")
+	m.blocked = counter("identities_blocked_total", "Identities of the block list left out of events.")
+	m.optOuts = counter("optouts_total", "Identities opted out.")
+	m.optIns = counter("optins_total", "Identities opted in.")
+	m.erasures = counter("erasures_total", "Identities erased without an opt-out.")
+}
+
+func (m *metrics) countLink(l proto.Linked) {
+	answer := l.Reason
+	if l.Linked {
+		answer = "linked"
+	}
+	if c, ok := m.links[answer]; ok {
+		c.Inc()
+	} else {
+		m.linksOther.Inc()
+	}
 }
 
 // route finds the counters of one route, for ever.

@@ -32,7 +32,7 @@ type messages struct {
 	busy   sync.WaitGroup
 }
 
-// ServeNATS answers events, look-ups and counts over nc until ctx is done;
+// ServeNATS answers events, look-ups, counts and opt-outs over nc until ctx is done;
 // then it drains what it took. nc stays open.
 func (g *Gateway) ServeNATS(ctx context.Context, nc *nats.Conn) error {
 	m := &messages{g: g, ctx: ctx, slots: make(chan struct{}, g.c.NATSConcurrency)}
@@ -232,21 +232,25 @@ func (m *messages) refuse(msg *nats.Msg, err error) {
 	_ = msg.RespondMsg(out)
 }
 
-// addService makes the query endpoints known to NATS.
+// addService makes the endpoints known to NATS.
 func (m *messages) addService(nc *nats.Conn) (micro.Service, error) {
 	svc, err := micro.AddService(nc, micro.Config{
-		Name: "kith", Version: "1.0.0", Description: "identity graph and segmentation engine: look-ups and counts",
+		Name: "kith", Version: "1.0.0", Description: "identity graph and segmentation engine: look-ups, counts and opt-outs",
 	})
 	if err != nil {
 		return nil, proto.Errorf(proto.CodeUnavailable, "add the NATS service: %w", err)
 	}
-	group := svc.AddGroup("kith.query")
-	for name, answer := range map[string]func(micro.Request) ([]byte, error){"lookup": m.lookup, "count": m.count} {
-		err := group.AddEndpoint(name, micro.HandlerFunc(func(r micro.Request) {
+	for subject, answer := range map[string]func(micro.Request) ([]byte, error){
+		"kith.query.lookup": m.lookup, "kith.query.count": m.count, "kith.optout": m.optOut,
+	} {
+		name := subject[strings.LastIndexByte(subject, '.')+1:]
+		err := svc.AddEndpoint(name, micro.HandlerFunc(func(r micro.Request) {
 			if m.answerable(r.Reply()) {
-				m.dispatch(true, func() { m.respond(r, answer) }, func(e error) { m.refuseQuery(r, e) })
+				// An opt-out that nobody waits for is not dropped either.
+				reply := subject != "kith.optout" || r.Reply() != ""
+				m.dispatch(reply, func() { m.respond(r, answer) }, func(e error) { m.refuseQuery(r, e) })
 			}
-		}), micro.WithEndpointPendingLimits(natsPendingMax, natsPendingBytesMax))
+		}), micro.WithEndpointSubject(subject), micro.WithEndpointPendingLimits(natsPendingMax, natsPendingBytesMax))
 		if err != nil {
 			_ = svc.Stop()
 			return nil, proto.Errorf(proto.CodeUnavailable, "add the NATS endpoint %s: %w", name, err)
@@ -261,11 +265,16 @@ func (m *messages) respond(r micro.Request, answer func(micro.Request) ([]byte, 
 		m.refuseQuery(r, err)
 		return
 	}
-	_ = r.Respond(b)
+	if r.Reply() != "" { // with none the service would note a failure, from two goroutines
+		_ = r.Respond(b)
+	}
 }
 
 func (m *messages) refuseQuery(r micro.Request, err error) {
 	m.g.metrics.natsRefused.Inc()
+	if r.Reply() == "" {
+		return
+	}
 	e := asError(err)
 	_ = r.Error(strconv.Itoa(statusOf(e.Code)), e.Message, appendError(nil, e))
 }
@@ -322,4 +331,24 @@ func (m *messages) count(r micro.Request) ([]byte, error) {
 		return nil, err
 	}
 	return encodeValue(n)
+}
+
+// optOut answers kith.optout: the body of POST /v1/optouts. One that was begun
+// is finished even while the node shuts down.
+func (m *messages) optOut(r micro.Request) ([]byte, error) {
+	if _, err := m.principal(r.Headers().Values("Authorization"), proto.RoleClient, proto.RoleAdmin); err != nil {
+		return nil, err
+	}
+	if len(r.Data()) > m.g.c.BodyBytesMax {
+		return nil, tooLarge(m.g.c.BodyBytesMax)
+	}
+	var x optOutRequest
+	if err := decodeStrict(r.Data(), &x); err != nil {
+		return nil, err
+	}
+	s, err := m.g.cutOut(m.ctx, x)
+	if err != nil {
+		return nil, err
+	}
+	return encodeValue(s)
 }

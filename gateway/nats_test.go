@@ -49,7 +49,7 @@ func natsRig(t *testing.T, r *rig) *nats.Conn {
 	// The service names an endpoint once the server knows of it.
 	for deadline := time.Now().Add(10 * time.Second); ; {
 		info, err := client.Request("$SRV.INFO.kith", nil, time.Second)
-		if err == nil && strings.Contains(string(info.Data), "kith.query.lookup") && strings.Contains(string(info.Data), "kith.query.count") {
+		if err == nil && strings.Contains(string(info.Data), "kith.query.lookup") && strings.Contains(string(info.Data), "kith.query.count") && strings.Contains(string(info.Data), "kith.optout") {
 			return client
 		}
 		if time.Now().After(deadline) {

@@ -176,16 +176,21 @@ func (b *begun) Write(p []byte) (int, error) {
 	return b.ResponseWriter.Write(p)
 }
 
-func (g *Gateway) postBackup(w http.ResponseWriter, r *http.Request, _ proto.Principal) error {
+// stream answers with the bytes that write gives; what names them in the log.
+func (g *Gateway) stream(w http.ResponseWriter, what string, write func(*begun) error) error {
 	unhurried(w)
 	w.Header().Set("Content-Type", "application/octet-stream")
 	out := &begun{ResponseWriter: w}
-	err := g.deps.Maintenance.Backup(r.Context(), out)
+	err := write(out)
 	if err != nil && out.yes {
-		g.log.Error("backup broke off", "error", err)
+		g.log.Error(what+" broke off", "error", err)
 		panic(http.ErrAbortHandler) // so that the reader sees a cut stream
 	}
 	return err
+}
+
+func (g *Gateway) postBackup(w http.ResponseWriter, r *http.Request, _ proto.Principal) error {
+	return g.stream(w, "backup", func(out *begun) error { return g.deps.Maintenance.Backup(r.Context(), out) })
 }
 
 func (g *Gateway) getVerify(w http.ResponseWriter, r *http.Request, _ proto.Principal) error {

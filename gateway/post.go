@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"fmt"
+	"slices"
 
 	"kith/proto"
 	"kith/proto/pb"
@@ -17,6 +18,7 @@ type post struct {
 	indexes []int // of the batch's commands in the body
 	refused []refusal
 	events  int
+	left    int // blocked identities, left out of events
 	body    []byte
 	answer  []byte
 
@@ -29,6 +31,7 @@ type post struct {
 	now     proto.Millis
 	ages    ages
 	max     int
+	blocked map[proto.Identity]struct{} // never a part of anybody
 }
 
 func (p *post) reset() {
@@ -345,6 +348,9 @@ func (p *post) take() {
 	if d.code == "" && len(d.event.Identities) == 0 {
 		d.refuse(proto.CodeIdentity, "the event has no identity")
 	}
+	if d.code == "" && len(p.blocked) > 0 {
+		p.leaveBlocked()
+	}
 	d.finish(p.now, p.ages)
 	if d.code != "" {
 		p.refused = append(p.refused, refusal{index, d.code, d.why})
@@ -353,6 +359,22 @@ func (p *post) take() {
 	d.event.Client, d.event.Space = p.client.ID, p.client.Space
 	p.batch.AddEvent(p.hasher, &d.event)
 	p.indexes = append(p.indexes, index)
+}
+
+// leaveBlocked leaves the identities out of the draft that are on the block
+// list. An event of such an identity itself is nobody's.
+func (p *post) leaveBlocked() {
+	d := &p.draft
+	if _, ok := p.blocked[d.event.Identities[0]]; ok {
+		d.refuse(proto.CodeIdentity, "the event's first identity is on the block list: many people share it; name another first")
+		return
+	}
+	before := len(d.event.Identities)
+	d.event.Identities = slices.DeleteFunc(d.event.Identities, func(id proto.Identity) bool {
+		_, ok := p.blocked[id]
+		return ok
+	})
+	p.left += before - len(d.event.Identities)
 }
 
 // parseProtobuf takes a decoded pb.EventsRequest.

@@ -12,9 +12,11 @@ func (g *Gateway) publicRoutes() *plane {
 	p.add("/v1/pixel.gif", get(g.pixel))
 	p.add("/v1/events", withPreflight(http.MethodPost, g.publicEvents))
 	p.add("/v1/me/segments", withPreflight(http.MethodGet, g.ownSegments))
+	p.add("/v1/me", map[string]handler{http.MethodGet: g.ownRecord, http.MethodDelete: g.eraseOwn, http.MethodOptions: g.preflight})
 	p.add("/v1/optout", withPreflight(http.MethodPost, g.optOut))
 	p.add("/v1/optin", withPreflight(http.MethodPost, g.optIn))
 	p.add("/v1/optout/status", withPreflight(http.MethodGet, g.optOutStatus))
+	p.add("/v1/receipts/key", withPreflight(http.MethodGet, g.getReceiptKey))
 	p.add("/kith.js", get(g.script))
 	p.add("/healthz", get(g.healthz))
 	return p

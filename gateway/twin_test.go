@@ -27,6 +27,8 @@ type twin struct {
 	ready    error
 	replayed []string
 
+	graph twinGraph
+
 	fail    func(i int, e *proto.Event) bool // which events are not made durable
 	failErr error
 }
@@ -48,6 +50,7 @@ func newTwin() *twin {
 			"acme-report": {Role: proto.RoleReport, Client: "acme"}, "admin-key": {Role: proto.RoleAdmin},
 		},
 		members: map[member][]proto.SegmentID{}, specs: map[proto.SegmentID]proto.SegmentSpec{}, counts: map[string]uint64{},
+		graph: newTwinGraph(),
 	}
 }
 
@@ -78,7 +81,13 @@ func (t *twin) Submit(_ context.Context, b *proto.Batch) (r proto.Submitted) {
 			r.Failed, r.Err = append(r.Failed, i), t.failErr
 			continue
 		}
+		if t.graph.out[e.Identities[0]] != nil {
+			continue // taken, and forgotten
+		}
 		t.events = append(t.events, e)
+		for _, other := range e.Identities[1:] {
+			t.join(e.Client, e.Space, proto.Link{A: e.Identities[0], B: other, Confidence: 1})
+		}
 		m := member{e.Client, e.Identities[0]}
 		t.members[m] = append(t.members[m], "all")
 		if v, ok := e.Prop("section"); ok {
@@ -95,6 +104,10 @@ func (t *twin) Submit(_ context.Context, b *proto.Batch) (r proto.Submitted) {
 func (t *twin) Lookup(client proto.ClientInfo, id proto.Identity, _ proto.Millis, dst []proto.SegmentID) (proto.Seen, []proto.SegmentID, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.graph.out[id] != nil {
+		// A segment that must not be told: the gateway does not rely on us.
+		return proto.Seen{Known: true, OptedOut: true}, append(dst, "leak"), nil
+	}
 	segments, ok := t.members[member{client.ID, id}]
 	return proto.Seen{Known: ok}, append(dst, segments...), nil
 }
@@ -126,7 +139,10 @@ func (t *twin) Explain(_ context.Context, _ proto.ClientInfo, id proto.Identity,
 }
 
 func (t *twin) Record(_ context.Context, c proto.ClientInfo, id proto.Identity) (proto.IdentityRecord, error) {
-	_, segments, _ := t.Lookup(c, id, 0, nil)
+	seen, segments, _ := t.Lookup(c, id, 0, nil)
+	if seen.OptedOut {
+		return proto.IdentityRecord{Identity: id, OptedOut: true}, nil
+	}
 	return proto.IdentityRecord{Identity: id, Known: segments != nil, Segments: segments}, nil
 }
 

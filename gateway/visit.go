@@ -130,7 +130,7 @@ func (g *Gateway) mayReadSegments(r *http.Request, client proto.ClientName) bool
 func (g *Gateway) preflight(w http.ResponseWriter, r *http.Request) error {
 	if g.allowOrigin(w, r, proto.ClientName(queryValue(r.URL.RawQuery, "client"))) {
 		h := w.Header()
-		h.Set("Access-Control-Allow-Methods", "GET, POST")
+		h.Set("Access-Control-Allow-Methods", "DELETE, GET, POST")
 		h.Set("Access-Control-Allow-Headers", "Content-Type, Content-Encoding")
 		h.Set("Access-Control-Max-Age", "86400")
 	}

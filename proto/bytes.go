@@ -59,6 +59,16 @@ func (r *Reader) Uvarint() uint64 {
 	return v
 }
 
+// Uint32 reads an unsigned varint of a number of at most 32 bits.
+func (r *Reader) Uint32() uint32 {
+	v := r.Uvarint()
+	if v > math.MaxUint32 {
+		r.Fail()
+		return 0
+	}
+	return uint32(v)
+}
+
 // Varint reads a zig-zag varint.
 func (r *Reader) Varint() int64 {
 	u := r.Uvarint()

@@ -104,6 +104,21 @@ func repack(c proto.Command) ([]byte, error) {
 	case proto.CommandTraits:
 		x, err := proto.DecodeTraits(c.Body)
 		return x.Append(nil), err
+	case proto.CommandLink:
+		x, err := proto.DecodeLink(c.Body)
+		return x.Append(nil), err
+	case proto.CommandUnlink:
+		x, err := proto.DecodeUnlink(c.Body)
+		return x.Append(nil), err
+	case proto.CommandCut:
+		x, err := proto.DecodeCut(c.Body)
+		return x.Append(nil), err
+	case proto.CommandOptIn:
+		x, err := proto.DecodeOptIn(c.Body)
+		return x.Append(nil), err
+	case proto.CommandGraph:
+		x, err := proto.DecodeGraphPack(c.Body)
+		return x.Append(nil), err
 	}
 	x, err := proto.DecodeReplay(c.Body)
 	return x.Append(nil), err

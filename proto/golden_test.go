@@ -70,9 +70,37 @@ func goldenReplay() proto.Replay {
 	return proto.Replay{Offset: 70_000, Index: 3, Kind: proto.CommandEvent, Body: goldenEvent().Append(nil)}
 }
 
+func goldenHash(first byte) (h proto.IdentityHash) {
+	for i := range h {
+		h[i] = first + byte(i)
+	}
+	return h
+}
+
+func goldenLink() proto.LinkCommand {
+	return proto.LinkCommand{Client: 7, Space: 300, A: "account:ö9", B: "browser:a1b2", Received: goldenTime, Confidence: 850, Inferred: true, Command: 1 << 60}
+}
+
+func goldenUnlink() proto.UnlinkCommand {
+	return proto.UnlinkCommand{Client: 7, Space: 300, A: goldenHash(9), B: goldenHash(0x40), Received: goldenTime}
+}
+
+func goldenCut() proto.CutCommand {
+	return proto.CutCommand{Hash: goldenHash(9), Kind: proto.CutForget, Everywhere: true, Received: goldenTime, Command: 1 << 60, Client: 7, Space: 300}
+}
+
+func goldenOptIn() proto.OptInCommand {
+	return proto.OptInCommand{Hash: goldenHash(9), Gen: 301, Received: goldenTime, Command: 1 << 60}
+}
+
+func goldenGraphPack() proto.GraphPack {
+	return proto.GraphPack{From: 63, First: 300, Batches: [][]byte{{1, 2, 3}, {}, {4}}}
+}
+
 // commandBodies are all kinds of commands, each with a packed body.
 func commandBodies() []proto.Command {
 	beat, relayed, fill, traits, replay := goldenBeat(), goldenRelayed(), goldenFill(), goldenTraits(), goldenReplay()
+	link, unlink, cut, optIn, pack := goldenLink(), goldenUnlink(), goldenCut(), goldenOptIn(), goldenGraphPack()
 	return []proto.Command{
 		{Kind: proto.CommandEvent, Partition: 9, Body: goldenEvent().Append(nil)},
 		{Kind: proto.CommandBeat, Partition: proto.LanePartition, Body: beat.Append(nil)},
@@ -80,12 +108,19 @@ func commandBodies() []proto.Command {
 		{Kind: proto.CommandFill, Partition: proto.LanePartition, Body: fill.Append(nil)},
 		{Kind: proto.CommandTraits, Partition: 63, Body: traits.Append(nil)},
 		{Kind: proto.CommandReplay, Partition: 0, Body: replay.Append(nil)},
+		{Kind: proto.CommandLink, Partition: 1, Body: link.Append(nil)},
+		{Kind: proto.CommandUnlink, Partition: 9, Body: unlink.Append(nil)},
+		{Kind: proto.CommandCut, Partition: 9, Body: cut.Append(nil)},
+		{Kind: proto.CommandOptIn, Partition: 9, Body: optIn.Append(nil)},
+		{Kind: proto.CommandGraph, Partition: proto.LanePartition, Body: pack.Append(nil)},
 	}
 }
 
+// goldenEntry has the kinds of commands that the first version had, so that its
+// golden file is that version's.
 func goldenEntry() *proto.Entry {
 	e := &proto.Entry{Lane: 3, Producer: 0xfeedfacecafebeef, Seq: 17, Time: goldenTime}
-	for _, c := range commandBodies() {
+	for _, c := range commandBodies()[:6] {
 		e.Commands = proto.AppendCommand(e.Commands, c.Kind, c.Partition, c.Body)
 		e.Count++
 	}
@@ -109,6 +144,7 @@ func TestGolden(t *testing.T) {
 	names := map[proto.CommandKind]string{
 		proto.CommandEvent: "event", proto.CommandBeat: "beat", proto.CommandControl: "relayed",
 		proto.CommandFill: "fill", proto.CommandTraits: "traits", proto.CommandReplay: "replay",
+		proto.CommandLink: "link", proto.CommandUnlink: "unlink", proto.CommandCut: "cut", proto.CommandOptIn: "optin", proto.CommandGraph: "graph",
 	}
 	for _, c := range commandBodies() {
 		golden(t, names[c.Kind], c.Body)
@@ -127,4 +163,6 @@ func TestGolden(t *testing.T) {
 	}
 	h := proto.NewHasher([16]byte{1, 2, 3, 15: 9}).Hash("browser:a1b2")
 	golden(t, "identity_hash", h[:])
+	receipt := goldenReceipt()
+	golden(t, "receipt", receipt.SignedBytes())
 }

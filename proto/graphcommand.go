@@ -1,6 +1,9 @@
 package proto
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"math"
+)
 
 // This file is the commands of the identity graph.
 
@@ -31,8 +34,8 @@ func (x *LinkCommand) Append(b []byte) []byte {
 func DecodeLink(b []byte) (LinkCommand, error) {
 	r := NewReader(b)
 	x := LinkCommand{
-		Client: ClientID(r.Uvarint()), Space: SpaceID(r.Uvarint()), A: Identity(r.String()), B: Identity(r.String()),
-		Received: Millis(r.Varint()), Confidence: uint16(r.Uvarint()), Inferred: r.flag(), Command: r.Uvarint(),
+		Client: ClientID(r.Uint32()), Space: SpaceID(r.Uint32()), A: Identity(r.String()), B: Identity(r.String()),
+		Received: Millis(r.Varint()), Confidence: r.confidence(), Inferred: r.flag(), Command: r.Uvarint(),
 	}
 	if r.Bad() || r.Len() != 0 || x.A == "" || x.B == "" {
 		return LinkCommand{}, Errorf(CodeCorrupt, "packed link is malformed")
@@ -60,7 +63,7 @@ func (x *UnlinkCommand) Append(b []byte) []byte {
 // DecodeUnlink reads what Append wrote.
 func DecodeUnlink(b []byte) (UnlinkCommand, error) {
 	r := NewReader(b)
-	x := UnlinkCommand{Client: ClientID(r.Uvarint()), Space: SpaceID(r.Uvarint()), A: r.Hash(), B: r.Hash(), Received: Millis(r.Varint())}
+	x := UnlinkCommand{Client: ClientID(r.Uint32()), Space: SpaceID(r.Uint32()), A: r.Hash(), B: r.Hash(), Received: Millis(r.Varint())}
 	if r.Bad() || r.Len() != 0 {
 		return UnlinkCommand{}, Errorf(CodeCorrupt, "packed removal of a link is malformed")
 	}
@@ -104,7 +107,7 @@ func DecodeCut(b []byte) (CutCommand, error) {
 	r := NewReader(b)
 	x := CutCommand{
 		Hash: r.Hash(), Kind: CutKind(r.Byte()), Everywhere: r.flag(), Received: Millis(r.Varint()), Command: r.Uvarint(),
-		Client: ClientID(r.Uvarint()), Space: SpaceID(r.Uvarint()),
+		Client: ClientID(r.Uint32()), Space: SpaceID(r.Uint32()),
 	}
 	if r.Bad() || r.Len() != 0 || x.Kind < CutOptOut || x.Kind > CutForget {
 		return CutCommand{}, Errorf(CodeCorrupt, "packed cut is malformed")
@@ -131,7 +134,7 @@ func (x *OptInCommand) Append(b []byte) []byte {
 // DecodeOptIn reads what Append wrote.
 func DecodeOptIn(b []byte) (OptInCommand, error) {
 	r := NewReader(b)
-	x := OptInCommand{Hash: r.Hash(), Gen: uint32(r.Uvarint()), Received: Millis(r.Varint()), Command: r.Uvarint()}
+	x := OptInCommand{Hash: r.Hash(), Gen: r.Uint32(), Received: Millis(r.Varint()), Command: r.Uvarint()}
 	if r.Bad() || r.Len() != 0 {
 		return OptInCommand{}, Errorf(CodeCorrupt, "packed opt-in is malformed")
 	}
@@ -191,6 +194,14 @@ func (b *Batch) AddCut(x *CutCommand) {
 func (b *Batch) AddOptIn(x *OptInCommand) {
 	b.body = x.Append(b.body[:0])
 	b.add(CommandOptIn, x.Hash.Partition())
+}
+
+func (r *Reader) confidence() uint16 {
+	v := r.Uint32()
+	if v > math.MaxUint16 {
+		r.Fail()
+	}
+	return uint16(v)
 }
 
 func flagByte(v bool) byte {

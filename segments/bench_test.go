@@ -211,15 +211,22 @@ func TestUnionAllocatesNothing(t *testing.T) {
 	}
 }
 
-// TestUnionCostsWhatItMatches counts rules rather than time.
+// TestUnionCostsWhatItMatches counts rules rather than time. Rules on one
+// identity that match too, or hold of anybody, cost nothing either.
 func TestUnionCostsWhatItMatches(t *testing.T) {
 	for _, rules := range []int{10, 10000} {
 		p, ev := crowd(t, rules), segments.NewEvaluator()
+		for i := range 100 {
+			text := `count(event.section == "auto", "30d") < 9`
+			if err := p.Define(segments.Definition{Key: proto.SegmentKey(rules + i + 1), ID: proto.SegmentID(fmt.Sprintf("own%d", i)), Scope: segments.ScopeIdentity, Rule: compile(t, text)}); err != nil {
+				t.Fatal(err)
+			}
+		}
 		if _, err := ev.Union(p, household(p, 5), 5, start+4*day, nil); err != nil {
 			t.Fatal(err)
 		}
-		if n := segments.Judged(ev); n != 5 {
-			t.Errorf("of %d rules %d are judged, not 5", rules, n)
+		if judged, room := segments.Judged(ev); judged != 5 || room > 10 {
+			t.Errorf("of %d rules %d are judged, not 5, and up to %d memberships were held", rules, judged, room)
 		}
 	}
 }

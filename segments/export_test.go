@@ -9,15 +9,15 @@ func (r *Rule) SetPredicateID(id uint64) { r.preds[0].id = predID(id) }
 // PredicateID is the number of the rule's first condition.
 func (r *Rule) PredicateID() uint64 { return uint64(r.preds[0].id) }
 
-// Judged is how many rules the last call of ev evaluated.
-func Judged(ev *Evaluator) int {
-	n := 0
+// Judged is how many rules the last call of ev evaluated, and how many
+// memberships its unions had room for.
+func Judged(ev *Evaluator) (judged, room int) {
 	for _, gen := range ev.marked {
 		if gen == ev.gen {
-			n++
+			judged++
 		}
 	}
-	return n
+	return judged, cap(ev.union.memory.members)
 }
 
 // Tried is how many predicates the index has an event looked at with.

@@ -279,10 +279,20 @@ func TestOnlyWhatIsShared(t *testing.T) {
 	}
 	define(3, "user", segments.ScopeUser, `count(event.name == "x") >= 1`)
 	ev.Update(p, m, nil, now, d)
-	shared("x")
-	shared("x")
+	if !shared("x") || !shared("x") {
+		t.Error("not told of the first and the second")
+	}
 	if shared("x") || shared("x", proto.Prop{Key: "age", Value: proto.NumberOf(32)}) {
 		t.Error("told of more than count(…) >= 1 has to know")
+	}
+	define(4, "other", segments.ScopeUser, `count(event.name == "z") >= 1`)
+	define(5, "more", segments.ScopeIdentity, `count(event.name == "z") >= 50`)
+	ev.Update(p, m, nil, now, d)
+	if !shared("z") || !shared("z") || shared("z") {
+		t.Error("told of what only a rule on one identity asks for, or of nothing")
+	}
+	if err := p.Undefine("other", 8); err != nil {
+		t.Fatal(err)
 	}
 	if err := p.Undefine("user", 9); err != nil {
 		t.Fatal(err)

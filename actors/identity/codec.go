@@ -111,7 +111,7 @@ func (s *State) Decode(b []byte) (members []graph.Hash, err error) {
 			return nil, err
 		}
 	}
-	if r.Bad() || r.Len() != 0 || flags >= flagsEnd {
+	if r.Bad() || r.Len() != 0 || flags >= flagsEnd || s.Follows && s.Graph == nil {
 		return nil, proto.Errorf(proto.CodeCorrupt, "a node of %d bytes is malformed", len(b))
 	}
 	return members, nil

@@ -46,7 +46,7 @@ func TestHistoryKeepsEvents(t *testing.T) {
 				blocks = append(blocks, b.Data)
 			}
 			again := identity.State{}
-			if err := again.Decode(state.Append(nil)); err != nil {
+			if _, err := again.Decode(state.Append(nil)); err != nil {
 				t.Fatal(err)
 			}
 			state = again

@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"kith/actors/identity"
+	"kith/graph"
 	"kith/proto"
 	"kith/segments"
 )
@@ -75,7 +76,7 @@ func (w *world) step(in *identity.Input) *identity.Effects {
 	w.t.Helper()
 	var s identity.State
 	if w.state.Known() && !w.keep {
-		if err := s.Decode(w.state.Append(nil)); err != nil {
+		if _, err := s.Decode(w.state.Append(nil)); err != nil {
 			w.t.Fatalf("state does not read back: %v", err)
 		}
 		w.state = s
@@ -409,48 +410,88 @@ func goldenState(t testing.TB) *world {
 	return w
 }
 
+// readGolden is what an earlier build wrote.
+func readGolden(t testing.TB, name string) []byte {
+	t.Helper()
+	text, err := os.ReadFile("testdata/" + name)
+	if err != nil {
+		t.Fatalf("%v: write it with -update-golden", err)
+	}
+	b, err := hex.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return b
+}
+
+func golden(t testing.TB, name string, got []byte) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile("testdata/"+name, []byte(hex.EncodeToString(got)+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !bytes.Equal(got, readGolden(t, name)) {
+		t.Errorf("%s: bytes on disk would change: got %x", name, got)
+	}
+}
+
 func TestGolden(t *testing.T) {
 	w := goldenState(t)
-	for name, got := range map[string][]byte{"facts.hex": w.state.Append(nil), "block.hex": w.blocks[acme][0]} {
-		path := "testdata/" + name
-		if *update {
-			if err := os.WriteFile(path, []byte(hex.EncodeToString(got)+"\n"), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatalf("%v: write it with -update-golden", err)
-		}
-		if hex.EncodeToString(got) != strings.TrimSpace(string(text)) {
-			t.Errorf("%s: bytes on disk would change: got %x", name, got)
-		}
+	golden(t, "block.hex", w.blocks[acme][0])
+	golden(t, "alone.hex", w.state.Append(nil))
+	linked := goldenUser(t)
+	golden(t, "linked.hex", linked.Append(nil))
+}
+
+// The first version's bytes are of a node that is named and that nobody linked.
+func TestReadsTheFirstVersion(t *testing.T) {
+	var s identity.State
+	if members, err := s.Decode(readGolden(t, "facts.hex")); err != nil || len(members) > 0 {
+		t.Fatalf("facts of version 1: %v, members %v", err, members)
+	}
+	if !s.Named || s.Device || s.Follows || s.Graph != nil || s.User != nil {
+		t.Errorf("facts of version 1 read as %+v", s)
+	}
+	w := goldenState(t)
+	w.state.Named = true
+	if want, got := w.state.Append(nil), s.Append(nil); !bytes.Equal(want, got) {
+		t.Errorf("facts of version 1 read as\n%x, not\n%x", got, want)
+	}
+	if identity.MayFollow(readGolden(t, "facts.hex")) {
+		t.Error("facts of version 1 may follow a user")
 	}
 }
 
 // What is refused is refused with a code, and a reused state keeps nothing.
 func TestDecodeRefused(t *testing.T) {
 	w := goldenState(t)
+	linked := goldenUser(t)
 	good := w.state.Append(nil)
 	var s identity.State
-	for i := range good {
-		if err := s.Decode(good[:i]); proto.CodeOf(err) != proto.CodeCorrupt {
-			t.Fatalf("facts cut at %d of %d bytes: %v", i, len(good), err)
+	refused := func(what string, b []byte) {
+		t.Helper()
+		if _, err := s.Decode(b); proto.CodeOf(err) != proto.CodeCorrupt {
+			t.Errorf("%s: %v", what, err)
 		}
 	}
-	newer := append([]byte{2}, good[1:]...)
-	for name, b := range map[string][]byte{"longer": append(slices.Clone(good), 0), "newer": newer} {
-		if err := s.Decode(b); proto.CodeOf(err) != proto.CodeCorrupt {
-			t.Errorf("%s: %v", name, err)
+	flags := func(b []byte, f byte) []byte { return append([]byte{b[0], f}, b[2:]...) }
+	for _, b := range [][]byte{good, linked.Append(nil), readGolden(t, "facts.hex")} {
+		for i := range b {
+			refused(fmt.Sprintf("a state cut at %d of %d bytes", i, len(b)), b[:i])
 		}
+		refused("longer", append(slices.Clone(b), 0))
+		refused("newer", append([]byte{3}, b[1:]...))
 	}
+	refused("an unknown flag", flags(good, good[1]|16))
+	refused("following nobody", (&identity.State{Named: true, Follows: true}).Append(nil))
 	block := w.blocks[acme][0]
 	for i := range block {
 		if err := identity.CheckBlock(block[:i]); proto.CodeOf(err) != proto.CodeCorrupt {
 			t.Fatalf("a block cut at %d of %d bytes: %v", i, len(block), err)
 		}
 	}
-	if err := s.Decode(good); err != nil || !bytes.Equal(s.Append(nil), good) {
+	if _, err := s.Decode(good); err != nil || !bytes.Equal(s.Append(nil), good) {
 		t.Errorf("a state that was used for malformed bytes reads %x, %v", s.Append(nil), err)
 	}
 }
@@ -488,7 +529,7 @@ func TestStepProperty(t *testing.T) {
 				in.Event = &proto.Event{Client: in.Client, Time: w.now - proto.Millis(rapid.IntRange(-2000, 9000).Draw(rt, "age")), ID: rapid.SampledFrom([]string{"", "1", "2", "3"}).Draw(rt, "id"),
 					EventBody: body(rapid.SampledFrom([]string{"x", "y", strings.Repeat("z", 300)}).Draw(rt, "name"))}
 			}
-			if err := reused.Decode(w.state.Append(nil)); err != nil {
+			if _, err := reused.Decode(w.state.Append(nil)); err != nil {
 				rt.Fatal(err)
 			}
 			twin := *in
@@ -516,9 +557,12 @@ func TestStepProperty(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	w := goldenState(f)
 	f.Add(w.state.Append(nil))
+	f.Add(readGolden(f, "facts.hex"))
+	linked := goldenUser(f)
+	f.Add(linked.Append(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var s identity.State
-		if err := s.Decode(b); err != nil {
+		if _, err := s.Decode(b); err != nil {
 			if proto.CodeOf(err) != proto.CodeCorrupt {
 				t.Fatalf("code of %v", err)
 			}
@@ -527,7 +571,7 @@ func FuzzDecode(f *testing.F) {
 		// What is taken can be worked with.
 		one := s.Append(nil)
 		var again identity.State
-		if err := again.Decode(one); err != nil {
+		if _, err := again.Decode(one); err != nil {
 			t.Fatalf("%x reads, but written again does not: %v", b, err)
 		}
 		if two := again.Append(nil); !bytes.Equal(one, two) {
@@ -537,7 +581,12 @@ func FuzzDecode(f *testing.F) {
 		for i := range s.Facts {
 			s.Facts[i].History.WalkTail(&body, func(proto.Millis, *proto.EventBody) bool { return true })
 		}
-		s.View()
+		if s.View(); s.Follows {
+			s.Graph.RootOf(graph.Hash{1})
+		}
+		if s.Follows != (identity.MayFollow(one)) {
+			t.Fatalf("%x follows: %v, and may: %v", b, s.Follows, identity.MayFollow(one))
+		}
 	})
 }
 

@@ -57,8 +57,11 @@ const (
 func (o *OptOut) Dark() bool { return o.Gen&1 == 1 }
 
 // Fresh is the links' state of a node of the identity that was unknown in its
-// space until now.
+// space until now, nil if it was never cut.
 func (o *OptOut) Fresh() *graph.State {
+	if o.Gen == 0 {
+		return nil
+	}
 	if o.Dark() {
 		x := graph.Tombstoned(o.Gen + 1)
 		return &x
@@ -232,10 +235,12 @@ func (o *OptOut) Decode(b []byte) error {
 	if v := r.Byte(); v != optOutVersion {
 		return proto.Errorf(proto.CodeCorrupt, "an opt-out has version %d, this build reads %d: install the kith that wrote it", v, optOutVersion)
 	}
-	*o = OptOut{Gen: uint32(r.Uvarint()), Fence: proto.Millis(r.Varint()), Since: proto.Millis(r.Varint())}
+	*o = OptOut{Gen: r.Uint32(), Fence: proto.Millis(r.Varint()), Since: proto.Millis(r.Varint())}
 	for range r.Count(3) {
-		n := CutNode{Space: proto.SpaceID(r.Uvarint()), Gen: uint32(r.Uvarint()), Dark: r.Byte() == 1}
-		if k := len(o.Nodes); k > 0 && o.Nodes[k-1].Space >= n.Space {
+		n := CutNode{Space: proto.SpaceID(r.Uint32()), Gen: r.Uint32()}
+		dark := r.Byte()
+		n.Dark = dark == 1
+		if k := len(o.Nodes); k > 0 && o.Nodes[k-1].Space >= n.Space || dark > 1 {
 			r.Fail()
 		}
 		o.Nodes = append(o.Nodes, n)
@@ -261,9 +266,13 @@ func ReadCut(r *proto.Reader) Cut {
 	c := Cut{Command: r.Uint64(), Kind: proto.CutKind(r.Byte())}
 	flags := r.Byte()
 	c.Everywhere, c.Final = flags&1 != 0, flags&2 != 0
-	c.Gen, c.Time, c.Offset = uint32(r.Uvarint()), proto.Millis(r.Varint()), proto.Offset(r.Uvarint())
+	c.Gen, c.Time, c.Offset = r.Uint32(), proto.Millis(r.Varint()), proto.Offset(r.Uvarint())
 	for range r.Count(1) {
-		c.Pending = append(c.Pending, proto.SpaceID(r.Uvarint()))
+		s := proto.SpaceID(r.Uint32())
+		if k := len(c.Pending); k > 0 && c.Pending[k-1] >= s {
+			r.Fail()
+		}
+		c.Pending = append(c.Pending, s)
 	}
 	c.Copies, c.Members, c.Also = r.Uvarint(), r.Uvarint(), r.Uvarint()
 	for range r.Count(1) {

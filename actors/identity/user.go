@@ -175,6 +175,16 @@ func readData(parts []part, members []graph.Data) (_ []part, devices int, err er
 	return parts, devices, nil
 }
 
+// Effective is the membership of a segment that counts for the node, nil if
+// there is none: for scope user, which user says, its user's.
+func (s *State) Effective(client proto.ClientID, key proto.SegmentKey, user bool) *segments.Membership {
+	if user {
+		return s.effective(client, key)
+	}
+	own := State{Facts: s.Facts}
+	return own.effective(client, key)
+}
+
 // appendMemberships packs a list by key.
 func appendMemberships(b []byte, list []segments.Membership, since bool) []byte {
 	b = binary.AppendUvarint(b, uint64(len(list)))
@@ -330,7 +340,7 @@ func (p *Stepper) userBits(s *State, bits []Bit) []Bit {
 	}
 	if s.Follows {
 		for i := range s.User {
-			bits = appendBits(bits, s.User[i].Client, s.User[i].Members, func(proto.SegmentKey) bool { return true })
+			bits = appendBits(bits, s.User[i].Client, s.User[i].Members, p.program(s.User[i].Client).UserScope)
 		}
 	} else {
 		for i := range s.Facts {
@@ -390,8 +400,10 @@ func nextOf(list []ClientView) (next proto.Millis) {
 // has the root look what will change next.
 func (p *Stepper) flip(s *State, now proto.Millis, fx *Effects) {
 	for i := range s.User {
-		for k := range s.User[i].Members {
-			m := &s.User[i].Members[k]
+		u := &s.User[i]
+		u.Members = p.known(u.Client, u.Members) // some may be undefined since
+		for k := range u.Members {
+			m := &u.Members[k]
 			if m.Next == 0 || m.Next > now {
 				continue
 			}
@@ -400,10 +412,10 @@ func (p *Stepper) flip(s *State, now proto.Millis, fx *Effects) {
 			if m.In {
 				m.Since = now
 			}
-			fx.Bits = append(fx.Bits, Bit{Client: s.User[i].Client, Key: m.Key, Set: m.In})
+			fx.Bits = append(fx.Bits, Bit{Client: u.Client, Key: m.Key, Set: m.In})
 			fx.Published, fx.Due = true, true
 		}
-		s.User[i].Members = slices.DeleteFunc(s.User[i].Members, func(m segments.Membership) bool { return !m.In && m.Next == 0 })
+		u.Members = slices.DeleteFunc(u.Members, func(m segments.Membership) bool { return !m.In && m.Next == 0 })
 	}
 }
 

@@ -29,7 +29,7 @@ func newAudienceCountCommand(c *connection) *cobra.Command {
 	}
 	c.flags(cmd)
 	asJSON := jsonFlag(cmd)
-	unit := cmd.Flags().String("unit", "identities", "what to count: identities")
+	unit := cmd.Flags().String("unit", "identities", "what to count: identities or users")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var n proto.Count
 		if err := c.call(cmd.Context(), http.MethodPost, "/v1/audiences/count", nil, map[string]string{"expr": args[0], "unit": *unit}, &n); err != nil {

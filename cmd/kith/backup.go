@@ -30,16 +30,7 @@ the time. The file is complete when it has its name.`,
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		path := filepath.Join(args[0], "kith-"+time.Now().UTC().Format("20060102T150405.000Z")+backupSuffix)
-		r, err := c.request(cmd.Context(), http.MethodPost, "/v1/backup", nil, nil)
-		if err != nil {
-			return err
-		}
-		resp, err := c.do(r)
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		n, err := writeWhole(path, resp.Body, newSpinner(cmd.ErrOrStderr(), "backing up"))
+		n, err := c.download(cmd, http.MethodPost, "/v1/backup", path, "backing up")
 		if err != nil {
 			return err
 		}
@@ -52,6 +43,20 @@ the time. The file is complete when it has its name.`,
 	return cmd
 }
 
+// download writes what a route streams to a file.
+func (c *connection) download(cmd *cobra.Command, method, path, file, doing string) (int64, error) {
+	r, err := c.request(cmd.Context(), method, path, nil, nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := c.do(r)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	return writeWhole(file, resp.Body, newSpinner(cmd.ErrOrStderr(), doing))
+}
+
 // writeWhole writes in to a file that has its name only once it is complete
 // and synced.
 func writeWhole(path string, in io.Reader, spin *progress) (n int64, err error) {
@@ -61,7 +66,7 @@ func writeWhole(path string, in io.Reader, spin *progress) (n int64, err error) 
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".partial-*")
 	if err != nil {
-		return 0, proto.Errorf(proto.CodeInvalid, "cannot write a backup: %w", err)
+		return 0, proto.Errorf(proto.CodeInvalid, "cannot write in that directory: %w", err)
 	}
 	defer func() {
 		if err != nil {
@@ -70,10 +75,10 @@ func writeWhole(path string, in io.Reader, spin *progress) (n int64, err error) 
 	}()
 	n, err = io.Copy(f, io.TeeReader(in, turning{spin}))
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return n, proto.Errorf(proto.CodeUnavailable, "the backup broke off after %d bytes: %w", n, err)
+		return n, proto.Errorf(proto.CodeUnavailable, "the stream broke off after %d bytes: %w", n, err)
 	}
 	if err := os.Rename(f.Name(), path); err != nil {
-		return n, proto.Errorf(proto.CodeInvalid, "cannot name the backup: %w", err)
+		return n, proto.Errorf(proto.CodeInvalid, "cannot name the file: %w", err)
 	}
 	return n, syncDir(filepath.Dir(path))
 }

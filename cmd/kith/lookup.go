@@ -8,8 +8,6 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
-
-	"kith/proto"
 )
 
 // lookupMax is how many identities the node takes in one request.
@@ -31,7 +29,7 @@ func newLookupCommand(c *connection) *cobra.Command {
 	}
 	c.flags(cmd)
 	asJSON := jsonFlag(cmd)
-	after := cmd.Flags().String("after", "", "wait until the answer includes this `POSITION`, as an intake's acknowledgement gives it")
+	after := afterFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		results, err := lookup(cmd, c, args, *after)
 		if err != nil {
@@ -46,10 +44,8 @@ func newLookupCommand(c *connection) *cobra.Command {
 }
 
 func lookup(cmd *cobra.Command, c *connection, args []string, after string) ([]lookupResult, error) {
-	for _, a := range args {
-		if _, err := proto.ParseIdentity(a); err != nil {
-			return nil, usageError{err}
-		}
+	if err := checkIdentities(args...); err != nil {
+		return nil, err
 	}
 	query := url.Values{}
 	if after != "" {

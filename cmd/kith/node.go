@@ -29,6 +29,8 @@ type node interface {
 	gateway.Definitions
 	gateway.Accounts
 	gateway.Operations
+	gateway.Graph
+	gateway.OptOuts
 	Close() error
 	Conn() *nats.Conn
 	Collector() prometheus.Collector
@@ -63,16 +65,23 @@ func (d *natsDoor) admit(c log.Credentials) (log.Grant, bool) {
 	if !ok {
 		return log.Grant{}, false
 	}
+	return grantOf(who), true
+}
+
+// grantOf is what a key opens of NATS.
+func grantOf(who proto.Principal) log.Grant {
 	g := log.Grant{Name: string(cmp.Or(who.Client, "admin")), Publish: []string{"kith.query.*"}, Subscribe: []string{inboxOf(who)}}
 	switch who.Role {
 	case proto.RoleAdmin:
 		// The NATS client answers $SRV by itself, to whatever reply subject is
 		// named, the log's too: for those only who may do anything anyway.
-		g.Publish = append(g.Publish, "kith.in.*", "$SRV.>")
+		g.Publish = append(g.Publish, "kith.in.*", "kith.optout", "$SRV.>")
+		g.Subscribe = append(g.Subscribe, "kith.out.>")
 	case proto.RoleClient:
-		g.Publish = append(g.Publish, "kith.in."+string(who.Client))
+		g.Publish = append(g.Publish, "kith.in."+string(who.Client), "kith.optout")
+		g.Subscribe = append(g.Subscribe, "kith.out.optouts", "kith.out.segments."+string(who.Client))
 	}
-	return g, true
+	return g
 }
 
 // inboxOf is where a network client may take answers. A client has a prefix of
@@ -136,13 +145,20 @@ func readSecret(file string) ([]byte, error) {
 
 func gatewayConfig(c config.Config) gateway.Config {
 	g := gateway.Config{
-		BodyBytesMax: c.Limits.BodyBytesMax, EventsMax: c.Limits.EventsPerBodyMax,
+		LinkConfidenceMin: map[proto.ClientName]float64{},
+		BodyBytesMax:      c.Limits.BodyBytesMax, EventsMax: c.Limits.EventsPerBodyMax,
 		EventAgeMax: time.Duration(c.Limits.MaxEventAge), EventAheadMax: time.Duration(c.Limits.EventAheadMax),
 		EventsPerSecond: float64(c.Limits.RateEventsMax),
 		CookieDomain:    c.Cookies.Domain, CookieInsecure: c.Cookies.Insecure,
 		Secrets: map[proto.ClientName][]byte{}, Origins: map[proto.ClientName][]string{}, Dev: c.Dev,
 	}
+	for _, id := range c.Links.Blocked {
+		g.Blocked = append(g.Blocked, proto.Identity(id))
+	}
 	for _, cl := range c.Clients {
+		if cl.LinkConfidenceMin != nil {
+			g.LinkConfidenceMin[proto.ClientName(cl.Name)] = *cl.LinkConfidenceMin
+		}
 		if cl.ProofSecret != "" {
 			g.Secrets[proto.ClientName(cl.Name)] = []byte(cl.ProofSecret)
 		}
@@ -157,7 +173,7 @@ func newGateway(c config.Config, n node, m gateway.Maintenance, logger *slog.Log
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(n.Collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return gateway.New(gatewayConfig(c), gateway.Dependencies{
-		Intake: n, Memberships: n, Definitions: n, Accounts: n, Operations: n, Maintenance: m,
+		Intake: n, Memberships: n, Definitions: n, Accounts: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m,
 		Registry: registry, Log: logger,
 	})
 }

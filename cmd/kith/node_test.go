@@ -185,7 +185,7 @@ func TestRestartVerifyBackupRestore(t *testing.T) {
 	}
 	again.stop()
 	restored := t.TempDir() + "/restored"
-	n.kith(t, "restore", dir+"/backups", "--data", restored)
+	n.kith(t, "restore", dir+"/backups", "--data", restored, "--ledger", data)
 	n.kith(t, "verify", "--data", restored)
 	refusesWithoutDev(t, restored)
 	other := startNode(t, restored)

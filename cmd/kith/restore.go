@@ -21,18 +21,29 @@ func newRestoreCommand() *cobra.Command {
 		Long: `Makes a new data directory from a backup. No node may run on it. The log that
 follows the backup is not in it: what was sent later must be sent again. If it
 fails or is interrupted, no node serves the directory: remove it and restore again.
+
+Whoever opted out after the backup was made must stay out: --ledger names a file of
+kith optouts export, or the data directory that was lost if it can still be read. If
+neither is left, --accept-lost-optouts gives those opt-outs up.
 It restores with the embedded log: nats.url must not be set.`,
-		Example: "  kith restore /backups --data ./kith-data\n  kith restore /backups/kith-20261122T093000.000Z.kithbackup --data ./kith-data",
-		Args:    exactly(1, "a directory with backups, or one backup"),
+		Example: "  kith restore /backups --ledger /backups/optouts.ledger --data ./kith-data\n" +
+			"  kith restore /backups/kith-20261122T093000.000Z.kithbackup --ledger ./old-data --data ./kith-data",
+		Args: exactly(1, "a directory with backups, or one backup"),
 	}
 	data := cmd.Flags().String("data", "", "data `DIR`ectory to make (default ./kith-data)")
 	file := cmd.Flags().String("config", "", "configuration `FILE` of the node")
+	ledger := cmd.Flags().String("ledger", "", "`PATH` of the newest ledger of opt-outs: a file of kith optouts export, or another data directory")
+	lost := cmd.Flags().Bool("accept-lost-optouts", false, "restore without a ledger: opt-outs since the backup are given up")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if *ledger != "" && *lost {
+			return usagef("with a ledger no opt-out is lost: leave out --accept-lost-optouts")
+		}
 		ec, err := offlineConfig(cmd, *file, *data)
 		if err != nil {
 			return err
 		}
+		ec.Ledger, ec.AcceptLostOptOuts = *ledger, *lost
 		path, err := newestBackup(args[0])
 		if err != nil {
 			return err

@@ -25,7 +25,7 @@ import (
 //	                        │                         │
 //	                  2 public plane            2 service plane
 //	                        └────────┐       ┌────────┘
-//	6 demo ── as a browser ──────> 4 gateway <── 5 NATS (kith.in.*, kith.query.*)
+//	6 demo ── as a browser ──────> 4 gateway <── 5 NATS (kith.in.*, kith.query.*, kith.optout)
 //	                                    │
 //	                               3 engine node ── log, actors, store
 //	                                    │
@@ -282,6 +282,7 @@ func printReady(out io.Writer, c config.Config, publicURL, serviceURL string, d 
 		address := serviceURL[len("http://"):]
 		fmt.Fprintf(out, "  demo site      %s   (its visitors are on it now)\n\n", d.URL())
 		fmt.Fprintf(out, "A visitor that is in a segment already:\n\n  %s lookup %s --service %s --key %s\n", os.Args[0], d.Regular(), address, config.DevKey)
+		fmt.Fprintf(out, "  %s user %s --service %s --key %s     (it logged in on two devices)\n", os.Args[0], d.Regular(), address, config.DevKey)
 		fmt.Fprintf(out, "  curl -H 'Authorization: Bearer %s' %s/v1/identities/%s/segments\n", config.DevKey, serviceURL, d.Regular())
 	}
 	fmt.Fprint(out, "\nCtrl-C stops it.\n")

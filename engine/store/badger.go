@@ -36,6 +36,8 @@ type Badger struct {
 
 	atCrashPoint func(marked bool) // tests only: before and after a staged batch's marker
 
+	writing sync.RWMutex // held for reading by commits, for writing while Badger takes none
+
 	mu     sync.Mutex
 	next   uint64          // last commit timestamp given out
 	flight map[uint64]bool // given out and not yet finished
@@ -172,6 +174,8 @@ func (b *badgerBatch) Commit() error {
 	if len(b.ops) == 0 {
 		return nil
 	}
+	s.writing.RLock()
+	defer s.writing.RUnlock()
 	ts := s.begin()
 	defer s.finish(ts)
 	var err error

@@ -22,6 +22,9 @@ func NewMemory() *Memory {
 	return &Memory{tree: btree.NewBTreeG(func(a, b pair) bool { return bytes.Compare(a.key, b.key) < 0 })}
 }
 
+// Scrub implements Store: a deleted key leaves nothing.
+func (m *Memory) Scrub() error { return nil }
+
 // NewBatch implements Store.
 func (m *Memory) NewBatch() Batch { return &memoryBatch{m: m} }
 

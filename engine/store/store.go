@@ -9,6 +9,7 @@
 //	00 'f'                 format version of the directory (one byte)
 //	00 's' batch(8) n(4)   staged part of a batch too large for one transaction (staged.go)
 //	00 'c' batch(8)        its marker: the number of parts; what has one is carried out
+//	00 00 'z', ff ff 'z', ff ff ff   what Scrub writes, without meaning (scrub.go)
 package store
 
 import (
@@ -30,6 +31,9 @@ type Store interface {
 	Snapshot() Snapshot
 	// Backup writes every live key, as of now, to w in Badger's backup format.
 	Backup(w io.Writer) error
+	// Scrub rewrites what is stored so that no byte of what was deleted or
+	// replaced before the call is left, but for what a snapshot still sees.
+	Scrub() error
 	// Check reads all tables and verifies their checksums.
 	Check() error
 	// Close waits for background work; the store must not be in use.

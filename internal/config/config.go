@@ -57,6 +57,7 @@ type Config struct {
 
 	Keys    []Key    `yaml:"keys"`
 	Clients []Client `yaml:"clients"`
+	Links   Links    `yaml:"links"`
 	Limits  Limits   `yaml:"limits"`
 	Cookies Cookies  `yaml:"cookies"`
 
@@ -91,6 +92,14 @@ type Client struct {
 	// the public plane. Empty: all, but a browser's segments are told to pages
 	// of kith's own site only.
 	Origins []string `yaml:"origins"`
+	// LinkConfidenceMin is what an inferred link needs to be made. Nil: 0.8.
+	LinkConfidenceMin *float64 `yaml:"link_confidence_min"`
+}
+
+// Links says what never joins people.
+type Links struct {
+	// Blocked are identities that many people share, such as a kiosk's account.
+	Blocked []string `yaml:"blocked"`
 }
 
 // Limits bound what the gateway takes.
@@ -168,7 +177,7 @@ type problem struct{ path, message string }
 func (p *problem) name() string { return strings.TrimPrefix(p.path, "$.") }
 
 func (c *Config) problem() *problem {
-	checks := []func() *problem{c.checkNode, c.checkAddresses, c.checkSizes, c.checkKeys, c.checkClients, c.checkLimits}
+	checks := []func() *problem{c.checkNode, c.checkAddresses, c.checkSizes, c.checkKeys, c.checkClients, c.checkLinks, c.checkLimits}
 	for _, check := range checks {
 		if p := check(); p != nil {
 			return p
@@ -272,10 +281,22 @@ func (c *Config) checkClients() *problem {
 		if cl.ProofSecret != "" && len(cl.ProofSecret) < 16 {
 			return &problem{at("$.clients", i, "proof_secret"), "use at least 16 characters"}
 		}
+		if v := cl.LinkConfidenceMin; v != nil && !(*v >= 0 && *v <= 1) {
+			return &problem{at("$.clients", i, "link_confidence_min"), "use 0 to 1; the default is 0.8"}
+		}
 		for j, o := range cl.Origins {
 			if !validOrigin(o) {
 				return &problem{at("$.clients", i, "origins["+strconv.Itoa(j)+"]"), "write an origin as browsers send it, such as https://www.example.com: https, in lower case, without path, final slash or :443"}
 			}
+		}
+	}
+	return nil
+}
+
+func (c *Config) checkLinks() *problem {
+	for i, id := range c.Links.Blocked {
+		if _, err := proto.ParseIdentity(id); err != nil {
+			return &problem{"$.links.blocked[" + strconv.Itoa(i) + "]", "write kind:value in quotes, such as \"account:kiosk-1\", and leave out what names nobody (null, zeros): that is blocked anyway"}
 		}
 	}
 	return nil

@@ -22,7 +22,7 @@ func TestTemplateIsTheDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := config.Default()
-	want.Keys, want.Clients = []config.Key{}, []config.Client{}
+	want.Keys, want.Clients, want.Links.Blocked = []config.Key{}, []config.Client{}, []string{}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("template differs from Default (-want +got):\n%s", d)
 	}
@@ -55,6 +55,13 @@ func TestParseNamesLineAndFix(t *testing.T) {
 		{"unknown client field", "clients:\n  - name: a\n    origin: [https://a.example]\n", 3, `did you mean "origins"?`},
 		{"origins no list", "clients:\n  - name: a\n    origins: 5\n", 3, ""},
 		{"origin with path", "clients:\n  - name: a\n    origins:\n      - https://a.example\n      - https://b.example/\n", 5, "without path"},
+		{"confidence", "clients:\n  - name: a\n    link_confidence_min: 1.5\n", 3, "use 0 to 1"},
+		{"negative confidence", "clients:\n  - name: a\n    link_confidence_min: -0.1\n", 3, "use 0 to 1"},
+		{"no confidence", "clients:\n  - name: a\n    link_confidence_min: .nan\n", 3, "use 0 to 1"},
+		{"confidence in words", "clients:\n  - name: a\n    link_confidence_min: high\n", 3, "number"},
+		{"blocked without kind", "links:\n  blocked:\n    - account:kiosk-1\n    - kiosk-1\n", 4, "kind:value"},
+		{"blocked anyway", "links: {blocked: [\"account:null\"]}\n", 1, "blocked anyway"},
+		{"unknown link field", "links:\n  block: []\n", 2, `unknown field "block"`},
 		{"retention", "log_retention: 1s\n", 1, "at least 1m"},
 		{"body", "limits:\n  body_bytes_max: 5\n", 2, "1024"},
 		{"duplicate key", "node: a\nnode: b\n", 2, "node"},
@@ -73,6 +80,19 @@ func TestParseNamesLineAndFix(t *testing.T) {
 				t.Errorf("message %q does not say %q", e.Message, tt.want)
 			}
 		})
+	}
+}
+
+func TestLinksOfAFile(t *testing.T) {
+	c, err := config.Parse([]byte("clients:\n  - name: a\n    link_confidence_min: 1\n  - name: b\n  - name: c\n    link_confidence_min: 0\nlinks:\n  blocked: [account:kiosk-1, \"browser:x:y\"]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, b, c := c.Clients[0].LinkConfidenceMin, c.Clients[1].LinkConfidenceMin, c.Clients[2].LinkConfidenceMin; a == nil || *a != 1 || b != nil || c == nil || *c != 0 {
+		t.Errorf("thresholds %v, %v, %v", a, b, c)
+	}
+	if d := cmp.Diff([]string{"account:kiosk-1", "browser:x:y"}, c.Links.Blocked); d != "" {
+		t.Error(d)
 	}
 }
 

@@ -91,6 +91,8 @@ func fieldName(goName string) string {
 // kindName says what a value of t looks like in a file.
 func kindName(t reflect.Type) string {
 	switch t.Kind() {
+	case reflect.Pointer:
+		return kindName(t.Elem())
 	case reflect.Int, reflect.Int64, reflect.Uint64, reflect.Float64:
 		return "a number"
 	case reflect.Bool:

@@ -162,7 +162,7 @@ func (d *Demo) send(client *http.Client, r *http.Request, out any) error {
 // Segments are the demo's, in an order in which each may name the ones before.
 func Segments() []proto.SegmentSpec {
 	rule := func(id proto.SegmentID, when string) proto.SegmentSpec {
-		return proto.SegmentSpec{ID: id, Scope: "identity", When: when, Backfill: true}
+		return proto.SegmentSpec{ID: id, Scope: "user", When: when, Backfill: true}
 	}
 	return []proto.SegmentSpec{
 		rule("auto", `count(event.section == "auto", "30d") >= 3`),

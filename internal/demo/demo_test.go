@@ -26,6 +26,7 @@ type recorder struct {
 	cookies  map[string]int // kith_id -> events
 	fresh    int            // events without a cookie
 	kinds    map[string]int
+	accounts map[string]map[string]bool // account -> browsers it logged in on
 	optOuts  int
 	bad      []string
 }
@@ -60,7 +61,10 @@ func (n *recorder) define(w http.ResponseWriter, r *http.Request) {
 func (n *recorder) events(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		Client string
-		Events []struct{ Event string }
+		Events []struct {
+			Event      string
+			Identities []string
+		}
 	}
 	if err := json.NewDecoder(r.Body).Decode(&body); err != nil || body.Client != "demo" || len(body.Events) == 0 {
 		n.bad = append(n.bad, "a body that a node would refuse")
@@ -72,14 +76,25 @@ func (n *recorder) events(w http.ResponseWriter, r *http.Request) {
 			n.bad = append(n.bad, "a browser that opted out still sends its id")
 		}
 	}
+	id := ""
 	if c, err := r.Cookie("kith_id"); err == nil {
-		n.cookies[c.Value]++
+		id = c.Value
+		n.cookies[id]++
 	} else if !optedOut {
 		n.fresh++
-		http.SetCookie(w, &http.Cookie{Name: "kith_id", Value: "id" + string(rune('a'+n.fresh%26)) + strings.Repeat("x", n.fresh), Secure: true})
+		id = "id" + string(rune('a'+n.fresh%26)) + strings.Repeat("x", n.fresh)
+		http.SetCookie(w, &http.Cookie{Name: "kith_id", Value: id, Secure: true})
 	}
 	for _, e := range body.Events {
 		n.kinds[e.Event]++
+		for _, a := range e.Identities {
+			if n.accounts[a] == nil {
+				n.accounts[a] = map[string]bool{}
+			}
+			if !optedOut {
+				n.accounts[a][id] = true
+			}
+		}
 	}
 	if n.want--; n.want == 0 {
 		close(n.enough)
@@ -88,7 +103,7 @@ func (n *recorder) events(w http.ResponseWriter, r *http.Request) {
 }
 
 func TestVisitorsBehaveLikeBrowsers(t *testing.T) {
-	node := &recorder{enough: make(chan struct{}), want: 1200, cookies: map[string]int{}, kinds: map[string]int{}}
+	node := &recorder{enough: make(chan struct{}), want: 1200, cookies: map[string]int{}, kinds: map[string]int{}, accounts: map[string]map[string]bool{}}
 	server := httptest.NewServer(node)
 	defer server.Close()
 	d, err := demo.Start(t.Context(), demo.Config{Public: server.URL, Service: server.URL, Key: "demo-key", Listen: "127.0.0.1:0", EventsPerSecond: 5000, PeopleMax: 40})
@@ -120,6 +135,16 @@ func TestVisitorsBehaveLikeBrowsers(t *testing.T) {
 		if node.kinds[kind] == 0 {
 			t.Errorf("nobody did %q in 1200 events: %v", kind, node.kinds)
 		}
+	}
+	users, ours := 0, false
+	for _, browsers := range node.accounts {
+		if len(browsers) >= 2 {
+			users++
+			ours = ours || browsers[regular]
+		}
+	}
+	if users < 5 || !ours {
+		t.Errorf("%d people logged in on several devices, the regular visitor among them: %t", users, ours)
 	}
 	if node.optOuts == 0 {
 		t.Error("nobody opted out in 1200 events")

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"time"
 
 	"kith/proto"
@@ -31,6 +32,12 @@ type person struct {
 	favourite string
 	account   string
 	browsers  []*browser
+	stays     bool // never opts out
+}
+
+// loggedIn reports whether the person uses the account on some device.
+func (p *person) loggedIn() bool {
+	return slices.ContainsFunc(p.browsers, func(b *browser) bool { return b.loggedIn })
 }
 
 // browser is a cookie jar with two cookies in it.
@@ -55,10 +62,14 @@ func newVisitors(d *Demo, seed uint64, most int) *visitors {
 }
 
 // regular sends a new visitor to the auto section until it belongs to the
-// demo's first segment, and gives its identity.
+// demo's first segment, lets it log in on a second device too, and gives its
+// identity. It never opts out: who tries the demo looks at it.
 func (v *visitors) regular(ctx context.Context) (string, error) {
 	p := v.newPerson()
-	p.favourite = "auto"
+	p.favourite, p.stays = "auto", true
+	if len(p.browsers) == 1 {
+		p.browsers = append(p.browsers, &browser{agent: agents[len(agents)-1]})
+	}
 	b := p.browsers[0]
 	for range 4 {
 		if err := v.post(ctx, b, page("auto", v.rand.IntN(40))); err != nil {
@@ -67,6 +78,11 @@ func (v *visitors) regular(ctx context.Context) (string, error) {
 	}
 	if b.id == "" {
 		return "", proto.Errorf(proto.CodeInvalid, "the node set no kith_id cookie on a first visit: is --public its public plane?")
+	}
+	for _, b := range p.browsers[:2] {
+		if err := v.logIn(ctx, p, b); err != nil {
+			return "", err
+		}
 	}
 	return "browser:" + b.id, nil
 }
@@ -107,11 +123,10 @@ func (v *visitors) step(ctx context.Context) error {
 	p := v.somebody()
 	b := p.browsers[v.rand.IntN(len(p.browsers))]
 	switch dice := v.rand.IntN(1000); {
-	case dice < 3 && !b.optedOut:
-		return v.optOut(ctx, b)
-	case dice < 60 && !b.loggedIn:
-		b.loggedIn = true
-		return v.post(ctx, b, event{Event: "login", Identities: []string{p.account}, Props: map[string]any{"section": "account"}})
+	case dice < 3 && !b.optedOut && !p.stays:
+		return v.optOut(ctx, p, b)
+	case dice < 60 && !b.loggedIn, dice < 400 && !b.loggedIn && p.loggedIn():
+		return v.logIn(ctx, p, b)
 	case dice < 90:
 		price := float64(v.rand.IntN(20000)) / 100
 		return v.post(ctx, b, event{Event: "purchase", URL: "/shop/checkout", Props: map[string]any{"section": p.favourite, "price": price}})
@@ -174,8 +189,21 @@ func (v *visitors) post(ctx context.Context, b *browser, events ...event) error 
 	return nil
 }
 
-func (v *visitors) optOut(ctx context.Context, b *browser) error {
-	return v.browse(ctx, b, "/v1/optout", "application/json", []byte("{}"), nil)
+// logIn names the account beside the browser: by it the devices of a person
+// become one user. Whoever is logged in on one device soon is on the others.
+func (v *visitors) logIn(ctx context.Context, p *person, b *browser) error {
+	b.loggedIn = true
+	return v.post(ctx, b, event{Event: "login", Identities: []string{p.account}, Props: map[string]any{"section": "account"}})
+}
+
+// optOut takes one browser out, or for every second person that has an
+// account the whole of them.
+func (v *visitors) optOut(ctx context.Context, p *person, b *browser) error {
+	body := []byte("{}")
+	if p.loggedIn() && v.rand.IntN(2) == 0 {
+		body = []byte(`{"everywhere":true}`)
+	}
+	return v.browse(ctx, b, "/v1/optout", "application/json", body, nil)
 }
 
 // browse makes a request as the browser b would from the demo site, and reads

@@ -1,0 +1,241 @@
+package main
+
+import (
+	"cmp"
+	"crypto/ed25519"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"kith/engine"
+	"kith/gateway"
+	"kith/proto"
+)
+
+func newReceiptCommand(c *connection) *cobra.Command {
+	cmd := asGroup(&cobra.Command{
+		Use:     "receipt",
+		Short:   "Check receipts of opt-outs and erasures",
+		Example: "  kith receipt verify receipt.json --key demo-key",
+	})
+	cmd.AddCommand(newReceiptVerifyCommand(c), newReceiptKeyCommand(c))
+	return cmd
+}
+
+func newReceiptKeyCommand(c *connection) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "key",
+		Short:   "The public key of a node's receipts",
+		Example: "  kith receipt key --key demo-key",
+		Args:    noArgs,
+	}
+	c.flags(cmd)
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		k, err := c.receiptKey(cmd)
+		switch {
+		case err != nil:
+			return err
+		case *asJSON:
+			return printJSON(cmd, k)
+		}
+		printf(cmd, "%s\n", k.PublicKey)
+		return nil
+	}
+	return cmd
+}
+
+type receiptKey struct {
+	PublicKey string `json:"public_key"`
+	Algorithm string `json:"algorithm"`
+}
+
+func (c *connection) receiptKey(cmd *cobra.Command) (k receiptKey, err error) {
+	err = c.call(cmd.Context(), http.MethodGet, "/v1/receipts/key", nil, nil, &k)
+	return k, err
+}
+
+// receiptFlags say what a receipt is checked against.
+type receiptFlags struct {
+	data, config, publicKey string
+	offline                 bool
+}
+
+func newReceiptVerifyCommand(c *connection) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "verify FILE",
+		Short: "Check a receipt's signature, and that nothing is left",
+		Long: `Checks the signature of a receipt, by the key of the node or of --public-key, and then
+that nothing is left of what it says is gone: it asks a running node, or looks into a
+data directory on which no node runs with --data. FILE is what kith optout printed, or -
+for standard input. Exit code 1: the signature is bad, or something was found.`,
+		Example: `  kith receipt verify receipt.json --key demo-key
+  kith receipt verify receipt.json --data ./kith-data
+  kith receipt verify receipt.json --offline --public-key HEX`,
+		Args: exactly(1, "the file of a receipt"),
+	}
+	c.flags(cmd)
+	asJSON := jsonFlag(cmd)
+	var f receiptFlags
+	cmd.Flags().StringVar(&f.data, "data", "", "data `DIR`ectory to look into, without a node")
+	cmd.Flags().StringVar(&f.config, "config", "", "configuration `FILE` of that directory's node, if it has one")
+	cmd.Flags().StringVar(&f.publicKey, "public-key", "", "`HEX` of the key that must have signed; default: the node's own")
+	cmd.Flags().BoolVar(&f.offline, "offline", false, "check the signature only")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := f.validate(); err != nil {
+			return err
+		}
+		r, err := readReceipt(cmd, args[0])
+		if err != nil {
+			return err
+		}
+		check, err := f.check(cmd, c, r)
+		if err != nil {
+			return err
+		}
+		if *asJSON {
+			err = printJSON(cmd, check)
+		} else {
+			printCheck(cmd, r, check, f.offline)
+		}
+		if err == nil {
+			err = f.verdict(r, check)
+		}
+		return err
+	}
+	return cmd
+}
+
+func (f *receiptFlags) validate() error {
+	f.publicKey = strings.ToLower(f.publicKey)
+	if k, err := hex.DecodeString(f.publicKey); f.publicKey != "" && (err != nil || len(k) != ed25519.PublicKeySize) {
+		return usagef("--public-key is not a key: write the 64 hex digits that kith receipt key prints")
+	}
+	switch {
+	case f.offline && f.publicKey == "":
+		return usagef("--offline needs the key that must have signed: --public-key HEX")
+	case f.offline && (f.data != "" || f.config != ""):
+		return usagef("--offline looks into nothing: leave out --data and --config")
+	}
+	return nil
+}
+
+// receiptBytesMax bounds a receipt's file.
+const receiptBytesMax = 64 << 10
+
+func readReceipt(cmd *cobra.Command, file string) (proto.Receipt, error) {
+	var b []byte
+	var err error
+	if file == "-" {
+		b, err = readBounded(cmd.InOrStdin(), receiptBytesMax)
+	} else if f, openErr := os.Open(file); openErr != nil {
+		err = openErr
+	} else {
+		b, err = readBounded(f, receiptBytesMax)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		return proto.Receipt{}, proto.Errorf(proto.CodeNotFound, "cannot read the receipt: %w", err)
+	}
+	r, err := gateway.ParseReceipt(b)
+	if err != nil {
+		return r, fmt.Errorf("%s: %w", file, err)
+	}
+	return r, nil
+}
+
+// check checks the signature here, whoever else does, and then looks for what
+// should be gone.
+func (f *receiptFlags) check(cmd *cobra.Command, c *connection, r proto.Receipt) (check proto.ReceiptCheck, err error) {
+	key := f.publicKey
+	switch {
+	case f.offline:
+		check.Clean = true
+	case f.data != "" || f.config != "":
+		key = cmp.Or(key, r.PublicKey) // the directory's own key is compared by the engine
+		check, err = f.checkData(cmd, r)
+	default:
+		check, key, err = f.checkNode(cmd, c, r, key)
+	}
+	if err != nil {
+		return check, err
+	}
+	check.Signature = signed(r, key) && (f.offline || check.Signature)
+	return check, nil
+}
+
+func (f *receiptFlags) checkData(cmd *cobra.Command, r proto.Receipt) (proto.ReceiptCheck, error) {
+	ec, err := offlineConfig(cmd, f.config, f.data)
+	if err != nil {
+		return proto.ReceiptCheck{}, err
+	}
+	if _, err := os.Stat(ec.Dir); err != nil {
+		return proto.ReceiptCheck{}, proto.Errorf(proto.CodeNotFound, "cannot read the data directory: %w", err)
+	}
+	return engine.CheckReceipt(cmd.Context(), ec, r)
+}
+
+func (f *receiptFlags) checkNode(cmd *cobra.Command, c *connection, r proto.Receipt, key string) (check proto.ReceiptCheck, own string, err error) {
+	if key == "" {
+		k, err := c.receiptKey(cmd)
+		if err != nil {
+			return check, "", err
+		}
+		key = k.PublicKey
+	}
+	err = c.call(cmd.Context(), http.MethodPost, "/v1/receipts/verify", nil, r, &check)
+	return check, key, err
+}
+
+// signed reports whether the holder of key signed r.
+func signed(r proto.Receipt, key string) bool {
+	public, err := hex.DecodeString(key)
+	if err != nil || len(public) != ed25519.PublicKeySize || !strings.EqualFold(r.PublicKey, key) {
+		return false
+	}
+	signature, err := hex.DecodeString(r.Signature)
+	return err == nil && ed25519.Verify(public, r.SignedBytes(), signature)
+}
+
+func printCheck(cmd *cobra.Command, r proto.Receipt, check proto.ReceiptCheck, offline bool) {
+	printf(cmd, "%s of %s by %s, lane %s at %d\n", r.Action, r.Time.Format(time.RFC3339), r.Node, r.Lane, r.Offset)
+	verdict := "BAD"
+	if check.Signature {
+		verdict = "good"
+	}
+	printf(cmd, "  signature: %s\n", verdict)
+	if offline {
+		return
+	}
+	for _, p := range check.Places {
+		printf(cmd, "  %s: %d found\n", p.Place, p.Found)
+	}
+	if check.LogClear {
+		printf(cmd, "  log: no entry from before is left; the oldest is %d\n", check.LogFirst)
+	} else {
+		printf(cmd, "  log: entries from before are kept until %s; kith erase --now removes them\n", r.LogClearBy.Format(time.RFC3339))
+	}
+}
+
+// verdict is the error, if the receipt does not hold.
+func (f *receiptFlags) verdict(r proto.Receipt, check proto.ReceiptCheck) error {
+	found := 0
+	for _, p := range check.Places {
+		found += p.Found
+	}
+	switch {
+	case !check.Signature:
+		return proto.Errorf(proto.CodeCorrupt, "the signature is bad: the receipt was changed, or another node gave it")
+	case !check.Clean || found > 0:
+		return proto.Errorf(proto.CodeCorrupt, "%d traces were found of what the receipt says is gone: keep the data as they are, and report this", found)
+	case !f.offline && !check.LogClear && time.Now().After(r.LogClearBy):
+		return proto.Errorf(proto.CodeCorrupt, "the log still holds entries from before, %s after the receipt's limit: run kith erase --now", time.Since(r.LogClearBy).Round(time.Second))
+	}
+	return nil
+}

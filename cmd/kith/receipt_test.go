@@ -1,0 +1,156 @@
+package main
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"encoding/hex"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"kith/proto"
+)
+
+// signer is a node as far as receipts go. Cuts are final after some questions.
+type signer struct {
+	key     ed25519.PrivateKey
+	check   proto.ReceiptCheck
+	pending int
+}
+
+func newSigner(seed string) *signer {
+	return &signer{
+		key:   ed25519.NewKeyFromSeed([]byte(strings.Repeat(seed, ed25519.SeedSize))),
+		check: proto.ReceiptCheck{Signature: true, Clean: true, LogClear: true, Places: []proto.ReceiptFind{{Place: "views"}}},
+	}
+}
+
+func (s *signer) public() string { return hex.EncodeToString(s.key.Public().(ed25519.PublicKey)) }
+
+func (s *signer) receipt(clearBy time.Time) proto.Receipt {
+	r := proto.Receipt{Version: proto.ReceiptVersion, ID: "7", Node: "n1", Action: "optout", Time: clearBy.Add(-24 * time.Hour), LogClearBy: clearBy, PublicKey: s.public()}
+	r.Signature = hex.EncodeToString(ed25519.Sign(s.key, r.SignedBytes()))
+	return r
+}
+
+func (s *signer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	var out any
+	switch {
+	case r.URL.Path == "/v1/receipts/key":
+		out = receiptKey{s.public(), "ed25519"}
+	case r.URL.Path == "/v1/receipts/verify":
+		out = s.check
+	case strings.HasPrefix(r.URL.Path, "/v1/optouts"):
+		receipt := s.receipt(time.Now().Add(24 * time.Hour))
+		x := proto.OptOutState{Identity: "browser:a1", OptedOut: true, Final: s.pending == 0, Status: "/v1/optouts/browser:a1", Receipt: &receipt}
+		if !x.Final {
+			x.Receipt = nil
+			s.pending--
+			w.WriteHeader(http.StatusAccepted)
+		}
+		out = x
+	}
+	_ = json.NewEncoder(w).Encode(out)
+}
+
+// command runs the program against service with standard input.
+func command(t *testing.T, service, stdin string, args ...string) (code int, out, errs string) {
+	t.Helper()
+	var o, e bytes.Buffer
+	env := map[string]string{"KITH_SERVICE": service, "KITH_KEY": "k"}
+	code = run(t.Context(), args, strings.NewReader(stdin), &o, &e, func(name string) string { return env[name] })
+	return code, o.String(), e.String()
+}
+
+func TestReceiptVerify(t *testing.T) {
+	encode := func(r proto.Receipt) string {
+		b, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	soon := time.Now().UTC().Add(time.Hour)
+	good, other := newSigner("a"), newSigner("b")
+	receipt := encode(good.receipt(soon))
+	changed := good.receipt(soon)
+	changed.CopiesRetracted = 9
+	claimed := other.receipt(soon)
+	claimed.PublicKey = good.public() // the key of another, the signature of one's own
+	clean := good.check
+	found, unsaid, unclear, denied := clean, clean, clean, clean
+	found.Clean, found.Places = false, []proto.ReceiptFind{{Place: "store", Found: 2}}
+	unsaid.Places = []proto.ReceiptFind{{Place: "store", Found: 1}}
+	unclear.LogClear = false
+	denied.Signature = false
+	for _, tt := range []struct {
+		name, receipt string
+		check         proto.ReceiptCheck
+		code          int
+		want          string
+		args          []string
+	}{
+		{"good", receipt, clean, 0, "signature: good", nil},
+		{"in its answer", `{"final":true,"receipt":` + receipt + `}`, clean, 0, "views: 0 found", nil},
+		{"as JSON", receipt, clean, 0, `"clean": true`, []string{"--json"}},
+		{"with its key named", receipt, clean, 0, "signature: good", []string{"--public-key", strings.ToUpper(good.public())}},
+		{"with another key named", receipt, clean, 1, "signature is bad", []string{"--public-key", other.public()}},
+		{"another node's", encode(other.receipt(soon)), clean, 1, "signature is bad", nil},
+		{"changed", encode(changed), clean, 1, "signature is bad", nil},
+		{"with a key that did not sign", encode(claimed), clean, 1, "signature is bad", nil},
+		{"the node denies", receipt, denied, 1, "signature is bad", nil},
+		{"something is left", receipt, found, 1, "2 traces were found", nil},
+		{"something is left, unsaid", receipt, unsaid, 1, "1 traces were found", nil},
+		{"the log is not clear yet", receipt, unclear, 0, "entries from before are kept until", nil},
+		{"the log is not clear in time", encode(good.receipt(soon.Add(-2 * time.Hour))), unclear, 1, "kith erase --now", nil},
+		{"no receipt", `{"final":false,"status":"/v1/optouts/x"}`, clean, 1, "no receipt in it yet", nil},
+		{"no JSON", `browser:a1`, clean, 1, "not the JSON", nil},
+		{"too long", strings.Repeat(" ", receiptBytesMax) + receipt, clean, 1, "cannot read the receipt", nil},
+		{"offline", receipt, denied, 0, "signature: good", []string{"--offline", "--public-key", good.public(), "--service", "127.0.0.1:1"}},
+		{"offline, changed", encode(changed), clean, 1, "signature is bad", []string{"--offline", "--public-key", good.public()}},
+		{"offline, no key", receipt, clean, 2, "--public-key HEX", []string{"--offline"}},
+		{"no hex", receipt, clean, 2, "64 hex digits", []string{"--public-key", "xyz"}},
+	} {
+		good.check = tt.check
+		node := httptest.NewServer(good)
+		code, out, errs := command(t, node.URL, tt.receipt, append([]string{"receipt", "verify", "-"}, tt.args...)...)
+		node.Close()
+		if code != tt.code || !strings.Contains(out+errs, tt.want) {
+			t.Errorf("%s: exit code %d, want %d and %q\n%s%s", tt.name, code, tt.code, tt.want, out, errs)
+		}
+	}
+}
+
+// What kith optout prints is what kith receipt verify reads.
+func TestOptOutPrintsTheReceipt(t *testing.T) {
+	s := newSigner("a")
+	node := httptest.NewServer(s)
+	defer node.Close()
+	for _, tt := range []struct {
+		name    string
+		pending int
+		args    []string
+		final   bool
+	}{
+		{"at once", 0, nil, true},
+		{"with all of the answer", 0, []string{"--json"}, true},
+		{"later", 2, []string{"--wait"}, true},
+		{"not waited for", 1, nil, false},
+	} {
+		s.pending = tt.pending
+		code, out, errs := command(t, node.URL, "", append([]string{"optout", "browser:a1"}, tt.args...)...)
+		if code != 0 || strings.Contains(errs, "not final") == tt.final {
+			t.Errorf("%s: exit code %d\n%s%s", tt.name, code, out, errs)
+		}
+		code, _, errs = command(t, node.URL, out, "receipt", "verify", "-")
+		if (code == 0) != tt.final {
+			t.Errorf("%s: verify has exit code %d: %s", tt.name, code, errs)
+		}
+	}
+	if code, out, _ := command(t, node.URL, "", "receipt", "key"); code != 0 || strings.TrimSpace(out) != s.public() {
+		t.Errorf("receipt key: %d %s", code, out)
+	}
+}

@@ -1,0 +1,195 @@
+package engine_test
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"kith/engine"
+	"kith/proto"
+)
+
+// canary is an identity that must be nowhere once it is opted out.
+const canary = proto.Identity("browser:canary-7f3a9d51c2")
+
+// holds lists the files below dir that have the canary's bytes.
+func holds(t *testing.T, dir string) (files []string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(name)
+		if bytes.Contains(b, []byte(canary.Value())) {
+			files = append(files, name)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+// canaryPage is an event of the canary with others.
+func canaryPage(c proto.ClientInfo, section string, others ...proto.Identity) *proto.Event {
+	e := page(c, "x", section, time.Now())
+	e.Identities = append([]proto.Identity{canary}, others...)
+	return e
+}
+
+// flock gives the canary a life: events, a trait, two siblings over an account.
+func flock(t *testing.T, n *engine.Node, c proto.ClientInfo) {
+	t.Helper()
+	defineUser(t, n, c, "auto", `count(event.section == "auto", "30d") >= 3`)
+	define(t, n, "own", `count(true) >= 1`)
+	for i := range 200 { // more than stays in a history's tail
+		submit(t, n, canaryPage(c, fmt.Sprint("auto", i%3*0)), page(c, fmt.Sprint("other", i), "auto", time.Now()))
+	}
+	submit(t, n, canaryPage(c, "auto", "account:shared"), page(c, "sibling", "auto", time.Now()))
+	link(t, n, c, "account:shared", "browser:sibling", yes())
+	if got := membersOf(t, n, c, "browser:sibling"); len(got) != 3 {
+		t.Fatalf("the flock is %v", got)
+	}
+}
+
+func shownNowhere(t *testing.T, n *engine.Node, c proto.ClientInfo, said *bytes.Buffer) {
+	t.Helper()
+	if seen, list := lookup(t, n, c, canary); !seen.OptedOut || seen.Known || len(list) > 0 {
+		t.Errorf("look-up: %+v %v", seen, list)
+	}
+	if got := membersOf(t, n, c, "browser:sibling"); len(got) != 2 {
+		t.Errorf("its sibling is with %v", got)
+	}
+	if x, err := n.Explain(t.Context(), c, canary, "auto", time.Time{}); err != nil || x.In || len(x.Facts) > 0 {
+		t.Errorf("explained: %+v %v", x, err)
+	}
+	if r, err := n.Record(t.Context(), c, canary); err != nil || r.Known || !r.OptedOut || len(r.Events)+len(r.Segments) > 0 {
+		t.Errorf("record: %+v %v", r, err)
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(n.Collector())
+	families, err := registry.Gather()
+	if err != nil || strings.Contains(fmt.Sprint(families), canary.Value()) {
+		t.Errorf("metrics name it: %v", err)
+	}
+	if strings.Contains(said.String(), canary.Value()) {
+		t.Error("the process log names it")
+	}
+}
+
+// After an acknowledged opt-out nothing shows the canary: not look-ups, counts,
+// users, explanations, metrics, logs or live keys; late and replayed events, a
+// third party's link, a restart and a restored older backup do not bring it
+// back; and after an erasure of bytes no file has it.
+func TestCanary(t *testing.T) {
+	for _, k := range []int{1, 4} {
+		t.Run(fmt.Sprint(k, "lanes"), func(t *testing.T) {
+			var said bytes.Buffer
+			dir := t.TempDir()
+			config := func(c *engine.Config) {
+				c.Lanes = k
+				c.Logger = slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelDebug}))
+			}
+			n := testNode(t, dir, config)
+			c := acme(t, n)
+			flock(t, n, c)
+			before := count(t, n, c, "own")
+			var old bytes.Buffer
+			if err := n.Backup(t.Context(), &old); err != nil {
+				t.Fatal(err)
+			}
+			r := optOut(t, n, canary, false)
+			shownNowhere(t, n, c, &said)
+			if got := count(t, n, c, "own"); got != before-1 {
+				t.Errorf("own counts %d, want %d", got, before-1)
+			}
+			wantClean(t, n, r)
+			// It comes late, again, and by way of others.
+			submit(t, n, canaryPage(c, "auto"), canaryPage(c, "auto", "account:shared", "browser:sibling"))
+			late := page(c, "third", "auto", time.Now())
+			late.Identities = append(late.Identities, canary)
+			submit(t, n, late)
+			link(t, n, c, "browser:third", canary, proto.Linked{Reason: "opted_out"})
+			settle(t, n)
+			shownNowhere(t, n, c, &said)
+			wantClean(t, n, r)
+			if _, err := n.EraseBytes(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if files := holds(t, dir); len(files) > 0 {
+				t.Errorf("after the erasure these files still have it: %v", files)
+			}
+			if check := wantClean(t, n, r); !check.LogClear {
+				t.Errorf("the log begins at %d, the receipt is of %d", check.LogFirst, r.Offset)
+			}
+			shownNowhere(t, n, c, &said)
+			closeNode(t, n)
+			check, err := engine.CheckReceipt(t.Context(), engine.Config{Dir: dir, LogBytesMax: 64 << 20}, r)
+			if err != nil || !check.Clean || !check.Signature {
+				t.Errorf("receipt against the directory: %+v %v", check, err)
+			}
+			n = testNode(t, dir, config)
+			shownNowhere(t, n, c, &said)
+			closeNode(t, n)
+			restoreOld(t, old.Bytes(), dir, k, &said)
+		})
+	}
+}
+
+func wantClean(t *testing.T, n *engine.Node, r proto.Receipt) proto.ReceiptCheck {
+	t.Helper()
+	check, err := n.CheckReceipt(t.Context(), r)
+	if err != nil || !check.Clean || !check.Signature {
+		t.Errorf("receipt: %+v %v", check, err)
+	}
+	return check
+}
+
+// restoreOld restores a backup from before the opt-out: refused without a
+// ledger, and with it the canary stays away.
+func restoreOld(t *testing.T, backup []byte, dir string, lanes int, said *bytes.Buffer) {
+	t.Helper()
+	to := engine.Config{Dir: filepath.Join(t.TempDir(), "restored"), LogBytesMax: 64 << 20, DiskReserve: 1 << 20, Lanes: lanes}
+	if err := engine.Restore(t.Context(), to, bytes.NewReader(backup)); proto.CodeOf(err) != proto.CodeInvalid {
+		t.Fatalf("restored without a ledger: %v", err)
+	}
+	to.Ledger = dir
+	if err := engine.Restore(t.Context(), to, bytes.NewReader(backup)); err != nil {
+		t.Fatal(err)
+	}
+	n := testNode(t, to.Dir, func(c *engine.Config) { c.Lanes = lanes })
+	c := acme(t, n)
+	shownNowhere(t, n, c, said)
+	settle(t, n)
+	if _, err := n.EraseBytes(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if files := holds(t, to.Dir); len(files) > 0 {
+		t.Errorf("restored and erased, these files still have it: %v", files)
+	}
+	var ledger bytes.Buffer
+	if err := n.WriteLedger(t.Context(), &ledger); err != nil {
+		t.Fatal(err)
+	}
+	closeNode(t, n)
+	file := filepath.Join(t.TempDir(), "ledger")
+	if err := os.WriteFile(file, ledger.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	to.Dir, to.Ledger = filepath.Join(t.TempDir(), "again"), file
+	if err := engine.Restore(t.Context(), to, bytes.NewReader(backup)); err != nil {
+		t.Fatal(err)
+	}
+	n = testNode(t, to.Dir, func(c *engine.Config) { c.Lanes = lanes })
+	shownNowhere(t, n, acme(t, n), said)
+	closeNode(t, n)
+}

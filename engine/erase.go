@@ -1,0 +1,98 @@
+package engine
+
+import (
+	"context"
+	"time"
+
+	"kith/proto"
+)
+
+// EraseBytes removes the bytes of everything that was purged: the log is
+// emptied, and the store is rewritten without what
+// was deleted or replaced. Look-ups go on meanwhile; intake and commits wait for
+// moments.
+// What comes in while it runs may leave bytes again.
+func (n *Node) EraseBytes(ctx context.Context) (proto.Erased, error) {
+	ctx, done, err := n.working(ctx)
+	if err != nil {
+		return proto.Erased{}, err
+	}
+	defer done()
+	n.erasing.Lock()
+	defer n.erasing.Unlock()
+	out := proto.Erased{Time: n.config.Now().UTC().Truncate(time.Millisecond)}
+	// Three rounds of beats: what a commit finds out is told, such as that an
+	// outbox's row is no longer needed, the next one deletes, and the last has no
+	// lane see the store as it was before.
+	for range 3 {
+		for _, l := range n.lanes {
+			if err := l.beatApplied(ctx); err != nil {
+				return out, err
+			}
+		}
+	}
+	if out.LogEntries, err = n.eraseLogs(ctx); err != nil {
+		return out, err
+	}
+	out.Identities = int(n.purgedSoFar())
+	if err := n.store.Scrub(); err != nil {
+		return out, err
+	}
+	return out, nil
+}
+
+// purgedSoFar is how many identities were cut since the start.
+func (n *Node) purgedSoFar() (sum uint64) {
+	for _, l := range n.lanes {
+		sum += l.graphed.cuts.Load()
+	}
+	return sum
+}
+
+// beatApplied sends a beat and returns when it is applied.
+func (l *lane) beatApplied(ctx context.Context) error {
+	if err := l.sendBeat(ctx); err != nil {
+		return err
+	}
+	info, err := l.stream.Info(ctx)
+	if err != nil {
+		return err
+	}
+	at := info.Last + proto.Offset(l.base)
+	return l.progress.wait(ctx, func(p *progress) bool { return p.applied >= at })
+}
+
+// eraseLogs empties the lanes' logs. JetStream keeps the bytes of a block of
+// which something is left, so nothing may be: for a moment nothing is taken in,
+// and all that was is applied.
+func (n *Node) eraseLogs(ctx context.Context) (entries uint64, err error) {
+	n.intake.Lock()
+	defer n.intake.Unlock()
+	for i, l := range n.lanes {
+		l.own.Lock()
+		defer l.own.Unlock()
+		for s := n.packers[i].Stats(); s.InFlight > 0 || s.BufferedBytes > 0; s = n.packers[i].Stats() {
+			if !pause(ctx, time.Millisecond) { // of callers that did not wait for the end
+				return 0, ctx.Err()
+			}
+		}
+	}
+	for _, l := range n.lanes {
+		info, err := l.stream.Info(ctx)
+		if err != nil {
+			return entries, err
+		}
+		at := info.Last + proto.Offset(l.base)
+		if err := l.progress.wait(ctx, func(p *progress) bool { return p.applied >= at }); err != nil {
+			return entries, err
+		}
+		if info.Last < info.First {
+			continue
+		}
+		if err := l.stream.Purge(ctx, info.Last); err != nil {
+			return entries, err
+		}
+		entries += uint64(info.Last - info.First + 1)
+	}
+	return entries, nil
+}

@@ -1,0 +1,240 @@
+package engine
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"os"
+
+	gproto "google.golang.org/protobuf/proto"
+
+	"kith/engine/log"
+	"kith/engine/store"
+	"kith/proto"
+)
+
+// A ledger file is: ledgerMagic, then one section (backup.go) of records, each
+// with its length as uvarint, then backupEnd.
+const ledgerMagic = "KITHLDG1"
+
+// WriteLedger writes the ledger of opt-outs as it is now.
+func (n *Node) WriteLedger(ctx context.Context, w io.Writer) error {
+	ctx, done, err := n.working(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	b := &backupWriter{w: bufio.NewWriterSize(writerUntil{ctx, w}, 64<<10)}
+	b.raw([]byte(ledgerMagic))
+	b.section(func(w io.Writer) error { return writeLedger(ctx, n.log.Ledger(), w) })
+	b.raw([]byte(backupEnd))
+	if b.err == nil {
+		b.err = b.w.Flush()
+	}
+	if b.err != nil {
+		return proto.Errorf(proto.CodeUnavailable, "the ledger broke off: %w", b.err)
+	}
+	return nil
+}
+
+func writeLedger(ctx context.Context, s log.ControlStream, w io.Writer) error {
+	last, err := s.Last(ctx)
+	if err != nil {
+		return err
+	}
+	return readStream(ctx, s, 1, last, func(raw []byte) error {
+		_, err := w.Write(append(binary.AppendUvarint(nil, uint64(len(raw))), raw...))
+		return err
+	})
+}
+
+// ledgerState is the newest of each identity in a ledger.
+type ledgerState map[proto.IdentityHash]ledgerEntry
+
+func (s ledgerState) take(raw []byte) error {
+	r, err := decodeLedger(raw)
+	for _, e := range r.entries {
+		if old, ok := s[e.hash]; !ok || old.gen < e.gen {
+			s[e.hash] = e
+		}
+	}
+	return err
+}
+
+// readLedger reads a section of records.
+func readLedger(r io.Reader, take func([]byte) error) error {
+	s := bufio.NewReader(&sectionReader{r: r})
+	for {
+		n, err := binary.ReadUvarint(s)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil || n > proto.EntryBytesMax {
+			return errBackup
+		}
+		raw := make([]byte, n)
+		if _, err := io.ReadFull(s, raw); err != nil {
+			return errBackup
+		}
+		if err := take(raw); err != nil {
+			return err
+		}
+	}
+}
+
+// loadLedger reads the ledger that a restore was given: a file that WriteLedger
+// wrote, or the data directory of a node that does not run.
+func loadLedger(ctx context.Context, c Config, take func([]byte) error) error {
+	info, err := os.Stat(c.Ledger)
+	if err != nil {
+		return proto.Errorf(proto.CodeInvalid, "the ledger cannot be read: %w", err)
+	}
+	if info.IsDir() {
+		return loadLedgerDir(ctx, c, take)
+	}
+	f, err := os.Open(c.Ledger)
+	if err != nil {
+		return proto.Errorf(proto.CodeInvalid, "the ledger cannot be read: %w", err)
+	}
+	defer f.Close()
+	r := bufio.NewReader(f)
+	if expect(r, ledgerMagic) != nil {
+		return proto.Errorf(proto.CodeInvalid, "%s is not a ledger of opt-outs: make one with `kith optouts export`, or name the data directory that the node had", c.Ledger)
+	}
+	if err := readLedger(r, take); err != nil {
+		return err
+	}
+	return expect(r, backupEnd)
+}
+
+func loadLedgerDir(ctx context.Context, c Config, take func([]byte) error) error {
+	old := Config{Dir: c.Ledger}
+	if _, err := os.Stat(old.logDir()); err != nil {
+		return proto.Errorf(proto.CodeInvalid, "%s holds no log: name the data directory that the node had, or a file of `kith optouts export`", c.Ledger)
+	}
+	lg, err := log.Open(ctx, log.Config{Dir: old.logDir(), Lanes: 1, Name: c.Node, Logger: c.Logger})
+	if err != nil {
+		return err
+	}
+	last, err := lg.Ledger().Last(ctx)
+	if err == nil {
+		err = readStream(ctx, lg.Ledger(), 1, last, take)
+	}
+	return errors.Join(err, lg.Close())
+}
+
+// applyLedger makes a restored directory honour the ledger: whoever was opted
+// out, or erased, after the backup is cut by commands at the end of the new
+// log, which is applied before anything is served.
+func applyLedger(ctx context.Context, c Config, lg *log.Log, records [][]byte) error {
+	state := ledgerState{}
+	for seq, raw := range records {
+		if err := state.take(raw); err != nil {
+			return err
+		}
+		if _, err := lg.Ledger().Append(ctx, raw, uint64(seq)); err != nil {
+			return err
+		}
+	}
+	st, err := store.Open(store.Config{Dir: c.storeDir(), Logger: c.Logger})
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	snap := st.Snapshot()
+	defer snap.Release()
+	if err := markRestored(ctx, c, lg, uint64(len(records))); err != nil {
+		return err
+	}
+	if err := tieRestored(ctx, c, lg, st, snap); err != nil {
+		return err
+	}
+	return cutLate(ctx, snap, c, lg, state)
+}
+
+// markRestored ends the ledger with nothing told: offsets of the node that it
+// was mean nothing any more, and what was under way when the backup was made is
+// told again.
+func markRestored(ctx context.Context, c Config, lg *log.Log, last uint64) error {
+	r := ledgerRecord{marks: make([]proto.Offset, c.Lanes)}
+	_, err := lg.Ledger().Append(ctx, r.append(nil), last)
+	return err
+}
+
+// tieRestored makes the new, empty log begin where the restored lanes are.
+func tieRestored(ctx context.Context, c Config, lg *log.Log, st store.Store, snap store.Snapshot) error {
+	b := st.NewBatch()
+	for id := range c.Lanes {
+		l := &lane{id: proto.LaneID(id)}
+		if err := l.loadRecord(snap); err != nil {
+			return err
+		}
+		info, err := lg.Lane(l.id).Info(ctx)
+		if err != nil {
+			return err
+		}
+		l.tie(info)
+		raw, err := gproto.MarshalOptions{Deterministic: true}.Marshal(l.record)
+		if err != nil {
+			return proto.Errorf(proto.CodeInternal, "lane record: %w", err)
+		}
+		if err := b.Set(recordKey(l.id), raw); err != nil {
+			return err
+		}
+	}
+	return b.Commit()
+}
+
+// cutLate appends the commands.
+func cutLate(ctx context.Context, snap store.Snapshot, c Config, lg *log.Log, state ledgerState) error {
+	batches := make([]proto.Batch, c.Lanes)
+	now := proto.MillisOf(c.Now())
+	for hash, e := range state {
+		have := uint32(0)
+		o, err := storedOptOut(snap, hash)
+		if err != nil {
+			return err
+		}
+		if o != nil {
+			have = o.Gen
+		}
+		if have >= e.gen {
+			continue
+		}
+		b := &batches[int(hash.Partition())%c.Lanes]
+		switch {
+		case e.gen&1 == 1:
+			b.AddCut(&proto.CutCommand{Hash: hash, Kind: proto.CutOptOut, Received: min(e.time, now)})
+		case have&1 == 1: // it came back after the backup
+			b.AddOptIn(&proto.OptInCommand{Hash: hash, Gen: have, Received: min(e.time, now)})
+		default: // it was cut and came back, or was erased
+			b.AddCut(&proto.CutCommand{Hash: hash, Kind: proto.CutErase, Received: min(e.time, now)})
+		}
+	}
+	for id := range batches {
+		if err := appendCommands(ctx, lg.Lane(proto.LaneID(id)), proto.LaneID(id), now, &batches[id]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// appendCommands puts a batch's commands into a lane's log, in entries.
+func appendCommands(ctx context.Context, s log.Stream, id proto.LaneID, now proto.Millis, b *proto.Batch) error {
+	producer, seq := newProducer(), uint64(0)
+	for i := 0; i < b.Len(); {
+		seq++
+		e := &proto.Entry{Lane: id, Producer: producer, Seq: seq, Time: now}
+		for ; i < b.Len() && e.Count < 512; i++ {
+			raw, _ := b.Item(i)
+			e.Commands = append(e.Commands, raw...)
+			e.Count++
+		}
+		if _, err := s.Append(ctx, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}

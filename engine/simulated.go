@@ -1,0 +1,279 @@
+package engine
+
+import (
+	"context"
+	"slices"
+
+	"kith/engine/log"
+	"kith/engine/store"
+	"kith/proto"
+)
+
+// Simulated is a node whose goroutines are its caller: it applies, commits,
+// relays and tells the ledger when it is told to, in one thread, by the same
+// code as a Node. It is for engine/sim. To crash it, let go of it and open
+// another one over the same log and store.
+//
+// It appends nothing to lanes by itself: what it would is given, so that the
+// simulation can lose, repeat and reorder it.
+type Simulated struct{ *Node }
+
+// Simulate opens a simulated node over a log and a store in memory.
+func Simulate(c Config, lg log.Logs, st store.Store, secret [16]byte) (*Simulated, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	n := newNode(c, lg, st, secret)
+	s := &Simulated{n}
+	ctx := context.Background()
+	n.life = ctx
+	if err := s.ReadControl(); err != nil {
+		return nil, err
+	}
+	if err := n.checkGlobal(); err != nil {
+		return nil, err
+	}
+	if err := n.ledger.open(ctx); err != nil {
+		return nil, err
+	}
+	for id := range c.Lanes {
+		l, err := n.openLane(ctx, proto.LaneID(id), nil)
+		if err != nil {
+			return nil, err
+		}
+		l.reading = ctx
+		l.fail = func(what string, err error) { l.quarantine(what, err) }
+		n.lanes = append(n.lanes, l)
+		if err := l.users.load(ctx, l.snapshot.Load(), l.partitions); err != nil {
+			return nil, err
+		}
+	}
+	n.ready.Store(true)
+	return s, nil
+}
+
+// ReadControl takes in what the control stream has.
+func (s *Simulated) ReadControl() error {
+	ctx := context.Background()
+	last, err := s.log.Control().Last(ctx)
+	if err != nil {
+		return err
+	}
+	for seq := s.registry.last() + 1; seq <= last; seq++ {
+		err := readStream(ctx, s.log.Control(), seq, seq, func(raw []byte) error {
+			c, err := proto.DecodeControl(raw)
+			if err != nil {
+				return err
+			}
+			return s.registry.take(seq, raw, c)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CrashPoint is where an Apply stops as a crash would.
+type CrashPoint int
+
+// The crash points. After CrashStepped or CrashCommitted the node must be let
+// go of.
+const (
+	NoCrash        CrashPoint = iota
+	CrashStepped              // before the first commit
+	CrashCommitted            // after the first commit, before anything of it is published
+)
+
+// Apply applies up to entriesMax entries that the lane's log has, in batches as
+// a node makes them.
+func (s *Simulated) Apply(id proto.LaneID, entriesMax int, crash CrashPoint) error {
+	l := s.lanes[id]
+	if _, _, _, fault := l.progress.get(); fault != nil {
+		return fault
+	}
+	if err := l.fetch(context.Background(), entriesMax); err != nil {
+		return err
+	}
+	for len(l.pending) > 0 {
+		b, err := l.stepBatch()
+		if err != nil {
+			l.quarantine("applying the log", err)
+			return err
+		}
+		b.writes = l.store.NewBatch()
+		if err := b.fillWrites(); err != nil {
+			return err
+		}
+		switch crash {
+		case CrashStepped:
+			b.writes.Discard()
+			return nil
+		case CrashCommitted:
+			if err := l.upkeep(b); err != nil {
+				return err
+			}
+			return b.writes.Commit()
+		}
+		if err := l.commitBatch(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fetch reads entries until so many are pending or the log ends.
+func (l *lane) fetch(ctx context.Context, entriesMax int) error {
+	info, err := l.stream.Info(ctx)
+	if err != nil {
+		return err
+	}
+	for ; l.from <= info.Last && len(l.pending) < entriesMax; l.from++ {
+		r, err := l.stream.Get(ctx, l.from)
+		if err != nil {
+			return err
+		}
+		e, err := proto.DecodeEntry(r.Data, l.id)
+		if err != nil {
+			return err
+		}
+		l.pending = append(l.pending, newLaneEntry(e, l.from+proto.Offset(l.base)))
+	}
+	return nil
+}
+
+// Applied is up to where a lane is applied.
+func (s *Simulated) Applied(id proto.LaneID) proto.Offset {
+	at, _, _, _ := s.lanes[id].progress.get()
+	return at
+}
+
+// NextExit is when a lane next has something to do by time, 0 if never.
+func (s *Simulated) NextExit(id proto.LaneID) proto.Millis {
+	return proto.Millis(s.lanes[id].nextExit.Load())
+}
+
+// Obeyed is up to where a lane obeys the control stream.
+func (s *Simulated) Obeyed(id proto.LaneID) uint64 {
+	_, control, _, _ := s.lanes[id].progress.get()
+	return control
+}
+
+// Chain is a lane's history up to where it is applied: equal logs give equal ones.
+func (s *Simulated) Chain(id proto.LaneID) uint64 {
+	p := &s.lanes[id].progress
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.chain
+}
+
+// Fill is the next step through history that a lane wants, nil if there is none.
+func (s *Simulated) Fill(id proto.LaneID) *proto.Fill {
+	l := s.lanes[id]
+	l.progress.mu.Lock()
+	var f fillProgress
+	for _, x := range l.progress.fills {
+		if !x.done && (f.key == 0 || x.key < f.key) {
+			f = x
+		}
+	}
+	l.progress.mu.Unlock()
+	if f.key == 0 {
+		return nil
+	}
+	x := l.nextFill(f)
+	return &x
+}
+
+// Answer is what a node told of a command.
+type Answer struct {
+	Linked bool   // of a link or opt-in
+	Reason string // why not
+	Final  bool   // of a cut: its receipt may be given, with Vector
+	Gen    uint32 // identity.Cut.Gen
+	Vector []proto.Offset
+}
+
+// Expect has the node keep the answer to a command for whoever calls the result.
+func (s *Simulated) Expect(command uint64) (answered func() (Answer, bool)) {
+	ch := make(chan answer, 1)
+	s.answers.mu.Lock()
+	s.answers.waiting[command] = ch
+	s.answers.mu.Unlock()
+	return func() (Answer, bool) {
+		select {
+		case x := <-ch:
+			a := Answer{Linked: x.decision.Linked, Final: x.final, Gen: x.cut.Gen, Vector: x.cut.Vector}
+			if !x.final && !x.decision.Linked {
+				a.Reason = x.decision.Reason.String()
+			}
+			return a, true
+		default:
+			return Answer{}, false
+		}
+	}
+}
+
+// Carries reports whether a lane wants a beat at once.
+func (s *Simulated) Carries(id proto.LaneID) bool { return s.lanes[id].progress.carries() }
+
+// Pack gives what the lane's relay sends to another one from batch lo on (0:
+// from where the other lane is, by this node's knowledge), nil if there is
+// nothing.
+func (s *Simulated) Pack(from, to proto.LaneID, lo uint64) *proto.GraphPack {
+	l := s.lanes[from]
+	applied := s.lanes[to].progress.takenFrom(from)
+	l.outbox.trim(to, applied)
+	first, list, _ := l.outbox.pack(to, max(lo, applied+1))
+	if len(list) == 0 {
+		return nil
+	}
+	return &proto.GraphPack{From: from, First: first, Batches: slices.Clone(list)}
+}
+
+// Controls gives the control records that a lane does not obey yet.
+func (s *Simulated) Controls(id proto.LaneID) [][]byte {
+	_, obeyed, _, _ := s.lanes[id].progress.get()
+	var bodies [][]byte
+	for i, r := range s.registry.from(obeyed+1, controlMax) {
+		x := proto.Relayed{Seq: obeyed + 1 + uint64(i), Record: r}
+		bodies = append(bodies, x.Append(nil))
+	}
+	return bodies
+}
+
+// Tell writes to the ledger and the feed what waits for it, if the other lanes
+// of this node have applied what is on its way to them; it reports whether they
+// have. Call Trim before.
+func (s *Simulated) Tell() bool {
+	for _, l := range s.lanes {
+		if !l.outbox.empty() {
+			return false
+		}
+	}
+	for s.ledger.tell(context.Background()) {
+	}
+	return true
+}
+
+// Trim lets go of graph messages that the other lanes have applied.
+func (s *Simulated) Trim() {
+	for _, l := range s.lanes {
+		for _, to := range s.lanes {
+			l.outbox.trim(to.id, to.progress.takenFrom(l.id))
+		}
+	}
+}
+
+// Seal folds journals into chunks, as a clean stop does.
+func (s *Simulated) Seal() error {
+	for _, l := range s.lanes {
+		if err := l.seal(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Shutdown lets go of what would outlive the node; it changes nothing in the store.
+func (s *Simulated) Shutdown() { s.system.Shutdown() }

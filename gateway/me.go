@@ -1,0 +1,64 @@
+package gateway
+
+import (
+	"net/http"
+
+	"kith/proto"
+)
+
+// ownRecord is everything that a client holds of the caller's own browser.
+// An opt-out signal hides nothing: what is held may be seen.
+func (g *Gateway) ownRecord(w http.ResponseWriter, r *http.Request) error {
+	client, err := g.ownClientOf(w, r)
+	if err != nil {
+		return err
+	}
+	v := g.visitOf(r)
+	g.keep(w, v, "")
+	w.Header()["Cache-Control"] = noStore
+	record := proto.IdentityRecord{}
+	if v.browser != "" {
+		if record, err = g.deps.Memberships.Record(r.Context(), client, v.browser); err != nil {
+			return err
+		}
+	}
+	record.OptedOut = record.OptedOut || v.signal != ""
+	return writeRecord(w, record)
+}
+
+// ownClientOf is the client of ?client=, if the request's page may know what
+// that client holds of its browser.
+func (g *Gateway) ownClientOf(w http.ResponseWriter, r *http.Request) (proto.ClientInfo, error) {
+	client, err := g.clientNamed(queryValue(r.URL.RawQuery, "client"))
+	if !g.mayReadSegments(r, client.Name) || !g.allowOrigin(w, r, client.Name) {
+		return proto.ClientInfo{}, proto.Errorf(proto.CodeForbidden, "this origin is not among the client's: add it to the client's origins")
+	}
+	return client, err
+}
+
+// ownErasure is the answer to an erasure of the caller's own browser.
+type ownErasure struct {
+	Erased  bool           `json:"erased"`
+	Final   bool           `json:"final"`
+	Receipt *proto.Receipt `json:"receipt,omitempty"`
+}
+
+// eraseOwn forgets the caller's own browser, for all clients. The cookie goes
+// too, so that the next visit is a stranger's.
+func (g *Gateway) eraseOwn(w http.ResponseWriter, r *http.Request) error {
+	g.allowOrigin(w, r, "")
+	if !sameSite(r) && !g.trustedOrigin(r) {
+		return errCrossSite
+	}
+	w.Header()["Cache-Control"] = noStore
+	v := g.visitOf(r)
+	if v.browser == "" {
+		return writeValue(w, http.StatusOK, ownErasure{Final: true})
+	}
+	s, err := g.erase(r.Context(), nil, v.browser)
+	if err != nil {
+		return err
+	}
+	g.setCookie(w, browserCookie, "", -1, false)
+	return writeValue(w, http.StatusOK, ownErasure{true, s.Final, s.Receipt})
+}

@@ -1,0 +1,185 @@
+package gateway
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"time"
+
+	"kith/proto"
+)
+
+// cutWait bounds a cut. The caller's going away does not end it: a person
+// closes the page, and the opt-out must hold all the same.
+const cutWait = 10 * time.Second
+
+func cutContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), cutWait)
+}
+
+// optOutRequest is the body of an opt-out, and without everywhere that of an
+// opt-in.
+type optOutRequest struct {
+	Identity   string `json:"identity"`
+	Everywhere bool   `json:"everywhere"`
+}
+
+// identity reads whom the request is about.
+func (x optOutRequest) identity() (proto.Identity, error) {
+	if x.Identity == "" {
+		return "", proto.Errorf(proto.CodeIdentity, `the body names no identity: send {"identity":"browser:…"}`)
+	}
+	if personal(x.Identity) {
+		return "", errPersonalIdentity // nothing is kept under it: the opt-out would be of nobody
+	}
+	return parseIdentity(x.Identity)
+}
+
+// cutOut opts an identity out.
+func (g *Gateway) cutOut(ctx context.Context, x optOutRequest) (proto.OptOutState, error) {
+	id, err := x.identity()
+	if err != nil {
+		return proto.OptOutState{}, err
+	}
+	ctx, cancel := cutContext(ctx)
+	defer cancel()
+	s, err := g.deps.OptOuts.OptOut(ctx, id, x.Everywhere)
+	if err != nil {
+		return s, err
+	}
+	g.metrics.optOuts.Inc()
+	return stateOf(s, id), nil
+}
+
+// stateOf completes s: where more can be asked is the gateway's to say.
+func stateOf(s proto.OptOutState, id proto.Identity) proto.OptOutState {
+	s.Identity = id
+	s.Status = "/v1/optouts/" + url.PathEscape(string(id))
+	return s
+}
+
+// writeState answers 202 while something is left to do.
+func writeState(w http.ResponseWriter, s proto.OptOutState) error {
+	status := http.StatusOK
+	if !s.Final {
+		status = http.StatusAccepted
+	}
+	return writeValue(w, status, s)
+}
+
+// mayName refuses a client in the query that the key is not for. An opt-out
+// itself is everybody's.
+func (g *Gateway) mayName(r *http.Request, who proto.Principal) error {
+	name := queryValue(r.URL.RawQuery, "client")
+	if name == "" {
+		return nil
+	}
+	_, err := g.clientFor(who, name)
+	return err
+}
+
+func (g *Gateway) postOptOut(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
+	if err := g.mayName(r, who); err != nil {
+		return err
+	}
+	var x optOutRequest
+	if err := g.readValue(w, r, &x); err != nil {
+		return err
+	}
+	s, err := g.cutOut(r.Context(), x)
+	if err != nil {
+		return err
+	}
+	return writeState(w, s)
+}
+
+func (g *Gateway) postOptIn(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
+	if err := g.mayName(r, who); err != nil {
+		return err
+	}
+	var x struct {
+		Identity string `json:"identity"`
+	}
+	if err := g.readValue(w, r, &x); err != nil {
+		return err
+	}
+	id, err := optOutRequest{Identity: x.Identity}.identity()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := cutContext(r.Context())
+	defer cancel()
+	s, err := g.deps.OptOuts.OptIn(ctx, id)
+	if err != nil {
+		return err
+	}
+	g.metrics.optIns.Inc()
+	return writeValue(w, http.StatusOK, stateOf(s, id))
+}
+
+func (g *Gateway) getOptOut(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
+	if err := g.mayName(r, who); err != nil {
+		return err
+	}
+	id, err := parseIdentity(r.PathValue("identity"))
+	if err != nil {
+		return err
+	}
+	if err := g.wait(r.Context(), queryValue(r.URL.RawQuery, "after")); err != nil {
+		return err
+	}
+	s, err := g.deps.OptOuts.OptOutState(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	return writeValue(w, http.StatusOK, stateOf(s, id))
+}
+
+// deleteIdentity forgets an identity without an opt-out: for an admin that
+// names no client everything, else what the client knows.
+func (g *Gateway) deleteIdentity(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
+	id, err := parseIdentity(r.PathValue("identity"))
+	if err != nil {
+		return err
+	}
+	var client *proto.ClientInfo
+	if who.Role != proto.RoleAdmin || queryValue(r.URL.RawQuery, "client") != "" {
+		c, err := g.clientOf(who, r)
+		if err != nil {
+			return err
+		}
+		client = &c
+	}
+	s, err := g.erase(r.Context(), client, id)
+	if err != nil {
+		return err
+	}
+	return writeState(w, s)
+}
+
+func (g *Gateway) erase(ctx context.Context, client *proto.ClientInfo, id proto.Identity) (proto.OptOutState, error) {
+	ctx, cancel := cutContext(ctx)
+	defer cancel()
+	s, err := g.deps.OptOuts.Erase(ctx, client, id)
+	if err != nil {
+		return s, err
+	}
+	g.metrics.erasures.Inc()
+	return stateOf(s, id), nil
+}
+
+// postErase removes the bytes of what was purged, log included.
+func (g *Gateway) postErase(w http.ResponseWriter, r *http.Request, _ proto.Principal) error {
+	unhurried(w)
+	x, err := g.deps.OptOuts.EraseBytes(r.Context())
+	if err != nil {
+		return err
+	}
+	return writeValue(w, http.StatusOK, x)
+}
+
+// getLedger streams the ledger of opt-outs, without which no backup may be
+// restored.
+func (g *Gateway) getLedger(w http.ResponseWriter, r *http.Request, _ proto.Principal) error {
+	return g.stream(w, "the ledger of opt-outs", func(out *begun) error { return g.deps.OptOuts.WriteLedger(r.Context(), out) })
+}
