@@ -27,13 +27,14 @@ type host struct {
 	idleAfter time.Duration
 	courier   courier
 
-	active map[proto.Node]*resident
-	cold   []*resident // in active, not yet read
-	idle   []*resident // passivated, for use again
-	lru    resident    // ring; lru.newer is the least recently used
-	next   uint32      // local part of the next ordinal
-	spaces []proto.SpaceID
-	tombs  map[graph.Hash]*tomb // opt-outs that were looked at or changed; see tomb
+	active  map[proto.Node]*resident
+	cold    []*resident // in active, not yet read
+	idle    []*resident // passivated, for use again
+	lru     resident    // ring; lru.newer is the least recently used
+	next    uint32      // local part of the next ordinal
+	spaces  []proto.SpaceID
+	tombs   map[graph.Hash]*tomb // opt-outs that were looked at or changed; see tomb
+	everCut *CutFilter
 
 	// of the batch under way
 	batch     uint64
@@ -126,6 +127,9 @@ func newHost(p proto.PartitionID, c Config, next uint32, courier courier) *host 
 		activeMax: max(c.ActiveMax/proto.Partitions, 1), courier: courier, idleAfter: c.ActiveIdle,
 		active: map[proto.Node]*resident{}, next: next, limits: c.Limits, tombs: map[graph.Hash]*tomb{},
 		spaces: slices.Clone(c.Spaces),
+	}
+	if c.Cut != nil {
+		h.everCut = c.Cut(p)
 	}
 	h.lru.older, h.lru.newer = &h.lru, &h.lru
 	h.out = &Outcome{Partition: p}
@@ -295,11 +299,11 @@ func (h *host) offerNumber(r *resident) {
 	}
 }
 
-// unoffer takes back what was offered to a node that did not become named, so
-// that nothing of it is stored.
+// unoffer takes the number back that a node was offered and did not take, so
+// that it is not stored.
 func (r *resident) unoffer() {
-	if s := &r.state; !s.Named {
-		s.Ordinal, s.Device = 0, false
+	if !r.state.Named {
+		r.state.Ordinal = 0
 	}
 }
 
@@ -365,7 +369,7 @@ func (h *host) inputs(r *resident) (list []redo, purged bool) {
 // stateBefore reads the state as of the last batch.
 func (h *host) stateBefore(r *resident, s *identity.State) error {
 	switch {
-	case r.value != nil && len(r.value) > 0:
+	case len(r.value) > 0:
 		_, err := s.Decode(r.value)
 		return err
 	case r.value == nil && r.stored != 0:
@@ -416,9 +420,6 @@ func (h *host) keep(r *resident, gen uint32) {
 	h.keepBlocks(r, gen, fx.Blocks)
 	h.tellUser(r)
 	r.transient = r.transient && !fx.Changed
-	if fx.Changed {
-		r.transient = false // now, not at the end of the batch: a cut or opt-in in it must not see where batches end
-	}
 	if fx.Changed && !r.dirty {
 		r.dirty = true
 		h.bytes += stateBytes + r.size
@@ -431,8 +432,11 @@ func (h *host) keepBlocks(r *resident, gen uint32, blocks []identity.Block) {
 	for _, b := range blocks {
 		h.bytes += len(b.Data)
 		h.out.Blocks = append(h.out.Blocks, NodeBlock{r.node, gen, b})
+		// One that is deleted, and later sealed anew, must not be read.
+		r.sealed = slices.DeleteFunc(r.sealed, func(s sealedBlock) bool {
+			return s.batch <= h.committed || s.Client == b.Client && s.Number == b.Number
+		})
 		if b.Data != nil {
-			r.sealed = slices.DeleteFunc(r.sealed, func(s sealedBlock) bool { return s.batch <= h.committed })
 			r.sealed = append(r.sealed, sealedBlock{h.batch, b})
 		}
 	}
@@ -539,17 +543,17 @@ func (h *host) collect() *Outcome {
 func (h *host) store(r *resident) {
 	s, out := &r.state, h.out
 	gen, dark := s.Gen(), s.Dark()
-	if gen != 1 {
+	if gen != 1 && r.exists() {
 		h.noteGeneration(r, gen, dark)
 	}
 	h.storeCopies(r)
 	was := r.stored
 	switch {
+	case !r.exists():
+		r.value, r.stored = []byte{}, 0
 	case dark:
 		r.value, r.stored, r.storedDark = []byte{}, 0, true
 		out.Darks = append(out.Darks, DarkPut{r.node, s.Graph.Append(nil)})
-	case !s.Named && s.Graph == nil:
-		r.value, r.stored = []byte{}, 0
 	default:
 		h.encoded = s.Append(h.encoded[:0])
 		r.value, r.stored = append(make([]byte, 0, len(h.encoded)), h.encoded...), gen

@@ -23,6 +23,9 @@ func (h *host) readOptOut(hash graph.Hash) (*identity.OptOut, error) {
 	if t := h.tombs[hash]; t != nil {
 		return &t.OptOut, nil
 	}
+	if !h.everCut.MayHold(hash) {
+		return nil, nil
+	}
 	var o identity.OptOut
 	found, err := h.source.OptOut(hash, o.Decode)
 	if err != nil || !found {
@@ -42,6 +45,7 @@ func (h *host) tomb(hash graph.Hash) *tomb {
 			t.OptOut = *o
 		}
 		h.tombs[hash] = t
+		h.everCut.Add(hash)
 	}
 	t.dirty = true
 	return t
@@ -63,6 +67,9 @@ func (h *host) storeTombs() {
 	for _, hash := range list {
 		t := h.tombs[hash]
 		t.dirty, t.batch = false, h.batch
+		if t.Gen == 0 && len(t.Nodes)+len(t.Cuts)+len(t.Held) == 0 {
+			continue // looked at, and never cut
+		}
 		h.out.OptOuts = append(h.out.OptOuts, OptOutPut{hash, t.Append(nil)})
 	}
 }
@@ -117,12 +124,11 @@ func (h *host) cut(t *task) uint64 {
 	case x.Kind != proto.CutOptOut && o.Dark():
 		return h.refuseCut(x, graph.ReasonOptedOut)
 	}
-	e := h.evidence(t)
 	c := identity.Cut{Command: x.Command, Kind: x.Kind, Everywhere: x.Everywhere, Time: h.entry.Now, Offset: h.entry.Offset}
 	if x.Kind == proto.CutForget {
-		h.forget(o, x, c, e)
+		h.forget(o, x, c)
 	} else {
-		h.cutNodes(o, x.Hash, c, e, nil)
+		h.cutNodes(o, x.Hash, c, nil)
 	}
 	return 2
 }
@@ -133,12 +139,13 @@ func (h *host) refuseCut(x *proto.CutCommand, r graph.Reason) uint64 {
 }
 
 // cutNodes begins a cut of all nodes of an identity, but for one that is cut
-// already.
-func (h *host) cutNodes(o *tomb, hash graph.Hash, c identity.Cut, e graph.Evidence, but *resident) {
-	m := graph.Message{Kind: graph.Cut, Evidence: graph.Evidence{Time: e.Time}, All: c.Everywhere}
+// already. Its time is the lane's, which is never before evidence that the lane
+// took: the gateway's time of the command may be, and would let such a link live.
+func (h *host) cutNodes(o *tomb, hash graph.Hash, c identity.Cut, but *resident) {
+	m := graph.Message{Kind: graph.Cut, Evidence: graph.Evidence{Time: c.Time}, All: c.Everywhere}
 	if c.Kind == proto.CutErase {
 		m.Kind = graph.Erase
-		o.Fence = e.Time + 2*h.limits.SkewMillis
+		o.Fence = c.Time + 2*h.limits.SkewMillis
 	}
 	var spaces []proto.SpaceID
 	for _, r := range h.nodesOf(hash) {
@@ -170,7 +177,7 @@ func (r *resident) meet(o *identity.OptOut) {
 
 // forget takes away what a client knows of an identity in its space: all of
 // the node, if nobody else knows anything.
-func (h *host) forget(o *tomb, x *proto.CutCommand, c identity.Cut, e graph.Evidence) {
+func (h *host) forget(o *tomb, x *proto.CutCommand, c identity.Cut) {
 	n := proto.Node{Hash: x.Hash, Space: x.Space}
 	r := h.active[n]
 	if r == nil || !r.exists() {
@@ -179,7 +186,7 @@ func (h *host) forget(o *tomb, x *proto.CutCommand, c identity.Cut, e graph.Evid
 		return
 	}
 	if r.solelyOf(x.Client) {
-		h.tell(n, graph.Message{Kind: graph.Erase, Evidence: graph.Evidence{Time: e.Time}})
+		h.tell(n, graph.Message{Kind: graph.Erase, Evidence: graph.Evidence{Time: c.Time}})
 		o.Begin(c, []proto.SpaceID{x.Space})
 		return
 	}
@@ -193,7 +200,7 @@ func (h *host) forget(o *tomb, x *proto.CutCommand, c identity.Cut, e graph.Evid
 	h.keep(r, r.state.Gen())
 	h.refresh(r)
 	if r.state.Graph != nil {
-		h.tell(n, graph.Message{Kind: graph.Withdraw, Evidence: graph.Evidence{Time: e.Time, Client: x.Client}})
+		h.tell(n, graph.Message{Kind: graph.Withdraw, Evidence: graph.Evidence{Time: c.Time, Client: x.Client}})
 	}
 	o.Begin(c, nil)
 	h.settle(o, x.Hash)
@@ -224,56 +231,90 @@ func (h *host) liftCut(t *task) uint64 {
 		h.out.Decisions = append(h.out.Decisions, graph.Decision{Command: x.Command, Reason: graph.ReasonOtherGen})
 		return 0
 	}
-	e := h.evidence(t)
-	for _, r := range h.nodesOf(x.Hash) {
-		if r.state.Dark() {
-			h.tell(r.node, graph.Message{Kind: graph.OptIn, ToGen: r.state.Gen(), Evidence: graph.Evidence{Time: e.Time}})
-		}
+	nodes := h.nodesOf(x.Hash)
+	if slices.ContainsFunc(nodes, func(r *resident) bool { return !r.state.Dark() }) {
+		// The opt-out is of this very entry: its tombstones are not there yet.
+		h.out.Decisions = append(h.out.Decisions, graph.Decision{Command: x.Command, Reason: graph.ReasonBusy})
+		return 0
 	}
-	o.Lift(h.entry.Now, e.Time+2*h.limits.SkewMillis)
+	// By the lane's time, as the cut was: evidence must not be older than the one
+	// and newer than the other.
+	for _, r := range nodes {
+		h.tell(r.node, graph.Message{Kind: graph.OptIn, ToGen: r.state.Gen(), Evidence: graph.Evidence{Time: h.entry.Now}})
+	}
+	o.Lift(h.entry.Now, h.entry.Now+2*h.limits.SkewMillis)
 	h.turned(o, x.Hash)
 	h.out.Decisions = append(h.out.Decisions, graph.Decision{Command: x.Command, Linked: true})
 	return 1
 }
 
-// settle tells which cuts are final, and gives the messages that waited for it.
-func (h *host) settle(o *tomb, hash graph.Hash) []graph.Message {
-	return o.Settle(h.entry.Vector, func(c *identity.Cut) {
+// settle tells which cuts are final.
+func (h *host) settle(o *tomb, hash graph.Hash) {
+	held := o.Settle(h.entry.Vector, func(c *identity.Cut) {
 		final := *c
 		h.out.Finals = append(h.out.Finals, Final{hash, final})
 	})
+	if held != nil {
+		o.Held = held // settleCuts sends them
+	}
 }
 
 // settleCuts takes in what a superstep did for cuts of a node. A node that was
 // cut with another, everywhere, has its identity cut in the other spaces too;
-// until that is final the other's cut is not told that it is done.
+// until nothing of it is left there the other's cut is not told that it is done.
+// For whom it itself had cut, everywhere, that does not wait: two may have had
+// one another cut.
 func (h *host) settleCuts(r *resident, fx *graph.Effects, purged bool) {
 	if purged && r.state.Dark() {
 		if o := h.tomb(r.node.Hash); !o.Dark() {
 			before := len(h.messages)
 			c := identity.Cut{Kind: proto.CutOptOut, Time: h.entry.Now, Offset: h.entry.Offset}
-			h.cutNodes(o, r.node.Hash, c, graph.Evidence{Time: h.entry.Now}, r)
+			h.cutNodes(o, r.node.Hash, c, r)
 			fx.Out = append(fx.Out, h.messages[before:]...)
 			h.messages = h.messages[:before]
 		}
 	}
-	if len(fx.Receipts) == 0 && !holdsDone(fx.Out) {
+	if x := r.state.Graph; len(fx.Receipts) == 0 && !holdsDone(fx.Out) && (x == nil || !x.Dark && x.Gen == 1) {
+		return
+	}
+	if len(fx.Receipts) == 0 && !holdsDone(fx.Out) && !h.holds(r.node.Hash) {
 		return
 	}
 	o := h.tomb(r.node.Hash)
 	for i := range fx.Receipts {
 		o.Released(r.node.Space, &fx.Receipts[i])
 	}
-	held := h.settle(o, r.node.Hash)
-	if o.Open() > 0 {
-		fx.Out = slices.DeleteFunc(fx.Out, func(m graph.Message) bool {
-			if m.Kind == graph.CutDone {
-				o.Held = append(o.Held, m)
-			}
-			return m.Kind == graph.CutDone
-		})
+	h.settle(o, r.node.Hash)
+	fx.Out = slices.DeleteFunc(fx.Out, func(m graph.Message) bool {
+		if m.Kind == graph.CutDone {
+			o.Held = append(o.Held, m)
+		}
+		return m.Kind == graph.CutDone
+	})
+	if len(o.Held) > 0 && !h.underWay(o, r.node.Hash) {
+		fx.Out, o.Held = append(fx.Out, o.Held...), nil
 	}
-	fx.Out = append(fx.Out, held...)
+}
+
+// holds reports whether messages wait for cuts of an identity.
+func (h *host) holds(hash graph.Hash) bool {
+	o, err := h.readOptOut(hash)
+	if err != nil {
+		h.fault = err
+	}
+	return o != nil && len(o.Held) > 0
+}
+
+// underWay reports whether a node of an identity is still to be cut, or
+// something of what it was is left.
+func (h *host) underWay(o *tomb, hash graph.Hash) bool {
+	for _, r := range h.nodesOf(hash) {
+		x := r.state.Graph
+		if o.Dark() && !r.state.Dark() || x != nil && slices.ContainsFunc(x.Cuts, func(c graph.CutRecord) bool { return !c.Done }) {
+			return true
+		}
+	}
+	return false
 }
 
 func holdsDone(list []graph.Message) bool {

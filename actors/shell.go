@@ -23,6 +23,9 @@ type Config struct {
 	ActiveIdle time.Duration                // after which an unused one may be passivated; 0: never
 	Limits     graph.Config
 	Spaces     []proto.SpaceID // in which there may be nodes; sorted
+	// Cut gives the filter of a partition's identities that were ever cut, which
+	// is the host's from then on; nil: they are looked for in the source.
+	Cut func(proto.PartitionID) *CutFilter
 }
 
 // Shell is a lane's hosts. Its methods are for one goroutine, the lane's.

@@ -54,7 +54,7 @@ func (h *host) unlink(t *task) {
 	if t.unlink.B == (graph.Hash{}) {
 		m.Kind, m.Client = graph.Withdraw, t.unlink.Client
 	}
-	if t.r.state.Graph != nil {
+	if t.r.state.Graph != nil || m.Kind == graph.Remove { // a link from the other end may be under way
 		h.tell(t.r.node, m)
 	}
 }
@@ -92,7 +92,6 @@ func (h *host) superstep(groups []*graph.Group) (digest uint64) {
 
 func (h *host) stepGraph(r *resident, g *graph.Group, digest uint64) uint64 {
 	h.offerNumber(r)
-	h.learn(r, g)
 	named, gen := r.state.Named, r.state.Gen()
 	h.fx.Reset()
 	r.group, r.now, r.panic = g, h.entry.Now, ""
@@ -113,7 +112,7 @@ func (h *host) stepGraph(r *resident, g *graph.Group, digest uint64) uint64 {
 		h.purged(r, named)
 		h.fx.Reset()
 	}
-	h.nameLinked(r)
+	h.nameLinked(r, g)
 	h.keep(r, gen)
 	h.settleCuts(r, fx, purged)
 	digest = h.digest(digest, r)
@@ -125,29 +124,20 @@ func (h *host) stepGraph(r *resident, g *graph.Group, digest uint64) uint64 {
 // copyBytes is what a copy's write costs, about.
 const copyBytes = 200
 
-// learn takes a node's name from the proposal of the other end. It comes before
-// the step: what the node gives to its user says whether it is a device.
-func (h *host) learn(r *resident, g *graph.Group) {
+// nameLinked gives a number to a node that is linked now, or may be soon. Its
+// name came with a command of this entry, or with the proposal of the other end,
+// and is not kept for later.
+func (h *host) nameLinked(r *resident, g *graph.Group) {
 	s := &r.state
-	if s.Named || s.Dark() {
+	if s.Named || s.Graph == nil || !slices.ContainsFunc(s.Graph.Links, func(l graph.Neighbour) bool { return l.Stage != graph.Absent }) {
 		return
 	}
 	for i := range g.In {
-		if m := &g.In[i]; m.Kind == graph.Half && h.hasher.Hash(proto.Identity(m.Body)) == r.node.Hash {
+		if m := &g.In[i]; m.Kind == graph.Half && len(m.Body) > 0 {
 			r.identity = proto.Identity(m.Body)
 		}
 	}
-	if r.identity != "" {
-		s.Device = isDevice(r.identity)
-	}
-}
-
-// nameLinked gives a number to a node that is linked now, or may be soon: its
-// name came with this entry, or with the proposal of the other end, and is not
-// kept for later.
-func (h *host) nameLinked(r *resident) {
-	s := &r.state
-	if !s.Named && s.Graph != nil && r.identity != "" && slices.ContainsFunc(s.Graph.Links, func(l graph.Neighbour) bool { return l.Stage != graph.Absent }) {
+	if r.identity != "" && h.hasher.Hash(r.identity) == r.node.Hash {
 		h.offerNumber(r)
 		s.Name(isDevice(r.identity), &h.fx)
 	}
@@ -159,5 +149,4 @@ func (h *host) purged(r *resident, named bool) {
 		h.out.Unnamed = append(h.out.Unnamed, r.state.Ordinal)
 	}
 	r.state.Ordinal = 0
-	r.sealed = nil
 }

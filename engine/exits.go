@@ -98,7 +98,7 @@ func (x *exitIndex) load(snap store.Snapshot, at proto.Millis) error {
 }
 
 // due takes the next record that is due at time at. One that was added twice,
-// which a store keeps once, it gives once.
+// which a store keeps once, it gives once until popped is reset.
 func (x *exitIndex) due(at proto.Millis) (actors.Exit, bool) {
 	for len(x.near) > 0 && x.near[0].At <= at {
 		if e := heap.Pop(&x.near).(actors.Exit); e != x.popped {

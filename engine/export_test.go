@@ -84,6 +84,9 @@ func (v *views) Fill(n proto.Node, view *identity.View, version uint64) { v.fill
 // Publish makes a view the one that is seen.
 func (v *views) Publish(n proto.Node, view *identity.View) { v.publish(n, view) }
 
+// Forget drops what is cached of an identity.
+func (v *views) Forget(h proto.IdentityHash) { v.forget(h) }
+
 // Len counts the cached views.
 func (v *views) Len() int { return v.len() }
 

@@ -84,6 +84,7 @@ func (l *lane) beat(b *batch, e *laneEntry, body []byte) (digest uint64, later b
 // entry does.
 func (l *lane) fire(b *batch, now proto.Millis) (digest uint64, err error) {
 	l.exits.add(l.shell.TakeExits())
+	l.exits.popped = actors.Exit{} // a node may ask again for a time at which it was looked at before
 	var due []*actors.Due
 	for len(due) < exitsPerBeat {
 		list := l.dueRecords(len(b.offsets), now, exitsPerBeat-len(due))

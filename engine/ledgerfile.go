@@ -6,7 +6,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"maps"
 	"os"
+	"slices"
 
 	gproto "google.golang.org/protobuf/proto"
 
@@ -128,43 +130,59 @@ func loadLedgerDir(ctx context.Context, c Config, take func([]byte) error) error
 // applyLedger makes a restored directory honour the ledger: whoever was opted
 // out, or erased, after the backup is cut by commands at the end of the new
 // log, which is applied before anything is served.
-func applyLedger(ctx context.Context, c Config, lg *log.Log, records [][]byte) error {
-	state := ledgerState{}
-	for seq, raw := range records {
-		if err := state.take(raw); err != nil {
-			return err
-		}
-		if _, err := lg.Ledger().Append(ctx, raw, uint64(seq)); err != nil {
-			return err
-		}
-	}
+func applyLedger(ctx context.Context, c Config, lg log.Logs, records [][]byte) error {
 	st, err := store.Open(store.Config{Dir: c.storeDir(), Logger: c.Logger})
 	if err != nil {
 		return err
 	}
 	defer st.Close()
+	late, err := beginRestored(ctx, c, lg, st, records)
+	if err != nil {
+		return err
+	}
+	now := proto.MillisOf(c.Now())
+	for id := range late {
+		if err := appendCommands(ctx, lg.Lane(proto.LaneID(id)), proto.LaneID(id), now, &late[id]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// beginRestored ties a restored store to the new log, which gets the ledger,
+// and gives for each lane the commands that it has to begin with.
+func beginRestored(ctx context.Context, c Config, lg log.Logs, st store.Store, records [][]byte) ([]proto.Batch, error) {
+	state := ledgerState{}
+	for seq, raw := range records {
+		if err := state.take(raw); err != nil {
+			return nil, err
+		}
+		if _, err := lg.Ledger().Append(ctx, raw, uint64(seq)); err != nil {
+			return nil, err
+		}
+	}
 	snap := st.Snapshot()
 	defer snap.Release()
 	if err := markRestored(ctx, c, lg, uint64(len(records))); err != nil {
-		return err
+		return nil, err
 	}
 	if err := tieRestored(ctx, c, lg, st, snap); err != nil {
-		return err
+		return nil, err
 	}
-	return cutLate(ctx, snap, c, lg, state)
+	return lateCommands(snap, c, state)
 }
 
 // markRestored ends the ledger with nothing told: offsets of the node that it
 // was mean nothing any more, and what was under way when the backup was made is
 // told again.
-func markRestored(ctx context.Context, c Config, lg *log.Log, last uint64) error {
+func markRestored(ctx context.Context, c Config, lg log.Logs, last uint64) error {
 	r := ledgerRecord{marks: make([]proto.Offset, c.Lanes)}
 	_, err := lg.Ledger().Append(ctx, r.append(nil), last)
 	return err
 }
 
 // tieRestored makes the new, empty log begin where the restored lanes are.
-func tieRestored(ctx context.Context, c Config, lg *log.Log, st store.Store, snap store.Snapshot) error {
+func tieRestored(ctx context.Context, c Config, lg log.Logs, st store.Store, snap store.Snapshot) error {
 	b := st.NewBatch()
 	for id := range c.Lanes {
 		l := &lane{id: proto.LaneID(id)}
@@ -187,38 +205,39 @@ func tieRestored(ctx context.Context, c Config, lg *log.Log, st store.Store, sna
 	return b.Commit()
 }
 
-// cutLate appends the commands.
-func cutLate(ctx context.Context, snap store.Snapshot, c Config, lg *log.Log, state ledgerState) error {
+// lateCommands are what has to be done to a restored store for it to honour the
+// ledger, by lane.
+func lateCommands(snap store.Snapshot, c Config, state ledgerState) ([]proto.Batch, error) {
 	batches := make([]proto.Batch, c.Lanes)
 	now := proto.MillisOf(c.Now())
-	for hash, e := range state {
-		have := uint32(0)
+	hashes := slices.SortedFunc(maps.Keys(state), func(a, b proto.IdentityHash) int { return slices.Compare(a[:], b[:]) })
+	for _, hash := range hashes {
+		e, have := state[hash], uint32(0)
 		o, err := storedOptOut(snap, hash)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if o != nil {
 			have = o.Gen
 		}
-		if have >= e.gen {
-			continue
-		}
+		// As many commands as it takes to be at the ledger's generation: what is
+		// told from then on must be newer than all that the ledger has.
 		b := &batches[int(hash.Partition())%c.Lanes]
-		switch {
-		case e.gen&1 == 1:
-			b.AddCut(&proto.CutCommand{Hash: hash, Kind: proto.CutOptOut, Received: min(e.time, now)})
-		case have&1 == 1: // it came back after the backup
-			b.AddOptIn(&proto.OptInCommand{Hash: hash, Gen: have, Received: min(e.time, now)})
-		default: // it was cut and came back, or was erased
-			b.AddCut(&proto.CutCommand{Hash: hash, Kind: proto.CutErase, Received: min(e.time, now)})
+		for received := min(e.time, now); have < e.gen; {
+			switch {
+			case e.gen&1 == 1:
+				b.AddCut(&proto.CutCommand{Hash: hash, Kind: proto.CutOptOut, Received: received})
+				have += 1 + have&1
+			case have&1 == 1: // it came back after the backup
+				b.AddOptIn(&proto.OptInCommand{Hash: hash, Gen: have, Received: received})
+				have++
+			default: // it was cut and came back, or was erased
+				b.AddCut(&proto.CutCommand{Hash: hash, Kind: proto.CutErase, Received: received})
+				have += 2
+			}
 		}
 	}
-	for id := range batches {
-		if err := appendCommands(ctx, lg.Lane(proto.LaneID(id)), proto.LaneID(id), now, &batches[id]); err != nil {
-			return err
-		}
-	}
-	return nil
+	return batches, nil
 }
 
 // appendCommands puts a batch's commands into a lane's log, in entries.

@@ -128,7 +128,6 @@ func newNode(c Config, lg log.Logs, st store.Store, secret [16]byte) *Node {
 		static[k] = proto.Principal{Role: proto.RoleAdmin}
 	}
 	n.registry = newRegistry(lg.Control(), static, c.Now)
-	n.system = actor.NewActorSystem(actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return c.Logger }))
 	return n
 }
 
@@ -206,6 +205,7 @@ func (n *Node) start(ctx context.Context) error {
 	background, stop := context.WithCancel(context.Background())
 	reading, stopRead := context.WithCancel(context.Background())
 	n.stop, n.stopRead, n.life = stop, stopRead, background
+	n.system = actor.NewActorSystem(actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return n.logger }))
 	n.done.Go(func() { n.registry.follow(background) })
 	last, err := n.log.Control().Last(ctx)
 	if err != nil {
@@ -385,7 +385,9 @@ func (n *Node) Close() error {
 	if n.stopPool != nil {
 		n.stopPool()
 	}
-	n.system.Shutdown()
+	if n.system != nil {
+		n.system.Shutdown()
+	}
 	errs = append(errs, n.log.Close(), n.store.Close())
 	return errors.Join(errs...)
 }

@@ -60,9 +60,13 @@ func (n *Node) openLane(ctx context.Context, id proto.LaneID, dispatcher actor.D
 		next[p] = l.record.NextOrdinal[p]
 		n.laneOf[p] = l
 	}
+	cut, err := l.loadCut(l.snapshot.Load())
+	if err != nil {
+		return nil, err
+	}
 	config := actors.Config{
 		Hasher: n.hasher, Rules: n.judged(l.rules), Partitions: l.partitions, Next: next, ActiveMax: n.config.ActiveMax, ActiveIdle: n.config.ActiveIdle,
-		Limits: graphLimits(), Spaces: l.spaces,
+		Limits: graphLimits(), Spaces: l.spaces, Cut: func(p proto.PartitionID) *actors.CutFilter { return cut[p] },
 	}
 	if dispatcher == nil {
 		l.shell = actors.NewDirect(config)
@@ -124,6 +128,28 @@ func (l *lane) load(snap store.Snapshot) error {
 		return err
 	}
 	return l.loadBitmaps(snap)
+}
+
+// loadCut reads which identities were ever cut.
+func (l *lane) loadCut(snap store.Snapshot) (map[proto.PartitionID]*actors.CutFilter, error) {
+	filters := map[proto.PartitionID]*actors.CutFilter{}
+	for _, p := range l.partitions {
+		var list []proto.IdentityHash
+		prefix := []byte{'T', byte(p)}
+		err := snap.Scan(prefix, prefix, func(k, _ []byte) (bool, error) {
+			list = append(list, proto.IdentityHash(k[2:]))
+			return true, nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		f := actors.NewCutFilter(len(list))
+		for _, h := range list {
+			f.Add(h)
+		}
+		filters[p] = f
+	}
+	return filters, nil
 }
 
 // loadRules applies the definitions in force, in the order of their making.

@@ -34,7 +34,9 @@ func (n *Node) CheckReceipt(ctx context.Context, r proto.Receipt) (proto.Receipt
 	if err := c.search(ctx, slices.Repeat([]store.Snapshot{snap}, len(n.lanes))); err != nil {
 		return proto.ReceiptCheck{}, err
 	}
-	c.count("read caches", n.views.holding(c.hash))
+	if len(c.again) == 0 {
+		c.count("read caches", n.views.holding(c.hash))
+	}
 	info, err := n.laneFor(c.hash).stream.Info(ctx)
 	if err != nil {
 		return proto.ReceiptCheck{}, err
@@ -217,8 +219,14 @@ func (c *receiptCheck) edges(key parsedKey, v []byte) (found int) {
 		}
 		x = *s.Graph
 	}
-	if l := x.Link(c.hash); l != nil && (l.Stage == graph.Absent || c.stale(key.node.Space, l.Gen)) {
-		found++
+	if l := x.Link(c.hash); l != nil {
+		gen := l.Gen
+		if l.Stage == graph.Absent { // of what came back a link may have been removed since
+			gen = l.MarkGen
+		}
+		if c.stale(key.node.Space, gen) {
+			found++
+		}
 	}
 	_, back := c.again[key.node.Space]
 	if !back && x.Root == c.hash || !back && x.Shown.Root == c.hash {

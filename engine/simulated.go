@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"kith/actors/identity"
 	"kith/engine/log"
 	"kith/engine/store"
 	"kith/proto"
@@ -18,15 +19,16 @@ import (
 // simulation can lose, repeat and reorder it.
 type Simulated struct{ *Node }
 
-// Simulate opens a simulated node over a log and a store in memory.
-func Simulate(c Config, lg log.Logs, st store.Store, secret [16]byte) (*Simulated, error) {
+// Simulate opens a simulated node over a log and a store in memory. judge is
+// what identities are judged by, nil for the lanes' rules; tests break it.
+func Simulate(c Config, lg log.Logs, st store.Store, secret [16]byte, judge func(identity.Rules) identity.Rules) (*Simulated, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
 	n := newNode(c, lg, st, secret)
 	s := &Simulated{n}
 	ctx := context.Background()
-	n.life = ctx
+	n.life, n.judge = ctx, judge
 	if err := s.ReadControl(); err != nil {
 		return nil, err
 	}
@@ -214,6 +216,14 @@ func (s *Simulated) Expect(command uint64) (answered func() (Answer, bool)) {
 	}
 }
 
+// BoundSupersteps makes messages of the graph be carried over to the next entry
+// often. All nodes over a log need the same bound, from the start.
+func (s *Simulated) BoundSupersteps(n int) {
+	for _, l := range s.lanes {
+		l.graph.BoundSupersteps(n)
+	}
+}
+
 // Carries reports whether a lane wants a beat at once.
 func (s *Simulated) Carries(id proto.LaneID) bool { return s.lanes[id].progress.carries() }
 
@@ -240,6 +250,20 @@ func (s *Simulated) Controls(id proto.LaneID) [][]byte {
 		bodies = append(bodies, x.Append(nil))
 	}
 	return bodies
+}
+
+// Whole reports whether a copy of the store can be restored without the log: no
+// lane has applied messages that another lane of this node has not sent yet,
+// which a faster node did. Of one node alone that is always so.
+func (s *Simulated) Whole() bool {
+	for _, l := range s.lanes {
+		for to, last := range l.outbox.last() {
+			if s.lanes[to].progress.takenFrom(l.id) > last {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // Tell writes to the ledger and the feed what waits for it, if the other lanes
@@ -275,5 +299,12 @@ func (s *Simulated) Seal() error {
 	return nil
 }
 
-// Shutdown lets go of what would outlive the node; it changes nothing in the store.
-func (s *Simulated) Shutdown() { s.system.Shutdown() }
+// BeginRestored makes a store that was copied earlier, and a new log with the
+// control records of the old one, go on together as a restored backup does. It
+// gives for each lane the commands that its log has to begin with.
+func BeginRestored(c Config, lg log.Logs, st store.Store, ledger [][]byte) ([]proto.Batch, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	return beginRestored(context.Background(), c, lg, st, ledger)
+}

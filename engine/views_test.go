@@ -42,6 +42,25 @@ func TestViewsFill(t *testing.T) {
 	}
 }
 
+// What a look-up read before an opt-out is not stored after it, in any space.
+func TestViewsForget(t *testing.T) {
+	v := engine.NewViews(1)
+	h := proto.IdentityHash{1, 7}
+	view := &identity.View{Ordinal: 1}
+	for s := proto.SpaceID(1); s < 3; s++ {
+		_, _, version := v.Get(proto.Node{Hash: h, Space: s})
+		v.Fill(proto.Node{Hash: h, Space: s}, view, version)
+	}
+	_, _, version := v.Get(proto.Node{Hash: h, Space: 3})
+	v.Forget(h)
+	v.Fill(proto.Node{Hash: h, Space: 3}, view, version)
+	for s := proto.SpaceID(1); s < 4; s++ {
+		if got, ok, _ := v.Get(proto.Node{Hash: h, Space: s}); ok {
+			t.Errorf("in space %d it is still %+v", s, got)
+		}
+	}
+}
+
 // Bitmaps read anew are the same before, within and after a checkpoint, which
 // four thousand commits bring about.
 func TestCheckpoint(t *testing.T) {

@@ -157,7 +157,7 @@ func (s *step) settleCuts() {
 	for _, c := range x.Cuts {
 		s.settleCut(&c, before)
 		before = before && c.Done
-		if c.final() {
+		if c.final() && len(kept) == 0 { // the caller knows receipts by their order
 			s.receipt(&c)
 		} else {
 			kept = append(kept, c)

@@ -172,11 +172,13 @@ func Step(env *Env, self proto.Node, x *State, in []Message, fx *Effects) {
 	if x.Gen == 0 {
 		x.Gen = 1
 	}
-	s := step{env: env, self: self, x: x, fx: fx}
+	s := &fx.scratch.step
+	*s = step{env: env, self: self, x: x, fx: fx, owed: s.owed[:0]}
 	for i := range in {
 		s.take(&in[i])
 	}
 	s.finish()
+	s.env, s.x, s.fx = nil, nil, nil
 }
 
 // take does what one message asks.

@@ -78,6 +78,10 @@ func NewLane(id proto.LaneID, lanes int, laneOf *[proto.Partitions]proto.LaneID)
 	}
 }
 
+// BoundSupersteps bounds the supersteps of an entry, for simulations that want
+// messages carried over often. It must be the same on all replicas.
+func (l *Lane) BoundSupersteps(n int) { l.supersteps = n }
+
 // Apply takes in the entry at offset: first what was carried, then in. The
 // order of messages with the same receiver and sender is kept; else it does
 // not matter. The effects on nodes are in the groups that homes saw.

@@ -15,6 +15,7 @@ type scratch struct {
 	data   []Data
 	points []point
 	ways   []way
+	step   step
 }
 
 // point is an identity as the closure sees it.

@@ -44,8 +44,11 @@ func goldenEvent() *proto.Event {
 		Client: 7, Space: 5, Time: goldenTime - 2500, Received: goldenTime, ID: "e-1",
 		Identities: []proto.Identity{"browser:a1b2", "account:ö9"},
 		EventBody: proto.EventBody{Name: "page", URL: "https://news.example/auto/1", Ref: "https://search.example/", Props: []proto.Prop{
-			{Key: "section", Value: proto.TextOf("auto")}, {Key: "price", Value: proto.NumberOf(-3.25)},
-			{Key: "member", Value: proto.FlagOf(true)}, {Key: "bot", Value: proto.FlagOf(false)}, {Key: "", Value: proto.TextOf("")},
+			{Key: "section", Value: proto.TextOf("auto")},
+			{Key: "price", Value: proto.NumberOf(-3.25)},
+			{Key: "member", Value: proto.FlagOf(true)},
+			{Key: "bot", Value: proto.FlagOf(false)},
+			{Key: "", Value: proto.TextOf("")},
 		}},
 	}
 }

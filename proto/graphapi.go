@@ -79,14 +79,24 @@ func (r *Receipt) SignedBytes() []byte {
 	var b strings.Builder
 	b.WriteString("kith receipt\n")
 	for _, f := range [...][2]string{
-		{"version", strconv.Itoa(r.Version)}, {"id", r.ID}, {"node", r.Node}, {"action", r.Action},
-		{"identity_hmac", r.IdentityHMAC}, {"identity_hash", r.IdentityHash},
+		{"version", strconv.Itoa(r.Version)},
+		{"id", r.ID},
+		{"node", r.Node},
+		{"action", r.Action},
+		{"identity_hmac", r.IdentityHMAC},
+		{"identity_hash", r.IdentityHash},
 		{"generation", strconv.FormatUint(uint64(r.Generation), 10)},
-		{"everywhere", strconv.FormatBool(r.Everywhere)}, {"also", strconv.Itoa(r.Also)},
-		{"partition", strconv.Itoa(r.Partition)}, {"lane", strconv.Itoa(int(r.Lane))},
-		{"offset", strconv.FormatUint(uint64(r.Offset), 10)}, {"time", r.Time.UTC().Format(time.RFC3339Nano)},
-		{"copies_retracted", strconv.Itoa(r.CopiesRetracted)}, {"members_refreshed", strconv.Itoa(r.MembersRefreshed)},
-		{"position", r.Position}, {"log_clear_by", r.LogClearBy.UTC().Format(time.RFC3339Nano)}, {"public_key", r.PublicKey},
+		{"everywhere", strconv.FormatBool(r.Everywhere)},
+		{"also", strconv.Itoa(r.Also)},
+		{"partition", strconv.Itoa(r.Partition)},
+		{"lane", strconv.Itoa(int(r.Lane))},
+		{"offset", strconv.FormatUint(uint64(r.Offset), 10)},
+		{"time", r.Time.UTC().Format(time.RFC3339Nano)},
+		{"copies_retracted", strconv.Itoa(r.CopiesRetracted)},
+		{"members_refreshed", strconv.Itoa(r.MembersRefreshed)},
+		{"position", r.Position},
+		{"log_clear_by", r.LogClearBy.UTC().Format(time.RFC3339Nano)},
+		{"public_key", r.PublicKey},
 	} {
 		b.WriteString(f[0] + "=" + strings.ReplaceAll(f[1], "\n", " ") + "\n")
 	}

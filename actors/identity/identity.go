@@ -196,6 +196,8 @@ type Stepper struct {
 	none  *segments.Program
 
 	// of users
+	ofUser  userFacts
+	env     graph.Env
 	shared  []byte
 	parts   []part
 	blobs   []string
@@ -302,10 +304,15 @@ func (p *Stepper) facts(s *State, in *Input, now proto.Millis, fx *Effects) *Fac
 	return f
 }
 
-// name gives the node its number.
+// name gives the node its number. One that was cut while it was linked anew may
+// be of a user before its name comes again.
 func (s *State) name(fx *Effects) {
-	if !s.Named {
-		s.Named, fx.Created, fx.Changed = true, true, true
+	if s.Named {
+		return
+	}
+	s.Named, fx.Created, fx.Changed = true, true, true
+	for i := range s.User {
+		fx.Bits = appendBits(fx.Bits, s.User[i].Client, s.User[i].Members, func(proto.SegmentKey) bool { return true })
 	}
 }
 

@@ -526,8 +526,10 @@ func TestStepProperty(t *testing.T) {
 				in.Kind, in.Traits = identity.InputTraits, []proto.Prop{{Key: rapid.SampledFrom([]string{"k", "l"}).Draw(rt, "trait"), Value: proto.NumberOf(float64(rapid.IntRange(0, 2).Draw(rt, "v")))}}
 			default:
 				in.Kind = identity.InputEvent
-				in.Event = &proto.Event{Client: in.Client, Time: w.now - proto.Millis(rapid.IntRange(-2000, 9000).Draw(rt, "age")), ID: rapid.SampledFrom([]string{"", "1", "2", "3"}).Draw(rt, "id"),
-					EventBody: body(rapid.SampledFrom([]string{"x", "y", strings.Repeat("z", 300)}).Draw(rt, "name"))}
+				in.Event = &proto.Event{
+					Client: in.Client, Time: w.now - proto.Millis(rapid.IntRange(-2000, 9000).Draw(rt, "age")), ID: rapid.SampledFrom([]string{"", "1", "2", "3"}).Draw(rt, "id"),
+					EventBody: body(rapid.SampledFrom([]string{"x", "y", strings.Repeat("z", 300)}).Draw(rt, "name")),
+				}
 			}
 			if _, err := reused.Decode(w.state.Append(nil)); err != nil {
 				rt.Fatal(err)
@@ -584,7 +586,7 @@ func FuzzDecode(f *testing.F) {
 		if s.View(); s.Follows {
 			s.Graph.RootOf(graph.Hash{1})
 		}
-		if s.Follows != (identity.MayFollow(one)) {
+		if s.Follows != identity.MayFollow(one) {
 			t.Fatalf("%x follows: %v, and may: %v", b, s.Follows, identity.MayFollow(one))
 		}
 	})

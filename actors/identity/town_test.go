@@ -38,6 +38,7 @@ type dweller struct {
 	node   proto.Node
 	device bool
 	state  identity.State
+	lane   *identity.Stepper // by which its lane judges, if that has other rules
 	blocks map[proto.ClientID]map[uint32][]byte
 	bits   map[identity.Bit]bool // as replayed from effects
 	exits  []proto.Millis
@@ -132,11 +133,12 @@ func (w *town) fill(c proto.ClientID) {
 // step lets a node take an input in, as a host does.
 func (w *town) step(i int, in *identity.Input) {
 	d := w.people[i]
-	if w.stepper.NeedsHistory(&d.state, in) {
+	stepper := w.stepperOf(d)
+	if stepper.NeedsHistory(&d.state, in) {
 		in.History = d.blocksOf
 	}
 	w.fx.Reset()
-	w.stepper.Step(&d.state, in, w.now, &w.fx)
+	stepper.Step(&d.state, in, w.now, &w.fx)
 	w.take(d)
 	if x := d.state.Graph; x != nil && (w.fx.Shared || w.fx.Due) && (x.Root != graph.Hash{} || x.Leads()) {
 		m := graph.Message{Kind: graph.Refresh}
@@ -145,6 +147,13 @@ func (w *town) step(i int, in *identity.Input) {
 		}
 		w.tell(i, m)
 	}
+}
+
+func (w *town) stepperOf(d *dweller) *identity.Stepper {
+	if d.lane != nil {
+		return d.lane
+	}
+	return w.stepper
 }
 
 func (d *dweller) blocksOf(c proto.ClientID) iter.Seq[[]byte] {
@@ -196,7 +205,7 @@ func (w *town) Step(groups []graph.Group) error {
 		if !d.state.Named {
 			d.state.Device = d.device // as a host that learned its name says
 		}
-		w.stepper.StepGraph(w.limits, g.To, &d.state, g.In, w.now, &g.Effects, &w.fx)
+		w.stepperOf(d).StepGraph(w.limits, g.To, &d.state, g.In, w.now, &g.Effects, &w.fx)
 		if s := &d.state; !s.Named && s.Graph != nil && !s.Graph.Dark && len(s.Graph.Edges()) > 0 {
 			s.Name(d.device, &w.fx)
 		}
@@ -483,6 +492,11 @@ func (w *town) check() {
 		for what, got := range map[string]map[identity.Bit]bool{"bits": d.bits, "look-ups": w.viewBits(i)} {
 			if diff := gocmp.Diff(want, tellBits(got)); diff != "" {
 				w.t.Fatalf("at %v %s of %d, of the user %v (client/segment, 0 the universe; -plain +got):\n%s", w.now-start, what, i, w.user(i), diff)
+			}
+		}
+		for c, blocks := range d.blocks {
+			if f := d.state.Client(c); len(blocks) > 0 && (f == nil || len(blocks) != int(f.History.Next-f.History.First)) {
+				w.t.Fatalf("%d blocks are left of what client %d knew of %d", len(blocks), c, i)
 			}
 		}
 		if follows := len(w.user(i)) > 1; d.state.Follows != follows || d.state.Dark() != d.dark {

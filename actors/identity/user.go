@@ -35,9 +35,9 @@ func (p *Stepper) StepGraph(limits Limits, node proto.Node, s *State, in []graph
 	if s.Graph == nil {
 		s.Graph = &graph.State{}
 	}
-	u := userFacts{p: p, s: s, now: now, fx: fx}
-	env := graph.Env{Config: limits, Facts: u}
-	graph.Step(&env, node, s.Graph, in, gfx)
+	p.ofUser = userFacts{p: p, s: s, now: now, fx: fx}
+	p.env = graph.Env{Config: limits, Facts: &p.ofUser}
+	graph.Step(&p.env, node, s.Graph, in, gfx)
 	if gfx.Shown {
 		p.show(s, now, fx)
 	}
@@ -73,10 +73,10 @@ type userFacts struct {
 var FactsChanged = []byte{1}
 
 // Observe implements graph.Facts.
-func (u userFacts) Observe(m *graph.Message) bool { return len(m.Body) > 0 }
+func (u *userFacts) Observe(m *graph.Message) bool { return len(m.Body) > 0 }
 
 // Data implements graph.Facts.
-func (u userFacts) Data() graph.Data { return u.p.Data(u.s) }
+func (u *userFacts) Data() graph.Data { return u.p.Data(u.s) }
 
 // Data is what the node gives to its user.
 func (p *Stepper) Data(s *State) graph.Data {
@@ -103,7 +103,7 @@ type part struct {
 
 // Aggregate implements graph.Facts. It must not fail: data that cannot be read
 // were not made by this room, and the lane that carries them is stopped.
-func (u userFacts) Aggregate(members []graph.Data) graph.Value {
+func (u *userFacts) Aggregate(members []graph.Data) graph.Value {
 	parts, devices, err := readData(u.p.parts[:0], members)
 	if err != nil {
 		panic(err)
@@ -334,6 +334,9 @@ func (s *State) effective(client proto.ClientID, key proto.SegmentKey) *segments
 // userBits appends the bits that the node has because of its user, or in its
 // place, by client and key: its universes' among them.
 func (p *Stepper) userBits(s *State, bits []Bit) []Bit {
+	if !s.Named { // a bit needs a number: name sets them
+		return bits
+	}
 	from := len(bits)
 	for i := range s.Facts {
 		bits = append(bits, Bit{Client: s.Facts[i].Client, Set: true})
@@ -412,7 +415,9 @@ func (p *Stepper) flip(s *State, now proto.Millis, fx *Effects) {
 			if m.In {
 				m.Since = now
 			}
-			fx.Bits = append(fx.Bits, Bit{Client: u.Client, Key: m.Key, Set: m.In})
+			if s.Named {
+				fx.Bits = append(fx.Bits, Bit{Client: u.Client, Key: m.Key, Set: m.In})
+			}
 			fx.Published, fx.Due = true, true
 		}
 		u.Members = slices.DeleteFunc(u.Members, func(m segments.Membership) bool { return !m.In && m.Next == 0 })
@@ -420,7 +425,7 @@ func (p *Stepper) flip(s *State, now proto.Millis, fx *Effects) {
 }
 
 // Purge implements graph.Facts: nothing is left but that the identity was cut.
-func (u userFacts) Purge() {
+func (u *userFacts) Purge() {
 	s, fx := u.s, u.fx
 	bits := u.p.userBits(s, u.p.bits[:0])
 	for i := range s.Facts {

@@ -114,6 +114,11 @@ func TestCutIsAsIfNeverLinked(t *testing.T) {
 				w.event(acme, 1, 0, "y")
 				w.trait(zeta, 1, "vip", proto.FlagOf(true))
 				w.event(acme, 2, 0, "z")
+				w.event(acme, 1, 0, longName) // so that history is sealed
+				w.event(acme, 1, 0, longName+"z")
+				if len(w.people[1].blocks[acme]) == 0 {
+					t.Fatal("no history was sealed")
+				}
 				if linked {
 					w.link(acme, 0, 1)
 					w.link(acme, 1, 2)
@@ -234,7 +239,15 @@ func TestUserNegation(t *testing.T) {
 	in("five seconds later", true)
 	w.event(acme, 0, 0, "y")
 	in("loud again", false)
+	w.wait(3 * second)
+	w.event(acme, 1, 0, "y")
+	w.wait(3 * second) // the first alone would be quiet by now
+	in("loud by one of them", false)
+	w.wait(second)
+	w.event(acme, 0, 0, "y")
+	in("loud for the third time", false)
 	w.unlink(0, 1)
+	w.wait(second)
 	if w.check(); w.people[0].bits[identity.Bit{Client: acme, Key: quiet}] || !w.people[1].bits[identity.Bit{Client: acme, Key: quiet}] {
 		t.Error("parted, the loud one must be out and the other in")
 	}
@@ -271,6 +284,45 @@ func TestClientThatKnowsOne(t *testing.T) {
 	if !w.people[0].state.Named || !w.people[0].state.Follows {
 		t.Error("the link went with what one client knew")
 	}
+}
+
+// A client that forgets one of two that it knows goes on knowing their user.
+func TestClientThatForgetsOne(t *testing.T) {
+	w := newTown(t, 2)
+	seen := w.define(acme, "seen", segments.ScopeUser, `count(event.name == "y") >= 1`)
+	w.define(acme, "own", segments.ScopeIdentity, `count(event.name == "x") >= 1`)
+	w.event(acme, 0, 0, "x")
+	w.event(acme, 1, 0, "y")
+	w.link(zeta, 1, 0)
+	w.forget(acme, 0)
+	w.check()
+	want(t, "bits of the forgotten one", fmt.Sprintf("7/0 7/%d", seen), tellBits(w.people[0].bits))
+}
+
+// Rules of another lane may be ahead: what they say of the user counts once
+// the node's own lane has them too.
+func TestRulesOfAnotherLaneAreAhead(t *testing.T) {
+	w := newTown(t, 2)
+	w.define(acme, "old", segments.ScopeUser, `count(event.name == "x") >= 1`)
+	behind := rules{acme: segments.NewProgram()}
+	d, _ := w.program(acme).Get("old")
+	if err := behind[acme].Define(d); err != nil {
+		t.Fatal(err)
+	}
+	w.people[1].lane = identity.NewStepper(behind)
+	w.event(acme, 0, 0, "x")
+	w.event(acme, 1, 0, "y")
+	w.link(acme, 0, 1)
+	key := w.define(acme, "new", segments.ScopeUser, `count(event.name == "x") >= 1 && count(true) < 9`)
+	if in := func(i int) bool { return w.people[i].bits[identity.Bit{Client: acme, Key: key}] }; !in(0) || in(1) {
+		t.Errorf("with the rule in one lane they are in: %v, %v", in(0), in(1))
+	}
+	d, _ = w.program(acme).Get("new")
+	if err := behind[acme].Define(d); err != nil {
+		t.Fatal(err)
+	}
+	w.fill(acme)
+	w.check()
 }
 
 // A look-up of a client that holds facts of the node but none of its user's
@@ -360,7 +412,7 @@ func FuzzDecodeValue(f *testing.F) {
 // Whatever happens to a few identities, what everybody sees of each is what
 // the rules say, plainly, of its own history or of its user's.
 func TestTownAgreesWithPlainReading(t *testing.T) {
-	const people = 6
+	const people = 5
 	whens := []string{
 		`count(event.name == "x", "3s") >= 2`, `!(count(event.name == "y", "2s") >= 1)`, `count(event.name == "x", "4s") >= 1 && !(trait("vip") == true)`,
 		`trait("vip") == true && count(true) >= 1`, `devices() >= 2 && count(event.name == "y") >= 1`, `count(true, "5s") == 3`, `last(event.name == "x") < now - "2s" || count(event.name == "y") >= 3`,
@@ -381,9 +433,10 @@ func TestTownAgreesWithPlainReading(t *testing.T) {
 			define(rt)
 		}
 		event := func(rt *rapid.T) {
-			w.event(client.Draw(rt, "client"), who.Draw(rt, "who"), proto.Millis(rapid.IntRange(-10, 4000).Draw(rt, "age")), rapid.SampledFrom([]string{"x", "y", "z", longName}).Draw(rt, "name"))
+			w.event(client.Draw(rt, "client"), who.Draw(rt, "who"), proto.Millis(rapid.IntRange(-10, 4000).Draw(rt, "age")), rapid.SampledFrom([]string{"x", "y", "z", longName, longName + "z"}).Draw(rt, "name"))
 		}
 		link := func(rt *rapid.T) { w.link(client.Draw(rt, "client"), who.Draw(rt, "a"), who.Draw(rt, "b")) }
+		forget := func(rt *rapid.T) { w.forget(client.Draw(rt, "client"), who.Draw(rt, "who")) }
 		wait := func(rt *rapid.T) { w.wait(proto.Millis(rapid.IntRange(1, 3000).Draw(rt, "ms"))) }
 		rt.Repeat(map[string]func(*rapid.T){
 			"event": event, "event again": event, "link": link, "link again": link, "wait": wait, "wait again": wait, "define": define,
@@ -394,9 +447,9 @@ func TestTownAgreesWithPlainReading(t *testing.T) {
 			},
 			"unlink":   func(rt *rapid.T) { w.unlink(who.Draw(rt, "a"), who.Draw(rt, "b")) },
 			"withdraw": func(rt *rapid.T) { w.withdraw(client.Draw(rt, "client"), who.Draw(rt, "who")) },
-			"forget":   func(rt *rapid.T) { w.forget(client.Draw(rt, "client"), who.Draw(rt, "who")) },
-			"cut":      func(rt *rapid.T) { w.leave(who.Draw(rt, "who"), graph.Cut) },
-			"erase":    func(rt *rapid.T) { w.leave(who.Draw(rt, "who"), graph.Erase) },
+			"forget":   forget, "forget again": forget,
+			"cut":   func(rt *rapid.T) { w.leave(who.Draw(rt, "who"), graph.Cut) },
+			"erase": func(rt *rapid.T) { w.leave(who.Draw(rt, "who"), graph.Erase) },
 			"opt in": func(rt *rapid.T) {
 				w.optIn(who.Draw(rt, "who"))
 				w.wait(21)

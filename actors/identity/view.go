@@ -64,10 +64,7 @@ func (s *State) View() *View {
 	for i := range s.User {
 		n += len(s.User[i].Members)
 	}
-	v := &View{OptedOut: s.Dark(), Follows: s.Follows, Clients: make([]ClientView, len(s.Facts))}
-	if s.Named {
-		v.Ordinal = s.Ordinal
-	}
+	v := &View{Ordinal: s.Ordinal, OptedOut: s.Dark(), Follows: s.Follows, Clients: make([]ClientView, len(s.Facts))}
 	all := make([]segments.Membership, 0, n)
 	part := func(c proto.ClientID, list []segments.Membership) ClientView {
 		from := len(all)

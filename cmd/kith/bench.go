@@ -22,9 +22,10 @@ func newBenchCommand() *cobra.Command {
 		Short: "Measure kith and its yardsticks on this machine",
 		Long: `Starts what it needs in a temporary folder, measures kith and what it is compared
 with in turn, and prints a table of ratios. Every node and yardstick is a process
-of its own on loopback; this process makes the load. All of it takes about ten
-minutes and two gigabytes of disk; --only takes less. A measurement of
-redis-server is beside it when that is on the PATH.`,
+of its own on loopback; this process makes the load. All of it takes about a
+quarter of an hour and four gigabytes of disk; --only takes less. Redis is beside
+it when redis-server is on the PATH, PostgreSQL when initdb, postgres and psql
+are there or in /usr/lib/postgresql; it runs in a temporary folder, synced.`,
 		Example: "  kith bench\n  kith bench --only ingest,lookup --seconds 5 --json\n  kith bench --quick --dir /mnt/fast",
 		Args:    noArgs,
 	}

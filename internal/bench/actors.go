@@ -24,11 +24,20 @@ const (
 // kept holds nothing: every identity is active from its first event on.
 type kept struct{}
 
-// Facts implements actors.Source.
-func (kept) Facts(proto.Node, func([]byte) error) (bool, error) { return false, nil }
+// Node implements actors.Source.
+func (kept) Node(proto.Node, uint32, func([]byte) error) (bool, error) { return false, nil }
+
+// Dark implements actors.Source.
+func (kept) Dark(proto.Node, func([]byte) error) (bool, error) { return false, nil }
+
+// Copy implements actors.Source.
+func (kept) Copy(proto.Node, proto.IdentityHash, func([]byte) error) (bool, error) { return false, nil }
+
+// OptOut implements actors.Source.
+func (kept) OptOut(proto.IdentityHash, func([]byte) error) (bool, error) { return false, nil }
 
 // Blocks implements actors.Source.
-func (kept) Blocks(proto.Node, proto.ClientID, uint32, uint32) iter.Seq2[[]byte, error] {
+func (kept) Blocks(proto.Node, uint32, proto.ClientID, uint32, uint32) iter.Seq2[[]byte, error] {
 	return func(func([]byte, error) bool) {}
 }
 
@@ -44,6 +53,7 @@ type Drive struct {
 	entries []*actors.Commands
 	batch   uint64
 	now     proto.Millis
+	offset  proto.Offset
 	wrote   written
 }
 
@@ -123,7 +133,9 @@ func (d *Drive) Batch() (int, error) {
 	}
 	d.now++
 	for entry := range shellPerBatch {
-		if _, err := d.shell.Run(entry, d.now); err != nil {
+		d.offset++
+		d.shell.Enter(actors.Entry{Index: entry, Now: d.now, Offset: d.offset, Vector: []proto.Offset{d.offset}})
+		if _, err := d.shell.Run(); err != nil {
 			return 0, err
 		}
 	}

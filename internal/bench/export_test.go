@@ -3,6 +3,8 @@ package bench
 import (
 	"context"
 	"time"
+
+	"kith/proto"
 )
 
 // What the tests see of the generator.
@@ -70,7 +72,7 @@ func ReadHead(b []byte) (status, size, body int, ok bool, err error) {
 
 // Accepted reads an answer as a poster of n events does.
 func Accepted(n int, answer []byte) (string, error) {
-	p := poster{body: newBody(n)}
+	p := acknowledged{events: n}
 	if _, err := p.done(answer); err != nil {
 		return "", err
 	}
@@ -125,3 +127,80 @@ func RunBehind(ctx context.Context, conns int, every time.Duration, answer func(
 	x, err := stop()
 	return x.units, err
 }
+
+// People are the links of count people on each of conns connections, as events
+// and as requests for links name them, and who met.
+func People(conns, count int) (pairs [][2]proto.Identity, users [][]proto.Identity) {
+	list := (&census{}).meetings(conns, conns*count)
+	for _, m := range list {
+		for !m.over() {
+			var a, b [identityLength]byte
+			m.next().put(a[:], b[:])
+			pairs = append(pairs, [2]proto.Identity{proto.Identity(a[:]), proto.Identity(b[:])})
+		}
+	}
+	for _, p := range met(list) {
+		users = append(users, p.identities())
+	}
+	return pairs, users
+}
+
+// LinkRequests are a post of n events that link and a request for a link.
+func LinkRequests(n int) (events, link []byte) {
+	c := &census{}
+	return newPairPoster(n, c.newMeetings(1, n)).next(), newLinkAsker(c.newMeetings(2, n)).next()
+}
+
+// Departures opts members of count people out, with ask more requests than
+// there are people. over tells whether the load was ended.
+func Departures(count, more int) (requests []string, over bool) {
+	m := (&census{}).newMeetings(3, count)
+	for !m.over() {
+		m.next()
+	}
+	from := newLeaving(m.met)
+	x := newOptOutAsker(from)
+	for range count + more {
+		requests = append(requests, string(x.next()))
+	}
+	select {
+	case <-from.finish:
+		over = true
+	default:
+	}
+	return requests, over
+}
+
+func LinkAnswered(answer string) (int, error)   { return (&linkAsker{}).done([]byte(answer)) }
+func OptOutAnswered(answer string) (int, error) { return (&optOutAsker{}).done([]byte(answer)) }
+
+// RunDrain drains conns connections of left requests each.
+func RunDrain(ctx context.Context, conns, left int, answer func() int) (units int, err error) {
+	l := load{workers: make([]worker, conns), connect: func(context.Context) (exchange, error) { return anyExchange(answer), nil }}
+	for i := range l.workers {
+		l.workers[i] = &countedAny{left: left}
+	}
+	x, err := l.drain(ctx)
+	return x.units, err
+}
+
+type countedAny struct {
+	anyWorker
+	left int
+}
+
+func (c *countedAny) more() bool {
+	c.left--
+	return c.left >= 0
+}
+
+func scoped(rules []rule) (list [][2]string) {
+	for _, r := range rules {
+		list = append(list, [2]string{r.when, r.scope})
+	}
+	return list
+}
+
+// Social and Household are rules, each with its scope.
+func Social() [][2]string    { return scoped(social()) }
+func Household() [][2]string { return scoped(household()) }

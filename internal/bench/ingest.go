@@ -17,11 +17,17 @@ import (
 // ingestConns is how many posts of 200 events are under way at once.
 const ingestConns = 16
 
-// poster posts events and remembers where they lie in the log.
+// posted is a worker that posts events.
+type posted interface {
+	worker
+	position() proto.Position // of all that it posted
+}
+
+// poster posts events of visits.
 type poster struct {
+	acknowledged
 	body body
 	from source
-	last proto.Position
 }
 
 func (p *poster) next() []byte {
@@ -29,12 +35,21 @@ func (p *poster) next() []byte {
 	return p.body.bytes
 }
 
+// acknowledged takes the answers to posts of so many events and remembers
+// where they lie in the log.
+type acknowledged struct {
+	events int
+	last   proto.Position
+}
+
+func (p *acknowledged) position() proto.Position { return p.last }
+
 var (
 	acceptedName = []byte(`"accepted":`)
 	positionName = []byte(`"position":"`)
 )
 
-func (p *poster) done(answer []byte) (int, error) {
+func (p *acknowledged) done(answer []byte) (int, error) {
 	n, ok := 0, false
 	if _, rest, found := bytes.Cut(answer, acceptedName); found {
 		for len(rest) > 0 && rest[0] >= '0' && rest[0] <= '9' {
@@ -43,8 +58,8 @@ func (p *poster) done(answer []byte) (int, error) {
 	}
 	_, rest, found := bytes.Cut(answer, positionName)
 	text, _, closed := bytes.Cut(rest, []byte{'"'})
-	if !ok || !found || !closed || n != len(p.body.slots) {
-		return 0, proto.Errorf(proto.CodeInvalid, "of %d events %d were accepted: %s", len(p.body.slots), n, answer[:min(len(answer), 300)])
+	if !ok || !found || !closed || n != p.events {
+		return 0, proto.Errorf(proto.CodeInvalid, "of %d events %d were accepted: %s", p.events, n, answer[:min(len(answer), 300)])
 	}
 	pos, err := proto.ParsePosition(string(text))
 	if err != nil {
@@ -73,7 +88,7 @@ func posters(conns, events int, path string, from func(i int) source) []worker {
 		if path != "" {
 			b = b.request(path)
 		}
-		workers[i] = &poster{body: b, from: from(i)}
+		workers[i] = &poster{acknowledged{events: events}, b, from(i)}
 	}
 	return workers
 }
@@ -81,7 +96,7 @@ func posters(conns, events int, path string, from func(i int) source) []worker {
 // end is the position of all that workers posted.
 func end(workers []worker) (pos proto.Position) {
 	for _, w := range workers {
-		pos = later(pos, w.(*poster).last)
+		pos = later(pos, w.(posted).position())
 	}
 	return pos
 }
@@ -94,15 +109,20 @@ func fromTape(tape []uint32) func(int) source {
 
 // queryable runs a load of posters and waits until the last event can be
 // queried; its time and the node's processor time count up to there.
-func (n *node) queryable(ctx context.Context, l load, d time.Duration) (x sample, err error) {
+func (n *node) queryable(ctx context.Context, l load, d time.Duration) (sample, error) {
+	return n.applied(ctx, l.workers, func(ctx context.Context) (sample, error) { return l.run(ctx, d) })
+}
+
+// applied is queryable for any way to run posters.
+func (n *node) applied(ctx context.Context, workers []worker, run sampler) (x sample, err error) {
 	var cpu sample
 	err = n.profiled(&cpu, func() error {
 		start := time.Now()
-		if x, err = l.run(ctx, d); err != nil {
+		if x, err = run(ctx); err != nil {
 			return err
 		}
 		acknowledged := time.Since(start)
-		if err = n.wait(ctx, end(l.workers)); err != nil {
+		if err = n.wait(ctx, end(workers)); err != nil {
 			return err
 		}
 		x.seconds = time.Since(start).Seconds()
@@ -123,58 +143,29 @@ func (n *node) load(ctx context.Context, count int) error {
 	for i, w := range workers {
 		// Each connection takes every 16th identity, and stops after its last.
 		of := (count - i + ingestConns - 1) / ingestConns
-		workers[i] = &counted{poster: w.(*poster), left: (of + postEvents - 1) / postEvents}
+		workers[i] = &counted{w.(posted), (of + postEvents - 1) / postEvents}
 	}
 	return n.finish(ctx, workers)
 }
 
-// counted is a poster of so many bodies.
+// counted posts so many bodies.
 type counted struct {
-	*poster
+	posted
 	left int
 }
 
-func (n *node) finish(ctx context.Context, workers []worker) error {
-	var pos proto.Position
-	var errs = make(chan error, len(workers))
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	for _, w := range workers {
-		go func() { errs <- n.drain(ctx, w.(*counted)) }()
-	}
-	var err error
-	for range workers {
-		if e := <-errs; e != nil && err == nil {
-			err = e
-			cancel()
-		}
-	}
-	if err != nil {
-		return err
-	}
-	for _, w := range workers {
-		pos = later(pos, w.(*counted).last)
-	}
-	return n.wait(ctx, pos)
+func (c *counted) more() bool {
+	c.left--
+	return c.left >= 0
 }
 
-// drain sends all of a counted poster's bodies.
-func (n *node) drain(ctx context.Context, w *counted) error {
-	c, err := dial(ctx, n.service)
-	if err != nil {
+// finish posts all that the workers, which are finite, have, and waits until
+// it can be queried.
+func (n *node) finish(ctx context.Context, workers []worker) error {
+	if _, err := httpLoad(n.service, workers).drain(ctx); err != nil {
 		return err
 	}
-	defer c.close()
-	for ; w.left > 0; w.left-- {
-		p := part{w: w, conn: c, end: time.Now().Add(time.Minute)}
-		if err := p.exchange(ctx, time.Now(), &sample{}); err != nil {
-			return err
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-	}
-	return nil
+	return n.wait(ctx, end(workers))
 }
 
 // warmNode is a node with the hundred segments and all visitors known and
@@ -214,7 +205,7 @@ func (s *session) ingest(ctx context.Context) (_ []Result, err error) {
 		},
 		func(context.Context) (sample, error) { return bare.run(s.Time) },
 	}
-	redis, err := s.startRedis(ctx)
+	redis, err := s.startRedis(ctx, false)
 	if err != nil {
 		return nil, err
 	}

@@ -20,6 +20,12 @@ type worker interface {
 	done(body []byte) (units int, err error)
 }
 
+// finite is a worker that comes to an end.
+type finite interface {
+	worker
+	more() bool // asked before each request
+}
+
 // exchange sends a request and gives the answer; the kind of connection is
 // the load's.
 type exchange interface {
@@ -45,6 +51,16 @@ func httpLoad(addr string, workers []worker) load {
 
 // run does the load for a time, and gives what was done in it.
 func (l load) run(ctx context.Context, d time.Duration) (sample, error) {
+	return l.all(ctx, d, (*part).run)
+}
+
+// drain does all that the workers, which are finite, have.
+func (l load) drain(ctx context.Context) (sample, error) {
+	return l.all(ctx, workMax, (*part).drain)
+}
+
+// all does every connection's part.
+func (l load) all(ctx context.Context, d time.Duration, do func(*part, context.Context, *sample) error) (sample, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	conns, err := l.open(ctx)
@@ -59,7 +75,7 @@ func (l load) run(ctx context.Context, d time.Duration) (sample, error) {
 		busy.Go(func() {
 			defer conns[i].close()
 			p := part{l: l, w: w, conn: conns[i], number: i, start: start, end: end}
-			if err := p.run(ctx, &parts[i]); err != nil {
+			if err := do(&p, ctx, &parts[i]); err != nil {
 				cancel(err)
 			}
 		})
@@ -112,6 +128,15 @@ func (p *part) run(ctx context.Context, out *sample) error {
 			return nil
 		}
 		if err := p.exchange(ctx, due, out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *part) drain(ctx context.Context, out *sample) error {
+	for p.w.(finite).more() && ctx.Err() == nil {
+		if err := p.exchange(ctx, time.Now(), out); err != nil {
 			return err
 		}
 	}

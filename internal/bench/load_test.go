@@ -76,3 +76,23 @@ func TestCanceledLoad(t *testing.T) {
 		t.Error("no error")
 	}
 }
+
+// A finite load does all that there is, what is refused too, and ends at an
+// error.
+func TestDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var n atomic.Int64
+		units, err := bench.RunDrain(t.Context(), 3, 10, func() int {
+			if n.Add(1)%7 == 0 {
+				return http.StatusServiceUnavailable
+			}
+			return http.StatusOK
+		})
+		if err != nil || units != 2*3*10 {
+			t.Errorf("%d units, %v", units, err)
+		}
+	})
+	if _, err := bench.RunDrain(t.Context(), 3, 10, func() int { return http.StatusForbidden }); err == nil {
+		t.Error("no error")
+	}
+}

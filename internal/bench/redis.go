@@ -3,6 +3,7 @@ package bench
 import (
 	"bytes"
 	"context"
+	"crypto/sha1"
 	"errors"
 	"fmt"
 	"net"
@@ -16,14 +17,15 @@ import (
 	"kith/proto"
 )
 
-// redis is a redis-server that keeps nothing on disk, on a socket of the run.
+// redis is a redis-server on a socket of the run.
 type redis struct {
 	cmd    *exec.Cmd
 	socket string
 }
 
-// startRedis starts one if the program is on the PATH; else it gives nil.
-func (s *session) startRedis(ctx context.Context) (*redis, error) {
+// startRedis starts one if the program is on the PATH; else it gives nil. It
+// keeps nothing on disk, or with durable every command, synced.
+func (s *session) startRedis(ctx context.Context, durable bool) (*redis, error) {
 	program, err := exec.LookPath("redis-server")
 	if err != nil {
 		s.say("redis-server is not on the PATH: measured without it")
@@ -34,7 +36,11 @@ func (s *session) startRedis(ctx context.Context) (*redis, error) {
 		return nil, err
 	}
 	r := &redis{socket: filepath.Join(dir, "s")}
-	r.cmd = exec.CommandContext(ctx, program, "--port", "0", "--unixsocket", r.socket, "--dir", dir, "--save", "", "--appendonly", "no")
+	keep := "no"
+	if durable {
+		keep = "yes"
+	}
+	r.cmd = exec.CommandContext(ctx, program, "--port", "0", "--unixsocket", r.socket, "--dir", dir, "--save", "", "--appendonly", keep, "--appendfsync", "always")
 	r.cmd.Cancel = func() error { return r.cmd.Process.Signal(os.Interrupt) }
 	r.cmd.WaitDelay = stopMax
 	if err := r.cmd.Start(); err != nil {
@@ -252,6 +258,54 @@ func (r *redis) smembers(ctx context.Context, d time.Duration) (sample, error) {
 		return func(b []byte) []byte {
 			for range batchIdentities {
 				putDigits(model[at:at+8], s.next().visitor)
+				b = append(b, model...)
+			}
+			return b
+		}
+	})
+}
+
+// linkScript puts two identities into one set, the smaller into the larger.
+const linkScript = `local a, b = redis.call('GET', KEYS[1]), redis.call('GET', KEYS[2])
+if not a and not b then
+  a = 'c' .. redis.call('INCR', 'clusters')
+  redis.call('MSET', KEYS[1], a, KEYS[2], a)
+  redis.call('SADD', a, KEYS[1], KEYS[2])
+elseif not a then
+  redis.call('SET', KEYS[1], b)
+  redis.call('SADD', b, KEYS[1])
+elseif not b then
+  redis.call('SET', KEYS[2], a)
+  redis.call('SADD', a, KEYS[2])
+elseif a ~= b then
+  if redis.call('SCARD', a) < redis.call('SCARD', b) then a, b = b, a end
+  for _, id in ipairs(redis.call('SMEMBERS', b)) do
+    redis.call('SET', id, a)
+    redis.call('SADD', a, id)
+  end
+  redis.call('DEL', b)
+end
+return 1`
+
+// link links new people by the script.
+func (r *redis) link(ctx context.Context, c *census, d time.Duration) (sample, error) {
+	conn, err := net.Dial("unix", r.socket)
+	if err != nil {
+		return sample{}, err
+	}
+	load := resp{conn: conn}
+	defer load.close()
+	if err := load.exchange(command(nil, "SCRIPT", "LOAD", linkScript), 1); err != nil {
+		return sample{}, err
+	}
+	model := command(nil, "EVALSHA", fmt.Sprintf("%x", sha1.Sum([]byte(linkScript))), "2", browserModel, accountModel)
+	first, second := bytes.Index(model, []byte(browserModel)), bytes.Index(model, []byte(accountModel))
+	list := c.meetings(linkConns, endless)
+	return r.pipelined(ctx, linkConns, postEvents, d, func(i int) func([]byte) []byte {
+		model := bytes.Clone(model)
+		return func(b []byte) []byte {
+			for range postEvents {
+				list[i].next().put(model[first:first+identityLength], model[second:second+identityLength])
 				b = append(b, model...)
 			}
 			return b

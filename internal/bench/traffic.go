@@ -23,8 +23,8 @@ const (
 
 // trafficText says what is sent, for whoever reads the table.
 func trafficText() string {
-	return fmt.Sprintf("traffic: events of %d bytes of JSON (%d packed); warm: %d visitors, zipf s=%g, bursts of 1 to %d events; 100 segments, of which an event matches 5",
-		len(eventText), len(packedEvent(0, visit{})), visitors, zipfS, burstMax)
+	return fmt.Sprintf("traffic: events of %d bytes of JSON (%d packed); warm: %d visitors, zipf s=%g, bursts of 1 to %d events; 100 segments, of which an event matches 5; people: users of 2 to %d identities, each link in an event of %d bytes",
+		len(eventText), len(packedEvent(0, visit{})), visitors, zipfS, burstMax, 1+browsersMax, len(loginText))
 }
 
 // visit is one event, as far as events differ.
@@ -186,8 +186,10 @@ func eventBody() proto.EventBody {
 	return proto.EventBody{
 		Name: "page_view", URL: eventURL, Ref: eventRef,
 		Props: []proto.Prop{
-			{Key: "section", Value: proto.TextOf(sectionMark)}, {Key: "author", Value: proto.TextOf(authorMark)},
-			{Key: "country", Value: proto.TextOf("DE")}, {Key: "price", Value: proto.NumberOf(12.5)},
+			{Key: "section", Value: proto.TextOf(sectionMark)},
+			{Key: "author", Value: proto.TextOf(authorMark)},
+			{Key: "country", Value: proto.TextOf("DE")},
+			{Key: "price", Value: proto.NumberOf(12.5)},
 		},
 	}
 }
@@ -202,19 +204,19 @@ func identityOf(visitor uint32) proto.Identity {
 	return proto.Identity(fmt.Sprintf("browser:v%08d", visitor))
 }
 
-// rule is a segment to define.
-type rule struct{ id, when string }
+// rule is a segment to define; without a scope it is of identities.
+type rule struct{ id, when, scope string }
 
 // hundred are the warm set's segments: an event matches five of them.
 func hundred() (rules []rule) {
 	for i := range sections {
 		s, a := fmt.Sprintf("s%02d", i), fmt.Sprintf("a%02d", i)
 		rules = append(rules,
-			rule{"fan-" + s, fmt.Sprintf(`count(event.section == %q, "30d") >= 3`, s)},
-			rule{"regular-" + s, fmt.Sprintf(`days(event.name == "page_view" && event.section == %q, "14d") >= 2`, s)},
-			rule{"keen-" + s, fmt.Sprintf(`count(event.section == %q && event.country == "DE", "1h") >= 10`, s)},
-			rule{"recent-" + s, fmt.Sprintf(`last(event.section == %q) > now - "7d"`, s)},
-			rule{"reader-" + a, fmt.Sprintf(`count(event.author == %q, "30d") >= 5`, a)},
+			rule{id: "fan-" + s, when: fmt.Sprintf(`count(event.section == %q, "30d") >= 3`, s)},
+			rule{id: "regular-" + s, when: fmt.Sprintf(`days(event.name == "page_view" && event.section == %q, "14d") >= 2`, s)},
+			rule{id: "keen-" + s, when: fmt.Sprintf(`count(event.section == %q && event.country == "DE", "1h") >= 10`, s)},
+			rule{id: "recent-" + s, when: fmt.Sprintf(`last(event.section == %q) > now - "7d"`, s)},
+			rule{id: "reader-" + a, when: fmt.Sprintf(`count(event.author == %q, "30d") >= 5`, a)},
 		)
 	}
 	return rules
@@ -223,18 +225,18 @@ func hundred() (rules []rule) {
 // crowd are n segments of which every event matches the same five.
 func crowd(n int) []rule {
 	rules := []rule{
-		{"m0", `count(event.name == "page_view", "30d") >= 3`},
-		{"m1", `days(event.country == "DE", "14d") >= 2`},
-		{"m2", `count(event.name == "page_view" && event.country == "DE", "1h") >= 10`},
-		{"m3", `last(event.country == "DE" && event.price > 10) > now - "7d"`},
-		{"m4", `count(event.price == 12.5) >= 5`},
+		{id: "m0", when: `count(event.name == "page_view", "30d") >= 3`},
+		{id: "m1", when: `days(event.country == "DE", "14d") >= 2`},
+		{id: "m2", when: `count(event.name == "page_view" && event.country == "DE", "1h") >= 10`},
+		{id: "m3", when: `last(event.country == "DE" && event.price > 10) > now - "7d"`},
+		{id: "m4", when: `count(event.price == 12.5) >= 5`},
 	}
 	for i := len(rules); i < n; i++ {
 		when := fmt.Sprintf(`count(event.section == "x%d", "30d") >= 3`, i)
 		if i%2 == 0 {
 			when = fmt.Sprintf(`days(event.author == "x%d" && event.name == "page_view", "30d") >= 3 || count(event.section == "y%d") > 1`, i, i)
 		}
-		rules = append(rules, rule{fmt.Sprintf("x%d", i), when})
+		rules = append(rules, rule{id: fmt.Sprintf("x%d", i), when: when})
 	}
 	return rules
 }

@@ -1,0 +1,390 @@
+package actors_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"kith/actors"
+	"kith/actors/identity"
+	"kith/graph"
+	"kith/proto"
+)
+
+// finals are the cuts that the last batch told to be final, in short.
+func (g *rig) finals() (list []string) {
+	for _, o := range g.outs {
+		for _, f := range o.Finals {
+			list = append(list, fmt.Sprintf("%d: kind %d, generation %d, %d copies, %d members, %d also", f.Cut.Command, f.Cut.Kind, f.Cut.Gen, f.Cut.Copies, f.Cut.Members, f.Cut.Also))
+		}
+	}
+	return list
+}
+
+func wantFinals(t *testing.T, g *rig, what string, want ...string) {
+	t.Helper()
+	if diff := cmp.Diff(want, g.finals()); diff != "" {
+		t.Errorf("%s: final (-want +got):\n%s", what, diff)
+	}
+}
+
+func (g *rig) dark(s proto.SpaceID, visitor string) bool {
+	state, _ := g.store.state(g.t, nodeIn(s, visitor))
+	return state != nil && state.Dark()
+}
+
+func (g *rig) ignored() (n int) {
+	for _, o := range g.outs {
+		n += o.Ignored
+	}
+	return n
+}
+
+// One command takes the identity out of every space; where it is first met
+// later it is out from the start; one command lets it in again everywhere.
+func TestCutInAllSpaces(t *testing.T) {
+	r := newRules(t)
+	for what, again := range map[string]func(*rig){"at once": func(*rig) {}, "after a new start": func(g *rig) { g.restart(config(r, 1<<20)) }} {
+		t.Run(what, func(t *testing.T) {
+			g := newTestRig(t, r)
+			g.do(eventIn(1, 1, "x", "", start, "a", "b"), eventIn(2, 2, "x", "", start, "a", "c"), eventIn(3, 2, "x", "", start, "d"))
+			again(g)
+			g.do(cut(proto.CutOptOut, "a", g.now, 7))
+			wantFinals(t, g, "opted out", "7: kind 1, generation 2, 0 copies, 2 members, 0 also")
+			if !g.dark(1, "a") || !g.dark(2, "a") || len(g.store.users) > 0 || len(g.store.names) != 3 {
+				t.Errorf("out in space 1 %v, in 2 %v; users %v, names %v", g.dark(1, "a"), g.dark(2, "a"), g.store.users, g.store.names)
+			}
+			g.store.audit(t)
+			again(g)
+			// In space 3 it was never seen.
+			g.do(eventIn(3, 1, "x", "", g.now, "a"), eventIn(1, 1, "x", "", g.now, "a"), link(3, 1, "d", "a", g.now, 8), traitsIn(2, 1, "a", g.now))
+			if g.ignored() != 3 {
+				t.Errorf("%d commands were ignored, want 3", g.ignored())
+			}
+			wantDecided(t, g, "a link", graph.Decision{Command: 8, Reason: graph.ReasonOptedOut})
+			if s, _ := g.store.state(t, nodeIn(3, "a")); s != nil {
+				t.Errorf("of space 3 is kept %+v", s)
+			}
+			again(g)
+			opened := g.now + 1
+			g.do(optIn("a", 1, opened, 9))
+			wantDecided(t, g, "opt-in", graph.Decision{Command: 9, Linked: true})
+			again(g)
+			for s := proto.SpaceID(1); s <= 3; s++ {
+				// Up to the fence is too early: it may be from before.
+				g.do(eventIn(s, 1, "x", "", opened+500, "a"))
+				if g.now = opened + 501; g.ignored() != 1 {
+					t.Errorf("space %d: an event at the opt-in's time was taken in", s)
+				}
+				g.do(eventIn(s, 1, "x", "", opened+500, "a"))
+				if g.ignored() != 1 {
+					t.Errorf("space %d: an event from before the fence was taken in", s)
+				}
+				g.do(eventIn(s, 1, "x", "", opened+501, "a"))
+				if g.ignored() != 0 {
+					t.Errorf("space %d: an event after the opt-in was ignored", s)
+				}
+				if state, gen := g.store.state(t, nodeIn(s, "a")); state == nil || gen != 3 || !state.Known() {
+					t.Errorf("space %d: generation %d is %+v", s, gen, state)
+				}
+			}
+			g.store.audit(t)
+		})
+	}
+}
+
+// An event on an unknown identity is not stored under a tombstone's number; an
+// opt-out of nobody is kept, and its events ignored.
+func TestCutOfNobody(t *testing.T) {
+	g := newTestRig(t, newRules(t))
+	g.do(event(1, "b", "x", "", start)) // so that there is a space
+	g.do(cut(proto.CutOptOut, "a", start, 7), event(1, "a", "x", "", start))
+	wantFinals(t, g, "opted out", "7: kind 1, generation 2, 0 copies, 0 members, 0 also")
+	if g.ignored() != 1 || len(g.store.darks) > 0 || len(g.store.nodes) != 1 || len(g.store.optOuts) != 1 {
+		t.Errorf("%d ignored, stored are %v, %v, %v", g.ignored(), g.store.nodes, g.store.darks, g.store.optOuts)
+	}
+	g.store.audit(t)
+}
+
+// Everywhere: who is cut with another is cut in its other spaces too, and the
+// other's cut is not final before that.
+func TestCutEverywhereWaitsForOtherSpaces(t *testing.T) {
+	g := newTestRig(t, newRules(t))
+	// In space 1 a and b are one; in space 2 b and c are, and b has many links
+	// to take back.
+	g.do(eventIn(1, 1, "x", "", start, "a", "b"))
+	g.do(eventIn(2, 1, "x", "", start, "b", "c", "d", "e"))
+	var log []string
+	step := 0
+	g.watch = func(groups []graph.Group) {
+		step++
+		for i := range groups {
+			x := &groups[i]
+			for range x.Effects.Receipts {
+				if x.To.Hash == nodeOf("b").Hash {
+					log = append(log, fmt.Sprintf("b is cut in space %d", x.To.Space))
+				} else {
+					log = append(log, "a is cut")
+				}
+			}
+			for _, m := range x.Effects.Out {
+				if m.Kind == graph.CutDone {
+					log = append(log, fmt.Sprintf("done, in space %d", m.To.Space))
+				}
+			}
+		}
+	}
+	g.do(everywhere(proto.CutOptOut, "a", g.now, 7))
+	if !g.dark(1, "a") || !g.dark(1, "b") || !g.dark(2, "b") || g.dark(2, "c") {
+		t.Errorf("out are a %v, b %v and %v, c %v", g.dark(1, "a"), g.dark(1, "b"), g.dark(2, "b"), g.dark(2, "c"))
+	}
+	in := func(s string) int { return slices.Index(log, s) }
+	if in("b is cut in space 1") < 0 || in("b is cut in space 2") < in("b is cut in space 1") || in("done, in space 1") < in("b is cut in space 2") || in("a is cut") < in("done, in space 1") {
+		t.Errorf("the order of things is %q", log)
+	}
+	var commands []uint64
+	for _, o := range g.outs {
+		for _, f := range o.Finals {
+			commands = append(commands, f.Cut.Command)
+			if f.Cut.Command == 7 && f.Cut.Also != 1 {
+				t.Errorf("%d others were cut with it, want 1", f.Cut.Also)
+			}
+		}
+	}
+	if slices.Sort(commands); !slices.Equal(commands, []uint64{0, 7}) {
+		t.Errorf("final are %v", commands)
+	}
+	if o := g.store.optOut(t, nodeOf("b").Hash); !o.Dark() || o.Gen != 1 {
+		t.Errorf("who was cut with another is %+v", o)
+	}
+	g.store.audit(t)
+}
+
+// Two that have one another cut, everywhere, at once: both become final.
+func TestCutEverywhereOfEachOther(t *testing.T) {
+	g := newTestRig(t, newRules(t))
+	for s := proto.SpaceID(1); s <= 2; s++ {
+		g.do(eventIn(s, 1, "x", "", start, "a", "b"))
+	}
+	g.do(everywhere(proto.CutOptOut, "a", g.now, 7), everywhere(proto.CutOptOut, "b", g.now, 8))
+	if n := len(g.finals()); n != 2 {
+		t.Errorf("final are %v", g.finals())
+	}
+	g.store.audit(t)
+}
+
+// What one client knows goes; the node stays for the others, with their links.
+func TestForgetOfOneClient(t *testing.T) {
+	g := newTestRig(t, newRules(t))
+	g.do(eventIn(1, 1, "x", "", start, "a", "b"), eventIn(1, 2, "x", "", start, "a", "c"), event(1, "a", "x", "", start))
+	g.do(forget(1, 1, "a", g.now, 7))
+	wantFinals(t, g, "forgotten", "7: kind 3, generation 1, 0 copies, 0 members, 0 also")
+	s, gen := g.store.state(t, nodeOf("a"))
+	if gen != 1 || s.Client(1) != nil || s.Client(2) == nil || g.user(1, "a") != 2 || g.user(1, "b") != 1 || g.user(1, "c") != 2 {
+		t.Errorf("generation %d, facts %+v; users of a %d, of b %d, of c %d", gen, s.Facts, g.user(1, "a"), g.user(1, "b"), g.user(1, "c"))
+	}
+	for _, v := range []string{"a", "c"} {
+		if g.in(1, v, 1, 0) || !g.in(1, v, 2, 0) {
+			t.Errorf("%s is in the universe of client 1 %v, of 2 %v", v, g.in(1, v, 1, 0), g.in(1, v, 2, 0))
+		}
+	}
+	g.store.audit(t)
+}
+
+// A client that links nobody and has one of two forgotten is told of neither.
+func TestForgetIsToldToTheUser(t *testing.T) {
+	for _, who := range []string{"a", "b"} {
+		g := newTestRig(t, newRules(t))
+		g.do(eventIn(1, 2, "x", "", start, "a", "b"), event(2, "b", "x", "", start))
+		g.do(event(1, who, "x", "", g.now), event(1, who, "x", "", g.now))
+		if !g.in(1, "a", 1, 1) || !g.in(1, "b", 1, 1) {
+			t.Fatal("they are not judged together")
+		}
+		g.do(forget(1, 1, who, g.now, 7))
+		for _, v := range []string{"a", "b"} {
+			if g.in(1, v, 1, 1) || g.in(1, v, 1, 0) || !g.in(1, v, 2, 0) {
+				t.Errorf("%s is forgotten: %s is in the segment %v, in the universe %v", who, v, g.in(1, v, 1, 1), g.in(1, v, 1, 0))
+			}
+		}
+		g.store.audit(t)
+	}
+}
+
+// Where nobody else knows anything, the node goes with all that it was, in that
+// space alone.
+func TestForgetOfTheOnlyClient(t *testing.T) {
+	g := newTestRig(t, newRules(t))
+	g.do(eventIn(1, 1, "x", "", start, "a", "b"), eventIn(2, 1, "x", "", start, "a"))
+	g.do(forget(1, 1, "a", g.now+1, 7))
+	if n := len(g.finals()); n != 1 {
+		t.Errorf("final are %v", g.finals())
+	}
+	s, gen := g.store.state(t, nodeOf("a"))
+	if gen != 3 || s.Named || s.Known() || g.user(1, "b") != 1 || g.in(1, "b", 1, 1) {
+		t.Errorf("generation %d, %+v; the user of b has %d", gen, s, g.user(1, "b"))
+	}
+	if other, gen := g.store.state(t, nodeIn(2, "a")); gen != 1 || !other.Named {
+		t.Errorf("in the other space generation %d is %+v", gen, other)
+	}
+	if o := g.store.optOut(t, nodeOf("a").Hash); o.Gen != 0 || o.Dark() {
+		t.Errorf("the identity is %+v", o)
+	}
+	// Of a client and a space that know nothing there is nothing to do.
+	g.do(forget(1, 2, "b", g.now, 8), forget(9, 1, "b", g.now, 9), forget(1, 1, "nobody", g.now, 10))
+	if n := len(g.finals()); n != 3 || g.in(1, "b", 2, 0) {
+		t.Errorf("final are %v", g.finals())
+	}
+	// It comes back as anybody would.
+	g.now += second
+	g.do(event(1, "a", "x", "", g.now+1))
+	if s, gen := g.store.state(t, nodeOf("a")); gen != 3 || !s.Named || !s.Known() {
+		t.Errorf("seen again it is generation %d, %+v", gen, s)
+	}
+	g.store.audit(t)
+}
+
+// An erased identity begins anew at once; of it nothing is left, not even a
+// link whose evidence the gateway took after the erasure's command.
+func TestErase(t *testing.T) {
+	g := newTestRig(t, newRules(t))
+	g.now += 10 * second
+	g.do(eventIn(1, 1, "x", "", g.now, "a", "b"))
+	g.do(cut(proto.CutErase, "a", g.now-8*second, 7))
+	s, gen := g.store.state(t, nodeOf("a"))
+	if gen != 3 || s.Dark() || s.Named || s.Known() || len(s.Graph.Edges()) > 0 || len(g.store.names) != 1 {
+		t.Errorf("generation %d, %+v, links %v", gen, s, s.Graph.Edges())
+	}
+	if o := g.store.optOut(t, nodeOf("a").Hash); o.Gen != 2 || o.Dark() {
+		t.Errorf("the identity is %+v", o)
+	}
+	g.store.audit(t)
+	// In every space, where it was not seen before too, what may be from before
+	// comes too late.
+	erased := g.now
+	for s := proto.SpaceID(1); s <= 2; s++ {
+		g.now = erased + 1000
+		g.do(eventIn(s, 1, "x", "", erased+500, "a"))
+		if g.ignored() != 1 {
+			t.Errorf("space %d: an event from before the fence was taken in", s)
+		}
+		g.do(eventIn(s, 1, "x", "", erased+501, "a"))
+		if _, gen := g.store.state(t, nodeIn(s, "a")); g.ignored() != 0 || gen != 3 {
+			t.Errorf("space %d: an event after it was ignored, or is of generation %d", s, gen)
+		}
+	}
+	g.store.audit(t)
+}
+
+// What must not be done is answered and changes nothing.
+func TestCutsRefused(t *testing.T) {
+	g := newTestRig(t, newRules(t))
+	g.do(event(1, "a", "x", "", start))
+	unchanged := func(what string, fn func(), want ...graph.Decision) {
+		t.Helper()
+		before := newMemory()
+		before.commit(g.all)
+		fn()
+		wantDecided(t, g, what, want...)
+		wantStored(t, what+" (-before +after)", before, g.store)
+	}
+	unchanged("an opt-in of who is in", func() { g.do(optIn("a", 0, g.now, 6)) }, graph.Decision{Command: 6, Reason: graph.ReasonOtherGen})
+	unchanged("an opt-in of nobody", func() { g.do(optIn("nobody", 1, g.now, 6)) }, graph.Decision{Command: 6, Reason: graph.ReasonOtherGen})
+
+	g.do(cut(proto.CutOptOut, "a", start, 7))
+	unchanged("a command that was taken in before", func() { g.do(cut(proto.CutOptOut, "a", start, 7)) })
+	unchanged("erasing who is out", func() { g.do(cut(proto.CutErase, "a", g.now, 8)) }, graph.Decision{Command: 8, Reason: graph.ReasonOptedOut})
+	unchanged("forgetting who is out", func() { g.do(forget(1, 1, "a", g.now, 9)) }, graph.Decision{Command: 9, Reason: graph.ReasonOptedOut})
+	unchanged("an opt-in for another tombstone", func() { g.do(optIn("a", 3, g.now, 10)) }, graph.Decision{Command: 10, Reason: graph.ReasonOtherGen})
+	unchanged("a timer and a fill that come too late", func() {
+		due := &actors.Due{Node: nodeOf("a"), At: start + 5000}
+		g.take([]entry{{now: g.now, beat: true, due: []*actors.Due{due, {Node: nodeOf("a"), Fill: 1}}}})
+		g.settle()
+		if !due.Ignore {
+			t.Error("the timer of a tombstone is not stale")
+		}
+	})
+
+	// A new tombstone makes an opt-in that was asked for before it void.
+	g.do(cut(proto.CutOptOut, "a", g.now, 11))
+	unchanged("an opt-in for the tombstone before", func() { g.do(optIn("a", 1, g.now, 12)) }, graph.Decision{Command: 12, Reason: graph.ReasonOtherGen})
+	g.do(optIn("a", 3, g.now, 13))
+	wantDecided(t, g, "an opt-in for the newest", graph.Decision{Command: 13, Linked: true})
+	g.store.audit(t)
+}
+
+// An opt-in in the entry of its opt-out finds no tombstones to lift.
+func TestOptInWithItsOptOut(t *testing.T) {
+	g := newTestRig(t, newRules(t))
+	g.do(event(1, "a", "x", "", start), eventIn(2, 1, "x", "", start, "a"))
+	g.do(cut(proto.CutOptOut, "a", g.now, 7), optIn("a", 1, g.now, 8))
+	wantDecided(t, g, "at once", graph.Decision{Command: 8, Reason: graph.ReasonBusy})
+	if !g.dark(1, "a") || !g.dark(2, "a") {
+		t.Errorf("out in space 1 %v, in 2 %v", g.dark(1, "a"), g.dark(2, "a"))
+	}
+	g.do(optIn("a", 1, g.now, 9))
+	wantDecided(t, g, "after it", graph.Decision{Command: 9, Linked: true})
+	if g.dark(1, "a") || g.dark(2, "a") {
+		t.Errorf("after the opt-in out in space 1 %v, in 2 %v", g.dark(1, "a"), g.dark(2, "a"))
+	}
+	g.store.audit(t)
+}
+
+// A node that was marked in a batch, let go of and then erased with an identity
+// that is otherwise unknown leaves nothing that would have to be found later.
+func TestEraseOfWhatIsGone(t *testing.T) {
+	r := newRules(t)
+	g := newTestRig(t, r)
+	at := func(n proto.Millis, c command) entry { return entry{now: g.now + n, commands: []command{c}} }
+	g.take([]entry{
+		at(1, unlink(1, 1, "a", "b", g.now+1)), // both remember it
+		at(2, cut(proto.CutOptOut, "a", g.now+2, 7)),
+		at(3, cut(proto.CutErase, "b", g.now+3, 8)),
+	})
+	g.restart(config(r, 1<<20))
+	g.store.audit(t)
+	if s, _ := g.store.state(t, nodeOf("b")); s != nil || g.store.optOut(t, nodeOf("b").Hash).Gen != 2 {
+		t.Errorf("kept is %+v", s)
+	}
+	g.now += 10 * second
+	g.do(event(1, "b", "x", "", g.now+1))
+	if _, gen := g.store.state(t, nodeOf("b")); gen != 3 {
+		t.Errorf("seen again it is generation %d", gen)
+	}
+	g.store.audit(t)
+}
+
+// Cuts that are open are bounded.
+func TestOpenCutsBounded(t *testing.T) {
+	g := newTestRig(t, newRules(t))
+	g.do(event(1, "a", "x", "", start))
+	var list []command
+	for n := range uint64(identity.OpenCutsMax + 1) {
+		list = append(list, cut(proto.CutOptOut, "a", g.now, n+1))
+	}
+	g.do(list...)
+	wantDecided(t, g, "one too many", graph.Decision{Command: identity.OpenCutsMax + 1, Reason: graph.ReasonBusy})
+	if n := len(g.finals()); n != identity.OpenCutsMax {
+		t.Errorf("%d cuts are final", n)
+	}
+	g.store.audit(t)
+}
+
+// A cut's time and place are told to the ledger, in the order of the log.
+func TestTurned(t *testing.T) {
+	g := newTestRig(t, newRules(t))
+	g.do(event(1, "a", "x", "", start))
+	h := nodeOf("a").Hash
+	g.do(cut(proto.CutOptOut, "a", g.now, 7))
+	g.do(optIn("a", 1, g.now, 8))
+	g.do(cut(proto.CutErase, "a", g.now, 9), forget(1, 1, "a", g.now, 10))
+	var got []actors.Turned
+	for _, o := range g.all {
+		got = append(got, o.Turned...)
+	}
+	want := []actors.Turned{{h, 1, start + 2, 2}, {h, 2, start + 3, 3}, {h, 4, start + 4, 4}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("turned (-want +got):\n%s", diff)
+	}
+}
