@@ -7,10 +7,11 @@ PKGS := ./...
 T ?= 30s
 SEEDS ?= 1000
 KILLS ?= 50
+IDENTITIES ?= 650000
 DATA ?= ./kith-data
 RUN ?=
 
-.PHONY: help run demo test build lint test-race test-kill test-sim test-mistakes test-cluster test-browser cluster fuzz bench proto fmt deadcode clean
+.PHONY: help run demo test build lint test-race test-kill test-graph test-sim test-mistakes test-cluster test-browser cluster fuzz bench proto fmt deadcode clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -28,7 +29,10 @@ test-race: ## the short tests under the race detector
 	go test -race -short $(PKGS)
 
 test-kill: ## kill -9 a node under load, KILLS times (50); a few minutes
-	KITH_KILLS=$(KILLS) go test -count=1 -timeout 30m -v -run TestKilledNodeLosesNothing ./cmd/kith
+	KITH_KILLS=$(KILLS) go test -count=1 -timeout 30m -v -run 'TestKilledNodeLosesNothing|TestGraphKills' ./cmd/kith
+
+test-graph: ## 650,000 identities, hubs and kiosks, 1 and 4 lanes, through the real binary
+	KITH_GRAPH=$(IDENTITIES) go test -count=1 -timeout 90m -v -run TestGraphAtScale ./cmd/kith
 
 lint: ## vet, formatting, staticcheck, import direction
 	go vet $(PKGS)
@@ -57,11 +61,13 @@ proto: ## generate proto/pb from proto/kith.proto
 clean: ## remove what was built; data stay
 	rm -rf bin
 
-test-sim: ## the simulation of the graph's protocol, SEEDS seeds (1000) with 1, 2 and 3 lanes
+test-sim: ## the simulations of the graph and of the engine, SEEDS seeds (1000) with 1, 2 and 3 lanes, the engine's a tenth
 	go test -count=1 -timeout 60m ./graph -run TestSimulation -seeds $(SEEDS) -lanes 0
+	go test -count=1 -timeout 60m ./engine/sim -run TestSimulation -seeds $$(($(SEEDS) / 10)) -lanes 0
 
-test-mistakes: ## plant known mistakes in the graph and see that each is noticed; two minutes
+test-mistakes: ## plant known mistakes in the graph and the engine and see that each is noticed; some minutes
 	go test -count=1 -timeout 60m ./graph -run TestMistakes -mistakes all -mistake-seeds 3000
+	go test -count=1 -timeout 60m ./engine/sim -run TestMistakes -mistakes all
 
 test-browser: ## the tag in Debian's chromium
 	go test -count=1 -v -run InABrowser ./gateway

@@ -1,12 +1,8 @@
 package actors
 
 import (
-	"errors"
-	"fmt"
 	"iter"
-	"runtime/debug"
 	"slices"
-	"sync"
 	"time"
 
 	"kith/actors/identity"
@@ -64,61 +60,12 @@ type settling struct {
 	residents []*resident
 }
 
-// redo is an input that an identity took in, with the one before it.
-type redo struct {
-	prev  int  // index in host.done plus 1; 0: the first of the batch
-	purge bool // no input: a cut forgot everything
-	kind  proto.CommandKind
-	body  []byte
-	in    identity.Input // of a timer, a fill or what is to be forgotten
-	now   proto.Millis
-}
-
 // courier takes an input to an identity and returns when it was taken in: as
 // a message to its actor, or by a direct call.
 type courier interface {
 	activate(r *resident)
 	deliver(r *resident)
 	passivate(r *resident)
-}
-
-// resident is an active identity. It is the slot too: the message that its
-// actor receives and, afterwards, the reply.
-type resident struct {
-	node     proto.Node
-	identity proto.Identity // of a node that has no ordinal yet
-	state    identity.State
-	host     *host
-	mailbox  any // the courier's
-
-	stored     uint32     // the generation under which the store has, or will have, it; 0: none
-	storedDark bool       // the store has what is left of it
-	transient  bool       // its state follows from its identity's opt-out alone
-	root       graph.Hash // of its user, as last told; zero: its own
-	copies     []graph.Hash
-
-	batch     uint64 // the last that changed it
-	value     []byte // as of that batch, until it is committed; empty: gone
-	size      int    // of the last value
-	done      int    // its last input of batch doneIn: index in host.done plus 1
-	doneIn    uint64
-	dirty     bool
-	published bool
-	sealed    []sealedBlock // of batches that may not be committed yet
-
-	older, newer *resident
-	used         time.Time // when its last batch began
-
-	// the slot
-	in    *identity.Input
-	group *graph.Group
-	now   proto.Millis
-	panic string
-}
-
-type sealedBlock struct {
-	batch uint64
-	identity.Block
 }
 
 func newHost(p proto.PartitionID, c Config, next uint32, courier courier) *host {
@@ -159,83 +106,6 @@ func (h *host) begin(batch, committed uint64, source Source, began time.Time) {
 	h.forgetTombs()
 }
 
-// resident finds the active identity, or makes one that warm activates.
-func (h *host) resident(node proto.Node) *resident {
-	r := h.active[node]
-	if r != nil {
-		r.unlink()
-	} else {
-		r = h.vacant()
-		r.node = node
-		h.active[node] = r
-		h.cold = append(h.cold, r)
-	}
-	r.linkBefore(&h.lru) // newest
-	r.used = h.began
-	return r
-}
-
-// vacant gives a resident without a node: one that was passivated, with its
-// actor and the memory of its state, or a new one.
-func (h *host) vacant() *resident {
-	n := len(h.idle)
-	if n == 0 {
-		return &resident{host: h}
-	}
-	r := h.idle[n-1]
-	h.idle = h.idle[:n-1]
-	*r = resident{host: h, mailbox: r.mailbox, state: r.state, copies: r.copies[:0]}
-	return r
-}
-
-// warm reads and activates the residents that are cold. Reading is most of the
-// work of a batch that few were active for, and is shared by two.
-func (h *host) warm() error {
-	err := h.read()
-	for _, r := range h.cold {
-		if err == nil && r.mailbox == nil {
-			h.courier.activate(r)
-		}
-	}
-	clear(h.cold)
-	h.cold = h.cold[:0]
-	return err
-}
-
-// coldShared is from how many reads on a second goroutine is worth it.
-const coldShared = 8
-
-func (h *host) read() error {
-	if len(h.cold) < coldShared {
-		return h.readEach(h.cold)
-	}
-	half := len(h.cold) / 2
-	var other error
-	var wait sync.WaitGroup
-	wait.Go(func() { other = h.readEach(h.cold[half:]) })
-	err := h.readEach(h.cold[:half])
-	wait.Wait()
-	return errors.Join(err, other)
-}
-
-func (h *host) readEach(list []*resident) error {
-	for _, r := range list {
-		if err := h.load(r); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (r *resident) unlink() {
-	r.older.newer, r.newer.older = r.newer, r.older
-}
-
-func (r *resident) linkBefore(x *resident) {
-	r.older, r.newer = x.older, x
-	r.older.newer, x.older = r, r
-}
-
 // run takes in the tasks of one entry and gives the digest of their effects.
 func (h *host) run() (digest uint64) {
 	for h.ran < len(h.tasks) && h.tasks[h.ran].entry == h.entry.Index && h.fault == nil {
@@ -267,16 +137,6 @@ func (h *host) step(t *task, digest uint64) uint64 {
 	return h.digest(digest, r)
 }
 
-// redo notes what an identity took in, in case that it must be done again.
-func (h *host) redo(r *resident, x redo) {
-	if r.doneIn != h.batch {
-		r.doneIn, r.done = h.batch, 0
-	}
-	x.prev = r.done
-	h.done = append(h.done, x)
-	r.done = len(h.done)
-}
-
 // take lets the identity take one input in.
 func (h *host) take(r *resident, in *identity.Input, now proto.Millis) {
 	if h.stepper.NeedsHistory(&r.state, in) {
@@ -305,97 +165,6 @@ func (r *resident) unoffer() {
 	if !r.state.Named {
 		r.state.Ordinal = 0
 	}
-}
-
-// bury sets a command aside whose step panicked, and puts its identity back
-// to where it was before.
-func (h *host) bury(t *task) {
-	reason := t.r.panic
-	h.out.Dead = append(h.out.Dead, Dead{Entry: t.entry, Index: t.index, Kind: t.kind, Body: t.body, Reason: reason})
-	if t.kind != proto.CommandEvent && t.kind != proto.CommandTraits {
-		h.fault = proto.Errorf(proto.CodeCorrupt, "an identity's step failed on a timer or fill, which must never be skipped: %s", reason)
-		return
-	}
-	if err := h.rebuild(t.r); err != nil {
-		h.fault = err
-	}
-}
-
-// rebuild makes an identity's facts anew: as they were before the batch, then
-// the batch's inputs again. Rules do not change within a batch, and a step on
-// facts leaves links alone; all else is as it was before the step.
-func (h *host) rebuild(r *resident) error {
-	before, now := h.before, &r.state
-	var was identity.State
-	again, purged := h.inputs(r)
-	if !purged {
-		if err := h.stateBefore(r, &was); err != nil {
-			return err
-		}
-	}
-	was.Facts = slices.DeleteFunc(was.Facts, func(f identity.Facts) bool {
-		return slices.ContainsFunc(again, func(d redo) bool { return d.in.Kind == identity.InputForget && d.in.Client == f.Client })
-	})
-	now.Facts, now.Follows, now.User = was.Facts, false, nil
-	for _, d := range slices.Backward(again) {
-		if err := h.again(r, d); err != nil {
-			return err
-		}
-	}
-	now.Named, now.Device, now.Ordinal, now.Exit = before.Named, before.Device, before.Ordinal, before.Exit
-	now.Follows, now.User = before.Follows, before.User
-	return nil
-}
-
-// inputs lists, newest first, what an identity took in since the batch began,
-// or since a cut forgot everything, without what was forgotten later on: its
-// history may be gone.
-func (h *host) inputs(r *resident) (list []redo, purged bool) {
-	if r.doneIn != h.batch {
-		return nil, false
-	}
-	for i := r.done; i > 0; i = h.done[i-1].prev {
-		d := h.done[i-1]
-		if d.purge {
-			return list, true
-		}
-		if !slices.ContainsFunc(list, func(x redo) bool { return x.in.Kind == identity.InputForget && x.in.Client == d.in.Client }) {
-			list = append(list, d)
-		}
-	}
-	return list, false
-}
-
-// stateBefore reads the state as of the last batch.
-func (h *host) stateBefore(r *resident, s *identity.State) error {
-	switch {
-	case len(r.value) > 0:
-		_, err := s.Decode(r.value)
-		return err
-	case r.value == nil && r.stored != 0:
-		_, err := h.source.Node(r.node, r.stored, func(v []byte) error { _, err := s.Decode(v); return err })
-		return err
-	}
-	return nil
-}
-
-// again takes one input in once more.
-func (h *host) again(r *resident, d redo) error {
-	in := d.in
-	if d.kind == proto.CommandEvent {
-		in.Event = &proto.Event{}
-		if err := proto.DecodeEvent(d.body, in.Event); err != nil {
-			return err
-		}
-	}
-	if in.Kind == identity.InputTimer {
-		r.state.Exit = in.At
-	}
-	h.take(r, &in, d.now)
-	if r.panic != "" {
-		return proto.Errorf(proto.CodeCorrupt, "an identity's step failed on an input that it took in before: %s", r.panic)
-	}
-	return nil
 }
 
 // keep moves the effects of a step into the batch's outcome. gen is the
@@ -537,163 +306,4 @@ func (h *host) collect() *Outcome {
 	out.Next = h.next
 	h.passivate()
 	return out
-}
-
-// store adds what is to be stored of a resident to the outcome.
-func (h *host) store(r *resident) {
-	s, out := &r.state, h.out
-	gen, dark := s.Gen(), s.Dark()
-	if gen != 1 && r.exists() {
-		h.noteGeneration(r, gen, dark)
-	}
-	h.storeCopies(r)
-	was := r.stored
-	switch {
-	case !r.exists():
-		r.value, r.stored = []byte{}, 0
-	case dark:
-		r.value, r.stored, r.storedDark = []byte{}, 0, true
-		out.Darks = append(out.Darks, DarkPut{r.node, s.Graph.Append(nil)})
-	default:
-		h.encoded = s.Append(h.encoded[:0])
-		r.value, r.stored = append(make([]byte, 0, len(h.encoded)), h.encoded...), gen
-		out.Puts = append(out.Puts, Put{r.node, gen, r.value})
-	}
-	r.size = len(r.value)
-	if was != 0 && was != r.stored {
-		out.Puts = append(out.Puts, Put{Node: r.node, Gen: was})
-	}
-	if r.storedDark && !dark {
-		r.storedDark = false
-		out.Darks = append(out.Darks, DarkPut{Node: r.node})
-	}
-}
-
-// storeCopies adds the copies of members that changed.
-func (h *host) storeCopies(r *resident) {
-	slices.SortFunc(r.copies, func(a, b graph.Hash) int { return slices.Compare(a[:], b[:]) })
-	for _, peer := range slices.Compact(r.copies) {
-		x := CopyPut{Node: r.node, Member: peer}
-		if s := &r.state; s.Graph != nil {
-			if c := s.Graph.Copy(peer); c != nil {
-				x.Value = c.Append(nil)
-			}
-		}
-		h.out.Copies = append(h.out.Copies, x)
-	}
-	r.copies = r.copies[:0]
-}
-
-// passivate stops the least recently used above the bound, except those whose
-// last change is not yet committed.
-func (h *host) passivate() {
-	for len(h.active) > h.activeMax && h.passivateOldest() {
-	}
-}
-
-// passivateOldest stops the least recently used, unless its last change is not
-// yet committed.
-func (h *host) passivateOldest() bool {
-	r := h.lru.newer
-	if r.batch > h.committed {
-		return false
-	}
-	r.unlink()
-	delete(h.active, r.node)
-	if len(h.idle) < idleMax {
-		h.idle = append(h.idle, r)
-	} else {
-		h.courier.passivate(r)
-	}
-	return true
-}
-
-// sweepMax bounds one sweep of a host.
-const sweepMax = 1024
-
-// sweep passivates what was not used for long. It runs before the batch's
-// commands are prepared or after they were run, never between.
-func (h *host) sweep() {
-	if h.idleAfter == 0 || h.ran < len(h.tasks) {
-		return
-	}
-	cutoff := h.began.Add(-h.idleAfter)
-	for n := 0; n < sweepMax && len(h.active) > 0 && h.lru.newer.used.Before(cutoff); n++ {
-		if !h.passivateOldest() {
-			return
-		}
-	}
-}
-
-// idleMax bounds the residents kept for use again.
-const idleMax = 128
-
-// load reads a node: as it was never cut, or as its identity's opt-out says.
-func (h *host) load(r *resident) error {
-	var members []graph.Hash
-	decode := func(v []byte) (err error) {
-		r.size = len(v)
-		members, err = r.state.Decode(v)
-		return err
-	}
-	found, err := h.source.Node(r.node, 1, decode)
-	if err == nil && found {
-		r.stored = 1
-	} else if err == nil {
-		err = h.loadLater(r, decode)
-	}
-	for i := 0; i < len(members) && err == nil; i++ {
-		err = h.loadCopy(r, members[i])
-	}
-	r.root = userOf(r)
-	return err
-}
-
-// loadLater reads a node that has no first generation.
-func (h *host) loadLater(r *resident, decode func([]byte) error) error {
-	r.state = identity.State{}
-	o, err := h.readOptOut(r.node.Hash)
-	if o == nil || err != nil {
-		return err
-	}
-	n := o.Node(r.node.Space)
-	if n == nil {
-		r.meet(o)
-		return nil
-	}
-	found := false
-	if n.Dark {
-		r.state.Graph, r.storedDark = &graph.State{}, true
-		found, err = h.source.Dark(r.node, func(v []byte) error { _, err := r.state.Graph.Decode(v); return err })
-	} else {
-		r.stored = n.Gen
-		found, err = h.source.Node(r.node, n.Gen, decode)
-	}
-	if err == nil && !found {
-		err = proto.Errorf(proto.CodeCorrupt, "generation %d of a node is missing: restore a backup", n.Gen)
-	}
-	return err
-}
-
-func (h *host) loadCopy(r *resident, member graph.Hash) error {
-	found, err := h.source.Copy(r.node, member, func(v []byte) error { return r.state.Graph.AddCopy(member, v) })
-	if err == nil && !found {
-		err = proto.Errorf(proto.CodeCorrupt, "a root's copy of a member is missing: restore a backup")
-	}
-	return err
-}
-
-// step runs the identity's pure step; a panic is caught into the slot.
-func (r *resident) step() {
-	defer func() {
-		if p := recover(); p != nil {
-			r.panic = fmt.Sprintf("%v\n%s", p, debug.Stack())
-		}
-	}()
-	h := r.host
-	if g := r.group; g != nil {
-		h.stepper.StepGraph(h.limits, r.node, &r.state, g.In, r.now, &g.Effects, &h.fx)
-		return
-	}
-	h.stepper.Step(&r.state, r.in, r.now, &h.fx)
 }

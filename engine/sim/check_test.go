@@ -1,0 +1,153 @@
+package sim
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"kith/proto"
+)
+
+func (w *world) context() context.Context { return context.Background() }
+
+// acknowledged takes in that whoever asked for a cut was told that it is final.
+func (w *world) acknowledged(c *cutAsk) {
+	if c.acked {
+		return
+	}
+	c.acked = true
+	w.stats.Acks++
+	p := &w.model.people[c.i]
+	w.trace("the cut of %d is acknowledged", c.i)
+	if c.kind == proto.CutOptOut && p.dark && c.gen >= p.since {
+		w.acked[c.i] = p.gen
+		for _, n := range w.nodes {
+			w.look(n)
+		}
+	}
+}
+
+// look sees that a node, for the lanes for which it may answer, shows nothing
+// of those whose opt-out was acknowledged.
+func (w *world) look(n *node) {
+	if len(w.acked) == 0 || n.sim == nil {
+		return
+	}
+	gone := sorted(w.acked)
+	all := true
+	for l := range proto.LaneID(w.lanes) {
+		all = all && n.mayAnswer(l)
+	}
+	for _, i := range gone {
+		if n.mayAnswer(w.home(i)) {
+			w.lookAt(n, i, all)
+		}
+	}
+	if !w.crowd {
+		w.lookForMarks(n, gone, all)
+	}
+}
+
+// lookAt looks an opted-out identity up.
+func (w *world) lookAt(n *node, i int, all bool) {
+	for c, client := range w.clients {
+		seen, list, err := n.sim.Lookup(client, w.ids[i], w.now, nil)
+		w.must(err)
+		if !seen.OptedOut || seen.Known || len(list) > 0 {
+			w.fail("SHOWN: node %d shows %d to client %d: %+v %v", n.id, i, c, seen, list)
+		}
+	}
+	if !w.chance(10) {
+		return
+	}
+	client := w.clients[w.rng.IntN(3)]
+	r, err := n.sim.Record(w.context(), client, w.ids[i])
+	w.must(err)
+	if r.Known || !r.OptedOut || len(r.Events)+len(r.Segments)+len(r.Traits) > 0 {
+		w.fail("SHOWN: node %d has a record of %d: %+v", n.id, i, r)
+	}
+	u, err := n.sim.User(w.context(), client, w.ids[i])
+	w.must(err)
+	if len(u.Members) != 1 || len(u.Edges) > 0 {
+		w.fail("SHOWN: node %d has a user of %d: %+v", n.id, i, u)
+	}
+	if !all {
+		return
+	}
+	j := w.other(i)
+	u, err = n.sim.User(w.context(), client, w.ids[j])
+	w.must(err)
+	if slices.Contains(u.Members, w.ids[i]) {
+		w.fail("SHOWN: node %d has %d in the user of %d: %+v", n.id, i, j, u)
+	}
+}
+
+// lookForMarks looks for what derives from opted-out identities: client 0 has a
+// segment for each, into which only what it did leads.
+func (w *world) lookForMarks(n *node, gone []int, all bool) {
+	if n.sim.Obeyed(0) == 0 || len(gone) == 0 {
+		return
+	}
+	names := map[proto.SegmentID]int{}
+	for _, i := range gone {
+		names[proto.SegmentID(marker(i))] = i
+	}
+	var list []proto.SegmentID
+	for j := range w.ids {
+		if !n.mayAnswer(w.home(j)) {
+			continue
+		}
+		_, got, err := n.sim.Lookup(w.clients[0], w.ids[j], w.now, list[:0])
+		w.must(err)
+		for _, s := range got {
+			if i, ok := names[s]; ok {
+				w.fail("DERIVED: node %d shows of %d what %d did", n.id, j, i)
+			}
+		}
+		list = got
+	}
+	if !all {
+		return
+	}
+	w.stats.Stale++
+	for _, i := range gone {
+		c, err := n.sim.Count(w.context(), w.clients[0], marker(i), "")
+		w.must(err)
+		if *c.Count > 0 {
+			w.fail("DERIVED: node %d counts %d for what %d did", n.id, *c.Count, i)
+		}
+	}
+	i, j := gone[w.rng.IntN(len(gone))], w.rng.IntN(len(w.ids))
+	x, err := n.sim.Explain(w.context(), w.clients[0], w.ids[j], proto.SegmentID(marker(i)), time.Time{})
+	w.must(err)
+	for _, f := range x.Facts {
+		if x.In || f.Holds || len(f.Events) > 0 {
+			w.fail("DERIVED: node %d explains %d by what %d did: %+v", n.id, j, i, x)
+		}
+	}
+}
+
+// verify has a node recompute what it derived. What goes over lanes counts at
+// rest only: until then the lanes' rules and times differ.
+func (w *world) verify(n *node) {
+	r, err := n.sim.Verify(w.context())
+	w.must(err)
+	w.stats.Verified++
+	for _, p := range r.Problems {
+		if w.quiet || strings.HasPrefix(p, "lane ") {
+			w.findEntry()
+			w.fail("VERIFY: node %d: %s", n.id, p)
+		}
+	}
+	for _, l := range r.Lanes {
+		if other, ok := w.states[l.Lane][l.Offset]; ok && other != l.StateHash {
+			w.fail("STATE: node %d has another state than one before it, at %d of lane %v", n.id, l.Offset, l.Lane)
+		}
+		w.states[l.Lane][l.Offset] = l.StateHash
+	}
+	if w.quiet && r.Unsettled {
+		w.tellUnsettled(n)
+		w.fail("UNSETTLED: node %d", n.id)
+	}
+}

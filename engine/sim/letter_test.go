@@ -1,0 +1,68 @@
+package sim
+
+import (
+	"testing"
+
+	"kith/actors/identity"
+	"kith/engine"
+	"kith/proto"
+	"kith/segments"
+)
+
+// broken rules make every step of one client's facts panic.
+type broken struct {
+	identity.Rules
+	client proto.ClientID
+}
+
+// Program implements identity.Rules.
+func (b broken) Program(c proto.ClientID) *segments.Program {
+	if c == b.client {
+		panic("broken rules")
+	}
+	return b.Rules.Program(c)
+}
+
+// A dead letter goes with any of the identities that it names, also over a
+// restart, and is not taken in again.
+func TestLettersGo(t *testing.T) {
+	var s stats
+	w := newWorld(1, 1, &s)
+	w.crowd, w.every, w.quiet = false, true, true
+	w.begin()
+	n := w.nodes[0]
+	w.nodes = w.nodes[:1]
+	n.down()
+	n.judge = func(r identity.Rules) identity.Rules { return broken{r, w.clients[2].ID} }
+	n.up()
+	for i := range 3 {
+		c := w.clients[2]
+		var b proto.Batch
+		b.AddEvent(w.hasher, &proto.Event{
+			Client: c.ID, Space: c.Space, Time: w.now, Received: w.now, Identities: []proto.Identity{w.ids[i], w.ids[(i+1)%3]}, EventBody: proto.EventBody{Name: "page"},
+		})
+		w.submit(w.home(i), &b)
+	}
+	w.settle()
+	if list, err := n.sim.DeadLetters(t.Context(), 10); err != nil || len(list) != 3 {
+		t.Fatalf("letters: %v %v", list, err)
+	}
+	n.down()
+	n.up()
+	w.putCut(0, proto.CutCommand{Kind: proto.CutOptOut}, false)
+	w.settle()
+	list, err := n.sim.DeadLetters(t.Context(), 10)
+	if err != nil || len(list) != 1 {
+		t.Errorf("letters after the cut: %+v %v", list, err)
+	}
+	o, err := n.sim.OptOutState(t.Context(), w.ids[0])
+	if err != nil || o.Receipt == nil || !engine.ValidReceipt(o.Receipt) {
+		t.Fatalf("%+v %v", o, err)
+	}
+	if x, err := n.sim.CheckReceipt(t.Context(), *o.Receipt); err != nil || !x.Clean {
+		t.Errorf("%+v %v", x, err)
+	}
+	if w.err != nil {
+		t.Fatal(w.err)
+	}
+}
