@@ -208,9 +208,10 @@ func (l *lane) loadBitmaps(snap store.Snapshot) error {
 	if err != nil {
 		return err
 	}
-	// Chunks of a definition that went may have outlived a crash.
+	// Chunks of a definition that went may have outlived a crash. One that is
+	// still to come may have members: a root's lane can be ahead.
 	for _, key := range l.bitmaps.Keys() {
-		if _, ok := l.rules.defines[key]; !ok {
+		if _, ok := l.rules.defines[key]; !ok && uint64(key) <= l.record.Control {
 			l.bitmaps.Drop(key)
 		}
 	}

@@ -327,11 +327,10 @@ func (c *receiptCheck) letters(snap store.Snapshot, id proto.LaneID) error {
 // to nobody, so it cannot be told whose they were.
 func (c *receiptCheck) bitmaps(snap store.Snapshot, id proto.LaneID, names *roaring.Bitmap) error {
 	l := &lane{id: id, node: c.node, rules: newLaneRules(), bitmaps: segments.NewBitmaps()}
-	if err := l.loadRules(snap); err != nil {
-		return err
-	}
-	if err := l.loadBitmaps(snap); err != nil {
-		return err
+	for _, load := range []func(store.Snapshot) error{l.loadRecord, l.loadRules, l.loadBitmaps} {
+		if err := load(snap); err != nil {
+			return err
+		}
 	}
 	l.bitmaps.View(func(get func(proto.SegmentKey) *roaring.Bitmap, universe func(proto.ClientID) *roaring.Bitmap) {
 		for k := range l.rules.defines {

@@ -55,6 +55,18 @@ func (p *Program) appendSharedTraits(b []byte, m *Memory) []byte {
 	return b
 }
 
+// SharedVersion is the version of the program that what AppendShared gave was
+// up to date with; 0 if b is malformed.
+func SharedVersion(b string) proto.SegmentKey {
+	r := proto.NewReader(unsafe.Slice(unsafe.StringData(b), len(b)))
+	r.Byte()
+	v := r.Uvarint()
+	if r.Bad() {
+		return 0
+	}
+	return proto.SegmentKey(v)
+}
+
 var noNeed need
 
 // sharedNeed is what shared rules need of a predicate.

@@ -203,6 +203,7 @@ type Stepper struct {
 	blobs   []string
 	members []segments.Membership
 	bits    []Bit
+	behind  bool // the rules are, of what a member remembers
 }
 
 // NewStepper judges by rules, which must not change during a Step.
@@ -255,6 +256,7 @@ func (p *Stepper) Step(s *State, in *Input, now proto.Millis, fx *Effects) {
 		if s.Client(in.Client) != nil {
 			p.facts(s, in, now, fx)
 		}
+		fx.Due = true // a root judges by the rules as they are now
 	case InputForget:
 		p.forget(s, in.Client, fx)
 	}
@@ -356,6 +358,7 @@ func (p *Stepper) timer(s *State, in *Input, now proto.Millis, fx *Effects) {
 		p.collect(s, f.Client, fx)
 	}
 	p.flip(s, now, fx)
+	fx.Due = true
 }
 
 // collect turns the evaluator's delta into effects. While the node follows,

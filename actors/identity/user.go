@@ -37,6 +37,7 @@ func (p *Stepper) StepGraph(limits Limits, node proto.Node, s *State, in []graph
 	}
 	p.ofUser = userFacts{p: p, s: s, now: now, fx: fx}
 	p.env = graph.Env{Config: limits, Facts: &p.ofUser}
+	p.behind = false
 	graph.Step(&p.env, node, s.Graph, in, gfx)
 	if gfx.Shown {
 		p.show(s, now, fx)
@@ -51,6 +52,9 @@ func (p *Stepper) StepGraph(limits Limits, node proto.Node, s *State, in []graph
 		s.Graph = nil
 	}
 	p.schedule(s, fx)
+	if p.behind && (s.Exit == 0 || s.Exit > now+behindWait) {
+		s.Exit, fx.Exit, fx.Changed = now+behindWait, now+behindWait, true
+	}
 }
 
 // Name gives the node its number, because it is linked now.
@@ -144,11 +148,16 @@ func rotate(b []byte, at int) []byte {
 	return b
 }
 
+// behindWait is after what time a root looks again whose lane has not obeyed
+// the rules yet by which a member remembered.
+const behindWait = proto.Millis(500)
+
 // union is a client's memberships of scope user over all its parts.
 func (p *Stepper) union(parts []part, devices int, now proto.Millis) ([]segments.Membership, error) {
 	p.blobs = p.blobs[:0]
 	for i := range parts {
 		p.blobs = append(p.blobs, parts[i].shared)
+		p.behind = p.behind || segments.SharedVersion(parts[i].shared) > p.program(parts[i].client).Version()
 	}
 	var err error
 	p.members, err = p.eval.Union(p.program(parts[0].client), p.blobs, devices, now, p.members[:0])
@@ -289,11 +298,18 @@ func (p *Stepper) show(s *State, now proto.Millis, fx *Effects) {
 	fx.Changed, fx.Published = true, true
 }
 
-// known leaves of a list the segments that the client's rules have here: those
-// of another lane may be ahead.
+// known leaves of a list the segments that the client has.
 func (p *Stepper) known(client proto.ClientID, list []segments.Membership) []segments.Membership {
+	counts := p.counts(client)
+	return slices.DeleteFunc(list, func(m segments.Membership) bool { return !counts(m.Key) })
+}
+
+// counts tells which segments a user's value may speak of: those of scope user
+// that the client has, and those that it will have here soon, because the root's
+// lane has obeyed their definition already. Keys are numbers of control records.
+func (p *Stepper) counts(client proto.ClientID) func(proto.SegmentKey) bool {
 	g := p.program(client)
-	return slices.DeleteFunc(list, func(m segments.Membership) bool { return !g.UserScope(m.Key) })
+	return func(k proto.SegmentKey) bool { return k > g.Version() || g.UserScope(k) }
 }
 
 // since sets when memberships began: whoever was in stays in.
@@ -343,7 +359,7 @@ func (p *Stepper) userBits(s *State, bits []Bit) []Bit {
 	}
 	if s.Follows {
 		for i := range s.User {
-			bits = appendBits(bits, s.User[i].Client, s.User[i].Members, p.program(s.User[i].Client).UserScope)
+			bits = appendBits(bits, s.User[i].Client, s.User[i].Members, p.counts(s.User[i].Client))
 		}
 	} else {
 		for i := range s.Facts {
@@ -418,7 +434,7 @@ func (p *Stepper) flip(s *State, now proto.Millis, fx *Effects) {
 			if s.Named {
 				fx.Bits = append(fx.Bits, Bit{Client: u.Client, Key: m.Key, Set: m.In})
 			}
-			fx.Published, fx.Due = true, true
+			fx.Published = true
 		}
 		u.Members = slices.DeleteFunc(u.Members, func(m segments.Membership) bool { return !m.In && m.Next == 0 })
 	}
