@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -142,19 +143,52 @@ func BenchmarkLinks(b *testing.B) {
 	b.ReportMetric(float64(links)/b.Elapsed().Seconds(), "links/s")
 }
 
-// BenchmarkOptOuts cuts identities of users of three, 64 at a time.
+// BenchmarkOptOuts cuts the middle of users of three: one identity a call from
+// 64 callers, and 100 a call from eight.
 func BenchmarkOptOuts(b *testing.B) {
-	n, c := benchNode(b, 0)
+	for _, x := range []struct{ callers, list int }{{64, 1}, {8, 100}} {
+		b.Run(fmt.Sprintf("callers=%d/list=%d", x.callers, x.list), func(b *testing.B) {
+			n, c := benchNode(b, 0)
+			linkThrees(b, n, c, b.N*x.list)
+			b.ResetTimer()
+			b.SetParallelism(x.callers / runtime.GOMAXPROCS(0))
+			var next atomic.Int64
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					from := int(next.Add(int64(x.list))) - x.list
+					ids := make([]proto.Identity, x.list)
+					for i := range ids {
+						ids[i] = proto.Identity(fmt.Sprintf("account:a%d", from+i))
+					}
+					list, err := n.OptOutAll(context.Background(), ids, false)
+					for i := range list {
+						if err == nil && !list[i].Final {
+							err = fmt.Errorf("%+v is not final", list[i])
+						}
+					}
+					if err != nil {
+						b.Error(err)
+					}
+				}
+			})
+			b.ReportMetric(float64(b.N*x.list)/b.Elapsed().Seconds(), "optouts/s")
+		})
+	}
+}
+
+// linkThrees makes users of an account and two browsers.
+func linkThrees(b *testing.B, n *engine.Node, c proto.ClientInfo, users int) {
+	b.Helper()
 	now := proto.MillisOf(time.Now())
 	x := &proto.Batch{}
-	for i := range b.N {
+	for i := range users {
 		for k := range 2 {
 			x.AddLink(n.Hasher(), &proto.LinkCommand{
 				Client: c.ID, Space: c.Space, Received: now, Confidence: 1000,
 				A: proto.Identity(fmt.Sprintf("browser:%d-%d", i, k)), B: proto.Identity(fmt.Sprintf("account:a%d", i)),
 			})
 		}
-		if x.Len() >= 400 || i == b.N-1 {
+		if x.Len() >= 400 || i == users-1 {
 			r := n.Submit(context.Background(), x)
 			if err := n.Wait(context.Background(), r.Position); err != nil || r.Err != nil {
 				b.Fatal(r.Err, err)
@@ -162,18 +196,6 @@ func BenchmarkOptOuts(b *testing.B) {
 			x.Reset()
 		}
 	}
-	b.ResetTimer()
-	b.SetParallelism(32)
-	var next atomic.Int64
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			s, err := n.OptOut(context.Background(), proto.Identity(fmt.Sprintf("account:a%d", next.Add(1)-1)), false)
-			if err != nil || !s.Final {
-				b.Errorf("%+v %v", s, err)
-			}
-		}
-	})
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "optouts/s")
 }
 
 // BenchmarkOneEvent is 64 callers that each submit one event at a time and

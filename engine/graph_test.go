@@ -164,3 +164,32 @@ func TestUser(t *testing.T) {
 		})
 	}
 }
+
+// A list of opt-outs is one sync, and each of it has a receipt of its own.
+func TestOptOutAll(t *testing.T) {
+	for _, k := range []int{1, 4} {
+		n := testNode(t, t.TempDir(), lanes(k))
+		c := acme(t, n)
+		ids := []proto.Identity{"account:shared"}
+		for i := range 50 {
+			id := proto.Identity(fmt.Sprint("browser:v", i))
+			submit(t, n, page(c, fmt.Sprint("v", i), "auto", time.Now()))
+			link(t, n, c, id, "account:shared", proto.Linked{Linked: i < 32, Reason: map[bool]string{false: "cap"}[i < 32]})
+			ids = append(ids, id)
+		}
+		list, err := n.OptOutAll(t.Context(), ids, false)
+		if err != nil || len(list) != len(ids) {
+			t.Fatalf("%d states: %v", len(list), err)
+		}
+		for i, s := range list {
+			if s.Identity != ids[i] || !s.Final || s.Receipt == nil || !engine.ValidReceipt(s.Receipt) {
+				t.Errorf("%s: %+v", ids[i], s)
+			}
+			if seen, segments := lookup(t, n, c, ids[i]); !seen.OptedOut || len(segments) > 0 {
+				t.Errorf("%s shows %+v %v", ids[i], seen, segments)
+			}
+		}
+		settle(t, n)
+		closeNode(t, n)
+	}
+}

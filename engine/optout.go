@@ -93,6 +93,11 @@ func (n *Node) ask(ctx context.Context, l *lane, id uint64, ch <-chan answer, b 
 	if r := n.Submit(ctx, b); r.Err != nil {
 		return answer{}, r.Err
 	}
+	return n.awaitAnswer(ctx, l, ch)
+}
+
+// awaitAnswer waits for the answer to a command that was submitted.
+func (n *Node) awaitAnswer(ctx context.Context, l *lane, ch <-chan answer) (answer, error) {
 	for {
 		l.progress.mu.Lock()
 		fault, changed := l.progress.fault, l.progress.changed
@@ -117,6 +122,35 @@ func (n *Node) OptOut(ctx context.Context, id proto.Identity, everywhere bool) (
 	return n.cut(ctx, id, proto.CutCommand{Kind: proto.CutOptOut, Everywhere: everywhere})
 }
 
+// OptOutAll cuts out many identities with one sync, and gives the state of each.
+func (n *Node) OptOutAll(ctx context.Context, ids []proto.Identity, everywhere bool) ([]proto.OptOutState, error) {
+	wait, cancel := context.WithTimeout(ctx, optOutWait)
+	defer cancel()
+	began := time.Now()
+	var b proto.Batch
+	commands := make([]uint64, len(ids))
+	answers := make([]<-chan answer, len(ids))
+	for i, id := range ids {
+		commands[i], answers[i] = n.answers.expect()
+		defer n.answers.forget(commands[i])
+		b.AddCut(&proto.CutCommand{
+			Hash: n.hasher.Hash(id), Kind: proto.CutOptOut, Everywhere: everywhere, Received: n.now(), Command: commands[i],
+		})
+	}
+	if r := n.Submit(wait, &b); r.Err != nil {
+		return nil, r.Err
+	}
+	list := make([]proto.OptOutState, len(ids))
+	for i, id := range ids {
+		x, err := n.awaitAnswer(wait, n.laneFor(n.hasher.Hash(id)), answers[i])
+		n.cutSeconds.Observe(time.Since(began).Seconds())
+		if list[i], err = n.cutState(ctx, id, proto.CutOptOut, x, err); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
 // Erase forgets id, or what one client knows of it.
 func (n *Node) Erase(ctx context.Context, client *proto.ClientInfo, id proto.Identity) (proto.OptOutState, error) {
 	c := proto.CutCommand{Kind: proto.CutErase}
@@ -137,6 +171,11 @@ func (n *Node) cut(ctx context.Context, id proto.Identity, c proto.CutCommand) (
 	began := time.Now()
 	x, err := n.ask(wait, l, command, ch, &b)
 	n.cutSeconds.Observe(time.Since(began).Seconds())
+	return n.cutState(ctx, id, c.Kind, x, err)
+}
+
+// cutState is what to tell of a cut whose answer is x, or was not there in time.
+func (n *Node) cutState(ctx context.Context, id proto.Identity, kind proto.CutKind, x answer, err error) (proto.OptOutState, error) {
 	switch {
 	case proto.CodeOf(err) == proto.CodeTimeout && ctx.Err() == nil:
 		return n.OptOutState(ctx, id)
@@ -148,7 +187,7 @@ func (n *Node) cut(ctx context.Context, id proto.Identity, c proto.CutCommand) (
 		return n.OptOutState(ctx, id)
 	}
 	s := n.stateOf(id)
-	s.OptedOut, s.Final = c.Kind == proto.CutOptOut, true
+	s.OptedOut, s.Final = kind == proto.CutOptOut, true
 	since := x.cut.Time.Time()
 	s.Since, s.Receipt = &since, n.receipt(x.hash, &x.cut)
 	return s, nil

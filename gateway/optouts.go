@@ -20,9 +20,13 @@ func cutContext(ctx context.Context) (context.Context, context.CancelFunc) {
 // optOutRequest is the body of an opt-out, and without everywhere that of an
 // opt-in.
 type optOutRequest struct {
-	Identity   string `json:"identity"`
-	Everywhere bool   `json:"everywhere"`
+	Identity   string   `json:"identity"`
+	Identities []string `json:"identities"` // instead of Identity: many at once
+	Everywhere bool     `json:"everywhere"`
 }
+
+// optOutsMax bounds the identities of one request.
+const optOutsMax = 1000
 
 // identity reads whom the request is about.
 func (x optOutRequest) identity() (proto.Identity, error) {
@@ -86,11 +90,46 @@ func (g *Gateway) postOptOut(w http.ResponseWriter, r *http.Request, who proto.P
 	if err := g.readValue(w, r, &x); err != nil {
 		return err
 	}
+	if x.Identities != nil {
+		return g.postOptOuts(w, r, x)
+	}
 	s, err := g.cutOut(r.Context(), x)
 	if err != nil {
 		return err
 	}
 	return writeState(w, s)
+}
+
+// postOptOuts opts a list out: all of it is checked before any of it is done.
+func (g *Gateway) postOptOuts(w http.ResponseWriter, r *http.Request, x optOutRequest) error {
+	switch {
+	case x.Identity != "":
+		return proto.Errorf(proto.CodeIdentity, "the body has identity and identities: send one of them")
+	case len(x.Identities) == 0 || len(x.Identities) > optOutsMax:
+		return proto.Errorf(proto.CodeTooLarge, "the body names %d identities: send 1 to %d", len(x.Identities), optOutsMax)
+	}
+	ids := make([]proto.Identity, len(x.Identities))
+	for i, s := range x.Identities {
+		var err error
+		if ids[i], err = (optOutRequest{Identity: s}).identity(); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := cutContext(r.Context())
+	defer cancel()
+	list, err := g.deps.OptOuts.OptOutAll(ctx, ids, x.Everywhere)
+	if err != nil {
+		return err
+	}
+	g.metrics.optOuts.Add(float64(len(list)))
+	status := http.StatusOK
+	for i := range list {
+		list[i] = stateOf(list[i], ids[i])
+		if !list[i].Final {
+			status = http.StatusAccepted
+		}
+	}
+	return writeValue(w, status, map[string]any{"results": list})
 }
 
 func (g *Gateway) postOptIn(w http.ResponseWriter, r *http.Request, who proto.Principal) error {

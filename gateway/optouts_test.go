@@ -45,12 +45,17 @@ func TestOptOuts(t *testing.T) {
 	if status != 200 || !x.Final || !x.OptedOut || x.Status != "/v1/optouts/account:a%2F1" || x.Identity != "account:a/1" || x.Receipt == nil || x.Receipt.CopiesRetracted != 2 {
 		t.Errorf("%d %+v", status, x)
 	}
+	w := r.serve("POST", "/v1/optouts", `{"identities":["browser:l1","browser:l2"]}`, auth, key("acme-key"))
+	var list struct{ Results []cut }
+	if err := json.Unmarshal(w.Body.Bytes(), &list); err != nil || w.Code != 200 || len(list.Results) != 2 || list.Results[1].Identity != "browser:l2" || list.Results[1].Receipt == nil {
+		t.Errorf("a list: %d %s %v", w.Code, w.Body, err)
+	}
 	r.graph.slow = true
 	status, x = post("/v1/optouts", `{"identity":"browser:b1","everywhere":true}`, "admin-key")
 	if status != 202 || x.Final || !x.OptedOut || x.Receipt != nil || x.Status != "/v1/optouts/browser:b1" {
 		t.Errorf("slow: %d %+v", status, x)
 	}
-	if d := cmp.Diff([]string{"optout account:a/1 false", "optout browser:b1 true"}, r.graph.cuts); d != "" {
+	if d := cmp.Diff([]string{"optout account:a/1 false", "optout browser:l1 false", "optout browser:l2 false", "optout browser:b1 true"}, r.graph.cuts); d != "" {
 		t.Error(d)
 	}
 	state := func() cut { return cutOf(t, r.serve("GET", x.Status, "", auth, key("acme-key")).Body.Bytes()) }
@@ -76,12 +81,15 @@ func TestOptOuts(t *testing.T) {
 		{"junk", "acme-key", "POST", "/v1/optouts", `{"identity":"browser:null"}`, 400, "identity"},
 		{"an e-mail address", "acme-key", "POST", "/v1/optouts", `{"identity":"account:jo@example.com"}`, 400, "pii"},
 		{"not JSON", "acme-key", "POST", "/v1/optouts", `browser:b1`, 400, "json"},
+		{"an empty list", "acme-key", "POST", "/v1/optouts", `{"identities":[]}`, 413, "too_large"},
+		{"one and a list", "acme-key", "POST", "/v1/optouts", `{"identity":"browser:b1","identities":["browser:b2"]}`, 400, "identity"},
+		{"a list with junk", "acme-key", "POST", "/v1/optouts", `{"identities":["browser:l1","browser:null"]}`, 400, "identity"},
 		{"the ledger", "admin-key", "GET", "/v1/optouts", "", 200, "ledger"},
 		{"the ledger, a client", "acme-key", "GET", "/v1/optouts", "", 403, "forbidden"},
 		{"bytes, a client", "acme-key", "POST", "/v1/erase", "", 403, "forbidden"},
-		{"bytes", "admin-key", "POST", "/v1/erase", "", 200, `{"identities":2,"log_entries":0,"time":"2026-11-22T12:00:00Z"}`},
+		{"bytes", "admin-key", "POST", "/v1/erase", "", 200, `{"identities":4,"log_entries":0,"time":"2026-11-22T12:00:00Z"}`},
 	})
-	if len(r.graph.cuts) != 3 {
+	if len(r.graph.cuts) != 5 {
 		t.Errorf("a refused request cut: %v", r.graph.cuts)
 	}
 }

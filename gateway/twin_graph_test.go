@@ -191,6 +191,18 @@ func (t *twin) sign(action string, id proto.Identity, found int, everywhere bool
 	return r
 }
 
+// OptOutAll implements OptOuts.
+func (t *twin) OptOutAll(ctx context.Context, ids []proto.Identity, everywhere bool) (list []proto.OptOutState, err error) {
+	for _, id := range ids {
+		s, err := t.OptOut(ctx, id, everywhere)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, s)
+	}
+	return list, nil
+}
+
 func (t *twin) OptIn(ctx context.Context, id proto.Identity) (proto.OptOutState, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
