@@ -126,6 +126,7 @@ func (h *host) cut(t *task) uint64 {
 	}
 	c := identity.Cut{Command: x.Command, Kind: x.Kind, Everywhere: x.Everywhere, Time: h.entry.Now, Offset: h.entry.Offset}
 	if x.Kind == proto.CutForget {
+		c.Client, c.Space = x.Client, x.Space
 		h.forget(o, x, c)
 	} else {
 		h.cutNodes(o, x.Hash, c, nil)

@@ -257,13 +257,13 @@ func restoreAll(ctx context.Context, c Config, r *bufio.Reader) error {
 	if err != nil {
 		return err
 	}
-	err = restoreLog(ctx, c, r, lg)
+	err = restoreLog(ctx, c, m.Time, r, lg)
 	return errors.Join(err, lg.Close())
 }
 
 // restoreLog makes the new log: control records, the ledger, and the commands
 // by which the store catches up with it.
-func restoreLog(ctx context.Context, c Config, r *bufio.Reader, lg *log.Log) error {
+func restoreLog(ctx context.Context, c Config, made time.Time, r *bufio.Reader, lg *log.Log) error {
 	if err := restoreControl(ctx, r, lg); err != nil {
 		return err
 	}
@@ -279,8 +279,8 @@ func restoreLog(ctx context.Context, c Config, r *bufio.Reader, lg *log.Log) err
 		return err
 	}
 	if c.Ledger != "" {
-		records = nil
-		if err := loadLedger(ctx, c, keep); err != nil {
+		var err error
+		if records, err = newerLedger(ctx, c, made, records); err != nil {
 			return err
 		}
 	}

@@ -101,6 +101,7 @@ func (l *lane) commitBatch(b *batch) error {
 	if err := b.writes.Commit(); err != nil {
 		return err
 	}
+	l.node.ledger.expect(b.notices)
 	l.renewSnapshot(b.number)
 	for _, k := range b.dropped {
 		l.bitmaps.Drop(k)
@@ -125,10 +126,10 @@ func (l *lane) publish(b *batch) {
 		l.named.Add(uint64(len(o.Named)) - uint64(len(o.Unnamed)))
 		l.users.apply(o.Users)
 	}
+	l.node.ledger.add(l.id, b.notices)
 	l.outbox.add(b.sent)
 	l.graphed.add(&b.graph)
 	l.node.answers.decide(b.decisions)
-	l.node.ledger.add(l.id, b.notices)
 	l.progress.set(func(p *progress) {
 		if n := len(b.offsets); n > 0 {
 			p.applied = b.offsets[n-1]
@@ -162,7 +163,6 @@ func (l *lane) upkeep(b *batch) error {
 	l.checkpoint(w, b.journal, chunksPerCommit)
 	l.journalBytes.Store(int64(l.journal.bytes))
 	l.dropExits(w, b.fired)
-	l.dropOutbox(w)
 	l.dropNotices(w, b)
 	return w.err
 }

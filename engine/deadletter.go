@@ -171,6 +171,9 @@ func (x *letters) remove(id letterID) bool {
 func (l *lane) dropLetters(b *batch, list []actors.Turned) {
 	for i := range list {
 		for _, id := range slices.Clone(l.letters.of[list[i].Hash]) {
+			if id.offset > list[i].Offset {
+				continue // of an event after it, in the same batch
+			}
 			l.letters.remove(id)
 			b.deletes = append(b.deletes, deadKey(l.id, id.offset, id.index))
 		}

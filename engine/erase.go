@@ -7,11 +7,10 @@ import (
 	"kith/proto"
 )
 
-// EraseBytes removes the bytes of everything that was purged: the log is
-// emptied, and the store is rewritten without what
-// was deleted or replaced. Look-ups go on meanwhile; intake and commits wait for
-// moments.
-// What comes in while it runs may leave bytes again.
+// EraseBytes removes the bytes of everything that was purged: the log is emptied,
+// and the store is rewritten without what was deleted or replaced. Look-ups go on
+// meanwhile; intake and commits wait for moments. What comes in while it runs may
+// leave bytes again.
 func (n *Node) EraseBytes(ctx context.Context) (proto.Erased, error) {
 	ctx, done, err := n.working(ctx)
 	if err != nil {
@@ -21,10 +20,13 @@ func (n *Node) EraseBytes(ctx context.Context) (proto.Erased, error) {
 	n.erasing.Lock()
 	defer n.erasing.Unlock()
 	out := proto.Erased{Time: n.config.Now().UTC().Truncate(time.Millisecond)}
-	// Three rounds of beats: what a commit finds out is told, such as that an
-	// outbox's row is no longer needed, the next one deletes, and the last has no
-	// lane see the store as it was before.
-	for range 3 {
+	// What lanes have for one another goes first. Then two rounds of beats: what a
+	// commit finds out that it may delete the next one deletes, and no lane sees the
+	// store as it was before.
+	if err := n.cleanOutboxes(ctx); err != nil {
+		return out, err
+	}
+	for range 2 {
 		for _, l := range n.lanes {
 			if err := l.beatApplied(ctx); err != nil {
 				return out, err
@@ -62,10 +64,16 @@ func (l *lane) beatApplied(ctx context.Context) error {
 	return l.progress.wait(ctx, func(p *progress) bool { return p.applied >= at })
 }
 
+// eraseWait bounds how long intake waits; a lane that is further behind fails
+// the erasure, to be asked for again.
+const eraseWait = 5 * time.Second
+
 // eraseLogs empties the lanes' logs. JetStream keeps the bytes of a block of
 // which something is left, so nothing may be: for a moment nothing is taken in,
 // and all that was is applied.
 func (n *Node) eraseLogs(ctx context.Context) (entries uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, eraseWait)
+	defer cancel()
 	n.intake.Lock()
 	defer n.intake.Unlock()
 	for i, l := range n.lanes {

@@ -15,11 +15,15 @@ func (n *Node) Hasher() proto.Hasher { return n.hasher }
 // Commands that ctx left undecided are given as failed: they may still come,
 // and a client that sends them again should give its events ids.
 func (n *Node) Submit(ctx context.Context, b *proto.Batch) proto.Submitted {
+	return n.submit(ctx, b, n.refusal())
+}
+
+func (n *Node) submit(ctx context.Context, b *proto.Batch, refusal error) proto.Submitted {
 	if b.Len() == 0 {
 		return proto.Submitted{Position: proto.Position{}}
 	}
-	if err := n.refusal(); err != nil {
-		return proto.Submitted{Failed: allOf(b.Len()), Err: err}
+	if refusal != nil {
+		return proto.Submitted{Failed: allOf(b.Len()), Err: refusal}
 	}
 	n.intake.RLock()
 	defer n.intake.RUnlock()
@@ -41,6 +45,18 @@ func (n *Node) refusal() error {
 		if l.outbox.full() {
 			return proto.Errorf(proto.CodeOverloaded, "lane %s waits for others to take its graph messages: try again later, and see /v1/partitions", l.id)
 		}
+	}
+	return nil
+}
+
+// refusalOfCuts is why no opt-outs are taken now: a reserve of the disk is kept
+// for them.
+func (n *Node) refusalOfCuts() error {
+	switch {
+	case !n.ready.Load():
+		return proto.Errorf(proto.CodeUnavailable, "the node is starting or stopping: try again shortly")
+	case n.disk.stopped():
+		return errDiskFull
 	}
 	return nil
 }

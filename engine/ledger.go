@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
@@ -30,8 +31,12 @@ import (
 
 const ledgerVersion = 1
 
-// noticesPerRecord bounds one record.
-const noticesPerRecord = 2048
+// noticesPerRecord is from how many notices a record takes no further batch, and
+// linesPerMessage bounds a message of the feed.
+const (
+	noticesPerRecord = 2048
+	linesPerMessage  = 2048
+)
 
 // notice is one thing to tell the ledger or, if final, the feed. In the store
 // it is: version 1 | flags (1 final) | hash (16) | gen | time | the cut.
@@ -128,14 +133,21 @@ func decodeLedger(b []byte) (x ledgerRecord, err error) {
 	return x, nil
 }
 
-// ledger writes notices of all lanes.
+// told is a batch's notices.
+type told struct {
+	lane proto.LaneID
+	list []notice
+}
+
+// ledger writes notices of all lanes, in the order in which they were committed:
+// what is final comes after all that it waited for, of whatever lane.
 type ledger struct {
 	node   *Node
 	stream log.ControlStream
 	feed   log.ControlStream
 
 	mu      sync.Mutex
-	waiting [][]notice // by lane, oldest first
+	waiting []told // in the order of the commits
 	pending map[proto.IdentityHash]int
 	marks   []proto.Offset               // by lane: told up to here
 	ends    map[log.ControlStream]uint64 // last sequence, where it is known; the writer's
@@ -146,7 +158,7 @@ type ledger struct {
 
 func newLedger(n *Node, stream, feed log.ControlStream) *ledger {
 	return &ledger{
-		node: n, stream: stream, feed: feed, waiting: make([][]notice, n.config.Lanes), marks: make([]proto.Offset, n.config.Lanes),
+		node: n, stream: stream, feed: feed, marks: make([]proto.Offset, n.config.Lanes),
 		pending: map[proto.IdentityHash]int{}, ends: map[log.ControlStream]uint64{}, wake: make(chan struct{}, 1), told: make(chan struct{}),
 	}
 }
@@ -184,17 +196,27 @@ func readStream(ctx context.Context, s log.ControlStream, first, last uint64, fn
 	return err
 }
 
-// add takes a lane's committed notices.
+// expect notes notices that are about to be seen by readers: from then on they
+// are waited for.
+func (x *ledger) expect(list []notice) {
+	if len(list) == 0 {
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for i := range list {
+		x.pending[list[i].hash]++
+	}
+}
+
+// add takes a batch's notices, which were expected.
 func (x *ledger) add(lane proto.LaneID, list []notice) {
 	if len(list) == 0 {
 		return
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.waiting[lane] = append(x.waiting[lane], list...)
-	for i := range list {
-		x.pending[list[i].hash]++
-	}
+	x.waiting = append(x.waiting, told{lane, list})
 	select {
 	case x.wake <- struct{}{}:
 	default:
@@ -221,8 +243,8 @@ func (x *ledger) await(ctx context.Context, h proto.IdentityHash) error {
 func (x *ledger) counts() (written uint64, waiting int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	for _, list := range x.waiting {
-		waiting += len(list)
+	for i := range x.waiting {
+		waiting += len(x.waiting[i].list)
 	}
 	return x.written, waiting
 }
@@ -245,52 +267,44 @@ func (x *ledger) write(ctx context.Context) {
 
 // tell writes one record, if there is anything to write.
 func (x *ledger) tell(ctx context.Context) bool {
-	list, counts, marks := x.gather()
-	if len(list) == 0 {
+	list, batches := x.gather()
+	if batches == 0 {
 		return false
 	}
-	for tries := 0; ; tries++ {
-		err := x.append(ctx, list)
-		if err == nil {
-			break
-		}
-		if ctx.Err() != nil {
-			return false
-		}
-		if tries == 0 {
-			x.node.logger.Warn("opt-outs cannot be written to the ledger, trying again", "error", err)
-		}
-		if !pause(ctx, relayRetry) {
-			return false
+	steps := []struct {
+		what string
+		do   func() error
+	}{
+		{"opt-outs cannot be written to the ledger", func() error { return x.append(ctx, list) }},
+		{"opt-outs are not answered: what is under way between lanes is not applied, or cannot be deleted", func() error { return x.node.cleanOutboxes(ctx) }},
+	}
+	for _, step := range steps {
+		for tries := 0; ; tries++ {
+			err := step.do()
+			if err == nil {
+				break
+			}
+			if tries == 0 && ctx.Err() == nil {
+				x.node.logger.Warn(step.what+", trying again", "error", err)
+			}
+			if !pause(ctx, relayRetry) {
+				return false
+			}
 		}
 	}
-	if err := x.node.cleanOutboxes(ctx); err != nil {
-		if ctx.Err() == nil {
-			x.node.logger.Error("opt-outs are not answered: what is under way between lanes is not applied, or cannot be deleted", "error", err)
-			pause(ctx, time.Second)
-		}
-		return ctx.Err() == nil // tell it again: the ledger may hold an opt-out twice
-	}
-	x.done(list, counts, marks)
+	x.done(list, batches)
 	return true
 }
 
-// gather takes what one record holds, without taking it away, and gives up to
-// where lanes are told once that is.
-func (x *ledger) gather() (list []notice, counts []int, marks []proto.Offset) {
+// gather gives what one record holds, whole batches, without taking it away.
+func (x *ledger) gather() (list []notice, batches int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	marks, counts = slices.Clone(x.marks), make([]int, len(x.waiting))
-	for lane, waiting := range x.waiting {
-		room := noticesPerRecord - len(list)
-		counts[lane] = min(room, len(waiting))
-		list = append(list, waiting[:counts[lane]]...)
-		// An offset is told when all of its batch is.
-		if k := counts[lane]; k > 0 && (k == len(waiting) || waiting[k].at != waiting[k-1].at) {
-			marks[lane] = max(marks[lane], waiting[k-1].at)
-		}
+	for batches < len(x.waiting) && len(list) < noticesPerRecord {
+		list = append(list, x.waiting[batches].list...)
+		batches++
 	}
-	return list, counts, marks
+	return list, batches
 }
 
 // append writes notices to the ledger and the feed, both at once: the record's
@@ -299,24 +313,31 @@ func (x *ledger) append(ctx context.Context, list []notice) error {
 	x.mu.Lock()
 	r := ledgerRecord{marks: slices.Clone(x.marks)}
 	x.mu.Unlock()
-	var finals []byte
+	var finals [][]byte
 	for i := range list {
 		n := &list[i]
 		if !n.final {
 			r.entries = append(r.entries, ledgerEntry{n.hash, n.gen, n.time})
 			continue
 		}
-		var err error
-		if finals, err = x.appendFinal(finals, n); err != nil {
+		line, err := x.feedLine(n)
+		if err != nil {
 			return err
+		}
+		if line != nil {
+			finals = append(finals, line)
 		}
 	}
 	var feed, ledger error
 	var wait sync.WaitGroup
 	ends := [2]uint64{x.ends[x.feed], x.ends[x.stream]}
-	if len(finals) > 0 {
-		wait.Go(func() { ends[0], feed = appendLast(ctx, x.feed, finals, ends[0]) })
-	}
+	wait.Go(func() {
+		for lines := range slices.Chunk(finals, linesPerMessage) {
+			if ends[0], feed = appendLast(ctx, x.feed, bytes.Join(lines, nil), ends[0]); feed != nil {
+				return
+			}
+		}
+	})
 	if len(r.entries) > 0 {
 		ends[1], ledger = appendLast(ctx, x.stream, r.append(nil), ends[1])
 	}
@@ -355,28 +376,32 @@ type feedRecord struct {
 	Time         time.Time `json:"time"`
 }
 
-// appendFinal adds a line of the feed. What one client forgot is its own affair.
-func (x *ledger) appendFinal(b []byte, n *notice) ([]byte, error) {
+// feedLine is a line of the feed, nil for what one client forgot: that is its own
+// affair.
+func (x *ledger) feedLine(n *notice) ([]byte, error) {
 	if n.cut.Kind == proto.CutForget {
-		return b, nil
+		return nil, nil
 	}
 	raw, err := json.Marshal(feedRecord{
 		IdentityHMAC: x.node.signer.mac(n.hash), IdentityHash: hex.EncodeToString(n.hash[:]), Action: actionOf(n.cut.Kind),
 		Generation: n.cut.Gen, Time: n.cut.Time.Time(),
 	})
 	if err != nil {
-		return b, proto.Errorf(proto.CodeInternal, "encode a line of the feed: %w", err)
+		return nil, proto.Errorf(proto.CodeInternal, "encode a line of the feed: %w", err)
 	}
-	return append(append(b, raw...), '\n'), nil
+	return append(raw, '\n'), nil
 }
 
 // done takes what was told away and tells whoever waits for it.
-func (x *ledger) done(list []notice, counts []int, marks []proto.Offset) {
+func (x *ledger) done(list []notice, batches int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	for lane, k := range counts {
-		x.waiting[lane] = x.waiting[lane][k:]
+	marks := slices.Clone(x.marks)
+	for _, b := range x.waiting[:batches] {
+		marks[b.lane] = max(marks[b.lane], b.list[0].at)
 	}
+	clear(x.waiting[:batches])
+	x.waiting = x.waiting[batches:]
 	for i := range list {
 		h := list[i].hash
 		if x.pending[h]--; x.pending[h] == 0 {
@@ -410,7 +435,15 @@ func (l *lane) loadNotices(snap store.Snapshot) error {
 		}
 		return true, nil
 	})
-	l.node.ledger.add(l.id, list)
+	for len(list) > 0 { // a commit's are of one offset
+		n := 1
+		for n < len(list) && list[n].at == list[0].at {
+			n++
+		}
+		l.node.ledger.expect(list[:n])
+		l.node.ledger.add(l.id, list[:n])
+		list = list[n:]
+	}
 	return err
 }
 

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"time"
 
 	gproto "google.golang.org/protobuf/proto"
 
@@ -17,8 +19,9 @@ import (
 	"kith/proto"
 )
 
-// A ledger file is: ledgerMagic, then one section (backup.go) of records, each
-// with its length as uvarint, then backupEnd.
+// A ledger file is: ledgerMagic, the keyed hash of a constant (16), which tells
+// whose it is, when it was written (8, ms), then one section (backup.go) of
+// records, each with its length as uvarint, then backupEnd.
 const ledgerMagic = "KITHLDG1"
 
 // WriteLedger writes the ledger of opt-outs as it is now.
@@ -30,6 +33,8 @@ func (n *Node) WriteLedger(ctx context.Context, w io.Writer) error {
 	defer done()
 	b := &backupWriter{w: bufio.NewWriterSize(writerUntil{ctx, w}, 64<<10)}
 	b.raw([]byte(ledgerMagic))
+	b.raw(n.mark())
+	b.raw(binary.BigEndian.AppendUint64(nil, uint64(n.now())))
 	b.section(func(w io.Writer) error { return writeLedger(ctx, n.log.Ledger(), w) })
 	b.raw([]byte(backupEnd))
 	if b.err == nil {
@@ -40,6 +45,14 @@ func (n *Node) WriteLedger(ctx context.Context, w io.Writer) error {
 	}
 	return nil
 }
+
+// mark tells nodes with different hash secrets apart.
+func (n *Node) mark() []byte {
+	h := n.hasher.Hash(secretMark)
+	return h[:]
+}
+
+const secretMark = "browser:kith-secret-check"
 
 func writeLedger(ctx context.Context, s log.ControlStream, w io.Writer) error {
 	last, err := s.Last(ctx)
@@ -86,35 +99,79 @@ func readLedger(r io.Reader, take func([]byte) error) error {
 	}
 }
 
-// loadLedger reads the ledger that a restore was given: a file that WriteLedger
-// wrote, or the data directory of a node that does not run.
-func loadLedger(ctx context.Context, c Config, take func([]byte) error) error {
+// newerLedger reads the ledger that a restore was given: a file that WriteLedger
+// wrote, or the data directory of a node that does not run. It must be the one
+// of which old, the backup's, is the beginning, and be from after the backup.
+func newerLedger(ctx context.Context, c Config, made time.Time, old [][]byte) (records [][]byte, err error) {
+	secret, err := hashSecret(c)
+	if err != nil {
+		return nil, err
+	}
+	want := proto.NewHasher(secret).Hash(secretMark)
+	written, err := loadLedger(ctx, c, want, func(raw []byte) error { records = append(records, raw); return nil })
+	if err != nil {
+		return nil, err
+	}
+	same := len(records) >= len(old)
+	for i := 0; same && i < len(old); i++ {
+		same = bytes.Equal(records[i], old[i])
+	}
+	switch {
+	case !same:
+		return nil, proto.Errorf(proto.CodeConflict, "the ledger does not go on from that of the backup: give the ledger of this very node, from after the backup")
+	case written.Before(made):
+		return nil, proto.Errorf(proto.CodeConflict, "the ledger was written at %s, before the backup of %s: it does not know who opted out since; give a newer one, or, if there is none, pass --accept-lost-optouts", written.Format(time.RFC3339), made.Format(time.RFC3339))
+	}
+	return records, nil
+}
+
+// loadLedger reads a ledger and tells when it was written; want is whose it must be.
+func loadLedger(ctx context.Context, c Config, want proto.IdentityHash, take func([]byte) error) (written time.Time, err error) {
 	info, err := os.Stat(c.Ledger)
 	if err != nil {
-		return proto.Errorf(proto.CodeInvalid, "the ledger cannot be read: %w", err)
+		return written, proto.Errorf(proto.CodeInvalid, "the ledger cannot be read: %w", err)
 	}
 	if info.IsDir() {
-		return loadLedgerDir(ctx, c, take)
+		return c.Now(), loadLedgerDir(ctx, c, want, take)
 	}
 	f, err := os.Open(c.Ledger)
 	if err != nil {
-		return proto.Errorf(proto.CodeInvalid, "the ledger cannot be read: %w", err)
+		return written, proto.Errorf(proto.CodeInvalid, "the ledger cannot be read: %w", err)
 	}
 	defer f.Close()
 	r := bufio.NewReader(f)
 	if expect(r, ledgerMagic) != nil {
-		return proto.Errorf(proto.CodeInvalid, "%s is not a ledger of opt-outs: make one with `kith optouts export`, or name the data directory that the node had", c.Ledger)
+		return written, proto.Errorf(proto.CodeInvalid, "%s is not a ledger of opt-outs: make one with `kith optouts export`, or name the data directory that the node had", c.Ledger)
 	}
+	var head [24]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return written, errBackup
+	}
+	if !bytes.Equal(head[:16], want[:]) {
+		return written, errOtherLedger
+	}
+	written = proto.Millis(binary.BigEndian.Uint64(head[16:])).Time()
 	if err := readLedger(r, take); err != nil {
-		return err
+		return written, err
 	}
-	return expect(r, backupEnd)
+	return written, expect(r, backupEnd)
 }
 
-func loadLedgerDir(ctx context.Context, c Config, take func([]byte) error) error {
+var errOtherLedger = proto.Errorf(proto.CodeConflict, "the ledger is of a node with another hash secret: give that of the node that the backup is of")
+
+func loadLedgerDir(ctx context.Context, c Config, want proto.IdentityHash, take func([]byte) error) error {
 	old := Config{Dir: c.Ledger}
 	if _, err := os.Stat(old.logDir()); err != nil {
 		return proto.Errorf(proto.CodeInvalid, "%s holds no log: name the data directory that the node had, or a file of `kith optouts export`", c.Ledger)
+	}
+	if _, err := os.Stat(old.secretsDir()); err == nil && len(c.HashSecret) == 0 {
+		secret, err := hashSecret(old)
+		if err != nil {
+			return err
+		}
+		if proto.NewHasher(secret).Hash(secretMark) != want {
+			return errOtherLedger
+		}
 	}
 	lg, err := log.Open(ctx, log.Config{Dir: old.logDir(), Lanes: 1, Name: c.Node, Logger: c.Logger})
 	if err != nil {
@@ -142,7 +199,7 @@ func applyLedger(ctx context.Context, c Config, lg log.Logs, records [][]byte) e
 	}
 	now := proto.MillisOf(c.Now())
 	for id := range late {
-		if err := appendCommands(ctx, lg.Lane(proto.LaneID(id)), proto.LaneID(id), now, &late[id]); err != nil {
+		if err := appendCommands(ctx, lg.Lane(proto.LaneID(id)), proto.LaneID(id), now, late[id]); err != nil {
 			return err
 		}
 	}
@@ -151,7 +208,7 @@ func applyLedger(ctx context.Context, c Config, lg log.Logs, records [][]byte) e
 
 // beginRestored ties a restored store to the new log, which gets the ledger,
 // and gives for each lane the commands that it has to begin with.
-func beginRestored(ctx context.Context, c Config, lg log.Logs, st store.Store, records [][]byte) ([]proto.Batch, error) {
+func beginRestored(ctx context.Context, c Config, lg log.Logs, st store.Store, records [][]byte) ([][]proto.Batch, error) {
 	state := ledgerState{}
 	for seq, raw := range records {
 		if err := state.take(raw); err != nil {
@@ -207,8 +264,14 @@ func tieRestored(ctx context.Context, c Config, lg log.Logs, st store.Store, sna
 
 // lateCommands are what has to be done to a restored store for it to honour the
 // ledger, by lane.
-func lateCommands(snap store.Snapshot, c Config, state ledgerState) ([]proto.Batch, error) {
-	batches := make([]proto.Batch, c.Lanes)
+func lateCommands(snap store.Snapshot, c Config, state ledgerState) ([][]proto.Batch, error) {
+	rounds := make([][]proto.Batch, c.Lanes) // one command of an identity each
+	round := func(lane, i int) *proto.Batch {
+		for len(rounds[lane]) <= i {
+			rounds[lane] = append(rounds[lane], proto.Batch{})
+		}
+		return &rounds[lane][i]
+	}
 	now := proto.MillisOf(c.Now())
 	hashes := slices.SortedFunc(maps.Keys(state), func(a, b proto.IdentityHash) int { return slices.Compare(a[:], b[:]) })
 	for _, hash := range hashes {
@@ -222,8 +285,10 @@ func lateCommands(snap store.Snapshot, c Config, state ledgerState) ([]proto.Bat
 		}
 		// As many commands as it takes to be at the ledger's generation: what is
 		// told from then on must be newer than all that the ledger has.
-		b := &batches[int(hash.Partition())%c.Lanes]
+		i := 0
 		for received := min(e.time, now); have < e.gen; {
+			b := round(int(hash.Partition())%c.Lanes, i)
+			i++
 			switch {
 			case e.gen&1 == 1:
 				b.AddCut(&proto.CutCommand{Hash: hash, Kind: proto.CutOptOut, Received: received})
@@ -237,22 +302,26 @@ func lateCommands(snap store.Snapshot, c Config, state ledgerState) ([]proto.Bat
 			}
 		}
 	}
-	return batches, nil
+	return rounds, nil
 }
 
-// appendCommands puts a batch's commands into a lane's log, in entries.
-func appendCommands(ctx context.Context, s log.Stream, id proto.LaneID, now proto.Millis, b *proto.Batch) error {
+// appendCommands puts commands into a lane's log: each round into entries of its
+// own, so that an identity's one is carried out before its next.
+func appendCommands(ctx context.Context, s log.Stream, id proto.LaneID, now proto.Millis, rounds []proto.Batch) error {
 	producer, seq := newProducer(), uint64(0)
-	for i := 0; i < b.Len(); {
-		seq++
-		e := &proto.Entry{Lane: id, Producer: producer, Seq: seq, Time: now}
-		for ; i < b.Len() && e.Count < 512; i++ {
-			raw, _ := b.Item(i)
-			e.Commands = append(e.Commands, raw...)
-			e.Count++
-		}
-		if _, err := s.Append(ctx, e); err != nil {
-			return err
+	for k := range rounds {
+		b := &rounds[k]
+		for i := 0; i < b.Len(); {
+			seq++
+			e := &proto.Entry{Lane: id, Producer: producer, Seq: seq, Time: now}
+			for ; i < b.Len() && e.Count < 512; i++ {
+				raw, _ := b.Item(i)
+				e.Commands = append(e.Commands, raw...)
+				e.Count++
+			}
+			if _, err := s.Append(ctx, e); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -11,6 +11,11 @@ import (
 
 // Link asks the graph to link two identities and returns with its decision.
 func (n *Node) Link(ctx context.Context, client proto.ClientInfo, x proto.Link) (proto.Linked, error) {
+	ctx, done, err := n.working(ctx)
+	if err != nil {
+		return proto.Linked{}, err
+	}
+	defer done()
 	command, ch := n.answers.expect()
 	var b proto.Batch
 	b.AddLink(n.hasher, &proto.LinkCommand{
@@ -73,6 +78,7 @@ func (n *Node) User(_ context.Context, client proto.ClientInfo, id proto.Identit
 type userView struct {
 	root    graph.Hash
 	members map[graph.Hash]proto.Identity
+	gens    map[graph.Hash]uint32
 	edges   map[graph.Hash][]graph.Edge
 }
 
@@ -86,12 +92,15 @@ func (n *Node) userView(root proto.Node) (*userView, error) {
 	if err != nil || s.Dark() || s.Graph == nil || s.Graph.RootOf(root.Hash) != root.Hash {
 		return nil, err
 	}
-	v := &userView{root: root.Hash, members: map[graph.Hash]proto.Identity{}, edges: map[graph.Hash][]graph.Edge{root.Hash: s.Graph.Edges()}}
+	v := &userView{
+		root: root.Hash, members: map[graph.Hash]proto.Identity{}, gens: map[graph.Hash]uint32{root.Hash: s.Gen()},
+		edges: map[graph.Hash][]graph.Edge{root.Hash: s.Graph.Edges()},
+	}
 	for _, m := range members {
 		_, err := source{snap}.Copy(root, m, func(row []byte) error {
 			c, err := graph.DecodeContribution(row)
 			if err == nil {
-				v.edges[m] = c.Edges
+				v.edges[m], v.gens[m] = c.Edges, c.Gen
 			}
 			return err
 		})
@@ -100,7 +109,7 @@ func (n *Node) userView(root proto.Node) (*userView, error) {
 		}
 	}
 	for h := range v.edges {
-		id, err := n.nameOf(proto.Node{Hash: h, Space: root.Space})
+		id, err := n.nameOf(proto.Node{Hash: h, Space: root.Space}, root.Hash, v.gens[h])
 		if err != nil {
 			return nil, err
 		}
@@ -111,13 +120,14 @@ func (n *Node) userView(root proto.Node) (*userView, error) {
 	return v, nil
 }
 
-// nameOf is the identity of a node that is known and not opted out, "" of others.
-func (n *Node) nameOf(node proto.Node) (proto.Identity, error) {
+// nameOf is the identity of a node that is of a root's user, in the generation
+// that the root knows; "" of others.
+func (n *Node) nameOf(node proto.Node, root graph.Hash, gen uint32) (proto.Identity, error) {
 	l := n.laneFor(node.Hash)
 	snap := l.acquire()
 	defer snap.release()
 	s, _, err := readNode(snap, node)
-	if err != nil || !s.Named || s.Dark() {
+	if err != nil || !s.Named || s.Dark() || s.Graph == nil || s.Gen() != gen || s.Graph.RootOf(node.Hash) != root {
 		return "", err
 	}
 	var id proto.Identity
@@ -136,7 +146,7 @@ func (v *userView) user(n *Node, space proto.SpaceID) (proto.User, error) {
 	for h, id := range v.members {
 		u.Members = append(u.Members, id)
 		for _, e := range v.edges[h] {
-			if other, ok := v.members[e.Peer]; ok && slices.Compare(h[:], e.Peer[:]) < 0 {
+			if other, ok := v.members[e.Peer]; ok && e.Gen == v.gens[e.Peer] && slices.Compare(h[:], e.Peer[:]) < 0 {
 				u.Edges = append(u.Edges, proto.UserEdge{
 					A: id, B: other, Method: e.Method.String(), Confidence: float64(e.Confidence) / 1000,
 					Client: names[e.Client], Time: e.Time.Time(),

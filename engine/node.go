@@ -53,6 +53,8 @@ type Node struct {
 	life     context.Context    // ends with stop
 	stop     context.CancelFunc // ends what writes and waits, first
 	slow     sync.WaitGroup     // backups and verifications under way
+	cleaning sync.Mutex         // one deletion of outbox rows at a time
+	checking sync.Mutex         // one search for a receipt at a time
 	erasing  sync.Mutex         // one erasure of bytes at a time
 	intake   sync.RWMutex       // held for reading by who appends, for writing while the log is emptied
 	stopRead context.CancelFunc // ends the readers, last
@@ -249,6 +251,9 @@ func (n *Node) start(ctx context.Context) error {
 		n.packers = append(n.packers, log.NewPacker(l.stream, log.PackerConfig{Lane: l.id, Producer: newProducer(), Now: n.now}))
 	}
 	n.done.Go(func() { n.watchDisk(background) })
+	if len(n.lanes) > 1 {
+		n.done.Go(func() { n.sweepOutboxes(background) })
+	}
 	if err := n.boot(ctx); err != nil {
 		return err
 	}

@@ -124,31 +124,7 @@ func (n *Node) OptOut(ctx context.Context, id proto.Identity, everywhere bool) (
 
 // OptOutAll cuts out many identities with one sync, and gives the state of each.
 func (n *Node) OptOutAll(ctx context.Context, ids []proto.Identity, everywhere bool) ([]proto.OptOutState, error) {
-	wait, cancel := context.WithTimeout(ctx, optOutWait)
-	defer cancel()
-	began := time.Now()
-	var b proto.Batch
-	commands := make([]uint64, len(ids))
-	answers := make([]<-chan answer, len(ids))
-	for i, id := range ids {
-		commands[i], answers[i] = n.answers.expect()
-		defer n.answers.forget(commands[i])
-		b.AddCut(&proto.CutCommand{
-			Hash: n.hasher.Hash(id), Kind: proto.CutOptOut, Everywhere: everywhere, Received: n.now(), Command: commands[i],
-		})
-	}
-	if r := n.Submit(wait, &b); r.Err != nil {
-		return nil, r.Err
-	}
-	list := make([]proto.OptOutState, len(ids))
-	for i, id := range ids {
-		x, err := n.awaitAnswer(wait, n.laneFor(n.hasher.Hash(id)), answers[i])
-		n.cutSeconds.Observe(time.Since(began).Seconds())
-		if list[i], err = n.cutState(ctx, id, proto.CutOptOut, x, err); err != nil {
-			return nil, err
-		}
-	}
-	return list, nil
+	return n.cutAll(ctx, ids, proto.CutCommand{Kind: proto.CutOptOut, Everywhere: everywhere})
 }
 
 // Erase forgets id, or what one client knows of it.
@@ -161,26 +137,67 @@ func (n *Node) Erase(ctx context.Context, client *proto.ClientInfo, id proto.Ide
 }
 
 func (n *Node) cut(ctx context.Context, id proto.Identity, c proto.CutCommand) (proto.OptOutState, error) {
-	command, ch := n.answers.expect()
-	c.Hash, c.Received, c.Command = n.hasher.Hash(id), n.now(), command
-	var b proto.Batch
-	b.AddCut(&c)
-	l := n.laneFor(c.Hash)
-	wait, cancel := context.WithTimeout(ctx, optOutWait)
-	defer cancel()
-	began := time.Now()
-	x, err := n.ask(wait, l, command, ch, &b)
-	n.cutSeconds.Observe(time.Since(began).Seconds())
-	return n.cutState(ctx, id, c.Kind, x, err)
+	list, err := n.cutAll(ctx, []proto.Identity{id}, c)
+	if err != nil {
+		return proto.OptOutState{}, err
+	}
+	return list[0], nil
 }
 
-// cutState is what to tell of a cut whose answer is x, or was not there in time.
-func (n *Node) cutState(ctx context.Context, id proto.Identity, kind proto.CutKind, x answer, err error) (proto.OptOutState, error) {
+// cutAll cuts identities by one submission, each by a command like c.
+func (n *Node) cutAll(ctx context.Context, ids []proto.Identity, c proto.CutCommand) ([]proto.OptOutState, error) {
+	ctx, done, err := n.working(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	began := time.Now()
+	var b proto.Batch
+	commands, answers := make([]uint64, len(ids)), make([]<-chan answer, len(ids))
+	for i, id := range ids {
+		commands[i], answers[i] = n.answers.expect()
+		defer n.answers.forget(commands[i])
+		c.Hash, c.Received, c.Command = n.hasher.Hash(id), n.now(), commands[i]
+		b.AddCut(&c)
+	}
+	r := n.submit(ctx, &b, n.refusalOfCuts())
+	if r.Err != nil {
+		return nil, r.Err
+	}
+	wait, cancel := context.WithDeadline(ctx, began.Add(optOutWait))
+	defer cancel()
+	list := make([]proto.OptOutState, len(ids))
+	for i, id := range ids {
+		x, err := n.awaitAnswer(wait, n.laneFor(n.hasher.Hash(id)), answers[i])
+		n.cutSeconds.Observe(time.Since(began).Seconds())
+		if proto.CodeOf(err) == proto.CodeTimeout && ctx.Err() == nil {
+			list[i], err = n.lateState(ctx, id, commands[i], r.Position)
+		} else if err == nil {
+			list[i], err = n.cutState(ctx, id, c.Kind, x)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
+// lateState is that of a cut which is not final in time. It is applied at
+// least: nothing of the identity is shown any more.
+func (n *Node) lateState(ctx context.Context, id proto.Identity, command uint64, at proto.Position) (proto.OptOutState, error) {
+	if err := n.Wait(ctx, at); err != nil {
+		return proto.OptOutState{}, proto.Errorf(proto.CodeUnavailable, "the command is durable and will be carried out, but is not applied yet: ask again: %w", err)
+	}
+	s, err := n.OptOutState(ctx, id)
+	if s.Receipt != nil && s.Receipt.ID != commandID(command) {
+		s.Final, s.Receipt = false, nil // of another cut
+	}
+	return s, err
+}
+
+// cutState is what to tell of a cut whose answer is x.
+func (n *Node) cutState(ctx context.Context, id proto.Identity, kind proto.CutKind, x answer) (proto.OptOutState, error) {
 	switch {
-	case proto.CodeOf(err) == proto.CodeTimeout && ctx.Err() == nil:
-		return n.OptOutState(ctx, id)
-	case err != nil:
-		return proto.OptOutState{}, err
 	case !x.final && x.decision.Reason == graph.ReasonBusy:
 		return proto.OptOutState{}, proto.Errorf(proto.CodeOverloaded, "too many opt-outs of this identity are under way: try again later; it is opted out")
 	case !x.final: // an erasure of what is opted out: nothing is left
@@ -195,6 +212,11 @@ func (n *Node) cutState(ctx context.Context, id proto.Identity, kind proto.CutKi
 
 // OptIn lets an opted-out identity be known again.
 func (n *Node) OptIn(ctx context.Context, id proto.Identity) (proto.OptOutState, error) {
+	ctx, done, err := n.working(ctx)
+	if err != nil {
+		return proto.OptOutState{}, err
+	}
+	defer done()
 	h := n.hasher.Hash(id)
 	o, err := n.optOut(h)
 	if err != nil {
@@ -243,6 +265,7 @@ func (n *Node) stateOf(id proto.Identity) proto.OptOutState {
 func (n *Node) OptOutState(_ context.Context, id proto.Identity) (proto.OptOutState, error) {
 	s := n.stateOf(id)
 	h := n.hasher.Hash(id)
+	known := n.ledger.knows(h) // before it is read: what is read then was told
 	o, err := n.optOut(h)
 	if err != nil || o == nil {
 		return s, err
@@ -252,7 +275,7 @@ func (n *Node) OptOutState(_ context.Context, id proto.Identity) (proto.OptOutSt
 		since := o.Since.Time()
 		s.Since = &since
 	}
-	if c := o.Newest(); c != nil && c.Final && n.ledger.knows(h) {
+	if c := o.Newest(); c != nil && c.Final && known {
 		s.Final, s.Receipt = true, n.receipt(h, c)
 	}
 	return s, nil
@@ -290,6 +313,9 @@ func actionOf(k proto.CutKind) string {
 	return "erase"
 }
 
+// commandID is a command's id as receipts show it.
+func commandID(id uint64) string { return strconv.FormatUint(id, 16) }
+
 // receipt is the signed proof of a final cut.
 func (n *Node) receipt(h proto.IdentityHash, c *identity.Cut) *proto.Receipt {
 	l := n.laneFor(h)
@@ -300,12 +326,15 @@ func (n *Node) receipt(h proto.IdentityHash, c *identity.Cut) *proto.Receipt {
 		}
 	}
 	r := &proto.Receipt{
-		Version: proto.ReceiptVersion, ID: strconv.FormatUint(c.Command, 16), Node: n.config.Node, Action: actionOf(c.Kind),
+		Version: proto.ReceiptVersion, ID: commandID(c.Command), Node: n.config.Node, Action: actionOf(c.Kind),
 		IdentityHMAC: n.signer.mac(h), IdentityHash: h.String(), Generation: c.Gen, Everywhere: c.Everywhere, Also: int(c.Also),
 		Partition: int(h.Partition()), Lane: l.id, Offset: c.Offset, Time: c.Time.Time(),
 		CopiesRetracted: int(c.Copies), MembersRefreshed: int(c.Members), Position: p.String(),
 		LogClearBy: c.Time.Time().Add(n.config.LogRetention + 2*time.Minute).Truncate(time.Second),
 		PublicKey:  n.ReceiptKey(),
+	}
+	if c.Kind == proto.CutForget {
+		r.Client = n.registry.clientNames()[c.Client]
 	}
 	r.Signature = hex.EncodeToString(ed25519.Sign(n.signer.key, r.SignedBytes()))
 	return r

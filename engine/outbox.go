@@ -38,7 +38,7 @@ type outbox struct {
 type box struct {
 	base    uint64
 	batches [][]byte
-	gone    uint64 // rows up to here are deleted, or being so
+	gone    uint64 // rows up to here are deleted
 }
 
 func (x *outbox) init(lanes int) {
@@ -101,16 +101,66 @@ func (x *outbox) size() int {
 	return x.bytes
 }
 
-// dropOutbox deletes rows that the other lanes have applied.
-func (l *lane) dropOutbox(w *writer) {
+// takeGone gives the keys of rows that the other lanes have applied, and what to
+// note once they are deleted.
+func (l *lane) takeGone() (keys [][]byte, deleted func()) {
 	x := &l.outbox
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	upTo := make([]uint64, len(x.boxes))
 	for to := range x.boxes {
 		b := &x.boxes[to]
-		for n := 0; b.gone < b.base && n < deletesPerCommit; n++ {
-			b.gone++
-			w.delete(outboxKey(l.id, proto.LaneID(to), b.gone))
+		upTo[to] = b.base
+		for n := b.gone + 1; n <= b.base; n++ {
+			keys = append(keys, outboxKey(l.id, proto.LaneID(to), n))
+		}
+	}
+	return keys, func() {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		for to := range x.boxes {
+			x.boxes[to].gone = upTo[to]
+		}
+	}
+}
+
+// deleteGone deletes rows of all lanes that the others have applied. Nobody
+// else does, so that what is left of a lane's rows never has a gap.
+func (n *Node) deleteGone() error {
+	n.cleaning.Lock()
+	defer n.cleaning.Unlock()
+	b := n.store.NewBatch()
+	w := &writer{batch: b}
+	var all []func()
+	for _, l := range n.lanes {
+		keys, deleted := l.takeGone()
+		all = append(all, deleted)
+		for _, k := range keys {
+			w.delete(k)
+		}
+	}
+	if w.err != nil {
+		b.Discard()
+		return w.err
+	}
+	if err := b.Commit(); err != nil {
+		return err
+	}
+	for _, deleted := range all {
+		deleted()
+	}
+	return nil
+}
+
+// sweepOutboxes deletes such rows now and then, until ctx ends.
+func (n *Node) sweepOutboxes(ctx context.Context) {
+	for pause(ctx, time.Second) {
+		if n.disk.stopped() {
+			continue
+		}
+		if err := n.deleteGone(); err != nil {
+			n.logger.Error("graph messages that were applied cannot be deleted", "error", err)
+			return // the store is broken: the lanes stop too
 		}
 	}
 }
@@ -131,16 +181,7 @@ func (n *Node) cleanOutboxes(ctx context.Context) error {
 			l.outbox.trim(proto.LaneID(to), last)
 		}
 	}
-	b := n.store.NewBatch()
-	w := &writer{batch: b}
-	for _, l := range n.lanes {
-		l.dropOutbox(w)
-	}
-	if w.err != nil {
-		b.Discard()
-		return w.err
-	}
-	return b.Commit()
+	return n.deleteGone()
 }
 
 // last gives the newest batch for each lane.

@@ -26,15 +26,26 @@ func (n *Node) CheckReceipt(ctx context.Context, r proto.Receipt) (proto.Receipt
 	}
 	defer done()
 	c, err := newReceiptCheck(n, r)
-	if err != nil {
-		return proto.ReceiptCheck{}, err
+	if err != nil || !c.valid {
+		return proto.ReceiptCheck{}, err // nothing is told to who has no receipt of ours
+	}
+	if !n.checking.TryLock() {
+		return proto.ReceiptCheck{}, proto.Errorf(proto.CodeOverloaded, "another receipt is being checked, which reads everything: try again shortly")
+	}
+	defer n.checking.Unlock()
+	if r.Client != "" {
+		info, ok := n.Client(r.Client)
+		if !ok {
+			return proto.ReceiptCheck{}, proto.Errorf(proto.CodeClient, "the receipt's client %q is not known here", r.Client)
+		}
+		c.client = &info
 	}
 	snap := n.store.Snapshot() // newer than the lanes' own, which miss what others deleted
 	defer snap.Release()
 	if err := c.search(ctx, slices.Repeat([]store.Snapshot{snap}, len(n.lanes))); err != nil {
 		return proto.ReceiptCheck{}, err
 	}
-	if len(c.again) == 0 {
+	if len(c.again) == 0 && c.client == nil {
 		c.count("read caches", n.views.holding(c.hash))
 	}
 	info, err := n.laneFor(c.hash).stream.Info(ctx)
@@ -55,8 +66,11 @@ func CheckReceipt(ctx context.Context, c Config, r proto.Receipt) (proto.Receipt
 	}
 	defer done()
 	x, err := newReceiptCheck(n, r)
-	if err != nil {
+	if err != nil || !x.valid {
 		return proto.ReceiptCheck{}, err
+	}
+	if r.Client != "" {
+		return proto.ReceiptCheck{}, proto.Errorf(proto.CodeInvalid, "what one client had erased is checked by a running node: pass --service instead of --data")
 	}
 	snap := n.store.Snapshot()
 	defer snap.Release()
@@ -94,6 +108,7 @@ type receiptCheck struct {
 	receipt proto.Receipt
 	hash    proto.IdentityHash
 	valid   bool
+	client  *proto.ClientInfo        // whose knowledge alone was erased
 	again   map[proto.SpaceID]uint32 // nodes of an identity that came back, and their generation
 	places  []proto.ReceiptFind
 }
@@ -121,6 +136,9 @@ func (c *receiptCheck) count(place string, found int) {
 
 // search goes through all live keys.
 func (c *receiptCheck) search(ctx context.Context, snaps []store.Snapshot) error {
+	if c.client != nil {
+		return c.searchClient(snaps[c.node.laneIDs[c.hash.Partition()]])
+	}
 	for _, place := range []string{"facts", "history", "edges", "views", "messages under way", "names", "bitmaps", "dead letters"} {
 		c.count(place, 0)
 	}
@@ -138,6 +156,26 @@ func (c *receiptCheck) search(ctx context.Context, snaps []store.Snapshot) error
 		}
 	}
 	return nil
+}
+
+// searchClient looks for what one client knew, and for nothing that is others'.
+// What it has learnt since, of later events, is not what was erased.
+func (c *receiptCheck) searchClient(snap store.Snapshot) error {
+	node := proto.Node{Hash: c.hash, Space: c.client.Space}
+	s, _, err := readNode(snap, node)
+	if err != nil {
+		return err
+	}
+	f := s.Client(c.client.ID)
+	old := f != nil && f.First <= proto.MillisOf(c.receipt.Time)
+	c.count("facts", int(flag(old)))
+	blocks := 0
+	if f == nil || old {
+		prefix := blockPrefix(node, s.Gen(), c.client.ID)
+		err = snap.Scan(prefix, prefix, func(_, _ []byte) (bool, error) { blocks++; return true, nil })
+	}
+	c.count("history", blocks)
+	return err
 }
 
 // readOptOut finds out which nodes of the identity came back since.

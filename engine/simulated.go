@@ -280,13 +280,15 @@ func (s *Simulated) Tell() bool {
 	return true
 }
 
-// Trim lets go of graph messages that the other lanes have applied.
-func (s *Simulated) Trim() {
+// Trim lets go of graph messages that the other lanes have applied, and deletes
+// their rows.
+func (s *Simulated) Trim() error {
 	for _, l := range s.lanes {
 		for _, to := range s.lanes {
 			l.outbox.trim(to.id, to.progress.takenFrom(l.id))
 		}
 	}
+	return s.deleteGone()
 }
 
 // Seal folds journals into chunks, as a clean stop does.
@@ -301,8 +303,9 @@ func (s *Simulated) Seal() error {
 
 // BeginRestored makes a store that was copied earlier, and a new log with the
 // control records of the old one, go on together as a restored backup does. It
-// gives for each lane the commands that its log has to begin with.
-func BeginRestored(c Config, lg log.Logs, st store.Store, ledger [][]byte) ([]proto.Batch, error) {
+// gives for each lane the commands that its log has to begin with, in rounds of
+// which each needs entries of its own.
+func BeginRestored(c Config, lg log.Logs, st store.Store, ledger [][]byte) ([][]proto.Batch, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}

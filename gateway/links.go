@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"net/url"
 
@@ -167,13 +168,13 @@ func (g *Gateway) deleteLink(w http.ResponseWriter, r *http.Request, who proto.P
 
 // unlinkRequest is the body of DELETE /v1/links.
 type unlinkRequest struct {
-	A string  `json:"a"`
-	B *string `json:"b"` // nil: every link of A; an empty one is a mistake
+	A string          `json:"a"`
+	B json.RawMessage `json:"b"` // missing: every link of A; null or an empty text is a mistake
 }
 
 func (g *Gateway) unlinkRequest(w http.ResponseWriter, r *http.Request) (a, b proto.Identity, err error) {
 	x, err := unlinkQuery(r.URL.RawQuery)
-	if err == nil && x == (unlinkRequest{}) && r.ContentLength != 0 {
+	if err == nil && x.A == "" && x.B == nil && r.ContentLength != 0 {
 		err = g.readValue(w, r, &x)
 	}
 	switch {
@@ -182,9 +183,14 @@ func (g *Gateway) unlinkRequest(w http.ResponseWriter, r *http.Request) (a, b pr
 	case x.A == "":
 		return "", "", proto.Errorf(proto.CodeIdentity, `name the identity whose link goes: ?a=…&b=…, or {"a":"…","b":"…"} as the body`)
 	}
-	if a, err = parseIdentity(x.A); err == nil && x.B != nil {
-		b, err = parseIdentity(*x.B)
+	if a, err = parseIdentity(x.A); err != nil || x.B == nil {
+		return a, "", err
 	}
+	var text string
+	if json.Unmarshal(x.B, &text) != nil || text == "" {
+		return "", "", proto.Errorf(proto.CodeIdentity, "b is not an identity: leave it out to remove every link of a that this client vouches for")
+	}
+	b, err = parseIdentity(text)
 	return a, b, err
 }
 
@@ -195,10 +201,9 @@ func unlinkQuery(raw string) (x unlinkRequest, err error) {
 	}
 	x.A = q.Get("a")
 	if q.Has("b") {
-		b := q.Get("b")
-		x.B = &b
+		x.B, err = json.Marshal(q.Get("b"))
 	}
-	return x, nil
+	return x, err
 }
 
 func (g *Gateway) getUser(w http.ResponseWriter, r *http.Request, who proto.Principal) error {

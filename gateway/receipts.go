@@ -67,6 +67,7 @@ func (g *Gateway) verifyReceipt(w http.ResponseWriter, r *http.Request, who prot
 	if err != nil {
 		return err
 	}
+	unhurried(w)
 	check, err := g.deps.OptOuts.CheckReceipt(r.Context(), receipt)
 	if err != nil {
 		return err

@@ -48,25 +48,26 @@ type OptOutState struct {
 
 // Receipt is the signed proof that an identity was cut out.
 type Receipt struct {
-	Version          int       `json:"version"` // ReceiptVersion
-	ID               string    `json:"id"`      // of the command
-	Node             string    `json:"node"`    // who signs
-	Action           string    `json:"action"`  // optout or erase
-	IdentityHMAC     string    `json:"identity_hmac"`
-	IdentityHash     string    `json:"identity_hash"`
-	Generation       uint32    `json:"generation"` // of the tombstone, or of the empty identity after an erasure
-	Everywhere       bool      `json:"everywhere"`
-	Also             int       `json:"also"` // other identities cut with it
-	Partition        int       `json:"partition"`
-	Lane             LaneID    `json:"lane"`
-	Offset           Offset    `json:"offset"` // of the command in the lane's log
-	Time             time.Time `json:"time"`   // lane time of the command
-	CopiesRetracted  int       `json:"copies_retracted"`
-	MembersRefreshed int       `json:"members_refreshed"`
-	Position         string    `json:"position"`     // of all lanes that took part, when it was final
-	LogClearBy       time.Time `json:"log_clear_by"` // then no log entry from before it is left
-	PublicKey        string    `json:"public_key"`
-	Signature        string    `json:"signature"`
+	Version          int        `json:"version"`          // ReceiptVersion
+	ID               string     `json:"id"`               // of the command
+	Node             string     `json:"node"`             // who signs
+	Action           string     `json:"action"`           // optout or erase
+	Client           ClientName `json:"client,omitempty"` // of an erasure: whose knowledge alone was erased
+	IdentityHMAC     string     `json:"identity_hmac"`
+	IdentityHash     string     `json:"identity_hash"`
+	Generation       uint32     `json:"generation"` // of the tombstone, or of the empty identity after an erasure
+	Everywhere       bool       `json:"everywhere"`
+	Also             int        `json:"also"` // other identities cut with it
+	Partition        int        `json:"partition"`
+	Lane             LaneID     `json:"lane"`
+	Offset           Offset     `json:"offset"` // of the command in the lane's log
+	Time             time.Time  `json:"time"`   // lane time of the command
+	CopiesRetracted  int        `json:"copies_retracted"`
+	MembersRefreshed int        `json:"members_refreshed"`
+	Position         string     `json:"position"`     // of all lanes that took part, when it was final
+	LogClearBy       time.Time  `json:"log_clear_by"` // then no log entry from before it is left
+	PublicKey        string     `json:"public_key"`
+	Signature        string     `json:"signature"`
 }
 
 // ReceiptVersion is the version of receipts that this build writes.
@@ -82,7 +83,7 @@ func (r *Receipt) SignedBytes() []byte {
 		{"version", strconv.Itoa(r.Version)},
 		{"id", r.ID},
 		{"node", r.Node},
-		{"action", r.Action},
+		{"action", r.Action}, {"client", string(r.Client)},
 		{"identity_hmac", r.IdentityHMAC},
 		{"identity_hash", r.IdentityHash},
 		{"generation", strconv.FormatUint(uint64(r.Generation), 10)},

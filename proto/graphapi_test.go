@@ -29,6 +29,8 @@ func TestSignedBytesHaveEveryField(t *testing.T) {
 		switch f := reflect.ValueOf(&changed).Elem().Field(i); v := f.Addr().Interface().(type) {
 		case *string:
 			*v += "x"
+		case *proto.ClientName:
+			*v += "x"
 		case *bool:
 			*v = !*v
 		case *time.Time:

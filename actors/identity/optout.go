@@ -14,7 +14,7 @@ import (
 // Its bytes are: version 1 | flags (1 dark) | gen | fence | since | nodes, each:
 // space, gen, flags (1 dark) | cuts, each: command (8 bytes), kind, flags (1
 // everywhere, 2 final), gen, time, offset, pending spaces, copies, members,
-// also, vector | held messages (graph.Batch) with their length.
+// also, vector, and if a client forgot it the client and space | held messages (graph.Batch) with their length.
 type OptOut struct {
 	Gen   uint32       // even: known or may be; odd: opted out. Each opt-out and opt-in moves it
 	Fence proto.Millis // evidence must be newer; of the last opt-in
@@ -45,6 +45,8 @@ type Cut struct {
 	Members    uint64
 	Also       uint64         // other identities cut with it
 	Vector     []proto.Offset // by lane, when it was final
+	Client     proto.ClientID // CutForget: who forgets
+	Space      proto.SpaceID  // and where
 }
 
 // Bounds of what is remembered of an identity's cuts.
@@ -162,12 +164,15 @@ func (o *OptOut) Settle(vector []proto.Offset, fn func(*Cut)) (held []graph.Mess
 	return held
 }
 
-// Newest is the newest cut, nil if there was none.
+// Newest is the newest opt-out or erasure, nil if there was none. What one
+// client forgot is its own affair.
 func (o *OptOut) Newest() *Cut {
-	if len(o.Cuts) == 0 {
-		return nil
+	for i := len(o.Cuts) - 1; i >= 0; i-- {
+		if o.Cuts[i].Kind != proto.CutForget {
+			return &o.Cuts[i]
+		}
 	}
-	return &o.Cuts[len(o.Cuts)-1]
+	return nil
 }
 
 // Lift takes an opt-in with evidence fence in.
@@ -226,6 +231,10 @@ func (c *Cut) Append(b []byte) []byte {
 	for _, v := range c.Vector {
 		b = binary.AppendUvarint(b, uint64(v))
 	}
+	if c.Kind == proto.CutForget {
+		b = binary.AppendUvarint(b, uint64(c.Client))
+		b = binary.AppendUvarint(b, uint64(c.Space))
+	}
 	return b
 }
 
@@ -280,6 +289,9 @@ func ReadCut(r *proto.Reader) Cut {
 	}
 	if flags > 3 || c.Kind < proto.CutOptOut || c.Kind > proto.CutForget {
 		r.Fail()
+	}
+	if c.Kind == proto.CutForget {
+		c.Client, c.Space = proto.ClientID(r.Uint32()), proto.SpaceID(r.Uint32())
 	}
 	return c
 }

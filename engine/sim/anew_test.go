@@ -33,8 +33,8 @@ func (w *world) restoreAnew(again bool) {
 	late, err := engine.BeginRestored(w.config(w.nodes[0]), w.log, w.nodes[0].store, ledger)
 	w.must(err)
 	for l := range late {
-		if late[l].Len() > 0 {
-			w.write(proto.LaneID(l), late[l].Bytes(), late[l].Len())
+		for i := range late[l] {
+			w.write(proto.LaneID(l), late[l][i].Bytes(), late[l][i].Len())
 		}
 	}
 	w.nodes[0].up()

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -76,13 +77,13 @@ func (w *world) settle() {
 		for l := range proto.LaneID(w.lanes) {
 			moved = w.work(n, l) || moved
 		}
-		n.sim.Trim()
+		w.err = errors.Join(w.err, n.sim.Trim())
 		if !moved && round%len(w.nodes) == len(w.nodes)-1 {
 			break
 		}
 	}
 	n := w.nodes[0]
-	n.sim.Trim()
+	w.err = errors.Join(w.err, n.sim.Trim())
 	if !n.sim.Tell() {
 		w.fail("UNTOLD: the ledger waits for messages between lanes at rest")
 	}

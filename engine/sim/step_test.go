@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -315,7 +316,7 @@ func (w *world) run() {
 	case k < 72:
 		w.fill(n, l)
 	case k < 76:
-		n.sim.Trim()
+		w.err = errors.Join(w.err, n.sim.Trim())
 		if n.id == 0 {
 			n.sim.Tell()
 			n.collect()

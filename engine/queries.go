@@ -179,7 +179,8 @@ func (n *Node) facts(client proto.ClientInfo, id proto.Identity, fn func(*identi
 
 // Record is everything that the client holds of id.
 func (n *Node) Record(_ context.Context, client proto.ClientInfo, id proto.Identity) (proto.IdentityRecord, error) {
-	rec := proto.IdentityRecord{Identity: id, Segments: []proto.SegmentID{}, Events: []proto.HistoryEvent{}}
+	none := proto.IdentityRecord{Identity: id, Segments: []proto.SegmentID{}, Events: []proto.HistoryEvent{}}
+	rec := none
 	err := n.facts(client, id, func(f *identity.Facts, walk func(func(proto.Millis, *proto.EventBody) bool)) error {
 		if f == nil {
 			return nil
@@ -199,7 +200,11 @@ func (n *Node) Record(_ context.Context, client proto.ClientInfo, id proto.Ident
 		return rec, err
 	}
 	seen, list, err := n.Lookup(client, id, n.now(), rec.Segments)
-	rec.Segments, rec.OptedOut = list, seen.OptedOut
+	if seen.OptedOut { // meanwhile, perhaps: nothing of before is told
+		none.OptedOut = true
+		return none, err
+	}
+	rec.Segments = list
 	rec.Known = rec.Known || seen.Known
 	return rec, err
 }
