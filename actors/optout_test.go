@@ -130,7 +130,7 @@ func TestCutEverywhereWaitsForOtherSpaces(t *testing.T) {
 				}
 			}
 			for _, m := range x.Effects.Out {
-				if m.Kind == graph.CutDone {
+				if m.Kind == graph.CutDone && m.From == nodeOf("b").Hash {
 					log = append(log, fmt.Sprintf("done, in space %d", m.To.Space))
 				}
 			}

@@ -92,7 +92,8 @@ func (x *State) appendRootLists(b []byte) []byte {
 }
 
 // append encodes a cut: gen, time, after, retractions, unlink, flags (1
-// telling, 2 done, 4 all, 8 listed), also, origins, copies, replaced.
+// telling, 2 done, 4 all, 8 has a parent), also, spread, parent, origins, copies,
+// replaced.
 func (c *CutRecord) append(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(c.Gen))
 	b = proto.AppendVarint(b, int64(c.Time))
@@ -103,11 +104,16 @@ func (c *CutRecord) append(b []byte) []byte {
 		b = binary.AppendUvarint(b, r.Ver)
 	}
 	b = appendHashes(b, c.Unlink)
-	b = append(b, flag(c.Telling)|flag(c.Done)<<1|flag(c.All)<<2|flag(c.Listed)<<3)
+	b = append(b, flag(c.Telling)|flag(c.Done)<<1|flag(c.All)<<2|flag(c.Parent.Gen > 0)<<3)
 	b = binary.AppendUvarint(b, uint64(len(c.Also)))
 	for _, a := range c.Also {
 		b = append(append(b, a.Peer[:]...), flag(a.Done))
 		b = binary.AppendUvarint(b, uint64(a.Gen))
+	}
+	b = binary.AppendUvarint(b, c.Spread)
+	if c.Parent.Gen > 0 {
+		b = append(b, c.Parent.Peer[:]...)
+		b = binary.AppendUvarint(b, uint64(c.Parent.Gen))
 	}
 	b = appendRefs(b, c.Origins)
 	b = binary.AppendUvarint(b, c.Copies)
@@ -218,11 +224,17 @@ func readCut(r *reader) CutRecord {
 	if flags > 15 {
 		r.Fail()
 	}
-	c.Telling, c.Done, c.All, c.Listed = flags&1 != 0, flags&2 != 0, flags&4 != 0, flags&8 != 0
+	c.Telling, c.Done, c.All = flags&1 != 0, flags&2 != 0, flags&4 != 0
 	for range r.Count(18) {
 		a := Also{Ref: Ref{Peer: r.hash()}, Done: r.flag()}
 		a.Gen = r.gen()
 		c.Also = append(c.Also, a)
+	}
+	c.Spread = r.Uvarint()
+	if flags&8 != 0 {
+		if c.Parent = (Ref{r.hash(), r.gen()}); c.Parent.Gen == 0 {
+			r.Fail()
+		}
 	}
 	c.Origins = r.refs()
 	c.Copies, c.Replaced = r.Uvarint(), r.Uvarint()

@@ -52,7 +52,7 @@ func fullState() *graph.State {
 		Owed:      []graph.Owed{{Peer: d.hash(), Gen: 1, Ver: 4, After: 12, Told: 2}},
 		Cuts: []graph.CutRecord{{
 			Gen: 2, Time: -5, After: 6, Retract: []graph.Retraction{{Root: a.hash(), Ver: 3}}, Unlink: []graph.Hash{c.hash()},
-			Telling: true, All: true, Listed: true, Also: []graph.Also{{Ref: graph.Ref{Peer: c.hash(), Gen: 1}, Done: true}},
+			Telling: true, All: true, Spread: 3, Parent: graph.Ref{Peer: c.hash(), Gen: 2}, Also: []graph.Also{{Ref: graph.Ref{Peer: c.hash(), Gen: 1}, Done: true}},
 			Origins: []graph.Ref{{Peer: e.hash(), Gen: 5}}, Copies: 1, Replaced: 2,
 		}},
 		Asks:     []graph.Asked{{Peer: c.hash(), Command: 99, Sent: true}},

@@ -2,8 +2,6 @@ package graph
 
 import (
 	"slices"
-
-	"kith/proto"
 )
 
 // This file is R7 and R9: how an identity is taken out of the graph, alone or
@@ -74,7 +72,7 @@ func (s *step) cut(m *Message) {
 	}
 	c := CutRecord{Gen: x.Gen, Time: m.Time, All: m.All, Copies: uint64(len(x.Holders))}
 	if m.All {
-		s.cutUser(&c)
+		s.cutOthers(&c)
 	}
 	for i := range x.Links {
 		c.Unlink = append(c.Unlink, x.Links[i].Peer)
@@ -187,59 +185,48 @@ func (s *step) settleCut(c *CutRecord, before bool) {
 
 // final reports whether nothing of the cut is left to do.
 func (c *CutRecord) final() bool {
-	return c.Done && (!c.All || c.Listed && !slices.ContainsFunc(c.Also, func(a Also) bool { return !a.Done }))
+	return c.Done && !slices.ContainsFunc(c.Also, func(a Also) bool { return !a.Done })
 }
 
 func (s *step) receipt(c *CutRecord) {
-	r := Receipt{Node: s.self, Gen: c.Gen, Copies: int(c.Copies), Members: int(c.Replaced)}
+	r := Receipt{Node: s.self, Gen: c.Gen, Copies: int(c.Copies), Members: int(c.Replaced), Spread: int(c.Spread)}
 	for _, a := range c.Also {
 		r.Also = append(r.Also, a.Ref)
 	}
 	s.fx.Receipts = append(s.fx.Receipts, r)
+	if c.Parent.Gen > 0 {
+		s.emit(c.Parent.Peer, Message{Kind: CutDone, Gen: c.Parent.Gen, All: true, Number: c.Spread})
+	}
 	s.changed()
 }
 
-// cutUser has the user's other members cut too: by itself if this is the
-// root, else by asking the root.
-func (s *step) cutUser(c *CutRecord) {
-	x := s.x
-	if !x.leads() {
-		s.emit(x.Root, Message{Kind: CutAll, Gen: c.Gen, Evidence: Evidence{Time: c.Time}})
-		return
+// cutOthers has the user's other identities cut too: whom this one is linked
+// with, and they whom they are. No view says who that is while it changes; the
+// homes' own edges do.
+func (s *step) cutOthers(c *CutRecord) {
+	for _, e := range s.x.Edges() {
+		c.Also = append(c.Also, Also{Ref: Ref{e.Peer, e.Gen}})
+		s.emit(e.Peer, Message{Kind: CutMember, ToGen: e.Gen, About: s.self.Hash, Gen: c.Gen, Evidence: Evidence{Time: c.Time}})
 	}
-	c.Listed = true
-	for _, k := range x.Members {
-		r := Ref{k.Peer, k.Copy.Gen}
-		c.Also = append(c.Also, Also{Ref: r})
-		s.cutMember(r, Ref{s.self.Hash, c.Gen}, c.Time)
-	}
-}
-
-// cutMember asks a member to be cut at the generation listed.
-func (s *step) cutMember(member, origin Ref, t proto.Millis) {
-	s.emit(member.Peer, Message{Kind: CutMember, ToGen: member.Gen, About: origin.Peer, Gen: origin.Gen, Evidence: Evidence{Time: t}})
 }
 
 // takeEverywhere does what a message of a cut everywhere asks.
 func (s *step) takeEverywhere(m *Message) {
 	switch m.Kind {
-	case CutAll:
-		s.listUser(m)
 	case CutMember:
 		s.cutWith(m)
-	case CutList:
-		if c := s.cutOf(m.Gen); c != nil {
-			c.Listed = true
-			for _, r := range m.List {
-				add(&c.Also, r.Peer).Gen = r.Gen
-			}
-			s.changed()
-		}
 	case CutDone:
-		if c := s.cutOf(m.Gen); c != nil && c.All {
-			add(&c.Also, m.From).Done = true
-			s.changed()
+		c := s.cutOf(m.Gen)
+		if c == nil {
+			return
 		}
+		if a := get(c.Also, &m.From); a != nil {
+			a.Done = true
+		}
+		if m.All {
+			c.Spread += 1 + m.Number
+		}
+		s.changed()
 	}
 }
 
@@ -252,28 +239,15 @@ func (s *step) cutOf(gen uint32) *CutRecord {
 	return &s.x.Cuts[i]
 }
 
-// listUser has the members of the asking identity's user cut, as they are now.
-func (s *step) listUser(m *Message) {
-	x := s.x
-	list := []Ref{}
-	if k := get(x.Members, &m.From); x.leads() && k != nil && k.Copy.Gen == m.Gen {
-		list = append(list, Ref{s.self.Hash, x.Gen})
-		for _, k := range x.Members {
-			if k.Peer != m.From {
-				list = append(list, Ref{k.Peer, k.Copy.Gen})
-			}
-		}
-	}
-	for _, r := range list {
-		s.cutMember(r, Ref{m.From, m.Gen}, m.Time)
-	}
-	s.emit(m.From, Message{Kind: CutList, Gen: m.Gen, List: list})
-}
-
-// cutWith cuts this identity as part of another's cut everywhere.
+// cutWith cuts this identity as part of another's cut everywhere. The first who
+// asks is answered when all whom this one takes along are done, too; so all are
+// waited for, and nobody waits for who waits for them. Others who ask are
+// answered when this one is.
 func (s *step) cutWith(m *Message) {
 	if !s.x.Dark && s.x.Gen == m.ToGen {
-		s.cut(&Message{Evidence: Evidence{Time: m.Time}})
+		s.cut(&Message{Evidence: Evidence{Time: m.Time}, All: true})
+		s.cutOf(m.ToGen).Parent = Ref{m.About, m.Gen}
+		return
 	}
 	if c := s.cutOf(m.ToGen); c != nil && !c.Done {
 		c.Origins = append(c.Origins, Ref{m.About, m.Gen})

@@ -62,7 +62,8 @@ type Receipt struct {
 	Gen     uint32 // what was cut
 	Copies  int    // copies retracted
 	Members int    // members whose verdicts were replaced
-	Also    []Ref  // cut with it, everywhere
+	Also    []Ref  // neighbours that were cut with it, everywhere
+	Spread  int    // identities that were, theirs included
 }
 
 // Effects is what follows from a Step. It is reused: Reset empties it.

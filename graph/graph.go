@@ -61,7 +61,8 @@
 // R7 (cut.go) A cut makes the identity dark in one step. First every copy is
 // retracted and every verdict it gave is replaced; then the neighbours are
 // told to forget, and confirm when no copy of theirs names it. Cuts of one
-// identity finish in order.
+// identity finish in order. A cut everywhere spreads along the established edges,
+// each at the generation that its home knows.
 //
 // R8 (lane.go, outbox.go) Between lanes there is one number per (entry,
 // destination). Numbers at or below the last are skipped, a gap drops the
@@ -192,7 +193,7 @@ func (s *step) take(m *Message) {
 		s.remove(m.About, m.Evidence.Time)
 	case Withdraw:
 		s.withdraw(m)
-	case Cut, CutAll, CutMember, CutList, CutDone, OptIn, Erase, Unlink, UnlinkAck:
+	case Cut, CutMember, CutDone, OptIn, Erase, Unlink, UnlinkAck:
 		s.takeCut(m)
 	case Half, HalfOK, HalfNo, Drop, DropOK, DropNo, Forgot, Refuse:
 		s.takeEdge(m)

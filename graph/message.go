@@ -43,10 +43,8 @@ const (
 	Ask        Kind = 41 // is the edge to About within the user?
 	Joined     Kind = 42 // it is
 
-	CutAll    Kind = 48 // the sender was cut everywhere: cut your members
-	CutMember Kind = 49
-	CutList   Kind = 50 // these are being cut
-	CutDone   Kind = 51
+	CutMember Kind = 49 // About was cut everywhere, you with it
+	CutDone   Kind = 51 // with All: whom the sender took along too
 )
 
 var kindNames = map[Kind]string{
@@ -54,7 +52,7 @@ var kindNames = map[Kind]string{
 	Half: "Half", HalfOK: "HalfOK", HalfNo: "HalfNo", Drop: "Drop", DropOK: "DropOK", DropNo: "DropNo", Forgot: "Forgot", Refuse: "Refuse",
 	Unlink: "Unlink", UnlinkAck: "UnlinkAck", Invite: "Invite", Nudge: "Nudge", Contrib: "Contrib", ContribAck: "ContribAck",
 	Leave: "Leave", Retract: "Retract", Release: "Release", Verdict: "Verdict", VerdictAck: "VerdictAck", Ask: "Ask", Joined: "Joined",
-	CutAll: "CutAll", CutMember: "CutMember", CutList: "CutList", CutDone: "CutDone",
+	CutMember: "CutMember", CutDone: "CutDone",
 }
 
 func (k Kind) String() string {
@@ -123,7 +121,7 @@ type Message struct {
 	Kind     Kind
 	Reason   Reason
 	Out      bool // Verdict: the receiver is no member
-	All      bool // Cut: everywhere
+	All      bool // Cut: everywhere; CutDone: the answer to who took the sender along
 	Again    bool // Half, HalfNo: about an established edge
 	Capped   bool // Drop: because of a cap, or nobody waited for the edge
 	Gen      uint32

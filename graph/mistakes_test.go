@@ -88,7 +88,7 @@ var mistakes = []mistake{
 	{"samegen", "cut.go", "\t\tx.Gen += 2\n\t\tx.Cuts", "\t\tx.Cuts"},
 	{"nopurge", "cut.go", "\ts.env.Facts.Purge()\n", ""},
 	{"nomarked", "cut.go", "\t\tc.Unlink = append(c.Unlink, x.Links[i].Peer)\n", "\t\tif x.Links[i].Stage != Absent {\n\t\t\tc.Unlink = append(c.Unlink, x.Links[i].Peer)\n\t\t}\n"},
-	{"nolistwait", "cut.go", "return c.Done && (!c.All || c.Listed && !slices.ContainsFunc(c.Also, func(a Also) bool { return !a.Done }))", "return c.Done"},
+	{"nolistwait", "cut.go", "return c.Done && !slices.ContainsFunc(c.Also, func(a Also) bool { return !a.Done })", "return c.Done"},
 	{"listany", "cut.go", "if !s.x.Dark && s.x.Gen == m.ToGen {", "if !s.x.Dark {"},
 	// R9: opt-in
 	{"nofence", "cut.go", "\tx.Fence = m.Time + 2*s.env.Config.SkewMillis\n", ""},

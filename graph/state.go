@@ -135,10 +135,11 @@ type CutRecord struct {
 	Unlink   []Hash // sorted; neighbours that have not confirmed
 	Telling  bool   // second phase: neighbours were told
 	Done     bool   // except for Also
-	All      bool
-	Listed   bool   // All: Also is complete
-	Also     []Also // cut with it
-	Origins  []Ref  // whose cut everywhere this is part of
+	All      bool   // everywhere
+	Also     []Also // neighbours that are cut with it
+	Spread   uint64 // identities that were, theirs included
+	Parent   Ref    // whose cut everywhere took this one along: answered when this is final
+	Origins  []Ref  // who asked for it as well: answered when it is done
 	Copies   uint64 // for the receipt
 	Replaced uint64 // for the receipt
 }

@@ -138,7 +138,7 @@ func (o *OptOut) Released(s proto.SpaceID, r *graph.Receipt) {
 		c.Pending = slices.Delete(c.Pending, k, k+1)
 		c.Copies += uint64(r.Copies)
 		c.Members += uint64(r.Members)
-		c.Also += uint64(len(r.Also))
+		c.Also += uint64(r.Spread)
 		return
 	}
 }

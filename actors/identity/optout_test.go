@@ -80,7 +80,7 @@ func TestOptOutSettles(t *testing.T) {
 		})
 	}
 	receipt := func(s proto.SpaceID, copies int, also ...graph.Ref) {
-		o.Released(s, &graph.Receipt{Copies: copies, Members: copies + 1, Also: also})
+		o.Released(s, &graph.Receipt{Copies: copies, Members: copies + 1, Spread: len(also)})
 	}
 	o.Begin(cutOf(proto.CutErase, 1), spaces(1, 2))
 	o.Begin(cutOf(proto.CutOptOut, 2), spaces(2))

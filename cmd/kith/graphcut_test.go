@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"sync"
 	"testing"
 )
@@ -14,9 +13,6 @@ import (
 func TestEverywhereTakesAllAlong(t *testing.T) {
 	for _, lanes := range []string{"1", "4"} {
 		t.Run("lanes="+lanes, func(t *testing.T) {
-			if lanes != "1" && os.Getenv("KITH_EVERYWHERE") == "" {
-				t.Skip("known to miss some over lanes, where a change of the root is under way; KITH_EVERYWHERE=1 shows it")
-			}
 			users := 400
 			if testing.Short() {
 				users = 100
@@ -91,9 +87,6 @@ func (c *everywhereCase) optOut(ctx context.Context, id string) error {
 // Who is told that an opt-out is taken in is dark from then on, also where the
 // node is behind with what it acknowledged before.
 func TestOptOutBehindABacklog(t *testing.T) {
-	if os.Getenv("KITH_BACKLOG") == "" {
-		t.Skip("known to answer 202 with opted_out:false, and to show the identity, while a lane is over two seconds behind; KITH_BACKLOG=1 shows it")
-	}
 	n := startGraphNode(t, t.TempDir()+"/data", "--lanes", "4")
 	_, position, err := n.post(t.Context(), []graphEvent{{Event: "page", Identities: []string{"browser:leaves"}}})
 	if err == nil {
