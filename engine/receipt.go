@@ -1,409 +1,101 @@
 package engine
 
 import (
-	"bytes"
-	"context"
+	"crypto/ed25519"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
-	"slices"
-
-	"github.com/RoaringBitmap/roaring/v2"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
 
 	"kith/actors/identity"
-	"kith/engine/log"
-	"kith/engine/store"
-	"kith/graph"
 	"kith/proto"
-	"kith/proto/pb"
-	"kith/segments"
 )
 
-// CheckReceipt looks in everything that the node holds for what the receipt
-// says is gone.
-func (n *Node) CheckReceipt(ctx context.Context, r proto.Receipt) (proto.ReceiptCheck, error) {
-	ctx, done, err := n.working(ctx)
+// signer signs receipts.
+type signer struct {
+	secret [16]byte // of the identity hashes
+	key    ed25519.PrivateKey
+}
+
+// ReceiptKey is the public key of the node's receipts.
+func (n *Node) ReceiptKey() string {
+	return hex.EncodeToString(n.signer.key.Public().(ed25519.PublicKey))
+}
+
+// mac is HMAC-SHA-256 over an identity's keyed hash, keyed with the same secret.
+func (s *signer) mac(h proto.IdentityHash) string {
+	m := hmac.New(sha256.New, s.secret[:])
+	m.Write(h[:])
+	return hex.EncodeToString(m.Sum(nil))
+}
+
+func actionOf(k proto.CutKind) string {
+	if k == proto.CutOptOut {
+		return "optout"
+	}
+	return "erase"
+}
+
+// commandID is a command's id as receipts show it.
+func commandID(id uint64) string { return strconv.FormatUint(id, 16) }
+
+// receipt is the signed proof of a final cut.
+func (n *Node) receipt(h proto.IdentityHash, c *identity.Cut) *proto.Receipt {
+	l := n.laneFor(h)
+	p := proto.Position{}
+	for lane, at := range c.Vector {
+		if at > 0 {
+			p[proto.LaneID(lane)] = at
+		}
+	}
+	r := &proto.Receipt{
+		Version: proto.ReceiptVersion, ID: commandID(c.Command), Node: n.config.Node, Action: actionOf(c.Kind),
+		IdentityHMAC: n.signer.mac(h), IdentityHash: h.String(), Generation: c.Gen, Everywhere: c.Everywhere, Also: int(c.Also),
+		Partition: int(h.Partition()), Lane: l.id, Offset: c.Offset, Time: c.Time.Time(),
+		CopiesRetracted: int(c.Copies), MembersRefreshed: int(c.Members), Position: p.String(),
+		LogClearBy: c.Time.Time().Add(n.config.LogRetention + 2*time.Minute).Truncate(time.Second),
+		PublicKey:  n.ReceiptKey(),
+	}
+	if c.Kind == proto.CutForget {
+		r.Client = n.registry.clientNames()[c.Client]
+	}
+	r.Signature = hex.EncodeToString(ed25519.Sign(n.signer.key, r.SignedBytes()))
+	return r
+}
+
+// ValidReceipt reports whether the receipt is signed by the key that it names.
+func ValidReceipt(r *proto.Receipt) bool {
+	key, err1 := hex.DecodeString(r.PublicKey)
+	sig, err2 := hex.DecodeString(r.Signature)
+	return err1 == nil && err2 == nil && len(key) == ed25519.PublicKeySize && ed25519.Verify(key, r.SignedBytes(), sig)
+}
+
+// receiptKey is the key kept in the data directory, made at the first start.
+func receiptKey(c Config) (ed25519.PrivateKey, error) {
+	dir := c.secretsDir()
+	name := filepath.Join(dir, "receipt.key")
+	text, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		seed := make([]byte, ed25519.SeedSize)
+		rand.Read(seed)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, proto.Errorf(proto.CodeUnavailable, "make %s: %w", dir, err)
+		}
+		return ed25519.NewKeyFromSeed(seed), writeSynced(name, []byte(hex.EncodeToString(seed)+"\n"))
+	}
 	if err != nil {
-		return proto.ReceiptCheck{}, err
+		return nil, proto.Errorf(proto.CodeUnavailable, "read the key of receipts: %w", err)
 	}
-	defer done()
-	c, err := newReceiptCheck(n, r)
-	if err != nil || !c.valid {
-		return proto.ReceiptCheck{}, err // nothing is told to who has no receipt of ours
+	seed, err := hex.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil || len(seed) != ed25519.SeedSize {
+		return nil, proto.Errorf(proto.CodeCorrupt, "%s must hold 64 hexadecimal digits: put back the file that this data directory was made with", name)
 	}
-	if !n.checking.TryLock() {
-		return proto.ReceiptCheck{}, proto.Errorf(proto.CodeOverloaded, "another receipt is being checked, which reads everything: try again shortly")
-	}
-	defer n.checking.Unlock()
-	if r.Client != "" {
-		info, ok := n.Client(r.Client)
-		if !ok {
-			return proto.ReceiptCheck{}, proto.Errorf(proto.CodeClient, "the receipt's client %q is not known here", r.Client)
-		}
-		c.client = &info
-	}
-	snap := n.store.Snapshot() // newer than the lanes' own, which miss what others deleted
-	defer snap.Release()
-	if err := c.search(ctx, slices.Repeat([]store.Snapshot{snap}, len(n.lanes))); err != nil {
-		return proto.ReceiptCheck{}, err
-	}
-	if len(c.again) == 0 && c.client == nil {
-		c.count("read caches", n.views.holding(c.hash))
-	}
-	info, err := n.laneFor(c.hash).stream.Info(ctx)
-	if err != nil {
-		return proto.ReceiptCheck{}, err
-	}
-	return c.conclude(info, n.laneFor(c.hash).base), nil
-}
-
-// CheckReceipt is the same over a data directory on which no node runs.
-func CheckReceipt(ctx context.Context, c Config, r proto.Receipt) (proto.ReceiptCheck, error) {
-	if err := c.Validate(); err != nil {
-		return proto.ReceiptCheck{}, err
-	}
-	n, done, err := openStored(c)
-	if err != nil {
-		return proto.ReceiptCheck{}, err
-	}
-	defer done()
-	x, err := newReceiptCheck(n, r)
-	if err != nil || !x.valid {
-		return proto.ReceiptCheck{}, err
-	}
-	if r.Client != "" {
-		return proto.ReceiptCheck{}, proto.Errorf(proto.CodeInvalid, "what one client had erased is checked by a running node: pass --service instead of --data")
-	}
-	snap := n.store.Snapshot()
-	defer snap.Release()
-	if err := x.search(ctx, slices.Repeat([]store.Snapshot{snap}, n.config.Lanes)); err != nil {
-		return proto.ReceiptCheck{}, err
-	}
-	info, base, err := n.storedLog(ctx, snap, x.hash)
-	if err != nil {
-		return proto.ReceiptCheck{}, err
-	}
-	return x.conclude(info, base), nil
-}
-
-// storedLog is what the log of an identity's lane holds, of a node that does
-// not run.
-func (n *Node) storedLog(ctx context.Context, snap store.Snapshot, h proto.IdentityHash) (log.Info, uint64, error) {
-	c := n.config
-	lg, err := log.Open(ctx, log.Config{Dir: c.logDir(), URL: c.NATSURL, Lanes: c.Lanes, MaxBytes: c.LogBytesMax, Name: c.Node, Logger: c.Logger})
-	if err != nil {
-		return log.Info{}, 0, err
-	}
-	defer lg.Close()
-	id := n.laneIDs[h.Partition()]
-	info, err := lg.Lane(id).Info(ctx)
-	if err != nil {
-		return info, 0, err
-	}
-	l := &lane{id: id, node: n, rules: newLaneRules(), bitmaps: segments.NewBitmaps()}
-	return info, l.baseOf(snap), nil
-}
-
-// receiptCheck is a search for one identity.
-type receiptCheck struct {
-	node    *Node
-	receipt proto.Receipt
-	hash    proto.IdentityHash
-	valid   bool
-	client  *proto.ClientInfo        // whose knowledge alone was erased
-	again   map[proto.SpaceID]uint32 // nodes of an identity that came back, and their generation
-	places  []proto.ReceiptFind
-}
-
-func newReceiptCheck(n *Node, r proto.Receipt) (*receiptCheck, error) {
-	raw, err := hex.DecodeString(r.IdentityHash)
-	if err != nil || len(raw) != 16 {
-		return nil, proto.Errorf(proto.CodeInvalid, "the receipt's identity_hash is not 32 hexadecimal digits: is the file whole?")
-	}
-	c := &receiptCheck{node: n, receipt: r, hash: proto.IdentityHash(raw), again: map[proto.SpaceID]uint32{}}
-	c.valid = ValidReceipt(&r) && r.PublicKey == n.ReceiptKey() && r.IdentityHMAC == n.signer.mac(c.hash)
-	return c, nil
-}
-
-// count notes a place and how much was found there.
-func (c *receiptCheck) count(place string, found int) {
-	for i := range c.places {
-		if c.places[i].Place == place {
-			c.places[i].Found += found
-			return
-		}
-	}
-	c.places = append(c.places, proto.ReceiptFind{Place: place, Found: found})
-}
-
-// search goes through all live keys.
-func (c *receiptCheck) search(ctx context.Context, snaps []store.Snapshot) error {
-	if c.client != nil {
-		return c.searchClient(snaps[c.node.laneIDs[c.hash.Partition()]])
-	}
-	for _, place := range []string{"facts", "history", "edges", "views", "messages under way", "names", "bitmaps", "dead letters"} {
-		c.count(place, 0)
-	}
-	if err := c.readOptOut(snaps[c.node.laneIDs[c.hash.Partition()]]); err != nil {
-		return err
-	}
-	for id, snap := range snaps {
-		for _, p := range partitionsOf(proto.LaneID(id), len(snaps)) {
-			if err := c.nodes(ctx, snap, p); err != nil {
-				return err
-			}
-		}
-		if err := c.lane(ctx, snap, proto.LaneID(id)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// searchClient looks for what one client knew, and for nothing that is others'.
-// What it has learnt since, of later events, is not what was erased.
-func (c *receiptCheck) searchClient(snap store.Snapshot) error {
-	node := proto.Node{Hash: c.hash, Space: c.client.Space}
-	s, _, err := readNode(snap, node)
-	if err != nil {
-		return err
-	}
-	f := s.Client(c.client.ID)
-	old := f != nil && f.First <= proto.MillisOf(c.receipt.Time)
-	c.count("facts", int(flag(old)))
-	blocks := 0
-	if f == nil || old {
-		prefix := blockPrefix(node, s.Gen(), c.client.ID)
-		err = snap.Scan(prefix, prefix, func(_, _ []byte) (bool, error) { blocks++; return true, nil })
-	}
-	c.count("history", blocks)
-	return err
-}
-
-// readOptOut finds out which nodes of the identity came back since.
-func (c *receiptCheck) readOptOut(snap store.Snapshot) error {
-	var o identity.OptOut
-	found, err := source{snap}.OptOut(c.hash, o.Decode)
-	if err != nil || !found || o.Dark() {
-		return err
-	}
-	for _, n := range o.Nodes {
-		c.again[n.Space] = n.Gen
-	}
-	return nil
-}
-
-// nodes goes through a partition's nodes.
-func (c *receiptCheck) nodes(ctx context.Context, snap store.Snapshot, p proto.PartitionID) error {
-	prefix := []byte{'N', byte(p)}
-	return snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
-		key, ok := parseNodeKey(k)
-		if !ok {
-			return true, ctx.Err()
-		}
-		if key.node.Hash == c.hash {
-			c.own(key)
-			return true, ctx.Err()
-		}
-		switch key.kind {
-		case 'f', 'd':
-			if bytes.Contains(v, c.hash[:]) {
-				c.count("edges", c.edges(key, v))
-			}
-		case 'c':
-			if bytes.Equal(key.rest, c.hash[:]) || bytes.Contains(v, c.hash[:]) {
-				c.count("views", c.copies(key, v))
-			}
-		}
-		return true, ctx.Err()
-	})
-}
-
-// own counts what is left of the identity itself, unless it is of a generation
-// that came after.
-func (c *receiptCheck) own(key parsedKey) {
-	gen, back := c.again[key.node.Space]
-	switch key.kind {
-	case 'f':
-		if !back || key.gen != generationOf(gen) {
-			c.count("facts", 1)
-		}
-	case 'h':
-		if !back || key.gen != generationOf(gen) {
-			c.count("history", 1)
-		}
-	case 'c':
-		if !back {
-			c.count("views", 1)
-		}
-	}
-}
-
-// stale reports whether a generation of the identity is not that which came back.
-func (c *receiptCheck) stale(space proto.SpaceID, gen uint32) bool {
-	now, back := c.again[space]
-	return !back || gen < now
-}
-
-// edges counts what another node's links name of the identity.
-func (c *receiptCheck) edges(key parsedKey, v []byte) (found int) {
-	var x graph.State
-	if key.kind == 'd' {
-		if _, err := x.Decode(v); err != nil {
-			return 1
-		}
-	} else {
-		var s identity.State
-		if _, err := s.Decode(v); err != nil || s.Graph == nil {
-			return 1
-		}
-		x = *s.Graph
-	}
-	if l := x.Link(c.hash); l != nil {
-		gen := l.Gen
-		if l.Stage == graph.Absent { // of what came back a link may have been removed since
-			gen = l.MarkGen
-		}
-		if c.stale(key.node.Space, gen) {
-			found++
-		}
-	}
-	_, back := c.again[key.node.Space]
-	if !back && x.Root == c.hash || !back && x.Shown.Root == c.hash {
-		found++
-	}
-	return found
-}
-
-// copies counts what a root's copies name of the identity.
-func (c *receiptCheck) copies(key parsedKey, v []byte) (found int) {
-	x, err := graph.DecodeContribution(v)
-	if err != nil {
-		return 1
-	}
-	if bytes.Equal(key.rest, c.hash[:]) && c.stale(key.node.Space, x.Gen) {
-		found++
-	}
-	for i := range x.Edges {
-		if x.Edges[i].Peer == c.hash && c.stale(key.node.Space, x.Edges[i].Gen) {
-			found++
-		}
-	}
-	return found
-}
-
-// lane goes through what a lane keeps beside nodes.
-func (c *receiptCheck) lane(ctx context.Context, snap store.Snapshot, id proto.LaneID) error {
-	names := roaring.New()
-	prefix := laneKey(id, 'o')
-	err := snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
-		space, name, err := decodeOrdinal(v)
-		if err != nil {
-			return false, err
-		}
-		names.Add(uint32(ordinalOf(k)))
-		if c.node.hasher.Hash(name) == c.hash {
-			if _, back := c.again[space]; !back {
-				c.count("names", 1)
-			}
-		}
-		return true, ctx.Err()
-	})
-	if err != nil {
-		return err
-	}
-	if err := c.letters(snap, id); err != nil {
-		return err
-	}
-	if err := c.underWay(snap, id); err != nil {
-		return err
-	}
-	return c.bitmaps(snap, id, names)
-}
-
-// underWay counts graph messages that are not applied yet; rows of those that
-// are go with the lane's next commit.
-func (c *receiptCheck) underWay(snap store.Snapshot, id proto.LaneID) error {
-	if len(c.again) > 0 {
-		return nil
-	}
-	count := func(v []byte) {
-		if bytes.Contains(v, c.hash[:]) {
-			c.count("messages under way", 1)
-		}
-	}
-	for to := range c.node.config.Lanes {
-		l := &lane{id: proto.LaneID(to), node: c.node, record: &pb.LaneRecord{}}
-		if err := l.loadGraph(snap); err != nil {
-			return err
-		}
-		start := outboxKey(id, l.id, l.graph.Applied[id]+1)
-		err := snap.Scan(start[:4], start, func(_, v []byte) (bool, error) { count(v); return true, nil })
-		if err != nil {
-			return err
-		}
-	}
-	prefix := laneKey(id, 'e')
-	return snap.Scan(prefix, prefix, func(_, v []byte) (bool, error) { count(v); return true, nil })
-}
-
-func (c *receiptCheck) letters(snap store.Snapshot, id proto.LaneID) error {
-	prefix := laneKey(id, 'q')
-	return snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
-		d, err := decodeDead(k, v)
-		if err != nil {
-			return false, err
-		}
-		list := newLetters()
-		list.add(c.node.hasher, letterID{}, d.replay.Kind, d.replay.Body)
-		if len(c.again) == 0 && len(list.of[c.hash]) > 0 {
-			c.count("dead letters", 1)
-		}
-		return true, nil
-	})
-}
-
-// bitmaps counts bits that no identity stands behind: a cut one's number leads
-// to nobody, so it cannot be told whose they were.
-func (c *receiptCheck) bitmaps(snap store.Snapshot, id proto.LaneID, names *roaring.Bitmap) error {
-	l := &lane{id: id, node: c.node, rules: newLaneRules(), bitmaps: segments.NewBitmaps()}
-	for _, load := range []func(store.Snapshot) error{l.loadRecord, l.loadRules, l.loadBitmaps} {
-		if err := load(snap); err != nil {
-			return err
-		}
-	}
-	l.bitmaps.View(func(get func(proto.SegmentKey) *roaring.Bitmap, universe func(proto.ClientID) *roaring.Bitmap) {
-		for k := range l.rules.defines {
-			if b := get(k); b != nil {
-				c.count("bitmaps", int(roaring.AndNot(b, names).GetCardinality()))
-			}
-		}
-	})
-	for _, client := range l.bitmaps.Clients() {
-		l.bitmaps.View(func(_ func(proto.SegmentKey) *roaring.Bitmap, universe func(proto.ClientID) *roaring.Bitmap) {
-			c.count("bitmaps", int(roaring.AndNot(universe(client), names).GetCardinality()))
-		})
-	}
-	return nil
-}
-
-// conclude sums up, with what may still be in the log.
-func (c *receiptCheck) conclude(info log.Info, base uint64) proto.ReceiptCheck {
-	x := proto.ReceiptCheck{Signature: c.valid, Clean: true, Places: c.places, LogFirst: info.First + proto.Offset(base)}
-	for _, p := range c.places {
-		x.Clean = x.Clean && p.Found == 0
-	}
-	x.LogClear = x.LogFirst > c.receipt.Offset
-	return x
-}
-
-// holding counts cached views of an identity that show anything.
-func (v *views) holding(h proto.IdentityHash) (found int) {
-	s := v.shard(proto.Node{Hash: h})
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	for _, space := range s.spaces {
-		if c := s.views[proto.Node{Hash: h, Space: space}]; c != nil && c.view != nil && !c.view.OptedOut {
-			found++
-		}
-	}
-	return found
+	return ed25519.NewKeyFromSeed(seed), nil
 }
