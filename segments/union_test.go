@@ -279,8 +279,10 @@ func TestOnlyWhatIsShared(t *testing.T) {
 	}
 	define(3, "user", segments.ScopeUser, `count(event.name == "x") >= 1`)
 	ev.Update(p, m, nil, now, d)
-	if !shared("x") || !shared("x") {
-		t.Error("not told of the first and the second")
+	for _, which := range []string{"first", "second"} {
+		if !shared("x") {
+			t.Error("not told of the", which)
+		}
 	}
 	if shared("x") || shared("x", proto.Prop{Key: "age", Value: proto.NumberOf(32)}) {
 		t.Error("told of more than count(…) >= 1 has to know")
@@ -288,8 +290,10 @@ func TestOnlyWhatIsShared(t *testing.T) {
 	define(4, "other", segments.ScopeUser, `count(event.name == "z") >= 1`)
 	define(5, "more", segments.ScopeIdentity, `count(event.name == "z") >= 50`)
 	ev.Update(p, m, nil, now, d)
-	if !shared("z") || !shared("z") || shared("z") {
-		t.Error("told of what only a rule on one identity asks for, or of nothing")
+	for i, want := range []bool{true, true, false} {
+		if shared("z") != want {
+			t.Errorf("z %d: told of what only a rule on one identity asks for, or of nothing", i)
+		}
 	}
 	if err := p.Undefine("other", 8); err != nil {
 		t.Fatal(err)
