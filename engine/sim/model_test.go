@@ -254,6 +254,10 @@ func (m *model) cut(x *proto.CutCommand, t proto.Millis) {
 func (m *model) optIn(x *proto.OptInCommand, t proto.Millis) {
 	i := m.w.by[x.Hash]
 	p := &m.people[i]
+	if m.w.every { // its generation may be another: this may have lifted what the model keeps
+		p.since = p.gen + 1
+		delete(m.w.acked, i)
+	}
 	if !p.dark || p.gen != x.Gen {
 		return
 	}
