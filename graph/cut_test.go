@@ -74,3 +74,20 @@ func TestTombstonedFromBirth(t *testing.T) {
 		t.Errorf("after the opt-in: %+v", x.state)
 	}
 }
+
+// An identity that is cut again, while those whom its first cut takes along are
+// not all cut: the caller knows receipts by their order.
+func TestReceiptsComeInTheOrderOfCuts(t *testing.T) {
+	x := newHome(a)
+	x.established(b)
+	x.take(graph.Message{Kind: graph.Cut, All: true, Evidence: at(10)})
+	x.take(graph.Message{Kind: graph.UnlinkAck, From: b.hash(), Gen: 1})
+	x.take(graph.Message{Kind: graph.Cut, Evidence: at(20)})
+	if len(x.fx.Receipts) > 0 {
+		t.Fatalf("b is not cut, and the receipts are %+v", x.fx.Receipts)
+	}
+	x.take(graph.Message{Kind: graph.CutDone, From: b.hash(), Gen: 1, All: true})
+	if r := x.fx.Receipts; len(r) != 2 || r[0].Gen != 1 || r[0].Spread != 1 || r[1].Gen != 3 || len(x.state.Cuts) > 0 {
+		t.Errorf("receipts %+v, left %+v; want those of generations 1 and 3", r, x.state.Cuts)
+	}
+}

@@ -466,3 +466,23 @@ func TestTownAgreesWithPlainReading(t *testing.T) {
 		})
 	})
 }
+
+// An identity that was erased, and then linked by a neighbour before anybody
+// said its name again, has no number: it must not turn bits, which would be
+// those of number 0.
+func TestWithoutNumberNoBits(t *testing.T) {
+	w := newTown(t, 3)
+	var s identity.State
+	if _, err := s.Decode(goldenUser(t).Append(nil)); err != nil {
+		t.Fatal(err)
+	}
+	s.Named, s.Facts = false, nil
+	var gfx graph.Effects
+	var fx identity.Effects
+	p := w.stepperOf(w.people[0])
+	in := []graph.Message{{Kind: graph.Cut, To: w.people[0].node, Evidence: graph.Evidence{Time: w.now}}}
+	p.StepGraph(w.limits, w.people[0].node, &s, in, w.now, &gfx, &fx)
+	if !fx.Purged || len(fx.Bits) > 0 {
+		t.Errorf("purged %v, bits %v", fx.Purged, fx.Bits)
+	}
+}

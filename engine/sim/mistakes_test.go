@@ -72,9 +72,9 @@ var mistakes = []mistake{
 	{"nodarkevent", "actors/command.go", "if !t.r.state.Admits(min(t.at, h.entry.Now)) {", "if false {", ""},
 	{"onespace", "actors/optout.go", "\t\tif r.exists() {\n\t\t\tlist = append(list, r)\n", "\t\tif r.exists() && len(list) == 0 {\n\t\t\tlist = append(list, r)\n", ""},
 	{"batchend", "actors/host.go", "\tr.transient = r.transient && !fx.Changed\n", "", ""},
-	{"donenotheld", "actors/optout.go", "if len(o.Held) > 0 && !h.underWay(o, r.node.Hash) {", "if len(o.Held) > 0 {", ""},
+	{"donenotheld", "actors/optout.go", "if len(o.Held) > 0 && !h.underWay(o, r.node.Hash) {", "if len(o.Held) > 0 {", "./actors"},
 	{"doneheldlong", "actors/optout.go", "if len(o.Held) > 0 && !h.underWay(o, r.node.Hash) {", "if len(o.Held) > 0 && o.Open() == 0 {", ""},
-	{"receiptorder", "graph/cut.go", "if c.final() && len(kept) == 0 {", "if c.final() {", ""},
+	{"receiptorder", "graph/cut.go", "if c.final() && len(kept) == 0 {", "if c.final() {", "./graph -run TestReceiptsComeInTheOrderOfCuts"},
 	{"samegen", "actors/identity/optout.go", "case c.Kind == proto.CutOptOut && o.Dark(), c.Kind == proto.CutErase:\n\t\to.Gen += 2\n", "case c.Kind == proto.CutOptOut && o.Dark():\n\tcase c.Kind == proto.CutErase:\n\t\to.Gen += 2\n", ""},
 	{"anygen", "actors/optout.go", "!o.Dark() || o.Gen != x.Gen {", "!o.Dark() {", ""},
 	{"liftnofence", "actors/identity/optout.go", "\to.Fence, o.Since = fence, now\n", "\to.Since = now\n", ""},
@@ -95,7 +95,7 @@ var mistakes = []mistake{
 	{"noupdateshow", "actors/identity/identity.go", "\t\tp.show(s, now, fx) // rules that were not known when the user's value came\n", "", "./actors/identity"},
 	{"sharedmute", "actors/identity/identity.go", "\tfx.Shared = fx.Shared || p.delta.Shared\n", "", ""},
 	{"lostexit", "engine/lanecommand.go", "\tl.exits.popped = actors.Exit{} // a node may ask again for a time at which it was looked at before\n", "", ""},
-	{"numberless", "actors/identity/user.go", "\tif !s.Named { // a bit needs a number: name sets them\n\t\treturn bits\n\t}\n", "", ""},
+	{"numberless", "actors/identity/user.go", "\tif !s.Named { // a bit needs a number: name sets them\n\t\treturn bits\n\t}\n", "", "./actors/identity"},
 	{"reuse", "actors/host.go", "\t\th.next++\n", "\t\th.next += 1 - uint32(len(h.out.Unnamed)&1)\n", ""},
 }
 
