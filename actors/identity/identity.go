@@ -335,7 +335,7 @@ func (p *Stepper) update(s *State, f *Facts, in *Input, now proto.Millis, fx *Ef
 	p.collect(s, f.Client, fx)
 	fx.Changed = true
 	if s.Follows {
-		p.show(s, now, fx) // rules that were not known when the user's value came
+		p.show(s, now, fx) // some of what its user was in may be no more
 	}
 }
 

@@ -3,6 +3,7 @@ package identity_test
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -351,6 +352,30 @@ func TestUndefinedIsNotTurnedByTime(t *testing.T) {
 	w.link(acme, 0, 1)
 	w.undefine(acme, "quiet")
 	w.wait(5 * second)
+	w.check()
+}
+
+// What a user was in by a rule that there is no more goes when a node is next
+// brought up to the rules, not only when its user is judged again.
+func TestUndefinedIsForgotten(t *testing.T) {
+	w := newTown(t, 2)
+	gone := w.define(acme, "gone", segments.ScopeUser, `count(event.name == "x") >= 1`)
+	w.event(acme, 0, 0, "x")
+	w.event(acme, 1, 0, "x")
+	w.link(acme, 0, 1)
+	keeps := func() bool {
+		u := w.people[1].state.User
+		return len(u) > 0 && slices.ContainsFunc(u[0].Members, func(m segments.Membership) bool { return m.Key == gone })
+	}
+	if !keeps() {
+		t.Fatal("the user is not in the segment")
+	}
+	w.undefine(acme, "gone")
+	w.step(1, &identity.Input{Kind: identity.InputFill, Client: acme})
+	if keeps() {
+		t.Error("still in a segment that there is no more")
+	}
+	w.settle()
 	w.check()
 }
 

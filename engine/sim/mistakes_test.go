@@ -92,7 +92,7 @@ var mistakes = []mistake{
 	{"keepblocks", "actors/identity/identity.go", "\tf.dropBlocks(fx)\n\ts.Facts = slices.Delete", "\ts.Facts = slices.Delete", ""},
 	{"purgeblocks", "actors/identity/user.go", "\t\tf.dropBlocks(fx)\n", "", ""},
 	{"userexit", "actors/identity/identity.go", "\tnext = sooner(next, nextOf(s.User))\n", "", ""},
-	{"noupdateshow", "actors/identity/identity.go", "\t\tp.show(s, now, fx) // rules that were not known when the user's value came\n", "", "./actors/identity"},
+	{"noupdateshow", "actors/identity/identity.go", "\t\tp.show(s, now, fx) // some of what its user was in may be no more\n", "", "./actors/identity"},
 	{"sharedmute", "actors/identity/identity.go", "\tfx.Shared = fx.Shared || p.delta.Shared\n", "", ""},
 	{"lostexit", "engine/lanecommand.go", "\tl.exits.popped = actors.Exit{} // a node may ask again for a time at which it was looked at before\n", "", ""},
 	{"numberless", "actors/identity/user.go", "\tif !s.Named { // a bit needs a number: name sets them\n\t\treturn bits\n\t}\n", "", "./actors/identity"},
