@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"slices"
+	"time"
 
 	"kith/actors/identity"
 	"kith/engine/log"
@@ -275,10 +276,16 @@ func (s *Simulated) Tell() bool {
 			return false
 		}
 	}
-	for s.ledger.tell(context.Background()) {
+	ctx, stop := context.WithTimeout(context.Background(), simulatedWait)
+	defer stop()
+	for s.ledger.tell(ctx) {
 	}
-	return true
+	return ctx.Err() == nil
 }
+
+// simulatedWait ends a wait for what never comes: on one thread all that a
+// wait is for has happened before it.
+const simulatedWait = 3 * time.Second
 
 // Trim lets go of graph messages that the other lanes have applied, and deletes
 // their rows.

@@ -162,6 +162,9 @@ func makeWorld(seed, lanes int, g *rand.Rand, stats *simStats) (w *world, every,
 	if w.rng.IntN(2) == 0 {
 		w.supersteps = 1 + w.rng.IntN(4)
 	}
+	if err := w.config.Validate(); err != nil {
+		w.fail("CONFIG: %v", err)
+	}
 	w.populate()
 	return w, every, capped, pace, pack
 }

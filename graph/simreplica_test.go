@@ -58,7 +58,7 @@ func newReplica(w *world, lane int, head bool, rng *rand.Rand) *replica {
 		w: w, rows: map[rowKey]string{}, active: map[id]*simNode{}, beats: map[int]int{}, head: head, rng: rng,
 		lane: graph.NewLane(proto.LaneID(lane), w.lanes, &w.laneOf), env: graph.Env{Config: w.config},
 	}
-	graph.SetSupersteps(r.lane, w.supersteps)
+	r.lane.BoundSupersteps(w.supersteps)
 	return r
 }
 
@@ -82,11 +82,29 @@ func (r *replica) load(i id) *simNode {
 			r.must(n.state.AddCopy(j.hash(), []byte(row)))
 		}
 	}
+	if _, ok := r.rows[rowKey{kind: 'n', node: h}]; ok {
+		r.whole(&n.state, h)
+	}
 	row := []byte(r.rows[rowKey{kind: 'f', node: h}])
 	for ; len(row) > 0; row = row[4:] {
 		n.facts.events = append(n.facts.events, uint32(row[0])<<24|uint32(row[1])<<16|uint32(row[2])<<8|uint32(row[3]))
 	}
 	return n
+}
+
+// whole has a state go through its other form on disk, in which all of it but
+// the copies is one value.
+func (r *replica) whole(x *graph.State, of graph.Hash) {
+	var back graph.State
+	members, err := back.Decode(x.Append(nil))
+	r.must(err)
+	for _, m := range members {
+		r.must(back.AddCopy(m, []byte(r.rows[rowKey{'c', of, m}])))
+	}
+	if len(members) != len(x.Members) {
+		r.w.fail("ROWS: %d members of a state read as %d", len(x.Members), len(members))
+	}
+	*x = back
 }
 
 func (r *replica) must(err error) {
@@ -197,7 +215,7 @@ func (r *replica) restore(m *image) {
 		r.w.fail("SNAPSHOT: %v", err)
 		return
 	}
-	graph.SetSupersteps(l, r.w.supersteps)
+	l.BoundSupersteps(r.w.supersteps)
 	r.lane, r.rows, r.beats, r.pos = l, maps.Clone(m.rows), maps.Clone(m.beats), m.pos
 	clear(r.active)
 }

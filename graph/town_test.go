@@ -129,7 +129,7 @@ func (t *town) send(m graph.Message) {
 
 func (t *town) entry(lane proto.LaneID, in []graph.Message) {
 	l := t.lanes[lane]
-	graph.SetSupersteps(l, t.steps)
+	l.BoundSupersteps(t.steps)
 	var out graph.Outcome
 	if err := l.Apply(l.Position+1, in, t, &out); err != nil {
 		panic(err)
