@@ -6,10 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,45 +41,14 @@ const linked = "linked"
 // graphNode is a node in a process of its own, spoken to over many connections.
 type graphNode struct {
 	*process
-	log           *lockedBuffer
 	client, admin *connection
 	again         atomic.Int64 // requests that were sent again
 }
 
-// startGraphNode is startProcess with more arguments.
+// startGraphNode is startProcess with connections that are kept.
 func startGraphNode(t *testing.T, data string, args ...string) *graphNode {
 	t.Helper()
-	cmd := exec.Command("kith", append([]string{"serve", "--dev", "--data", data, "--public", "127.0.0.1:0", "--service", "127.0.0.1:0"}, args...)...)
-	n := &graphNode{process: &process{cmd: cmd, exited: make(chan struct{})}, log: &lockedBuffer{}}
-	cmd.Stderr = n.log
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(n.kill)
-	lines := bufio.NewScanner(out)
-	for lines.Scan() && n.service == "" {
-		if m := planeLine.FindStringSubmatch(lines.Text()); m != nil && m[1] == "service" {
-			n.service = m[2]
-		}
-	}
-	go func() {
-		_, _ = io.Copy(io.Discard, out)
-		_ = cmd.Wait() // killed, as it should be
-		close(n.exited)
-	}()
-	if n.service == "" {
-		<-n.exited
-		t.Fatalf("the node did not start:\n%s", n.log.String())
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the node said:\n%s", tail(n.log.String(), 4<<10))
-		}
-	})
+	n := &graphNode{process: startProcess(t, data, args...)}
 	transport := &http.Transport{MaxIdleConnsPerHost: 1024}
 	t.Cleanup(transport.CloseIdleConnections)
 	none := func(string) string { return "" }

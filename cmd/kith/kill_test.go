@@ -66,14 +66,15 @@ func TestKilledNodeLosesNothing(t *testing.T) {
 type process struct {
 	cmd     *exec.Cmd
 	service string
+	log     lockedBuffer
 	exited  chan struct{}
 }
 
-func startProcess(t *testing.T, data string) *process {
+func startProcess(t *testing.T, data string, args ...string) *process {
 	t.Helper()
-	cmd := exec.Command("kith", "serve", "--dev", "--data", data, "--public", "127.0.0.1:0", "--service", "127.0.0.1:0")
-	var log lockedBuffer
-	cmd.Stderr = &log
+	cmd := exec.Command("kith", append([]string{"serve", "--dev", "--data", data, "--public", "127.0.0.1:0", "--service", "127.0.0.1:0"}, args...)...)
+	p := &process{cmd: cmd, exited: make(chan struct{})}
+	cmd.Stderr = &p.log
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -81,7 +82,6 @@ func startProcess(t *testing.T, data string) *process {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	p := &process{cmd: cmd, exited: make(chan struct{})}
 	t.Cleanup(p.kill)
 	lines := bufio.NewScanner(out)
 	for lines.Scan() && p.service == "" {
@@ -96,8 +96,13 @@ func startProcess(t *testing.T, data string) *process {
 	}()
 	if p.service == "" {
 		<-p.exited
-		t.Fatalf("the node did not start:\n%s", log.String())
+		t.Fatalf("the node did not start:\n%s", p.log.String())
 	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the node said:\n%s", tail(p.log.String(), 4<<10))
+		}
+	})
 	return p
 }
 

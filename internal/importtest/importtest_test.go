@@ -31,6 +31,8 @@ func TestCheckFindsWhatItShould(t *testing.T) {
 		{"nobody imports cmd", "engine/a.go", "package engine\nimport _ \"kith/cmd/kith\"", "must not import cmd/kith"},
 		{"own package from outside", "gateway/a_test.go", "package gateway_test\nimport _ \"kith/gateway\"", ""},
 		{"tests run downhill too", "gateway/a_test.go", "package gateway_test\nimport _ \"kith/engine\"", "must not import engine"},
+		{"what only tests may", "graph/a.go", "package graph\nimport _ \"kith/internal/mistakes\"", "graph must not import internal/mistakes"},
+		{"what tests may", "graph/a_test.go", "package graph\nimport _ \"kith/internal/mistakes\"", ""},
 		{"no rule", "attic/a.go", "package attic", "no rule covers package attic"},
 		{"no rule at the top", "a.go", "package kith", "no rule covers package ."},
 		{"clock", "segments/a.go", "package segments\nimport \"time\"\nvar _ = time.Now()", "must not use time.Now"},
