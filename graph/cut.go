@@ -155,6 +155,11 @@ func (s *step) settleCuts() {
 	for _, c := range x.Cuts {
 		s.settleCut(&c, before)
 		before = before && c.Done
+		if c.final() && c.Parent.Gen > 0 { // whose own cut may wait for this one, and an earlier one here for that
+			s.emit(c.Parent.Peer, Message{Kind: CutDone, Gen: c.Parent.Gen, All: true, Number: c.Spread})
+			c.Parent = Ref{}
+			s.changed()
+		}
 		if c.final() && len(kept) == 0 { // the caller knows receipts by their order
 			s.receipt(&c)
 		} else {
@@ -194,9 +199,6 @@ func (s *step) receipt(c *CutRecord) {
 		r.Also = append(r.Also, a.Ref)
 	}
 	s.fx.Receipts = append(s.fx.Receipts, r)
-	if c.Parent.Gen > 0 {
-		s.emit(c.Parent.Peer, Message{Kind: CutDone, Gen: c.Parent.Gen, All: true, Number: c.Spread})
-	}
 	s.changed()
 }
 

@@ -91,3 +91,22 @@ func TestReceiptsComeInTheOrderOfCuts(t *testing.T) {
 		t.Errorf("receipts %+v, left %+v; want those of generations 1 and 3", r, x.state.Cuts)
 	}
 }
+
+// a is cut everywhere and comes back before that is final; what it took along
+// then takes it along again. The second cut's answer cannot wait for the first
+// one's receipt, which waits for that answer.
+func TestTakenAlongBehindItsOwnCut(t *testing.T) {
+	x := newHome(a)
+	x.established(b)
+	x.take(graph.Message{Kind: graph.Cut, All: true, Evidence: at(10)})
+	x.take(graph.Message{Kind: graph.UnlinkAck, From: b.hash(), Gen: 1}, graph.Message{Kind: graph.OptIn, ToGen: 2, Evidence: at(20)})
+	out := x.take(graph.Message{Kind: graph.CutMember, From: c.hash(), About: c.hash(), Gen: 5, ToGen: 3, Evidence: at(10)})
+	wantSends(t, "taken along", out, "a -> c CutDone")
+	if len(x.fx.Receipts) > 0 {
+		t.Errorf("receipts before b is cut: %+v", x.fx.Receipts)
+	}
+	wantSends(t, "b is cut", x.take(graph.Message{Kind: graph.CutDone, From: b.hash(), Gen: 1, All: true}))
+	if r := x.fx.Receipts; len(r) != 2 || r[0].Gen != 1 || r[1].Gen != 3 {
+		t.Errorf("receipts %+v, want those of generations 1 and 3", r)
+	}
+}
