@@ -54,12 +54,7 @@ func (g *Gateway) verifyReceipt(w http.ResponseWriter, r *http.Request, who prot
 	if err := g.mayName(r, who); err != nil {
 		return err
 	}
-	switch kind := contentType(r); kind {
-	case "application/json", "text/plain":
-	default:
-		return proto.Errorf(proto.CodeMediaType, "content type %q is not taken: use application/json", clip(kind))
-	}
-	body, err := g.readBody(w, r, nil)
+	body, err := g.readJSON(w, r)
 	if err != nil {
 		return err
 	}

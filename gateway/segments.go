@@ -10,14 +10,19 @@ import (
 	"kith/proto"
 )
 
-// readValue decodes a small JSON body into v, strictly.
-func (g *Gateway) readValue(w http.ResponseWriter, r *http.Request, v any) error {
+// readJSON reads a small JSON body.
+func (g *Gateway) readJSON(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	switch kind := contentType(r); kind {
 	case "application/json", "text/plain":
 	default:
-		return proto.Errorf(proto.CodeMediaType, "content type %q is not taken: use application/json", clip(kind))
+		return nil, proto.Errorf(proto.CodeMediaType, "content type %q is not taken: use application/json", clip(kind))
 	}
-	body, err := g.readBody(w, r, nil)
+	return g.readBody(w, r, nil)
+}
+
+// readValue decodes a small JSON body into v, strictly.
+func (g *Gateway) readValue(w http.ResponseWriter, r *http.Request, v any) error {
+	body, err := g.readJSON(w, r)
 	if err != nil {
 		return err
 	}

@@ -138,7 +138,7 @@ type CutRecord struct {
 	All      bool   // everywhere
 	Also     []Also // neighbours that are cut with it
 	Spread   uint64 // identities that were, theirs included
-	Parent   Ref    // whose cut everywhere took this one along: answered when this is final
+	Parent   Ref    // whose cut everywhere took this one along, until it is answered that this is final
 	Origins  []Ref  // who asked for it as well: answered when it is done
 	Copies   uint64 // for the receipt
 	Replaced uint64 // for the receipt
