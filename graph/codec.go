@@ -14,7 +14,7 @@ import (
 const rowVersion = 1
 
 // AppendNode encodes the node row: version, flags (1 dark), gen, ver, fence,
-// root, joined, shown (root, number, value), number, given, then the lists
+// removals, root, joined, shown (root, number, value), number, given, then the lists
 // holders, waits, invited, questions, promises, receivers, owed, cuts, asks,
 // commands.
 func (x *State) AppendNode(b []byte) []byte {
@@ -22,6 +22,7 @@ func (x *State) AppendNode(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(x.Gen))
 	b = binary.AppendUvarint(b, x.Ver)
 	b = proto.AppendVarint(b, int64(x.Fence))
+	b = binary.AppendUvarint(b, x.Removals)
 	b = appendMaybe(b, x.Root)
 	b = binary.AppendUvarint(b, x.Joined)
 	b = appendMaybe(b, x.Shown.Root)
@@ -171,7 +172,7 @@ func (x *State) DecodeNode(b []byte) error {
 	}
 	*x = State{
 		Dark: r.flag(), Gen: r.gen(), Ver: r.Uvarint(), Fence: proto.Millis(r.Varint()),
-		Root: r.maybe(), Joined: r.Uvarint(),
+		Removals: r.Uvarint(), Root: r.maybe(), Joined: r.Uvarint(),
 		Shown:  Shown{Root: r.maybe(), Number: r.Uvarint(), Value: Value(r.Bytes())},
 		Number: r.Uvarint(), Given: Value(r.Bytes()),
 	}
@@ -253,7 +254,7 @@ func (x *State) valid() bool {
 
 // AppendLink encodes a link row, without the neighbour's hash: version, stage
 // | mark<<2 | settled<<4, then if there is an edge its gen and evidence, then if there is a
-// mark its gen and time.
+// mark its gen and time, and if it is an unconfirmed removal its number.
 func (n *Neighbour) AppendLink(b []byte) []byte {
 	b = append(b, rowVersion, byte(n.Stage)|byte(n.Mark)<<2|flag(n.Settled)<<4)
 	if n.Stage != Absent {
@@ -263,6 +264,9 @@ func (n *Neighbour) AppendLink(b []byte) []byte {
 	if n.Mark != Unmarked {
 		b = binary.AppendUvarint(b, uint64(n.MarkGen))
 		b = proto.AppendVarint(b, int64(n.MarkTime))
+		if n.MarkGen == 0 {
+			b = binary.AppendUvarint(b, n.Told)
+		}
 	}
 	return b
 }
@@ -280,6 +284,9 @@ func (x *State) AddLink(peer Hash, b []byte) error {
 	}
 	if n.Mark != Unmarked {
 		n.MarkGen, n.MarkTime = r.gen(), proto.Millis(r.Varint())
+		if n.MarkGen == 0 {
+			n.Told = r.Uvarint()
+		}
 	}
 	if r.Bad() || r.Len() != 0 || kinds == 0 || kinds > 31 || n.Settled && n.Stage != Established || n.Stage > Established || n.Mark > CappedMark || n.Stage == Established && n.Gen == 0 {
 		return malformed("link")

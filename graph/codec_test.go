@@ -40,7 +40,7 @@ func golden(t *testing.T, name string, got []byte) {
 // fullState has something in every field.
 func fullState() *graph.State {
 	return &graph.State{
-		Gen: 3, Ver: 9, Fence: 1_000_030, Root: a.hash(), Joined: 7,
+		Gen: 3, Ver: 9, Fence: 1_000_030, Removals: 5, Root: a.hash(), Joined: 7,
 		Holders:   []graph.Holder{{Root: a.hash(), Ver: 9, Acked: 8}},
 		Waits:     []graph.Wait{{Peer: c.hash(), Gen: 2, Ver: 9}, {Peer: d.hash(), Ver: 8, Time: 77}},
 		Shown:     graph.Shown{Root: a.hash(), Number: 300, Value: "value"},
@@ -66,6 +66,7 @@ func fullLinks() []graph.Neighbour {
 		{Peer: a.hash(), Stage: graph.Established, Gen: 4, Settled: true, Evidence: ev},
 		{Peer: c.hash(), Stage: graph.Pending, Evidence: ev, Mark: graph.RemovedMark, MarkGen: 2, MarkTime: 50},
 		{Peer: d.hash(), Mark: graph.CappedMark, MarkGen: 1, MarkTime: 60},
+		{Peer: e.hash(), Mark: graph.RemovedMark, MarkTime: 70, Told: 5},
 	}
 }
 
@@ -117,7 +118,7 @@ func TestRowsRoundTrip(t *testing.T) {
 	if err := got.DecodeNode(node); err != nil {
 		t.Fatal(err)
 	}
-	for i, name := range []string{"link_established", "link_pending", "link_removed"} {
+	for i, name := range []string{"link_established", "link_pending", "link_capped", "link_removed"} {
 		row := want.Links[i].AppendLink(nil)
 		golden(t, name, row)
 		if err := got.AddLink(want.Links[i].Peer, row); err != nil {

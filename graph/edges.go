@@ -24,12 +24,12 @@ func (s *step) takeEdge(m *Message) {
 	case Drop:
 		s.dropped(m)
 	case DropOK:
-		if l := s.removedMark(m); l != nil {
-			l.MarkGen = m.Gen
+		if l := s.toldMark(m); l != nil {
+			l.MarkGen, l.Told = m.Gen, 0
 			s.fx.touched(m.From)
 		}
 	case DropNo:
-		if l := s.removedMark(m); l != nil && l.MarkGen == 0 && l.MarkTime <= m.Time {
+		if l := s.toldMark(m); l != nil {
 			s.unmark(l)
 		}
 	case Forgot:
@@ -170,7 +170,7 @@ func (s *step) decline(m *Message, l *Neighbour, r Reason) {
 	}
 	s.forget(m.From, m.Time)
 	if l != nil && l.Mark == RemovedMark && l.MarkGen == 0 {
-		s.emit(m.From, Message{Kind: Drop, Gen: s.x.Gen, Evidence: Evidence{Time: l.MarkTime}})
+		s.tellRemoval(l)
 	}
 }
 
@@ -262,7 +262,7 @@ func (s *step) dropped(m *Message) {
 		return
 	}
 	if !m.Capped && (x.Dark || m.Time <= x.Fence) {
-		s.emit(m.From, Message{Kind: DropNo, ToGen: m.Gen, Evidence: m.Evidence})
+		s.emit(m.From, Message{Kind: DropNo, ToGen: m.Gen, Number: m.Number})
 		return
 	}
 	if l := x.edge(m.From); l != nil {
@@ -295,13 +295,13 @@ func dropReason(m *Message) Reason {
 func (s *step) markRemoved(m *Message) {
 	l := get(s.x.Links, &m.From)
 	if l == nil && len(s.x.Links) >= s.env.Config.LinksMax {
-		s.emit(m.From, Message{Kind: DropNo, ToGen: m.Gen, Evidence: m.Evidence})
+		s.emit(m.From, Message{Kind: DropNo, ToGen: m.Gen, Number: m.Number})
 		return
 	}
 	if l == nil || l.Mark != RemovedMark || l.MarkTime < m.Time {
 		s.mark(m.From, RemovedMark, m.Gen, m.Time)
 	}
-	s.emit(m.From, Message{Kind: DropOK, ToGen: m.Gen, Gen: s.x.Gen})
+	s.emit(m.From, Message{Kind: DropOK, ToGen: m.Gen, Gen: s.x.Gen, Number: m.Number})
 }
 
 // remove takes the edge to peer away as of time t.
@@ -316,8 +316,19 @@ func (s *step) remove(peer Hash, t proto.Millis) {
 	} else if l != nil && l.Stage == Pending {
 		s.unedge(l, ReasonRemoved)
 	}
-	s.mark(peer, RemovedMark, 0, t)
-	s.emit(peer, Message{Kind: Drop, Gen: x.Gen, Evidence: Evidence{Time: t}})
+	s.tellRemoval(s.mark(peer, RemovedMark, 0, t))
+}
+
+// tellRemoval has the other end remember a removal of this home's. Its answer
+// echoes the number: a mark may be replaced, even by one of the same time,
+// before the answer about the earlier one comes.
+func (s *step) tellRemoval(l *Neighbour) {
+	if l.Told == 0 {
+		s.x.Removals++
+		l.Told = s.x.Removals
+		s.changed()
+	}
+	s.emit(l.Peer, Message{Kind: Drop, Gen: s.x.Gen, Number: l.Told, Evidence: Evidence{Time: l.MarkTime}})
 }
 
 // withdraw removes the links that the client vouches for.
@@ -367,14 +378,15 @@ func (s *step) unedge(l *Neighbour, r Reason) {
 }
 
 // mark remembers a neighbour without an edge.
-func (s *step) mark(peer Hash, k MarkKind, gen uint32, t proto.Millis) {
+func (s *step) mark(peer Hash, k MarkKind, gen uint32, t proto.Millis) *Neighbour {
 	l := add(&s.x.Links, peer)
-	l.Mark, l.MarkGen, l.MarkTime = k, gen, t
+	l.Mark, l.MarkGen, l.MarkTime, l.Told = k, gen, t, 0
 	s.fx.touched(peer)
+	return l
 }
 
 func (s *step) unmark(l *Neighbour) {
-	l.Mark, l.MarkGen, l.MarkTime = Unmarked, 0, 0
+	l.Mark, l.MarkGen, l.MarkTime, l.Told = Unmarked, 0, 0, 0
 	s.tidy(l)
 }
 
@@ -388,13 +400,12 @@ func (s *step) tidy(l *Neighbour) {
 	}
 }
 
-// removedMark is the mark that a DropOK or DropNo speaks of.
-func (s *step) removedMark(m *Message) *Neighbour {
-	l := get(s.x.Links, &m.From)
-	if l == nil || l.Mark != RemovedMark || s.x.Dark || m.ToGen != s.x.Gen {
-		return nil
+// toldMark is the mark that a DropOK or DropNo speaks of, if it is still there.
+func (s *step) toldMark(m *Message) *Neighbour {
+	if l := get(s.x.Links, &m.From); l != nil && l.Told > 0 && l.Told == m.Number {
+		return l
 	}
-	return l
+	return nil
 }
 
 // forget owes peer a Forgot, for when no copy of this node names it by an edge

@@ -69,6 +69,45 @@ func TestOldDropIsAnswered(t *testing.T) {
 	}
 }
 
+func TestAnswerAboutAnEarlierRemoval(t *testing.T) {
+	x := newHome(a)
+	remove := func() uint64 {
+		out := x.take(graph.Message{Kind: graph.Remove, About: b.hash(), Evidence: at(10)})
+		wantSends(t, "a removal", out, "a -> b Drop")
+		return out[0].Number
+	}
+	answer := func(k graph.Kind, number uint64) *graph.Neighbour {
+		x.take(graph.Message{Kind: k, From: b.hash(), ToGen: x.state.Gen, Gen: 1, Number: number})
+		return x.state.Link(b.hash())
+	}
+	first := remove()
+	x.take(graph.Message{Kind: graph.Half, From: b.hash(), Gen: 1, Evidence: at(20)})
+	x.take(graph.Message{Kind: graph.Refuse, From: c.hash(), About: b.hash(), AboutGen: 1, ToGen: 1, Evidence: at(20)})
+	second := remove() // of the same time as the first, whose mark the edge ended
+	if l := answer(graph.DropNo, first); l == nil {
+		t.Fatal("the mark is gone by an answer about the one before it")
+	}
+	if l := answer(graph.DropOK, first); l.MarkGen != 0 {
+		t.Error("the other end is thought to remember the removal, by an answer about the one before it")
+	}
+	if l := answer(graph.DropOK, second); l.MarkGen != 1 {
+		t.Errorf("confirmed: %+v, want generation 1", l)
+	}
+	if l := answer(graph.DropNo, second); l == nil {
+		t.Error("a confirmed mark is gone by a late answer")
+	}
+
+	x.take(graph.Message{Kind: graph.Cut, Command: 1, Evidence: at(50)})
+	x.take(graph.Message{Kind: graph.OptIn, ToGen: 2, Evidence: at(60)})
+	x.env.Config.SkewMillis, x.state.Fence = 0, 0
+	if third := remove(); third <= second {
+		t.Errorf("removal %d after the opt-in, %d before it: numbers began anew", third, second)
+	}
+	if l := answer(graph.DropNo, x.state.Removals); l != nil {
+		t.Errorf("the other end does not remember it, and here it still is: %+v", l)
+	}
+}
+
 func TestDeclinedEdgeTellsRemovalAgain(t *testing.T) {
 	x := newHome(a)
 	x.env.Config.EdgesMax = 1

@@ -128,7 +128,7 @@ type Message struct {
 	ToGen    uint32       // the receiver's generation that is meant
 	AboutGen uint32       // Refuse: generation of About
 	Ver      uint64       // of a copy
-	Number   uint64       // of a verdict
+	Number   uint64       // of a verdict; Drop, DropOK, DropNo: of a removal
 	Command  uint64       // from outside: id, by which a repeated command is known
 	Echo     proto.Millis // HalfOK: the time that it answers
 	Evidence

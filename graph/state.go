@@ -11,13 +11,14 @@ import (
 // node that nobody has linked or cut: its own root, with no view to keep.
 // Slices are sorted by their first field unless the comment says otherwise.
 type State struct {
-	Gen    uint32       // from 1; a cut and an opt-in each begin the next
-	Ver    uint64       // of the facts; never restarts
-	Dark   bool         // opted out; Gen is the tombstone's
-	Fence  proto.Millis // evidence must be newer
-	Links  []Neighbour
-	Root   Hash   // zero: the node itself
-	Joined uint64 // Ver of the first copy for this root
+	Gen      uint32       // from 1; a cut and an opt-in each begin the next
+	Ver      uint64       // of the facts; never restarts
+	Dark     bool         // opted out; Gen is the tombstone's
+	Fence    proto.Millis // evidence must be newer
+	Links    []Neighbour
+	Removals uint64 // number of the newest removal that was told; never restarts
+	Root     Hash   // zero: the node itself
+	Joined   uint64 // Ver of the first copy for this root
 
 	Holders []Holder // roots that have, or may have, a copy
 	Waits   []Wait   // in order of arrival
@@ -70,6 +71,7 @@ type Neighbour struct {
 	Mark     MarkKind
 	MarkGen  uint32 // generation of the neighbour; 0: not confirmed
 	MarkTime proto.Millis
+	Told     uint64 // number of the Drop that told a RemovedMark, until it is confirmed; else 0
 }
 
 // Member is an identity of a root's view, the root itself excepted.
@@ -259,7 +261,7 @@ func (x *State) Settled() bool {
 // Unlinked reports whether the node has nothing that the store must keep: it
 // is as the zero State.
 func (x *State) Unlinked() bool {
-	return x.Gen <= 1 && x.Ver == 0 && x.Number == 0 && x.Fence == 0 && !x.Dark && len(x.Links) == 0 && len(x.Commands) == 0 && len(x.Cuts) == 0
+	return x.Gen <= 1 && x.Ver == 0 && x.Number == 0 && x.Removals == 0 && x.Fence == 0 && !x.Dark && len(x.Links) == 0 && len(x.Commands) == 0 && len(x.Cuts) == 0
 }
 
 // RootOf is the root of the user of node h, whose state x is.
