@@ -10,11 +10,9 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/goccy/go-yaml"
-	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/parser"
 	"github.com/spf13/cobra"
 
+	"kith/internal/yamlfile"
 	"kith/proto"
 )
 
@@ -113,37 +111,22 @@ func parseSegments(file string, b []byte) ([]segmentSource, error) {
 	var doc struct {
 		Segments []segmentSource `yaml:"segments"`
 	}
-	if err := yaml.UnmarshalWithOptions(b, &doc, yaml.Strict()); err != nil {
-		return nil, fmt.Errorf("%s: %s", file, yaml.FormatError(err, false, true))
+	tree, err := yamlfile.Decode(b, &doc, "`kith segments apply --help` shows the form")
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	if len(doc.Segments) == 0 {
 		return nil, proto.Errorf(proto.CodeInvalid, "%s defines no segments: see kith segments apply --help for its form", file)
 	}
-	tree, err := parser.ParseBytes(b, 0)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
 	for i := range doc.Segments {
 		s := &doc.Segments[i]
-		s.line = lineOf(tree, i)
+		s.line, _ = tree.Position(fmt.Sprintf("$.segments[%d].when", i))
 		if _, err := proto.ParseSegmentID(s.ID); err != nil {
 			return nil, fmt.Errorf("%s:%d: %w", file, s.line, err)
 		}
 		s.When = strings.TrimSpace(s.When)
 	}
 	return doc.Segments, nil
-}
-
-// lineOf is the line of the i-th segment's rule, or of the segment.
-func lineOf(tree *ast.File, i int) int {
-	for _, path := range []string{fmt.Sprintf("$.segments[%d].when", i), fmt.Sprintf("$.segments[%d]", i)} {
-		if p, err := yaml.PathString(path); err == nil {
-			if n, err := p.FilterFile(tree); err == nil && n != nil && n.GetToken() != nil {
-				return n.GetToken().Position.Line
-			}
-		}
-	}
-	return 0
 }
 
 func newSegmentsListCommand(c *connection) *cobra.Command {

@@ -186,6 +186,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(config.Template)
 	f.Add("keys:\n  - sha256: x\n")
 	f.Add("limits: {max_event_age: 1w}")
+	f.Add("keys: !00\n0000000000")
 	f.Fuzz(func(t *testing.T, text string) {
 		c, err := config.Parse([]byte(text))
 		if err != nil {

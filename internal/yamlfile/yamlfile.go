@@ -1,0 +1,157 @@
+// Package yamlfile reads the YAML files that people write for kith, strictly:
+// a field that the target lacks is an error.
+//
+// The library that it stands on panics on some malformed input, such as an
+// unknown tag before a list (goccy/go-yaml issue 735). That is an error here,
+// as any other bad input is.
+package yamlfile
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+
+	"kith/proto"
+)
+
+// File is a file that was read, for the places of what is in it.
+type File struct{ tree *ast.File }
+
+// Decode reads b into the struct that into points to. The error is a
+// *proto.Error, with the line where there is one; hint says where one sees
+// every field.
+func Decode(b []byte, into any, hint string) (f File, err error) {
+	defer func() {
+		if recover() != nil {
+			f, err = File{}, proto.Errorf(proto.CodeInvalid, "not valid YAML: remove tags (!), anchors (&) and aliases (*), and check the indentation")
+		}
+	}()
+	if f.tree, err = parser.ParseBytes(b, 0); err != nil {
+		return File{}, explained(err, nil, hint)
+	}
+	if err := yaml.UnmarshalWithOptions(b, into, yaml.Strict()); err != nil {
+		return File{}, explained(err, reflect.TypeOf(into).Elem(), hint)
+	}
+	return f, nil
+}
+
+// Position is the place of a path such as $.keys[0].scope, or of the nearest
+// part of it that the file has; 0, 0 if it has none.
+func (f File) Position(path string) (line, column int) {
+	for path != "$" && path != "" {
+		if p, err := yaml.PathString(path); err == nil {
+			if n, err := p.FilterFile(f.tree); err == nil && n != nil && n.GetToken() != nil {
+				return n.GetToken().Position.Line, n.GetToken().Position.Column
+			}
+		}
+		path = path[:max(strings.LastIndexAny(path, ".["), 0)]
+	}
+	return 0, 0
+}
+
+// explained turns the library's error into ours, with the line and a fix.
+func explained(err error, target reflect.Type, hint string) *proto.Error {
+	var ours *proto.Error
+	if errors.As(err, &ours) {
+		return ours
+	}
+	var unknown *yaml.UnknownFieldError
+	var wrong *yaml.TypeError
+	var positioned yaml.Error
+	if !errors.As(err, &positioned) {
+		return proto.Errorf(proto.CodeInvalid, "not valid YAML: %v", err)
+	}
+	message := positioned.GetMessage()
+	if errors.As(err, &unknown) && unknown.Token != nil {
+		message = unknownField(unknown.Token.Value, target, hint)
+	}
+	if errors.As(err, &wrong) && wrong.StructFieldName != nil {
+		message = fmt.Sprintf("%s takes %s, not %s", fieldName(*wrong.StructFieldName), kindName(wrong.DstType), kindName(wrong.SrcType))
+	}
+	e := proto.Errorf(proto.CodeInvalid, "%s", message)
+	if t := positioned.GetToken(); t != nil && t.Position != nil {
+		e.Line, e.Column = t.Position.Line, t.Position.Column
+	}
+	return e
+}
+
+// fieldName turns Config.Lanes into lanes; the line says the rest.
+func fieldName(goName string) string {
+	return strings.ToLower(goName[strings.LastIndexByte(goName, '.')+1:])
+}
+
+// kindName says what a value of t looks like in a file.
+func kindName(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Pointer:
+		return kindName(t.Elem())
+	case reflect.Int, reflect.Int64, reflect.Uint64, reflect.Float64:
+		return "a number"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Slice:
+		return "a list"
+	case reflect.Struct, reflect.Map:
+		return "fields of its own"
+	}
+	return "text"
+}
+
+// unknownField names the nearest field that exists, or the way to see all.
+func unknownField(name string, target reflect.Type, hint string) string {
+	best, distance := "", 3
+	for _, f := range fieldNames(target) {
+		if d := editDistance(name, f); d < distance {
+			best, distance = f, d
+		}
+	}
+	if best != "" {
+		return fmt.Sprintf("unknown field %q: did you mean %q?", name, best)
+	}
+	return fmt.Sprintf("unknown field %q: remove it (%s)", name, hint)
+}
+
+// fieldNames is every YAML name in t and below.
+func fieldNames(t reflect.Type) []string {
+	var out []string
+	switch t.Kind() {
+	case reflect.Slice:
+		return fieldNames(t.Elem())
+	case reflect.Struct:
+		for f := range t.Fields() {
+			if name := f.Tag.Get("yaml"); name != "-" && name != "" {
+				out = append(append(out, name), fieldNames(f.Type)...)
+			}
+		}
+	}
+	return out
+}
+
+// editDistance counts the insertions, deletions and changes from a to b.
+func editDistance(a, b string) int {
+	if len(a) > 64 {
+		return len(a)
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
