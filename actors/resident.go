@@ -38,7 +38,8 @@ type resident struct {
 	sealed    []sealedBlock // of batches that may not be committed yet
 
 	older, newer *resident
-	used         time.Time // when its last batch began
+	touched      uint64    // the last batch that had to do with it
+	used         time.Time // when that began
 
 	// the slot
 	in    *identity.Input
@@ -55,16 +56,19 @@ type sealedBlock struct {
 // resident finds the active identity, or makes one that warm activates.
 func (h *host) resident(node proto.Node) *resident {
 	r := h.active[node]
-	if r != nil {
-		r.unlink()
-	} else {
+	switch {
+	case r == nil:
 		r = h.vacant()
 		r.node = node
 		h.active[node] = r
 		h.cold = append(h.cold, r)
+	case r.touched == h.batch: // in a merge a node takes part in many supersteps
+		return r
+	default:
+		r.unlink()
 	}
 	r.linkBefore(&h.lru) // newest
-	r.used = h.began
+	r.touched, r.used = h.batch, h.began
 	return r
 }
 

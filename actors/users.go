@@ -77,13 +77,14 @@ func (h *host) refresh(r *resident) {
 func (h *host) superstep(groups []*graph.Group) (digest uint64) {
 	for _, g := range groups {
 		h.meet(g.To.Space)
-		h.resident(g.To)
+		h.stepping = append(h.stepping, h.resident(g.To))
 	}
+	defer func() { clear(h.stepping); h.stepping = h.stepping[:0] }()
 	if h.fault = h.warm(); h.fault != nil {
 		return 0
 	}
-	for _, g := range groups {
-		if digest = h.stepGraph(h.active[g.To], g, digest); h.fault != nil {
+	for i, g := range groups {
+		if digest = h.stepGraph(h.stepping[i], g, digest); h.fault != nil {
 			break
 		}
 	}

@@ -29,6 +29,7 @@ type progress struct {
 	received []uint64      // by lane: newest graph batch applied from there
 	carry    bool          // graph messages are left for the next entry
 	changed  chan struct{} // closed and replaced at every change
+	faulted  chan struct{} // closed once there is a fault
 }
 
 func (p *progress) set(fn func(p *progress)) {

@@ -48,6 +48,7 @@ func (l *lane) quarantine(what string, err error) {
 	l.progress.set(func(p *progress) {
 		if p.fault == nil {
 			p.fault = proto.Errorf(proto.CodeQuarantined, "lane %s is quarantined: %w. Nothing acknowledged is lost: mend the cause and restart", l.id, err)
+			close(p.faulted)
 		}
 	})
 }

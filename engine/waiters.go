@@ -81,19 +81,13 @@ func (n *Node) ask(ctx context.Context, l *lane, id uint64, ch <-chan answer, b 
 
 // awaitAnswer waits for the answer to a command that was submitted.
 func (n *Node) awaitAnswer(ctx context.Context, l *lane, ch <-chan answer) (answer, error) {
-	for {
-		l.progress.mu.Lock()
-		fault, changed := l.progress.fault, l.progress.changed
-		l.progress.mu.Unlock()
-		if fault != nil {
-			return answer{}, fault
-		}
-		select {
-		case x := <-ch:
-			return x, nil
-		case <-changed:
-		case <-ctx.Done():
-			return answer{}, proto.Errorf(proto.CodeTimeout, "it is durable but not decided yet: ask again: %w", ctx.Err())
-		}
+	select {
+	case x := <-ch:
+		return x, nil
+	case <-l.progress.faulted: // and not at each commit: there may be thousands who wait
+		_, _, _, fault := l.progress.get()
+		return answer{}, fault
+	case <-ctx.Done():
+		return answer{}, proto.Errorf(proto.CodeTimeout, "it is durable but not decided yet: ask again: %w", ctx.Err())
 	}
 }

@@ -151,16 +151,16 @@ func LinkRequests(n int) (events, link []byte) {
 	return newPairPoster(n, c.newMeetings(1, n)).next(), newLinkAsker(c.newMeetings(2, n)).next()
 }
 
-// Departures opts members of count people out, with ask more requests than
-// there are people. over tells whether the load was ended.
-func Departures(count, more int) (requests []string, over bool) {
+// Departures opts members of count people out, list of them a request, with
+// more requests than there are people. over tells whether the load was ended.
+func Departures(count, list, more int) (requests []string, over bool) {
 	m := (&census{}).newMeetings(3, count)
 	for !m.over() {
 		m.next()
 	}
 	from := newLeaving(m.met)
-	x := newOptOutAsker(from)
-	for range count + more {
+	x := newOptOutAsker(from, list)
+	for range count/list + more {
 		requests = append(requests, string(x.next()))
 	}
 	select {
@@ -172,7 +172,9 @@ func Departures(count, more int) (requests []string, over bool) {
 }
 
 func LinkAnswered(answer string) (int, error)   { return (&linkAsker{}).done([]byte(answer)) }
-func OptOutAnswered(answer string) (int, error) { return (&optOutAsker{}).done([]byte(answer)) }
+func OptOutAnswered(list int, answer string) (int, error) {
+	return newOptOutAsker(nil, list).done([]byte(answer))
+}
 
 // RunDrain drains conns connections of left requests each.
 func RunDrain(ctx context.Context, conns, left int, answer func() int) (units int, err error) {

@@ -218,3 +218,22 @@ func (n *node) settle(ctx context.Context) usage {
 	}
 	return n.usage()
 }
+
+// Bounds of waiting for a node that works off what it was loaded with.
+const (
+	restMax  = 30 * time.Second
+	restLook = 300 * time.Millisecond
+	restLoad = 0.05 // of a processor
+)
+
+// rest waits until the node has nothing to do, so that a sample does not pay
+// for the store's upkeep of what was loaded before it.
+func (n *node) rest(ctx context.Context) {
+	for start := time.Now(); time.Since(start) < restMax && ctx.Err() == nil; {
+		before := n.usage().cpu
+		pause(ctx, restLook)
+		if n.usage().cpu-before <= restLoad*restLook.Seconds() {
+			return
+		}
+	}
+}

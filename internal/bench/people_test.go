@@ -95,15 +95,24 @@ func TestLinkRequests(t *testing.T) {
 
 // One of each person opts out; when all did, the load is over.
 func TestDepartures(t *testing.T) {
-	all, over := bench.Departures(100, 0)
+	all, over := bench.Departures(100, 1, 0)
 	if !over || len(slices.Compact(slices.Sorted(slices.Values(all)))) != 100 {
 		t.Errorf("over %v, %d requests", over, len(all))
 	}
-	if _, over := bench.Departures(100, -1); over {
+	if _, over := bench.Departures(100, 1, -1); over {
 		t.Error("over with one left")
 	}
-	if more, over := bench.Departures(100, 3); !over || more[102] != more[99] {
+	if more, over := bench.Departures(100, 1, 3); !over || more[102] != more[99] {
 		t.Errorf("over %v, asks %s after the last, which was %s", over, more[102], more[99])
+	}
+	lists, over := bench.Departures(100, 10, 0)
+	if !over || len(lists) != 10 {
+		t.Fatalf("over %v, %d lists", over, len(lists))
+	}
+	var request struct{ Identities []string }
+	_, body, _ := strings.Cut(lists[9], "\r\n\r\n")
+	if err := json.Unmarshal([]byte(body), &request); err != nil || len(slices.Compact(slices.Sorted(slices.Values(request.Identities)))) != 10 {
+		t.Errorf("the last list is %s: %v", body, err)
 	}
 }
 
@@ -114,9 +123,15 @@ func TestDecided(t *testing.T) {
 			t.Errorf("%s: %d, %v", answer, n, err)
 		}
 	}
-	for answer, want := range map[string]int{`{"final":true,"receipt":{"signature":"00"}}`: 1, `{"final":false}`: 0, `{"final":true}`: 0} {
-		if n, err := bench.OptOutAnswered(answer); n != want || (err == nil) != (want == 1) {
+	const final = `{"final":true,"receipt":{"signature":"00"}}`
+	for answer, want := range map[string]int{final: 1, `{"final":false}`: 0, `{"final":true}`: 0} {
+		if n, err := bench.OptOutAnswered(1, answer); n != want || (err == nil) != (want == 1) {
 			t.Errorf("%s: %d, %v", answer, n, err)
+		}
+	}
+	for answer, want := range map[string]int{final + final: 2, final: 0, final + `{"final":true}`: 0} {
+		if n, err := bench.OptOutAnswered(2, answer); n != want || (err == nil) != (want == 2) {
+			t.Errorf("a list, %s: %d, %v", answer, n, err)
 		}
 	}
 }

@@ -51,6 +51,16 @@ func (l samples) quantile(q float64) float64 {
 	return l.median(func(x sample) float64 { return x.latencies.quantile(q) })
 }
 
+// pooled is a quantile of all samples' latencies together, for where a sample
+// has too few for its own.
+func (l samples) pooled(q float64) float64 {
+	var all latencies
+	for _, x := range l {
+		all = append(all, x.latencies...)
+	}
+	return all.quantile(q)
+}
+
 // spread is the least and the greatest rate.
 func (l samples) spread() string {
 	var v []float64
