@@ -42,7 +42,7 @@ type host struct {
 	entry     Entry
 	messages  []graph.Message // for the graph, of the entry under way
 	dirty     []*resident
-	stepping  []*resident // by group of the superstep under way
+	stepping  []*resident    // by group of the superstep under way
 	done      []redo         // inputs taken in by this batch, to be taken in again after a panic
 	encoded   []byte         // scratch
 	bytes     int            // estimate of what the batch writes

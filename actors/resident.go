@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/asynkron/protoactor-go/actor"
+
 	"kith/actors/identity"
 	"kith/graph"
 	"kith/proto"
@@ -20,7 +22,8 @@ type resident struct {
 	identity proto.Identity // of a node that has no ordinal yet
 	state    identity.State
 	host     *host
-	mailbox  any // the courier's
+	address  *actor.PID    // the courier's, of the identity's actor
+	process  actor.Process // what that address is found to be
 
 	stored     uint32     // the generation under which the store has, or will have, it; 0: none
 	storedDark bool       // the store has what is left of it
@@ -81,7 +84,7 @@ func (h *host) vacant() *resident {
 	}
 	r := h.idle[n-1]
 	h.idle = h.idle[:n-1]
-	*r = resident{host: h, mailbox: r.mailbox, state: r.state, copies: r.copies[:0]}
+	*r = resident{host: h, address: r.address, process: r.process, state: r.state, copies: r.copies[:0]}
 	return r
 }
 
@@ -90,7 +93,7 @@ func (h *host) vacant() *resident {
 func (h *host) warm() error {
 	err := h.read()
 	for _, r := range h.cold {
-		if err == nil && r.mailbox == nil {
+		if err == nil && r.address == nil {
 			h.courier.activate(r)
 		}
 	}

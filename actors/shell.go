@@ -369,10 +369,17 @@ type actorCourier struct {
 	props *actor.Props
 }
 
-func (c *actorCourier) activate(r *resident) { r.mailbox = c.ctx.Spawn(c.props) }
-func (c *actorCourier) deliver(r *resident)  { c.ctx.Send(r.mailbox.(*actor.PID), r) }
+func (c *actorCourier) activate(r *resident) {
+	r.address = c.ctx.Spawn(c.props)
+	r.process, _ = c.ctx.ActorSystem().ProcessRegistry.Get(r.address)
+}
+
+// deliver is a Send to an actor that is known to be alive: only passivate stops
+// it, and then nothing is delivered to it any more.
+func (c *actorCourier) deliver(r *resident) { r.process.SendUserMessage(r.address, r) }
+
 func (c *actorCourier) passivate(r *resident) {
-	c.ctx.Stop(r.mailbox.(*actor.PID))
+	c.ctx.Stop(r.address)
 }
 
 // identityActor is one identity's actor. Its state comes with the slot.
