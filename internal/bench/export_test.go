@@ -171,7 +171,7 @@ func Departures(count, list, more int) (requests []string, over bool) {
 	return requests, over
 }
 
-func LinkAnswered(answer string) (int, error)   { return (&linkAsker{}).done([]byte(answer)) }
+func LinkAnswered(answer string) (int, error) { return (&linkAsker{}).done([]byte(answer)) }
 func OptOutAnswered(list int, answer string) (int, error) {
 	return newOptOutAsker(nil, list).done([]byte(answer))
 }
