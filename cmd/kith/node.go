@@ -28,6 +28,7 @@ type node interface {
 	gateway.Memberships
 	gateway.Definitions
 	gateway.Accounts
+	gateway.Holdings
 	gateway.Operations
 	gateway.Graph
 	gateway.OptOuts
@@ -173,7 +174,7 @@ func newGateway(c config.Config, n node, m gateway.Maintenance, logger *slog.Log
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(n.Collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return gateway.New(gatewayConfig(c), gateway.Dependencies{
-		Intake: n, Memberships: n, Definitions: n, Accounts: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m,
+		Intake: n, Memberships: n, Definitions: n, Accounts: n, Holdings: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m,
 		Registry: registry, Log: logger,
 	})
 }
