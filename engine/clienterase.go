@@ -177,8 +177,8 @@ func (l *lane) nextForget(ctx context.Context, x clientErasure) (proto.Forget, e
 // first is the ordinal at which the next step begins.
 func (x *clientErasure) first() proto.Ordinal { return proto.Ordinal(min(x.next, math.MaxUint32)) }
 
-// scanNames calls fn with each numbered node from an ordinal on; the identity
-// is valid during the call only.
+// scanNames calls fn with each numbered node from an ordinal on, until it
+// returns false.
 func (l *lane) scanNames(snap store.Snapshot, first proto.Ordinal, fn func(proto.Ordinal, proto.Node, proto.Identity) (bool, error)) error {
 	return snap.Scan(laneKey(l.id, 'o'), ordinalKey(l.id, first), func(k, v []byte) (bool, error) {
 		space, id, err := decodeOrdinal(v)

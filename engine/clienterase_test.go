@@ -12,6 +12,7 @@ import (
 	"kith/engine"
 	"kith/engine/store"
 	"kith/proto"
+	"kith/proto/pb"
 )
 
 // grouped makes a client of the space "group".
@@ -98,10 +99,11 @@ func TestEraseClient(t *testing.T) {
 			if err != nil || x.Client != "alpha" || x.Lanes.Of != k {
 				t.Fatalf("%+v, %v", x, err)
 			}
-			late := submit(t, n, page(mine, "v1", "auto", time.Now()), page(mine, "quite-new", "auto", time.Now()))
+			submit(t, n, page(mine, "v1", "auto", time.Now()), page(mine, "quite-new", "auto", time.Now()))
 			erased(t, n, "alpha")
-			if err := n.Wait(t.Context(), late); err != nil {
-				t.Fatal(err)
+			submit(t, n, page(mine, "v2", "auto", time.Now()), page(mine, "even-later", "auto", time.Now()))
+			if x, err := n.Link(t.Context(), mine, proto.Link{A: browser(50), B: browser(60), Confidence: 1}); err != nil || x.Linked {
+				t.Errorf("a link of an ended client: %+v, %v", x, err)
 			}
 			settle(t, n)
 			if list := traces(t, n, mine); len(list) > 0 {
@@ -209,6 +211,44 @@ func TestEraseClientDeadLetters(t *testing.T) {
 	}
 }
 
+// A step that is not the next one is not taken for it: what lies between would
+// be left.
+func TestForgetOutOfOrder(t *testing.T) {
+	s := newScript(t)
+	c := s.client("acme", "")
+	s.beat(0)
+	s.events(s.event(c, "a", "x"), s.event(c, "b", "x"))
+	s.control(eraseRecord(c))
+	for _, x := range []proto.Forget{
+		{First: 50, Last: 60, Done: true}, {Last: 49}, {Last: 49}, {First: 51, Last: 60, Done: true},
+	} {
+		x.Client, x.Space = c.ID, c.Space
+		s.lane(proto.CommandForget, x.Append(nil))
+	}
+	s.beat(time.Second)
+	st := store.NewMemory()
+	n := s.run(st)
+	if x, ok := n.ClientErasure("acme"); !ok || x.Erased || x.Lanes.Answered != 0 {
+		t.Errorf("the erasure is %+v", x)
+	}
+	closeNode(t, n)
+	last := proto.Forget{Client: c.ID, Space: c.Space, First: 50, Last: 1<<32 - 1, Done: true}
+	s.lane(proto.CommandForget, last.Append(nil))
+	s.beat(time.Second)
+	n = s.run(st)
+	if x, ok := n.ClientErasure("acme"); !ok || !x.Erased {
+		t.Errorf("with the last step the erasure is %+v", x)
+	}
+	closeNode(t, n)
+	if r := s.verify(st); r.Identities != 0 || r.Events != 0 {
+		t.Errorf("left are %+v", r)
+	}
+}
+
+func eraseRecord(c proto.ClientInfo) *pb.Control {
+	return &pb.Control{Body: &pb.Control_EraseClient{EraseClient: &pb.EraseClient{Client: uint32(c.ID), Space: uint32(c.Space)}}}
+}
+
 // A step of a client that was never ended is nothing that this build wrote.
 func TestForgetOfLivingClient(t *testing.T) {
 	s := newScript(t)
@@ -228,4 +268,34 @@ func TestForgetOfLivingClient(t *testing.T) {
 	if err := n.Start(ctx); proto.CodeOf(err) != proto.CodeQuarantined && proto.CodeOf(err) != proto.CodeCorrupt {
 		t.Errorf("start: %v", err)
 	}
+}
+
+// The record of an erasure stays what it is on disk.
+func TestClientErasureRecord(t *testing.T) {
+	const want = "01 01 ac02 f0a204 8080808010"
+	got := engine.PackClientErasure(300, 70_000, 1<<32, true)
+	if text := fmt.Sprintf("%x", got); text != strings.ReplaceAll(want, " ", "") {
+		t.Errorf("bytes on disk would change: %s, want %s", text, want)
+	}
+	if again, err := engine.RepackClientErasure(got); err != nil || string(again) != string(got) {
+		t.Errorf("read again: %x, %v", again, err)
+	}
+}
+
+func FuzzClientErasureRecord(f *testing.F) {
+	f.Add(engine.PackClientErasure(300, 70_000, 1<<32, true))
+	f.Add(engine.PackClientErasure(1, 1, 0, false))
+	f.Add([]byte{2, 0, 1, 1, 1})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		one, err := engine.RepackClientErasure(b)
+		if err != nil {
+			if proto.CodeOf(err) != proto.CodeCorrupt {
+				t.Fatalf("code of %v", err)
+			}
+			return
+		}
+		if two, err := engine.RepackClientErasure(one); err != nil || string(two) != string(one) {
+			t.Fatalf("%x reads as %x, that as %x (%v)", b, one, two, err)
+		}
+	})
 }

@@ -110,6 +110,13 @@ func Steady(wall func() time.Time, mono func() time.Duration, lanes int) func() 
 // record that it was ended.
 func (n *Node) Traces(client proto.ClientID) (list []string, err error) {
 	found := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
+	n.registry.mu.Lock()
+	for key, d := range n.registry.rules.defines {
+		if d.client == client {
+			found("segment %d in force", key)
+		}
+	}
+	n.registry.mu.Unlock()
 	for _, l := range n.lanes {
 		snap := l.acquire()
 		defer snap.release()
@@ -162,4 +169,16 @@ func tracesOfNodes(snap store.Snapshot, p proto.PartitionID, client proto.Client
 		}
 		return true, nil
 	})
+}
+
+// PackClientErasure packs the record of an erasure.
+func PackClientErasure(space proto.SpaceID, seq, next uint64, done bool) []byte {
+	x := clientErasure{space: space, seq: seq, next: next, done: done}
+	return x.append(nil)
+}
+
+// RepackClientErasure reads the record of an erasure and packs it again.
+func RepackClientErasure(b []byte) ([]byte, error) {
+	x, err := decodeClientErasure(7, b)
+	return x.append(nil), err
 }

@@ -80,7 +80,7 @@ func (s *script) story(r *rand.Rand, rounds int) {
 // twice; others write its events on and on, as if they had not heard.
 func (s *script) endSome(c proto.ClientInfo, r *rand.Rand, first bool) {
 	if first {
-		s.control(&pb.Control{Body: &pb.Control_EraseClient{EraseClient: &pb.EraseClient{Client: uint32(c.ID), Space: uint32(c.Space)}}})
+		s.control(eraseRecord(c))
 		s.forgotten = 0
 	}
 	if r.IntN(3) > 0 {
