@@ -39,11 +39,8 @@ func (h *host) release(r *resident, client proto.ClientID) uint64 {
 	switch {
 	case !r.exists():
 		return 0
-	case r.solelyOf(client) && r.state.Graph == nil:
-		h.purge(r)
-		return 1
 	case r.solelyOf(client):
-		h.tell(r.node, graph.Message{Kind: graph.Erase, Evidence: graph.Evidence{Time: h.entry.Now}})
+		h.erase(r)
 		return 2
 	case !r.knownBy(client):
 		return 3
@@ -60,6 +57,15 @@ func (r *resident) knownBy(c proto.ClientID) bool {
 	}
 	x := r.state.Graph
 	return x != nil && slices.ContainsFunc(x.Links, func(l graph.Neighbour) bool { return l.Stage != graph.Absent && l.Client == c })
+}
+
+// erase takes a node out, which may come back as a stranger.
+func (h *host) erase(r *resident) {
+	if r.state.Graph == nil {
+		h.purge(r)
+		return
+	}
+	h.tell(r.node, graph.Message{Kind: graph.Erase, Evidence: graph.Evidence{Time: h.entry.Now}})
 }
 
 // purge forgets everything of a node without links. Nobody else has anything of

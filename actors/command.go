@@ -171,6 +171,8 @@ func (d *Due) input() identity.Input {
 	switch {
 	case d.Forget != 0:
 		return identity.Input{Kind: identity.InputForget, Client: d.Forget}
+	case d.Retain:
+		return identity.Input{Kind: identity.InputTrim}
 	case d.Fill != 0:
 		return identity.Input{Kind: identity.InputFill, Client: d.Fill}
 	}
@@ -205,8 +207,11 @@ func (h *host) perform(t *task, digest uint64) uint64 {
 	if t.r.state.Dark() { // a timer or fill that came too late
 		return digest
 	}
-	if t.in.Kind == identity.InputForget {
+	switch t.in.Kind {
+	case identity.InputForget:
 		return mix(digest, 9, h.release(t.r, t.in.Client))
+	case identity.InputTrim:
+		return mix(digest, 10, h.retain(t.r))
 	}
 	return h.step(t, digest)
 }

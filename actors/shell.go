@@ -29,6 +29,9 @@ type Config struct {
 	// Gone reports whether a client was ended; nil: none was. It is asked by
 	// several goroutines at once and changes as Rules do.
 	Gone func(proto.ClientID) bool
+	// Kept is for how long a client's data are; nil: for ever. It is asked and
+	// changes likewise.
+	Kept func(proto.ClientID) proto.Retention
 }
 
 // Shell is a lane's hosts. Its methods are for one goroutine, the lane's.

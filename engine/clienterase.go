@@ -75,6 +75,7 @@ func (l *lane) endClient(b *batch, seq uint64, e *pb.EraseClient) {
 	x := clientErasure{client: proto.ClientID(e.Client), space: proto.SpaceID(e.Space), seq: seq}
 	b.setErasure(l.id, x)
 	b.ended = append(b.ended, x.client)
+	b.deletes = append(b.deletes, retentionKey(l.id, x.client))
 }
 
 // eraseClients appends the steps of erasures that are not done, each once the

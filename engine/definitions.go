@@ -150,7 +150,10 @@ func (n *Node) CreateKey(ctx context.Context, name proto.ClientName, role proto.
 	var raw [20]byte
 	rand.Read(raw[:])
 	key := "kith_" + strings.ToLower(base32.StdEncoding.EncodeToString(raw[:]))
-	return key, n.ensureKey(ctx, name, role, space, sha256.Sum256([]byte(key)), key[:9])
+	if err := n.ensureKey(ctx, name, role, space, sha256.Sum256([]byte(key)), key[:9]); err != nil {
+		return key, err
+	}
+	return key, n.agreeRetention(ctx) // the client may be new
 }
 
 // ensureKey makes the client and the key unless they exist.
@@ -201,5 +204,5 @@ func (n *Node) boot(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return n.agreeRetention(ctx)
 }

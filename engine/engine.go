@@ -40,6 +40,7 @@
 //	'L' L 'v' client(4)                         sequence (8) of the client's last change of rules
 //	'L' L 'g' key(4)                            fill progress: next ordinal (8), done (1), client (4)
 //	'L' L 'k' client(4)                         a client that was ended, and how far its erasure is (clienterase.go)
+//	'L' L 'p' client(4)                         for how long a client's data are kept; 0: of those without a record (retention.go)
 //	'L' L 'q' offset(8) index(4)                dead letter: time(8), kind(1), partition(1), reason, body
 //	'L' L 'e'                                   graph.Lane: vector, channels, what is carried over
 //	'L' L 's'                                   spaces in which there are nodes, as uvarints
@@ -102,6 +103,10 @@ type Config struct {
 	AcceptLostOptOuts bool
 	// AdminKeys are SHA-256 hashes of keys that may do anything.
 	AdminKeys [][32]byte
+	// Retention is for how long data are kept, unless Clients says otherwise for
+	// a client. It is written to the control stream, and is to be the same on all
+	// nodes. Nil: as it was.
+	Retention *RetentionConfig
 	// Boot are clients with keys that must exist once the node is open.
 	Boot []BootKey
 	// DiskReserve is refused to events: with less free, intake answers
@@ -112,6 +117,13 @@ type Config struct {
 	Logger *slog.Logger
 	// Now is the wall clock. Default time.Now.
 	Now func() time.Time
+}
+
+// RetentionConfig is for how long data are kept; 0 is for ever.
+type RetentionConfig struct {
+	Sessions time.Duration // events
+	Idle     time.Duration // identities without events
+	Clients  map[proto.ClientName]time.Duration
 }
 
 // BootKey is a client with a key, by the key's SHA-256.

@@ -182,3 +182,28 @@ func RepackClientErasure(b []byte) ([]byte, error) {
 	x, err := decodeClientErasure(7, b)
 	return x.append(nil), err
 }
+
+// PackRetention and UnpackRetention are the stored form of a policy.
+func PackRetention(r proto.Retention) []byte { return appendRetention(nil, r) }
+
+// UnpackRetention reads what PackRetention gave.
+func UnpackRetention(b []byte) (proto.Retention, error) { return decodeRetention(b) }
+
+// Controls is how many control records there are.
+func (n *Node) Controls() uint64 { return n.registry.last() }
+
+// BlocksOf are a client's sealed blocks of history.
+func BlocksOf(st store.Store, client proto.ClientID) (list []string) {
+	snap := st.Snapshot()
+	defer snap.Release()
+	err := snap.Scan([]byte{'N'}, []byte{'N'}, func(k, v []byte) (bool, error) {
+		if key, _ := parseNodeKey(k); key.kind == 'h' && proto.ClientID(binary.BigEndian.Uint32(key.rest)) == client {
+			list = append(list, string(v))
+		}
+		return true, nil
+	})
+	if err != nil {
+		panic(err)
+	}
+	return list
+}

@@ -50,6 +50,10 @@ func clientErasureKey(l proto.LaneID, c proto.ClientID) []byte {
 	return binary.BigEndian.AppendUint32(laneKey(l, 'k'), uint32(c))
 }
 
+func retentionKey(l proto.LaneID, c proto.ClientID) []byte {
+	return binary.BigEndian.AppendUint32(laneKey(l, 'p'), uint32(c))
+}
+
 func deadKey(l proto.LaneID, off proto.Offset, index int) []byte {
 	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(laneKey(l, 'q'), uint64(off)), uint32(index))
 }

@@ -242,6 +242,7 @@ func (n *Node) start(ctx context.Context) error {
 		n.done.Go(func() { l.relay(background) })
 		n.done.Go(func() { l.fillFromHistory(background) })
 		n.done.Go(func() { l.eraseClients(background) })
+		n.done.Go(func() { l.expireOld(background) })
 		n.done.Go(func() { l.retain(background) })
 		n.done.Go(func() { l.loadUsers(background) })
 		for _, to := range n.lanes {

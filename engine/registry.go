@@ -160,6 +160,9 @@ func (r *registry) obey(seq uint64, c *pb.Control) error {
 			return err
 		}
 		r.end(proto.ClientID(b.EraseClient.Client))
+	case *pb.Control_Retain:
+		_, err := r.rules.apply(seq, c)
+		return err
 	}
 	return nil
 }

@@ -33,7 +33,12 @@ func (s *script) story(r *rand.Rand, rounds int) {
 			s.endSome(brief, r, round == rounds/2+1)
 		}
 		c := clients[r.IntN(len(clients))]
-		switch r.IntN(14) {
+		switch r.IntN(16) {
+		case 14:
+			s.expire()
+		case 15:
+			// By the second, so that something is too old.
+			s.control(retainRecord([]proto.ClientID{0, c.ID}[r.IntN(2)], time.Duration(r.IntN(20))*time.Second, time.Duration(r.IntN(3)*r.IntN(40))*time.Second))
 		case 0:
 			when := fmt.Sprintf(`count(event.section == "s%d", "%ds") >= %d`, r.IntN(3), 1+r.IntN(8), 1+r.IntN(3))
 			if r.IntN(4) == 0 {

@@ -15,6 +15,7 @@ type laneRules struct {
 	programs map[proto.ClientID]*segments.Program
 	defines  map[proto.SegmentKey]defined
 	gone     map[proto.ClientID]bool // clients that were ended
+	keep     retentions
 }
 
 type defined struct {
@@ -23,7 +24,7 @@ type defined struct {
 }
 
 func newLaneRules() *laneRules {
-	return &laneRules{programs: map[proto.ClientID]*segments.Program{}, defines: map[proto.SegmentKey]defined{}, gone: map[proto.ClientID]bool{}}
+	return &laneRules{programs: map[proto.ClientID]*segments.Program{}, defines: map[proto.SegmentKey]defined{}, gone: map[proto.ClientID]bool{}, keep: retentions{}}
 }
 
 // Program implements identity.Rules.
@@ -46,6 +47,7 @@ func (r *laneRules) end(client proto.ClientID, seq proto.SegmentKey) rulesChange
 	r.programs[client] = segments.NewProgram()
 	r.programs[client].SetVersion(seq)
 	r.gone[client] = true
+	delete(r.keep, client)
 	return ch
 }
 
@@ -107,6 +109,8 @@ func (r *laneRules) apply(seq uint64, c *pb.Control) (rulesChange, error) {
 		return rulesChange{client: client, dropped: []proto.SegmentKey{old.Key}}, g.Undefine(id, proto.SegmentKey(seq))
 	case *pb.Control_EraseClient:
 		return r.end(proto.ClientID(body.EraseClient.Client), proto.SegmentKey(seq)), nil
+	case *pb.Control_Retain:
+		r.keep[proto.ClientID(body.Retain.Client)] = retentionOf(body.Retain)
 	}
 	return rulesChange{}, nil // clients and keys are the node's affair
 }

@@ -25,6 +25,7 @@ type script struct {
 	now       proto.Millis
 	seq       uint64 // of producer 1
 	controls  uint64
+	pads      int
 	forgotten proto.Ordinal // up to where the steps of an erasure are
 	hasher    proto.Hasher
 

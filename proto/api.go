@@ -30,6 +30,12 @@ type ClientInfo struct {
 	Floor int        `json:"floor"` // least count that its keys may see
 }
 
+// Retention is for how long data are kept; 0 is for ever.
+type Retention struct {
+	Sessions Millis // events
+	Idle     Millis // identities without events; the same for all clients
+}
+
 // KeyInfo is what may be told of a service key.
 type KeyInfo struct {
 	Role    Role      `json:"role"`

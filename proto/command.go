@@ -1,6 +1,9 @@
 package proto
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"math"
+)
 
 // CommandKind is the kind of one command in an entry. Kinds are for ever: an
 // unknown one quarantines the lane.
@@ -20,6 +23,7 @@ const (
 	CommandOptIn   CommandKind = 10
 	CommandGraph   CommandKind = 11 // lane: GraphPack
 	CommandForget  CommandKind = 12 // lane: Forget
+	CommandExpire  CommandKind = 13 // lane: Expire
 )
 
 // LanePartition marks a command that is for the lane, not for one home.
@@ -55,7 +59,7 @@ func NextCommand(b []byte) (Command, []byte, error) {
 		if c.Partition >= Partitions {
 			return Command{}, nil, Errorf(CodeCorrupt, "command kind %d names partition %d of %d", c.Kind, c.Partition, Partitions)
 		}
-	case CommandBeat, CommandControl, CommandFill, CommandGraph, CommandForget:
+	case CommandBeat, CommandControl, CommandFill, CommandGraph, CommandForget, CommandExpire:
 		if c.Partition != LanePartition {
 			return Command{}, nil, Errorf(CodeCorrupt, "command kind %d is for the lane but names partition %d", c.Kind, c.Partition)
 		}
@@ -173,6 +177,41 @@ func DecodeForget(b []byte) (Forget, error) {
 	}
 	if r.Bad() || r.Len() != 0 || x.First > x.Last {
 		return Forget{}, Errorf(CodeCorrupt, "packed step of an erasure is malformed")
+	}
+	return x, nil
+}
+
+// Expire has the nodes of these numbers, ascending, let go of what is too old.
+type Expire struct {
+	Ordinals []Ordinal
+}
+
+// Append packs the step: each number as what it is more than the one before.
+func (x *Expire) Append(b []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(len(x.Ordinals)))
+	var last Ordinal
+	for _, o := range x.Ordinals {
+		b = binary.AppendUvarint(b, uint64(o-last))
+		last = o
+	}
+	return b
+}
+
+// DecodeExpire reads what Append wrote.
+func DecodeExpire(b []byte) (Expire, error) {
+	r := NewReader(b)
+	var x Expire
+	var last uint64
+	for i := range r.Count(1) {
+		step := r.Uint32()
+		if last += uint64(step); last > math.MaxUint32 || i > 0 && step == 0 {
+			r.Fail()
+			break
+		}
+		x.Ordinals = append(x.Ordinals, Ordinal(last))
+	}
+	if r.Bad() || r.Len() != 0 {
+		return Expire{}, Errorf(CodeCorrupt, "packed step of retention is malformed")
 	}
 	return x, nil
 }

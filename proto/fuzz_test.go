@@ -104,6 +104,9 @@ func repack(c proto.Command) ([]byte, error) {
 	case proto.CommandForget:
 		x, err := proto.DecodeForget(c.Body)
 		return x.Append(nil), err
+	case proto.CommandExpire:
+		x, err := proto.DecodeExpire(c.Body)
+		return x.Append(nil), err
 	case proto.CommandTraits:
 		x, err := proto.DecodeTraits(c.Body)
 		return x.Append(nil), err

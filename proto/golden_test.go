@@ -67,6 +67,8 @@ func goldenForget() proto.Forget {
 	return proto.Forget{Client: 7, Space: 300, First: 64, Last: 70_000, Done: true}
 }
 
+func goldenExpire() proto.Expire { return proto.Expire{Ordinals: []proto.Ordinal{0, 64, 70_000}} }
+
 func goldenTraits() proto.Traits {
 	return proto.Traits{Client: 7, Space: 5, Identity: "browser:a1b2", Received: goldenTime, Set: []proto.Prop{
 		{Key: "age", Value: proto.NumberOf(41)}, {Key: "city", Value: proto.TextOf("Köln")}, {Key: "gone", Value: proto.TextOf("")},
@@ -108,6 +110,7 @@ func goldenGraphPack() proto.GraphPack {
 func commandBodies() []proto.Command {
 	beat, relayed, fill, traits, replay := goldenBeat(), goldenRelayed(), goldenFill(), goldenTraits(), goldenReplay()
 	link, unlink, cut, optIn, pack, forget := goldenLink(), goldenUnlink(), goldenCut(), goldenOptIn(), goldenGraphPack(), goldenForget()
+	expire := goldenExpire()
 	return []proto.Command{
 		{Kind: proto.CommandEvent, Partition: 9, Body: goldenEvent().Append(nil)},
 		{Kind: proto.CommandBeat, Partition: proto.LanePartition, Body: beat.Append(nil)},
@@ -121,6 +124,7 @@ func commandBodies() []proto.Command {
 		{Kind: proto.CommandOptIn, Partition: 9, Body: optIn.Append(nil)},
 		{Kind: proto.CommandGraph, Partition: proto.LanePartition, Body: pack.Append(nil)},
 		{Kind: proto.CommandForget, Partition: proto.LanePartition, Body: forget.Append(nil)},
+		{Kind: proto.CommandExpire, Partition: proto.LanePartition, Body: expire.Append(nil)},
 	}
 }
 
@@ -144,6 +148,7 @@ func goldenControls() map[string]*pb.Control {
 		"define":       {TimeMs: int64(goldenTime), Body: &pb.Control_Define{Define: &pb.Define{Client: 7, Id: "auto", When: "true", Compiled: []byte{1, 2}, Scope: "identity", Backfill: true}}},
 		"undefine":     {TimeMs: int64(goldenTime), Body: &pb.Control_Undefine{Undefine: &pb.Undefine{Client: 7, Id: "auto"}}},
 		"erase_client": {TimeMs: int64(goldenTime), Body: &pb.Control_EraseClient{EraseClient: &pb.EraseClient{Client: 7, Space: 300}}},
+		"retain":       {TimeMs: int64(goldenTime), Body: &pb.Control_Retain{Retain: &pb.Retain{Client: 7, SessionsMs: 1000, IdleMs: 2000}}},
 		"activate":     {TimeMs: int64(goldenTime), Body: &pb.Control_Activate{Activate: &pb.Activate{Logic: 2}}},
 	}
 }
@@ -154,7 +159,7 @@ func TestGolden(t *testing.T) {
 		proto.CommandEvent: "event", proto.CommandBeat: "beat", proto.CommandControl: "relayed",
 		proto.CommandFill: "fill", proto.CommandTraits: "traits", proto.CommandReplay: "replay",
 		proto.CommandLink: "link", proto.CommandUnlink: "unlink", proto.CommandCut: "cut", proto.CommandOptIn: "optin", proto.CommandGraph: "graph",
-		proto.CommandForget: "forget",
+		proto.CommandForget: "forget", proto.CommandExpire: "expire",
 	}
 	for _, c := range commandBodies() {
 		golden(t, names[c.Kind], c.Body)

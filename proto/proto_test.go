@@ -88,6 +88,14 @@ func TestRoundTrips(t *testing.T) {
 		must(t, err)
 		same(t, forget, gotForget)
 
+		expire := proto.Expire{Ordinals: []proto.Ordinal{fill.First}}
+		if fill.Last > fill.First {
+			expire.Ordinals = append(expire.Ordinals, fill.Last)
+		}
+		gotExpire, err := proto.DecodeExpire(expire.Append(nil))
+		must(t, err)
+		same(t, expire, gotExpire)
+
 		traits := proto.Traits{Client: 3, Space: 2, Identity: "browser:x", Received: drawMillis(t, "received"), Set: drawProps(t)}
 		gotTraits, err := proto.DecodeTraits(traits.Append(nil))
 		must(t, err)

@@ -18,7 +18,18 @@ func (ev *Evaluator) Update(p *Program, m *Memory, history iter.Seq2[proto.Milli
 		ev.Advance(p, m, now, d)
 		return
 	}
-	since := m.version
+	ev.update(p, m, m.version, history, now, d)
+}
+
+// Refill makes m what it would be if history, the events that are still kept in
+// the order they arrived, were all that ever happened. Traits stay, and who is in
+// a segment still has been since the same time.
+func (ev *Evaluator) Refill(p *Program, m *Memory, history iter.Seq2[proto.Millis, *proto.EventBody], now proto.Millis, d *Delta) {
+	ev.update(p, m, 0, history, now, d)
+}
+
+// update brings to p what a memory of version since lacks.
+func (ev *Evaluator) update(p *Program, m *Memory, since proto.SegmentKey, history iter.Seq2[proto.Millis, *proto.EventBody], now proto.Millis, d *Delta) {
 	m.version, d.Shared = p.version, true
 	ev.begin(p)
 	ev.forget(p, m, since, d)

@@ -132,6 +132,7 @@ const (
 	InputFill                        // bring Client's memory up to its rules
 	InputForget                      // forget what Client knows
 	InputPurge                       // forget everything of a node that has no links' state
+	InputTrim                        // forget Client's events from before At
 )
 
 // Input is one thing for a node to take in.
@@ -140,7 +141,7 @@ type Input struct {
 	Client proto.ClientID
 	Event  *proto.Event
 	Traits []proto.Prop
-	At     proto.Millis // InputTimer
+	At     proto.Millis // InputTimer, InputTrim
 	Device bool         // InputEvent, InputTraits: the identity is a browser or device
 	// History gives a client's sealed blocks, oldest first. It is called only
 	// where NeedsHistory reported true.
@@ -226,6 +227,9 @@ func (p *Stepper) NeedsHistory(s *State, in *Input) bool {
 		if f.History.First == f.History.Next || in.Kind != InputTimer && f.Client != in.Client {
 			continue
 		}
+		if in.Kind == InputTrim {
+			return true
+		}
 		if g := p.program(f.Client); f.Memory.Version() != g.Version() && g.NeedsHistory(&f.Memory) {
 			return true
 		}
@@ -260,6 +264,8 @@ func (p *Stepper) Step(s *State, in *Input, now proto.Millis, fx *Effects) {
 		fx.Due = true // a root judges by the rules as they are now
 	case InputForget:
 		p.forget(s, in.Client, fx)
+	case InputTrim:
+		p.trim(s, in, now, fx)
 	case InputPurge:
 		p.ofUser = userFacts{p: p, s: s, now: now, fx: fx}
 		p.ofUser.Purge()

@@ -104,6 +104,17 @@ func (m maintenance) Backup(ctx context.Context, w io.Writer) error { return m.n
 // Verify implements gateway.Maintenance.
 func (m maintenance) Verify(ctx context.Context) (any, error) { return m.n.Verify(ctx) }
 
+func retentionOf(c config.Config) *engine.RetentionConfig {
+	r := &engine.RetentionConfig{
+		Sessions: time.Duration(c.Retention.Sessions), Idle: time.Duration(c.Retention.IdentityIdle),
+		Clients: map[proto.ClientName]time.Duration{},
+	}
+	for _, cl := range c.Clients {
+		r.Clients[proto.ClientName(cl.Name)] = time.Duration(cl.RetentionSessions)
+	}
+	return r
+}
+
 func engineConfig(c config.Config, logger *slog.Logger) (engine.Config, error) {
 	secret, err := readSecret(c.SecretFile)
 	if err != nil {
@@ -113,6 +124,7 @@ func engineConfig(c config.Config, logger *slog.Logger) (engine.Config, error) {
 		Dir: c.Data, LogDir: c.LogDir, StoreDir: c.StoreDir, Node: c.Node, Lanes: c.Lanes,
 		NATSURL: c.NATS.URL, NATSListen: c.NATS.Listen,
 		LogRetention: time.Duration(c.LogRetention), ActiveMax: c.ActiveMax, HashSecret: secret, Logger: logger,
+		Retention: retentionOf(c),
 	}
 	for _, k := range c.Keys {
 		var sum [32]byte

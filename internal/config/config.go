@@ -58,8 +58,11 @@ type Config struct {
 	Keys    []Key    `yaml:"keys"`
 	Clients []Client `yaml:"clients"`
 	Links   Links    `yaml:"links"`
-	Limits  Limits   `yaml:"limits"`
-	Cookies Cookies  `yaml:"cookies"`
+	// Retention is for how long data are kept. All nodes of a cluster need the
+	// same: the last one that starts decides.
+	Retention Retention `yaml:"retention"`
+	Limits    Limits    `yaml:"limits"`
+	Cookies   Cookies   `yaml:"cookies"`
 
 	// Dev is the --dev flag: never in a file.
 	Dev bool `yaml:"-"`
@@ -94,6 +97,15 @@ type Client struct {
 	Origins []string `yaml:"origins"`
 	// LinkConfidenceMin is what an inferred link needs to be made. Nil: 0.8.
 	LinkConfidenceMin *float64 `yaml:"link_confidence_min"`
+	// RetentionSessions is for how long its events are kept. Zero: as
+	// Retention.Sessions says.
+	RetentionSessions Duration `yaml:"retention_sessions"`
+}
+
+// Retention is for how long data are kept; 0s is for ever.
+type Retention struct {
+	Sessions     Duration `yaml:"sessions"`      // events, by their time
+	IdentityIdle Duration `yaml:"identity_idle"` // identities with all that is known of them, after the last event
 }
 
 // Links says what never joins people.
@@ -127,6 +139,10 @@ func Default() Config {
 		Lanes:        1,
 		LogRetention: Duration(24 * time.Hour),
 		ActiveMax:    200_000,
+		Retention: Retention{
+			Sessions:     Duration(730 * 24 * time.Hour),
+			IdentityIdle: Duration(183 * 24 * time.Hour),
+		},
 		Limits: Limits{
 			BodyBytesMax:     4 << 20,
 			EventsPerBodyMax: 1000,
@@ -177,7 +193,7 @@ type problem struct{ path, message string }
 func (p *problem) name() string { return strings.TrimPrefix(p.path, "$.") }
 
 func (c *Config) problem() *problem {
-	checks := []func() *problem{c.checkNode, c.checkAddresses, c.checkSizes, c.checkKeys, c.checkClients, c.checkLinks, c.checkLimits}
+	checks := []func() *problem{c.checkNode, c.checkAddresses, c.checkSizes, c.checkKeys, c.checkClients, c.checkLinks, c.checkLimits, c.checkRetention}
 	for _, check := range checks {
 		if p := check(); p != nil {
 			return p
@@ -288,6 +304,22 @@ func (c *Config) checkClients() *problem {
 			if !validOrigin(o) {
 				return &problem{at("$.clients", i, "origins["+strconv.Itoa(j)+"]"), "write an origin as browsers send it, such as https://www.example.com: https, in lower case, without path, final slash or :443"}
 			}
+		}
+	}
+	return nil
+}
+
+func (c *Config) checkRetention() *problem {
+	least := "use 0s for ever, or at least limits.max_event_age, " + c.Limits.MaxEventAge.String() + ": events may be as old when they come"
+	if r := c.Retention.Sessions; r != 0 && r < c.Limits.MaxEventAge {
+		return &problem{"$.retention.sessions", least}
+	}
+	if r := c.Retention.IdentityIdle; r != 0 && r < Duration(24*time.Hour) {
+		return &problem{"$.retention.identity_idle", "use 0s for ever, or at least 1d; the default is 183d"}
+	}
+	for i, cl := range c.Clients {
+		if r := cl.RetentionSessions; r != 0 && r < c.Limits.MaxEventAge {
+			return &problem{at("$.clients", i, "retention_sessions"), "leave it out for the default, or " + strings.TrimPrefix(least, "use 0s for ever, or ")}
 		}
 	}
 	return nil

@@ -1,0 +1,71 @@
+package identity
+
+import (
+	"iter"
+
+	"kith/proto"
+)
+
+// This file is how a node's data grow old.
+
+// LastSeen is when anything of the node last happened: an event of a client, or
+// evidence for or against a link; 0 if nothing is known.
+func (s *State) LastSeen() (last proto.Millis) {
+	for i := range s.Facts {
+		last = max(last, s.Facts[i].Last)
+	}
+	if s.Graph == nil {
+		return last
+	}
+	for i := range s.Graph.Links {
+		last = max(last, s.Graph.Links[i].Time)
+	}
+	return last
+}
+
+// Older reports whether events from before t may be kept.
+func (f *Facts) Older(t proto.Millis) bool {
+	return f.First < t && (f.History.TailEvents > 0 || f.History.First < f.History.Next)
+}
+
+// trim forgets a client's events from before in.At. What its memory holds is made
+// anew from those that are left, so that memberships are those of whoever did only
+// that. What is left gets new blocks, because a block is never written twice.
+func (p *Stepper) trim(s *State, in *Input, now proto.Millis, fx *Effects) {
+	f := s.Client(in.Client)
+	if f == nil || !f.Older(in.At) {
+		return
+	}
+	fx.Changed = true
+	dropped := false
+	p.history(f, in)(func(t proto.Millis, _ *proto.EventBody) bool {
+		dropped = t < in.At
+		return !dropped
+	})
+	if dropped {
+		p.delta.Reset()
+		p.eval.Refill(p.program(f.Client), &f.Memory, p.kept(f, in), now, &p.delta)
+		p.collect(s, f.Client, fx)
+		p.rewrite(f, in, fx)
+	}
+	f.First = min(in.At, f.Last)
+}
+
+// kept walks the events from in.At on.
+func (p *Stepper) kept(f *Facts, in *Input) iter.Seq2[proto.Millis, *proto.EventBody] {
+	return func(yield func(proto.Millis, *proto.EventBody) bool) {
+		p.history(f, in)(func(t proto.Millis, e *proto.EventBody) bool {
+			return t < in.At || yield(t, e)
+		})
+	}
+}
+
+// rewrite puts the events from in.At on in the place of the history.
+func (p *Stepper) rewrite(f *Facts, in *Input, fx *Effects) {
+	f.dropBlocks(fx)
+	next := Facts{Client: f.Client, History: History{First: f.History.Next, Next: f.History.Next, Truncated: f.History.Truncated}}
+	for t, e := range p.kept(f, in) {
+		p.record(&next, t, e, fx)
+	}
+	f.History = next.History
+}
