@@ -145,7 +145,7 @@ func (n *Node) endedEverywhere(ctx context.Context, seq uint64) error {
 
 // Bounds of one step. Blocks of history count, each is a key to be deleted.
 const (
-	forgetNodes = 1024
+	forgetNodes = 512
 	forgetCost  = 8192
 )
 

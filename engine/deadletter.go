@@ -187,10 +187,11 @@ func (l *lane) dropLetters(b *batch, list []actors.Turned) {
 // dropLettersOf deletes the letters of a client that was ended.
 func (l *lane) dropLettersOf(b *batch, client proto.ClientID) {
 	for id, of := range l.letters.clients {
-		if of == client {
-			l.letters.remove(id)
-			b.deletes = append(b.deletes, deadKey(l.id, id.offset, id.index))
+		if of != client {
+			continue
 		}
+		l.letters.remove(id)
+		b.deletes = append(b.deletes, deadKey(l.id, id.offset, id.index))
 	}
 }
 

@@ -29,7 +29,7 @@ const (
 
 // Bounds of one step, of which there is at most one a beat.
 const (
-	expireNodes = 1024
+	expireNodes = 256
 	expireCost  = 8192 // blocks of history are to be read, written and deleted
 )
 
