@@ -11,7 +11,7 @@ func (h *host) retain(r *resident) (did uint64) {
 		return 0
 	}
 	now := h.entry.Now
-	if idle := h.kept(0).Idle; idle > 0 && r.state.LastSeen() < now-idle {
+	if idle := h.kept(0).Idle; idle > 0 && r.state.Idle(now-idle) {
 		h.erase(r)
 		return 1
 	}

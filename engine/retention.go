@@ -210,7 +210,7 @@ func tooOld(snap store.Snapshot, keep retentions, node proto.Node, now proto.Mil
 	if err != nil || s.Dark() {
 		return 0, err
 	}
-	if idle := keep.of(0).Idle; idle > 0 && s.LastSeen() < now-idle {
+	if idle := keep.of(0).Idle; idle > 0 && s.Idle(now-idle) {
 		cost = 1
 	}
 	for i := range s.Facts {
@@ -255,4 +255,3 @@ func (l *lane) nodeOf(snap store.Snapshot, o proto.Ordinal) (node proto.Node, fo
 	})
 	return node, found, err
 }
-

@@ -175,6 +175,46 @@ func TestRetentionOfIdentities(t *testing.T) {
 	}
 }
 
+// A node of which only the removal of a link is known is as old as that: an
+// erasure would refuse the evidence that is under way.
+func TestRetentionOfRemovals(t *testing.T) {
+	s := newScript(t)
+	c := s.client("acme", "")
+	s.control(retainRecord(0, 0, 30*day))
+	s.beat(0)
+	join := s.event(c, "a", "x")
+	join.Identities = append(join.Identities, "browser:b")
+	s.events(join)
+	s.beat(time.Second)
+	var b proto.Batch
+	b.AddUnlink(&proto.UnlinkCommand{
+		Client: c.ID, Space: c.Space, A: s.hasher.Hash("browser:a"), B: s.hasher.Hash("browser:b"), Received: s.now,
+	})
+	s.own(b.Bytes(), 1)
+	s.beat(day)
+	s.expire()
+	s.beat(time.Second)
+	if r := s.apply(store.NewMemory()); r.Identities != 2 {
+		t.Errorf("a day later there are %d identities, want 2", r.Identities)
+	}
+	again := s.event(c, "b", "x")
+	again.Identities = append(again.Identities, "browser:a")
+	s.events(again)
+	s.beat(time.Second)
+	st := store.NewMemory()
+	n := s.run(st)
+	if got := membersOf(t, n, c, "browser:b"); len(got) != 2 {
+		t.Errorf("a link after the step was not made: %v", got)
+	}
+	closeNode(t, n)
+	s.beat(31 * day)
+	s.expire()
+	s.beat(time.Second)
+	if r := s.apply(store.NewMemory()); r.Identities != 0 {
+		t.Errorf("left are %+v", r)
+	}
+}
+
 // A node looks for what is too old by itself, by lane time, over restarts, and
 // by the configuration that it has then.
 func TestRetentionByItself(t *testing.T) {
@@ -301,4 +341,3 @@ func FuzzRetentionRecord(f *testing.F) {
 		}
 	})
 }
-

@@ -18,9 +18,17 @@ func (s *State) LastSeen() (last proto.Millis) {
 		return last
 	}
 	for i := range s.Graph.Links {
-		last = max(last, s.Graph.Links[i].Time)
+		last = max(last, s.Graph.Links[i].Time, s.Graph.Links[i].MarkTime)
 	}
 	return last
+}
+
+// Idle reports whether nothing happened since t. Of a node with links' state of
+// which nothing is known the time is not known either: something may be under
+// way that is about it.
+func (s *State) Idle(t proto.Millis) bool {
+	last := s.LastSeen()
+	return last < t && (last > 0 || s.Graph == nil)
 }
 
 // Older reports whether events from before t may be kept.
