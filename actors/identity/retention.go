@@ -23,12 +23,12 @@ func (s *State) LastSeen() (last proto.Millis) {
 	return last
 }
 
-// Idle reports whether nothing happened since t. Of a node with links' state of
-// which nothing is known the time is not known either: something may be under
-// way that is about it.
+// Idle reports whether nothing happened since t. Of a node of which nothing is
+// known the time is not known either: something may be under way that is about
+// it.
 func (s *State) Idle(t proto.Millis) bool {
 	last := s.LastSeen()
-	return last < t && (last > 0 || s.Graph == nil)
+	return last > 0 && last < t
 }
 
 // Older reports whether events from before t may be kept.
