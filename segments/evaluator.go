@@ -202,7 +202,7 @@ func (ev *Evaluator) Observe(p *Program, m *Memory, e *proto.EventBody, t, now p
 	p.index.find(ev, e)
 	t = min(t, now)
 	for _, q := range ev.matched {
-		changed, given := m.observe(q, t, now)
+		changed, given := m.observe(q, e, t, now, &ev.scratch)
 		if changed {
 			ev.markAll(m, q.rules)
 		}

@@ -10,6 +10,7 @@ type need struct {
 	days        int          // this many newest days, each by its newest time
 	daysWindow  proto.Millis // no older than this; forever: the whole history
 	last        bool         // the newest time
+	first       bool         // the oldest time
 }
 
 const forever = proto.Millis(1) << 62
@@ -27,6 +28,24 @@ func needOf(n *node) need {
 	case n.op == nodeDays:
 		return need{days: n.n + 1, daysWindow: n.window}
 	}
+	return needOfSeries(n)
+}
+
+func needOfSeries(n *node) need {
+	window := n.window
+	if window == 0 {
+		window = forever
+	}
+	switch n.op {
+	case nodeSum, nodeMin, nodeMax:
+		return need{times: AmountsMax, timesWindow: window}
+	case nodeDistinct:
+		return need{times: n.n + 1, timesWindow: window}
+	case nodeSequence:
+		return need{times: PairsMax + 1, timesWindow: window}
+	case nodeFirstAt, nodeFirstAgo:
+		return need{first: true}
+	}
 	return need{last: true}
 }
 
@@ -36,7 +55,7 @@ func (a need) join(b need) need {
 		total: max(a.total, b.total),
 		times: max(a.times, b.times), timesWindow: max(a.timesWindow, b.timesWindow),
 		days: max(a.days, b.days), daysWindow: max(a.daysWindow, b.daysWindow),
-		last: a.last || b.last,
+		last: a.last || b.last, first: a.first || b.first,
 	}
 }
 
