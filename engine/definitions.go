@@ -21,11 +21,7 @@ const segmentsMax = 20_000
 // Define makes or replaces a segment and returns when all lanes obey it. A
 // definition like the one in force changes nothing.
 func (n *Node) Define(ctx context.Context, client proto.ClientInfo, s proto.SegmentSpec) (proto.SegmentSpec, error) {
-	scope, err := segments.ParseScope(s.Scope)
-	if err != nil {
-		return s, err
-	}
-	rule, err := segments.Compile(s.When)
+	scope, rule, err := parseSpec(s)
 	if err != nil {
 		return s, err
 	}
@@ -60,6 +56,15 @@ func (n *Node) Define(ctx context.Context, client proto.ClientInfo, s proto.Segm
 	}
 	out, _ := n.Segment(client, s.ID)
 	return out, nil
+}
+
+func parseSpec(s proto.SegmentSpec) (segments.Scope, *segments.Rule, error) {
+	scope, err := segments.ParseScope(s.Scope)
+	if err != nil {
+		return 0, nil, err
+	}
+	rule, err := segments.Compile(s.When)
+	return scope, rule, err
 }
 
 // Undefine drops a segment and returns when all lanes obey it.

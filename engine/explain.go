@@ -76,8 +76,19 @@ func (e *explained) read(node proto.Node) error {
 	return nil
 }
 
-// past reads the rule over the histories of then.
-func (e *explained) past(x *proto.Explanation, when proto.Millis) error {
+// past tells what the rule says of the histories of then.
+func (e *explained) past(x *proto.Explanation, when proto.Millis) (err error) {
+	rule, err := segments.Compile(e.spec.When)
+	if err != nil {
+		return err
+	}
+	x.In, err = e.holds(rule, when)
+	return err
+}
+
+// holds reads a rule plainly over the histories as of when. Of an identity of
+// which the client holds no facts none does.
+func (e *explained) holds(rule *segments.Rule, when proto.Millis) (in bool, err error) {
 	var histories []*history
 	plain := segments.Plain{}
 	for i := range e.all {
@@ -93,7 +104,7 @@ func (e *explained) past(x *proto.Explanation, when proto.Millis) error {
 		plain.Traits = append(plain.Traits, f.Memory.Traits()...)
 	}
 	if len(histories) == 0 {
-		return nil
+		return false, nil
 	}
 	plain.History = func(yield func(proto.Millis, *proto.EventBody) bool) {
 		for _, h := range histories {
@@ -112,17 +123,13 @@ func (e *explained) past(x *proto.Explanation, when proto.Millis) error {
 		rule, err := segments.Compile(spec.When)
 		return err == nil && plain.Holds(rule, when)
 	}
-	rule, err := segments.Compile(e.spec.When)
-	if err != nil {
-		return err
-	}
-	x.In = plain.Holds(rule, when)
+	in = plain.Holds(rule, when)
 	for _, h := range histories {
 		if h.err != nil {
-			return h.err
+			return false, h.err
 		}
 	}
-	return nil
+	return in, nil
 }
 
 // present tells the state of the membership and the facts that decide.

@@ -49,6 +49,9 @@ type Memberships interface {
 type Definitions interface {
 	// Define makes or replaces a segment and returns when all lanes obey it.
 	Define(ctx context.Context, client proto.ClientInfo, s proto.SegmentSpec) (proto.SegmentSpec, error)
+	// Preview says what Define would change, and changes nothing; what Define
+	// would refuse is refused.
+	Preview(ctx context.Context, client proto.ClientInfo, s proto.SegmentSpec) (proto.SegmentPreview, error)
 	// Undefine drops one. CodeNotFound if there is none.
 	Undefine(ctx context.Context, client proto.ClientInfo, id proto.SegmentID) error
 	Segment(client proto.ClientInfo, id proto.SegmentID) (proto.SegmentSpec, bool)

@@ -134,11 +134,30 @@ func (g *Gateway) putSegment(w http.ResponseWriter, r *http.Request, who proto.P
 		return proto.Errorf(proto.CodeRule, `the segment has no rule: send {"when":"count(true, \"1d\") >= 1"}`)
 	}
 	s.ID, s.Version, s.Size, s.Filled = id, 0, nil, nil
+	if queryValue(r.URL.RawQuery, "dry_run") == "true" {
+		return g.previewSegment(w, r, who, client, s)
+	}
 	made, err := g.deps.Definitions.Define(r.Context(), client, s)
 	if err != nil {
 		return err
 	}
 	return writeValue(w, http.StatusOK, g.floored(who, client, made))
+}
+
+// previewSegment tells what a definition would change. Of a client's key
+// numbers under the floor are kept.
+func (g *Gateway) previewSegment(w http.ResponseWriter, r *http.Request, who proto.Principal, client proto.ClientInfo, s proto.SegmentSpec) error {
+	p, err := g.deps.Definitions.Preview(r.Context(), client, s)
+	if err != nil {
+		return err
+	}
+	floor := uint64(g.floor(client))
+	for _, n := range []**uint64{&p.Identities, &p.Before, &p.After, &p.Entering, &p.Leaving} {
+		if who.Role != proto.RoleAdmin && *n != nil && **n < floor {
+			*n, p.Below = nil, int(floor)
+		}
+	}
+	return writeValue(w, http.StatusOK, p)
 }
 
 func (g *Gateway) deleteSegment(w http.ResponseWriter, r *http.Request, who proto.Principal) error {

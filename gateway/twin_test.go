@@ -158,6 +158,14 @@ func (t *twin) Define(_ context.Context, _ proto.ClientInfo, s proto.SegmentSpec
 	return s, nil
 }
 
+func (t *twin) Preview(_ context.Context, _ proto.ClientInfo, s proto.SegmentSpec) (proto.SegmentPreview, error) {
+	if strings.Contains(s.When, "BROKEN") {
+		return proto.SegmentPreview{}, proto.Errorf(proto.CodeRule, "does not parse")
+	}
+	all, before, after, entering, leaving := uint64(900), uint64(100), uint64(120), uint64(50), uint64(30)
+	return proto.SegmentPreview{ID: s.ID, Identities: &all, Before: &before, After: &after, Entering: &entering, Leaving: &leaving, Judged: 900, Exact: true}, nil
+}
+
 func (t *twin) Undefine(_ context.Context, _ proto.ClientInfo, id proto.SegmentID) error {
 	if _, ok := t.specs[id]; !ok {
 		return proto.Errorf(proto.CodeNotFound, "there is no segment %q", id)

@@ -48,6 +48,20 @@ type SegmentSpec struct {
 	Filled  *bool      `json:"filled,omitempty"` // history has been gone through
 }
 
+// SegmentPreview is what a definition would change, in identities. Without
+// Exact it was judged of some of them, drawn evenly, and the numbers are scaled.
+type SegmentPreview struct {
+	ID         SegmentID `json:"id"`
+	Identities *uint64   `json:"identities"` // of which the client holds facts; this and the others nil when under the floor
+	Before     *uint64   `json:"before"`     // in the segment now
+	After      *uint64   `json:"after"`
+	Entering   *uint64   `json:"entering"`
+	Leaving    *uint64   `json:"leaving"`
+	Below      int       `json:"below,omitempty"` // the floor
+	Judged     uint64    `json:"judged"`          // identities that were looked at
+	Exact      bool      `json:"exact"`
+}
+
 // Answered tells how much of the hash space an answer covers.
 type Answered struct {
 	Answered int `json:"answered"`
