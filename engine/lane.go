@@ -83,15 +83,16 @@ type lane struct {
 	ownSeq   uint64
 	nearer   chan struct{} // one slot: there is a reason for a beat sooner than was thought
 
-	base     uint64 // Base of the record
-	from     proto.Offset
-	progress progress
-	nextExit atomic.Int64 // earliest due record in memory, 0 none
-	active   atomic.Int64
-	events   atomic.Uint64
-	repeated atomic.Uint64
-	dead     atomic.Uint64
-	named    atomic.Uint64 // nodes numbered
+	base         uint64 // Base of the record
+	from         proto.Offset
+	progress     progress
+	nextExit     atomic.Int64 // earliest due record in memory, 0 none
+	active       atomic.Int64
+	events       atomic.Uint64
+	acknowledged atomic.Uint64 // the newest entry of intake that is durable
+	repeated     atomic.Uint64
+	dead         atomic.Uint64
+	named        atomic.Uint64 // nodes numbered
 
 	journalBytes atomic.Int64
 	graphed      graphMetrics
