@@ -13,8 +13,8 @@ import (
 
 // exportFlags are what `kith audience export` is told beside the expression.
 type exportFlags struct {
-	dir, format, dictionary, since string
-	resume                         bool
+	dir, format, dictionary, since, after string
+	resume                                bool
 }
 
 func newAudienceExportCommand(c *connection) *cobra.Command {
@@ -41,6 +41,7 @@ be recalled: of them nothing is held any more, because they opted out or were er
 	cmd.Flags().StringVar(&f.format, "format", string(proto.FormatCSV), "roaring, parquet, csv or ndjson")
 	cmd.Flags().StringVar(&f.dictionary, "dictionary", "", "with roaring: csv (default), parquet, ndjson or none")
 	cmd.Flags().StringVar(&f.since, "since", "", "earlier export's `MANIFEST`: write what has changed since")
+	cmd.Flags().StringVar(&f.after, "after", "", "include what `POSITION` names, as kith ingest gives it")
 	cmd.Flags().BoolVar(&f.resume, "resume", false, "go on with an export that broke off in DIR")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		m, err := c.exportAudience(cmd, args[0], f)
@@ -84,7 +85,7 @@ func (c *connection) exportAudience(cmd *cobra.Command, expr string, f exportFla
 	if _, err := proto.ParseExportFormat(f.format); err != nil {
 		return m, usageError{err}
 	}
-	x := map[string]any{"expr": expr, "format": f.format, "dictionary": f.dictionary}
+	x := map[string]any{"expr": expr, "format": f.format, "dictionary": f.dictionary, "after": f.after}
 	if f.since != "" {
 		if x["since"], err = exports.ReadSince(f.since); err != nil {
 			return m, err
