@@ -150,6 +150,53 @@ func leave(t *testing.T, n *engine.Node, who string) moment {
 	return moment{who: who, at: proto.Position{s.Receipt.Lane: s.Receipt.Offset}, leaves: true}
 }
 
+// Members who are in only through their user have names too, in whatever lane,
+// while users come together and identities are cut out of them.
+func TestAudienceOfUsers(t *testing.T) {
+	n := testNode(t, t.TempDir(), func(c *engine.Config) { c.Lanes = 3 })
+	defer closeNode(t, n)
+	c := acme(t, n)
+	if _, err := n.Define(t.Context(), c, proto.SegmentSpec{ID: "auto", Scope: "user", When: `count(event.section == "auto", "30d") >= 1`, Backfill: true}); err != nil {
+		t.Fatal(err)
+	}
+	const people = 60
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range people {
+			e := page(c, fmt.Sprint("p", i), "auto", time.Now())
+			e.Identities = append(e.Identities, proto.Identity(fmt.Sprint("account:p", i)), proto.Identity(fmt.Sprint("idfa:p", i)))
+			var b proto.Batch
+			b.AddEvent(n.Hasher(), e)
+			if r := n.Submit(t.Context(), &b); r.Err != nil {
+				t.Error(r.Err)
+			}
+			if i%6 == 5 {
+				leave(t, n, fmt.Sprint("account:p", i))
+			}
+		}
+	}()
+	for going := true; going; {
+		select {
+		case <-done:
+			going = false
+		default:
+		}
+		take(t, n, c, proto.ExportRequest{Expr: "auto"})
+	}
+	const want = 3*people - people/6
+	until(t, n, 10*time.Second, "all are in", func() bool { return count(t, n, c, "auto") == want })
+	last := take(t, n, c, proto.ExportRequest{Expr: "auto"})
+	if len(last.members) != want {
+		t.Errorf("%d are exported, want %d", len(last.members), want)
+	}
+	for i := 5; i < people; i += 6 {
+		if slices.Contains(last.members, fmt.Sprint("account:p", i)) {
+			t.Errorf("account:p%d is opted out and exported", i)
+		}
+	}
+}
+
 // sinceOf is an export as the next one's request names it.
 func sinceOf(t *testing.T, a *exports.Audience) *proto.ExportSince {
 	t.Helper()

@@ -61,6 +61,7 @@ func TestReadSetRefuses(t *testing.T) {
 		"half":            {sound[:len(sound)/2], proto.CodeInvalid},
 		"more":            {append(bytes.Clone(sound), 0), proto.CodeInvalid},
 		"many containers": {[]byte{0x3b, 0x30, 0xff, 0xff, 0, 0, 0, 0}, proto.CodeInvalid},
+		"not ascending":   {[]byte{0x3a, 0x30, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 16, 0, 0, 0, 5, 0, 3, 0}, proto.CodeInvalid},
 		"too long":        {make([]byte, exports.SetBytesMax+1), proto.CodeTooLarge},
 		"too many":        {large, proto.CodeTooLarge},
 	} {
