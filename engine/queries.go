@@ -116,13 +116,13 @@ func (n *Node) Count(ctx context.Context, client proto.ClientInfo, expr, unit st
 	if err != nil {
 		return proto.Count{}, err
 	}
-	specs, err := n.specsOf(client, a)
-	if err != nil {
-		return proto.Count{}, err
-	}
 	keys := map[proto.SegmentID]proto.SegmentKey{}
-	for _, s := range specs {
-		keys[s.ID] = s.Version
+	for _, id := range a.Segments() {
+		s, ok := n.registry.spec(client.ID, id)
+		if !ok {
+			return proto.Count{}, proto.Errorf(proto.CodeNotFound, "segment %q is not defined: define it, or see the list of segments", id)
+		}
+		keys[id] = s.Version
 	}
 	out := proto.Count{Exact: true, Partitions: proto.Answered{Of: proto.Partitions}}
 	var sum uint64

@@ -92,8 +92,8 @@ type Maintenance interface {
 	Verify(ctx context.Context) (report any, err error)
 }
 
-// Audiences gives whole audiences out. Its methods may run concurrently.
-type Audiences interface {
+// Exports gives whole audiences out. Its methods may run concurrently.
+type Exports interface {
 	// OpenAudience takes an audience out as it is now: the caller closes its
 	// names, and bounds how many are open. It does not change meanwhile, whatever
 	// is applied; whoever opts out later is told of by the next delta. With
@@ -153,7 +153,7 @@ type Dependencies struct {
 	Graph       Graph
 	OptOuts     OptOuts
 	Maintenance Maintenance // optional: without it those routes are 404
-	Audiences   Audiences   // optional likewise
+	Exports     Exports     // optional likewise
 
 	Registry *prometheus.Registry // optional: for the gateway's metrics and /metrics
 	Log      *slog.Logger         // optional: for what no caller is told

@@ -31,7 +31,7 @@ func (g *Gateway) postExport(w http.ResponseWriter, r *http.Request, who proto.P
 	if err != nil {
 		return err
 	}
-	a, err := g.deps.Audiences.OpenAudience(r.Context(), client, x)
+	a, err := g.deps.Exports.OpenAudience(r.Context(), client, x)
 	if err != nil {
 		return err
 	}

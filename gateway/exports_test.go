@@ -29,7 +29,7 @@ type twinExports struct {
 
 func newTwinExports() twinExports { return twinExports{open: make(chan struct{}, 100)} }
 
-// OpenAudience implements gateway.Audiences.
+// OpenAudience implements gateway.Exports.
 func (t *twin) OpenAudience(ctx context.Context, client proto.ClientInfo, r *proto.ExportRequest) (*exports.Audience, error) {
 	size, ok := map[string]uint64{"small": 3, "large": 60}[r.Expr]
 	if !ok {

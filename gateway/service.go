@@ -36,7 +36,7 @@ func (g *Gateway) serviceRoutes() *plane {
 	p.add("/v1/receipts/verify", post(client(g.verifyReceipt)))
 	p.add("/v1/erase", post(admin(g.postErase)))
 	p.add("/v1/audiences/count", post(anyone(g.postCount)))
-	if g.deps.Audiences != nil {
+	if g.deps.Exports != nil {
 		p.add("/v1/audiences/export", post(client(g.postExport)))
 	}
 	p.add("/v1/keys", post(admin(g.postKey)))

@@ -31,7 +31,7 @@ type node interface {
 	gateway.Operations
 	gateway.Graph
 	gateway.OptOuts
-	gateway.Audiences
+	gateway.Exports
 	Close() error
 	Conn() *nats.Conn
 	Collector() prometheus.Collector
@@ -174,7 +174,7 @@ func newGateway(c config.Config, n node, m gateway.Maintenance, logger *slog.Log
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(n.Collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return gateway.New(gatewayConfig(c), gateway.Dependencies{
-		Intake: n, Memberships: n, Definitions: n, Accounts: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Audiences: n,
+		Intake: n, Memberships: n, Definitions: n, Accounts: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Exports: n,
 		Registry: registry, Log: logger,
 	})
 }

@@ -53,15 +53,11 @@ func (n *Node) specsOf(client proto.ClientInfo, a *segments.Audience) ([]proto.S
 	for _, id := range a.Segments() {
 		s, ok := n.registry.spec(client.ID, id)
 		if !ok {
-			return nil, undefined(id)
+			return nil, proto.Errorf(proto.CodeNotFound, "segment %q is not defined: define it, or see the list of segments", id)
 		}
 		specs = append(specs, s)
 	}
 	return specs, nil
-}
-
-func undefined(id proto.SegmentID) error {
-	return proto.Errorf(proto.CodeNotFound, "segment %q is not defined: define it, or see the list of segments", id)
 }
 
 // checkSince refuses an earlier export that cannot be compared with: numbers
