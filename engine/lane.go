@@ -68,6 +68,10 @@ type lane struct {
 	noticed []noticeRef // notices in the store, oldest first
 
 	// Shared.
+	// visible is held for writing while a commit is made visible, for reading by
+	// who wants snapshot, bitmaps and progress of one commit. Look-ups and counts
+	// do without.
+	visible  sync.RWMutex
 	bitmaps  *segments.Bitmaps
 	users    userIndex
 	outbox   outbox
@@ -84,6 +88,7 @@ type lane struct {
 	nearer   chan struct{} // one slot: there is a reason for a beat sooner than was thought
 
 	base         uint64 // Base of the record
+	logName      string // of the log that the numbers given are of
 	from         proto.Offset
 	progress     progress
 	nextExit     atomic.Int64 // earliest due record in memory, 0 none

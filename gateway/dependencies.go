@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"kith/exports"
 	"kith/proto"
 )
 
@@ -91,6 +92,16 @@ type Maintenance interface {
 	Verify(ctx context.Context) (report any, err error)
 }
 
+// Exports gives whole audiences out. Its methods may run concurrently.
+type Exports interface {
+	// OpenAudience takes an audience out as it is now: the caller closes its
+	// names, and bounds how many are open. It does not change meanwhile, whatever
+	// is applied; whoever opts out later is told of by the next delta. With
+	// r.Since each lane says who is known, and CodeConflict is the answer where
+	// the earlier export's numbers are others. The gateway applies the floor.
+	OpenAudience(ctx context.Context, client proto.ClientInfo, r *proto.ExportRequest) (*exports.Audience, error)
+}
+
 // Graph is which identities are one person's.
 type Graph interface {
 	// Link returns with the final decision; CodeTimeout if ctx ends before.
@@ -142,6 +153,7 @@ type Dependencies struct {
 	Graph       Graph
 	OptOuts     OptOuts
 	Maintenance Maintenance // optional: without it those routes are 404
+	Exports     Exports     // optional likewise
 
 	Registry *prometheus.Registry // optional: for the gateway's metrics and /metrics
 	Log      *slog.Logger         // optional: for what no caller is told

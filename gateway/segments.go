@@ -12,12 +12,16 @@ import (
 
 // readJSON reads a small JSON body.
 func (g *Gateway) readJSON(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	return g.readJSONUpTo(w, r, g.c.BodyBytesMax)
+}
+
+func (g *Gateway) readJSONUpTo(w http.ResponseWriter, r *http.Request, limit int) ([]byte, error) {
 	switch kind := contentType(r); kind {
 	case "application/json", "text/plain":
 	default:
 		return nil, proto.Errorf(proto.CodeMediaType, "content type %q is not taken: use application/json", clip(kind))
 	}
-	return g.readBody(w, r, nil)
+	return g.readBodyUpTo(w, r, nil, limit)
 }
 
 // readValue decodes a small JSON body into v, strictly.

@@ -36,6 +36,9 @@ func (g *Gateway) serviceRoutes() *plane {
 	p.add("/v1/receipts/verify", post(client(g.verifyReceipt)))
 	p.add("/v1/erase", post(admin(g.postErase)))
 	p.add("/v1/audiences/count", post(anyone(g.postCount)))
+	if g.deps.Exports != nil {
+		p.add("/v1/audiences/export", post(client(g.postExport)))
+	}
 	p.add("/v1/keys", post(admin(g.postKey)))
 	p.add("/v1/clients", get(admin(g.listClients)))
 	p.add("/v1/deadletters", get(admin(g.listDeadLetters)))

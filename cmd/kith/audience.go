@@ -14,7 +14,7 @@ func newAudienceCommand(c *connection) *cobra.Command {
 		Short:   "Set expressions over segments",
 		Example: "  kith audience count 'auto & !owners' --key demo-key",
 	})
-	cmd.AddCommand(newAudienceCountCommand(c))
+	cmd.AddCommand(newAudienceCountCommand(c), newAudienceExportCommand(c))
 	return cmd
 }
 

@@ -31,6 +31,7 @@ type node interface {
 	gateway.Operations
 	gateway.Graph
 	gateway.OptOuts
+	gateway.Exports
 	Close() error
 	Conn() *nats.Conn
 	Collector() prometheus.Collector
@@ -150,7 +151,7 @@ func gatewayConfig(c config.Config) gateway.Config {
 		EventAgeMax: time.Duration(c.Limits.MaxEventAge), EventAheadMax: time.Duration(c.Limits.EventAheadMax),
 		EventsPerSecond: float64(c.Limits.RateEventsMax),
 		CookieDomain:    c.Cookies.Domain, CookieInsecure: c.Cookies.Insecure,
-		Secrets: map[proto.ClientName][]byte{}, Origins: map[proto.ClientName][]string{}, Dev: c.Dev,
+		Secrets: map[proto.ClientName][]byte{}, Origins: map[proto.ClientName][]string{}, Dev: c.Dev, Version: version,
 	}
 	for _, id := range c.Links.Blocked {
 		g.Blocked = append(g.Blocked, proto.Identity(id))
@@ -173,7 +174,7 @@ func newGateway(c config.Config, n node, m gateway.Maintenance, logger *slog.Log
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(n.Collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return gateway.New(gatewayConfig(c), gateway.Dependencies{
-		Intake: n, Memberships: n, Definitions: n, Accounts: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m,
+		Intake: n, Memberships: n, Definitions: n, Accounts: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Exports: n,
 		Registry: registry, Log: logger,
 	})
 }
