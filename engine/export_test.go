@@ -101,3 +101,14 @@ func Steady(wall func() time.Time, mono func() time.Duration, lanes int) func() 
 		return ok
 	}
 }
+
+// HoldBack keeps a lane's commits from being seen until release is called, as
+// a disk that is slow would.
+func (n *Node) HoldBack(id proto.LaneID) (release func()) {
+	l := n.lanes[id]
+	l.visible.RLock()
+	return l.visible.RUnlock
+}
+
+// AheadMax is how many entries intake may be ahead of what is applied.
+const AheadMax = aheadMax

@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"kith/engine"
-	"kith/exports"
+	"kith/internal/exports"
 	"kith/proto"
 )
 

@@ -8,7 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"kith/exports"
+	"kith/internal/exports"
 	"kith/proto"
 )
 

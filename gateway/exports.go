@@ -4,7 +4,7 @@ import (
 	"net/http"
 	"time"
 
-	"kith/exports"
+	"kith/internal/exports"
 	"kith/proto"
 )
 

@@ -14,8 +14,8 @@ import (
 
 	"github.com/RoaringBitmap/roaring/v2"
 
-	"kith/exports"
 	"kith/gateway"
+	"kith/internal/exports"
 	"kith/proto"
 )
 

@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"kith/exports"
+	"kith/internal/exports"
 	"kith/proto"
 )
 

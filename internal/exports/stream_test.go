@@ -9,7 +9,7 @@ import (
 	"github.com/RoaringBitmap/roaring/v2"
 	"pgregory.net/rapid"
 
-	"kith/exports"
+	"kith/internal/exports"
 	"kith/proto"
 )
 

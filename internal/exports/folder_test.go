@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/parquet-go/parquet-go"
 
-	"kith/exports"
+	"kith/internal/exports"
 	"kith/proto"
 )
 

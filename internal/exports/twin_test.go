@@ -10,7 +10,7 @@ import (
 
 	"github.com/RoaringBitmap/roaring/v2"
 
-	"kith/exports"
+	"kith/internal/exports"
 	"kith/proto"
 )
 
