@@ -55,11 +55,12 @@ type Command struct {
 	Body  []byte
 }
 
-// Due is a timer or fill for a node that exists.
+// Due is a timer, a fill or a step of an erasure for a node that exists.
 type Due struct {
 	Entry  int
 	Node   proto.Node
-	Fill   proto.ClientID // a fill for this client; 0: a timer
+	Fill   proto.ClientID // a fill for this client
+	Forget proto.ClientID // what this client knows goes; with neither: a timer
 	At     proto.Millis   // of a timer: the time in its exit record
 	Ignore bool           // set by Prepare: the record is stale
 }

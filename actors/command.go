@@ -145,7 +145,7 @@ func (h *host) meet(s proto.SpaceID) {
 	}
 }
 
-// due adds timers and fills; those whose record is stale are marked.
+// due adds timers, fills and erasures; timers whose record is stale are marked.
 func (h *host) due(list []*Due) {
 	h.tasks, h.ran = h.tasks[:0], 0
 	residents := make([]*resident, len(list))
@@ -157,21 +157,31 @@ func (h *host) due(list []*Due) {
 	}
 	for i, d := range list {
 		r := residents[i]
-		if d.Fill == 0 && r.state.Exit != d.At {
+		in := d.input()
+		if in.Kind == identity.InputTimer && r.state.Exit != d.At {
 			d.Ignore = true
 			continue
 		}
 		t := h.addTask()
-		t.entry, t.index, t.kind, t.body, t.r, t.called = d.Entry, -1, 0, nil, r, ""
-		t.in = identity.Input{Kind: identity.InputTimer, At: d.At}
-		if d.Fill != 0 {
-			t.in = identity.Input{Kind: identity.InputFill, Client: d.Fill}
-		}
+		t.entry, t.index, t.kind, t.body, t.r, t.called, t.in = d.Entry, -1, 0, nil, r, "", in
 	}
+}
+
+func (d *Due) input() identity.Input {
+	switch {
+	case d.Forget != 0:
+		return identity.Input{Kind: identity.InputForget, Client: d.Forget}
+	case d.Fill != 0:
+		return identity.Input{Kind: identity.InputFill, Client: d.Fill}
+	}
+	return identity.Input{Kind: identity.InputTimer, At: d.At}
 }
 
 // perform does what a task asks.
 func (h *host) perform(t *task, digest uint64) uint64 {
+	if h.ended(t) {
+		return mix(digest, 8, uint64(t.index))
+	}
 	switch t.kind {
 	case proto.CommandCut:
 		return mix(digest, 2, h.cut(t))
@@ -194,6 +204,9 @@ func (h *host) perform(t *task, digest uint64) uint64 {
 	}
 	if t.r.state.Dark() { // a timer or fill that came too late
 		return digest
+	}
+	if t.in.Kind == identity.InputForget {
+		return mix(digest, 9, h.release(t.r, t.in.Client))
 	}
 	return h.step(t, digest)
 }

@@ -22,6 +22,7 @@ type host struct {
 	activeMax int
 	idleAfter time.Duration
 	courier   courier
+	gone      func(proto.ClientID) bool
 
 	active  map[proto.Node]*resident
 	cold    []*resident // in active, not yet read
@@ -74,7 +75,7 @@ func newHost(p proto.PartitionID, c Config, next uint32, courier courier) *host 
 		partition: p, hasher: c.Hasher, stepper: identity.NewStepper(c.Rules),
 		activeMax: max(c.ActiveMax/proto.Partitions, 1), courier: courier, idleAfter: c.ActiveIdle,
 		active: map[proto.Node]*resident{}, next: next, limits: c.Limits, tombs: map[graph.Hash]*tomb{},
-		spaces: slices.Clone(c.Spaces),
+		spaces: slices.Clone(c.Spaces), gone: c.Gone,
 	}
 	if c.Cut != nil {
 		h.everCut = c.Cut(p)

@@ -191,17 +191,8 @@ func (h *host) forget(o *tomb, x *proto.CutCommand, c identity.Cut) {
 		o.Begin(c, []proto.SpaceID{x.Space})
 		return
 	}
-	in := identity.Input{Kind: identity.InputForget, Client: x.Client}
-	h.take(r, &in, h.entry.Now)
-	if r.panic != "" {
-		h.fault = proto.Errorf(proto.CodeCorrupt, "an identity's step failed on an erasure, which must never be skipped: %s", r.panic)
+	if h.forgetClient(r, x.Client); h.fault != nil {
 		return
-	}
-	h.redo(r, redo{in: in, now: h.entry.Now})
-	h.keep(r, r.state.Gen())
-	h.refresh(r)
-	if r.state.Graph != nil {
-		h.tell(n, graph.Message{Kind: graph.Withdraw, Evidence: graph.Evidence{Time: c.Time, Client: x.Client}})
 	}
 	o.Begin(c, nil)
 	h.settle(o, x.Hash)

@@ -26,6 +26,9 @@ type Config struct {
 	// Cut gives the filter of a partition's identities that were ever cut, which
 	// is the host's from then on; nil: they are looked for in the source.
 	Cut func(proto.PartitionID) *CutFilter
+	// Gone reports whether a client was ended; nil: none was. It is asked by
+	// several goroutines at once and changes as Rules do.
+	Gone func(proto.ClientID) bool
 }
 
 // Shell is a lane's hosts. Its methods are for one goroutine, the lane's.

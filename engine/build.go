@@ -27,7 +27,9 @@ type batch struct {
 	deletes  [][]byte
 	dropped  []proto.SegmentKey
 	fills    []fillProgress
-	record   []byte // the lane's
+	erasures []clientErasure
+	ended    []proto.ClientID // clients, whose dead letters go
+	record   []byte           // the lane's
 	journal  uint64
 	control  uint64
 	beats    int

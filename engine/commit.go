@@ -26,6 +26,7 @@ type progress struct {
 	fault    error
 	beats    int // applied since the start
 	fills    map[proto.SegmentKey]fillProgress
+	erasures map[proto.ClientID]clientErasure
 	received []uint64      // by lane: newest graph batch applied from there
 	carry    bool          // graph messages are left for the next entry
 	changed  chan struct{} // closed and replaced at every change
@@ -144,6 +145,9 @@ func (l *lane) publish(b *batch) {
 			if _, ok := p.fills[f.key]; ok || f.next == 0 {
 				p.fills[f.key] = f
 			}
+		}
+		for _, x := range b.erasures {
+			p.erasures[x.client] = x
 		}
 		for _, k := range b.dropped { // maybe of a definition in this very batch
 			delete(p.fills, k)

@@ -122,15 +122,16 @@ type letterID struct {
 	index  int
 }
 
-// letters are a lane's dead letters, with the identities that each names: a
-// cut takes those of its identity away.
+// letters are a lane's dead letters, with the identities that each names and
+// whose it is: a cut takes those of its identity away, the end of a client its.
 type letters struct {
-	names map[letterID][]proto.IdentityHash
-	of    map[proto.IdentityHash][]letterID
+	names   map[letterID][]proto.IdentityHash
+	of      map[proto.IdentityHash][]letterID
+	clients map[letterID]proto.ClientID
 }
 
 func newLetters() letters {
-	return letters{map[letterID][]proto.IdentityHash{}, map[proto.IdentityHash][]letterID{}}
+	return letters{map[letterID][]proto.IdentityHash{}, map[proto.IdentityHash][]letterID{}, map[letterID]proto.ClientID{}}
 }
 
 // add notes a letter with its command.
@@ -143,10 +144,12 @@ func (x *letters) add(h proto.Hasher, id letterID, kind proto.CommandKind, body 
 			for _, id := range e.Identities {
 				names = append(names, h.Hash(id))
 			}
+			x.clients[id] = e.Client
 		}
 	case proto.CommandTraits:
 		if t, err := proto.DecodeTraits(body); err == nil {
 			names = append(names, h.Hash(t.Identity))
+			x.clients[id] = t.Client
 		}
 	}
 	x.names[id] = names
@@ -159,6 +162,7 @@ func (x *letters) add(h proto.Hasher, id letterID, kind proto.CommandKind, body 
 func (x *letters) remove(id letterID) bool {
 	names, ok := x.names[id]
 	delete(x.names, id)
+	delete(x.clients, id)
 	for _, n := range names {
 		if x.of[n] = slices.DeleteFunc(x.of[n], func(other letterID) bool { return other == id }); len(x.of[n]) == 0 {
 			delete(x.of, n)
@@ -174,6 +178,16 @@ func (l *lane) dropLetters(b *batch, list []actors.Turned) {
 			if id.offset > list[i].Offset {
 				continue // of an event after it, in the same batch
 			}
+			l.letters.remove(id)
+			b.deletes = append(b.deletes, deadKey(l.id, id.offset, id.index))
+		}
+	}
+}
+
+// dropLettersOf deletes the letters of a client that was ended.
+func (l *lane) dropLettersOf(b *batch, client proto.ClientID) {
+	for id, of := range l.letters.clients {
+		if of == client {
 			l.letters.remove(id)
 			b.deletes = append(b.deletes, deadKey(l.id, id.offset, id.index))
 		}

@@ -31,6 +31,9 @@ func (n *Node) Define(ctx context.Context, client proto.ClientInfo, s proto.Segm
 	}
 	s.Scope = scope.String()
 	seq, err := n.registry.propose(ctx, func() (*pb.Control, error) {
+		if !n.registry.living(client) {
+			return nil, errNoClient(client.Name)
+		}
 		old, ok := n.registry.specs[client.ID][s.ID]
 		if ok && old.When == s.When && old.Scope == s.Scope && old.Backfill == s.Backfill {
 			s = old
@@ -165,6 +168,9 @@ func (n *Node) ensureKey(ctx context.Context, name proto.ClientName, role proto.
 	seq, err := n.registry.propose(ctx, func() (*pb.Control, error) {
 		if _, ok := n.registry.keys[sum]; ok {
 			return nil, nil
+		}
+		if _, ok := n.registry.clients[name]; !ok && role != proto.RoleAdmin {
+			return nil, errNoClient(name) // erased meanwhile: the key would open the next one of the name
 		}
 		return &pb.Control{Body: &pb.Control_Key{Key: &pb.Key{Sha256: sum[:], Client: string(name), Role: string(role), Note: note}}}, nil
 	})

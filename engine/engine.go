@@ -39,6 +39,7 @@
 //	'L' L 'd' client(4) sequence(8)             pb.Control with a Define in force
 //	'L' L 'v' client(4)                         sequence (8) of the client's last change of rules
 //	'L' L 'g' key(4)                            fill progress: next ordinal (8), done (1), client (4)
+//	'L' L 'k' client(4)                         a client that was ended, and how far its erasure is (clienterase.go)
 //	'L' L 'q' offset(8) index(4)                dead letter: time(8), kind(1), partition(1), reason, body
 //	'L' L 'e'                                   graph.Lane: vector, channels, what is carried over
 //	'L' L 's'                                   spaces in which there are nodes, as uvarints

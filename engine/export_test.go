@@ -2,12 +2,16 @@ package engine
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
 	"slices"
 	"time"
 
 	"kith/actors/identity"
 	"kith/engine/log"
 	"kith/engine/store"
+	"kith/graph"
 	"kith/proto"
 )
 
@@ -112,3 +116,80 @@ func (n *Node) HoldBack(id proto.LaneID) (release func()) {
 
 // AheadMax is how many entries intake may be ahead of what is applied.
 const AheadMax = aheadMax
+
+// Traces says where the store still has something of a client, but for the
+// record that it was ended.
+func (n *Node) Traces(client proto.ClientID) (list []string, err error) {
+	found := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
+	n.registry.mu.Lock()
+	for key, d := range n.registry.rules.defines {
+		if d.client == client {
+			found("segment %d in force", key)
+		}
+	}
+	n.registry.mu.Unlock()
+	for _, l := range n.lanes {
+		snap := l.acquire()
+		defer snap.release()
+		for _, p := range l.partitions {
+			err = errors.Join(err, tracesOfNodes(snap, p, client, found))
+		}
+		prefix := binary.BigEndian.AppendUint32(laneKey(l.id, 'd'), uint32(client))
+		err = errors.Join(err, snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
+			found("a definition")
+			return true, nil
+		}))
+		// Chunks of bitmaps are rewritten by the next checkpoint; what is there with
+		// the journal over it is in memory.
+		for _, k := range l.bitmaps.Keys() {
+			if _, ok := l.rules.defines[k]; !ok && l.bitmaps.Cardinality(k) > 0 {
+				found("a bitmap of segment %d", k)
+			}
+		}
+		for id, of := range l.letters.clients {
+			if of == client {
+				found("dead letter %v", id)
+			}
+		}
+		if size := l.universe(client); size > 0 {
+			found("a universe of %d", size)
+		}
+	}
+	return list, err
+}
+
+func tracesOfNodes(snap store.Snapshot, p proto.PartitionID, client proto.ClientID, found func(string, ...any)) error {
+	prefix := []byte{'N', byte(p)}
+	return snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
+		key, _ := parseNodeKey(k)
+		if key.kind == 'h' && proto.ClientID(binary.BigEndian.Uint32(key.rest)) == client {
+			found("a block of history")
+		}
+		if key.kind != 'f' {
+			return true, nil
+		}
+		var s identity.State
+		if _, err := s.Decode(v); err != nil {
+			return false, err
+		}
+		if s.Client(client) != nil || slices.ContainsFunc(s.User, func(u identity.ClientView) bool { return u.Client == client }) {
+			found("facts")
+		}
+		if s.Graph != nil && slices.ContainsFunc(s.Graph.Links, func(x graph.Neighbour) bool { return x.Stage != graph.Absent && x.Client == client }) {
+			found("a link")
+		}
+		return true, nil
+	})
+}
+
+// PackClientErasure packs the record of an erasure.
+func PackClientErasure(space proto.SpaceID, seq, next uint64, done bool) []byte {
+	x := clientErasure{space: space, seq: seq, next: next, done: done}
+	return x.append(nil)
+}
+
+// RepackClientErasure reads the record of an erasure and packs it again.
+func RepackClientErasure(b []byte) ([]byte, error) {
+	x, err := decodeClientErasure(7, b)
+	return x.append(nil), err
+}

@@ -46,6 +46,10 @@ func fillKey(l proto.LaneID, k proto.SegmentKey) []byte {
 	return binary.BigEndian.AppendUint32(laneKey(l, 'g'), uint32(k))
 }
 
+func clientErasureKey(l proto.LaneID, c proto.ClientID) []byte {
+	return binary.BigEndian.AppendUint32(laneKey(l, 'k'), uint32(c))
+}
+
 func deadKey(l proto.LaneID, off proto.Offset, index int) []byte {
 	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(laneKey(l, 'q'), uint64(off)), uint32(index))
 }

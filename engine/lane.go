@@ -353,6 +353,9 @@ func (l *lane) finish(b *batch) {
 			l.letters.add(l.node.hasher, letterID{b.offsets[d.Entry], d.Index}, d.Kind, d.Body)
 		}
 	}
+	for _, c := range b.ended {
+		l.dropLettersOf(b, c)
+	}
 	l.finishGraph(b)
 	if list := l.shell.TakeExits(); len(list) > 0 {
 		l.exits.add(list)

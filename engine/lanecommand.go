@@ -47,6 +47,8 @@ func (l *lane) laneCommand(b *batch, e *laneEntry, c proto.Command) (digest uint
 		return l.beat(b, e, c.Body)
 	case proto.CommandFill:
 		return l.fill(b, c.Body)
+	case proto.CommandForget:
+		return l.forget(b, c.Body)
 	case proto.CommandGraph:
 		return 0, false, l.receive(c.Body)
 	}
@@ -150,6 +152,9 @@ func (l *lane) control(b *batch, body []byte) error {
 	for _, k := range ch.dropped {
 		b.dropped = append(b.dropped, k)
 		b.deletes = append(b.deletes, defineKey(l.id, ch.client, uint64(k)), fillKey(l.id, k))
+	}
+	if e := c.GetEraseClient(); e != nil {
+		l.endClient(b, x.Seq, e)
 	}
 	if ch.client != 0 && !ch.same {
 		b.puts = append(b.puts, put{versionKey(l.id, ch.client), binary.BigEndian.AppendUint64(nil, x.Seq)})

@@ -5,6 +5,7 @@ import (
 	"context"
 	"slices"
 
+	"kith/engine/store"
 	"kith/graph"
 	"kith/proto"
 )
@@ -130,8 +131,12 @@ func (n *Node) nameOf(node proto.Node, root graph.Hash, gen uint32) (proto.Ident
 	if err != nil || !s.Named || s.Dark() || s.Graph == nil || s.Gen() != gen || s.Graph.RootOf(node.Hash) != root {
 		return "", err
 	}
-	var id proto.Identity
-	_, err = snap.Get(ordinalKey(l.id, s.Ordinal), func(v []byte) (err error) {
+	return l.nameOf(snap, s.Ordinal)
+}
+
+// nameOf is the identity that has a number, "" if none.
+func (l *lane) nameOf(snap store.Snapshot, o proto.Ordinal) (id proto.Identity, err error) {
+	_, err = snap.Get(ordinalKey(l.id, o), func(v []byte) (err error) {
 		_, id, err = decodeOrdinal(v)
 		id = proto.Identity(append([]byte(nil), id...))
 		return err

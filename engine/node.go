@@ -241,6 +241,7 @@ func (n *Node) start(ctx context.Context) error {
 		n.done.Go(func() { l.keepTime(background) })
 		n.done.Go(func() { l.relay(background) })
 		n.done.Go(func() { l.fillFromHistory(background) })
+		n.done.Go(func() { l.eraseClients(background) })
 		n.done.Go(func() { l.retain(background) })
 		n.done.Go(func() { l.loadUsers(background) })
 		for _, to := range n.lanes {
@@ -298,22 +299,27 @@ func (n *Node) catchUp(ctx context.Context) error {
 // cut that the log held is carried out everywhere before anything is served.
 func (n *Node) graphAtRest(ctx context.Context) error {
 	for {
-		moved := false
-		for _, l := range n.lanes {
-			if err := l.progress.wait(ctx, func(p *progress) bool { return !p.carry }); err != nil {
-				return err
-			}
-			for to, last := range l.outbox.last() {
-				moved = moved || n.lanes[to].progress.takenFrom(l.id) < last
-				if err := n.lanes[to].progress.wait(ctx, func(p *progress) bool { return p.received[l.id] >= last }); err != nil {
-					return err
-				}
-			}
-		}
-		if !moved {
-			return nil
+		if moved, err := n.handedOver(ctx); !moved || err != nil {
+			return err
 		}
 	}
+}
+
+// handedOver returns when what lanes had for one another has arrived; moved
+// tells that there was something.
+func (n *Node) handedOver(ctx context.Context) (moved bool, err error) {
+	for _, l := range n.lanes {
+		if err := l.progress.wait(ctx, func(p *progress) bool { return !p.carry }); err != nil {
+			return moved, err
+		}
+		for to, last := range l.outbox.last() {
+			moved = moved || n.lanes[to].progress.takenFrom(l.id) < last
+			if err := n.lanes[to].progress.wait(ctx, func(p *progress) bool { return p.received[l.id] >= last }); err != nil {
+				return moved, err
+			}
+		}
+	}
+	return moved, nil
 }
 
 // checkGlobal refuses a store that was made with another secret or number of

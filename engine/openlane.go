@@ -66,6 +66,7 @@ func (n *Node) openLane(ctx context.Context, id proto.LaneID, dispatcher actor.D
 	}
 	config := actors.Config{
 		Hasher: n.hasher, Rules: n.judged(l.rules), Partitions: l.partitions, Next: next, ActiveMax: n.config.ActiveMax, ActiveIdle: n.config.ActiveIdle,
+		Gone:   l.rules.ended,
 		Limits: graphLimits(), Spaces: l.spaces, Cut: func(p proto.PartitionID) *actors.CutFilter { return cut[p] },
 	}
 	if dispatcher == nil {
@@ -124,7 +125,7 @@ func (l *lane) load(snap store.Snapshot) error {
 	if err := l.loadRules(snap); err != nil {
 		return err
 	}
-	if err := errors.Join(l.loadFills(snap), l.loadLetters(snap), l.loadGraph(snap)); err != nil {
+	if err := errors.Join(l.loadFills(snap), l.loadErasures(snap), l.loadLetters(snap), l.loadGraph(snap)); err != nil {
 		return err
 	}
 	return l.loadBitmaps(snap)

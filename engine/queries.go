@@ -23,11 +23,16 @@ func (n *Node) Lookup(client proto.ClientInfo, id proto.Identity, now proto.Mill
 	if view != nil && view.OptedOut {
 		return proto.Seen{OptedOut: true}, dst, nil
 	}
-	own, user := view.Client(client.ID), view.OfUser(client.ID)
+	seen, dst := n.registry.current().segments(view, client.ID, now, dst)
+	return seen, dst, nil
+}
+
+// segments appends the ids of the client's segments in which a view is at now.
+func (r *registryView) segments(view *identity.View, client proto.ClientID, now proto.Millis, dst []proto.SegmentID) (proto.Seen, []proto.SegmentID) {
+	own, user := view.Client(client), view.OfUser(client)
 	if own == nil && user == nil {
-		return proto.Seen{}, dst, nil
+		return proto.Seen{}, dst
 	}
-	r := n.registry.current()
 	if own != nil {
 		for _, m := range own.Members {
 			if identity.In(m, now) && r.inForce(m.Key) && !(view.Follows && r.users[m.Key]) {
@@ -42,7 +47,7 @@ func (n *Node) Lookup(client proto.ClientInfo, id proto.Identity, now proto.Mill
 			}
 		}
 	}
-	return proto.Seen{Known: true}, dst, nil
+	return proto.Seen{Known: true}, dst
 }
 
 // view is the node's published view, nil if nothing is known of it.

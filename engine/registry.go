@@ -30,6 +30,7 @@ type registry struct {
 	changed chan struct{} // closed and replaced at every record
 	records [][]byte      // all of them; [i] has sequence i+1
 	clients map[proto.ClientName]proto.ClientInfo
+	gone    map[proto.ClientName]proto.ClientID // the last of the name that was ended
 	spaces  map[string]proto.SpaceID
 	keys    map[[32]byte]proto.Principal
 	specs   map[proto.ClientID]map[proto.SegmentID]proto.SegmentSpec
@@ -55,7 +56,7 @@ func (v *registryView) inForce(k proto.SegmentKey) bool {
 func newRegistry(c log.ControlStream, static map[[32]byte]proto.Principal, now func() time.Time) *registry {
 	r := &registry{
 		control: c, now: now, static: static, changed: make(chan struct{}),
-		clients: map[proto.ClientName]proto.ClientInfo{}, spaces: map[string]proto.SpaceID{},
+		clients: map[proto.ClientName]proto.ClientInfo{}, gone: map[proto.ClientName]proto.ClientID{}, spaces: map[string]proto.SpaceID{},
 		keys: map[[32]byte]proto.Principal{}, specs: map[proto.ClientID]map[proto.SegmentID]proto.SegmentSpec{},
 		rules: newLaneRules(),
 	}
@@ -154,8 +155,43 @@ func (r *registry) obey(seq uint64, c *pb.Control) error {
 			return err
 		}
 		delete(r.specs[proto.ClientID(b.Undefine.Client)], proto.SegmentID(b.Undefine.Id))
+	case *pb.Control_EraseClient:
+		if _, err := r.rules.apply(seq, c); err != nil {
+			return err
+		}
+		r.end(proto.ClientID(b.EraseClient.Client))
 	}
 	return nil
+}
+
+// end lets go of a client and of its keys. mu is held.
+func (r *registry) end(id proto.ClientID) {
+	delete(r.specs, id)
+	for name, c := range r.clients {
+		if c.ID == id {
+			delete(r.clients, name)
+			r.gone[name] = id
+			maps.DeleteFunc(r.keys, func(_ [32]byte, p proto.Principal) bool { return p.Client == name })
+		}
+	}
+}
+
+// living reports whether the client was not ended. mu is held.
+func (r *registry) living(c proto.ClientInfo) bool {
+	now, ok := r.clients[c.Name]
+	return ok && now.ID == c.ID
+}
+
+func errNoClient(name proto.ClientName) error {
+	return proto.Errorf(proto.CodeNotFound, "there is no client %q: GET /v1/clients lists them", name)
+}
+
+// ended is the last client of the name that was ended.
+func (r *registry) ended(name proto.ClientName) (proto.ClientID, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	id, ok := r.gone[name]
+	return id, ok
 }
 
 const floorDefault = 50
@@ -230,6 +266,23 @@ func (r *registry) from(seq uint64, n int) [][]byte {
 	}
 	list := r.records[seq-1:]
 	return list[:min(len(list), n)]
+}
+
+// keyRecords are the keys of a client that open, oldest first.
+func (r *registry) keyRecords(c proto.ClientInfo) (list []proto.KeyInfo) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, raw := range r.records[min(int(c.ID), len(r.records)):] {
+		rec, err := proto.DecodeControl(raw)
+		if err != nil || rec.GetKey() == nil || rec.GetKey().Client != string(c.Name) {
+			continue // take has decoded it before
+		}
+		k := rec.GetKey()
+		if _, open := r.keys[[32]byte(k.Sha256)]; open {
+			list = append(list, proto.KeyInfo{Role: proto.Role(k.Role), Note: k.Note, Created: proto.Millis(rec.TimeMs).Time()})
+		}
+	}
+	return list
 }
 
 // spec is a segment's definition in force.

@@ -18,8 +18,9 @@ import (
 // late and repeated ones, traits, definitions that come, change and go, fills,
 // memberships that time ends, and entries that were written twice.
 func (s *script) story(r *rand.Rand, rounds int) {
-	clients := []proto.ClientInfo{s.client("acme", ""), s.client("zeta", "")}
+	clients := []proto.ClientInfo{s.client("acme", ""), s.client("zeta", ""), s.client(fmt.Sprint("brief", s.controls), "")}
 	s.beat(0)
+	brief := clients[2]
 	type defined struct {
 		client proto.ClientInfo
 		id     string
@@ -27,7 +28,10 @@ func (s *script) story(r *rand.Rand, rounds int) {
 	}
 	var segments []defined
 	visitor := func() string { return fmt.Sprint("v", r.IntN(60)) }
-	for range rounds {
+	for round := range rounds {
+		if round > rounds/2 {
+			s.endSome(brief, r, round == rounds/2+1)
+		}
 		c := clients[r.IntN(len(clients))]
 		switch r.IntN(14) {
 		case 0:
@@ -70,6 +74,24 @@ func (s *script) story(r *rand.Rand, rounds int) {
 		}
 	}
 	s.beat(time.Second)
+}
+
+// endSome ends a client, and later writes steps of its erasure, some of them
+// twice; others write its events on and on, as if they had not heard.
+func (s *script) endSome(c proto.ClientInfo, r *rand.Rand, first bool) {
+	if first {
+		s.control(eraseRecord(c))
+		s.forgotten = 0
+	}
+	if r.IntN(3) > 0 {
+		return
+	}
+	x := proto.Forget{Client: c.ID, Space: c.Space, First: s.forgotten, Last: s.forgotten + proto.Ordinal(r.IntN(300))}
+	s.lane(proto.CommandForget, x.Append(nil))
+	if r.IntN(3) == 0 {
+		s.lane(proto.CommandForget, x.Append(nil))
+	}
+	s.forgotten = x.Last + 1
 }
 
 // twice writes an entry of another producer two times.

@@ -14,6 +14,7 @@ import (
 type laneRules struct {
 	programs map[proto.ClientID]*segments.Program
 	defines  map[proto.SegmentKey]defined
+	gone     map[proto.ClientID]bool // clients that were ended
 }
 
 type defined struct {
@@ -22,11 +23,31 @@ type defined struct {
 }
 
 func newLaneRules() *laneRules {
-	return &laneRules{programs: map[proto.ClientID]*segments.Program{}, defines: map[proto.SegmentKey]defined{}}
+	return &laneRules{programs: map[proto.ClientID]*segments.Program{}, defines: map[proto.SegmentKey]defined{}, gone: map[proto.ClientID]bool{}}
 }
 
 // Program implements identity.Rules.
 func (r *laneRules) Program(c proto.ClientID) *segments.Program { return r.programs[c] }
+
+// ended reports whether a client was ended.
+func (r *laneRules) ended(c proto.ClientID) bool { return r.gone[c] }
+
+// end drops a client's rules. Its program stays, empty and of this version: a
+// root whose lane is behind may still speak of its segments.
+func (r *laneRules) end(client proto.ClientID, seq proto.SegmentKey) rulesChange {
+	ch := rulesChange{client: client}
+	for key, d := range r.defines {
+		if d.client == client {
+			ch.dropped = append(ch.dropped, key)
+			delete(r.defines, key)
+		}
+	}
+	slices.Sort(ch.dropped)
+	r.programs[client] = segments.NewProgram()
+	r.programs[client].SetVersion(seq)
+	r.gone[client] = true
+	return ch
+}
 
 // program finds or makes a client's.
 func (r *laneRules) program(c proto.ClientID) *segments.Program {
@@ -84,6 +105,8 @@ func (r *laneRules) apply(seq uint64, c *pb.Control) (rulesChange, error) {
 		}
 		delete(r.defines, old.Key)
 		return rulesChange{client: client, dropped: []proto.SegmentKey{old.Key}}, g.Undefine(id, proto.SegmentKey(seq))
+	case *pb.Control_EraseClient:
+		return r.end(proto.ClientID(body.EraseClient.Client), proto.SegmentKey(seq)), nil
 	}
 	return rulesChange{}, nil // clients and keys are the node's affair
 }

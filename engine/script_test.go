@@ -20,12 +20,13 @@ import (
 // script is a lane's log that a test writes entry by entry, on a clock of its
 // own. A node over it appends nothing: its beats, relays and fills are refused.
 type script struct {
-	t        testing.TB
-	inner    *log.Memory
-	now      proto.Millis
-	seq      uint64 // of producer 1
-	controls uint64
-	hasher   proto.Hasher
+	t         testing.TB
+	inner     *log.Memory
+	now       proto.Millis
+	seq       uint64 // of producer 1
+	controls  uint64
+	forgotten proto.Ordinal // up to where the steps of an erasure are
+	hasher    proto.Hasher
 
 	mu     sync.Mutex
 	mangle map[proto.Offset]func([]byte) []byte // what a reader gets instead

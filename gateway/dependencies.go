@@ -71,6 +71,24 @@ type Accounts interface {
 	CreateKey(ctx context.Context, name proto.ClientName, role proto.Role, space string) (key string, err error)
 }
 
+// Holdings are all that one client holds: its account, segments, and what it
+// knows of identities. Its methods may run concurrently.
+type Holdings interface {
+	// ExportClient writes all of it as lines of JSON, the last of which says that
+	// it is whole. What changes meanwhile may be there or not; an identity that
+	// opts out is not told once that is acknowledged. Whoever wants it again
+	// begins anew.
+	ExportClient(ctx context.Context, client proto.ClientInfo, w io.Writer) error
+	// EraseClient ends the client, which is durable and in force when it
+	// returns, and begins to erase what it knows; that goes on by itself, over
+	// restarts. Called again it says how far that is, until there is a new
+	// client of the name, which it would end. CodeNotFound if there is none and
+	// was none.
+	EraseClient(ctx context.Context, name proto.ClientName) (proto.ClientErasure, error)
+	// ClientErasure is how far the newest erasure of a client of the name is.
+	ClientErasure(name proto.ClientName) (proto.ClientErasure, bool)
+}
+
 // Operations are for those who run the node.
 type Operations interface {
 	// Ready is nil when queries will be answered, Live when the process works.
@@ -149,6 +167,7 @@ type Dependencies struct {
 	Memberships Memberships
 	Definitions Definitions
 	Accounts    Accounts
+	Holdings    Holdings
 	Operations  Operations
 	Graph       Graph
 	OptOuts     OptOuts

@@ -533,7 +533,7 @@ func BenchmarkLookup1(b *testing.B) {
 // BenchmarkPixel takes one event in a query.
 func BenchmarkPixel(b *testing.B) {
 	tw := newTwin()
-	g, err := gateway.New(gateway.Config{}, gateway.Dependencies{Intake: swallow{tw}, Memberships: tw, Definitions: tw, Accounts: tw, Operations: tw, Graph: tw, OptOuts: tw})
+	g, err := gateway.New(gateway.Config{}, gateway.Dependencies{Intake: swallow{tw}, Memberships: tw, Definitions: tw, Accounts: tw, Holdings: tw, Operations: tw, Graph: tw, OptOuts: tw})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -82,14 +82,6 @@ func (g *Gateway) postKey(w http.ResponseWriter, r *http.Request, _ proto.Princi
 	return writeValue(w, http.StatusCreated, a)
 }
 
-func (g *Gateway) listClients(w http.ResponseWriter, _ *http.Request, _ proto.Principal) error {
-	list := g.deps.Accounts.Clients()
-	if list == nil {
-		list = []proto.ClientInfo{}
-	}
-	return writeValue(w, http.StatusOK, map[string]any{"clients": list})
-}
-
 // deadLettersMax bounds one listing.
 const deadLettersMax = 1000
 
@@ -182,7 +174,9 @@ func (b *begun) Write(p []byte) (int, error) {
 // stream answers with the bytes that write gives; what names them in the log.
 func (g *Gateway) stream(w http.ResponseWriter, what string, write func(*begun) error) error {
 	unhurried(w)
-	w.Header().Set("Content-Type", "application/octet-stream")
+	if w.Header().Get("Content-Type") == "" {
+		w.Header().Set("Content-Type", "application/octet-stream")
+	}
 	out := &begun{ResponseWriter: w}
 	err := write(out)
 	if err != nil && out.yes {

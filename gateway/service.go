@@ -41,6 +41,9 @@ func (g *Gateway) serviceRoutes() *plane {
 	}
 	p.add("/v1/keys", post(admin(g.postKey)))
 	p.add("/v1/clients", get(admin(g.listClients)))
+	p.add("/v1/clients/{name}", map[string]handler{http.MethodDelete: admin(g.eraseClient)})
+	p.add("/v1/clients/{name}/erasure", get(admin(g.getClientErasure)))
+	p.add("/v1/clients/{name}/export", get(admin(g.exportClient)))
 	p.add("/v1/deadletters", get(admin(g.listDeadLetters)))
 	p.add("/v1/deadletters/{id}/replay", post(admin(g.replayDeadLetter)))
 	p.add("/v1/partitions", get(admin(g.listPartitions)))

@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -26,6 +27,7 @@ type twin struct {
 	counts   map[string]uint64
 	ready    error
 	replayed []string
+	ended    map[proto.ClientName]bool // clients; true: nothing of it is left
 
 	graph   twinGraph
 	exports twinExports
@@ -51,7 +53,7 @@ func newTwin() *twin {
 			"acme-report": {Role: proto.RoleReport, Client: "acme"}, "admin-key": {Role: proto.RoleAdmin},
 		},
 		members: map[member][]proto.SegmentID{}, specs: map[proto.SegmentID]proto.SegmentSpec{}, counts: map[string]uint64{},
-		graph: newTwinGraph(), exports: newTwinExports(),
+		graph: newTwinGraph(), exports: newTwinExports(), ended: map[proto.ClientName]bool{},
 	}
 }
 
@@ -210,6 +212,60 @@ func (t *twin) CreateKey(_ context.Context, name proto.ClientName, role proto.Ro
 	t.keys[key] = proto.Principal{Role: role, Client: name}
 	t.clients[name] = proto.ClientInfo{ID: 99, Name: name, Space: 99}
 	return key, nil
+}
+
+// ExportClient tells whom the client knows, and breaks off for a client named so.
+func (t *twin) ExportClient(_ context.Context, c proto.ClientInfo, w io.Writer) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := 0
+	for m := range t.members {
+		if m.client == c.ID && t.graph.out[m.id] == nil {
+			n++
+			fmt.Fprintf(w, `{"kind":"identity","identity":%q}`+"\n", m.id)
+		}
+	}
+	if c.Name == "other" {
+		return proto.Errorf(proto.CodeUnavailable, "the disk went away")
+	}
+	_, err := fmt.Fprintf(w, `{"kind":"end","identities":%d}`+"\n", n)
+	return err
+}
+
+// EraseClient has something left to do until it is asked again.
+func (t *twin) EraseClient(_ context.Context, name proto.ClientName) (proto.ClientErasure, error) {
+	if c, ok := t.clients[name]; ok {
+		delete(t.clients, name)
+		for m := range t.members {
+			if m.client == c.ID {
+				delete(t.members, m)
+			}
+		}
+		for k, p := range t.keys {
+			if p.Client == name {
+				delete(t.keys, k)
+			}
+		}
+		t.ended[name] = false
+	} else if _, ok := t.ended[name]; ok {
+		t.ended[name] = true
+	}
+	x, ok := t.ClientErasure(name)
+	if !ok {
+		return x, proto.Errorf(proto.CodeNotFound, "there is no client %q", name)
+	}
+	return x, nil
+}
+
+func (t *twin) ClientErasure(name proto.ClientName) (proto.ClientErasure, bool) {
+	done, ok := t.ended[name]
+	x := proto.ClientErasure{Client: name, Erased: done, Lanes: proto.Answered{Of: 1}}
+	if done {
+		x.Lanes.Answered = 1
+	} else {
+		x.Left = 3
+	}
+	return x, ok
 }
 
 func (t *twin) Ready() error { return t.ready }

@@ -30,6 +30,21 @@ type ClientInfo struct {
 	Floor int        `json:"floor"` // least count that its keys may see
 }
 
+// KeyInfo is what may be told of a service key.
+type KeyInfo struct {
+	Role    Role      `json:"role"`
+	Note    string    `json:"note"` // its first characters
+	Created time.Time `json:"created"`
+}
+
+// ClientErasure is how far the erasure of an ended client is.
+type ClientErasure struct {
+	Client ClientName `json:"client"`
+	Erased bool       `json:"erased"` // nothing of it is left
+	Left   uint64     `json:"left"`   // identities that it is still to be taken from
+	Lanes  Answered   `json:"lanes"`  // gone through
+}
+
 // Principal is who a service key speaks for.
 type Principal struct {
 	Role   Role

@@ -19,6 +19,7 @@ const (
 	CommandCut     CommandKind = 9 // identity: CutCommand
 	CommandOptIn   CommandKind = 10
 	CommandGraph   CommandKind = 11 // lane: GraphPack
+	CommandForget  CommandKind = 12 // lane: Forget
 )
 
 // LanePartition marks a command that is for the lane, not for one home.
@@ -54,7 +55,7 @@ func NextCommand(b []byte) (Command, []byte, error) {
 		if c.Partition >= Partitions {
 			return Command{}, nil, Errorf(CodeCorrupt, "command kind %d names partition %d of %d", c.Kind, c.Partition, Partitions)
 		}
-	case CommandBeat, CommandControl, CommandFill, CommandGraph:
+	case CommandBeat, CommandControl, CommandFill, CommandGraph, CommandForget:
 		if c.Partition != LanePartition {
 			return Command{}, nil, Errorf(CodeCorrupt, "command kind %d is for the lane but names partition %d", c.Kind, c.Partition)
 		}
@@ -141,6 +142,37 @@ func DecodeFill(b []byte) (Fill, error) {
 	}
 	if r.Bad() || r.Len() != 0 || x.First > x.Last {
 		return Fill{}, Errorf(CodeCorrupt, "packed fill is malformed")
+	}
+	return x, nil
+}
+
+// Forget makes the nodes of Space numbered First to Last forget all that
+// Client, which was ended before, knows of them.
+type Forget struct {
+	Client      ClientID
+	Space       SpaceID
+	First, Last Ordinal
+	Done        bool // the last step of this client
+}
+
+// Append packs the step.
+func (x *Forget) Append(b []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(x.Client))
+	b = binary.AppendUvarint(b, uint64(x.Space))
+	b = binary.AppendUvarint(b, uint64(x.First))
+	b = binary.AppendUvarint(b, uint64(x.Last))
+	return append(b, flagByte(x.Done))
+}
+
+// DecodeForget reads what Append wrote.
+func DecodeForget(b []byte) (Forget, error) {
+	r := NewReader(b)
+	x := Forget{
+		Client: ClientID(r.Uint32()), Space: SpaceID(r.Uint32()),
+		First: Ordinal(r.Uint32()), Last: Ordinal(r.Uint32()), Done: r.flag(),
+	}
+	if r.Bad() || r.Len() != 0 || x.First > x.Last {
+		return Forget{}, Errorf(CodeCorrupt, "packed step of an erasure is malformed")
 	}
 	return x, nil
 }

@@ -101,6 +101,9 @@ func repack(c proto.Command) ([]byte, error) {
 	case proto.CommandFill:
 		x, err := proto.DecodeFill(c.Body)
 		return x.Append(nil), err
+	case proto.CommandForget:
+		x, err := proto.DecodeForget(c.Body)
+		return x.Append(nil), err
 	case proto.CommandTraits:
 		x, err := proto.DecodeTraits(c.Body)
 		return x.Append(nil), err

@@ -63,6 +63,10 @@ func goldenFill() proto.Fill {
 	return proto.Fill{Client: 7, Segment: 300, First: 64, Last: 70_000, Done: true}
 }
 
+func goldenForget() proto.Forget {
+	return proto.Forget{Client: 7, Space: 300, First: 64, Last: 70_000, Done: true}
+}
+
 func goldenTraits() proto.Traits {
 	return proto.Traits{Client: 7, Space: 5, Identity: "browser:a1b2", Received: goldenTime, Set: []proto.Prop{
 		{Key: "age", Value: proto.NumberOf(41)}, {Key: "city", Value: proto.TextOf("Köln")}, {Key: "gone", Value: proto.TextOf("")},
@@ -103,7 +107,7 @@ func goldenGraphPack() proto.GraphPack {
 // commandBodies are all kinds of commands, each with a packed body.
 func commandBodies() []proto.Command {
 	beat, relayed, fill, traits, replay := goldenBeat(), goldenRelayed(), goldenFill(), goldenTraits(), goldenReplay()
-	link, unlink, cut, optIn, pack := goldenLink(), goldenUnlink(), goldenCut(), goldenOptIn(), goldenGraphPack()
+	link, unlink, cut, optIn, pack, forget := goldenLink(), goldenUnlink(), goldenCut(), goldenOptIn(), goldenGraphPack(), goldenForget()
 	return []proto.Command{
 		{Kind: proto.CommandEvent, Partition: 9, Body: goldenEvent().Append(nil)},
 		{Kind: proto.CommandBeat, Partition: proto.LanePartition, Body: beat.Append(nil)},
@@ -116,6 +120,7 @@ func commandBodies() []proto.Command {
 		{Kind: proto.CommandCut, Partition: 9, Body: cut.Append(nil)},
 		{Kind: proto.CommandOptIn, Partition: 9, Body: optIn.Append(nil)},
 		{Kind: proto.CommandGraph, Partition: proto.LanePartition, Body: pack.Append(nil)},
+		{Kind: proto.CommandForget, Partition: proto.LanePartition, Body: forget.Append(nil)},
 	}
 }
 
@@ -133,12 +138,13 @@ func goldenEntry() *proto.Entry {
 // goldenControls are control records of every kind.
 func goldenControls() map[string]*pb.Control {
 	return map[string]*pb.Control{
-		"client":     {TimeMs: int64(goldenTime), Body: &pb.Control_Client{Client: &pb.Client{Name: "acme", Space: "group", Floor: 50}}},
-		"key":        {TimeMs: int64(goldenTime), Body: &pb.Control_Key{Key: &pb.Key{Sha256: bytes.Repeat([]byte{0xab}, 32), Client: "acme", Role: "client", Note: "kith_abc"}}},
-		"revoke_key": {TimeMs: int64(goldenTime), Body: &pb.Control_RevokeKey{RevokeKey: &pb.RevokeKey{Sha256: bytes.Repeat([]byte{0xab}, 32)}}},
-		"define":     {TimeMs: int64(goldenTime), Body: &pb.Control_Define{Define: &pb.Define{Client: 7, Id: "auto", When: "true", Compiled: []byte{1, 2}, Scope: "identity", Backfill: true}}},
-		"undefine":   {TimeMs: int64(goldenTime), Body: &pb.Control_Undefine{Undefine: &pb.Undefine{Client: 7, Id: "auto"}}},
-		"activate":   {TimeMs: int64(goldenTime), Body: &pb.Control_Activate{Activate: &pb.Activate{Logic: 2}}},
+		"client":       {TimeMs: int64(goldenTime), Body: &pb.Control_Client{Client: &pb.Client{Name: "acme", Space: "group", Floor: 50}}},
+		"key":          {TimeMs: int64(goldenTime), Body: &pb.Control_Key{Key: &pb.Key{Sha256: bytes.Repeat([]byte{0xab}, 32), Client: "acme", Role: "client", Note: "kith_abc"}}},
+		"revoke_key":   {TimeMs: int64(goldenTime), Body: &pb.Control_RevokeKey{RevokeKey: &pb.RevokeKey{Sha256: bytes.Repeat([]byte{0xab}, 32)}}},
+		"define":       {TimeMs: int64(goldenTime), Body: &pb.Control_Define{Define: &pb.Define{Client: 7, Id: "auto", When: "true", Compiled: []byte{1, 2}, Scope: "identity", Backfill: true}}},
+		"undefine":     {TimeMs: int64(goldenTime), Body: &pb.Control_Undefine{Undefine: &pb.Undefine{Client: 7, Id: "auto"}}},
+		"erase_client": {TimeMs: int64(goldenTime), Body: &pb.Control_EraseClient{EraseClient: &pb.EraseClient{Client: 7, Space: 300}}},
+		"activate":     {TimeMs: int64(goldenTime), Body: &pb.Control_Activate{Activate: &pb.Activate{Logic: 2}}},
 	}
 }
 
@@ -148,6 +154,7 @@ func TestGolden(t *testing.T) {
 		proto.CommandEvent: "event", proto.CommandBeat: "beat", proto.CommandControl: "relayed",
 		proto.CommandFill: "fill", proto.CommandTraits: "traits", proto.CommandReplay: "replay",
 		proto.CommandLink: "link", proto.CommandUnlink: "unlink", proto.CommandCut: "cut", proto.CommandOptIn: "optin", proto.CommandGraph: "graph",
+		proto.CommandForget: "forget",
 	}
 	for _, c := range commandBodies() {
 		golden(t, names[c.Kind], c.Body)

@@ -83,6 +83,11 @@ func TestRoundTrips(t *testing.T) {
 		must(t, err)
 		same(t, fill, gotFill)
 
+		forget := proto.Forget{Client: 3, Space: 2, First: fill.First, Last: fill.Last, Done: fill.Done}
+		gotForget, err := proto.DecodeForget(forget.Append(nil))
+		must(t, err)
+		same(t, forget, gotForget)
+
 		traits := proto.Traits{Client: 3, Space: 2, Identity: "browser:x", Received: drawMillis(t, "received"), Set: drawProps(t)}
 		gotTraits, err := proto.DecodeTraits(traits.Append(nil))
 		must(t, err)

@@ -131,6 +131,7 @@ const (
 	InputTimer                       // the exit record At came due
 	InputFill                        // bring Client's memory up to its rules
 	InputForget                      // forget what Client knows
+	InputPurge                       // forget everything of a node that has no links' state
 )
 
 // Input is one thing for a node to take in.
@@ -259,6 +260,9 @@ func (p *Stepper) Step(s *State, in *Input, now proto.Millis, fx *Effects) {
 		fx.Due = true // a root judges by the rules as they are now
 	case InputForget:
 		p.forget(s, in.Client, fx)
+	case InputPurge:
+		p.ofUser = userFacts{p: p, s: s, now: now, fx: fx}
+		p.ofUser.Purge()
 	}
 	p.schedule(s, fx)
 }

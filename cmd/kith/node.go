@@ -28,6 +28,7 @@ type node interface {
 	gateway.Memberships
 	gateway.Definitions
 	gateway.Accounts
+	gateway.Holdings
 	gateway.Operations
 	gateway.Graph
 	gateway.OptOuts
@@ -174,7 +175,7 @@ func newGateway(c config.Config, n node, m gateway.Maintenance, logger *slog.Log
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(n.Collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return gateway.New(gatewayConfig(c), gateway.Dependencies{
-		Intake: n, Memberships: n, Definitions: n, Accounts: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Exports: n,
+		Intake: n, Memberships: n, Definitions: n, Accounts: n, Holdings: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Exports: n,
 		Registry: registry, Log: logger,
 	})
 }

@@ -139,6 +139,7 @@ type Control struct {
 	//	*Control_Undefine
 	//	*Control_RevokeKey
 	//	*Control_Activate
+	//	*Control_EraseClient
 	Body          isControl_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -249,6 +250,15 @@ func (x *Control) GetActivate() *Activate {
 	return nil
 }
 
+func (x *Control) GetEraseClient() *EraseClient {
+	if x != nil {
+		if x, ok := x.Body.(*Control_EraseClient); ok {
+			return x.EraseClient
+		}
+	}
+	return nil
+}
+
 type isControl_Body interface {
 	isControl_Body()
 }
@@ -277,6 +287,10 @@ type Control_Activate struct {
 	Activate *Activate `protobuf:"bytes,8,opt,name=activate,proto3,oneof"`
 }
 
+type Control_EraseClient struct {
+	EraseClient *EraseClient `protobuf:"bytes,9,opt,name=erase_client,json=eraseClient,proto3,oneof"`
+}
+
 func (*Control_Client) isControl_Body() {}
 
 func (*Control_Key) isControl_Body() {}
@@ -288,6 +302,8 @@ func (*Control_Undefine) isControl_Body() {}
 func (*Control_RevokeKey) isControl_Body() {}
 
 func (*Control_Activate) isControl_Body() {}
+
+func (*Control_EraseClient) isControl_Body() {}
 
 // Client is a customer whose data is kept apart. Its number is the control
 // sequence that made it.
@@ -602,6 +618,60 @@ func (x *Undefine) GetId() string {
 	return ""
 }
 
+// EraseClient ends a client: its segments and keys are no more, nothing of it
+// is taken in from here on, and what it knows is forgotten step by step.
+type EraseClient struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        uint32                 `protobuf:"varint,1,opt,name=client,proto3" json:"client,omitempty"`
+	Space         uint32                 `protobuf:"varint,2,opt,name=space,proto3" json:"space,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EraseClient) Reset() {
+	*x = EraseClient{}
+	mi := &file_proto_kith_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EraseClient) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EraseClient) ProtoMessage() {}
+
+func (x *EraseClient) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_kith_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EraseClient.ProtoReflect.Descriptor instead.
+func (*EraseClient) Descriptor() ([]byte, []int) {
+	return file_proto_kith_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *EraseClient) GetClient() uint32 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
+func (x *EraseClient) GetSpace() uint32 {
+	if x != nil {
+		return x.Space
+	}
+	return 0
+}
+
 // Activate raises the logic version that lanes obey.
 type Activate struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -612,7 +682,7 @@ type Activate struct {
 
 func (x *Activate) Reset() {
 	*x = Activate{}
-	mi := &file_proto_kith_proto_msgTypes[7]
+	mi := &file_proto_kith_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -624,7 +694,7 @@ func (x *Activate) String() string {
 func (*Activate) ProtoMessage() {}
 
 func (x *Activate) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[7]
+	mi := &file_proto_kith_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -637,7 +707,7 @@ func (x *Activate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activate.ProtoReflect.Descriptor instead.
 func (*Activate) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{7}
+	return file_proto_kith_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Activate) GetLogic() uint32 {
@@ -662,7 +732,7 @@ type Value struct {
 
 func (x *Value) Reset() {
 	*x = Value{}
-	mi := &file_proto_kith_proto_msgTypes[8]
+	mi := &file_proto_kith_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -674,7 +744,7 @@ func (x *Value) String() string {
 func (*Value) ProtoMessage() {}
 
 func (x *Value) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[8]
+	mi := &file_proto_kith_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -687,7 +757,7 @@ func (x *Value) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Value.ProtoReflect.Descriptor instead.
 func (*Value) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{8}
+	return file_proto_kith_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Value) GetKind() isValue_Kind {
@@ -763,7 +833,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_proto_kith_proto_msgTypes[9]
+	mi := &file_proto_kith_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -775,7 +845,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[9]
+	mi := &file_proto_kith_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -788,7 +858,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{9}
+	return file_proto_kith_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Event) GetEvent() string {
@@ -850,7 +920,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_proto_kith_proto_msgTypes[10]
+	mi := &file_proto_kith_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -862,7 +932,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[10]
+	mi := &file_proto_kith_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -875,7 +945,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{10}
+	return file_proto_kith_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *EventsRequest) GetClient() string {
@@ -903,7 +973,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_proto_kith_proto_msgTypes[11]
+	mi := &file_proto_kith_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -915,7 +985,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[11]
+	mi := &file_proto_kith_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -928,7 +998,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{11}
+	return file_proto_kith_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Refused) GetIndex() uint32 {
@@ -963,7 +1033,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_proto_kith_proto_msgTypes[12]
+	mi := &file_proto_kith_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -975,7 +1045,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[12]
+	mi := &file_proto_kith_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -988,7 +1058,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{12}
+	return file_proto_kith_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *EventsResponse) GetAccepted() uint32 {
@@ -1023,7 +1093,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_proto_kith_proto_msgTypes[13]
+	mi := &file_proto_kith_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1035,7 +1105,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[13]
+	mi := &file_proto_kith_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1048,7 +1118,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{13}
+	return file_proto_kith_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LookupRequest) GetIdentities() []string {
@@ -1084,7 +1154,7 @@ type LookupResult struct {
 
 func (x *LookupResult) Reset() {
 	*x = LookupResult{}
-	mi := &file_proto_kith_proto_msgTypes[14]
+	mi := &file_proto_kith_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1096,7 +1166,7 @@ func (x *LookupResult) String() string {
 func (*LookupResult) ProtoMessage() {}
 
 func (x *LookupResult) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[14]
+	mi := &file_proto_kith_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1109,7 +1179,7 @@ func (x *LookupResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResult.ProtoReflect.Descriptor instead.
 func (*LookupResult) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{14}
+	return file_proto_kith_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LookupResult) GetIdentity() string {
@@ -1149,7 +1219,7 @@ type LookupResponse struct {
 
 func (x *LookupResponse) Reset() {
 	*x = LookupResponse{}
-	mi := &file_proto_kith_proto_msgTypes[15]
+	mi := &file_proto_kith_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1161,7 +1231,7 @@ func (x *LookupResponse) String() string {
 func (*LookupResponse) ProtoMessage() {}
 
 func (x *LookupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[15]
+	mi := &file_proto_kith_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1174,7 +1244,7 @@ func (x *LookupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResponse.ProtoReflect.Descriptor instead.
 func (*LookupResponse) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{15}
+	return file_proto_kith_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *LookupResponse) GetResults() []*LookupResult {
@@ -1207,7 +1277,7 @@ type LaneRecord struct {
 
 func (x *LaneRecord) Reset() {
 	*x = LaneRecord{}
-	mi := &file_proto_kith_proto_msgTypes[16]
+	mi := &file_proto_kith_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1219,7 +1289,7 @@ func (x *LaneRecord) String() string {
 func (*LaneRecord) ProtoMessage() {}
 
 func (x *LaneRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[16]
+	mi := &file_proto_kith_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1232,7 +1302,7 @@ func (x *LaneRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaneRecord.ProtoReflect.Descriptor instead.
 func (*LaneRecord) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{16}
+	return file_proto_kith_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *LaneRecord) GetVersion() uint32 {
@@ -1346,7 +1416,7 @@ type Producer struct {
 
 func (x *Producer) Reset() {
 	*x = Producer{}
-	mi := &file_proto_kith_proto_msgTypes[17]
+	mi := &file_proto_kith_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1358,7 +1428,7 @@ func (x *Producer) String() string {
 func (*Producer) ProtoMessage() {}
 
 func (x *Producer) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[17]
+	mi := &file_proto_kith_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1371,7 +1441,7 @@ func (x *Producer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Producer.ProtoReflect.Descriptor instead.
 func (*Producer) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{17}
+	return file_proto_kith_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Producer) GetId() uint64 {
@@ -1415,7 +1485,7 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\atime_ms\x18\x05 \x01(\x03R\x06timeMs\x12\x14\n" +
 	"\x05count\x18\x06 \x01(\rR\x05count\x12\x1a\n" +
 	"\bcommands\x18\a \x01(\fR\bcommands\x12\x10\n" +
-	"\x03crc\x18\b \x01(\aR\x03crc\"\xd3\x02\n" +
+	"\x03crc\x18\b \x01(\aR\x03crc\"\x8e\x03\n" +
 	"\aControl\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12)\n" +
@@ -1425,7 +1495,8 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\bundefine\x18\x06 \x01(\v2\x11.kith.v1.UndefineH\x00R\bundefine\x123\n" +
 	"\n" +
 	"revoke_key\x18\a \x01(\v2\x12.kith.v1.RevokeKeyH\x00R\trevokeKey\x12/\n" +
-	"\bactivate\x18\b \x01(\v2\x11.kith.v1.ActivateH\x00R\bactivateB\x06\n" +
+	"\bactivate\x18\b \x01(\v2\x11.kith.v1.ActivateH\x00R\bactivate\x129\n" +
+	"\ferase_client\x18\t \x01(\v2\x14.kith.v1.EraseClientH\x00R\veraseClientB\x06\n" +
 	"\x04body\"H\n" +
 	"\x06Client\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
@@ -1447,7 +1518,10 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\bbackfill\x18\x06 \x01(\bR\bbackfill\"2\n" +
 	"\bUndefine\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\rR\x06client\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\tR\x02id\" \n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\";\n" +
+	"\vEraseClient\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\rR\x06client\x12\x14\n" +
+	"\x05space\x18\x02 \x01(\rR\x05space\" \n" +
 	"\bActivate\x12\x14\n" +
 	"\x05logic\x18\x01 \x01(\rR\x05logic\"U\n" +
 	"\x05Value\x12\x14\n" +
@@ -1532,7 +1606,7 @@ func file_proto_kith_proto_rawDescGZIP() []byte {
 	return file_proto_kith_proto_rawDescData
 }
 
-var file_proto_kith_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_proto_kith_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_proto_kith_proto_goTypes = []any{
 	(*Entry)(nil),          // 0: kith.v1.Entry
 	(*Control)(nil),        // 1: kith.v1.Control
@@ -1541,18 +1615,19 @@ var file_proto_kith_proto_goTypes = []any{
 	(*RevokeKey)(nil),      // 4: kith.v1.RevokeKey
 	(*Define)(nil),         // 5: kith.v1.Define
 	(*Undefine)(nil),       // 6: kith.v1.Undefine
-	(*Activate)(nil),       // 7: kith.v1.Activate
-	(*Value)(nil),          // 8: kith.v1.Value
-	(*Event)(nil),          // 9: kith.v1.Event
-	(*EventsRequest)(nil),  // 10: kith.v1.EventsRequest
-	(*Refused)(nil),        // 11: kith.v1.Refused
-	(*EventsResponse)(nil), // 12: kith.v1.EventsResponse
-	(*LookupRequest)(nil),  // 13: kith.v1.LookupRequest
-	(*LookupResult)(nil),   // 14: kith.v1.LookupResult
-	(*LookupResponse)(nil), // 15: kith.v1.LookupResponse
-	(*LaneRecord)(nil),     // 16: kith.v1.LaneRecord
-	(*Producer)(nil),       // 17: kith.v1.Producer
-	nil,                    // 18: kith.v1.Event.PropsEntry
+	(*EraseClient)(nil),    // 7: kith.v1.EraseClient
+	(*Activate)(nil),       // 8: kith.v1.Activate
+	(*Value)(nil),          // 9: kith.v1.Value
+	(*Event)(nil),          // 10: kith.v1.Event
+	(*EventsRequest)(nil),  // 11: kith.v1.EventsRequest
+	(*Refused)(nil),        // 12: kith.v1.Refused
+	(*EventsResponse)(nil), // 13: kith.v1.EventsResponse
+	(*LookupRequest)(nil),  // 14: kith.v1.LookupRequest
+	(*LookupResult)(nil),   // 15: kith.v1.LookupResult
+	(*LookupResponse)(nil), // 16: kith.v1.LookupResponse
+	(*LaneRecord)(nil),     // 17: kith.v1.LaneRecord
+	(*Producer)(nil),       // 18: kith.v1.Producer
+	nil,                    // 19: kith.v1.Event.PropsEntry
 }
 var file_proto_kith_proto_depIdxs = []int32{
 	2,  // 0: kith.v1.Control.client:type_name -> kith.v1.Client
@@ -1560,18 +1635,19 @@ var file_proto_kith_proto_depIdxs = []int32{
 	5,  // 2: kith.v1.Control.define:type_name -> kith.v1.Define
 	6,  // 3: kith.v1.Control.undefine:type_name -> kith.v1.Undefine
 	4,  // 4: kith.v1.Control.revoke_key:type_name -> kith.v1.RevokeKey
-	7,  // 5: kith.v1.Control.activate:type_name -> kith.v1.Activate
-	18, // 6: kith.v1.Event.props:type_name -> kith.v1.Event.PropsEntry
-	9,  // 7: kith.v1.EventsRequest.events:type_name -> kith.v1.Event
-	11, // 8: kith.v1.EventsResponse.refused:type_name -> kith.v1.Refused
-	14, // 9: kith.v1.LookupResponse.results:type_name -> kith.v1.LookupResult
-	17, // 10: kith.v1.LaneRecord.producers:type_name -> kith.v1.Producer
-	8,  // 11: kith.v1.Event.PropsEntry.value:type_name -> kith.v1.Value
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	8,  // 5: kith.v1.Control.activate:type_name -> kith.v1.Activate
+	7,  // 6: kith.v1.Control.erase_client:type_name -> kith.v1.EraseClient
+	19, // 7: kith.v1.Event.props:type_name -> kith.v1.Event.PropsEntry
+	10, // 8: kith.v1.EventsRequest.events:type_name -> kith.v1.Event
+	12, // 9: kith.v1.EventsResponse.refused:type_name -> kith.v1.Refused
+	15, // 10: kith.v1.LookupResponse.results:type_name -> kith.v1.LookupResult
+	18, // 11: kith.v1.LaneRecord.producers:type_name -> kith.v1.Producer
+	9,  // 12: kith.v1.Event.PropsEntry.value:type_name -> kith.v1.Value
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_proto_kith_proto_init() }
@@ -1586,8 +1662,9 @@ func file_proto_kith_proto_init() {
 		(*Control_Undefine)(nil),
 		(*Control_RevokeKey)(nil),
 		(*Control_Activate)(nil),
+		(*Control_EraseClient)(nil),
 	}
-	file_proto_kith_proto_msgTypes[8].OneofWrappers = []any{
+	file_proto_kith_proto_msgTypes[9].OneofWrappers = []any{
 		(*Value_Text)(nil),
 		(*Value_Number)(nil),
 		(*Value_Flag)(nil),
@@ -1598,7 +1675,7 @@ func file_proto_kith_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_kith_proto_rawDesc), len(file_proto_kith_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
