@@ -139,6 +139,9 @@ type Control struct {
 	//	*Control_Undefine
 	//	*Control_RevokeKey
 	//	*Control_Activate
+	//	*Control_SaveAudience
+	//	*Control_DropAudience
+	//	*Control_Report
 	Body          isControl_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -249,6 +252,33 @@ func (x *Control) GetActivate() *Activate {
 	return nil
 }
 
+func (x *Control) GetSaveAudience() *SaveAudience {
+	if x != nil {
+		if x, ok := x.Body.(*Control_SaveAudience); ok {
+			return x.SaveAudience
+		}
+	}
+	return nil
+}
+
+func (x *Control) GetDropAudience() *DropAudience {
+	if x != nil {
+		if x, ok := x.Body.(*Control_DropAudience); ok {
+			return x.DropAudience
+		}
+	}
+	return nil
+}
+
+func (x *Control) GetReport() *Report {
+	if x != nil {
+		if x, ok := x.Body.(*Control_Report); ok {
+			return x.Report
+		}
+	}
+	return nil
+}
+
 type isControl_Body interface {
 	isControl_Body()
 }
@@ -277,6 +307,18 @@ type Control_Activate struct {
 	Activate *Activate `protobuf:"bytes,8,opt,name=activate,proto3,oneof"`
 }
 
+type Control_SaveAudience struct {
+	SaveAudience *SaveAudience `protobuf:"bytes,9,opt,name=save_audience,json=saveAudience,proto3,oneof"`
+}
+
+type Control_DropAudience struct {
+	DropAudience *DropAudience `protobuf:"bytes,10,opt,name=drop_audience,json=dropAudience,proto3,oneof"`
+}
+
+type Control_Report struct {
+	Report *Report `protobuf:"bytes,11,opt,name=report,proto3,oneof"`
+}
+
 func (*Control_Client) isControl_Body() {}
 
 func (*Control_Key) isControl_Body() {}
@@ -288,6 +330,12 @@ func (*Control_Undefine) isControl_Body() {}
 func (*Control_RevokeKey) isControl_Body() {}
 
 func (*Control_Activate) isControl_Body() {}
+
+func (*Control_SaveAudience) isControl_Body() {}
+
+func (*Control_DropAudience) isControl_Body() {}
+
+func (*Control_Report) isControl_Body() {}
 
 // Client is a customer whose data is kept apart. Its number is the control
 // sequence that made it.
@@ -602,6 +650,220 @@ func (x *Undefine) GetId() string {
 	return ""
 }
 
+// SaveAudience keeps an audience expression under a name, or replaces it.
+type SaveAudience struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        uint32                 `protobuf:"varint,1,opt,name=client,proto3" json:"client,omitempty"`
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Expr          string                 `protobuf:"bytes,3,opt,name=expr,proto3" json:"expr,omitempty"`
+	Description   string                 `protobuf:"bytes,4,opt,name=description,proto3" json:"description,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveAudience) Reset() {
+	*x = SaveAudience{}
+	mi := &file_proto_kith_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveAudience) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveAudience) ProtoMessage() {}
+
+func (x *SaveAudience) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_kith_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveAudience.ProtoReflect.Descriptor instead.
+func (*SaveAudience) Descriptor() ([]byte, []int) {
+	return file_proto_kith_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *SaveAudience) GetClient() uint32 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
+func (x *SaveAudience) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *SaveAudience) GetExpr() string {
+	if x != nil {
+		return x.Expr
+	}
+	return ""
+}
+
+func (x *SaveAudience) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+type DropAudience struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        uint32                 `protobuf:"varint,1,opt,name=client,proto3" json:"client,omitempty"`
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropAudience) Reset() {
+	*x = DropAudience{}
+	mi := &file_proto_kith_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropAudience) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropAudience) ProtoMessage() {}
+
+func (x *DropAudience) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_kith_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropAudience.ProtoReflect.Descriptor instead.
+func (*DropAudience) Descriptor() ([]byte, []int) {
+	return file_proto_kith_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *DropAudience) GetClient() uint32 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
+func (x *DropAudience) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// Report is what a client's report keys were told of one audience on one day.
+type Report struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        uint32                 `protobuf:"varint,1,opt,name=client,proto3" json:"client,omitempty"`
+	Day           uint32                 `protobuf:"varint,2,opt,name=day,proto3" json:"day,omitempty"`  // days since 1970, UTC
+	Expr          string                 `protobuf:"bytes,3,opt,name=expr,proto3" json:"expr,omitempty"` // without saved audiences
+	Unit          string                 `protobuf:"bytes,4,opt,name=unit,proto3" json:"unit,omitempty"`
+	Count         uint64                 `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"` // exact, when it was asked for
+	Told          uint64                 `protobuf:"varint,6,opt,name=told,proto3" json:"told,omitempty"`
+	Verdict       uint32                 `protobuf:"varint,7,opt,name=verdict,proto3" json:"verdict,omitempty"` // segments.Verdict
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Report) Reset() {
+	*x = Report{}
+	mi := &file_proto_kith_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Report) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Report) ProtoMessage() {}
+
+func (x *Report) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_kith_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Report.ProtoReflect.Descriptor instead.
+func (*Report) Descriptor() ([]byte, []int) {
+	return file_proto_kith_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Report) GetClient() uint32 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
+func (x *Report) GetDay() uint32 {
+	if x != nil {
+		return x.Day
+	}
+	return 0
+}
+
+func (x *Report) GetExpr() string {
+	if x != nil {
+		return x.Expr
+	}
+	return ""
+}
+
+func (x *Report) GetUnit() string {
+	if x != nil {
+		return x.Unit
+	}
+	return ""
+}
+
+func (x *Report) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *Report) GetTold() uint64 {
+	if x != nil {
+		return x.Told
+	}
+	return 0
+}
+
+func (x *Report) GetVerdict() uint32 {
+	if x != nil {
+		return x.Verdict
+	}
+	return 0
+}
+
 // Activate raises the logic version that lanes obey.
 type Activate struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -612,7 +874,7 @@ type Activate struct {
 
 func (x *Activate) Reset() {
 	*x = Activate{}
-	mi := &file_proto_kith_proto_msgTypes[7]
+	mi := &file_proto_kith_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -624,7 +886,7 @@ func (x *Activate) String() string {
 func (*Activate) ProtoMessage() {}
 
 func (x *Activate) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[7]
+	mi := &file_proto_kith_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -637,7 +899,7 @@ func (x *Activate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activate.ProtoReflect.Descriptor instead.
 func (*Activate) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{7}
+	return file_proto_kith_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Activate) GetLogic() uint32 {
@@ -662,7 +924,7 @@ type Value struct {
 
 func (x *Value) Reset() {
 	*x = Value{}
-	mi := &file_proto_kith_proto_msgTypes[8]
+	mi := &file_proto_kith_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -674,7 +936,7 @@ func (x *Value) String() string {
 func (*Value) ProtoMessage() {}
 
 func (x *Value) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[8]
+	mi := &file_proto_kith_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -687,7 +949,7 @@ func (x *Value) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Value.ProtoReflect.Descriptor instead.
 func (*Value) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{8}
+	return file_proto_kith_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Value) GetKind() isValue_Kind {
@@ -763,7 +1025,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_proto_kith_proto_msgTypes[9]
+	mi := &file_proto_kith_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -775,7 +1037,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[9]
+	mi := &file_proto_kith_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -788,7 +1050,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{9}
+	return file_proto_kith_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Event) GetEvent() string {
@@ -850,7 +1112,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_proto_kith_proto_msgTypes[10]
+	mi := &file_proto_kith_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -862,7 +1124,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[10]
+	mi := &file_proto_kith_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -875,7 +1137,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{10}
+	return file_proto_kith_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *EventsRequest) GetClient() string {
@@ -903,7 +1165,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_proto_kith_proto_msgTypes[11]
+	mi := &file_proto_kith_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -915,7 +1177,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[11]
+	mi := &file_proto_kith_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -928,7 +1190,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{11}
+	return file_proto_kith_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Refused) GetIndex() uint32 {
@@ -963,7 +1225,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_proto_kith_proto_msgTypes[12]
+	mi := &file_proto_kith_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -975,7 +1237,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[12]
+	mi := &file_proto_kith_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -988,7 +1250,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{12}
+	return file_proto_kith_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *EventsResponse) GetAccepted() uint32 {
@@ -1023,7 +1285,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_proto_kith_proto_msgTypes[13]
+	mi := &file_proto_kith_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1035,7 +1297,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[13]
+	mi := &file_proto_kith_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1048,7 +1310,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{13}
+	return file_proto_kith_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *LookupRequest) GetIdentities() []string {
@@ -1084,7 +1346,7 @@ type LookupResult struct {
 
 func (x *LookupResult) Reset() {
 	*x = LookupResult{}
-	mi := &file_proto_kith_proto_msgTypes[14]
+	mi := &file_proto_kith_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1096,7 +1358,7 @@ func (x *LookupResult) String() string {
 func (*LookupResult) ProtoMessage() {}
 
 func (x *LookupResult) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[14]
+	mi := &file_proto_kith_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1109,7 +1371,7 @@ func (x *LookupResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResult.ProtoReflect.Descriptor instead.
 func (*LookupResult) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{14}
+	return file_proto_kith_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *LookupResult) GetIdentity() string {
@@ -1149,7 +1411,7 @@ type LookupResponse struct {
 
 func (x *LookupResponse) Reset() {
 	*x = LookupResponse{}
-	mi := &file_proto_kith_proto_msgTypes[15]
+	mi := &file_proto_kith_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1161,7 +1423,7 @@ func (x *LookupResponse) String() string {
 func (*LookupResponse) ProtoMessage() {}
 
 func (x *LookupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[15]
+	mi := &file_proto_kith_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1174,7 +1436,7 @@ func (x *LookupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResponse.ProtoReflect.Descriptor instead.
 func (*LookupResponse) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{15}
+	return file_proto_kith_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LookupResponse) GetResults() []*LookupResult {
@@ -1207,7 +1469,7 @@ type LaneRecord struct {
 
 func (x *LaneRecord) Reset() {
 	*x = LaneRecord{}
-	mi := &file_proto_kith_proto_msgTypes[16]
+	mi := &file_proto_kith_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1219,7 +1481,7 @@ func (x *LaneRecord) String() string {
 func (*LaneRecord) ProtoMessage() {}
 
 func (x *LaneRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[16]
+	mi := &file_proto_kith_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1232,7 +1494,7 @@ func (x *LaneRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaneRecord.ProtoReflect.Descriptor instead.
 func (*LaneRecord) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{16}
+	return file_proto_kith_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *LaneRecord) GetVersion() uint32 {
@@ -1346,7 +1608,7 @@ type Producer struct {
 
 func (x *Producer) Reset() {
 	*x = Producer{}
-	mi := &file_proto_kith_proto_msgTypes[17]
+	mi := &file_proto_kith_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1358,7 +1620,7 @@ func (x *Producer) String() string {
 func (*Producer) ProtoMessage() {}
 
 func (x *Producer) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[17]
+	mi := &file_proto_kith_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1371,7 +1633,7 @@ func (x *Producer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Producer.ProtoReflect.Descriptor instead.
 func (*Producer) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{17}
+	return file_proto_kith_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Producer) GetId() uint64 {
@@ -1415,7 +1677,7 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\atime_ms\x18\x05 \x01(\x03R\x06timeMs\x12\x14\n" +
 	"\x05count\x18\x06 \x01(\rR\x05count\x12\x1a\n" +
 	"\bcommands\x18\a \x01(\fR\bcommands\x12\x10\n" +
-	"\x03crc\x18\b \x01(\aR\x03crc\"\xd3\x02\n" +
+	"\x03crc\x18\b \x01(\aR\x03crc\"\xfa\x03\n" +
 	"\aControl\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12)\n" +
@@ -1425,7 +1687,11 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\bundefine\x18\x06 \x01(\v2\x11.kith.v1.UndefineH\x00R\bundefine\x123\n" +
 	"\n" +
 	"revoke_key\x18\a \x01(\v2\x12.kith.v1.RevokeKeyH\x00R\trevokeKey\x12/\n" +
-	"\bactivate\x18\b \x01(\v2\x11.kith.v1.ActivateH\x00R\bactivateB\x06\n" +
+	"\bactivate\x18\b \x01(\v2\x11.kith.v1.ActivateH\x00R\bactivate\x12<\n" +
+	"\rsave_audience\x18\t \x01(\v2\x15.kith.v1.SaveAudienceH\x00R\fsaveAudience\x12<\n" +
+	"\rdrop_audience\x18\n" +
+	" \x01(\v2\x15.kith.v1.DropAudienceH\x00R\fdropAudience\x12)\n" +
+	"\x06report\x18\v \x01(\v2\x0f.kith.v1.ReportH\x00R\x06reportB\x06\n" +
 	"\x04body\"H\n" +
 	"\x06Client\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
@@ -1447,7 +1713,23 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\bbackfill\x18\x06 \x01(\bR\bbackfill\"2\n" +
 	"\bUndefine\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\rR\x06client\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\tR\x02id\" \n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"l\n" +
+	"\fSaveAudience\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\rR\x06client\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
+	"\x04expr\x18\x03 \x01(\tR\x04expr\x12 \n" +
+	"\vdescription\x18\x04 \x01(\tR\vdescription\"6\n" +
+	"\fDropAudience\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\rR\x06client\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"\x9e\x01\n" +
+	"\x06Report\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\rR\x06client\x12\x10\n" +
+	"\x03day\x18\x02 \x01(\rR\x03day\x12\x12\n" +
+	"\x04expr\x18\x03 \x01(\tR\x04expr\x12\x12\n" +
+	"\x04unit\x18\x04 \x01(\tR\x04unit\x12\x14\n" +
+	"\x05count\x18\x05 \x01(\x04R\x05count\x12\x12\n" +
+	"\x04told\x18\x06 \x01(\x04R\x04told\x12\x18\n" +
+	"\averdict\x18\a \x01(\rR\averdict\" \n" +
 	"\bActivate\x12\x14\n" +
 	"\x05logic\x18\x01 \x01(\rR\x05logic\"U\n" +
 	"\x05Value\x12\x14\n" +
@@ -1532,7 +1814,7 @@ func file_proto_kith_proto_rawDescGZIP() []byte {
 	return file_proto_kith_proto_rawDescData
 }
 
-var file_proto_kith_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_proto_kith_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_proto_kith_proto_goTypes = []any{
 	(*Entry)(nil),          // 0: kith.v1.Entry
 	(*Control)(nil),        // 1: kith.v1.Control
@@ -1541,18 +1823,21 @@ var file_proto_kith_proto_goTypes = []any{
 	(*RevokeKey)(nil),      // 4: kith.v1.RevokeKey
 	(*Define)(nil),         // 5: kith.v1.Define
 	(*Undefine)(nil),       // 6: kith.v1.Undefine
-	(*Activate)(nil),       // 7: kith.v1.Activate
-	(*Value)(nil),          // 8: kith.v1.Value
-	(*Event)(nil),          // 9: kith.v1.Event
-	(*EventsRequest)(nil),  // 10: kith.v1.EventsRequest
-	(*Refused)(nil),        // 11: kith.v1.Refused
-	(*EventsResponse)(nil), // 12: kith.v1.EventsResponse
-	(*LookupRequest)(nil),  // 13: kith.v1.LookupRequest
-	(*LookupResult)(nil),   // 14: kith.v1.LookupResult
-	(*LookupResponse)(nil), // 15: kith.v1.LookupResponse
-	(*LaneRecord)(nil),     // 16: kith.v1.LaneRecord
-	(*Producer)(nil),       // 17: kith.v1.Producer
-	nil,                    // 18: kith.v1.Event.PropsEntry
+	(*SaveAudience)(nil),   // 7: kith.v1.SaveAudience
+	(*DropAudience)(nil),   // 8: kith.v1.DropAudience
+	(*Report)(nil),         // 9: kith.v1.Report
+	(*Activate)(nil),       // 10: kith.v1.Activate
+	(*Value)(nil),          // 11: kith.v1.Value
+	(*Event)(nil),          // 12: kith.v1.Event
+	(*EventsRequest)(nil),  // 13: kith.v1.EventsRequest
+	(*Refused)(nil),        // 14: kith.v1.Refused
+	(*EventsResponse)(nil), // 15: kith.v1.EventsResponse
+	(*LookupRequest)(nil),  // 16: kith.v1.LookupRequest
+	(*LookupResult)(nil),   // 17: kith.v1.LookupResult
+	(*LookupResponse)(nil), // 18: kith.v1.LookupResponse
+	(*LaneRecord)(nil),     // 19: kith.v1.LaneRecord
+	(*Producer)(nil),       // 20: kith.v1.Producer
+	nil,                    // 21: kith.v1.Event.PropsEntry
 }
 var file_proto_kith_proto_depIdxs = []int32{
 	2,  // 0: kith.v1.Control.client:type_name -> kith.v1.Client
@@ -1560,18 +1845,21 @@ var file_proto_kith_proto_depIdxs = []int32{
 	5,  // 2: kith.v1.Control.define:type_name -> kith.v1.Define
 	6,  // 3: kith.v1.Control.undefine:type_name -> kith.v1.Undefine
 	4,  // 4: kith.v1.Control.revoke_key:type_name -> kith.v1.RevokeKey
-	7,  // 5: kith.v1.Control.activate:type_name -> kith.v1.Activate
-	18, // 6: kith.v1.Event.props:type_name -> kith.v1.Event.PropsEntry
-	9,  // 7: kith.v1.EventsRequest.events:type_name -> kith.v1.Event
-	11, // 8: kith.v1.EventsResponse.refused:type_name -> kith.v1.Refused
-	14, // 9: kith.v1.LookupResponse.results:type_name -> kith.v1.LookupResult
-	17, // 10: kith.v1.LaneRecord.producers:type_name -> kith.v1.Producer
-	8,  // 11: kith.v1.Event.PropsEntry.value:type_name -> kith.v1.Value
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	10, // 5: kith.v1.Control.activate:type_name -> kith.v1.Activate
+	7,  // 6: kith.v1.Control.save_audience:type_name -> kith.v1.SaveAudience
+	8,  // 7: kith.v1.Control.drop_audience:type_name -> kith.v1.DropAudience
+	9,  // 8: kith.v1.Control.report:type_name -> kith.v1.Report
+	21, // 9: kith.v1.Event.props:type_name -> kith.v1.Event.PropsEntry
+	12, // 10: kith.v1.EventsRequest.events:type_name -> kith.v1.Event
+	14, // 11: kith.v1.EventsResponse.refused:type_name -> kith.v1.Refused
+	17, // 12: kith.v1.LookupResponse.results:type_name -> kith.v1.LookupResult
+	20, // 13: kith.v1.LaneRecord.producers:type_name -> kith.v1.Producer
+	11, // 14: kith.v1.Event.PropsEntry.value:type_name -> kith.v1.Value
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_proto_kith_proto_init() }
@@ -1586,8 +1874,11 @@ func file_proto_kith_proto_init() {
 		(*Control_Undefine)(nil),
 		(*Control_RevokeKey)(nil),
 		(*Control_Activate)(nil),
+		(*Control_SaveAudience)(nil),
+		(*Control_DropAudience)(nil),
+		(*Control_Report)(nil),
 	}
-	file_proto_kith_proto_msgTypes[8].OneofWrappers = []any{
+	file_proto_kith_proto_msgTypes[11].OneofWrappers = []any{
 		(*Value_Text)(nil),
 		(*Value_Number)(nil),
 		(*Value_Flag)(nil),
@@ -1598,7 +1889,7 @@ func file_proto_kith_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_kith_proto_rawDesc), len(file_proto_kith_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
