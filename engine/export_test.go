@@ -101,3 +101,27 @@ func Steady(wall func() time.Time, mono func() time.Duration, lanes int) func() 
 		return ok
 	}
 }
+
+// SegmentSize is an entry of a day's sizes.
+type SegmentSize struct {
+	Key  proto.SegmentKey
+	Size uint64
+}
+
+// AppendSizes writes a day's sizes.
+func AppendSizes(b []byte, list []SegmentSize) []byte {
+	in := make([]segmentSize, len(list))
+	for i, s := range list {
+		in[i] = segmentSize{s.Key, s.Size}
+	}
+	return appendSizes(b, in)
+}
+
+// ReadSizes reads them.
+func ReadSizes(b []byte) (list []SegmentSize, err error) {
+	in, err := readSizes(b)
+	for _, s := range in {
+		list = append(list, SegmentSize{s.key, s.size})
+	}
+	return list, err
+}

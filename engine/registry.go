@@ -34,6 +34,9 @@ type registry struct {
 	keys    map[[32]byte]proto.Principal
 	specs   map[proto.ClientID]map[proto.SegmentID]proto.SegmentSpec
 	rules   *laneRules
+	saved   map[proto.ClientID]map[proto.AudienceID]proto.AudienceSpec
+	reports map[proto.ClientID]*segments.ReportBook
+	ever    map[defined][]proto.SegmentKey // all that a segment's name has stood for
 
 	stale atomic.Bool // view must be made anew; set under mu
 	view  atomic.Pointer[registryView]
@@ -57,7 +60,8 @@ func newRegistry(c log.ControlStream, static map[[32]byte]proto.Principal, now f
 		control: c, now: now, static: static, changed: make(chan struct{}),
 		clients: map[proto.ClientName]proto.ClientInfo{}, spaces: map[string]proto.SpaceID{},
 		keys: map[[32]byte]proto.Principal{}, specs: map[proto.ClientID]map[proto.SegmentID]proto.SegmentSpec{},
-		rules: newLaneRules(),
+		rules: newLaneRules(), saved: map[proto.ClientID]map[proto.AudienceID]proto.AudienceSpec{},
+		reports: map[proto.ClientID]*segments.ReportBook{}, ever: map[defined][]proto.SegmentKey{},
 	}
 	r.stale.Store(true)
 	return r
@@ -149,11 +153,21 @@ func (r *registry) obey(seq uint64, c *pb.Control) error {
 			r.specs[proto.ClientID(d.Client)] = of
 		}
 		of[proto.SegmentID(d.Id)] = proto.SegmentSpec{ID: proto.SegmentID(d.Id), Scope: d.Scope, When: d.When, Backfill: d.Backfill, Version: ch.defined}
+		if !ch.same {
+			name := defined{proto.ClientID(d.Client), proto.SegmentID(d.Id)}
+			r.ever[name] = append(r.ever[name], ch.defined)
+		}
 	case *pb.Control_Undefine:
 		if _, err := r.rules.apply(seq, c); err != nil {
 			return err
 		}
 		delete(r.specs[proto.ClientID(b.Undefine.Client)], proto.SegmentID(b.Undefine.Id))
+	case *pb.Control_SaveAudience:
+		r.obeySave(b.SaveAudience)
+	case *pb.Control_DropAudience:
+		delete(r.saved[proto.ClientID(b.DropAudience.Client)], proto.AudienceID(b.DropAudience.Id))
+	case *pb.Control_Report:
+		return r.obeyReport(b.Report)
 	}
 	return nil
 }
