@@ -28,6 +28,7 @@ type twin struct {
 	replayed []string
 
 	graph twinGraph
+	saved map[proto.AudienceID]proto.AudienceSpec
 
 	fail    func(i int, e *proto.Event) bool // which events are not made durable
 	failErr error
@@ -50,7 +51,7 @@ func newTwin() *twin {
 			"acme-report": {Role: proto.RoleReport, Client: "acme"}, "admin-key": {Role: proto.RoleAdmin},
 		},
 		members: map[member][]proto.SegmentID{}, specs: map[proto.SegmentID]proto.SegmentSpec{}, counts: map[string]uint64{},
-		graph: newTwinGraph(),
+		graph: newTwinGraph(), saved: map[proto.AudienceID]proto.AudienceSpec{},
 	}
 }
 

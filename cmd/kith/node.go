@@ -27,6 +27,8 @@ type node interface {
 	gateway.Intake
 	gateway.Memberships
 	gateway.Definitions
+	gateway.Audiences
+	gateway.SavedAudiences
 	gateway.Accounts
 	gateway.Operations
 	gateway.Graph
@@ -173,7 +175,7 @@ func newGateway(c config.Config, n node, m gateway.Maintenance, logger *slog.Log
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(n.Collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return gateway.New(gatewayConfig(c), gateway.Dependencies{
-		Intake: n, Memberships: n, Definitions: n, Accounts: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m,
+		Intake: n, Memberships: n, Definitions: n, Audiences: n, Saved: n, Accounts: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m,
 		Registry: registry, Log: logger,
 	})
 }
