@@ -1,9 +1,10 @@
 package engine
 
 import (
-	"cmp"
 	"context"
+	"runtime"
 	"slices"
+	"sync"
 
 	"github.com/RoaringBitmap/roaring/v2"
 
@@ -183,12 +184,10 @@ func (n *Node) Overlap(ctx context.Context, client proto.ClientInfo, rows, colum
 	if unit == "users" {
 		err = m.users(ctx, lanes)
 	} else {
-		for _, l := range lanes {
-			l.bitmaps.View(func(get getBits, _ getUniverse) { m.add(get) })
-		}
+		err = m.identities(ctx, lanes)
 	}
 	m.give(out.Counts)
-	return out, cmp.Or(err, ctx.Err())
+	return out, err
 }
 
 // keysOf finds segments of the client.
@@ -223,27 +222,42 @@ func (m *matrix) first(row int) int {
 	return 0
 }
 
-// add adds a lane's part. Nothing is copied: a cell costs what going through
-// both bitmaps does.
-func (m *matrix) add(get getBits) {
-	columns := make([]*roaring.Bitmap, len(m.columns))
-	for j, k := range m.columns {
-		columns[j] = get(k)
+// overlapShare is how many columns make it worth to share a row among cores.
+const overlapShare = 64
+
+// identities fills the cells, each row as of one moment of each lane: a lane
+// publishes nothing while it is looked at.
+func (m *matrix) identities(ctx context.Context, lanes []*lane) error {
+	for i := range m.rows {
+		for _, l := range lanes {
+			l.bitmaps.View(func(get getBits, _ getUniverse) { m.add(i, get) })
+		}
+		if err := ctx.Err(); err != nil {
+			return proto.Errorf(proto.CodeTimeout, "the matrix took too long: name fewer segments: %w", err)
+		}
 	}
-	for i, k := range m.rows {
-		row := get(k)
-		if row == nil {
-			continue
-		}
-		cells := m.cells[i*len(columns):][:len(columns)]
-		for j := m.first(i); j < len(columns); j++ {
-			switch {
-			case columns[j] == row:
-				cells[j] += row.GetCardinality()
-			case columns[j] != nil:
-				cells[j] += row.AndCardinality(columns[j])
-			}
-		}
+	return nil
+}
+
+// add adds a lane's part of a row. Nothing is copied: a cell costs what going
+// through both bitmaps does.
+func (m *matrix) add(i int, get getBits) {
+	first, width := m.first(i), len(m.columns)
+	columns := make([]*roaring.Bitmap, 0, width-first)
+	for _, k := range m.columns[first:] {
+		columns = append(columns, get(k))
+	}
+	spread(get(m.rows[i]), columns, m.cells[i*width+first:(i+1)*width])
+}
+
+// spread does one row on all cores.
+func spread(row *roaring.Bitmap, columns []*roaring.Bitmap, out []uint64) {
+	shares := min(runtime.GOMAXPROCS(0), 1+len(columns)/overlapShare)
+	var busy sync.WaitGroup
+	defer busy.Wait()
+	for n := range shares {
+		from, to := len(columns)*n/shares, len(columns)*(n+1)/shares
+		busy.Go(func() { segments.Overlap(row, columns[from:to], out[from:to]) })
 	}
 }
 

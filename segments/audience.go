@@ -346,10 +346,23 @@ func countAnd(in, out []audienceSet) uint64 {
 		last := len(in) - 1
 		return intersection(in[:last]).bits.AndCardinality(in[last].bits)
 	}
+	if at := slices.IndexFunc(in, func(s audienceSet) bool { return s.own }); at >= 0 && len(in) > 1 {
+		return countOwn(minus(in[at], out), slices.Delete(in, at, at+1))
+	}
 	all := intersection(in)
 	last := len(out) - 1
 	all = minus(all, out[:last])
 	return all.bits.GetCardinality() - all.bits.AndCardinality(out[last].bits)
+}
+
+// countOwn counts an intersection with a set that was built on the way, such as
+// a union, and from which others have been taken already: it is kept as bits,
+// and a list is looked up in bits in much less time than two lists are merged in.
+func countOwn(own audienceSet, in []audienceSet) uint64 {
+	for _, s := range in[1:] {
+		own.bits.And(s.bits)
+	}
+	return own.bits.AndCardinality(in[0].bits)
 }
 
 func (n *audienceNode) eval(get func(proto.SegmentID) *roaring.Bitmap) audienceSet {
