@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -177,6 +178,16 @@ func TestOverlapIsSetAlgebra(t *testing.T) {
 		}
 		if got := *rows.Counts[0][4]; got != both(1, 1) {
 			t.Errorf("b and all: %d, want %d", got, both(1, 1))
+		}
+	}
+	long := slices.Repeat(ids, 80) // shared among cores
+	row, err := c.n.Overlap(t.Context(), c.client, ids[:1], long, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k, got := range row.Counts[0] {
+		if *got != both(0, k%4) {
+			t.Errorf("a and %s, column %d: %d", long[k], k, *got)
 		}
 	}
 	if _, err := c.n.Overlap(t.Context(), c.client, []proto.SegmentID{"a", "nobody"}, nil, ""); proto.CodeOf(err) != proto.CodeNotFound {

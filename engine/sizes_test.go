@@ -101,20 +101,38 @@ func TestSizesAreTheLogs(t *testing.T) {
 	}
 }
 
+// What came a moment before midnight is in, though it is not committed yet.
+func TestSizesAtMidnight(t *testing.T) {
+	s := newScript(t)
+	acme := s.client("acme", "")
+	s.define(acme, "auto", `count(event.section == "auto", "300d") >= 1`)
+	s.beat(0)
+	s.beat(24*time.Hour - 10*time.Second)
+	for i := range 5 {
+		s.events(s.event(acme, fmt.Sprint("v", i), "auto"))
+	}
+	s.beat(20 * time.Second)
+	n := s.run(store.NewMemory())
+	defer closeNode(t, n)
+	if got := s.sizes(n, acme, "auto", 0, scriptStart.Day()); len(got) != 1 || got[0] != "2026-01-01:5" {
+		t.Errorf("%v", got)
+	}
+}
+
 // Sizes are kept for five years.
 func TestSizesAreBounded(t *testing.T) {
 	s := newScript(t)
 	acme := s.client("acme", "")
 	s.define(acme, "auto", `count(event.section == "auto", "36h") >= 1`)
 	s.beat(0)
-	for range 7 {
-		s.beat(360 * 24 * time.Hour)
+	for _, days := range []int{1, 1, 1, 1000, 1000, 1} {
+		s.beat(time.Duration(days) * 24 * time.Hour)
 	}
 	n := s.run(store.NewMemory())
 	defer closeNode(t, n)
-	got := s.sizes(n, acme, "auto", 0, s.now.Day()-1)
-	if len(got) != 6 || got[0] != "2026-12-27:0" {
-		t.Errorf("after seven years: %v", got)
+	want := []string{"2028-09-30:0", "2031-06-27:0"}
+	if d := cmp.Diff(want, s.sizes(n, acme, "auto", 0, s.now.Day()-1)); d != "" {
+		t.Error(d)
 	}
 }
 

@@ -322,6 +322,9 @@ func (a *Audience) Eval(get func(proto.SegmentID) *roaring.Bitmap, universe *roa
 // Count is the cardinality of Eval, without building the outermost set.
 func (a *Audience) Count(get func(proto.SegmentID) *roaring.Bitmap, universe *roaring.Bitmap) uint64 {
 	n := a.root
+	if count, ok := a.countDense(get); ok {
+		return count
+	}
 	switch n.op {
 	case audienceAnd, audienceOr:
 		if in, out := split(n.operands(get)); n.op == audienceAnd && len(in) > 0 {
@@ -346,23 +349,10 @@ func countAnd(in, out []audienceSet) uint64 {
 		last := len(in) - 1
 		return intersection(in[:last]).bits.AndCardinality(in[last].bits)
 	}
-	if at := slices.IndexFunc(in, func(s audienceSet) bool { return s.own }); at >= 0 && len(in) > 1 {
-		return countOwn(minus(in[at], out), slices.Delete(in, at, at+1))
-	}
 	all := intersection(in)
 	last := len(out) - 1
 	all = minus(all, out[:last])
 	return all.bits.GetCardinality() - all.bits.AndCardinality(out[last].bits)
-}
-
-// countOwn counts an intersection with a set that was built on the way, such as
-// a union, and from which others have been taken already: it is kept as bits,
-// and a list is looked up in bits in much less time than two lists are merged in.
-func countOwn(own audienceSet, in []audienceSet) uint64 {
-	for _, s := range in[1:] {
-		own.bits.And(s.bits)
-	}
-	return own.bits.AndCardinality(in[0].bits)
 }
 
 func (n *audienceNode) eval(get func(proto.SegmentID) *roaring.Bitmap) audienceSet {

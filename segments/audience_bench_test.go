@@ -3,6 +3,7 @@ package segments_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -12,60 +13,56 @@ import (
 	"kith/segments"
 )
 
-// BenchmarkAudience counts among a million over the hundred largest of segments
-// whose sizes follow Zipf's law, beside the plain calls.
+// BenchmarkAudience counts among a million over segments whose sizes follow
+// Zipf's law, all and the hundred largest of them, beside the plain calls.
 func BenchmarkAudience(b *testing.B) {
-	const people, largest = 1_000_000, 100
+	const people, names = 1_000_000, 2000
 	r := rand.New(rand.NewPCG(1, 1))
-	sets := map[proto.SegmentID]*roaring.Bitmap{}
-	names := make([]string, largest)
-	for i := range names {
-		names[i] = fmt.Sprint("s", i)
-		bits := roaring.New()
-		for o, share := uint32(0), min(0.9, 2.5/float64(i+1)); o < people; o++ {
-			if r.Float64() < share {
-				bits.Add(o)
-			}
+	sets := make([]*roaring.Bitmap, names)
+	for i := range sets {
+		sets[i] = roaring.New()
+		for o := 0.0; o < people; o += 1 + r.ExpFloat64()*max(0.1, float64(i+1)/2.5) {
+			sets[i].Add(uint32(o))
 		}
-		sets[proto.SegmentID(names[i])] = bits
 	}
-	get := func(id proto.SegmentID) *roaring.Bitmap { return sets[id] }
-	var two, six []*segments.Audience
-	var at [][]int
-	for range 64 {
-		p := r.Perm(largest)
-		at = append(at, p)
-		parse := func(format string, n int) *segments.Audience {
-			args := make([]any, n)
-			for i := range args {
-				args[i] = names[p[i]]
-			}
-			a, err := segments.ParseAudience(fmt.Sprintf(format, args...))
-			if err != nil {
-				b.Fatal(err)
-			}
-			return a
+	for _, among := range []int{names, 100} {
+		var at [][]int
+		for range 64 {
+			at = append(at, r.Perm(among)[:6])
 		}
-		two = append(two, parse("%s & %s", 2))
-		six = append(six, parse("("+strings.Repeat("%s | ", 3)+"%s) & %s & !%s", 6))
+		b.Run(fmt.Sprint("of=", among), func(b *testing.B) { benchmarkCounts(b, sets, at) })
 	}
-	run := func(name string, list []*segments.Audience) {
+}
+
+func benchmarkCounts(b *testing.B, sets []*roaring.Bitmap, at [][]int) {
+	get := func(id proto.SegmentID) *roaring.Bitmap {
+		i, _ := strconv.Atoi(string(id))
+		return sets[i]
+	}
+	for name, format := range map[string]string{"two": "%d & %d", "six": "(%d | %d | %d | %d) & %d & !%d"} {
 		b.Run(name, func(b *testing.B) {
+			var list []*segments.Audience
+			for _, x := range at {
+				args := []any{x[0], x[1], x[2], x[3], x[4], x[5]}
+				a, err := segments.ParseAudience(fmt.Sprintf(format, args[:strings.Count(format, "%")]...))
+				if err != nil {
+					b.Fatal(err)
+				}
+				list = append(list, a)
+			}
 			b.ReportAllocs()
 			for i := range b.N {
 				list[i%len(list)].Count(get, nil)
 			}
 		})
 	}
-	run("two", two)
-	run("six", six)
 	b.Run("six/roaring", func(b *testing.B) {
 		b.ReportAllocs()
 		for i := range b.N {
-			x := func(k int) *roaring.Bitmap { return sets[proto.SegmentID(names[at[i%len(at)][k]])] }
-			u := roaring.FastOr(x(0), x(1), x(2), x(3))
-			u.And(x(4))
-			u.AndNot(x(5))
+			x := at[i%len(at)]
+			u := roaring.FastOr(sets[x[0]], sets[x[1]], sets[x[2]], sets[x[3]])
+			u.And(sets[x[4]])
+			u.AndNot(sets[x[5]])
 			u.GetCardinality()
 		}
 	})

@@ -24,8 +24,9 @@ const (
 	townIdentities = 1_000_000
 	townSegments   = 2_000
 	townEach       = 20
-	townLarge      = 100 // questions are about so many of the largest
+	townLarge      = 100 // harder questions are about so many of the largest
 	townQuestions  = 64
+	townFloor      = 50
 	townClient     = proto.ClientID(1) // the development client is the first record
 )
 
@@ -163,28 +164,39 @@ type inquiry struct {
 	body       func(names []string) any
 	roaring    func(t *town, at []int) uint64
 	names      int     // in a question
+	among      int     // the largest segments, of which it names some
 	mostMs     float64 // goal
 	sum        func(answer []byte) (uint64, error)
 }
 
 func inquiries() []inquiry {
-	return []inquiry{
-		{
-			work: "count of two terms, p50", path: countPath, names: 2, mostMs: 0.25, sum: countSum,
-			body:    func(x []string) any { return map[string]string{"expr": x[0] + " & " + x[1]} },
-			roaring: func(t *town, at []int) uint64 { return t.bits[at[0]].AndCardinality(t.bits[at[1]]) },
-		}, {
-			work: "count of (a|b|c|d)&e&!f, p50", path: countPath, names: 6, mostMs: 0.25, sum: countSum,
-			body: func(x []string) any {
-				return map[string]string{"expr": "(" + strings.Join(x[:4], " | ") + ") & " + x[4] + " & !" + x[5]}
-			},
-			roaring: (*town).six,
-		}, {
-			work: "one segment against all 2,000, p50", path: overlapPath, names: 1, mostMs: 30, sum: overlapSum,
-			body:    func(x []string) any { return map[string]any{"segments": x, "against": "all"} },
-			roaring: (*town).all,
-		},
+	two := inquiry{
+		work: "count of two terms", path: countPath, names: 2, mostMs: 0.25, sum: countSum,
+		body:    func(x []string) any { return map[string]string{"expr": x[0] + " & " + x[1]} },
+		roaring: func(t *town, at []int) uint64 { return t.bits[at[0]].AndCardinality(t.bits[at[1]]) },
 	}
+	six := inquiry{
+		work: "count of (a|b|c|d)&e&!f", path: countPath, names: 6, mostMs: 0.25, sum: countSum,
+		body: func(x []string) any {
+			return map[string]string{"expr": "(" + strings.Join(x[:4], " | ") + ") & " + x[4] + " & !" + x[5]}
+		},
+		roaring: (*town).six,
+	}
+	all := inquiry{
+		work: "one segment against all 2,000", path: overlapPath, names: 1, mostMs: 30, sum: overlapSum,
+		body:    func(x []string) any { return map[string]any{"segments": x, "against": "all"} },
+		roaring: (*town).all,
+	}
+	return []inquiry{two.of(townSegments), six.of(townSegments), two.of(townLarge), six.of(townLarge), all.of(townLarge)}
+}
+
+// of draws the names from the largest segments.
+func (q inquiry) of(among int) inquiry {
+	q.among = among
+	if q.work += ", p50"; among < townSegments {
+		q.work += fmt.Sprintf(", among the %d largest", among)
+	}
+	return q
 }
 
 func (t *town) six(at []int) uint64 {
@@ -204,7 +216,11 @@ func (t *town) all(at []int) (sum uint64) {
 
 func countSum(answer []byte) (uint64, error) {
 	var c proto.Count
-	if err := json.Unmarshal(answer, &c); err != nil || c.Count == nil {
+	err := json.Unmarshal(answer, &c)
+	if err == nil && c.Count == nil && c.Below == townFloor {
+		return 0, nil
+	}
+	if err != nil || c.Count == nil {
 		return 0, proto.Errorf(proto.CodeInvalid, "a count was answered with %s", answer[:min(len(answer), 300)])
 	}
 	return *c.Count, nil
@@ -235,7 +251,7 @@ func newPoll(q inquiry) *poll {
 	p := &poll{inquiry: q}
 	r := rand.New(rand.NewPCG(3, uint64(q.names)))
 	for range townQuestions {
-		at := r.Perm(townLarge)[:q.names]
+		at := r.Perm(q.among)[:q.names]
 		names := make([]string, len(at))
 		for i, k := range at {
 			names[i] = townName(k)
@@ -275,12 +291,21 @@ func (p *poll) check(ctx context.Context, n *node, t *town) ([]byte, error) {
 			return nil, fmt.Errorf("status %d: %w", status, err)
 		}
 		want := p.roaring(t, p.at[i])
-		if got > want || want-got > 50*townSegments || p.path == countPath && got != want {
+		if got > want || want-got >= p.hidden() || p.path == countPath && got > 0 && got != want {
 			return nil, proto.Errorf(proto.CodeInvalid, "%s: the node says %d, this process %d", request[bytes.LastIndexByte(request, '\n')+1:], got, want)
 		}
 		last = bytes.Clone(answer)
 	}
 	return last, nil
+}
+
+// hidden is how many may be missing from an answer, whose parts below the floor
+// are not told.
+func (p *poll) hidden() uint64 {
+	if p.path == countPath {
+		return townFloor
+	}
+	return townFloor * townSegments
 }
 
 // inProcess is what the same costs without a node.
@@ -312,7 +337,7 @@ func (s *session) audiences(ctx context.Context) (_ []Result, err error) {
 		}
 		results = append(results, r)
 	}
-	results[0].note("%d memberships; questions are about random ones of the %d largest segments, %d in turn on one connection; each was compared with this process's answer", t.memberships(), townLarge, townQuestions)
+	results[0].note("%d memberships; %d questions about random segments in turn, on one connection; each was compared with this process's answer", t.memberships(), townQuestions)
 	return results, nil
 }
 
