@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,7 +23,7 @@ type crowd struct {
 	t      *testing.T
 	n      *engine.Node
 	client proto.ClientInfo
-	now    *time.Time
+	now    atomic.Int64 // the node's own clock, in nanoseconds
 	store  store.Store
 	script *script
 	stop   func()
@@ -62,15 +63,16 @@ func newCrowd(t *testing.T, n int, names string, in func(name byte, i int) bool)
 }
 
 func (c *crowd) open() {
-	now := c.script.now.Time()
-	if c.now != nil {
-		now = *c.now
-	}
-	c.now = &now
-	c.n = c.script.run(c.store, func(x *engine.Config) { x.Now = func() time.Time { return *c.now } })
+	c.now.CompareAndSwap(0, c.script.now.Time().UnixNano())
+	c.n = c.script.run(c.store, func(x *engine.Config) { x.Now = c.clock })
 	c.stop = sync.OnceFunc(func() { closeNode(c.t, c.n) })
 	c.t.Cleanup(c.stop)
 }
+
+func (c *crowd) clock() time.Time { return time.Unix(0, c.now.Load()).UTC() }
+
+// set puts the node's own clock to a time.
+func (c *crowd) set(t time.Time) { c.now.Store(t.UnixNano()) }
 
 // restart closes the node and opens it again, once the lane has what it wrote
 // to the control stream.

@@ -126,14 +126,14 @@ func TestReportsAreFrozen(t *testing.T) {
 // A minute before midnight and a minute after are two days, but one question.
 func TestReportsAcrossMidnight(t *testing.T) {
 	c := newCrowd(t, 300, "at", below(map[byte]int{'a': 200, 't': 1}))
-	midnight := c.now.Truncate(24 * time.Hour).Add(24 * time.Hour)
-	*c.now = midnight.Add(-time.Minute)
+	midnight := c.clock().Truncate(24 * time.Hour).Add(24 * time.Hour)
+	c.set(midnight.Add(-time.Minute))
 	first := c.near("a", 200)
-	*c.now = midnight.Add(time.Minute)
+	c.set(midnight.Add(time.Minute))
 	c.wants("a & !t", "floor")
-	*c.now = midnight.Add(-2 * time.Minute) // a clock that is set back opens no other day
+	c.set(midnight.Add(-2 * time.Minute)) // a clock that is set back opens no other day
 	c.wants("a & !t", "floor")
-	*c.now = midnight.Add(time.Minute)
+	c.set(midnight.Add(time.Minute))
 
 	// A few people more overnight do not show.
 	var list []*proto.Event
@@ -145,7 +145,7 @@ func TestReportsAcrossMidnight(t *testing.T) {
 	if got := c.script.members(c.n, c.client, "a"); got != 215 {
 		t.Fatalf("a has %d", got)
 	}
-	*c.now = midnight.Add(2 * time.Minute)
+	c.set(midnight.Add(2 * time.Minute))
 	c.wants("a", first)
 }
 
@@ -159,10 +159,10 @@ func TestReportsPerDay(t *testing.T) {
 		t.Errorf("the 201st audience of the day: %s", got)
 	}
 	c.wants("a", first) // it was told before
-	*c.now = c.now.Add(24 * time.Hour)
+	c.set(c.clock().Add(24 * time.Hour))
 	c.wants("a", first)
 	c.wants("b", "floor") // b & all was told yesterday
-	*c.now = c.now.Add(48 * time.Hour)
+	c.set(c.clock().Add(48 * time.Hour))
 	c.near("b", 60)
 }
 
