@@ -199,7 +199,7 @@ func TestAudienceCountsListsInUnions(t *testing.T) {
 		}
 	}
 	get := func(id proto.SegmentID) *roaring.Bitmap { return sets[id] }
-	for _, text := range []string{"(a|b)&c&!d", "(a|b)&(c|d)&e", "a&(b|c&(d|e))&!c", "a&!(b|c)&(d|e)", "(a|b)&gone", "(gone|none)&a"} {
+	for _, text := range []string{"(a|b)&c&!d", "(a|b)&(c|d)&e", "a&(b|c&(d|e))&!c", "a&!(b|c)&(d|e)", "(a|b)&gone", "(gone|none)&a", "a&b", "a&b&e", "a&gone", "a&!b"} {
 		a, err := segments.ParseAudience(text)
 		if err != nil {
 			t.Fatal(err)

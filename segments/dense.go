@@ -1,6 +1,7 @@
 package segments
 
 import (
+	"math"
 	"math/bits"
 	"slices"
 	"sync"
@@ -17,9 +18,9 @@ const (
 	denseDepthMax = 6
 )
 
-// dense counts expressions with unions over plain words. Roaring builds lists
-// from lists by merging, at several nanoseconds an ordinal; setting its bit takes
-// one. Where there are no unions, roaring's intersections skip more than that.
+// dense counts over plain words what roaring would merge lists for, at several
+// nanoseconds an ordinal; setting its bit takes one. That is unions, and
+// intersections of lists of like sizes: in others roaring skips more than that.
 type dense struct {
 	get   func(proto.SegmentID) *roaring.Bitmap
 	words int
@@ -31,7 +32,7 @@ var densePool = sync.Pool{New: func() any { return new(dense) }}
 // countDense is the size of the set that a describes, if it is one for words.
 func (a *Audience) countDense(get func(proto.SegmentID) *roaring.Bitmap) (count uint64, ok bool) {
 	n := a.root
-	if n.op != audienceAnd || !slices.ContainsFunc(n.kids, func(k *audienceNode) bool { return k.op == audienceOr }) {
+	if n.op != audienceAnd || !slices.ContainsFunc(n.kids, func(k *audienceNode) bool { return k.op == audienceOr }) && !n.merges(get) {
 		return 0, false
 	}
 	words, plain := n.denseWords(get, 1)
@@ -46,6 +47,30 @@ func (a *Audience) countDense(get func(proto.SegmentID) *roaring.Bitmap) (count 
 	}
 	d.get = nil
 	return count, true
+}
+
+// mergeSkewMax is how much larger one list may be than another if they are merged
+// in full; else roaring leaps through it.
+const mergeSkewMax = 8
+
+// merges reports whether n intersects nothing but lists of like sizes.
+func (n *audienceNode) merges(get func(proto.SegmentID) *roaring.Bitmap) bool {
+	least, most := uint64(math.MaxUint64), uint64(0)
+	for _, kid := range n.kids {
+		if kid.op != audienceName {
+			return false
+		}
+		b := get(kid.id)
+		if b == nil || b.IsEmpty() {
+			return false
+		}
+		size := b.GetCardinality()
+		if size/(uint64(b.Maximum())>>chunkBits+1) > arrayMax { // kept as bits, mostly
+			return false
+		}
+		least, most = min(least, size), max(most, size)
+	}
+	return least*mergeSkewMax >= most
 }
 
 // sum is how many there are in the segments that a names, together.
