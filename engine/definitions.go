@@ -79,6 +79,9 @@ func (n *Node) Undefine(ctx context.Context, client proto.ClientInfo, id proto.S
 		if by := n.registry.referredBy(client.ID, id); by != "" {
 			return nil, proto.Errorf(proto.CodeConflict, "segment %q is used by %q: change or delete that first", id, by)
 		}
+		if by := n.registry.savedWith(client.ID, func(a *segments.Audience) bool { return slices.Contains(a.Segments(), id) }); by != "" {
+			return nil, proto.Errorf(proto.CodeConflict, "segment %q is used by the saved audience @%s: change or delete that first", id, by)
+		}
 		return &pb.Control{Body: &pb.Control_Undefine{Undefine: &pb.Undefine{Client: uint32(client.ID), Id: string(id)}}}, nil
 	})
 	if err != nil {

@@ -193,3 +193,27 @@ func RepackClientErasure(b []byte) ([]byte, error) {
 	x, err := decodeClientErasure(7, b)
 	return x.append(nil), err
 }
+
+// SegmentSize is an entry of a day's sizes.
+type SegmentSize struct {
+	Key  proto.SegmentKey
+	Size uint64
+}
+
+// AppendSizes writes a day's sizes.
+func AppendSizes(b []byte, list []SegmentSize) []byte {
+	in := make([]segmentSize, len(list))
+	for i, s := range list {
+		in[i] = segmentSize{s.Key, s.Size}
+	}
+	return appendSizes(b, in)
+}
+
+// ReadSizes reads them.
+func ReadSizes(b []byte) (list []SegmentSize, err error) {
+	in, err := readSizes(b)
+	for _, s := range in {
+		list = append(list, SegmentSize{s.key, s.size})
+	}
+	return list, err
+}

@@ -21,10 +21,11 @@ const sparseFrom = 8
 // live, and the store keeps what is replaced meanwhile. The caller bounds how
 // many are open.
 func (n *Node) OpenAudience(ctx context.Context, client proto.ClientInfo, r *proto.ExportRequest) (*exports.Audience, error) {
-	a, err := segments.ParseAudience(r.Expr)
+	named, err := n.audience(client.ID, r.Expr)
 	if err != nil {
 		return nil, err
 	}
+	a := named.Audience // with saved audiences written out
 	specs, err := n.specsOf(client, a)
 	if err != nil {
 		return nil, err
@@ -53,7 +54,7 @@ func (n *Node) specsOf(client proto.ClientInfo, a *segments.Audience) ([]proto.S
 	for _, id := range a.Segments() {
 		s, ok := n.registry.spec(client.ID, id)
 		if !ok {
-			return nil, proto.Errorf(proto.CodeNotFound, "segment %q is not defined: define it, or see the list of segments", id)
+			return nil, notDefined(id)
 		}
 		specs = append(specs, s)
 	}

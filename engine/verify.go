@@ -396,7 +396,7 @@ func (v *verifier) rest() error {
 			return err
 		}
 	}
-	for _, kind := range []byte{'d', 'v', 'g', 'k', 'q'} {
+	for _, kind := range []byte{'d', 'v', 'g', 'k', 'q', 'z'} {
 		prefix := laneKey(v.id, kind)
 		err := v.snap.Scan(prefix, prefix, func(k, value []byte) (bool, error) {
 			if kind == 'q' { // the reason holds a stack, which is the build's

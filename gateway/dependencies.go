@@ -60,6 +60,36 @@ type Definitions interface {
 	Segments(client proto.ClientInfo) []proto.SegmentSpec
 }
 
+// Audiences are questions about how many. Its methods may run concurrently. The
+// gateway applies the floor, but for Report.
+type Audiences interface {
+	// Counts sizes several expressions, by identities as of one moment of each
+	// lane.
+	Counts(ctx context.Context, client proto.ClientInfo, exprs []string, unit string) (proto.Counts, error)
+	// Overlap counts who is in each of rows and of columns; nil columns are rows.
+	Overlap(ctx context.Context, client proto.ClientInfo, rows, columns []proto.SegmentID, unit string) (proto.Overlap, error)
+	// Report counts for report keys: rounded, frozen for the day, and refused
+	// with CodeFloor where two answers would tell of fewer people than floor.
+	// What it answers is durable before; asked again it answers the same, so
+	// whoever asked may retry.
+	Report(ctx context.Context, client proto.ClientInfo, expr, unit string, floor int) (proto.Count, error)
+	// Sizes are a segment's at the end of each day from first to last.
+	Sizes(client proto.ClientInfo, id proto.SegmentID, first, last proto.Day) ([]proto.DaySize, error)
+}
+
+// SavedAudiences are a client's expressions by name, which others may name.
+type SavedAudiences interface {
+	// SaveAudience makes or replaces one and returns when that is durable.
+	// CodeNotFound if it names what is not there, CodeExpr if itself.
+	SaveAudience(ctx context.Context, client proto.ClientInfo, s proto.AudienceSpec) (proto.AudienceSpec, error)
+	// DropAudience forgets one. CodeNotFound if there is none, CodeConflict if
+	// another one names it.
+	DropAudience(ctx context.Context, client proto.ClientInfo, id proto.AudienceID) error
+	SavedAudience(client proto.ClientInfo, id proto.AudienceID) (proto.AudienceSpec, bool)
+	// SavedAudiences are all of the client's, by id.
+	SavedAudiences(client proto.ClientInfo) []proto.AudienceSpec
+}
+
 // Accounts are clients and their keys.
 type Accounts interface {
 	// Authenticate is on every request's way: it must be cheap.
@@ -166,6 +196,8 @@ type Dependencies struct {
 	Intake      Intake
 	Memberships Memberships
 	Definitions Definitions
+	Audiences   Audiences
+	Saved       SavedAudiences
 	Accounts    Accounts
 	Holdings    Holdings
 	Operations  Operations

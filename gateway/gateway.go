@@ -62,8 +62,8 @@ func New(c Config, deps Dependencies) (*Gateway, error) {
 	if deps.Intake == nil || deps.Memberships == nil || deps.Definitions == nil || deps.Accounts == nil || deps.Operations == nil {
 		return nil, proto.Errorf(proto.CodeInvalid, "the gateway needs an intake, memberships, definitions, accounts and operations")
 	}
-	if deps.Graph == nil || deps.OptOuts == nil || deps.Holdings == nil {
-		return nil, proto.Errorf(proto.CodeInvalid, "the gateway needs a graph and opt-outs")
+	if deps.Graph == nil || deps.OptOuts == nil || deps.Holdings == nil || deps.Audiences == nil || deps.Saved == nil {
+		return nil, proto.Errorf(proto.CodeInvalid, "the gateway needs a graph, opt-outs, holdings, audiences and saved audiences")
 	}
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)

@@ -31,6 +31,7 @@ type twin struct {
 
 	graph   twinGraph
 	exports twinExports
+	saved   map[proto.AudienceID]proto.AudienceSpec
 
 	fail    func(i int, e *proto.Event) bool // which events are not made durable
 	failErr error
@@ -53,7 +54,7 @@ func newTwin() *twin {
 			"acme-report": {Role: proto.RoleReport, Client: "acme"}, "admin-key": {Role: proto.RoleAdmin},
 		},
 		members: map[member][]proto.SegmentID{}, specs: map[proto.SegmentID]proto.SegmentSpec{}, counts: map[string]uint64{},
-		graph: newTwinGraph(), exports: newTwinExports(), ended: map[proto.ClientName]bool{},
+		graph: newTwinGraph(), exports: newTwinExports(), ended: map[proto.ClientName]bool{}, saved: map[proto.AudienceID]proto.AudienceSpec{},
 	}
 }
 

@@ -88,7 +88,51 @@ type Count struct {
 	Count      *uint64  `json:"count"`           // nil when under the floor
 	Below      int      `json:"below,omitempty"` // the floor
 	Exact      bool     `json:"exact"`
+	Rounded    int      `json:"rounded,omitempty"` // to multiples of this, for report keys
+	Day        string   `json:"day,omitempty"`     // on which the count was frozen, for report keys
 	Partitions Answered `json:"partitions"`
+}
+
+// Counts are the sizes of several audiences, in the order asked for.
+type Counts struct {
+	Counts     []ExprCount `json:"counts"`
+	Exact      bool        `json:"exact"`
+	Partitions Answered    `json:"partitions"`
+}
+
+// ExprCount is the size of one of several audiences.
+type ExprCount struct {
+	Expr  string  `json:"expr"`
+	Count *uint64 `json:"count"`           // nil when under the floor
+	Below int     `json:"below,omitempty"` // the floor
+}
+
+// Overlap says how many are in each of Segments and each of Against, row by
+// row. Without Against it is of Segments among themselves, with their sizes on
+// the diagonal.
+type Overlap struct {
+	Segments   []SegmentID `json:"segments"`
+	Against    []SegmentID `json:"against,omitempty"`
+	Counts     [][]*uint64 `json:"counts"`          // nil when under the floor
+	Below      int         `json:"below,omitempty"` // the floor, where some are nil
+	Exact      bool        `json:"exact"`
+	Partitions Answered    `json:"partitions"`
+}
+
+// AudienceSpec is a saved audience.
+type AudienceSpec struct {
+	ID          AudienceID `json:"id"`
+	Expr        string     `json:"expr"`
+	Description string     `json:"description,omitempty"`
+}
+
+// DaySize is how many identities were in a segment when a day ended.
+type DaySize struct {
+	Day        Day       `json:"day"`
+	Identities *uint64   `json:"identities"`           // nil when under the floor
+	Below      int       `json:"below,omitempty"`      // the floor
+	SoFar      bool      `json:"so_far,omitempty"`     // the day has not ended
+	Partitions *Answered `json:"partitions,omitempty"` // where not all know the day
 }
 
 // Explanation says why an identity is in a segment, or not.

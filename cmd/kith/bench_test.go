@@ -50,7 +50,7 @@ func TestBench(t *testing.T) {
 		}
 	}
 	for _, name := range bench.Names() {
-		if name != "segments" && rows[name] == 0 {
+		if name != "segments" && name != "audiences" && rows[name] == 0 {
 			t.Errorf("%s has no result", name)
 		}
 	}

@@ -27,6 +27,8 @@ type node interface {
 	gateway.Intake
 	gateway.Memberships
 	gateway.Definitions
+	gateway.Audiences
+	gateway.SavedAudiences
 	gateway.Accounts
 	gateway.Holdings
 	gateway.Operations
@@ -175,7 +177,7 @@ func newGateway(c config.Config, n node, m gateway.Maintenance, logger *slog.Log
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(n.Collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return gateway.New(gatewayConfig(c), gateway.Dependencies{
-		Intake: n, Memberships: n, Definitions: n, Accounts: n, Holdings: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Exports: n,
+		Intake: n, Memberships: n, Definitions: n, Audiences: n, Saved: n, Accounts: n, Holdings: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Exports: n,
 		Registry: registry, Log: logger,
 	})
 }

@@ -24,7 +24,7 @@ func newSegmentsCommand(c *connection) *cobra.Command {
 		Example: "  kith segments apply -f segments.yaml --key demo-key\n  kith segments list --key demo-key",
 	})
 	cmd.AddCommand(newSegmentsApplyCommand(c), newSegmentsListCommand(c), newSegmentsShowCommand(c),
-		newSegmentsDeleteCommand(c), newSegmentsBackfillCommand(c))
+		newSegmentsDeleteCommand(c), newSegmentsBackfillCommand(c), newSegmentsSizesCommand(c))
 	return cmd
 }
 
