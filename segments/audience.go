@@ -362,6 +362,8 @@ func (n *audienceNode) eval(get func(proto.SegmentID) *roaring.Bitmap) audienceS
 			return audienceSet{bits: bits}
 		}
 		return audienceSet{bits: emptyBits}
+	case audienceSaved: // not expanded: nobody, which Expand's callers never see
+		return audienceSet{bits: emptyBits}
 	case audienceNot:
 		s := n.kids[0].eval(get)
 		s.not = !s.not

@@ -219,7 +219,7 @@ func TestAudienceWithoutUniverse(t *testing.T) {
 }
 
 func FuzzParseAudience(f *testing.F) {
-	for _, s := range []string{"a & !(b | c)", `"a.b" | !!c`, "((a", "a && b", "é", strings.Repeat("!(", 20)} {
+	for _, s := range []string{"a & !(b | c)", `"a.b" | !!c`, "((a", "a && b", "é", strings.Repeat("!(", 20), "@a & (b | @c) & !@d", "@"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

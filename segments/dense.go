@@ -92,7 +92,7 @@ func (n *audienceNode) denseWords(get func(proto.SegmentID) *roaring.Bitmap, dep
 			words = int(b.Maximum()>>6) + 1
 		}
 		return words, depth <= denseDepthMax
-	case n.op == audienceNot || depth == denseDepthMax:
+	case n.op == audienceNot || n.op == audienceSaved || depth == denseDepthMax:
 		return 0, false
 	}
 	for i, kid := range n.kids {
