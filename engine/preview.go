@@ -21,7 +21,8 @@ const (
 // Preview tells what defining s would change, and changes nothing. The rule is
 // read plainly over the history that is kept, whether s is to be filled from
 // it or not; beyond previewMax identities over some, drawn evenly by their
-// numbers. What time it takes is bounded, too: then fewer were judged.
+// numbers. What time it takes is bounded, too: then those of the lowest numbers
+// were judged.
 func (n *Node) Preview(ctx context.Context, client proto.ClientInfo, s proto.SegmentSpec) (proto.SegmentPreview, error) {
 	ctx, done, err := n.working(ctx)
 	if err != nil {
@@ -95,7 +96,8 @@ func (l *lane) known(client proto.ClientID) *roaring.Bitmap {
 // lane judges every step-th of a lane's identities, as far as the lane's share
 // of the time reaches.
 func (p *preview) lane(ctx context.Context, l *lane, known *roaring.Bitmap, step uint64) error {
-	end := time.Now().Add(previewTime / time.Duration(len(p.node.lanes)))
+	limit, cancel := context.WithTimeout(ctx, previewTime/time.Duration(len(p.node.lanes)))
+	defer cancel()
 	snap := l.acquire()
 	defer snap.release()
 	it := known.Iterator()
@@ -104,20 +106,20 @@ func (p *preview) lane(ctx context.Context, l *lane, known *roaring.Bitmap, step
 		if i%step != 0 {
 			continue
 		}
-		if err := ctx.Err(); err != nil {
-			return proto.Errorf(proto.CodeTimeout, "the preview was given up: %w", err)
-		}
-		if time.Now().After(end) {
+		err := p.ordinal(limit, snap, l, o)
+		switch {
+		case ctx.Err() != nil:
+			return proto.Errorf(proto.CodeTimeout, "the preview was given up: %w", ctx.Err())
+		case limit.Err() != nil:
 			return nil
-		}
-		if err := p.ordinal(snap, l, o); err != nil {
+		case err != nil:
 			return err
 		}
 	}
 	return nil
 }
 
-func (p *preview) ordinal(snap store.Snapshot, l *lane, o proto.Ordinal) error {
+func (p *preview) ordinal(ctx context.Context, snap store.Snapshot, l *lane, o proto.Ordinal) error {
 	var node proto.Node
 	found, err := snap.Get(ordinalKey(l.id, o), func(v []byte) error {
 		space, id, err := decodeOrdinal(v)
@@ -127,12 +129,12 @@ func (p *preview) ordinal(snap store.Snapshot, l *lane, o proto.Ordinal) error {
 	if err != nil || !found { // cut since the universe was copied
 		return err
 	}
-	return p.one(node)
+	return p.one(ctx, node)
 }
 
 // one judges an identity before and after.
-func (p *preview) one(node proto.Node) error {
-	e := explained{node: p.node, client: p.client, spec: p.spec}
+func (p *preview) one(ctx context.Context, node proto.Node) error {
+	e := explained{ctx: ctx, node: p.node, client: p.client, spec: p.spec}
 	if err := e.read(node); err != nil || e.state.Dark() {
 		return err
 	}

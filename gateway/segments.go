@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 
 	"kith/proto"
 )
@@ -138,7 +139,10 @@ func (g *Gateway) putSegment(w http.ResponseWriter, r *http.Request, who proto.P
 		return proto.Errorf(proto.CodeRule, `the segment has no rule: send {"when":"count(true, \"1d\") >= 1"}`)
 	}
 	s.ID, s.Version, s.Size, s.Filled = id, 0, nil, nil
-	if queryValue(r.URL.RawQuery, "dry_run") == "true" {
+	if values, asked := r.URL.Query()["dry_run"]; asked {
+		if !slices.Equal(values, []string{"true"}) && !slices.Equal(values, []string{"1"}) {
+			return proto.Errorf(proto.CodeInvalid, "dry_run is true or left out: nothing was changed")
+		}
 		return g.previewSegment(w, r, who, client, s)
 	}
 	made, err := g.deps.Definitions.Define(r.Context(), client, s)
@@ -148,18 +152,29 @@ func (g *Gateway) putSegment(w http.ResponseWriter, r *http.Request, who proto.P
 	return writeValue(w, http.StatusOK, g.floored(who, client, made))
 }
 
-// previewSegment tells what a definition would change. Of a client's key
-// numbers under the floor are kept.
+// previewSegment tells what a definition would change. From a client's key
+// numbers under the floor are kept, and with any of them who enters and leaves:
+// each of the four follows from the others.
 func (g *Gateway) previewSegment(w http.ResponseWriter, r *http.Request, who proto.Principal, client proto.ClientInfo, s proto.SegmentSpec) error {
 	p, err := g.deps.Definitions.Preview(r.Context(), client, s)
 	if err != nil {
 		return err
 	}
 	floor := uint64(g.floor(client))
-	for _, n := range []**uint64{&p.Identities, &p.Before, &p.After, &p.Entering, &p.Leaving} {
-		if who.Role != proto.RoleAdmin && *n != nil && **n < floor {
-			*n, p.Below = nil, int(floor)
+	small := func(n **uint64) bool {
+		if who.Role == proto.RoleAdmin || *n == nil || **n >= floor {
+			return false
 		}
+		*n, p.Below = nil, int(floor)
+		return true
+	}
+	small(&p.Identities)
+	hidden := false
+	for _, n := range []**uint64{&p.Before, &p.After, &p.Entering, &p.Leaving} {
+		hidden = small(n) || hidden
+	}
+	if hidden {
+		p.Entering, p.Leaving = nil, nil
 	}
 	return writeValue(w, http.StatusOK, p)
 }

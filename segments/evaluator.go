@@ -48,6 +48,7 @@ type Evaluator struct {
 	marked   []uint64   // by slot of a segment
 	walk     uint64
 	memos    []memo // by slot of a segment
+	turns    map[*term]*turns
 }
 
 // memo is the value of a rule at an instant, during one walk.

@@ -26,6 +26,24 @@ func (x Plain) Holds(r *Rule, now proto.Millis) bool {
 	return (&plain{Plain: x, now: now}).holds(r.root)
 }
 
+// Sure reports whether the evaluator is bound to agree with Holds. It keeps up to
+// PairsMax events that wait for a pair of a sequence: where there are more, it
+// may not know of one.
+func (x Plain) Sure(r *Rule) bool { return !slices.ContainsFunc([]*node{r.root}, x.crowded) }
+
+func (x Plain) crowded(n *node) bool {
+	if n.op != nodeSequence {
+		return slices.ContainsFunc(n.kids, x.crowded)
+	}
+	events := 0
+	for _, e := range x.History {
+		if plainMatches(n.pred, e) || plainMatches(n.then, e) {
+			events++
+		}
+	}
+	return events > PairsMax
+}
+
 // Holds is Plain.Holds for an identity that is no device.
 func Holds(r *Rule, history iter.Seq2[proto.Millis, *proto.EventBody], traits []proto.Prop, member func(proto.SegmentID) bool, now proto.Millis) bool {
 	return Plain{History: history, Traits: traits, Member: member}.Holds(r, now)
@@ -97,7 +115,7 @@ func (x *plain) holdsTime(n *node) bool {
 func (x *plain) holdsAmount(n *node) bool {
 	var list []plainAmount
 	for t, v := range x.valuesOf(n) {
-		if f, ok := plainNumber(v.String(), v); ok {
+		if f, ok := plainNumber(v.String(), v); ok && f <= amountMax && f >= -amountMax {
 			list = append(list, plainAmount{t, f})
 		}
 	}
@@ -122,23 +140,34 @@ func (a plainAmount) newerFirst(b plainAmount) int {
 	return cmp.Or(cmp.Compare(b.at, a.at), cmp.Compare(packAmount(b.amount), packAmount(a.amount)))
 }
 
-// holdsSequence tries every two events.
+// holdsSequence looks for the first other event that follows each.
 func (x *plain) holdsSequence(n *node) bool {
+	type event struct {
+		at proto.Millis
+		i  int
+	}
+	var first, then []event
 	i := 0
-	for t, a := range x.History {
+	for t, e := range x.History {
 		i++
-		if t > x.now || n.window != 0 && t <= x.now-n.window || !plainMatches(n.pred, a) {
+		if t > x.now || n.window != 0 && t <= x.now-n.window {
 			continue
 		}
-		k := 0
-		for u, b := range x.History {
-			k++
-			if k != i && u >= t && u-t <= n.within && u <= x.now && plainMatches(n.then, b) {
-				return true
-			}
+		if plainMatches(n.pred, e) {
+			first = append(first, event{t, i})
+		}
+		if plainMatches(n.then, e) {
+			then = append(then, event{t, i})
 		}
 	}
-	return false
+	slices.SortFunc(then, func(a, b event) int { return cmp.Compare(a.at, b.at) })
+	return slices.ContainsFunc(first, func(a event) bool {
+		k, _ := slices.BinarySearchFunc(then, a.at, func(b event, t proto.Millis) int { return cmp.Compare(b.at, t) })
+		if k < len(then) && then[k].i == a.i {
+			k++
+		}
+		return k < len(then) && then[k].at-a.at <= n.within
+	})
 }
 
 // valuesOf gives the property of the events of the window, as far as they have

@@ -38,7 +38,7 @@ func (q *predicate) value(e *proto.EventBody, s *scratch) (uint64, bool) {
 	case amounts:
 		v, ok := q.of.of(e)
 		f, number := numberOf(v)
-		return packAmount(f), ok && number && !math.IsInf(f, 0) && !math.IsNaN(f)
+		return packAmount(f), ok && number && math.Abs(f) <= amountMax
 	case values:
 		v, ok := q.of.of(e)
 		return xxhash.Sum64String(s.text(v, false)) >> 8, ok
@@ -54,6 +54,9 @@ func (q *predicate) value(e *proto.EventBody, s *scratch) (uint64, bool) {
 	}
 	return 0, true
 }
+
+// amountMax bounds the numbers that are summed, so that no sum overflows.
+const amountMax = 1e300
 
 // packAmount is a number's bits the other way round, so that round numbers are
 // short as varints.
@@ -138,11 +141,11 @@ func (s *matches) addRole(within, t proto.Millis, role uint64) bool {
 	}
 	s.insertValue(math.MaxInt, t, role)
 	s.findPair(within)
+	s.boundPairs()
 	return true
 }
 
-// findPair moves the pair on to the newest, and keeps no more than may be of a
-// newer one.
+// findPair moves the pair on to the newest, and keeps what may be of a newer one.
 func (s *matches) findPair(within proto.Millis) {
 	followed, next := false, proto.Millis(0)
 	for hi := len(s.times); hi > 0; {
@@ -161,6 +164,10 @@ func (s *matches) findPair(within proto.Millis) {
 		}
 		hi = lo
 	}
+}
+
+// boundPairs keeps no more than PairsMax events that wait.
+func (s *matches) boundPairs() {
 	if _, is := s.pair(); is && len(s.times) > PairsMax+1 {
 		first := s.times[0]
 		s.dropOldest(len(s.times) - PairsMax - 1)
@@ -193,37 +200,70 @@ func (g group) couples() bool {
 	return g.follow > 0 && (g.lead > 1 || g.follow > 1 || g.both == 0)
 }
 
+// turns is how the comparison of amounts goes on with time alone: what it is
+// from an instant on, and the later ones at which it becomes the other.
+type turns struct {
+	walk uint64 // of which evaluation
+	from proto.Millis
+	v    bool
+	at   []proto.Millis // ascending
+
+	left    []proto.Millis // scratch: when so many of the newest are left
+	decided []bool         // and what they decide
+}
+
+// turnsKept bounds the amounts of which an Evaluator keeps turns.
+const turnsKept = 512
+
 // amount compares the sum, the least or the greatest of the amounts in the
-// window at an instant. They are taken from the newest to the oldest, so that
-// what time leaves of them is come by on the way: the value changes next when
-// so many are left, of those that decide otherwise, as is soonest.
-func (t *term) amount(s *matches, at proto.Millis) (bool, proto.Millis) {
-	var turn [2]proto.Millis // by what is decided: when the newest that is left out then leaves
-	var some [2]bool
+// window at an instant. Looking ahead asks this again and again: what comes of
+// all instants is worked out once.
+func (ev *Evaluator) amount(t *term, s *matches, at proto.Millis) (bool, proto.Millis) {
+	x := ev.turns[t]
+	if x == nil {
+		if ev.turns == nil || len(ev.turns) >= turnsKept {
+			ev.turns = map[*term]*turns{}
+		}
+		x = &turns{}
+		ev.turns[t] = x
+	}
+	if x.walk != ev.walk || at < x.from {
+		x.walk = ev.walk
+		x.foresee(t, s, at)
+	}
+	i, there := slices.BinarySearch(x.at, at)
+	if there {
+		i++
+	}
+	next := proto.Millis(0)
+	if i < len(x.at) {
+		next = x.at[i]
+	}
+	return x.v != (i&1 == 1), next
+}
+
+// foresee takes the amounts from the newest to the oldest, so that what time
+// leaves of them is come by on the way.
+func (x *turns) foresee(t *term, s *matches, at proto.Millis) {
+	x.from, x.at, x.left, x.decided = at, x.at[:0], x.left[:0], x.decided[:0]
 	fold, n, last := 0.0, min(len(s.times), len(s.values)), 0
 	for ; last < n; last++ {
 		when := s.times[n-1-last]
 		if t.window != 0 && when <= at-t.window {
 			break
 		}
-		if last == 0 || when != s.times[n-last] {
-			i := index01(t.decides(last, fold))
-			turn[i], some[i] = when, true
+		if t.window != 0 && (last == 0 || when != s.times[n-last]) {
+			x.left, x.decided = append(x.left, when+t.window), append(x.decided, t.decides(last, fold))
 		}
 		fold = t.fold(last, fold, amountOf(s.values[n-1-last]))
 	}
-	v := t.decides(last, fold)
-	if i := index01(!v); t.window != 0 && some[i] {
-		return v, turn[i] + t.window
+	x.v = t.decides(last, fold)
+	v := x.v
+	for i := len(x.left) - 1; i >= 0; i-- {
+		if x.decided[i] != v {
+			x.at, v = append(x.at, x.left[i]), !v
+		}
 	}
-	return v, 0
-}
-
-func index01(v bool) int {
-	if v {
-		return 1
-	}
-	return 0
 }
 
 // decides is the comparison over n amounts; of none there is no least or greatest.

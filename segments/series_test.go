@@ -178,3 +178,82 @@ func TestSeriesOfUsers(t *testing.T) {
 	}
 	phone.wants("the phone alone", false, false, false, true)
 }
+
+// What rules keep is bounded in bytes: values beside times count too.
+func TestAmountsCountForWhatTheyTake(t *testing.T) {
+	p := segments.NewProgram()
+	var err error
+	n := 0
+	for ; err == nil && n < 200; n++ {
+		rule := compile(t, fmt.Sprintf(`sum(event.p%d) >= 5`, n))
+		err = p.Define(segments.Definition{Key: proto.SegmentKey(n + 1), ID: proto.SegmentID(fmt.Sprint("s", n)), Rule: rule})
+	}
+	if proto.CodeOf(err) != proto.CodeRule {
+		t.Fatalf("%d sums are taken: %v", n, err)
+	}
+	m, ev, d := &segments.Memory{}, segments.NewEvaluator(), &segments.Delta{}
+	for i := range segments.AmountsMax {
+		e := &proto.EventBody{Name: "order"}
+		for k := range n {
+			e.Props = append(e.Props, proto.Prop{Key: fmt.Sprint("p", k), Value: proto.NumberOf(float64(i*37+k) / 100)})
+		}
+		at := start + proto.Millis(i)*601_000
+		ev.Observe(p, m, e, at, at, d)
+	}
+	if size := len(m.Append(nil, start)); size > 6*segments.KeptMax || size < 200_000 {
+		t.Errorf("the memory has %d bytes, the bound is six for each of %d", size, segments.KeptMax)
+	}
+}
+
+// The order in which a user's identities come does not matter beyond the bound
+// of what waits for a pair either.
+func TestUnionOfManyWaitingEvents(t *testing.T) {
+	p := given(t, `sequence(event.name == "a", event.name == "b", "1h")`)
+	share := func(events ...*buyer) (list []string) {
+		for _, x := range events {
+			list = append(list, string(p.AppendShared(nil, x.m)))
+		}
+		return list
+	}
+	person := func() *buyer { return &buyer{T: t, p: p, m: &segments.Memory{}, ev: segments.NewEvaluator()} }
+	a, many, b := person(), person(), person()
+	now := start + 9*day
+	a.sees(priced("a", 1, ""), start, now)
+	for i := range segments.PairsMax {
+		many.sees(priced("a", 1, ""), start+2*hour+proto.Millis(i), now)
+	}
+	b.sees(priced("b", 1, ""), start+60*second, now)
+	for _, list := range [][]string{share(a, many, b), share(a, b, many), share(many, b, a)} {
+		got, err := segments.NewEvaluator().Union(p, list, 0, now, nil)
+		if err != nil || len(got) != 1 || !got[0].In {
+			t.Errorf("the pair of two identities beside another's many events: %v, %v", got, err)
+		}
+	}
+}
+
+// Numbers too great to be summed are left out, so that no answer is infinite.
+func TestGreatAmounts(t *testing.T) {
+	v := newBuyer(t, `sum(event.price) > 0`, `max(event.price) >= 1e300`)
+	v.sees(priced("order", 1e308, ""), start, start)
+	v.wants("1e308", false, false)
+	v.sees(priced("order", 1e300, ""), start, start)
+	v.wants("1e300", true, true)
+}
+
+// A band of sums that alternate is looked ahead along every event once.
+func BenchmarkAlternatingSums(b *testing.B) {
+	p := segments.NewProgram()
+	if err := p.Define(segments.Definition{Key: 1, ID: "band", Rule: compile(b, `sum(event.price, "30d") > 0 && sum(event.price, "30d") < 150`)}); err != nil {
+		b.Fatal(err)
+	}
+	m, ev, d := &segments.Memory{}, segments.NewEvaluator(), &segments.Delta{}
+	at := start
+	for i := range segments.AmountsMax {
+		at += second
+		ev.Observe(p, m, priced("order", float64(400*(i%2)-200), ""), at, at, d)
+	}
+	for b.Loop() {
+		at += second
+		ev.Observe(p, m, priced("order", 0, ""), at, at, d)
+	}
+}

@@ -98,7 +98,7 @@ func (ev *Evaluator) truth(t *term, m *Memory, at proto.Millis) (bool, proto.Mil
 	case nodeDays:
 		return t.within(st.days, at)
 	case nodeSum, nodeMin, nodeMax:
-		return t.amount(st, at)
+		return ev.amount(t, st, at)
 	case nodeDistinct:
 		return t.within(st.times, at)
 	case nodeSequence:
