@@ -104,6 +104,8 @@ func (l *lane) commitBatch(b *batch) error {
 		return err
 	}
 	l.node.ledger.expect(b.notices)
+	l.visible.Lock()
+	defer l.visible.Unlock()
 	l.renewSnapshot(b.number)
 	for _, k := range b.dropped {
 		l.bitmaps.Drop(k)

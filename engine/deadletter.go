@@ -171,6 +171,15 @@ func (x *letters) remove(id letterID) bool {
 	return ok
 }
 
+// dropLetter deletes a letter and reports whether there was one.
+func (l *lane) dropLetter(b *batch, id letterID) bool {
+	if !l.letters.remove(id) {
+		return false
+	}
+	b.deletes = append(b.deletes, deadKey(l.id, id.offset, id.index))
+	return true
+}
+
 // dropLetters deletes the letters that name identities which were cut.
 func (l *lane) dropLetters(b *batch, list []actors.Turned) {
 	for i := range list {
@@ -178,8 +187,7 @@ func (l *lane) dropLetters(b *batch, list []actors.Turned) {
 			if id.offset > list[i].Offset {
 				continue // of an event after it, in the same batch
 			}
-			l.letters.remove(id)
-			b.deletes = append(b.deletes, deadKey(l.id, id.offset, id.index))
+			l.dropLetter(b, id)
 		}
 	}
 }
@@ -187,11 +195,9 @@ func (l *lane) dropLetters(b *batch, list []actors.Turned) {
 // dropLettersOf deletes the letters of a client that was ended.
 func (l *lane) dropLettersOf(b *batch, client proto.ClientID) {
 	for id, of := range l.letters.clients {
-		if of != client {
-			continue
+		if of == client {
+			l.dropLetter(b, id)
 		}
-		l.letters.remove(id)
-		b.deletes = append(b.deletes, deadKey(l.id, id.offset, id.index))
 	}
 }
 
@@ -202,10 +208,9 @@ func (l *lane) unwrapReplay(b *batch, c proto.Command) (inner proto.Command, ok 
 	if err != nil {
 		return c, false, err
 	}
-	if !l.letters.remove(letterID{x.Offset, x.Index}) {
+	if !l.dropLetter(b, letterID{x.Offset, x.Index}) {
 		return c, false, nil
 	}
-	b.deletes = append(b.deletes, deadKey(l.id, x.Offset, x.Index))
 	return proto.Command{Kind: x.Kind, Partition: c.Partition, Body: x.Body}, true, nil
 }
 

@@ -21,11 +21,7 @@ const segmentsMax = 20_000
 // Define makes or replaces a segment and returns when all lanes obey it. A
 // definition like the one in force changes nothing.
 func (n *Node) Define(ctx context.Context, client proto.ClientInfo, s proto.SegmentSpec) (proto.SegmentSpec, error) {
-	scope, err := segments.ParseScope(s.Scope)
-	if err != nil {
-		return s, err
-	}
-	rule, err := segments.Compile(s.When)
+	scope, rule, err := parseSpec(s)
 	if err != nil {
 		return s, err
 	}
@@ -65,6 +61,15 @@ func (n *Node) Define(ctx context.Context, client proto.ClientInfo, s proto.Segm
 	return out, nil
 }
 
+func parseSpec(s proto.SegmentSpec) (segments.Scope, *segments.Rule, error) {
+	scope, err := segments.ParseScope(s.Scope)
+	if err != nil {
+		return 0, nil, err
+	}
+	rule, err := segments.Compile(s.When)
+	return scope, rule, err
+}
+
 // Undefine drops a segment and returns when all lanes obey it.
 func (n *Node) Undefine(ctx context.Context, client proto.ClientInfo, id proto.SegmentID) error {
 	seq, err := n.registry.propose(ctx, func() (*pb.Control, error) {
@@ -73,6 +78,9 @@ func (n *Node) Undefine(ctx context.Context, client proto.ClientInfo, id proto.S
 		}
 		if by := n.registry.referredBy(client.ID, id); by != "" {
 			return nil, proto.Errorf(proto.CodeConflict, "segment %q is used by %q: change or delete that first", id, by)
+		}
+		if by := n.registry.savedWith(client.ID, func(a *segments.Audience) bool { return slices.Contains(a.Segments(), id) }); by != "" {
+			return nil, proto.Errorf(proto.CodeConflict, "segment %q is used by the saved audience @%s: change or delete that first", id, by)
 		}
 		return &pb.Control{Body: &pb.Control_Undefine{Undefine: &pb.Undefine{Client: uint32(client.ID), Id: string(id)}}}, nil
 	})

@@ -46,6 +46,7 @@
 //	'L' L 's'                                   spaces in which there are nodes, as uvarints
 //	'L' L 'm' to(1) number(8)                   graph.Batch on its way to another lane (outbox.go)
 //	'L' L 'u' offset(8) number(4)               opt-out not yet told to the ledger and the feed (ledger.go)
+//	'L' L 'z' client(4) day(4)                  sizes of the client's segments when the day ended (sizes.go)
 //	'T' P hash(16)                              identity.OptOut of whoever was ever cut
 //	'N' P hash(16) generation(2) space(4) 'f'   node: facts, links, what its user comes to (identity.State)
 //	'N' P hash(16) generation(2) space(4) 'h' client(4) block(4)   sealed history

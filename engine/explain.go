@@ -12,7 +12,7 @@ import (
 // Explain says why id is in a segment at a time, or not. For a past time it
 // judges the history of then by the rule of now, for scope user over the
 // identities that are of the user now.
-func (n *Node) Explain(_ context.Context, client proto.ClientInfo, id proto.Identity, segment proto.SegmentID, at time.Time) (proto.Explanation, error) {
+func (n *Node) Explain(ctx context.Context, client proto.ClientInfo, id proto.Identity, segment proto.SegmentID, at time.Time) (proto.Explanation, error) {
 	spec, ok := n.registry.spec(client.ID, segment)
 	if !ok {
 		return proto.Explanation{}, proto.Errorf(proto.CodeNotFound, "segment %q is not defined: see the list of segments", segment)
@@ -26,7 +26,7 @@ func (n *Node) Explain(_ context.Context, client proto.ClientInfo, id proto.Iden
 		return proto.Explanation{}, proto.Errorf(proto.CodeInvalid, "at lies in the future: memberships are explained for now and the past")
 	}
 	x := proto.Explanation{Identity: id, Segment: segment, When: spec.When, At: when.Time(), Facts: []proto.ExplanationFact{}}
-	e := explained{node: n, client: client, spec: spec}
+	e := explained{ctx: ctx, node: n, client: client, spec: spec}
 	if err := e.read(proto.Node{Hash: n.hasher.Hash(id), Space: client.Space}); err != nil || e.state.Dark() {
 		return x, err
 	}
@@ -39,6 +39,7 @@ func (n *Node) Explain(_ context.Context, client proto.ClientInfo, id proto.Iden
 // explained is a node, or the nodes of its user, with which a membership is
 // explained.
 type explained struct {
+	ctx    context.Context // ends the reading of histories
 	node   *Node
 	client proto.ClientInfo
 	spec   proto.SegmentSpec
@@ -76,8 +77,19 @@ func (e *explained) read(node proto.Node) error {
 	return nil
 }
 
-// past reads the rule over the histories of then.
-func (e *explained) past(x *proto.Explanation, when proto.Millis) error {
+// past tells what the rule says of the histories of then.
+func (e *explained) past(x *proto.Explanation, when proto.Millis) (err error) {
+	rule, err := segments.Compile(e.spec.When)
+	if err != nil {
+		return err
+	}
+	x.In, err = e.holds(rule, when)
+	return err
+}
+
+// holds reads a rule plainly over the histories as of when. Of an identity of
+// which the client holds no facts none does.
+func (e *explained) holds(rule *segments.Rule, when proto.Millis) (in bool, err error) {
 	var histories []*history
 	plain := segments.Plain{}
 	for i := range e.all {
@@ -93,12 +105,15 @@ func (e *explained) past(x *proto.Explanation, when proto.Millis) error {
 		plain.Traits = append(plain.Traits, f.Memory.Traits()...)
 	}
 	if len(histories) == 0 {
-		return nil
+		return false, nil
 	}
 	plain.History = func(yield func(proto.Millis, *proto.EventBody) bool) {
 		for _, h := range histories {
 			more := true
-			h.walk(func(t proto.Millis, b *proto.EventBody) bool { more = t > when || yield(t, b); return more })
+			h.walk(func(t proto.Millis, b *proto.EventBody) bool {
+				more = e.ctx.Err() == nil && (t > when || yield(t, b))
+				return more
+			})
 			if !more {
 				return
 			}
@@ -112,17 +127,16 @@ func (e *explained) past(x *proto.Explanation, when proto.Millis) error {
 		rule, err := segments.Compile(spec.When)
 		return err == nil && plain.Holds(rule, when)
 	}
-	rule, err := segments.Compile(e.spec.When)
-	if err != nil {
-		return err
+	in = plain.Holds(rule, when)
+	if err := e.ctx.Err(); err != nil {
+		return false, proto.Errorf(proto.CodeTimeout, "the histories were not read in time: %w", err)
 	}
-	x.In = plain.Holds(rule, when)
 	for _, h := range histories {
 		if h.err != nil {
-			return h.err
+			return false, h.err
 		}
 	}
-	return nil
+	return in, nil
 }
 
 // present tells the state of the membership and the facts that decide.

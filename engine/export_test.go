@@ -106,6 +106,17 @@ func Steady(wall func() time.Time, mono func() time.Duration, lanes int) func() 
 	}
 }
 
+// HoldBack keeps a lane's commits from being seen until release is called, as
+// a disk that is slow would.
+func (n *Node) HoldBack(id proto.LaneID) (release func()) {
+	l := n.lanes[id]
+	l.visible.RLock()
+	return l.visible.RUnlock
+}
+
+// AheadMax is how many entries intake may be ahead of what is applied.
+const AheadMax = aheadMax
+
 // Traces says where the store still has something of a client, but for the
 // record that it was ended.
 func (n *Node) Traces(client proto.ClientID) (list []string, err error) {
@@ -206,4 +217,28 @@ func BlocksOf(st store.Store, client proto.ClientID) (list []string) {
 		panic(err)
 	}
 	return list
+}
+
+// SegmentSize is an entry of a day's sizes.
+type SegmentSize struct {
+	Key  proto.SegmentKey
+	Size uint64
+}
+
+// AppendSizes writes a day's sizes.
+func AppendSizes(b []byte, list []SegmentSize) []byte {
+	in := make([]segmentSize, len(list))
+	for i, s := range list {
+		in[i] = segmentSize{s.Key, s.Size}
+	}
+	return appendSizes(b, in)
+}
+
+// ReadSizes reads them.
+func ReadSizes(b []byte) (list []SegmentSize, err error) {
+	in, err := readSizes(b)
+	for _, s := range in {
+		list = append(list, SegmentSize{s.key, s.size})
+	}
+	return list, err
 }

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"sync"
+	"time"
 
 	"kith/proto"
 )
@@ -15,7 +16,51 @@ func (n *Node) Hasher() proto.Hasher { return n.hasher }
 // Commands that ctx left undecided are given as failed: they may still come,
 // and a client that sends them again should give its events ids.
 func (n *Node) Submit(ctx context.Context, b *proto.Batch) proto.Submitted {
-	return n.submit(ctx, b, n.refusal())
+	refusal := n.refusal()
+	if refusal == nil && b.Len() > 0 {
+		refusal = n.keepPace(ctx)
+	}
+	return n.submit(ctx, b, refusal)
+}
+
+// Bounds of how far intake runs ahead of what is applied: what waits there is
+// before every link and opt-out that comes.
+const (
+	aheadMax  = 128 // entries of a lane
+	aheadWait = 2 * time.Second
+)
+
+// keepPace waits while a lane is too far behind what was acknowledged. A lane
+// that stopped is not waited for.
+func (n *Node) keepPace(ctx context.Context) error {
+	for _, l := range n.lanes {
+		if l.ahead() <= aheadMax {
+			continue
+		}
+		limit, cancel := context.WithTimeout(ctx, aheadWait)
+		err := l.progress.wait(limit, func(p *progress) bool { return l.acknowledged.Load() <= uint64(p.applied)+aheadMax })
+		cancel()
+		if proto.CodeOf(err) == proto.CodeTimeout {
+			return proto.Errorf(proto.CodeOverloaded, "lane %s is %d entries behind: send this again later, and more slowly", l.id, l.ahead())
+		}
+	}
+	return nil
+}
+
+// ahead is how many entries are acknowledged and not applied.
+func (l *lane) ahead() uint64 {
+	applied, _, _, _ := l.progress.get()
+	return l.acknowledged.Load() - min(l.acknowledged.Load(), uint64(applied))
+}
+
+// acknowledge notes an entry that is durable.
+func (l *lane) acknowledge(at proto.Offset) {
+	for {
+		before := l.acknowledged.Load()
+		if uint64(at) <= before || l.acknowledged.CompareAndSwap(before, uint64(at)) {
+			return
+		}
+	}
 }
 
 func (n *Node) submit(ctx context.Context, b *proto.Batch, refusal error) proto.Submitted {
@@ -96,6 +141,9 @@ func (n *Node) append(ctx context.Context, lane int, commands []byte, count int)
 	select {
 	case a := <-ch:
 		tickets.Put(ch)
+		if l := n.lanes[lane]; a.err == nil {
+			l.acknowledge(a.offset + proto.Offset(l.base))
+		}
 		return a.offset, a.err
 	case <-ctx.Done(): // the channel is left to the late answer
 		return 0, proto.Errorf(proto.CodeUnavailable, "not known to be durable in time: send it again: %w", ctx.Err())

@@ -63,6 +63,14 @@ func outboxKey(l, to proto.LaneID, number uint64) []byte {
 	return binary.BigEndian.AppendUint64(append(laneKey(l, 'm'), byte(to)), number)
 }
 
+func sizesPrefix(l proto.LaneID, c proto.ClientID) []byte {
+	return binary.BigEndian.AppendUint32(laneKey(l, 'z'), uint32(c))
+}
+
+func sizesKey(l proto.LaneID, c proto.ClientID, d proto.Day) []byte {
+	return binary.BigEndian.AppendUint32(sizesPrefix(l, c), uint32(d))
+}
+
 func graphKey(l proto.LaneID) []byte  { return laneKey(l, 'e') }
 func spacesKey(l proto.LaneID) []byte { return laneKey(l, 's') }
 

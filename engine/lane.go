@@ -68,6 +68,10 @@ type lane struct {
 	noticed []noticeRef // notices in the store, oldest first
 
 	// Shared.
+	// visible is held for writing while a commit is made visible, for reading by
+	// who wants snapshot, bitmaps and progress of one commit. Look-ups and counts
+	// do without.
+	visible  sync.RWMutex
 	bitmaps  *segments.Bitmaps
 	users    userIndex
 	outbox   outbox
@@ -83,15 +87,17 @@ type lane struct {
 	ownSeq   uint64
 	nearer   chan struct{} // one slot: there is a reason for a beat sooner than was thought
 
-	base     uint64 // Base of the record
-	from     proto.Offset
-	progress progress
-	nextExit atomic.Int64 // earliest due record in memory, 0 none
-	active   atomic.Int64
-	events   atomic.Uint64
-	repeated atomic.Uint64
-	dead     atomic.Uint64
-	named    atomic.Uint64 // nodes numbered
+	base         uint64 // Base of the record
+	logName      string // of the log that the numbers given are of
+	from         proto.Offset
+	progress     progress
+	nextExit     atomic.Int64 // earliest due record in memory, 0 none
+	active       atomic.Int64
+	events       atomic.Uint64
+	acknowledged atomic.Uint64 // the newest entry of intake that is durable
+	repeated     atomic.Uint64
+	dead         atomic.Uint64
+	named        atomic.Uint64 // nodes numbered
 
 	journalBytes atomic.Int64
 	graphed      graphMetrics

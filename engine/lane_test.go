@@ -97,6 +97,9 @@ func TestQuarantine(t *testing.T) {
 			if c, err := n.Count(t.Context(), acme, "one", ""); err != nil || c.Exact || c.Partitions.Answered != 0 {
 				t.Errorf("count in quarantine: %+v, %v, want it marked as not whole", c, err)
 			}
+			if a := take(t, n, acme, proto.ExportRequest{Expr: "one"}); a.Manifest.Exact || a.Manifest.Partitions.Answered != 0 || len(a.Lanes) != 0 {
+				t.Errorf("an audience in quarantine: %+v, want it marked as not whole", a.Manifest)
+			}
 			closeNode(t, n)
 			if _, err := s.open(st); proto.CodeOf(err) != proto.CodeQuarantined {
 				t.Errorf("opened again with the damage: %v", err)

@@ -65,11 +65,17 @@ func (l *lane) beat(b *batch, e *laneEntry, body []byte) (digest uint64, later b
 		return 0, false, err
 	}
 	now := max(proto.Millis(l.record.NowMs), x.Time)
-	if l.exits.needsLoad(now) {
-		if !l.drained(b) {
-			return 0, true, nil
-		}
+	load, ended := l.exits.needsLoad(now), l.dayEnds(x.Time)
+	if (load || ended) && !l.drained(b) {
+		return 0, true, nil
+	}
+	if load {
 		if err := l.exits.load(b.source, now); err != nil {
+			return 0, false, err
+		}
+	}
+	if ended {
+		if err := l.keepSizes(b); err != nil {
 			return 0, false, err
 		}
 	}

@@ -50,19 +50,20 @@ type Node struct {
 	system     *actor.ActorSystem
 	stopPool   func()
 
-	life     context.Context    // ends with stop
-	stop     context.CancelFunc // ends what writes and waits, first
-	slow     sync.WaitGroup     // backups and verifications under way
-	cleaning sync.Mutex         // one deletion of outbox rows at a time
-	checking sync.Mutex         // one search for a receipt at a time
-	erasing  sync.Mutex         // one erasure of bytes at a time
-	intake   sync.RWMutex       // held for reading by who appends, for writing while the log is emptied
-	stopRead context.CancelFunc // ends the readers, last
-	done     sync.WaitGroup
-	applying sync.WaitGroup
-	ready    atomic.Bool
-	disk     *disk
-	clock    *clock
+	life      context.Context    // ends with stop
+	stop      context.CancelFunc // ends what writes and waits, first
+	slow      sync.WaitGroup     // backups and verifications under way
+	cleaning  sync.Mutex         // one deletion of outbox rows at a time
+	checking  sync.Mutex         // one search for a receipt at a time
+	erasing   sync.Mutex         // one erasure of bytes at a time
+	reporting chan struct{}      // held by the one report under way
+	intake    sync.RWMutex       // held for reading by who appends, for writing while the log is emptied
+	stopRead  context.CancelFunc // ends the readers, last
+	done      sync.WaitGroup
+	applying  sync.WaitGroup
+	ready     atomic.Bool
+	disk      *disk
+	clock     *clock
 
 	judge func(identity.Rules) identity.Rules // by what identities are judged; nil: by the lane's rules. Tests break it
 }
@@ -117,7 +118,7 @@ func open(c Config) (*Node, error) {
 func newNode(c Config, lg log.Logs, st store.Store, secret [16]byte) *Node {
 	n := &Node{
 		config: c, logger: c.Logger, hasher: proto.NewHasher(secret), log: lg, store: st,
-		views: newViews(c.ViewsMax), clock: newClock(c.Now),
+		views: newViews(c.ViewsMax), clock: newClock(c.Now), reporting: make(chan struct{}, 1),
 		conn: func() *nats.Conn { return nil }, cutSeconds: newCutSeconds(), disk: newDisk(c.DiskReserve, c.storeDir(), c.logDir()),
 	}
 	n.place()

@@ -75,7 +75,7 @@ func (n *Node) openLane(ctx context.Context, id proto.LaneID, dispatcher actor.D
 	} else {
 		l.shell = actors.NewShell(n.system, dispatcher, config)
 	}
-	l.base = l.record.Base
+	l.base, l.logName = l.record.Base, logNameOf(l.record.StreamCreatedNs)
 	l.from = proto.Offset(l.record.Offset-l.record.Base) + 1
 	l.progress.set(func(p *progress) {
 		p.applied, p.control = proto.Offset(l.record.Offset), l.record.Control

@@ -3,13 +3,10 @@ package engine
 import (
 	"context"
 
-	"github.com/RoaringBitmap/roaring/v2"
-
 	"kith/actors/identity"
 	"kith/engine/store"
 	"kith/graph"
 	"kith/proto"
-	"kith/segments"
 )
 
 // Lookup appends the ids of the client's segments that id is in at now to dst.
@@ -110,56 +107,6 @@ func (n *Node) Wait(ctx context.Context, p proto.Position) error {
 		}
 	}
 	return nil
-}
-
-// Count sizes an audience: the sum over the lanes.
-func (n *Node) Count(ctx context.Context, client proto.ClientInfo, expr, unit string) (proto.Count, error) {
-	if unit != "" && unit != "identities" && unit != "users" {
-		return proto.Count{}, proto.Errorf(proto.CodeInvalid, "unit %q is unknown: use identities or users", unit)
-	}
-	a, err := segments.ParseAudience(expr)
-	if err != nil {
-		return proto.Count{}, err
-	}
-	keys := map[proto.SegmentID]proto.SegmentKey{}
-	for _, id := range a.Segments() {
-		s, ok := n.registry.spec(client.ID, id)
-		if !ok {
-			return proto.Count{}, proto.Errorf(proto.CodeNotFound, "segment %q is not defined: define it, or see the list of segments", id)
-		}
-		keys[id] = s.Version
-	}
-	out := proto.Count{Exact: true, Partitions: proto.Answered{Of: proto.Partitions}}
-	var sum uint64
-	var answering []*lane
-	for _, l := range n.lanes {
-		if _, _, _, fault := l.progress.get(); fault != nil {
-			out.Exact = false
-			continue
-		}
-		for _, k := range keys {
-			out.Exact = out.Exact && l.progress.filled(k)
-		}
-		answering = append(answering, l)
-		if unit != "users" {
-			sum += l.count(client.ID, a, keys)
-		}
-		out.Partitions.Answered += len(l.partitions)
-	}
-	if unit == "users" {
-		if sum, err = n.countUsers(ctx, client, a, keys, answering); err != nil {
-			return proto.Count{}, err
-		}
-	}
-	out.Count = &sum
-	return out, nil
-}
-
-func (l *lane) count(client proto.ClientID, a *segments.Audience, keys map[proto.SegmentID]proto.SegmentKey) (n uint64) {
-	l.bitmaps.View(func(get func(proto.SegmentKey) *roaring.Bitmap, universe func(proto.ClientID) *roaring.Bitmap) {
-		n = a.Count(func(id proto.SegmentID) *roaring.Bitmap { return get(keys[id]) }, universe(client))
-	})
-	return n
 }
 
 // facts reads a node's facts of one client, with its sealed history.

@@ -35,6 +35,9 @@ type registry struct {
 	keys    map[[32]byte]proto.Principal
 	specs   map[proto.ClientID]map[proto.SegmentID]proto.SegmentSpec
 	rules   *laneRules
+	saved   map[proto.ClientID]map[proto.AudienceID]proto.AudienceSpec
+	reports map[proto.ClientID]*segments.ReportBook
+	ever    map[defined][]proto.SegmentKey // all that a segment's name has stood for
 
 	stale atomic.Bool // view must be made anew; set under mu
 	view  atomic.Pointer[registryView]
@@ -58,7 +61,8 @@ func newRegistry(c log.ControlStream, static map[[32]byte]proto.Principal, now f
 		control: c, now: now, static: static, changed: make(chan struct{}),
 		clients: map[proto.ClientName]proto.ClientInfo{}, gone: map[proto.ClientName]proto.ClientID{}, spaces: map[string]proto.SpaceID{},
 		keys: map[[32]byte]proto.Principal{}, specs: map[proto.ClientID]map[proto.SegmentID]proto.SegmentSpec{},
-		rules: newLaneRules(),
+		rules: newLaneRules(), saved: map[proto.ClientID]map[proto.AudienceID]proto.AudienceSpec{},
+		reports: map[proto.ClientID]*segments.ReportBook{}, ever: map[defined][]proto.SegmentKey{},
 	}
 	r.stale.Store(true)
 	return r
@@ -150,6 +154,10 @@ func (r *registry) obey(seq uint64, c *pb.Control) error {
 			r.specs[proto.ClientID(d.Client)] = of
 		}
 		of[proto.SegmentID(d.Id)] = proto.SegmentSpec{ID: proto.SegmentID(d.Id), Scope: d.Scope, When: d.When, Backfill: d.Backfill, Version: ch.defined}
+		if !ch.same {
+			name := defined{proto.ClientID(d.Client), proto.SegmentID(d.Id)}
+			r.ever[name] = append(r.ever[name], ch.defined)
+		}
 	case *pb.Control_Undefine:
 		if _, err := r.rules.apply(seq, c); err != nil {
 			return err
@@ -163,6 +171,12 @@ func (r *registry) obey(seq uint64, c *pb.Control) error {
 	case *pb.Control_Retain:
 		_, err := r.rules.apply(seq, c)
 		return err
+	case *pb.Control_SaveAudience:
+		r.obeySave(b.SaveAudience)
+	case *pb.Control_DropAudience:
+		delete(r.saved[proto.ClientID(b.DropAudience.Client)], proto.AudienceID(b.DropAudience.Id))
+	case *pb.Control_Report:
+		return r.obeyReport(b.Report)
 	}
 	return nil
 }
@@ -170,6 +184,8 @@ func (r *registry) obey(seq uint64, c *pb.Control) error {
 // end lets go of a client and of its keys. mu is held.
 func (r *registry) end(id proto.ClientID) {
 	delete(r.specs, id)
+	delete(r.saved, id)
+	delete(r.reports, id)
 	for name, c := range r.clients {
 		if c.ID == id {
 			delete(r.clients, name)

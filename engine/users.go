@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"maps"
+	"math"
 	"sync"
 
 	"github.com/RoaringBitmap/roaring/v2"
@@ -11,7 +12,6 @@ import (
 	"kith/actors/identity"
 	"kith/engine/store"
 	"kith/proto"
-	"kith/segments"
 )
 
 // userIndex knows of a lane's nodes which are of users of several, and of whose:
@@ -96,34 +96,45 @@ func (l *lane) loadUsers(ctx context.Context) {
 }
 
 // distinct adds the users of which a node is in set: the roots to seen, those
-// who are alone to the sum.
-func (x *userIndex) distinct(set *roaring.Bitmap, seen map[uint64]struct{}) (alone uint64) {
+// who are alone to the sum. It may stop once both are most or more.
+func (x *userIndex) distinct(set *roaring.Bitmap, seen map[uint64]struct{}, most uint64) (alone uint64) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	both := roaring.And(set, x.linked)
+	alone = set.GetCardinality() - both.GetCardinality()
 	it := both.Iterator()
-	for it.HasNext() {
+	for it.HasNext() && alone+uint64(len(seen)) < most {
 		seen[x.roots[proto.Ordinal(it.Next())]] = struct{}{}
 	}
-	return set.GetCardinality() - both.GetCardinality()
+	return alone
 }
 
-// countUsers counts the users of which some identity is in the audience.
-func (n *Node) countUsers(ctx context.Context, client proto.ClientInfo, a *segments.Audience, keys map[proto.SegmentID]proto.SegmentKey, lanes []*lane) (uint64, error) {
+// setOf is some nodes of a lane, in a bitmap that is not kept.
+type setOf func(get getBits, universe getUniverse) *roaring.Bitmap
+
+// countUsers counts the users of whom some identity is in the set.
+func countUsers(ctx context.Context, lanes []*lane, set setOf) (uint64, error) {
+	return usersUpTo(ctx, lanes, set, math.MaxUint64)
+}
+
+// usersUpTo is countUsers, but stops once there are most or more.
+func usersUpTo(ctx context.Context, lanes []*lane, set setOf, most uint64) (uint64, error) {
 	seen := map[uint64]struct{}{}
-	var sum uint64
+	var alone uint64
 	for _, l := range lanes {
 		select {
 		case <-l.users.read:
 		case <-ctx.Done():
 			return 0, proto.Errorf(proto.CodeTimeout, "users are still being read after the start: try again: %w", ctx.Err())
 		}
-		l.bitmaps.View(func(get func(proto.SegmentKey) *roaring.Bitmap, universe func(proto.ClientID) *roaring.Bitmap) {
-			set := a.Eval(func(id proto.SegmentID) *roaring.Bitmap { return get(keys[id]) }, universe(client.ID))
-			sum += l.users.distinct(set, seen)
+		l.bitmaps.View(func(get getBits, universe getUniverse) {
+			alone += l.users.distinct(set(get, universe), seen, most-min(alone, most))
 		})
+		if alone+uint64(len(seen)) >= most {
+			break
+		}
 	}
-	return sum + uint64(len(seen)), nil
+	return alone + uint64(len(seen)), ctx.Err()
 }
 
 // addSizes adds how many identities of the lane are of each user of several.

@@ -337,7 +337,7 @@ func (v *verifier) memberships(node proto.Node, s *identity.State, f *identity.F
 		}
 		v.out.Memberships++
 		own := segments.Plain{History: h.walk, Traits: f.Memory.Traits(), Member: member, Devices: int(flag(s.Device))}
-		if want := own.Holds(d.Rule, now); want != identity.In(m, now) {
+		if want := own.Holds(d.Rule, now); want != identity.In(m, now) && own.Sure(d.Rule) {
 			v.problem("node %d: segment %q of client %d holds %v by its history of %d events but is kept as %v", s.Ordinal, d.ID, f.Client, want, events, identity.In(m, now))
 		}
 	}
@@ -396,7 +396,7 @@ func (v *verifier) rest() error {
 			return err
 		}
 	}
-	for _, kind := range []byte{'d', 'v', 'g', 'k', 'p', 'q'} {
+	for _, kind := range []byte{'d', 'v', 'g', 'k', 'p', 'q', 'z'} {
 		prefix := laneKey(v.id, kind)
 		err := v.snap.Scan(prefix, prefix, func(k, value []byte) (bool, error) {
 			if kind == 'q' { // the reason holds a stack, which is the build's

@@ -85,6 +85,11 @@ func (n *Node) awaitAnswer(ctx context.Context, l *lane, ch <-chan answer) (answ
 	case x := <-ch:
 		return x, nil
 	case <-l.progress.faulted: // and not at each commit: there may be thousands who wait
+		select {
+		case x := <-ch: // it was decided before
+			return x, nil
+		default:
+		}
 		_, _, _, fault := l.progress.get()
 		return answer{}, fault
 	case <-ctx.Done():

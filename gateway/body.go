@@ -13,10 +13,14 @@ import (
 	"kith/proto"
 )
 
-// readBody appends the request's body, decompressed, to dst. Neither the sent
-// nor the decompressed bytes may exceed the limit.
+// readBody is readBodyUpTo with the usual limit.
 func (g *Gateway) readBody(w http.ResponseWriter, r *http.Request, dst []byte) ([]byte, error) {
-	limit := g.c.BodyBytesMax
+	return g.readBodyUpTo(w, r, dst, g.c.BodyBytesMax)
+}
+
+// readBodyUpTo appends the request's body, decompressed, to dst. Neither the
+// sent nor the decompressed bytes may exceed the limit.
+func (g *Gateway) readBodyUpTo(w http.ResponseWriter, r *http.Request, dst []byte, limit int) ([]byte, error) {
 	if r.ContentLength > int64(limit) {
 		return dst, tooLarge(limit)
 	}
@@ -28,9 +32,9 @@ func (g *Gateway) readBody(w http.ResponseWriter, r *http.Request, dst []byte) (
 		}
 		return readUpTo(raw, dst, limit)
 	case "gzip", "x-gzip":
-		return g.readGzip(raw, dst)
+		return g.readGzip(raw, dst, limit)
 	case "zstd":
-		return g.readZstd(raw, dst)
+		return g.readZstd(raw, dst, limit)
 	default:
 		return dst, proto.Errorf(proto.CodeMediaType, "content encoding %q is not taken: use gzip, zstd or none", clip(encoding))
 	}
@@ -73,7 +77,7 @@ func brokenBody(err error) error {
 	return proto.Errorf(proto.CodeInvalid, "the body could not be read or decompressed: send it again, whole: %w", err)
 }
 
-func (g *Gateway) readGzip(r io.Reader, dst []byte) ([]byte, error) {
+func (g *Gateway) readGzip(r io.Reader, dst []byte, limit int) ([]byte, error) {
 	z, _ := g.gzips.Get().(*gzip.Reader)
 	var err error
 	if z == nil {
@@ -85,10 +89,10 @@ func (g *Gateway) readGzip(r io.Reader, dst []byte) ([]byte, error) {
 		return dst, brokenBody(err)
 	}
 	defer g.gzips.Put(z)
-	return readUpTo(z, dst, g.c.BodyBytesMax)
+	return readUpTo(z, dst, limit)
 }
 
-func (g *Gateway) readZstd(r io.Reader, dst []byte) ([]byte, error) {
+func (g *Gateway) readZstd(r io.Reader, dst []byte, limit int) ([]byte, error) {
 	z, _ := g.zstds.Get().(*zstd.Decoder)
 	var err error
 	if z == nil {
@@ -103,7 +107,7 @@ func (g *Gateway) readZstd(r io.Reader, dst []byte) ([]byte, error) {
 		_ = z.Reset(nil) // lets the request go
 		g.zstds.Put(z)
 	}()
-	return readUpTo(z, dst, g.c.BodyBytesMax)
+	return readUpTo(z, dst, limit)
 }
 
 // protobufType is the content type of the protobuf forms.

@@ -57,6 +57,9 @@ type Config struct {
 	// NATSConcurrency bounds the messages in work at once. Default 256.
 	NATSConcurrency int
 
+	// Version is this build's, for what is exported.
+	Version string
+
 	// Dev is for a developer's machine: it implies NATSOpen.
 	Dev bool
 	// Now is the clock. Default time.Now.

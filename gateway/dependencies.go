@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"kith/internal/exports"
 	"kith/proto"
 )
 
@@ -49,11 +50,44 @@ type Memberships interface {
 type Definitions interface {
 	// Define makes or replaces a segment and returns when all lanes obey it.
 	Define(ctx context.Context, client proto.ClientInfo, s proto.SegmentSpec) (proto.SegmentSpec, error)
+	// Preview says what Define would change, and changes nothing; what Define
+	// would refuse is refused.
+	Preview(ctx context.Context, client proto.ClientInfo, s proto.SegmentSpec) (proto.SegmentPreview, error)
 	// Undefine drops one. CodeNotFound if there is none.
 	Undefine(ctx context.Context, client proto.ClientInfo, id proto.SegmentID) error
 	Segment(client proto.ClientInfo, id proto.SegmentID) (proto.SegmentSpec, bool)
 	// Segments are all of the client's, by id.
 	Segments(client proto.ClientInfo) []proto.SegmentSpec
+}
+
+// Audiences are questions about how many. Its methods may run concurrently. The
+// gateway applies the floor, but for Report.
+type Audiences interface {
+	// Counts sizes several expressions, by identities as of one moment of each
+	// lane.
+	Counts(ctx context.Context, client proto.ClientInfo, exprs []string, unit string) (proto.Counts, error)
+	// Overlap counts who is in each of rows and of columns; nil columns are rows.
+	Overlap(ctx context.Context, client proto.ClientInfo, rows, columns []proto.SegmentID, unit string) (proto.Overlap, error)
+	// Report counts for report keys: rounded, frozen for the day, and refused
+	// with CodeFloor where two answers would tell of fewer people than floor.
+	// What it answers is durable before; asked again it answers the same, so
+	// whoever asked may retry.
+	Report(ctx context.Context, client proto.ClientInfo, expr, unit string, floor int) (proto.Count, error)
+	// Sizes are a segment's at the end of each day from first to last.
+	Sizes(client proto.ClientInfo, id proto.SegmentID, first, last proto.Day) ([]proto.DaySize, error)
+}
+
+// SavedAudiences are a client's expressions by name, which others may name.
+type SavedAudiences interface {
+	// SaveAudience makes or replaces one and returns when that is durable.
+	// CodeNotFound if it names what is not there, CodeExpr if itself.
+	SaveAudience(ctx context.Context, client proto.ClientInfo, s proto.AudienceSpec) (proto.AudienceSpec, error)
+	// DropAudience forgets one. CodeNotFound if there is none, CodeConflict if
+	// another one names it.
+	DropAudience(ctx context.Context, client proto.ClientInfo, id proto.AudienceID) error
+	SavedAudience(client proto.ClientInfo, id proto.AudienceID) (proto.AudienceSpec, bool)
+	// SavedAudiences are all of the client's, by id.
+	SavedAudiences(client proto.ClientInfo) []proto.AudienceSpec
 }
 
 // Accounts are clients and their keys.
@@ -106,6 +140,16 @@ type Maintenance interface {
 	Verify(ctx context.Context) (report any, err error)
 }
 
+// Exports gives whole audiences out. Its methods may run concurrently.
+type Exports interface {
+	// OpenAudience takes an audience out as it is now: the caller closes its
+	// names, and bounds how many are open. It does not change meanwhile, whatever
+	// is applied; whoever opts out later is told of by the next delta. With
+	// r.Since each lane says who is known, and CodeConflict is the answer where
+	// the earlier export's numbers are others. The gateway applies the floor.
+	OpenAudience(ctx context.Context, client proto.ClientInfo, r *proto.ExportRequest) (*exports.Audience, error)
+}
+
 // Graph is which identities are one person's.
 type Graph interface {
 	// Link returns with the final decision; CodeTimeout if ctx ends before.
@@ -152,12 +196,15 @@ type Dependencies struct {
 	Intake      Intake
 	Memberships Memberships
 	Definitions Definitions
+	Audiences   Audiences
+	Saved       SavedAudiences
 	Accounts    Accounts
 	Holdings    Holdings
 	Operations  Operations
 	Graph       Graph
 	OptOuts     OptOuts
 	Maintenance Maintenance // optional: without it those routes are 404
+	Exports     Exports     // optional likewise
 
 	Registry *prometheus.Registry // optional: for the gateway's metrics and /metrics
 	Log      *slog.Logger         // optional: for what no caller is told

@@ -15,7 +15,7 @@ func statusOf(c proto.Code) int {
 	switch c {
 	case proto.CodeUnauthorized:
 		return http.StatusUnauthorized
-	case proto.CodeForbidden, proto.CodeOptedOut:
+	case proto.CodeForbidden, proto.CodeOptedOut, proto.CodeFloor:
 		return http.StatusForbidden
 	case proto.CodeNotFound:
 		return http.StatusNotFound

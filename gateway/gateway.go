@@ -39,6 +39,8 @@ type Gateway struct {
 	tag     tag
 	blocked map[proto.Identity]struct{} // read only after New
 
+	exporting chan struct{} // a slot for each export under way
+
 	posts   sync.Pool // *post
 	lookups sync.Pool // *lookup
 	gzips   sync.Pool // *gzip.Reader
@@ -60,8 +62,8 @@ func New(c Config, deps Dependencies) (*Gateway, error) {
 	if deps.Intake == nil || deps.Memberships == nil || deps.Definitions == nil || deps.Accounts == nil || deps.Operations == nil {
 		return nil, proto.Errorf(proto.CodeInvalid, "the gateway needs an intake, memberships, definitions, accounts and operations")
 	}
-	if deps.Graph == nil || deps.OptOuts == nil || deps.Holdings == nil {
-		return nil, proto.Errorf(proto.CodeInvalid, "the gateway needs a graph and opt-outs")
+	if deps.Graph == nil || deps.OptOuts == nil || deps.Holdings == nil || deps.Audiences == nil || deps.Saved == nil {
+		return nil, proto.Errorf(proto.CodeInvalid, "the gateway needs a graph, opt-outs, holdings, audiences and saved audiences")
 	}
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
@@ -69,7 +71,7 @@ func New(c Config, deps Dependencies) (*Gateway, error) {
 	if deps.Registry == nil {
 		deps.Registry = prometheus.NewRegistry()
 	}
-	g := &Gateway{c: c.withDefaults(), deps: deps, log: deps.Log, blocked: map[proto.Identity]struct{}{}}
+	g := &Gateway{c: c.withDefaults(), deps: deps, log: deps.Log, exporting: make(chan struct{}, exportsMax), blocked: map[proto.Identity]struct{}{}}
 	for _, id := range c.Blocked {
 		g.blocked[id] = struct{}{}
 	}

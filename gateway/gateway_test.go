@@ -134,9 +134,13 @@ func TestServiceRoutes(t *testing.T) {
 		{"traits, not JSON", "acme-key", "PATCH", "/v1/identities/browser:seen1/traits", `[]`, 400, "json"},
 		{"traits, NUL", "acme-key", "PATCH", "/v1/identities/browser:seen1/traits", `{"a":"\u0000"}`, 400, "event"},
 
-		{"segments, none", "acme-key", "GET", "/v1/segments", "", 200, `{"segments":[]}`},
+		{"segments", "acme-key", "GET", "/v1/segments", "", 200, `{"segments":[{"id":"small","when":"","backfill":false}]}`},
 		{"define", "acme-key", "PUT", "/v1/segments/auto", `{"when":"count(true, \"1d\") >= 1 && 1<2","scope":"identity","backfill":true}`, 200, `{"id":"auto","scope":"identity","when":"count(true, \"1d\") >= 1 && 1<2","backfill":true,"version":12}`},
 		{"define by an admin shows the size", "admin-key", "PUT", "/v1/segments/auto?client=acme", `{"id":"auto","when":"x"}`, 200, `{"id":"auto","when":"x","backfill":false,"version":12,"size":7}`},
+		{"preview under the floor", "acme-key", "PUT", "/v1/segments/auto?dry_run=true", `{"when":"x"}`, 200, `{"id":"auto","identities":900,"before":100,"after":120,"entering":null,"leaving":null,"below":50,"judged":900,"exact":true}`},
+		{"preview, misspelt", "acme-key", "PUT", "/v1/segments/auto?dry_run=yes", `{"when":"x"}`, 400, "invalid"},
+		{"preview by an admin", "admin-key", "PUT", "/v1/segments/auto?client=acme&dry_run=true", `{"when":"x"}`, 200, `{"id":"auto","identities":900,"before":100,"after":120,"entering":50,"leaving":30,"judged":900,"exact":true}`},
+		{"preview of a broken rule", "acme-key", "PUT", "/v1/segments/auto?dry_run=true", `{"when":"BROKEN"}`, 400, "rule"},
 		{"define, id differs", "acme-key", "PUT", "/v1/segments/auto", `{"id":"b","when":"x"}`, 400, "segment"},
 		{"define, no rule", "acme-key", "PUT", "/v1/segments/auto", `{}`, 400, "rule"},
 		{"define, unknown field", "acme-key", "PUT", "/v1/segments/auto", `{"whan":"x"}`, 400, "json"},
@@ -154,6 +158,44 @@ func TestServiceRoutes(t *testing.T) {
 		{"count under the floor, admin", "admin-key", "POST", "/v1/audiences/count?client=acme", `{"expr":"small"}`, 200, `{"count":49,"exact":true,"partitions":{"answered":64,"of":64}}`},
 		{"count, bad expression", "acme-key", "POST", "/v1/audiences/count", `{"expr":"&&"}`, 400, "expr"},
 		{"count, no expression", "acme-key", "POST", "/v1/audiences/count", `{}`, 400, "expr"},
+		{"counts", "acme-key", "POST", "/v1/audiences/count", `{"exprs":["big","small"]}`, 200, `{"counts":[{"expr":"big","count":1234},{"expr":"small","count":null,"below":50}],"exact":true,"partitions":{"answered":64,"of":64}}`},
+		{"counts, admin", "admin-key", "POST", "/v1/audiences/count?client=acme", `{"exprs":["small"]}`, 200, `{"counts":[{"expr":"small","count":49}],"exact":true,"partitions":{"answered":64,"of":64}}`},
+		{"counts by a report key", "acme-report", "POST", "/v1/audiences/count", `{"exprs":["big"]}`, 403, "forbidden"},
+		{"counts, too many", "acme-key", "POST", "/v1/audiences/count", `{"exprs":["big"` + strings.Repeat(`,"big"`, 100) + `]}`, 413, "too_large"},
+		{"counts, none", "acme-key", "POST", "/v1/audiences/count", `{"exprs":[]}`, 413, "too_large"},
+		{"counts, both", "acme-key", "POST", "/v1/audiences/count", `{"expr":"big","exprs":["big"]}`, 400, "invalid"},
+		{"counts, an empty one", "acme-key", "POST", "/v1/audiences/count", `{"exprs":["big",""]}`, 400, "expr"},
+
+		{"overlap", "acme-key", "POST", "/v1/audiences/overlap", `{"segments":["big","small"]}`, 200, `{"segments":["big","small"],"counts":[[1234,null],[null,null]],"below":50,"exact":true,"partitions":{"answered":64,"of":64}}`},
+		{"overlap, admin", "admin-key", "POST", "/v1/audiences/overlap", `{"segments":["big","small"],"client":"acme"}`, 200, `{"segments":["big","small"],"counts":[[1234,7],[7,49]],"exact":true,"partitions":{"answered":64,"of":64}}`},
+		{"overlap against some", "acme-key", "POST", "/v1/audiences/overlap", `{"segments":["big"],"against":["big","small"]}`, 200, `{"segments":["big"],"against":["big","small"],"counts":[[1234,null]],"below":50,"exact":true,"partitions":{"answered":64,"of":64}}`},
+		{"overlap against all", "acme-key", "POST", "/v1/audiences/overlap", `{"segments":["big"],"against":"*"}`, 200, `{"segments":["big"],"against":["small"],"counts":[[null]],"below":50,"exact":true,"partitions":{"answered":64,"of":64}}`},
+		{"overlap of none", "acme-key", "POST", "/v1/audiences/overlap", `{"segments":[]}`, 413, "too_large"},
+		{"overlap of many", "acme-key", "POST", "/v1/audiences/overlap", `{"segments":["a"` + strings.Repeat(`,"a"`, 100) + `]}`, 413, "too_large"},
+		{"overlap, no such against", "acme-key", "POST", "/v1/audiences/overlap", `{"segments":["a"],"against":"some"}`, 400, "json"},
+		{"overlap, bad segment", "acme-key", "POST", "/v1/audiences/overlap", `{"segments":["a b"]}`, 400, "segment"},
+		{"overlap, unit", "acme-key", "POST", "/v1/audiences/overlap", `{"segments":["a"],"unit":"cats"}`, 400, "invalid"},
+		{"overlap by a report key", "acme-report", "POST", "/v1/audiences/overlap", `{"segments":["big"]}`, 403, "forbidden"},
+
+		{"saved audiences", "acme-key", "GET", "/v1/audiences", "", 200, `{"audiences":[{"id":"kept","expr":"auto & !owners"}]}`},
+		{"save", "acme-key", "PUT", "/v1/audiences/buyers", `{"expr":"auto & !owners","description":"x"}`, 200, `{"id":"buyers","expr":"auto & !owners","description":"x"}`},
+		{"saved", "acme-key", "GET", "/v1/audiences/kept", "", 200, `{"id":"kept","expr":"auto & !owners"}`},
+		{"save, itself", "acme-key", "PUT", "/v1/audiences/buyers", `{"expr":"@buyers"}`, 400, "expr"},
+		{"save, id differs", "acme-key", "PUT", "/v1/audiences/buyers", `{"id":"b","expr":"a"}`, 400, "invalid"},
+		{"save, a route's name", "acme-key", "PUT", "/v1/audiences/export", `{"expr":"a"}`, 405, "method"},
+		{"save, no expression", "acme-key", "PUT", "/v1/audiences/buyers", `{}`, 400, "expr"},
+		{"save, bad name", "acme-key", "PUT", "/v1/audiences/a%20b", `{"expr":"a"}`, 400, "expr"},
+		{"save by a report key", "acme-report", "PUT", "/v1/audiences/buyers", `{"expr":"a"}`, 403, "forbidden"},
+		{"drop", "acme-key", "DELETE", "/v1/audiences/kept", "", 200, `{"deleted":true}`},
+		{"drop, none", "acme-key", "DELETE", "/v1/audiences/buyers", "", 404, "not_found"},
+		{"saved, none", "acme-key", "GET", "/v1/audiences/buyers", "", 404, "not_found"},
+
+		{"sizes", "acme-key", "GET", "/v1/segments/all/sizes?from=2026-11-20&to=2026-11-22", "", 200, `{"id":"all","sizes":[{"day":"2026-11-20","identities":60},{"day":"2026-11-21","identities":null,"below":50},{"day":"2026-11-22","identities":null,"below":50}]}`},
+		{"sizes, admin", "admin-key", "GET", "/v1/segments/all/sizes?from=2026-11-21&to=2026-11-22&client=acme", "", 200, `{"id":"all","sizes":[{"day":"2026-11-21","identities":30},{"day":"2026-11-22","identities":0}]}`},
+		{"sizes, no such segment", "acme-key", "GET", "/v1/segments/none/sizes", "", 404, "not_found"},
+		{"sizes, no such day", "acme-key", "GET", "/v1/segments/all/sizes?from=monday", "", 400, "time"},
+		{"sizes, backwards", "acme-key", "GET", "/v1/segments/all/sizes?from=2026-11-20&to=2026-11-19", "", 400, "invalid"},
+		{"sizes by a report key", "acme-report", "GET", "/v1/segments/all/sizes", "", 403, "forbidden"},
 		{"count, unit", "acme-key", "POST", "/v1/audiences/count", `{"expr":"big","unit":"cats"}`, 400, "invalid"},
 
 		{"key by a client", "acme-key", "POST", "/v1/keys", `{"client":"new"}`, 403, "forbidden"},
@@ -183,7 +225,9 @@ func TestServiceRoutes(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newRig(t)
-			r.counts["big"], r.counts["small"], r.counts["floor"] = 1234, 49, 50
+			r.counts["big"], r.counts["small"], r.counts["floor"], r.counts["big & small"] = 1234, 49, 50, 7
+			r.saved["kept"] = proto.AudienceSpec{ID: "kept", Expr: "auto & !owners"}
+			r.specs["small"] = proto.SegmentSpec{ID: "small"}
 			if w := r.serve("POST", "/v1/events", `{"events":[{"event":"page","identities":["browser:seen1"],"props":{"section":"auto"}}]}`, auth, key("acme-key")); w.Code != 200 {
 				t.Fatal(w.Body)
 			}
@@ -530,7 +574,7 @@ func BenchmarkLookup1(b *testing.B) {
 // BenchmarkPixel takes one event in a query.
 func BenchmarkPixel(b *testing.B) {
 	tw := newTwin()
-	g, err := gateway.New(gateway.Config{}, gateway.Dependencies{Intake: swallow{tw}, Memberships: tw, Definitions: tw, Accounts: tw, Holdings: tw, Operations: tw, Graph: tw, OptOuts: tw})
+	g, err := gateway.New(gateway.Config{}, gateway.Dependencies{Intake: swallow{tw}, Memberships: tw, Definitions: tw, Audiences: tw, Saved: tw, Accounts: tw, Holdings: tw, Operations: tw, Graph: tw, OptOuts: tw})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -31,7 +31,7 @@ func (r readOnly) Lookup(_ proto.ClientInfo, id proto.Identity, _ proto.Millis, 
 func BenchmarkHTTPLookup(b *testing.B) {
 	known := map[proto.Identity][]proto.SegmentID{"browser:3f0c9a": {"auto", "owners"}}
 	tw := newTwin()
-	g, err := gateway.New(gateway.Config{}, gateway.Dependencies{Intake: tw, Memberships: readOnly{tw, known}, Definitions: tw, Accounts: tw, Holdings: tw, Operations: tw, Graph: tw, OptOuts: tw})
+	g, err := gateway.New(gateway.Config{}, gateway.Dependencies{Intake: tw, Memberships: readOnly{tw, known}, Definitions: tw, Audiences: tw, Saved: tw, Accounts: tw, Holdings: tw, Operations: tw, Graph: tw, OptOuts: tw})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -23,6 +23,9 @@ type metrics struct {
 	natsDropped  prometheus.Counter
 	natsRefused  prometheus.Counter
 
+	exports     prometheus.Counter
+	exportBytes prometheus.Counter
+
 	links      map[string]prometheus.Counter // by answer; read only after newMetrics
 	linksOther prometheus.Counter
 	unlinks    prometheus.Counter
@@ -82,6 +85,8 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m.identities = counter("lookup_identities_total", "Identities looked up.")
 	m.natsDropped = counter("nats_dropped_total", "NATS messages dropped because the queue was full.")
 	m.natsRefused = counter("nats_refused_total", "NATS messages refused as a whole, or dropped because their reply subject is no inbox.")
+	m.exports = counter("exports_total", "Exports streamed to their end.")
+	m.exportBytes = counter("export_bytes_total", "Bytes of exports, of those that broke off too.")
 	m.countGraph(register, counter)
 	return m, err
 }

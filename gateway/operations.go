@@ -1,6 +1,9 @@
 package gateway
 
 import (
+	"context"
+	"errors"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"time"
@@ -177,7 +180,11 @@ func (g *Gateway) stream(w http.ResponseWriter, what string, write func(*begun) 
 	out := &begun{ResponseWriter: w}
 	err := write(out)
 	if err != nil && out.yes {
-		g.log.Error(what+" broke off", "error", err)
+		level := slog.LevelError
+		if errors.Is(err, context.Canceled) {
+			level = slog.LevelInfo // the caller went away
+		}
+		g.log.Log(context.Background(), level, what+" broke off", "error", err)
 		panic(http.ErrAbortHandler) // so that the reader sees a cut stream
 	}
 	return err

@@ -6,18 +6,23 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 
 	"kith/proto"
 )
 
 // readJSON reads a small JSON body.
 func (g *Gateway) readJSON(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	return g.readJSONUpTo(w, r, g.c.BodyBytesMax)
+}
+
+func (g *Gateway) readJSONUpTo(w http.ResponseWriter, r *http.Request, limit int) ([]byte, error) {
 	switch kind := contentType(r); kind {
 	case "application/json", "text/plain":
 	default:
 		return nil, proto.Errorf(proto.CodeMediaType, "content type %q is not taken: use application/json", clip(kind))
 	}
-	return g.readBody(w, r, nil)
+	return g.readBodyUpTo(w, r, nil, limit)
 }
 
 // readValue decodes a small JSON body into v, strictly.
@@ -134,11 +139,44 @@ func (g *Gateway) putSegment(w http.ResponseWriter, r *http.Request, who proto.P
 		return proto.Errorf(proto.CodeRule, `the segment has no rule: send {"when":"count(true, \"1d\") >= 1"}`)
 	}
 	s.ID, s.Version, s.Size, s.Filled = id, 0, nil, nil
+	if values, asked := r.URL.Query()["dry_run"]; asked {
+		if !slices.Equal(values, []string{"true"}) && !slices.Equal(values, []string{"1"}) {
+			return proto.Errorf(proto.CodeInvalid, "dry_run is true or left out: nothing was changed")
+		}
+		return g.previewSegment(w, r, who, client, s)
+	}
 	made, err := g.deps.Definitions.Define(r.Context(), client, s)
 	if err != nil {
 		return err
 	}
 	return writeValue(w, http.StatusOK, g.floored(who, client, made))
+}
+
+// previewSegment tells what a definition would change. From a client's key
+// numbers under the floor are kept, and with any of them who enters and leaves:
+// each of the four follows from the others.
+func (g *Gateway) previewSegment(w http.ResponseWriter, r *http.Request, who proto.Principal, client proto.ClientInfo, s proto.SegmentSpec) error {
+	p, err := g.deps.Definitions.Preview(r.Context(), client, s)
+	if err != nil {
+		return err
+	}
+	floor := uint64(g.floor(client))
+	small := func(n **uint64) bool {
+		if who.Role == proto.RoleAdmin || *n == nil || **n >= floor {
+			return false
+		}
+		*n, p.Below = nil, int(floor)
+		return true
+	}
+	small(&p.Identities)
+	hidden := false
+	for _, n := range []**uint64{&p.Before, &p.After, &p.Entering, &p.Leaving} {
+		hidden = small(n) || hidden
+	}
+	if hidden {
+		p.Entering, p.Leaving = nil, nil
+	}
+	return writeValue(w, http.StatusOK, p)
 }
 
 func (g *Gateway) deleteSegment(w http.ResponseWriter, r *http.Request, who proto.Principal) error {

@@ -35,7 +35,16 @@ func (g *Gateway) serviceRoutes() *plane {
 	p.add("/v1/receipts/key", get(g.getReceiptKey))
 	p.add("/v1/receipts/verify", post(client(g.verifyReceipt)))
 	p.add("/v1/erase", post(admin(g.postErase)))
+	p.add("/v1/segments/{id}/sizes", get(client(g.getSizes)))
 	p.add("/v1/audiences/count", post(anyone(g.postCount)))
+	if g.deps.Exports != nil {
+		p.add("/v1/audiences/export", post(client(g.postExport)))
+	}
+	p.add("/v1/audiences/overlap", post(client(g.postOverlap)))
+	p.add("/v1/audiences", get(client(g.listAudiences)))
+	p.add("/v1/audiences/{id}", map[string]handler{
+		http.MethodGet: client(g.getAudience), http.MethodPut: client(g.putAudience), http.MethodDelete: client(g.deleteAudience),
+	})
 	p.add("/v1/keys", post(admin(g.postKey)))
 	p.add("/v1/clients", get(admin(g.listClients)))
 	p.add("/v1/clients/{name}", map[string]handler{http.MethodDelete: admin(g.eraseClient)})

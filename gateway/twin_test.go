@@ -29,7 +29,9 @@ type twin struct {
 	replayed []string
 	ended    map[proto.ClientName]bool // clients; true: nothing of it is left
 
-	graph twinGraph
+	graph   twinGraph
+	exports twinExports
+	saved   map[proto.AudienceID]proto.AudienceSpec
 
 	fail    func(i int, e *proto.Event) bool // which events are not made durable
 	failErr error
@@ -52,7 +54,7 @@ func newTwin() *twin {
 			"acme-report": {Role: proto.RoleReport, Client: "acme"}, "admin-key": {Role: proto.RoleAdmin},
 		},
 		members: map[member][]proto.SegmentID{}, specs: map[proto.SegmentID]proto.SegmentSpec{}, counts: map[string]uint64{},
-		graph: newTwinGraph(), ended: map[proto.ClientName]bool{},
+		graph: newTwinGraph(), exports: newTwinExports(), ended: map[proto.ClientName]bool{}, saved: map[proto.AudienceID]proto.AudienceSpec{},
 	}
 }
 
@@ -158,6 +160,14 @@ func (t *twin) Define(_ context.Context, _ proto.ClientInfo, s proto.SegmentSpec
 	s.Version, s.Size = 12, &size
 	t.specs[s.ID] = s
 	return s, nil
+}
+
+func (t *twin) Preview(_ context.Context, _ proto.ClientInfo, s proto.SegmentSpec) (proto.SegmentPreview, error) {
+	if strings.Contains(s.When, "BROKEN") {
+		return proto.SegmentPreview{}, proto.Errorf(proto.CodeRule, "does not parse")
+	}
+	all, before, after, entering, leaving := uint64(900), uint64(100), uint64(120), uint64(50), uint64(30)
+	return proto.SegmentPreview{ID: s.ID, Identities: &all, Before: &before, After: &after, Entering: &entering, Leaving: &leaving, Judged: 900, Exact: true}, nil
 }
 
 func (t *twin) Undefine(_ context.Context, _ proto.ClientInfo, id proto.SegmentID) error {

@@ -11,7 +11,7 @@ import (
 // link row for each of Links, a copy row for each of Members. The keys, which
 // hold the neighbour's or member's hash, are the caller's.
 
-const rowVersion = 1
+const rowVersion = 2 // 1 had no numbers of removals
 
 // AppendNode encodes the node row: version, flags (1 dark), gen, ver, fence,
 // removals, root, joined, shown (root, number, value), number, given, then the lists

@@ -213,9 +213,9 @@ func TestRowsRefuse(t *testing.T) {
 					t.Errorf("the first %d of %d bytes: %v", n, len(r.row), err)
 				}
 			}
-			other := append([]byte{2}, r.row[1:]...)
-			if err := r.decode(other); err == nil || !strings.Contains(err.Error(), "version 2") {
-				t.Errorf("version 2: %v", err)
+			other := append([]byte{9}, r.row[1:]...)
+			if err := r.decode(other); err == nil || !strings.Contains(err.Error(), "version 9") {
+				t.Errorf("version 9: %v", err)
 			}
 			if err := r.decode(append(r.row[:len(r.row):len(r.row)], 0)); proto.CodeOf(err) != proto.CodeCorrupt {
 				t.Errorf("a byte too many: %v", err)

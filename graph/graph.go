@@ -65,7 +65,8 @@
 // each at the generation that its home knows.
 //
 // R8 (lane.go, outbox.go) Between lanes there is one number per (entry,
-// destination). Numbers at or below the last are skipped, a gap drops the
+// destination), or several if that is too much for one batch: then the last
+// carries the vector. Numbers at or below the last are skipped, a gap drops the
 // pack; the outbox is trimmed to what the destination applied; each batch
 // carries its lane's position vector.
 //
@@ -83,7 +84,7 @@
 //
 // # Layout
 //
-// All values begin with a version byte, 1. Numbers are varints, times zig-zag,
+// All values begin with a version byte. Numbers are varints, times zig-zag,
 // hashes 16 bytes, lists a count and their elements, texts a length and bytes.
 // codec.go has the three rows of a node and their fields in order: the node
 // row (everything but links and copies), a link row for each neighbour and a

@@ -12,6 +12,7 @@ import (
 const (
 	SuperstepsMax    = 64
 	EntryMessagesMax = 16384
+	BatchBytesMax    = 256 << 10 // of a batch to another lane, about; one message may be larger
 )
 
 // Lane drives the supersteps of one lane's entries and keeps its channels to
@@ -28,10 +29,11 @@ type Lane struct {
 
 	laneOf        *[proto.Partitions]proto.LaneID
 	supersteps    int
+	batchBytes    int
 	inbox, sorted []Message
 	order         []place
 	groups        []Group
-	first         []int // by lane: 1 + index of this entry's batch; 0: none
+	open          []openBatch // by lane: this entry's
 }
 
 // place is where a message is, with the beginning of its receiver's name to
@@ -73,14 +75,17 @@ func (o *Outcome) Reset() {
 // each partition and is not changed.
 func NewLane(id proto.LaneID, lanes int, laneOf *[proto.Partitions]proto.LaneID) *Lane {
 	return &Lane{
-		ID: id, laneOf: laneOf, supersteps: SuperstepsMax,
-		first: make([]int, lanes), Vector: make([]proto.Offset, lanes), Applied: make([]uint64, lanes), Outbox: make([]Channel, lanes),
+		ID: id, laneOf: laneOf, supersteps: SuperstepsMax, batchBytes: BatchBytesMax,
+		open: make([]openBatch, lanes), Vector: make([]proto.Offset, lanes), Applied: make([]uint64, lanes), Outbox: make([]Channel, lanes),
 	}
 }
 
 // BoundSupersteps bounds the supersteps of an entry, for simulations that want
 // messages carried over often. It must be the same on all replicas.
 func (l *Lane) BoundSupersteps(n int) { l.supersteps = n }
+
+// BoundBatches bounds the bytes of a batch, likewise.
+func (l *Lane) BoundBatches(n int) { l.batchBytes = n }
 
 // Apply takes in the entry at offset: first what was carried, then in. The
 // order of messages with the same receiver and sender is kept; else it does
@@ -91,7 +96,7 @@ func (l *Lane) Apply(offset proto.Offset, in []Message, homes Homes, out *Outcom
 	l.inbox = append(append(l.inbox[:0], l.Carry...), in...)
 	clear(l.Carry)
 	l.Carry = l.Carry[:0]
-	clear(l.first)
+	clear(l.open)
 	for step := 0; len(l.inbox) > 0; step++ {
 		if step >= l.supersteps || out.Messages >= EntryMessagesMax {
 			l.Carry = append(l.Carry, l.inbox...)
@@ -134,21 +139,31 @@ func (l *Lane) post(m *Message, out *Outcome) {
 		l.inbox = append(l.inbox, *m)
 		return
 	}
-	c := &l.Outbox[d]
-	if l.first[d] == 0 {
+	c, o := &l.Outbox[d], &l.open[d]
+	size := m.size()
+	if o.place == 0 || o.bytes+size > l.batchBytes {
+		if o.place > 0 { // whoever has only this does not have the entry yet
+			c.Batches[o.place-1].Vector = make([]proto.Offset, len(l.Vector))
+		}
 		c.Batches = append(c.Batches, Batch{})
-		l.first[d] = len(c.Batches)
+		*o = openBatch{place: len(c.Batches)}
 	}
-	b := &c.Batches[l.first[d]-1]
+	b := &c.Batches[o.place-1]
 	b.Messages = append(b.Messages, *m)
+	o.bytes += size
 	out.Sent++
 }
 
-// seal gives this entry's batches the lane's position vector.
+// openBatch is the batch that an entry's messages to a lane go into: place is 1
+// + its index, 0 if there is none.
+type openBatch struct{ place, bytes int }
+
+// seal gives the last of this entry's batches to each lane the lane's position
+// vector.
 func (l *Lane) seal() {
-	for d, n := range l.first {
-		if n > 0 {
-			l.Outbox[d].Batches[n-1].Vector = slices.Clone(l.Vector)
+	for d, o := range l.open {
+		if o.place > 0 {
+			l.Outbox[d].Batches[o.place-1].Vector = slices.Clone(l.Vector)
 		}
 	}
 }

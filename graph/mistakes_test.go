@@ -120,6 +120,7 @@ func gate() *mistakes.Gate {
 		{Name: "nosort", File: "lane.go", Old: "return cmp.Or(compareHash(p.From, q.From), cmp.Compare(a.index, b.index))", New: "return cmp.Compare(uint32(a.index)*2654435761, uint32(b.index)*2654435761)"},
 		{Name: "sendersreverse", File: "lane.go", Old: "return cmp.Or(compareHash(p.From, q.From), cmp.Compare(a.index, b.index))", New: "return cmp.Or(compareHash(p.From, q.From), cmp.Compare(b.index, a.index))"},
 		{Name: "nocarry", File: "lane.go", Old: "\t\t\tl.Carry = append(l.Carry, l.inbox...)\n", New: ""},
+		{Name: "partvector", File: "lane.go", Old: "\t\t\tc.Batches[o.place-1].Vector = make([]proto.Offset, len(l.Vector))\n", New: "\t\t\tc.Batches[o.place-1].Vector = slices.Clone(l.Vector)\n"},
 		{Name: "trimmore", File: "outbox.go", Old: "n := min(applied-c.Base, uint64(len(c.Batches)))", New: "n := min(applied-c.Base+1, uint64(len(c.Batches)))"},
 		// rows
 		{Name: "nolinkrow", File: "edges.go", Old: "\t\t\tl.Evidence = m.Evidence\n\t\t\ts.x.copied = nil\n\t\t\ts.fx.touched(l.Peer)\n", New: "\t\t\tl.Evidence = m.Evidence\n\t\t\ts.x.copied = nil\n"},

@@ -4,9 +4,9 @@ import "kith/proto"
 
 // This file is R8: how batches get from lane to lane exactly once.
 
-// Batch is what one entry has for one other lane.
+// Batch is what one entry has for one other lane, or a part of it.
 type Batch struct {
-	Vector   []proto.Offset // the sender's, after the entry
+	Vector   []proto.Offset // the sender's, after the entry; of a part but the last zeros
 	Messages []Message
 }
 

@@ -2,6 +2,7 @@ package graph_test
 
 import (
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"kith/graph"
@@ -42,6 +43,58 @@ func TestChannelNumbers(t *testing.T) {
 	ch.Trim(1)
 	if ch.Base != 2 {
 		t.Errorf("an older trim moved the base to %d", ch.Base)
+	}
+}
+
+// flood has the first node that is stepped tell b a lot.
+type flood struct{ messages, bytes int }
+
+func (f flood) Step(groups []graph.Group) error {
+	for i := range f.messages {
+		m := graph.Message{Kind: graph.Verdict, To: b.node(), From: a.hash(), Number: uint64(i + 1), Value: graph.Value(strings.Repeat("x", f.bytes))}
+		groups[0].Effects.Out = append(groups[0].Effects.Out, m)
+	}
+	return nil
+}
+
+// What one entry has for another lane is split where it is too much for one row
+// of the store; only who has all of it has the entry.
+func TestLargeEntriesAreSplit(t *testing.T) {
+	var laneOf [proto.Partitions]proto.LaneID
+	for p := range laneOf {
+		laneOf[p] = 1
+	}
+	laneOf[a.hash().Partition()] = 0
+	if a.hash().Partition() == b.hash().Partition() {
+		t.Fatal("a and b are of one partition")
+	}
+	from, to := graph.NewLane(0, 2, &laneOf), graph.NewLane(1, 2, &laneOf)
+	const messages, bytes = 12, 100 << 10
+	var out graph.Outcome
+	if err := from.Apply(5, []graph.Message{{Kind: graph.Refresh, To: a.node()}}, flood{messages, bytes}, &out); err != nil {
+		t.Fatal(err)
+	}
+	batches := from.Outbox[1].Batches
+	if len(batches) < messages/3 || out.Sent != messages {
+		t.Fatalf("%d messages of %d bytes are %d batches", out.Sent, bytes, len(batches))
+	}
+	next := uint64(1)
+	for i, x := range batches {
+		if n := len(x.Append(nil)); n > graph.BatchBytesMax+bytes {
+			t.Errorf("batch %d has %d bytes", i, n)
+		}
+		for _, m := range to.Receive(0, uint64(i+1), batches[i:i+1]) {
+			if m.Number != next {
+				t.Errorf("message %d came after %d", m.Number, next-1)
+			}
+			next++
+		}
+		if has := to.Vector[0] == 5; has != (i == len(batches)-1) {
+			t.Errorf("after %d of %d parts the vector is %v", i+1, len(batches), to.Vector)
+		}
+	}
+	if next != messages+1 {
+		t.Errorf("%d messages came, want %d", next-1, messages)
 	}
 }
 

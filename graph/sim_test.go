@@ -134,7 +134,7 @@ type result struct {
 // rest on the number of lanes too.
 func makeWorld(seed, lanes int, g *rand.Rand, stats *simStats) (w *world, every, capped bool, pace, pack int) {
 	w = &world{
-		seed: seed, lanes: lanes, supersteps: 64, stats: stats, ledger: newLedger(), client: map[id]uint32{}, crawl: 20,
+		seed: seed, lanes: lanes, supersteps: 64, batchBytes: graph.BatchBytesMax, stats: stats, ledger: newLedger(), client: map[id]uint32{}, crawl: 20,
 		rng:    rand.New(rand.NewPCG(uint64(seed), uint64(99+lanes))),
 		config: graph.Config{SkewMillis: simSkew, EdgesMax: 32, MembersMax: 64, LinksMax: 256},
 	}
@@ -161,6 +161,7 @@ func makeWorld(seed, lanes int, g *rand.Rand, stats *simStats) (w *world, every,
 	pack = 1 + g.IntN(3)
 	if w.rng.IntN(2) == 0 {
 		w.supersteps = 1 + w.rng.IntN(4)
+		w.batchBytes = 1 + w.rng.IntN(600) // one to a few messages
 	}
 	if err := w.config.Validate(); err != nil {
 		w.fail("CONFIG: %v", err)

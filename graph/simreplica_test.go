@@ -59,6 +59,7 @@ func newReplica(w *world, lane int, head bool, rng *rand.Rand) *replica {
 		lane: graph.NewLane(proto.LaneID(lane), w.lanes, &w.laneOf), env: graph.Env{Config: w.config},
 	}
 	r.lane.BoundSupersteps(w.supersteps)
+	r.lane.BoundBatches(w.batchBytes)
 	return r
 }
 
@@ -216,6 +217,7 @@ func (r *replica) restore(m *image) {
 		return
 	}
 	l.BoundSupersteps(r.w.supersteps)
+	l.BoundBatches(r.w.batchBytes)
 	r.lane, r.rows, r.beats, r.pos = l, maps.Clone(m.rows), maps.Clone(m.beats), m.pos
 	clear(r.active)
 }

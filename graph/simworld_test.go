@@ -103,6 +103,7 @@ type pendingAck struct {
 
 type world struct {
 	seed, lanes, supersteps int
+	batchBytes              int
 	config                  graph.Config
 	laneOf                  [proto.Partitions]proto.LaneID
 	rng                     *rand.Rand

@@ -328,3 +328,12 @@ func (c *Channel) load(to proto.LaneID, n uint64, lanes int, batch func(proto.La
 	}
 	return nil
 }
+
+// size is about what Append writes.
+func (m *Message) size() int {
+	n := 96 + len(m.Value) + len(m.Body) + 24*len(m.List)
+	if m.Copy != nil {
+		n += 16 + len(m.Copy.Data) + 48*len(m.Copy.Edges)
+	}
+	return n
+}

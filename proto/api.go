@@ -69,6 +69,20 @@ type SegmentSpec struct {
 	Filled  *bool      `json:"filled,omitempty"` // history has been gone through
 }
 
+// SegmentPreview is what a definition would change, in identities. Without
+// Exact it was judged of some of them, drawn evenly, and the numbers are scaled.
+type SegmentPreview struct {
+	ID         SegmentID `json:"id"`
+	Identities *uint64   `json:"identities"` // of which the client holds facts; this and the others nil when under the floor
+	Before     *uint64   `json:"before"`     // in the segment now
+	After      *uint64   `json:"after"`
+	Entering   *uint64   `json:"entering"`
+	Leaving    *uint64   `json:"leaving"`
+	Below      int       `json:"below,omitempty"` // the floor
+	Judged     uint64    `json:"judged"`          // identities that were looked at
+	Exact      bool      `json:"exact"`
+}
+
 // Answered tells how much of the hash space an answer covers.
 type Answered struct {
 	Answered int `json:"answered"`
@@ -80,7 +94,51 @@ type Count struct {
 	Count      *uint64  `json:"count"`           // nil when under the floor
 	Below      int      `json:"below,omitempty"` // the floor
 	Exact      bool     `json:"exact"`
+	Rounded    int      `json:"rounded,omitempty"` // to multiples of this, for report keys
+	Day        string   `json:"day,omitempty"`     // on which the count was frozen, for report keys
 	Partitions Answered `json:"partitions"`
+}
+
+// Counts are the sizes of several audiences, in the order asked for.
+type Counts struct {
+	Counts     []ExprCount `json:"counts"`
+	Exact      bool        `json:"exact"`
+	Partitions Answered    `json:"partitions"`
+}
+
+// ExprCount is the size of one of several audiences.
+type ExprCount struct {
+	Expr  string  `json:"expr"`
+	Count *uint64 `json:"count"`           // nil when under the floor
+	Below int     `json:"below,omitempty"` // the floor
+}
+
+// Overlap says how many are in each of Segments and each of Against, row by
+// row. Without Against it is of Segments among themselves, with their sizes on
+// the diagonal.
+type Overlap struct {
+	Segments   []SegmentID `json:"segments"`
+	Against    []SegmentID `json:"against,omitempty"`
+	Counts     [][]*uint64 `json:"counts"`          // nil when under the floor
+	Below      int         `json:"below,omitempty"` // the floor, where some are nil
+	Exact      bool        `json:"exact"`
+	Partitions Answered    `json:"partitions"`
+}
+
+// AudienceSpec is a saved audience.
+type AudienceSpec struct {
+	ID          AudienceID `json:"id"`
+	Expr        string     `json:"expr"`
+	Description string     `json:"description,omitempty"`
+}
+
+// DaySize is how many identities were in a segment when a day ended.
+type DaySize struct {
+	Day        Day       `json:"day"`
+	Identities *uint64   `json:"identities"`           // nil when under the floor
+	Below      int       `json:"below,omitempty"`      // the floor
+	SoFar      bool      `json:"so_far,omitempty"`     // the day has not ended
+	Partitions *Answered `json:"partitions,omitempty"` // where not all know the day
 }
 
 // Explanation says why an identity is in a segment, or not.

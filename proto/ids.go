@@ -126,6 +126,50 @@ func ParseClientName(s string) (ClientName, error) {
 // SegmentID names a segment of a client in the API.
 type SegmentID string
 
+// AudienceID names a saved audience of a client; expressions name it as @id.
+type AudienceID string
+
+// ParseAudienceID checks s by ValidName.
+func ParseAudienceID(s string) (AudienceID, error) {
+	if !ValidName(s) {
+		return "", Errorf(CodeExpr, "audience name %q is not valid: use 1 to 64 of A-Z a-z 0-9 _ - and, not first, dots", clip(s))
+	}
+	return AudienceID(s), nil
+}
+
+func (id AudienceID) String() string { return string(id) }
+
+// Day is a day in UTC, counted from 1970.
+type Day uint32
+
+// DayOf is the day in which t lies.
+func DayOf(t time.Time) Day { return Day(max(t.Unix(), 0) / (24 * 60 * 60)) }
+
+// Day is the day in which m lies.
+func (m Millis) Day() Day { return DayOf(m.Time()) }
+
+// ParseDay reads a day as YYYY-MM-DD.
+func ParseDay(s string) (Day, error) {
+	t, err := time.Parse(time.DateOnly, s)
+	if err != nil || t.Unix() < 0 {
+		return 0, Errorf(CodeTime, "%q is not a day: write it as 2026-11-27", clip(s))
+	}
+	return DayOf(t), nil
+}
+
+func (d Day) String() string {
+	return time.Unix(int64(d)*24*60*60, 0).UTC().Format(time.DateOnly)
+}
+
+// MarshalText writes a day as YYYY-MM-DD.
+func (d Day) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote.
+func (d *Day) UnmarshalText(b []byte) (err error) {
+	*d, err = ParseDay(string(b))
+	return err
+}
+
 // ParseSegmentID checks s by ValidName; the words of audience expressions
 // need letters first.
 func ParseSegmentID(s string) (SegmentID, error) {

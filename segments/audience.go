@@ -18,11 +18,13 @@ const (
 	AudienceDepthMax = 200
 )
 
-// Audience is a set expression over segments: names, & (and), | (or), ! (not)
-// and parentheses; ! binds closest, then &. It is immutable.
+// Audience is a set expression over segments: names, @names of saved audiences,
+// & (and), | (or), ! (not) and parentheses; ! binds closest, then &. One that
+// names saved audiences must be expanded before it is evaluated. It is immutable.
 type Audience struct {
-	root *audienceNode
-	ids  []proto.SegmentID
+	root  *audienceNode
+	ids   []proto.SegmentID
+	saved []proto.AudienceID
 }
 
 type audienceOp uint8
@@ -32,14 +34,16 @@ const (
 	audienceNot
 	audienceAnd
 	audienceOr
+	audienceSaved
 )
 
 // audienceNode has one kid under audienceNot, two or more under audienceAnd
 // and audienceOr, of which none has the same op.
 type audienceNode struct {
-	op   audienceOp
-	id   proto.SegmentID
-	kids []*audienceNode
+	op    audienceOp
+	id    proto.SegmentID
+	saved proto.AudienceID
+	kids  []*audienceNode
 }
 
 // Segments are the segments that a names, each once, in the order of their
@@ -55,6 +59,8 @@ func (n *audienceNode) append(b []byte, around audienceOp) []byte {
 	switch n.op {
 	case audienceName:
 		return append(b, n.id...)
+	case audienceSaved:
+		return append(append(b, '@'), n.saved...)
 	case audienceNot:
 		return n.kids[0].append(append(b, '!'), audienceNot)
 	}
@@ -95,7 +101,7 @@ func ParseAudience(text string) (*Audience, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Audience{root: root, ids: p.ids}, nil
+	return &Audience{root: root, ids: p.ids, saved: p.saved}, nil
 }
 
 type audienceParser struct {
@@ -104,6 +110,7 @@ type audienceParser struct {
 	terms int
 	seen  map[proto.SegmentID]struct{}
 	ids   []proto.SegmentID
+	saved []proto.AudienceID
 }
 
 // peek skips white space and gives the next byte, 0 at the end.
@@ -165,10 +172,22 @@ func (p *audienceParser) chain(op audienceOp, sign byte, operand func() (*audien
 		}
 		p.at++
 	}
+	return joined(op, kids), nil
+}
+
+// joined is kids, which are not of the same op, under op.
+func joined(op audienceOp, kids []*audienceNode) *audienceNode {
 	if len(kids) == 1 {
-		return kids[0], nil
+		return kids[0]
 	}
-	return &audienceNode{op: op, kids: kids}, nil
+	return &audienceNode{op: op, kids: kids}
+}
+
+func negated(n *audienceNode) *audienceNode {
+	if n.op == audienceNot {
+		return n.kids[0]
+	}
+	return &audienceNode{op: audienceNot, kids: []*audienceNode{n}}
 }
 
 func (p *audienceParser) unary(depth int) (*audienceNode, error) {
@@ -178,13 +197,10 @@ func (p *audienceParser) unary(depth int) (*audienceNode, error) {
 		p.at++
 	}
 	n, err := p.primary(depth)
-	switch {
-	case err != nil || !not:
+	if err != nil || !not {
 		return n, err
-	case n.op == audienceNot:
-		return n.kids[0], nil
 	}
-	return &audienceNode{op: audienceNot, kids: []*audienceNode{n}}, nil
+	return negated(n), nil
 }
 
 func (p *audienceParser) primary(depth int) (*audienceNode, error) {
@@ -205,14 +221,46 @@ func (p *audienceParser) primary(depth int) (*audienceNode, error) {
 		return n, nil
 	case c == '"':
 		return p.quoted()
+	case c == '@':
+		return p.savedName()
 	case nameByte(c):
 		start := p.at
-		for p.at < len(p.text) && nameByte(p.text[p.at]) {
-			p.at++
-		}
-		return p.name(start, p.text[start:p.at])
+		return p.name(start, p.word())
 	}
 	return nil, p.unexpected("a segment, ! or (")
+}
+
+// word takes the bytes of a name.
+func (p *audienceParser) word() string {
+	start := p.at
+	for p.at < len(p.text) && nameByte(p.text[p.at]) {
+		p.at++
+	}
+	return p.text[start:p.at]
+}
+
+// savedName is one mention of a saved audience, which begins with @.
+func (p *audienceParser) savedName() (*audienceNode, error) {
+	start := p.at
+	p.at++
+	id, err := proto.ParseAudienceID(p.word())
+	if err != nil {
+		return nil, p.fail(start, "@ must be followed by the name of a saved audience, as in @car-buyers")
+	}
+	if err := p.term(start); err != nil {
+		return nil, err
+	}
+	if !slices.Contains(p.saved, id) {
+		p.saved = append(p.saved, id)
+	}
+	return &audienceNode{op: audienceSaved, saved: id}, nil
+}
+
+func (p *audienceParser) term(start int) error {
+	if p.terms++; p.terms > AudienceTermsMax {
+		return p.fail(start, "the expression names segments more than %d times: split it", AudienceTermsMax)
+	}
+	return nil
 }
 
 func (p *audienceParser) quoted() (*audienceNode, error) {
@@ -231,8 +279,8 @@ func (p *audienceParser) name(start int, s string) (*audienceNode, error) {
 	if err != nil {
 		return nil, p.fail(start, "%q does not name a segment: use 1 to 64 of A-Z a-z 0-9 _ - and dots, not a dot first", clip(s))
 	}
-	if p.terms++; p.terms > AudienceTermsMax {
-		return nil, p.fail(start, "the expression names segments more than %d times: split it", AudienceTermsMax)
+	if err := p.term(start); err != nil {
+		return nil, err
 	}
 	if _, ok := p.seen[id]; !ok {
 		p.seen[id] = struct{}{}
@@ -274,6 +322,9 @@ func (a *Audience) Eval(get func(proto.SegmentID) *roaring.Bitmap, universe *roa
 // Count is the cardinality of Eval, without building the outermost set.
 func (a *Audience) Count(get func(proto.SegmentID) *roaring.Bitmap, universe *roaring.Bitmap) uint64 {
 	n := a.root
+	if count, ok := a.countDense(get); ok {
+		return count
+	}
 	switch n.op {
 	case audienceAnd, audienceOr:
 		if in, out := split(n.operands(get)); n.op == audienceAnd && len(in) > 0 {
@@ -310,6 +361,8 @@ func (n *audienceNode) eval(get func(proto.SegmentID) *roaring.Bitmap) audienceS
 		if bits := get(n.id); bits != nil {
 			return audienceSet{bits: bits}
 		}
+		return audienceSet{bits: emptyBits}
+	case audienceSaved: // not expanded: nobody, which Expand's callers never see
 		return audienceSet{bits: emptyBits}
 	case audienceNot:
 		s := n.kids[0].eval(get)

@@ -189,6 +189,27 @@ func TestAudienceMeansWhatItSays(t *testing.T) {
 	})
 }
 
+// Words that were used before are used again.
+func TestAudienceCountsListsInUnions(t *testing.T) {
+	sets := map[proto.SegmentID]*roaring.Bitmap{}
+	for i, id := range []proto.SegmentID{"a", "b", "c", "d", "e"} {
+		sets[id] = roaring.New()
+		for o := uint32(0); o < 60_000; o += uint32(37 + 10*i) {
+			sets[id].Add(o)
+		}
+	}
+	get := func(id proto.SegmentID) *roaring.Bitmap { return sets[id] }
+	for _, text := range []string{"(a|b)&c&!d", "(a|b)&(c|d)&e", "a&(b|c&(d|e))&!c", "a&!(b|c)&(d|e)", "(a|b)&gone", "(gone|none)&a", "a&b", "a&b&e", "a&gone", "a&!b"} {
+		a, err := segments.ParseAudience(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := a.Count(get, nil), a.Eval(get, nil).GetCardinality(); got != want {
+			t.Errorf("%s counts %d, evaluates to %d", text, got, want)
+		}
+	}
+}
+
 func TestAudienceWithoutUniverse(t *testing.T) {
 	get := func(proto.SegmentID) *roaring.Bitmap { return nil }
 	a := mustAudience(t, "!a")
@@ -198,7 +219,7 @@ func TestAudienceWithoutUniverse(t *testing.T) {
 }
 
 func FuzzParseAudience(f *testing.F) {
-	for _, s := range []string{"a & !(b | c)", `"a.b" | !!c`, "((a", "a && b", "é", strings.Repeat("!(", 20)} {
+	for _, s := range []string{"a & !(b | c)", `"a.b" | !!c`, "((a", "a && b", "é", strings.Repeat("!(", 20), "@a & (b | @c) & !@d", "@"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

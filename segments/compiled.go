@@ -2,6 +2,7 @@ package segments
 
 import (
 	"encoding/binary"
+	"math"
 
 	"kith/proto"
 )
@@ -17,6 +18,10 @@ import (
 //	trait           predicate, a leaf over a trait
 //	member          text
 //	devices         comparison byte, number
+//	sum, min, max   comparison byte, value, window in ms, attribute, predicate
+//	distinct        comparison byte, number, window in ms, attribute, predicate
+//	sequence        two windows in ms (between the two, and of both), two predicates
+//	first at, ago   as last
 //
 // and of a predicate:
 //
@@ -50,15 +55,26 @@ func (n *node) appendBinary(b []byte) []byte {
 		b = binary.AppendUvarint(b, uint64(n.window))
 	case nodeDevices:
 		b = binary.AppendUvarint(append(b, byte(n.cmp)), uint64(n.n))
-	case nodeLastAt:
+	case nodeSum, nodeMin, nodeMax:
+		b = proto.NumberOf(n.amount).Append(append(b, byte(n.cmp)))
+		b = n.of.appendBinary(binary.AppendUvarint(b, uint64(n.window)), false)
+	case nodeDistinct:
+		b = binary.AppendUvarint(append(b, byte(n.cmp)), uint64(n.n))
+		b = n.of.appendBinary(binary.AppendUvarint(b, uint64(n.window)), false)
+	case nodeSequence:
+		b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(n.within)), uint64(n.window))
+	case nodeLastAt, nodeFirstAt:
 		b = proto.AppendVarint(append(b, byte(n.cmp)), int64(n.at))
-	case nodeLastAgo:
+	case nodeLastAgo, nodeFirstAgo:
 		b = binary.AppendUvarint(append(b, byte(n.cmp)), uint64(n.window))
 	case nodeMember:
 		b = proto.AppendString(b, string(n.member))
 	}
 	if n.pred != nil {
 		b = n.pred.appendBinary(b)
+	}
+	if n.then != nil {
+		b = n.then.appendBinary(b)
 	}
 	for _, k := range n.kids {
 		b = k.appendBinary(b)
@@ -181,10 +197,16 @@ func (d *decoder) node(depth int) *node {
 		n.cmp, n.n, n.window = d.cmp(), d.number(DaysMax), d.window(0)
 	case nodeDevices:
 		n.cmp, n.n = d.cmp(), d.number(DevicesMax)
-	case nodeLastAt:
+	case nodeSum, nodeMin, nodeMax:
+		n.cmp, n.amount, n.window, n.of = d.cmp(), d.amount(), d.window(0), d.property()
+	case nodeDistinct:
+		n.cmp, n.n, n.window, n.of = d.cmp(), d.number(DistinctMax), d.window(0), d.property()
+	case nodeSequence:
+		n.within, n.window = d.window(1), d.window(0)
+	case nodeLastAt, nodeFirstAt:
 		n.cmp, n.at = d.cmp(), proto.Millis(d.r.Varint())
 		d.check(n.at >= 0 && n.at <= timeMax)
-	case nodeLastAgo:
+	case nodeLastAgo, nodeFirstAgo:
 		n.cmp, n.window = d.cmp(), d.window(1)
 	case nodeTrait:
 		n.pred = d.pred(depth+1, true)
@@ -196,10 +218,28 @@ func (d *decoder) node(depth int) *node {
 	default:
 		d.r.Fail()
 	}
-	if n.op >= nodeCount && n.op <= nodeLastAgo {
+	if n.aggregates() {
 		n.pred = d.pred(depth+1, false)
 	}
+	if n.op == nodeSequence {
+		n.then = d.pred(depth+1, false)
+	}
 	return n
+}
+
+// amount is a number that an aggregate is compared with.
+func (d *decoder) amount() float64 {
+	v := proto.ReadValue(d.r)
+	d.check(v.Kind == proto.NumberValue && !math.IsInf(v.Number, 0) && !math.IsNaN(v.Number))
+	return v.Number + 0 // no minus zero
+}
+
+// property is an attribute of an event.
+func (d *decoder) property() attr {
+	var p pred
+	d.attr(&p, false)
+	d.check(!p.lower)
+	return p.attr
 }
 
 func (d *decoder) joined(n *node, depth int) {

@@ -48,6 +48,7 @@ type Evaluator struct {
 	marked   []uint64   // by slot of a segment
 	walk     uint64
 	memos    []memo // by slot of a segment
+	turns    map[*term]*turns
 }
 
 // memo is the value of a rule at an instant, during one walk.
@@ -202,7 +203,7 @@ func (ev *Evaluator) Observe(p *Program, m *Memory, e *proto.EventBody, t, now p
 	p.index.find(ev, e)
 	t = min(t, now)
 	for _, q := range ev.matched {
-		changed, given := m.observe(q, t, now)
+		changed, given := m.observe(q, e, t, now, &ev.scratch)
 		if changed {
 			ev.markAll(m, q.rules)
 		}

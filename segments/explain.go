@@ -106,9 +106,16 @@ func (x *explainer) aggregate(f *proto.ExplanationFact, t *term) {
 	}
 	switch {
 	case t.op == nodeLastAt || t.op == nodeLastAgo:
-		f.Value = nil
-		if st.hasLast {
-			f.Value, f.Events = st.last.String(), times([]proto.Millis{st.last})
+		x.time(f, st.last, st.hasLast)
+	case t.op == nodeFirstAt || t.op == nodeFirstAgo:
+		x.time(f, st.first, st.hasFirst)
+	case t.op >= nodeSum && t.op <= nodeMax:
+		x.amount(f, t, st)
+	case t.op == nodeDistinct:
+		f.Value, f.Events = x.inWindow(st.times, t.window)
+	case t.op == nodeSequence:
+		if first, is := st.pair(); is && f.Holds {
+			f.Events = times([]proto.Millis{first})
 		}
 	case t.op == nodeCount && t.window == 0:
 		f.Value = int(st.total)
@@ -121,7 +128,30 @@ func (x *explainer) aggregate(f *proto.ExplanationFact, t *term) {
 	}
 }
 
+func (x *explainer) time(f *proto.ExplanationFact, t proto.Millis, is bool) {
+	f.Value = nil
+	if is {
+		f.Value, f.Events = t.String(), times([]proto.Millis{t})
+	}
+}
+
+// amount sets the sum, least or greatest; of no events there is none but a sum.
+func (x *explainer) amount(f *proto.ExplanationFact, t *term, st *matches) {
+	n, events := x.inWindow(st.times, t.window)
+	f.Value, f.Events = nil, events
+	fold := 0.0
+	for k := range min(n, len(st.values)) {
+		fold = t.fold(k, fold, amountOf(st.values[len(st.values)-1-k]))
+	}
+	if n > 0 || t.op == nodeSum {
+		f.Value = fold
+	}
+}
+
 func (x *explainer) inWindow(list []proto.Millis, window proto.Millis) (int, []time.Time) {
+	if window == 0 {
+		return len(list), times(list)
+	}
 	from, _ := slices.BinarySearch(list, x.now-window+1)
 	return len(list) - from, times(list[from:])
 }

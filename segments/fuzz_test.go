@@ -11,7 +11,7 @@ import (
 )
 
 func FuzzCompile(f *testing.F) {
-	for _, s := range []string{`count(event.section == "auto", "30d") >= 3 && !member("owners")`, `now - last(true) < "7d"`, `trait("x") in ["a", 3, true]`, `days(event.props["a b"].matches("^a")) == 2 || true`, `event.x`, `devices() >= 2`, `((((`, `!!!!-1`} {
+	for _, s := range []string{`count(event.section == "auto", "30d") >= 3 && !member("owners")`, `now - last(true) < "7d"`, `trait("x") in ["a", 3, true]`, `days(event.props["a b"].matches("^a")) == 2 || true`, `event.x`, `devices() >= 2`, seriesRule, `((((`, `!!!!-1`} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
@@ -34,7 +34,7 @@ func FuzzCompile(f *testing.F) {
 }
 
 func FuzzDecodeRule(f *testing.F) {
-	for _, s := range []string{`count(event.section == "auto", "30d") >= 3 && !member("owners")`, `now - last(true) < "7d"`, `trait("x") in ["a", 3, true] || days(!has(event.x)) < 3`, `!(devices() == 1)`} {
+	for _, s := range []string{`count(event.section == "auto", "30d") >= 3 && !member("owners")`, `now - last(true) < "7d"`, `trait("x") in ["a", 3, true] || days(!has(event.x)) < 3`, `!(devices() == 1)`, seriesRule} {
 		b, _ := compile(f, s).AppendBinary(nil)
 		f.Add(b)
 	}
@@ -57,6 +57,7 @@ func FuzzDecodeRule(f *testing.F) {
 
 func FuzzReadMemory(f *testing.F) {
 	f.Add(tenPredicates(f).Append(nil, start))
+	f.Add(tenSeries(f).Append(nil, start))
 	f.Add((&segments.Memory{}).Append(nil, start))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m := &segments.Memory{}

@@ -40,6 +40,14 @@ func TestAccepted(t *testing.T) {
 		{`trait("age") >= 25 && trait("city").lowerAscii() in ["a"]`, ""},
 		{`trait("vip") == true || trait("x").contains("\u00e9\"")`, `trait("vip") == true || trait("x").contains("é\"")`},
 		{`2 <= devices() && !(devices() == 64.0)`, `devices() >= 2 && !(devices() == 64)`},
+		{`sum(event.price, event.name == "order", "30d") >= 99.5 || 3 > sum(event.price)`, `sum(event.price, event.name == "order", "30d") >= 99.5 || sum(event.price) < 3`},
+		{`min(event.price, true, "1w") == -1 && max(event.props["a b"]) != 1e300`, `min(event.price, "7d") == -1 && max(event.props["a b"]) != 1e+300`},
+		{`distinct(event.section, "168h") >= 3.0`, `distinct(event.section, "7d") >= 3`},
+		{`distinct(event.url, event.name == "page") == 1000`, ""},
+		{`first(true) <= now - "30d" && now - first(event.x == 1) < "1w"`, `first(true) <= now - "30d" && first(event.x == 1) > now - "7d"`},
+		{`first(true) == timestamp("2026-01-02T00:00:00Z")`, `first(true) == timestamp("2026-01-02T00:00:00.000Z")`},
+		{`!sequence(event.name == "cart", event.name == "order", "90m", "30d")`, `!(sequence(event.name == "cart", event.name == "order", "1h30m", "30d"))`},
+		{`sequence(true, true, "1ms")`, ""},
 		{`days(event.price > -1e300, "1w2d") < 366 // comment`, `days(event.price > -1e+300, "9d") < 366`},
 	} {
 		r, err := segments.Compile(c.text)
@@ -53,6 +61,28 @@ func TestAccepted(t *testing.T) {
 		if r.String() != c.canonical {
 			t.Errorf("%s\nprints as %s\nnot as    %s", c.text, r, c.canonical)
 		}
+	}
+}
+
+// TestDocumentedRules compiles every rule of the page that explains them.
+func TestDocumentedRules(t *testing.T) {
+	page, err := os.ReadFile("../docs/rules.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules := 0
+	for i, block := range strings.Split(string(page), "```") {
+		if text, is := strings.CutPrefix(block, "rule\n"); is && i%2 == 1 {
+			for line := range strings.Lines(text) {
+				rules++
+				if _, err := segments.Compile(line); err != nil {
+					t.Errorf("%s: %v", line, err)
+				}
+			}
+		}
+	}
+	if rules < 9 {
+		t.Errorf("the page has %d rules", rules)
 	}
 }
 
@@ -83,10 +113,26 @@ func TestRefused(t *testing.T) {
 		{`now - devices() > "1d"`, 1, 7, "a length of time"},
 		{`count(devices() > 1) > 1`, 1, 7, "cannot stand inside"},
 		{`count(devices()) > 1`, 1, 7, "cannot stand inside"},
-		{`sum(event.price, true) > 1`, 1, 1, "sum is not supported yet"},
-		{`true || sequence(true, true, "1h", "1d")`, 1, 9, "sequence is not supported yet"},
-		{`first(true) > now - "1d"`, 1, 1, "first is not supported yet"},
-		{`distinct(event.x) > 1`, 1, 1, "distinct is not supported yet"},
+		{`sum(event.price) > "1"`, 1, 20, "is a number: compare it with one"},
+		{`sum(event.price)`, 1, 1, "write sum(event.price) >= 1"},
+		{`sum() > 1`, 1, 1, "sum has 0 arguments: write sum(event.price"},
+		{`min(event.price, true, "30") > 1`, 1, 24, "number and a unit"},
+		{`max(event.price, "30d", true) > 1`, 1, 25, "the window is a text"},
+		{`sum(price) > 1`, 1, 5, "write sum(event.price)"},
+		{`sum(event.time) > 1`, 1, 5, "event.time is not supported"},
+		{`sum(event.price > 3) > 1`, 1, 5, "the condition comes after it"},
+		{`count(sum(event.price) > 3) > 1`, 1, 7, "cannot stand inside"},
+		{`distinct(event.x) > 1001`, 1, 21, "from 0 to 1000"},
+		{`distinct(event.x) > 1.5`, 1, 21, "whole number"},
+		{`distinct(event.x, true)`, 1, 1, "write distinct(event.x) >= 1"},
+		{`first(true)`, 1, 1, `write first(true) > now - "7d"`},
+		{`first(true, "1d") > now - "1d"`, 1, 1, "first has 2 arguments"},
+		{`true || sequence(true, true)`, 1, 9, "sequence has 2 arguments"},
+		{`sequence(true, true, 3)`, 1, 22, "the longest time between the two is a text"},
+		{`sequence(true, true, "1h", "1y")`, 1, 28, "the units are"},
+		{`sequence(true, member("a"), "1h")`, 1, 16, "cannot stand inside"},
+		{`sequence(true, true, "1h") == true`, 1, 1, "a condition already"},
+		{`sequense(true, true, "1h")`, 1, 1, "did you mean sequence?"},
 		{`count(true) >= 1001`, 1, 16, "from 0 to 1000"},
 		{`days(true) >= 367`, 1, 15, "from 0 to 366"},
 		{`count(true) >= 2.5`, 1, 16, "whole number"},
@@ -278,6 +324,10 @@ func TestGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	series, err := compile(t, seriesRule).AppendBinary(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	p, m, d := segments.NewProgram(), &segments.Memory{}, &segments.Delta{}
 	for i, text := range []string{`count(true, "30d") >= 2`, `days(event.name == "x") >= 2`, `last(true) > now - "1h" && trait("age") > 3`, `count(event.name == "y") < 3`, `last(true) < now - "2h"`} {
 		if err := p.Define(segments.Definition{Key: proto.SegmentKey(3 * (i + 1)), ID: proto.SegmentID(rune('a' + i)), Rule: compile(t, text)}); err != nil {
@@ -289,7 +339,7 @@ func TestGolden(t *testing.T) {
 	for i := range proto.Millis(4) {
 		ev.Observe(p, m, &proto.EventBody{Name: "x"}, start+i*9*hour, start+i*9*hour, d)
 	}
-	for name, got := range map[string][]byte{"rule.golden": rule, "devices.golden": devices, "memory.golden": m.Append(nil, start), "shared.golden": p.AppendShared(nil, m)} {
+	for name, got := range map[string][]byte{"rule.golden": rule, "devices.golden": devices, "memory.golden": m.Append(nil, start), "shared.golden": p.AppendShared(nil, m), "series.golden": series, "amounts.golden": tenSeries(t).Append(nil, start)} {
 		path := filepath.Join("testdata", name)
 		if *update {
 			if err := os.WriteFile(path, got, 0o644); err != nil {

@@ -16,7 +16,7 @@ import (
 // operand is one side of a comparison.
 type operand struct {
 	kind   operandKind
-	agg    *node        // opCount, opDays, opDevices, opLast, opAge: the call
+	agg    *node        // of kinds before opTrait: the call
 	leaf   *pred        // opTrait
 	value  proto.Value  // opLiteral
 	window proto.Millis // opSpan, opAgo
@@ -29,8 +29,10 @@ const (
 	opCount operandKind = iota
 	opDays
 	opDevices
-	opLast    // last(p)
-	opAge     // now - last(p)
+	opDistinct
+	opAmount  // sum, min, max
+	opTime    // last(p), first(p)
+	opAge     // now - last(p), now - first(p)
 	opTrait   // trait("x")
 	opLiteral // "x", 3, true
 	opSpan    // duration("7d")
@@ -65,9 +67,11 @@ func (l *lowering) compare(e ast.Expr, op cmpOp, left, right ast.Expr, depth int
 		a, b, op, left, right = b, a, op.flip(), right, left
 	}
 	switch a.kind {
-	case opCount, opDays, opDevices:
+	case opCount, opDays, opDevices, opDistinct:
 		return l.compareNumber(a, op, b, right)
-	case opLast, opAge:
+	case opAmount:
+		return l.compareAmount(a, op, b, right)
+	case opTime, opAge:
 		return l.compareTime(a, op, b, right)
 	case opTrait:
 		if b.kind != opLiteral {
@@ -76,11 +80,11 @@ func (l *lowering) compare(e ast.Expr, op cmpOp, left, right ast.Expr, depth int
 		a.leaf.op, a.leaf.cmp, a.leaf.lits = predCmp, op, []proto.Value{b.value}
 		return &node{op: nodeTrait, pred: a.leaf}, l.orderable(a.leaf, e)
 	}
-	return nil, l.fail(e, "this compares two constants: one side must be count(), days(), last(), devices() or trait()")
+	return nil, l.fail(e, "this compares two constants: one side must be an aggregate such as count(), devices() or trait()")
 }
 
 func (l *lowering) compareNumber(a *operand, op cmpOp, b *operand, right ast.Expr) (*node, error) {
-	limit := map[operandKind]int{opCount: CountMax, opDays: DaysMax, opDevices: DevicesMax}[a.kind]
+	limit := map[operandKind]int{opCount: CountMax, opDays: DaysMax, opDevices: DevicesMax, opDistinct: DistinctMax}[a.kind]
 	if b.kind != opLiteral || b.value.Kind != proto.NumberValue {
 		return nil, l.fail(right, "%s is a number: compare it with a whole number from 0 to %d", a.text(), limit)
 	}
@@ -92,27 +96,43 @@ func (l *lowering) compareNumber(a *operand, op cmpOp, b *operand, right ast.Exp
 	return a.agg, nil
 }
 
-// compareTime reads the closed set of forms: last(p) against a timestamp or
+func (l *lowering) compareAmount(a *operand, op cmpOp, b *operand, right ast.Expr) (*node, error) {
+	if b.kind != opLiteral || b.value.Kind != proto.NumberValue {
+		return nil, l.fail(right, "%s is a number: compare it with one", a.text())
+	}
+	a.agg.cmp, a.agg.amount = op, b.value.Number
+	return a.agg, nil
+}
+
+// compareTime reads the closed set of forms: last(p), or first(p), against a timestamp or
 // now - window, and now - last(p) against a window, which is the same turned
 // around: the younger, the later.
 func (l *lowering) compareTime(a *operand, op cmpOp, b *operand, right ast.Expr) (*node, error) {
 	n := a.agg
 	switch {
-	case a.kind == opLast && b.kind == opAt:
-		n.op, n.cmp, n.at = nodeLastAt, op, b.at
+	case a.kind == opTime && b.kind == opAt:
+		n.cmp, n.at = op, b.at
 		return n, nil
-	case a.kind == opLast && b.kind == opAgo:
-		n.op, n.cmp, n.window = nodeLastAgo, op, b.window
+	case a.kind == opTime && b.kind == opAgo:
+		n.op, n.cmp, n.window = n.op.ago(), op, b.window
 		return n, nil
 	case a.kind == opAge:
 		window, err := l.span(b, right)
 		if err != nil {
 			return nil, err
 		}
-		n.op, n.cmp, n.window = nodeLastAgo, op.flip(), window
+		n.op, n.cmp, n.window = n.op.ago(), op.flip(), window
 		return n, nil
 	}
 	return nil, l.fail(right, "%s is a time: compare it with now - \"7d\" or timestamp(\"2026-01-02T00:00:00Z\")", a.text())
+}
+
+// ago is nodeLastAt, or nodeFirstAt, against a time before now.
+func (o nodeOp) ago() nodeOp {
+	if o == nodeFirstAt {
+		return nodeFirstAgo
+	}
+	return nodeLastAgo
 }
 
 // span is the length of time that o gives, as duration("7d") or plain "7d".
@@ -172,7 +192,16 @@ func (l *lowering) operandCall(e ast.Expr, c ast.CallExpr, depth int) (*operand,
 		return &operand{kind: opDays, agg: n}, err
 	case "last":
 		n, err := l.aggregate(e, c, nodeLastAt, 1, depth)
-		return &operand{kind: opLast, agg: n}, err
+		return &operand{kind: opTime, agg: n}, err
+	case "first":
+		n, err := l.aggregate(e, c, nodeFirstAt, 1, depth)
+		return &operand{kind: opTime, agg: n}, err
+	case "sum", "min", "max":
+		n, err := l.ofProperty(e, c, map[string]nodeOp{"sum": nodeSum, "min": nodeMin, "max": nodeMax}[c.FunctionName()], depth)
+		return &operand{kind: opAmount, agg: n}, err
+	case "distinct":
+		n, err := l.ofProperty(e, c, nodeDistinct, depth)
+		return &operand{kind: opDistinct, agg: n}, err
 	case "devices":
 		if len(c.Args()) != 0 {
 			return nil, l.fail(e, "devices has %d arguments: write devices() >= 2", len(c.Args()))
@@ -189,6 +218,8 @@ func (l *lowering) operandCall(e ast.Expr, c ast.CallExpr, depth int) (*operand,
 		return l.subtract(e, c, depth)
 	case "member":
 		return nil, l.fail(e, "member() is a condition already: write member(\"x\") or !member(\"x\")")
+	case "sequence":
+		return nil, l.fail(e, "sequence() is a condition already: write it, or !sequence(…), alone")
 	}
 	return nil, l.unknown(e)
 }
@@ -209,17 +240,75 @@ func (l *lowering) aggregate(e ast.Expr, c ast.CallExpr, op nodeOp, argsMax, dep
 	}
 	n := &node{op: op, pred: p}
 	if len(args) == 2 {
-		text, ok := textLiteral(args[1])
-		if !ok {
-			return nil, l.fail(args[1], "the window is a text such as \"30d\"")
-		}
-		d, err := ParseWindow(text)
-		if err != nil {
-			return nil, l.place(err, args[1])
-		}
-		n.window = proto.Millis(d / time.Millisecond)
+		n.window, err = l.window(args[1], "the window")
 	}
-	return n, nil
+	return n, err
+}
+
+func (l *lowering) window(e ast.Expr, what string) (proto.Millis, error) {
+	text, ok := textLiteral(e)
+	if !ok {
+		return 0, l.fail(e, "%s is a text such as \"30d\"", what)
+	}
+	d, err := ParseWindow(text)
+	return proto.Millis(d / time.Millisecond), l.placeNil(err, e)
+}
+
+// ofProperty reads sum(event.price[, pred][, window]) and its kin.
+func (l *lowering) ofProperty(e ast.Expr, c ast.CallExpr, op nodeOp, depth int) (*node, error) {
+	args := c.Args()
+	if len(args) == 0 || len(args) > 3 {
+		return nil, l.fail(e, "%s has %d arguments: write %s(event.price, event.name == \"order\", \"30d\"), of which only the first must be", c.FunctionName(), len(args), c.FunctionName())
+	}
+	a, err := l.property(args[0], c.FunctionName())
+	if err != nil {
+		return nil, err
+	}
+	n := &node{op: op, of: a, pred: &pred{op: predTrue}}
+	rest := args[1:]
+	if len(rest) > 0 {
+		if _, window := textLiteral(rest[len(rest)-1]); window || len(rest) == 2 {
+			if n.window, err = l.window(rest[len(rest)-1], "the window"); err != nil {
+				return nil, err
+			}
+			rest = rest[:len(rest)-1]
+		}
+	}
+	if len(rest) > 0 {
+		n.pred, err = l.predicate(rest[0], depth+1)
+	}
+	return n, err
+}
+
+// property reads the first argument of sum and its kin.
+func (l *lowering) property(e ast.Expr, call string) (attr, error) {
+	switch {
+	case e.Kind() == ast.IdentKind && e.AsIdent() != "event" && e.AsIdent() != "now":
+		return attr{}, l.fail(e, "%s is of a property of events: write %s(event.%s)", call, call, clip(e.AsIdent()))
+	case e.Kind() == ast.CallKind && infix(e.AsCall().FunctionName()) && e.AsCall().FunctionName() != operators.Index:
+		return attr{}, l.fail(e, "%s is of a property of events, the condition comes after it: write %s(event.price, event.name == \"order\")", call, call)
+	}
+	return l.attr(e)
+}
+
+// sequence reads sequence(pred, then, within[, window]).
+func (l *lowering) sequence(e ast.Expr, c ast.CallExpr, depth int) (*node, error) {
+	args := c.Args()
+	if len(args) < 3 || len(args) > 4 {
+		return nil, l.fail(e, "sequence has %d arguments: write sequence(event.name == \"cart\", event.name == \"order\", \"1h\", \"30d\"): the first, what follows, within, and in which window", len(args))
+	}
+	n := &node{op: nodeSequence}
+	var err error
+	if n.pred, err = l.predicate(args[0], depth+1); err != nil {
+		return nil, err
+	}
+	if n.then, err = l.predicate(args[1], depth+1); err != nil {
+		return nil, err
+	}
+	if n.within, err = l.window(args[2], "the longest time between the two"); err == nil && len(args) == 4 {
+		n.window, err = l.window(args[3], "the window")
+	}
+	return n, err
 }
 
 func (l *lowering) trait(e ast.Expr, c ast.CallExpr) (attr, error) {
@@ -277,7 +366,7 @@ func (l *lowering) subtract(e ast.Expr, c ast.CallExpr, depth int) (*operand, er
 	if a.kind != opNow || (b.constant() && b.kind != opLiteral && b.kind != opSpan) {
 		return nil, l.fail(e, "of subtractions only now - last(…) and now - \"7d\" are supported")
 	}
-	if b.kind == opLast {
+	if b.kind == opTime {
 		b.kind = opAge
 		return b, nil
 	}
@@ -285,10 +374,7 @@ func (l *lowering) subtract(e ast.Expr, c ast.CallExpr, depth int) (*operand, er
 	return &operand{kind: opAgo, window: window}, err
 }
 
-// later names what rules will have and do not have yet.
-var later = []string{"first", "sum", "min", "max", "distinct", "sequence"}
-
-var functions = []string{"count", "days", "last", "devices", "trait", "member", "timestamp", "duration", "has", "startsWith", "endsWith", "contains", "matches", "lowerAscii"}
+var functions = []string{"count", "days", "first", "last", "sum", "min", "max", "distinct", "sequence", "devices", "trait", "member", "timestamp", "duration", "has", "startsWith", "endsWith", "contains", "matches", "lowerAscii"}
 
 // unknown refuses a name or a form that the language does not have.
 func (l *lowering) unknown(e ast.Expr) error {
@@ -303,9 +389,6 @@ func (l *lowering) unknown(e ast.Expr) error {
 		return l.fail(e, "variable %q is unknown%s", clip(e.AsIdent()), suggest(e.AsIdent(), []string{"event", "now"}, "rules know event and now"))
 	case ast.CallKind:
 		name := e.AsCall().FunctionName()
-		if slices.Contains(later, name) {
-			return l.fail(e, "%s is not supported yet", name)
-		}
 		if sign, ok := operators.FindReverse(name); ok && sign != "" {
 			return l.fail(e, "operator %s is not supported here", sign)
 		}
@@ -315,7 +398,7 @@ func (l *lowering) unknown(e ast.Expr) error {
 		if slices.Contains(functions, name) {
 			return l.fail(e, "%s cannot stand here", name)
 		}
-		return l.fail(e, "function %q is unknown%s", clip(name), suggest(name, functions, "rules know count, days, last, devices, trait and member"))
+		return l.fail(e, "function %q is unknown%s", clip(name), suggest(name, functions, "rules know count, days, first, last, sum, min, max, distinct, sequence, devices, trait and member"))
 	case ast.SelectKind:
 		return l.fail(e, "%q is unknown: only event has fields", clip(e.AsSelect().FieldName()))
 	}

@@ -65,7 +65,7 @@ func (l *lowering) predicateCall(e ast.Expr, c ast.CallExpr, depth int) (*pred, 
 }
 
 // outside names the functions that are about an identity and not one event.
-var outside = []string{"count", "days", "last", "devices", "trait", "member"}
+var outside = []string{"count", "days", "first", "last", "sum", "min", "max", "distinct", "sequence", "devices", "trait", "member"}
 
 func (l *lowering) outside(e ast.Expr, c ast.CallExpr) error {
 	return l.fail(e, "%s() cannot stand inside a condition on an event: join it outside with && or ||", c.FunctionName())

@@ -29,12 +29,15 @@ type Membership struct {
 
 // matches is what is kept of the events that satisfied one predicate.
 type matches struct {
-	id      predID
-	total   uint32
-	hasLast bool
-	last    proto.Millis
-	times   []proto.Millis // ascending
-	days    []proto.Millis // ascending, each on another UTC day, the newest of its day
+	id       predID
+	total    uint32
+	hasLast  bool
+	last     proto.Millis
+	first    proto.Millis
+	hasFirst bool
+	times    []proto.Millis // ascending
+	values   []uint64       // of a series, beside times
+	days     []proto.Millis // ascending, each on another UTC day, the newest of its day
 }
 
 // Version is that of the program by which m was last brought up to date.
@@ -131,7 +134,11 @@ func (m *Memory) setTrait(t proto.Prop) bool {
 
 // observe adds a match at t and reports whether what is kept changed, and
 // whether what is given to the user did.
-func (m *Memory) observe(q *tracked, t, now proto.Millis) (changed, given bool) {
+func (m *Memory) observe(q *tracked, e *proto.EventBody, t, now proto.Millis, sc *scratch) (changed, given bool) {
+	v, counts := q.value(e, sc)
+	if !counts {
+		return false, false
+	}
 	i, found := m.findMatch(q.id)
 	if !found {
 		m.insertMatch(i, q.id)
@@ -142,12 +149,12 @@ func (m *Memory) observe(q *tracked, t, now proto.Millis) (changed, given bool) 
 	if q.gives == givesPart {
 		before = s.extent(&q.shared)
 	}
-	changed = s.add(&q.need, t, now)
+	changed = s.add(q.predicate, &q.need, t, now, v)
 	switch q.gives {
 	case givesAll:
 		given = changed || len(s.times) != times || len(s.days) != days
 	case givesPart:
-		given = s.extent(&q.shared) != before || changed && s.among(&q.shared, t)
+		given = s.extent(&q.shared) != before || changed && (q.series != noSeries || s.among(&q.shared, t))
 	}
 	if !changed && s.empty() { // late, and all else expired
 		m.removeMatch(i)
@@ -164,7 +171,7 @@ func (m *Memory) insertMatch(i int, id predID) {
 	}
 	spare := m.matches[len(m.matches)-1]
 	copy(m.matches[i+1:], m.matches[i:])
-	m.matches[i] = matches{id: id, times: spare.times[:0], days: spare.days[:0]}
+	m.matches[i] = matches{id: id, times: spare.times[:0], values: spare.values[:0], days: spare.days[:0]}
 }
 
 // appendMatch opens an entry behind all others.
@@ -176,7 +183,7 @@ func (m *Memory) appendMatch(id predID) *matches {
 	}
 	m.matches = m.matches[:n+1]
 	s := &m.matches[n]
-	s.id, s.total, s.hasLast, s.last, s.times, s.days = id, 0, false, 0, s.times[:0], s.days[:0]
+	*s = matches{id: id, times: s.times[:0], values: s.values[:0], days: s.days[:0]}
 	return s
 }
 
@@ -190,12 +197,16 @@ func (m *Memory) removeMatch(i int) {
 }
 
 func (s *matches) empty() bool {
-	return s.total == 0 && !s.hasLast && len(s.times) == 0 && len(s.days) == 0
+	return s.total == 0 && !s.hasLast && !s.hasFirst && len(s.times) == 0 && len(s.days) == 0
 }
 
 // add keeps of a match at t what need asks for, wherever t lies among those
 // that came before.
-func (s *matches) add(n *need, t, now proto.Millis) bool {
+func (s *matches) add(q *predicate, n *need, t, now proto.Millis, v uint64) bool {
+	if q.series != noSeries {
+		return s.addValue(q, n, t, now, v)
+	}
+	s.values = s.values[:0] // there are none, unless a file was tampered with
 	changed := false
 	if s.total < n.total {
 		s.total++
@@ -215,6 +226,9 @@ func (s *matches) add(n *need, t, now proto.Millis) bool {
 	}
 	if n.last && (!s.hasLast || t > s.last) {
 		s.last, s.hasLast, changed = t, true, true
+	}
+	if n.first && (!s.hasFirst || t < s.first) {
+		s.first, s.hasFirst, changed = t, true, true
 	}
 	return changed
 }
@@ -272,14 +286,17 @@ func insertNewest(list *[]proto.Millis, i, limit int, t proto.Millis) bool {
 // trim keeps no more than need asks for, as if it had been so from the start.
 func (s *matches) trim(n *need) {
 	s.total = min(s.total, n.total)
-	s.times = newest(s.times, n.times)
+	s.times, s.values = newest(s.times, n.times), newest(s.values, n.times)
 	s.days = newest(s.days, n.days)
 	if !n.last {
 		s.last, s.hasLast = 0, false
 	}
+	if !n.first {
+		s.first, s.hasFirst = 0, false
+	}
 }
 
-func newest(times []proto.Millis, n int) []proto.Millis {
+func newest[T any](times []T, n int) []T {
 	if len(times) <= n {
 		return times
 	}

@@ -15,7 +15,7 @@ import (
 //	count of memberships, each (key less the one before)<<2 | has-next<<1 | in,
 //	    if in: since, if has-next: next
 //	count of predicates, each 6 bytes of id, a byte of what follows, and
-//	    1: total   2: last   4: times   8: days
+//	    1: total   2: last   4: times   8: days   16: first   32: a value for each of times
 //
 // where times and days are a count, the newest, and the steps back from one to
 // the next older. A since is a zig-zag difference to the since before it, a
@@ -29,6 +29,8 @@ const (
 	hasLast
 	hasTimes
 	hasDays
+	hasFirst
+	hasValues
 )
 
 // millisMax bounds stored times, so that no sum of two overflows.
@@ -91,9 +93,19 @@ func (s *matches) append(b []byte, base proto.Millis) ([]byte, proto.Millis) {
 		b = proto.AppendVarint(b, int64(s.last-base))
 		base = s.last
 	}
+	if s.hasFirst {
+		b[at] |= hasFirst
+		b = proto.AppendVarint(b, int64(s.first-base))
+	}
 	if len(s.times) > 0 {
 		b[at] |= hasTimes
 		b, base = appendTimes(b, s.times, base)
+	}
+	if len(s.values) > 0 {
+		b[at] |= hasValues
+		for _, v := range s.values {
+			b = binary.AppendUvarint(b, v)
+		}
 	}
 	if len(s.days) > 0 {
 		b[at] |= hasDays
@@ -225,16 +237,16 @@ func (m *Memory) readMatches(r *proto.Reader, base proto.Millis) {
 func readMatchHead(r *proto.Reader) (id predID, what byte) {
 	b := r.Take(6)
 	what = r.Byte()
-	if r.Bad() || what == 0 || what >= 2*hasDays {
+	if r.Bad() || what == 0 || what >= 2*hasValues || what&hasValues != 0 && what&hasTimes == 0 {
 		r.Fail()
 		return 0, 0
 	}
 	return predID(binary.LittleEndian.Uint32(b)) | predID(binary.LittleEndian.Uint16(b[4:]))<<32, what
 }
 
-// read gives the base for the next entry too. Lists go into the room, or with
-// none into the buffers that s has.
-func (s *matches) read(r *proto.Reader, base proto.Millis, what byte, room *room) proto.Millis {
+// read gives the base for the next entry too. Lists go into the rooms of u, or
+// without into the buffers that s has.
+func (s *matches) read(r *proto.Reader, base proto.Millis, what byte, u *userUnion) proto.Millis {
 	if what&hasTotal != 0 {
 		total := r.Uvarint()
 		if s.total = uint32(total); total == 0 || total > CountMax+1 {
@@ -245,12 +257,18 @@ func (s *matches) read(r *proto.Reader, base proto.Millis, what byte, room *room
 		base = readTime(r, base)
 		s.last, s.hasLast = base, true
 	}
+	if what&hasFirst != 0 {
+		s.first, s.hasFirst = readTime(r, base), true
+	}
 	if what&hasTimes != 0 {
-		s.times = readTimes(s.times, r, base, CountMax+1, room)
+		s.times = readTimes(s.times, r, base, CountMax+1, u)
 		base = newestOf(s.times, base)
 	}
+	if what&hasValues != 0 {
+		s.values = readValues(s.values, r, len(s.times), u)
+	}
 	if what&hasDays != 0 {
-		s.days = readTimes(s.days, r, base, DaysMax+1, room)
+		s.days = readTimes(s.days, r, base, DaysMax+1, u)
 		base = newestOf(s.days, base)
 		for i := 1; i < len(s.days); i++ {
 			if dayOf(s.days[i]) == dayOf(s.days[i-1]) {
@@ -268,14 +286,25 @@ func newestOf(times []proto.Millis, otherwise proto.Millis) proto.Millis {
 	return otherwise
 }
 
-func readTimes(times []proto.Millis, r *proto.Reader, base proto.Millis, limit int, room *room) []proto.Millis {
+func readValues(list []uint64, r *proto.Reader, n int, u *userUnion) []uint64 {
+	if u != nil {
+		list = u.values.take(n)
+	}
+	list = list[:0]
+	for range n {
+		list = append(list, r.Uvarint())
+	}
+	return list
+}
+
+func readTimes(times []proto.Millis, r *proto.Reader, base proto.Millis, limit int, u *userUnion) []proto.Millis {
 	n := r.Count(1)
 	if n == 0 || n > limit {
 		r.Fail()
 		return times[:0]
 	}
-	if room != nil {
-		times = room.take(n)
+	if u != nil {
+		times = u.room.take(n)
 	} else if cap(times) < n {
 		times = make([]proto.Millis, n)
 	}

@@ -196,6 +196,8 @@ func (l *lowering) rule(e ast.Expr, depth int) (*node, error) {
 		return l.traitLeaf(e, depth)
 	case name == "member":
 		return l.member(e, c)
+	case name == "sequence":
+		return l.sequence(e, c, depth)
 	default:
 		if op, ok := comparisons[name]; ok {
 			return l.compare(e, op, c.Args()[0], c.Args()[1], depth)
@@ -262,11 +264,11 @@ func (l *lowering) notCondition(e ast.Expr, depth int) error {
 		return err
 	}
 	switch o.kind {
-	case opCount, opDays:
+	case opCount, opDays, opDistinct, opAmount:
 		return l.fail(e, "%s gives a number: write %s >= 1", o.text(), o.text())
 	case opDevices:
 		return l.fail(e, "devices() gives a number: write devices() >= 2")
-	case opLast:
+	case opTime:
 		return l.fail(e, "%s gives a time: write %s > now - \"7d\"", o.text(), o.text())
 	case opTrait:
 		return l.fail(e, "%s gives a value: write %s == \"x\"", o.text(), o.text())

@@ -1,6 +1,7 @@
 package segments
 
 import (
+	"cmp"
 	"iter"
 	"math"
 	"slices"
@@ -23,6 +24,24 @@ type Plain struct {
 // nothing and knows nothing of the evaluator, which must always agree with it.
 func (x Plain) Holds(r *Rule, now proto.Millis) bool {
 	return (&plain{Plain: x, now: now}).holds(r.root)
+}
+
+// Sure reports whether the evaluator is bound to agree with Holds. It keeps up to
+// PairsMax events that wait for a pair of a sequence: where there are more, it
+// may not know of one.
+func (x Plain) Sure(r *Rule) bool { return !slices.ContainsFunc([]*node{r.root}, x.crowded) }
+
+func (x Plain) crowded(n *node) bool {
+	if n.op != nodeSequence {
+		return slices.ContainsFunc(n.kids, x.crowded)
+	}
+	events := 0
+	for _, e := range x.History {
+		if plainMatches(n.pred, e) || plainMatches(n.then, e) {
+			events++
+		}
+	}
+	return events > PairsMax
 }
 
 // Holds is Plain.Holds for an identity that is no device.
@@ -61,18 +80,109 @@ func (x *plain) holds(n *node) bool {
 			days[t.Time().Format("2006-01-02")] = true
 		}
 		return plainCompare(float64(len(days)), n.cmp, float64(n.n))
-	case nodeLastAt, nodeLastAgo:
-		times := x.times(&node{pred: n.pred})
-		if len(times) == 0 {
-			return false
+	case nodeLastAt, nodeLastAgo, nodeFirstAt, nodeFirstAgo:
+		return x.holdsTime(n)
+	case nodeSum, nodeMin, nodeMax:
+		return x.holdsAmount(n)
+	case nodeDistinct:
+		texts := map[string]bool{}
+		for _, v := range x.valuesOf(n) {
+			texts[v.String()] = true
 		}
-		against := n.at
-		if n.op == nodeLastAgo {
-			against = x.now - n.window
-		}
-		return plainCompare(float64(slices.Max(times)), n.cmp, float64(against))
+		return plainCompare(float64(len(texts)), n.cmp, float64(n.n))
+	case nodeSequence:
+		return x.holdsSequence(n)
 	}
 	return false
+}
+
+func (x *plain) holdsTime(n *node) bool {
+	times := x.times(&node{pred: n.pred})
+	if len(times) == 0 {
+		return false
+	}
+	which, against := slices.Max(times), n.at
+	if n.op == nodeFirstAt || n.op == nodeFirstAgo {
+		which = slices.Min(times)
+	}
+	if n.op == nodeLastAgo || n.op == nodeFirstAgo {
+		against = x.now - n.window
+	}
+	return plainCompare(float64(which), n.cmp, float64(against))
+}
+
+// holdsAmount is over the newest AmountsMax numbers, from the newest on.
+func (x *plain) holdsAmount(n *node) bool {
+	var list []plainAmount
+	for t, v := range x.valuesOf(n) {
+		if f, ok := plainNumber(v.String(), v); ok && f <= amountMax && f >= -amountMax {
+			list = append(list, plainAmount{t, f})
+		}
+	}
+	slices.SortFunc(list, plainAmount.newerFirst)
+	list = list[:min(len(list), AmountsMax)]
+	if len(list) == 0 {
+		return n.op == nodeSum && plainCompare(0, n.cmp, n.amount)
+	}
+	sum, least, greatest := 0.0, list[0].amount, list[0].amount
+	for _, x := range list {
+		sum, least, greatest = sum+x.amount, min(least, x.amount), max(greatest, x.amount)
+	}
+	return plainCompare(map[nodeOp]float64{nodeSum: sum, nodeMin: least, nodeMax: greatest}[n.op], n.cmp, n.amount)
+}
+
+type plainAmount struct {
+	at     proto.Millis
+	amount float64
+}
+
+func (a plainAmount) newerFirst(b plainAmount) int {
+	return cmp.Or(cmp.Compare(b.at, a.at), cmp.Compare(packAmount(b.amount), packAmount(a.amount)))
+}
+
+// holdsSequence looks for the first other event that follows each.
+func (x *plain) holdsSequence(n *node) bool {
+	type event struct {
+		at proto.Millis
+		i  int
+	}
+	var first, then []event
+	i := 0
+	for t, e := range x.History {
+		i++
+		if t > x.now || n.window != 0 && t <= x.now-n.window {
+			continue
+		}
+		if plainMatches(n.pred, e) {
+			first = append(first, event{t, i})
+		}
+		if plainMatches(n.then, e) {
+			then = append(then, event{t, i})
+		}
+	}
+	slices.SortFunc(then, func(a, b event) int { return cmp.Compare(a.at, b.at) })
+	return slices.ContainsFunc(first, func(a event) bool {
+		k, _ := slices.BinarySearchFunc(then, a.at, func(b event, t proto.Millis) int { return cmp.Compare(b.at, t) })
+		if k < len(then) && then[k].i == a.i {
+			k++
+		}
+		return k < len(then) && then[k].at-a.at <= n.within
+	})
+}
+
+// valuesOf gives the property of the events of the window, as far as they have
+// it.
+func (x *plain) valuesOf(n *node) iter.Seq2[proto.Millis, proto.Value] {
+	return func(yield func(proto.Millis, proto.Value) bool) {
+		for t, e := range x.History {
+			if t > x.now || n.window != 0 && t <= x.now-n.window || !plainMatches(n.pred, e) {
+				continue
+			}
+			if v, ok := n.of.of(e); ok && !yield(t, v) {
+				return
+			}
+		}
+	}
 }
 
 // times lists when events of the window satisfied the predicate.
@@ -151,19 +261,24 @@ func plainLiteral(text string, v proto.Value, op cmpOp, lit proto.Value) bool {
 	case proto.TextValue:
 		return plainCompare(text, op, lit.Text)
 	case proto.NumberValue:
-		if v.Kind == proto.NumberValue {
-			return plainCompare(v.Number, op, lit.Number)
-		}
-		if len(text) > 64 || v.Kind != proto.TextValue || strings.Trim(text, "0123456789.+-eE") != "" {
-			return false
-		}
-		f, err := strconv.ParseFloat(text, 64)
-		return err == nil && !math.IsInf(f, 0) && plainCompare(f, op, lit.Number)
+		f, ok := plainNumber(text, v)
+		return ok && plainCompare(f, op, lit.Number)
 	}
 	if text != "true" && text != "false" {
 		return false
 	}
 	return plainCompare(text, op, lit.String())
+}
+
+func plainNumber(text string, v proto.Value) (float64, bool) {
+	if v.Kind == proto.NumberValue {
+		return v.Number, true
+	}
+	if len(text) > 64 || v.Kind != proto.TextValue || strings.Trim(text, "0123456789.+-eE") != "" {
+		return 0, false
+	}
+	f, err := strconv.ParseFloat(text, 64)
+	return f, err == nil && !math.IsInf(f, 0)
 }
 
 func plainCompare[T float64 | string](a T, op cmpOp, b T) bool {

@@ -29,14 +29,18 @@ func (n *node) append(b []byte) []byte {
 		return n.pred.append(b)
 	case nodeMember:
 		return append(appendQuoted(append(b, "member("...), string(n.member)), ')')
+	case nodeSequence:
+		return n.appendSequence(b)
 	}
 	b = n.appendAggregate(b)
 	b = append(append(append(b, ' '), cmpText[n.cmp]...), ' ')
 	switch n.op {
-	case nodeLastAt:
+	case nodeLastAt, nodeFirstAt:
 		b = append(appendQuoted(append(b, "timestamp("...), n.at.String()), ')')
-	case nodeLastAgo:
+	case nodeLastAgo, nodeFirstAgo:
 		b = appendQuoted(append(b, "now - "...), windowText(n.window))
+	case nodeSum, nodeMin, nodeMax:
+		b = appendNumber(b, n.amount)
 	default:
 		b = strconv.AppendInt(b, int64(n.n), 10)
 	}
@@ -48,9 +52,28 @@ func (n *node) appendAggregate(b []byte) []byte {
 	if n.op == nodeDevices {
 		return append(b, "devices()"...)
 	}
-	b = append(b, map[nodeOp]string{nodeCount: "count(", nodeDays: "days(", nodeLastAt: "last(", nodeLastAgo: "last("}[n.op]...)
-	b = n.pred.append(b)
-	if n.op != nodeLastAgo && n.window != 0 {
+	b = append(append(b, aggregateNames[n.op]...), '(')
+	if n.op < nodeSum || n.op > nodeDistinct {
+		b = n.pred.append(b)
+	} else if b = n.of.append(b); n.pred.op != predTrue {
+		b = n.pred.append(append(b, ", "...))
+	}
+	if n.op != nodeLastAgo && n.op != nodeFirstAgo && n.window != 0 {
+		b = appendQuoted(append(b, ", "...), windowText(n.window))
+	}
+	return append(b, ')')
+}
+
+var aggregateNames = map[nodeOp]string{
+	nodeCount: "count", nodeDays: "days", nodeLastAt: "last", nodeLastAgo: "last", nodeFirstAt: "first", nodeFirstAgo: "first",
+	nodeSum: "sum", nodeMin: "min", nodeMax: "max", nodeDistinct: "distinct",
+}
+
+func (n *node) appendSequence(b []byte) []byte {
+	b = n.pred.append(append(b, "sequence("...))
+	b = n.then.append(append(b, ", "...))
+	b = appendQuoted(append(b, ", "...), windowText(n.within))
+	if n.window != 0 {
 		b = appendQuoted(append(b, ", "...), windowText(n.window))
 	}
 	return append(b, ')')

@@ -73,8 +73,36 @@ func drawPredicate(t *rapid.T, depth int) string {
 
 var windows = rapid.SampledFrom([]string{"1h", "5h", "1d", "36h", "3d"})
 
+// drawArguments are the optional ones of an aggregate: a predicate, a window.
+func drawArguments(t *rapid.T) string {
+	args := ""
+	if rapid.Bool().Draw(t, "where") {
+		args += ", " + drawPredicate(t, 1)
+	}
+	if rapid.Bool().Draw(t, "windowed") {
+		args += fmt.Sprintf(", %q", windows.Draw(t, "w"))
+	}
+	return args
+}
+
+func drawSeries(t *rapid.T, op string) string {
+	of := rapid.SampledFrom([]string{"event.x", "event.y", `event.props["a b"]`, "event.name"}).Draw(t, "of")
+	switch rapid.IntRange(0, 5).Draw(t, "series") {
+	case 0:
+		return fmt.Sprintf("distinct(%s%s) %s %d", of, drawArguments(t), op, rapid.IntRange(0, 3).Draw(t, "n"))
+	case 1, 2:
+		within := fmt.Sprintf(", %q", rapid.SampledFrom([]string{"1ms", "1h", "7h", "2d"}).Draw(t, "within"))
+		if rapid.Bool().Draw(t, "windowed") {
+			within += fmt.Sprintf(", %q", windows.Draw(t, "w"))
+		}
+		return "sequence(" + drawPredicate(t, 1) + ", " + drawPredicate(t, 1) + within + ")"
+	}
+	call := rapid.SampledFrom([]string{"sum", "min", "max"}).Draw(t, "call")
+	return fmt.Sprintf("%s(%s%s) %s %s", call, of, drawArguments(t), op, rapid.SampledFrom([]string{"0", "3", "3.5", "6", "9.5", "-1"}).Draw(t, "amount"))
+}
+
 func drawRule(t *rapid.T, depth int, members []proto.SegmentID) string {
-	kind := rapid.IntRange(0, 13).Draw(t, "rule")
+	kind := rapid.IntRange(0, 18).Draw(t, "rule")
 	if depth <= 0 && kind < 4 {
 		kind += 4
 	}
@@ -92,10 +120,14 @@ func drawRule(t *rapid.T, depth int, members []proto.SegmentID) string {
 		}
 	case 6:
 		return rapid.SampledFrom([]string{`trait("age") >= 25`, `trait("age") != 3`, `trait("vip") == true`, `trait("city").startsWith("a")`, `trait("city") in ["a", "b"]`, "true"}).Draw(t, "trait")
+	case 14, 15, 16, 17, 18:
+		return drawSeries(t, op)
 	case 7:
-		return fmt.Sprintf("last(%s) %s now - %q", drawPredicate(t, 1), op, windows.Draw(t, "w"))
+		call := rapid.SampledFrom([]string{"last", "first"}).Draw(t, "call")
+		return fmt.Sprintf("%s(%s) %s now - %q", call, drawPredicate(t, 1), op, windows.Draw(t, "w"))
 	case 8:
-		return fmt.Sprintf("last(%s) %s timestamp(\"2026-01-02T00:00:00Z\")", drawPredicate(t, 1), op)
+		call := rapid.SampledFrom([]string{"last", "first"}).Draw(t, "call")
+		return fmt.Sprintf("%s(%s) %s timestamp(\"2026-01-02T00:00:00Z\")", call, drawPredicate(t, 1), op)
 	case 9:
 		return fmt.Sprintf("days(%s) %s %d", drawPredicate(t, 1), op, rapid.IntRange(0, 3).Draw(t, "n"))
 	case 10:

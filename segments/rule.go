@@ -24,7 +24,12 @@ type Rule struct {
 type predicate struct {
 	id   predID
 	text string
-	tree *pred
+	tree *pred // satisfied by every event that counts
+
+	series       seriesKind
+	of           attr         // amounts, values
+	lead, follow *pred        // pairs
+	within       proto.Millis // pairs
 }
 
 // predID is a predicate's stable name: 48 bits of the hash of its text.
@@ -46,17 +51,29 @@ const (
 	nodeTrait   nodeOp = 9 // pred is a leaf over a trait
 	nodeMember  nodeOp = 10
 	nodeDevices nodeOp = 11 // devices() cmp n
+
+	nodeSum      nodeOp = 12 // sum(of[, pred][, window]) cmp amount
+	nodeMin      nodeOp = 13
+	nodeMax      nodeOp = 14
+	nodeDistinct nodeOp = 15 // distinct(of[, pred][, window]) cmp n
+	nodeSequence nodeOp = 16 // sequence(pred, then, within[, window])
+	nodeFirstAt  nodeOp = 17 // as nodeLastAt
+	nodeFirstAgo nodeOp = 18
 )
 
 // node is a part of a rule.
 type node struct {
 	op     nodeOp
 	cmp    cmpOp
-	n      int          // nodeCount, nodeDays, nodeDevices
+	n      int          // nodeCount, nodeDays, nodeDevices, nodeDistinct
+	amount float64      // nodeSum, nodeMin, nodeMax
+	of     attr         // nodeSum, nodeMin, nodeMax, nodeDistinct
 	window proto.Millis // 0: the whole history
-	at     proto.Millis // nodeLastAt
+	at     proto.Millis // nodeLastAt, nodeFirstAt
 	pred   *pred
-	owner  *predicate // of pred, under an aggregate; set by seal
+	then   *pred        // nodeSequence
+	within proto.Millis // nodeSequence
+	owner  *predicate   // of pred, under an aggregate; set by seal
 	member proto.SegmentID
 	kids   []*node
 }
@@ -197,7 +214,8 @@ func (s *sealer) node(n *node, depth int) error {
 		s.refers = append(s.refers, n.member)
 	case nodeTrait:
 		return s.pred(n.pred, depth+1)
-	case nodeCount, nodeDays, nodeLastAt, nodeLastAgo:
+	}
+	if n.aggregates() {
 		return s.aggregate(n, depth)
 	}
 	for _, k := range n.kids {
@@ -215,12 +233,50 @@ func (s *sealer) aggregate(n *node, depth int) error {
 	if err := s.pred(n.pred, depth+1); err != nil {
 		return err
 	}
-	text := n.pred.String()
-	if s.preds[text] == nil {
-		s.preds[text] = &predicate{id: hashPredicate(text), text: text, tree: n.pred}
+	if n.then != nil {
+		if err := s.pred(n.then, depth+1); err != nil {
+			return err
+		}
 	}
-	n.owner = s.preds[text]
+	if !utf8.ValidString(n.of.key) {
+		return proto.Errorf(proto.CodeRule, "a text in the rule is not valid UTF-8")
+	}
+	q := n.predicate()
+	if s.preds[q.text] == nil {
+		q.id = hashPredicate(q.text)
+		s.preds[q.text] = q
+	}
+	n.owner = s.preds[q.text]
 	return nil
+}
+
+// aggregates reports whether the part is about the events of a history.
+func (n *node) aggregates() bool {
+	return n.op >= nodeCount && n.op <= nodeLastAgo || n.op >= nodeSum && n.op <= nodeFirstAgo
+}
+
+// predicate is what the part's aggregate is taken over. Its text tells apart
+// what is kept apart.
+func (n *node) predicate() *predicate {
+	switch n.op {
+	case nodeSum, nodeMin, nodeMax:
+		return n.seriesPredicate(amounts, "amounts of ")
+	case nodeDistinct:
+		return n.seriesPredicate(values, "values of ")
+	case nodeSequence:
+		text := n.pred.String() + " then " + n.then.String() + " within " + windowText(n.within)
+		either := &pred{op: predOr, kids: []*pred{n.pred, n.then}}
+		return &predicate{text: text, tree: either, series: pairs, lead: n.pred, follow: n.then, within: n.within}
+	}
+	return &predicate{text: n.pred.String(), tree: n.pred}
+}
+
+func (n *node) seriesPredicate(kind seriesKind, what string) *predicate {
+	q := &predicate{text: what + string(n.of.append(nil)) + " where " + n.pred.String(), tree: n.pred, series: kind, of: n.of}
+	if n.of.kind == attrProp { // events without the property need not be looked at
+		q.tree = &pred{op: predAnd, kids: []*pred{{op: predHas, attr: n.of}, n.pred}}
+	}
+	return q
 }
 
 func (s *sealer) pred(p *pred, depth int) error {

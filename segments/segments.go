@@ -36,7 +36,10 @@ const (
 	RuleAggregatesMax = 32
 	CountMax          = 1000 // greatest number that count() is compared with
 	DaysMax           = 366  // greatest number that days() is compared with
+	DistinctMax       = 1000 // greatest number that distinct() is compared with
 	DevicesMax        = 64   // greatest number that devices() is compared with
+	AmountsMax        = 1000 // sum(), min() and max() are over so many of the newest events
+	PairsMax          = 256  // events kept for a pair of sequence() that is newer than the newest
 	RegexBytesMax     = 256
 	TraitsMax         = 64     // traits of one identity
 	NestingMax        = 8      // levels of member() below a rule

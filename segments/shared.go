@@ -93,14 +93,17 @@ func CheckShared(b string) error { return new(userUnion).read(&Program{}, b) }
 
 // view is what serves n; its lists are those of s.
 func (s *matches) view(n *need) matches {
-	v := matches{id: s.id, total: min(s.total, n.total), times: tail(s.times, n.times), days: tail(s.days, n.days)}
+	v := matches{id: s.id, total: min(s.total, n.total), times: tail(s.times, n.times), values: tail(s.values, n.times), days: tail(s.days, n.days)}
 	if n.last {
 		v.last, v.hasLast = s.last, s.hasLast
+	}
+	if n.first {
+		v.first, v.hasFirst = s.first, s.hasFirst
 	}
 	return v
 }
 
-func tail(times []proto.Millis, n int) []proto.Millis { return times[max(0, len(times)-n):] }
+func tail[T any](times []T, n int) []T { return times[max(0, len(times)-n):] }
 
 // extent tells two states of matches apart, but for a time that is in the
 // place of another.
@@ -108,6 +111,8 @@ type extent struct {
 	total       uint32
 	hasLast     bool
 	last        proto.Millis
+	hasFirst    bool
+	first       proto.Millis
 	times, days int
 }
 
@@ -116,6 +121,9 @@ func (s *matches) extent(n *need) extent {
 	x := extent{total: min(s.total, n.total), times: min(len(s.times), n.times), days: min(len(s.days), n.days)}
 	if n.last {
 		x.last, x.hasLast = s.last, s.hasLast
+	}
+	if n.first {
+		x.first, x.hasFirst = s.first, s.hasFirst
 	}
 	return x
 }
@@ -132,8 +140,10 @@ func (s *matches) among(n *need, t proto.Millis) bool {
 type userUnion struct {
 	memory Memory // its lists are in room, and its texts the caller's
 	parts  []part
-	room   room
-	delta  Delta // of no interest
+	room   room[proto.Millis]
+	values room[uint64]
+	seen   map[uint64]struct{} // of one series
+	delta  Delta               // of no interest
 }
 
 // part is what one identity gives of a predicate.
@@ -142,14 +152,14 @@ type part struct {
 	matches
 }
 
-// room is where many lists of times are kept in few pieces.
-type room []proto.Millis
+// room is where many lists are kept in few pieces.
+type room[T any] []T
 
-// take is a list of n times, of any value.
-func (a *room) take(n int) []proto.Millis {
+// take is a list of n, of any value.
+func (a *room[T]) take(n int) []T {
 	from := len(*a)
 	if from+n > cap(*a) { // lists that were taken stay where they are
-		*a, from = make(room, 0, max(2*cap(*a), n)), 0
+		*a, from = make(room[T], 0, max(2*cap(*a), n)), 0
 	}
 	*a = (*a)[:from+n]
 	return (*a)[from : from+n : from+n]
@@ -159,7 +169,7 @@ func (a *room) take(n int) []proto.Millis {
 func (u *userUnion) release() {
 	clear(u.memory.traits)
 	u.memory.Reset()
-	u.parts, u.room = u.parts[:0], u.room[:0]
+	u.parts, u.room, u.values = u.parts[:0], u.room[:0], u.values[:0]
 }
 
 // read adds one identity's part, without what p does not share.
@@ -195,7 +205,11 @@ func (u *userUnion) readParts(p *Program, r *proto.Reader) {
 			return
 		}
 		x := part{track: p.preds[id], matches: matches{id: id}}
-		base, before = x.read(r, base, what, &u.room), id
+		base, before = x.read(r, base, what, u), id
+		if x.track != nil && x.track.series != noSeries && len(x.values) != len(x.times) {
+			r.Fail()
+			return
+		}
 		if x.track != nil && x.track.gives != givesNothing {
 			u.parts = append(u.parts, x)
 		}
@@ -227,10 +241,17 @@ func (u *userUnion) newest(a, b []proto.Millis, n int, days bool) []proto.Millis
 }
 
 // join makes s what it and o are together, as far as n needs it.
-func (u *userUnion) join(s, o *matches, n *need) {
+func (u *userUnion) join(s, o *matches, q *predicate, n *need) {
+	if q.series != noSeries {
+		u.joinSeries(s, o, q, n)
+		return
+	}
 	s.total = min(s.total+o.total, n.total)
 	if n.last && o.hasLast && (!s.hasLast || o.last > s.last) {
 		s.last, s.hasLast = o.last, true
+	}
+	if n.first && o.hasFirst && (!s.hasFirst || o.first < s.first) {
+		s.first, s.hasFirst = o.first, true
 	}
 	s.times = u.newest(s.times, o.times, n.times, false)
 	s.days = u.newest(s.days, o.days, n.days, true)

@@ -9,23 +9,25 @@ import (
 // term is a part of a rule as the evaluator runs it: a node with its
 // predicates and segments looked up.
 type term struct {
-	op     nodeOp
-	cmp    cmpOp
-	n      int
-	window proto.Millis
-	at     proto.Millis
-	track  *tracked
-	leaf   *pred
-	seg    *segment
-	kids   []term
+	op       nodeOp
+	cmp      cmpOp
+	n        int
+	window   proto.Millis
+	at       proto.Millis
+	amountOf float64
+	track    *tracked
+	leaf     *pred
+	seg      *segment
+	kids     []term
 }
 
 // term prepares n for s and enters s wherever it will be looked for.
 func (p *Program) term(s *segment, n *node) term {
-	t := term{op: n.op, cmp: n.cmp, n: n.n, window: n.window, at: n.at}
-	switch n.op {
-	case nodeCount, nodeDays, nodeLastAt, nodeLastAgo:
+	t := term{op: n.op, cmp: n.cmp, n: n.n, window: n.window, at: n.at, amountOf: n.amount}
+	if n.aggregates() {
 		t.track = p.track(n.owner, s, needOf(n))
+	}
+	switch n.op {
 	case nodeTrait:
 		t.leaf = n.pred
 		p.watch(n.pred.attr.key, s)
@@ -51,8 +53,10 @@ func (t *term) empty() bool {
 		return slices.ContainsFunc(t.kids, func(k term) bool { return k.empty() })
 	case nodeNot:
 		return !t.kids[0].empty()
-	case nodeCount, nodeDays, nodeDevices:
+	case nodeCount, nodeDays, nodeDevices, nodeDistinct:
 		return t.cmp.ordered(0 - t.n)
+	case nodeSum:
+		return t.decides(0, 0)
 	case nodeMember:
 		return t.seg.base
 	}
@@ -86,9 +90,19 @@ func (ev *Evaluator) truth(t *term, m *Memory, at proto.Millis) (bool, proto.Mil
 	case nodeLastAt:
 		return st.hasLast && t.cmp.ordered(compareMillis(st.last, t.at)), 0
 	case nodeLastAgo:
-		return t.age(st, at)
+		return t.age(st.last, st.hasLast, at)
+	case nodeFirstAt:
+		return st.hasFirst && t.cmp.ordered(compareMillis(st.first, t.at)), 0
+	case nodeFirstAgo:
+		return t.age(st.first, st.hasFirst, at)
 	case nodeDays:
 		return t.within(st.days, at)
+	case nodeSum, nodeMin, nodeMax:
+		return ev.amount(t, st, at)
+	case nodeDistinct:
+		return t.within(st.times, at)
+	case nodeSequence:
+		return t.sequence(st, at)
 	}
 	if t.window == 0 {
 		return t.cmp.ordered(int(st.total) - t.n), 0
@@ -167,13 +181,13 @@ func (t *term) within(times []proto.Millis, at proto.Millis) (bool, proto.Millis
 	return v, times[len(times)-edge] + t.window
 }
 
-// age compares the newest time with at - window: the difference passes through
-// later, same and earlier, as at moves on.
-func (t *term) age(st *matches, at proto.Millis) (bool, proto.Millis) {
-	if !st.hasLast {
+// age compares a time, if there is one, with at - window: the difference passes
+// through later, same and earlier, as at moves on.
+func (t *term) age(when proto.Millis, is bool, at proto.Millis) (bool, proto.Millis) {
+	if !is {
 		return false, 0
 	}
-	same := st.last + t.window
+	same := when + t.window
 	d := compareMillis(same, at)
 	v := t.cmp.ordered(d)
 	switch {

@@ -65,7 +65,7 @@ func (ev *Evaluator) joinMatches() {
 	for i := range u.parts {
 		x := &u.parts[i]
 		if n := len(m.matches); n > 0 && m.matches[n-1].id == x.id {
-			u.join(&m.matches[n-1], &x.matches, &x.track.shared)
+			u.join(&m.matches[n-1], &x.matches, x.track.predicate, &x.track.shared)
 			continue
 		}
 		m.matches = append(m.matches, x.view(&x.track.shared))

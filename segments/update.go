@@ -93,7 +93,7 @@ func (ev *Evaluator) fill(p *Program, m *Memory, fill []*tracked, since proto.Se
 		if len(fill) <= fillTriedMax {
 			for _, q := range fill {
 				if q.tree.matches(e, &ev.scratch) {
-					m.observe(q, t, now)
+					m.observe(q, e, t, now, &ev.scratch)
 				}
 			}
 			continue
@@ -102,7 +102,7 @@ func (ev *Evaluator) fill(p *Program, m *Memory, fill []*tracked, since proto.Se
 		p.index.find(ev, e)
 		for _, q := range ev.matched {
 			if q.since > since {
-				m.observe(q, t, now)
+				m.observe(q, e, t, now, &ev.scratch)
 			}
 		}
 	}

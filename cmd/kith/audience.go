@@ -14,7 +14,8 @@ func newAudienceCommand(c *connection) *cobra.Command {
 		Short:   "Set expressions over segments",
 		Example: "  kith audience count 'auto & !owners' --key demo-key",
 	})
-	cmd.AddCommand(newAudienceCountCommand(c))
+	cmd.AddCommand(newAudienceCountCommand(c), newAudienceOverlapCommand(c), newAudienceReachCommand(c), newAudienceExportCommand(c),
+		newAudienceSaveCommand(c), newAudienceListCommand(c), newAudienceShowCommand(c), newAudienceDeleteCommand(c))
 	return cmd
 }
 
@@ -22,14 +23,14 @@ func newAudienceCountCommand(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "count EXPR",
 		Short: "How many are in an audience",
-		Long:  "Counts an audience: segments joined with & (and), | (or), ! (not) and parentheses.",
+		Long:  "Counts an audience: segments, and saved audiences as @NAME, joined with & (and),\n| (or), ! (not) and parentheses.",
 		Example: `  kith audience count 'auto & !(owners | lapsed)' --key demo-key
   kith audience count auto --client demo --key dev-admin-key --json`,
 		Args: exactly(1, "one expression, in quotes"),
 	}
 	c.flags(cmd)
 	asJSON := jsonFlag(cmd)
-	unit := cmd.Flags().String("unit", "identities", "what to count: identities or users")
+	unit := unitFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var n proto.Count
 		if err := c.call(cmd.Context(), http.MethodPost, "/v1/audiences/count", nil, map[string]string{"expr": args[0], "unit": *unit}, &n); err != nil {
@@ -43,9 +44,7 @@ func newAudienceCountCommand(c *connection) *cobra.Command {
 		default:
 			printf(cmd, "%d\n", *n.Count)
 		}
-		if n.Partitions.Answered != n.Partitions.Of {
-			printf(cmd, "incomplete: %d of %d partitions answered\n", n.Partitions.Answered, n.Partitions.Of)
-		}
+		printIncomplete(cmd, n.Partitions)
 		return nil
 	}
 	return cmd

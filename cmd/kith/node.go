@@ -27,11 +27,14 @@ type node interface {
 	gateway.Intake
 	gateway.Memberships
 	gateway.Definitions
+	gateway.Audiences
+	gateway.SavedAudiences
 	gateway.Accounts
 	gateway.Holdings
 	gateway.Operations
 	gateway.Graph
 	gateway.OptOuts
+	gateway.Exports
 	Close() error
 	Conn() *nats.Conn
 	Collector() prometheus.Collector
@@ -163,7 +166,7 @@ func gatewayConfig(c config.Config) gateway.Config {
 		EventAgeMax: time.Duration(c.Limits.MaxEventAge), EventAheadMax: time.Duration(c.Limits.EventAheadMax),
 		EventsPerSecond: float64(c.Limits.RateEventsMax),
 		CookieDomain:    c.Cookies.Domain, CookieInsecure: c.Cookies.Insecure,
-		Secrets: map[proto.ClientName][]byte{}, Origins: map[proto.ClientName][]string{}, Dev: c.Dev,
+		Secrets: map[proto.ClientName][]byte{}, Origins: map[proto.ClientName][]string{}, Dev: c.Dev, Version: version,
 	}
 	for _, id := range c.Links.Blocked {
 		g.Blocked = append(g.Blocked, proto.Identity(id))
@@ -186,7 +189,7 @@ func newGateway(c config.Config, n node, m gateway.Maintenance, logger *slog.Log
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(n.Collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return gateway.New(gatewayConfig(c), gateway.Dependencies{
-		Intake: n, Memberships: n, Definitions: n, Accounts: n, Holdings: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m,
+		Intake: n, Memberships: n, Definitions: n, Audiences: n, Saved: n, Accounts: n, Holdings: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Exports: n,
 		Registry: registry, Log: logger,
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -23,7 +24,7 @@ func newSegmentsCommand(c *connection) *cobra.Command {
 		Example: "  kith segments apply -f segments.yaml --key demo-key\n  kith segments list --key demo-key",
 	})
 	cmd.AddCommand(newSegmentsApplyCommand(c), newSegmentsListCommand(c), newSegmentsShowCommand(c),
-		newSegmentsDeleteCommand(c), newSegmentsBackfillCommand(c))
+		newSegmentsDeleteCommand(c), newSegmentsBackfillCommand(c), newSegmentsSizesCommand(c))
 	return cmd
 }
 
@@ -50,12 +51,13 @@ they are. The file:
       scope: identity        # or user
       when: count(event.section == "auto", "30d") >= 3
       backfill: true         # evaluate over the history that is there`,
-		Example: "  kith segments apply -f segments.yaml --key demo-key\n  kith segments apply -f - --client demo --key dev-admin-key <segments.yaml",
+		Example: "  kith segments apply -f segments.yaml --key demo-key\n  kith segments apply -f segments.yaml --dry-run --key demo-key\n  kith segments apply -f - --client demo --key dev-admin-key <segments.yaml",
 		Args:    noArgs,
 	}
 	c.flags(cmd)
 	asJSON := jsonFlag(cmd)
 	file := cmd.Flags().StringP("file", "f", "", "YAML `FILE`, or - for standard input")
+	dryRun := cmd.Flags().Bool("dry-run", false, "tell who would enter and leave, and change nothing")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *file == "" {
 			return usagef("name a file of segments: -f FILE")
@@ -63,6 +65,9 @@ they are. The file:
 		sources, err := readSegments(cmd, *file)
 		if err != nil {
 			return err
+		}
+		if *dryRun {
+			return previewSegments(cmd, c, *file, sources, *asJSON)
 		}
 		return applySegments(cmd, c, *file, sources, *asJSON)
 	}
@@ -85,6 +90,40 @@ func applySegments(cmd *cobra.Command, c *connection, file string, sources []seg
 		return printJSON(cmd, map[string]any{"segments": defined})
 	}
 	return nil
+}
+
+// previewSegments tells what a file would change. A rule that names a segment
+// of the file which is not defined yet cannot be judged before that is.
+func previewSegments(cmd *cobra.Command, c *connection, file string, sources []segmentSource, asJSON bool) error {
+	previews := []proto.SegmentPreview{}
+	for _, s := range sources {
+		var p proto.SegmentPreview
+		if err := c.call(cmd.Context(), http.MethodPut, segmentPath(s.ID), url.Values{"dry_run": {"true"}}, s, &p); err != nil {
+			return fmt.Errorf("%s:%d: segment %s: %w", file, s.line, s.ID, err)
+		}
+		previews = append(previews, p)
+		if !asJSON {
+			printf(cmd, "%s\n", previewText(p))
+		}
+	}
+	if asJSON {
+		return printJSON(cmd, map[string]any{"previews": previews})
+	}
+	return nil
+}
+
+func previewText(p proto.SegmentPreview) string {
+	number := func(n *uint64) string {
+		if n == nil {
+			return fmt.Sprintf("under %d", p.Below)
+		}
+		return strconv.FormatUint(*n, 10)
+	}
+	text := fmt.Sprintf("%s: %s in, %s after; %s would enter, %s leave", p.ID, number(p.Before), number(p.After), number(p.Entering), number(p.Leaving))
+	if !p.Exact {
+		text += fmt.Sprintf(" (estimated from %d of %s)", p.Judged, number(p.Identities))
+	}
+	return text
 }
 
 // segmentsFileMax bounds a file of segments.

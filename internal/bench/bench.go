@@ -99,6 +99,7 @@ func measurements() []measurement {
 		{"batch", (*session).batch},
 		{"busy", (*session).busy},
 		{"segments", (*session).segments},
+		{"audiences", (*session).audiences},
 		{"links", (*session).links},
 		{"optouts", (*session).optOuts},
 		{"verdicts", (*session).verdicts},

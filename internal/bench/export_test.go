@@ -206,3 +206,23 @@ func scoped(rules []rule) (list [][2]string) {
 // Social and Household are rules, each with its scope.
 func Social() [][2]string    { return scoped(social()) }
 func Household() [][2]string { return scoped(household()) }
+
+// TownMembers are the segments of each of a small town's people.
+func TownMembers(people int) map[uint32]map[int]bool {
+	in := map[uint32]map[int]bool{}
+	for i, b := range newTown(people).bits {
+		for _, o := range b.ToArray() {
+			if in[o] == nil {
+				in[o] = map[int]bool{}
+			}
+			in[o][i] = true
+		}
+	}
+	return in
+}
+
+// TownSix counts (a|b|c|d)&e&!f.
+func TownSix(people int, at []int) uint64 { return newTown(people).six(at) }
+
+// TownAll counts one segment against all.
+func TownAll(people, at int) uint64 { return newTown(people).all([]int{at}) }

@@ -42,6 +42,19 @@ func (s *session) node(ctx context.Context, active int, rules []rule) (*node, er
 	if err != nil {
 		return nil, err
 	}
+	n, err := s.nodeIn(ctx, dir, active)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.define(ctx, rules); err != nil {
+		_ = n.close()
+		return nil, err
+	}
+	return n, nil
+}
+
+// nodeIn starts a node over a folder.
+func (s *session) nodeIn(ctx context.Context, dir string, active int) (*node, error) {
 	nats, err := freeAddress()
 	if err != nil {
 		return nil, err
@@ -62,9 +75,6 @@ func (s *session) node(ctx context.Context, active int, rules []rule) (*node, er
 		}
 		return strings.HasPrefix(line, "Ctrl-C")
 	})
-	if err == nil {
-		err = n.define(ctx, rules)
-	}
 	if err != nil {
 		_ = c.close()
 		return nil, err

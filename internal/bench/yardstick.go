@@ -53,7 +53,8 @@ func discard(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, "ok")
 }
 
-// answers is an in-memory look-up: what is answered on each path.
+// answers is an in-memory look-up: what is answered on each path. It reads what
+// is posted, as whoever answers a post must.
 type answers map[string][]byte
 
 // ServeHTTP implements http.Handler.
@@ -62,6 +63,12 @@ func (a answers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		http.NotFound(w, r)
 		return
+	}
+	if r.Method == http.MethodPost {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
 	}
 	h := w.Header()
 	h["Content-Type"] = []string{"application/json"}

@@ -34,6 +34,9 @@ func Decode(b []byte, into any, hint string) (f File, err error) {
 	if f.tree, err = parser.ParseBytes(b, 0); err != nil {
 		return File{}, explained(err, nil, hint)
 	}
+	if len(f.tree.Docs) > 1 {
+		return File{}, proto.Errorf(proto.CodeInvalid, "the file has %d documents: make it one, without lines of --- or ...", len(f.tree.Docs))
+	}
 	if err := yaml.UnmarshalWithOptions(b, into, yaml.Strict()); err != nil {
 		return File{}, explained(err, reflect.TypeOf(into).Elem(), hint)
 	}
@@ -109,6 +112,9 @@ func unknownField(name string, target reflect.Type, hint string) string {
 		if d := editDistance(name, f); d < distance {
 			best, distance = f, d
 		}
+	}
+	if best == name {
+		return fmt.Sprintf("field %q cannot stand here (%s)", name, hint)
 	}
 	if best != "" {
 		return fmt.Sprintf("unknown field %q: did you mean %q?", name, best)

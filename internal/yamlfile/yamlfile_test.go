@@ -41,6 +41,17 @@ func TestUnknownFieldIsRefused(t *testing.T) {
 	}
 }
 
+func TestSeveralDocumentsAreRefused(t *testing.T) {
+	for _, text := range []string{"name: x\n---\nname: y\n", "name: x\n...\nname: y\n"} {
+		if _, err := yamlfile.Decode([]byte(text), &document{}, "see x"); err == nil {
+			t.Errorf("%q: the second document was left out without a word", text)
+		}
+	}
+	if _, err := yamlfile.Decode([]byte("---\nname: x\n"), &document{}, "see x"); err != nil {
+		t.Errorf("one document that begins with a line: %v", err)
+	}
+}
+
 func TestLibraryPanicIsAnError(t *testing.T) {
 	if _, err := yamlfile.Decode([]byte("tags: !00\n0000000000"), &document{}, "see x"); err == nil {
 		t.Error("a list with an unknown tag and no elements was taken")

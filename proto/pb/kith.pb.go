@@ -141,6 +141,9 @@ type Control struct {
 	//	*Control_Activate
 	//	*Control_EraseClient
 	//	*Control_Retain
+	//	*Control_SaveAudience
+	//	*Control_DropAudience
+	//	*Control_Report
 	Body          isControl_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -269,6 +272,33 @@ func (x *Control) GetRetain() *Retain {
 	return nil
 }
 
+func (x *Control) GetSaveAudience() *SaveAudience {
+	if x != nil {
+		if x, ok := x.Body.(*Control_SaveAudience); ok {
+			return x.SaveAudience
+		}
+	}
+	return nil
+}
+
+func (x *Control) GetDropAudience() *DropAudience {
+	if x != nil {
+		if x, ok := x.Body.(*Control_DropAudience); ok {
+			return x.DropAudience
+		}
+	}
+	return nil
+}
+
+func (x *Control) GetReport() *Report {
+	if x != nil {
+		if x, ok := x.Body.(*Control_Report); ok {
+			return x.Report
+		}
+	}
+	return nil
+}
+
 type isControl_Body interface {
 	isControl_Body()
 }
@@ -305,6 +335,18 @@ type Control_Retain struct {
 	Retain *Retain `protobuf:"bytes,10,opt,name=retain,proto3,oneof"`
 }
 
+type Control_SaveAudience struct {
+	SaveAudience *SaveAudience `protobuf:"bytes,11,opt,name=save_audience,json=saveAudience,proto3,oneof"`
+}
+
+type Control_DropAudience struct {
+	DropAudience *DropAudience `protobuf:"bytes,12,opt,name=drop_audience,json=dropAudience,proto3,oneof"`
+}
+
+type Control_Report struct {
+	Report *Report `protobuf:"bytes,13,opt,name=report,proto3,oneof"`
+}
+
 func (*Control_Client) isControl_Body() {}
 
 func (*Control_Key) isControl_Body() {}
@@ -320,6 +362,12 @@ func (*Control_Activate) isControl_Body() {}
 func (*Control_EraseClient) isControl_Body() {}
 
 func (*Control_Retain) isControl_Body() {}
+
+func (*Control_SaveAudience) isControl_Body() {}
+
+func (*Control_DropAudience) isControl_Body() {}
+
+func (*Control_Report) isControl_Body() {}
 
 // Client is a customer whose data is kept apart. Its number is the control
 // sequence that made it.
@@ -750,6 +798,220 @@ func (x *Retain) GetIdleMs() int64 {
 	return 0
 }
 
+// SaveAudience keeps an audience expression under a name, or replaces it.
+type SaveAudience struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        uint32                 `protobuf:"varint,1,opt,name=client,proto3" json:"client,omitempty"`
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Expr          string                 `protobuf:"bytes,3,opt,name=expr,proto3" json:"expr,omitempty"`
+	Description   string                 `protobuf:"bytes,4,opt,name=description,proto3" json:"description,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveAudience) Reset() {
+	*x = SaveAudience{}
+	mi := &file_proto_kith_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveAudience) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveAudience) ProtoMessage() {}
+
+func (x *SaveAudience) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_kith_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveAudience.ProtoReflect.Descriptor instead.
+func (*SaveAudience) Descriptor() ([]byte, []int) {
+	return file_proto_kith_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *SaveAudience) GetClient() uint32 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
+func (x *SaveAudience) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *SaveAudience) GetExpr() string {
+	if x != nil {
+		return x.Expr
+	}
+	return ""
+}
+
+func (x *SaveAudience) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+type DropAudience struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        uint32                 `protobuf:"varint,1,opt,name=client,proto3" json:"client,omitempty"`
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropAudience) Reset() {
+	*x = DropAudience{}
+	mi := &file_proto_kith_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropAudience) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropAudience) ProtoMessage() {}
+
+func (x *DropAudience) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_kith_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropAudience.ProtoReflect.Descriptor instead.
+func (*DropAudience) Descriptor() ([]byte, []int) {
+	return file_proto_kith_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *DropAudience) GetClient() uint32 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
+func (x *DropAudience) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// Report is what a client's report keys were told of one audience on one day.
+type Report struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        uint32                 `protobuf:"varint,1,opt,name=client,proto3" json:"client,omitempty"`
+	Day           uint32                 `protobuf:"varint,2,opt,name=day,proto3" json:"day,omitempty"`  // days since 1970, UTC
+	Expr          string                 `protobuf:"bytes,3,opt,name=expr,proto3" json:"expr,omitempty"` // without saved audiences
+	Unit          string                 `protobuf:"bytes,4,opt,name=unit,proto3" json:"unit,omitempty"`
+	Count         uint64                 `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"` // exact, when it was asked for
+	Told          uint64                 `protobuf:"varint,6,opt,name=told,proto3" json:"told,omitempty"`
+	Verdict       uint32                 `protobuf:"varint,7,opt,name=verdict,proto3" json:"verdict,omitempty"` // segments.Verdict
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Report) Reset() {
+	*x = Report{}
+	mi := &file_proto_kith_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Report) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Report) ProtoMessage() {}
+
+func (x *Report) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_kith_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Report.ProtoReflect.Descriptor instead.
+func (*Report) Descriptor() ([]byte, []int) {
+	return file_proto_kith_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Report) GetClient() uint32 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
+func (x *Report) GetDay() uint32 {
+	if x != nil {
+		return x.Day
+	}
+	return 0
+}
+
+func (x *Report) GetExpr() string {
+	if x != nil {
+		return x.Expr
+	}
+	return ""
+}
+
+func (x *Report) GetUnit() string {
+	if x != nil {
+		return x.Unit
+	}
+	return ""
+}
+
+func (x *Report) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *Report) GetTold() uint64 {
+	if x != nil {
+		return x.Told
+	}
+	return 0
+}
+
+func (x *Report) GetVerdict() uint32 {
+	if x != nil {
+		return x.Verdict
+	}
+	return 0
+}
+
 // Activate raises the logic version that lanes obey.
 type Activate struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -760,7 +1022,7 @@ type Activate struct {
 
 func (x *Activate) Reset() {
 	*x = Activate{}
-	mi := &file_proto_kith_proto_msgTypes[9]
+	mi := &file_proto_kith_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -772,7 +1034,7 @@ func (x *Activate) String() string {
 func (*Activate) ProtoMessage() {}
 
 func (x *Activate) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[9]
+	mi := &file_proto_kith_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -785,7 +1047,7 @@ func (x *Activate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activate.ProtoReflect.Descriptor instead.
 func (*Activate) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{9}
+	return file_proto_kith_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Activate) GetLogic() uint32 {
@@ -810,7 +1072,7 @@ type Value struct {
 
 func (x *Value) Reset() {
 	*x = Value{}
-	mi := &file_proto_kith_proto_msgTypes[10]
+	mi := &file_proto_kith_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -822,7 +1084,7 @@ func (x *Value) String() string {
 func (*Value) ProtoMessage() {}
 
 func (x *Value) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[10]
+	mi := &file_proto_kith_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -835,7 +1097,7 @@ func (x *Value) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Value.ProtoReflect.Descriptor instead.
 func (*Value) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{10}
+	return file_proto_kith_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Value) GetKind() isValue_Kind {
@@ -911,7 +1173,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_proto_kith_proto_msgTypes[11]
+	mi := &file_proto_kith_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -923,7 +1185,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[11]
+	mi := &file_proto_kith_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -936,7 +1198,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{11}
+	return file_proto_kith_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Event) GetEvent() string {
@@ -998,7 +1260,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_proto_kith_proto_msgTypes[12]
+	mi := &file_proto_kith_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1010,7 +1272,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[12]
+	mi := &file_proto_kith_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1023,7 +1285,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{12}
+	return file_proto_kith_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *EventsRequest) GetClient() string {
@@ -1051,7 +1313,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_proto_kith_proto_msgTypes[13]
+	mi := &file_proto_kith_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1063,7 +1325,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[13]
+	mi := &file_proto_kith_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1076,7 +1338,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{13}
+	return file_proto_kith_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Refused) GetIndex() uint32 {
@@ -1111,7 +1373,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_proto_kith_proto_msgTypes[14]
+	mi := &file_proto_kith_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1123,7 +1385,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[14]
+	mi := &file_proto_kith_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1136,7 +1398,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{14}
+	return file_proto_kith_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *EventsResponse) GetAccepted() uint32 {
@@ -1171,7 +1433,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_proto_kith_proto_msgTypes[15]
+	mi := &file_proto_kith_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1183,7 +1445,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[15]
+	mi := &file_proto_kith_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1196,7 +1458,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{15}
+	return file_proto_kith_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LookupRequest) GetIdentities() []string {
@@ -1232,7 +1494,7 @@ type LookupResult struct {
 
 func (x *LookupResult) Reset() {
 	*x = LookupResult{}
-	mi := &file_proto_kith_proto_msgTypes[16]
+	mi := &file_proto_kith_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1244,7 +1506,7 @@ func (x *LookupResult) String() string {
 func (*LookupResult) ProtoMessage() {}
 
 func (x *LookupResult) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[16]
+	mi := &file_proto_kith_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1257,7 +1519,7 @@ func (x *LookupResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResult.ProtoReflect.Descriptor instead.
 func (*LookupResult) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{16}
+	return file_proto_kith_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *LookupResult) GetIdentity() string {
@@ -1297,7 +1559,7 @@ type LookupResponse struct {
 
 func (x *LookupResponse) Reset() {
 	*x = LookupResponse{}
-	mi := &file_proto_kith_proto_msgTypes[17]
+	mi := &file_proto_kith_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1309,7 +1571,7 @@ func (x *LookupResponse) String() string {
 func (*LookupResponse) ProtoMessage() {}
 
 func (x *LookupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[17]
+	mi := &file_proto_kith_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1322,7 +1584,7 @@ func (x *LookupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResponse.ProtoReflect.Descriptor instead.
 func (*LookupResponse) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{17}
+	return file_proto_kith_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *LookupResponse) GetResults() []*LookupResult {
@@ -1355,7 +1617,7 @@ type LaneRecord struct {
 
 func (x *LaneRecord) Reset() {
 	*x = LaneRecord{}
-	mi := &file_proto_kith_proto_msgTypes[18]
+	mi := &file_proto_kith_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1367,7 +1629,7 @@ func (x *LaneRecord) String() string {
 func (*LaneRecord) ProtoMessage() {}
 
 func (x *LaneRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[18]
+	mi := &file_proto_kith_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1380,7 +1642,7 @@ func (x *LaneRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaneRecord.ProtoReflect.Descriptor instead.
 func (*LaneRecord) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{18}
+	return file_proto_kith_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *LaneRecord) GetVersion() uint32 {
@@ -1494,7 +1756,7 @@ type Producer struct {
 
 func (x *Producer) Reset() {
 	*x = Producer{}
-	mi := &file_proto_kith_proto_msgTypes[19]
+	mi := &file_proto_kith_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1506,7 +1768,7 @@ func (x *Producer) String() string {
 func (*Producer) ProtoMessage() {}
 
 func (x *Producer) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[19]
+	mi := &file_proto_kith_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1519,7 +1781,7 @@ func (x *Producer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Producer.ProtoReflect.Descriptor instead.
 func (*Producer) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{19}
+	return file_proto_kith_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Producer) GetId() uint64 {
@@ -1563,7 +1825,7 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\atime_ms\x18\x05 \x01(\x03R\x06timeMs\x12\x14\n" +
 	"\x05count\x18\x06 \x01(\rR\x05count\x12\x1a\n" +
 	"\bcommands\x18\a \x01(\fR\bcommands\x12\x10\n" +
-	"\x03crc\x18\b \x01(\aR\x03crc\"\xb9\x03\n" +
+	"\x03crc\x18\b \x01(\aR\x03crc\"\xe0\x04\n" +
 	"\aControl\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12)\n" +
@@ -1576,7 +1838,10 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\bactivate\x18\b \x01(\v2\x11.kith.v1.ActivateH\x00R\bactivate\x129\n" +
 	"\ferase_client\x18\t \x01(\v2\x14.kith.v1.EraseClientH\x00R\veraseClient\x12)\n" +
 	"\x06retain\x18\n" +
-	" \x01(\v2\x0f.kith.v1.RetainH\x00R\x06retainB\x06\n" +
+	" \x01(\v2\x0f.kith.v1.RetainH\x00R\x06retain\x12<\n" +
+	"\rsave_audience\x18\v \x01(\v2\x15.kith.v1.SaveAudienceH\x00R\fsaveAudience\x12<\n" +
+	"\rdrop_audience\x18\f \x01(\v2\x15.kith.v1.DropAudienceH\x00R\fdropAudience\x12)\n" +
+	"\x06report\x18\r \x01(\v2\x0f.kith.v1.ReportH\x00R\x06reportB\x06\n" +
 	"\x04body\"H\n" +
 	"\x06Client\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
@@ -1606,7 +1871,23 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\x06client\x18\x01 \x01(\rR\x06client\x12\x1f\n" +
 	"\vsessions_ms\x18\x02 \x01(\x03R\n" +
 	"sessionsMs\x12\x17\n" +
-	"\aidle_ms\x18\x03 \x01(\x03R\x06idleMs\" \n" +
+	"\aidle_ms\x18\x03 \x01(\x03R\x06idleMs\"l\n" +
+	"\fSaveAudience\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\rR\x06client\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
+	"\x04expr\x18\x03 \x01(\tR\x04expr\x12 \n" +
+	"\vdescription\x18\x04 \x01(\tR\vdescription\"6\n" +
+	"\fDropAudience\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\rR\x06client\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"\x9e\x01\n" +
+	"\x06Report\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\rR\x06client\x12\x10\n" +
+	"\x03day\x18\x02 \x01(\rR\x03day\x12\x12\n" +
+	"\x04expr\x18\x03 \x01(\tR\x04expr\x12\x12\n" +
+	"\x04unit\x18\x04 \x01(\tR\x04unit\x12\x14\n" +
+	"\x05count\x18\x05 \x01(\x04R\x05count\x12\x12\n" +
+	"\x04told\x18\x06 \x01(\x04R\x04told\x12\x18\n" +
+	"\averdict\x18\a \x01(\rR\averdict\" \n" +
 	"\bActivate\x12\x14\n" +
 	"\x05logic\x18\x01 \x01(\rR\x05logic\"U\n" +
 	"\x05Value\x12\x14\n" +
@@ -1691,7 +1972,7 @@ func file_proto_kith_proto_rawDescGZIP() []byte {
 	return file_proto_kith_proto_rawDescData
 }
 
-var file_proto_kith_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_proto_kith_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_proto_kith_proto_goTypes = []any{
 	(*Entry)(nil),          // 0: kith.v1.Entry
 	(*Control)(nil),        // 1: kith.v1.Control
@@ -1702,18 +1983,21 @@ var file_proto_kith_proto_goTypes = []any{
 	(*Undefine)(nil),       // 6: kith.v1.Undefine
 	(*EraseClient)(nil),    // 7: kith.v1.EraseClient
 	(*Retain)(nil),         // 8: kith.v1.Retain
-	(*Activate)(nil),       // 9: kith.v1.Activate
-	(*Value)(nil),          // 10: kith.v1.Value
-	(*Event)(nil),          // 11: kith.v1.Event
-	(*EventsRequest)(nil),  // 12: kith.v1.EventsRequest
-	(*Refused)(nil),        // 13: kith.v1.Refused
-	(*EventsResponse)(nil), // 14: kith.v1.EventsResponse
-	(*LookupRequest)(nil),  // 15: kith.v1.LookupRequest
-	(*LookupResult)(nil),   // 16: kith.v1.LookupResult
-	(*LookupResponse)(nil), // 17: kith.v1.LookupResponse
-	(*LaneRecord)(nil),     // 18: kith.v1.LaneRecord
-	(*Producer)(nil),       // 19: kith.v1.Producer
-	nil,                    // 20: kith.v1.Event.PropsEntry
+	(*SaveAudience)(nil),   // 9: kith.v1.SaveAudience
+	(*DropAudience)(nil),   // 10: kith.v1.DropAudience
+	(*Report)(nil),         // 11: kith.v1.Report
+	(*Activate)(nil),       // 12: kith.v1.Activate
+	(*Value)(nil),          // 13: kith.v1.Value
+	(*Event)(nil),          // 14: kith.v1.Event
+	(*EventsRequest)(nil),  // 15: kith.v1.EventsRequest
+	(*Refused)(nil),        // 16: kith.v1.Refused
+	(*EventsResponse)(nil), // 17: kith.v1.EventsResponse
+	(*LookupRequest)(nil),  // 18: kith.v1.LookupRequest
+	(*LookupResult)(nil),   // 19: kith.v1.LookupResult
+	(*LookupResponse)(nil), // 20: kith.v1.LookupResponse
+	(*LaneRecord)(nil),     // 21: kith.v1.LaneRecord
+	(*Producer)(nil),       // 22: kith.v1.Producer
+	nil,                    // 23: kith.v1.Event.PropsEntry
 }
 var file_proto_kith_proto_depIdxs = []int32{
 	2,  // 0: kith.v1.Control.client:type_name -> kith.v1.Client
@@ -1721,20 +2005,23 @@ var file_proto_kith_proto_depIdxs = []int32{
 	5,  // 2: kith.v1.Control.define:type_name -> kith.v1.Define
 	6,  // 3: kith.v1.Control.undefine:type_name -> kith.v1.Undefine
 	4,  // 4: kith.v1.Control.revoke_key:type_name -> kith.v1.RevokeKey
-	9,  // 5: kith.v1.Control.activate:type_name -> kith.v1.Activate
+	12, // 5: kith.v1.Control.activate:type_name -> kith.v1.Activate
 	7,  // 6: kith.v1.Control.erase_client:type_name -> kith.v1.EraseClient
 	8,  // 7: kith.v1.Control.retain:type_name -> kith.v1.Retain
-	20, // 8: kith.v1.Event.props:type_name -> kith.v1.Event.PropsEntry
-	11, // 9: kith.v1.EventsRequest.events:type_name -> kith.v1.Event
-	13, // 10: kith.v1.EventsResponse.refused:type_name -> kith.v1.Refused
-	16, // 11: kith.v1.LookupResponse.results:type_name -> kith.v1.LookupResult
-	19, // 12: kith.v1.LaneRecord.producers:type_name -> kith.v1.Producer
-	10, // 13: kith.v1.Event.PropsEntry.value:type_name -> kith.v1.Value
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	9,  // 8: kith.v1.Control.save_audience:type_name -> kith.v1.SaveAudience
+	10, // 9: kith.v1.Control.drop_audience:type_name -> kith.v1.DropAudience
+	11, // 10: kith.v1.Control.report:type_name -> kith.v1.Report
+	23, // 11: kith.v1.Event.props:type_name -> kith.v1.Event.PropsEntry
+	14, // 12: kith.v1.EventsRequest.events:type_name -> kith.v1.Event
+	16, // 13: kith.v1.EventsResponse.refused:type_name -> kith.v1.Refused
+	19, // 14: kith.v1.LookupResponse.results:type_name -> kith.v1.LookupResult
+	22, // 15: kith.v1.LaneRecord.producers:type_name -> kith.v1.Producer
+	13, // 16: kith.v1.Event.PropsEntry.value:type_name -> kith.v1.Value
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_proto_kith_proto_init() }
@@ -1751,8 +2038,11 @@ func file_proto_kith_proto_init() {
 		(*Control_Activate)(nil),
 		(*Control_EraseClient)(nil),
 		(*Control_Retain)(nil),
+		(*Control_SaveAudience)(nil),
+		(*Control_DropAudience)(nil),
+		(*Control_Report)(nil),
 	}
-	file_proto_kith_proto_msgTypes[10].OneofWrappers = []any{
+	file_proto_kith_proto_msgTypes[13].OneofWrappers = []any{
 		(*Value_Text)(nil),
 		(*Value_Number)(nil),
 		(*Value_Flag)(nil),
@@ -1763,7 +2053,7 @@ func file_proto_kith_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_kith_proto_rawDesc), len(file_proto_kith_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

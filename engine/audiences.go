@@ -1,0 +1,301 @@
+package engine
+
+import (
+	"context"
+	"runtime"
+	"slices"
+	"sync"
+
+	"github.com/RoaringBitmap/roaring/v2"
+
+	"kith/proto"
+	"kith/segments"
+)
+
+// getBits and getUniverse are what segments.Bitmaps.View gives.
+type (
+	getBits     = func(proto.SegmentKey) *roaring.Bitmap
+	getUniverse = func(proto.ClientID) *roaring.Bitmap
+)
+
+// audience is an expression with the segments that it names, ready to evaluate.
+type audience struct {
+	*segments.Audience
+	client proto.ClientID
+	keys   map[proto.SegmentID]proto.SegmentKey
+}
+
+func (a audience) bits(get getBits) func(proto.SegmentID) *roaring.Bitmap {
+	return func(id proto.SegmentID) *roaring.Bitmap { return get(a.keys[id]) }
+}
+
+func (a audience) set(get getBits, universe getUniverse) *roaring.Bitmap {
+	return a.Eval(a.bits(get), universe(a.client))
+}
+
+// audience reads an expression of the client, with its saved audiences.
+func (n *Node) audience(client proto.ClientID, expr string) (audience, error) {
+	a, err := segments.ParseAudience(expr)
+	if err == nil {
+		a, err = a.Expand(func(id proto.AudienceID) (*segments.Audience, error) { return n.registry.savedAudience(client, id) })
+	}
+	if err != nil {
+		return audience{}, err
+	}
+	return n.named(client, a)
+}
+
+// named finds the segments of an expanded expression.
+func (n *Node) named(client proto.ClientID, a *segments.Audience) (audience, error) {
+	out := audience{a, client, map[proto.SegmentID]proto.SegmentKey{}}
+	for _, id := range a.Segments() {
+		s, ok := n.registry.spec(client, id)
+		if !ok {
+			return out, notDefined(id)
+		}
+		out.keys[id] = s.Version
+	}
+	return out, nil
+}
+
+func notDefined(id proto.SegmentID) error {
+	return proto.Errorf(proto.CodeNotFound, "segment %q is not defined: define it, or see the list of segments", id)
+}
+
+func checkUnit(unit string) error {
+	if unit != "" && unit != "identities" && unit != "users" {
+		return proto.Errorf(proto.CodeInvalid, "unit %q is unknown: use identities or users", unit)
+	}
+	return nil
+}
+
+// answering are the lanes that answer, how much of the hash space they are, and
+// whether they have gone through history for the segments.
+func (n *Node) answering(keys []proto.SegmentKey) (lanes []*lane, part proto.Answered, exact bool) {
+	part.Of, exact = proto.Partitions, true
+	for _, l := range n.lanes {
+		if _, _, _, fault := l.progress.get(); fault != nil {
+			exact = false
+			continue
+		}
+		exact = exact && l.progress.allFilled(keys)
+		lanes = append(lanes, l)
+		part.Answered += len(l.partitions)
+	}
+	return lanes, part, exact
+}
+
+func (p *progress) allFilled(keys []proto.SegmentKey) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !slices.ContainsFunc(keys, func(k proto.SegmentKey) bool { return !p.fills[k].done })
+}
+
+// Count sizes an audience: the sum over the lanes.
+func (n *Node) Count(ctx context.Context, client proto.ClientInfo, expr, unit string) (proto.Count, error) {
+	c, err := n.Counts(ctx, client, []string{expr}, unit)
+	if err != nil {
+		return proto.Count{}, err
+	}
+	return proto.Count{Count: c.Counts[0].Count, Exact: c.Exact, Partitions: c.Partitions}, nil
+}
+
+// Counts sizes several audiences, by identities as of one moment of each lane.
+func (n *Node) Counts(ctx context.Context, client proto.ClientInfo, exprs []string, unit string) (out proto.Counts, err error) {
+	if err := checkUnit(unit); err != nil {
+		return out, err
+	}
+	list := make([]audience, len(exprs))
+	var keys []proto.SegmentKey
+	for i, expr := range exprs {
+		if list[i], err = n.audience(client.ID, expr); err != nil {
+			return out, err
+		}
+		for _, k := range list[i].keys {
+			keys = append(keys, k)
+		}
+	}
+	lanes, part, exact := n.answering(keys)
+	sums, err := n.sums(ctx, list, lanes, unit)
+	if err != nil {
+		return out, err
+	}
+	out.Exact, out.Partitions = exact, part
+	for i := range exprs {
+		out.Counts = append(out.Counts, proto.ExprCount{Expr: exprs[i], Count: &sums[i]})
+	}
+	return out, nil
+}
+
+func (n *Node) sums(ctx context.Context, list []audience, lanes []*lane, unit string) ([]uint64, error) {
+	sums := make([]uint64, len(list))
+	if unit != "users" {
+		for _, l := range lanes {
+			l.addCounts(list, sums)
+		}
+		return sums, ctx.Err()
+	}
+	for i, a := range list {
+		var err error
+		if sums[i], err = countUsers(ctx, lanes, a.set); err != nil {
+			return nil, err
+		}
+	}
+	return sums, nil
+}
+
+// addCounts adds the lane's part of each audience to its sum.
+func (l *lane) addCounts(list []audience, sums []uint64) {
+	l.bitmaps.View(func(get getBits, universe getUniverse) {
+		for i, a := range list {
+			sums[i] += a.Count(a.bits(get), universe(a.client))
+		}
+	})
+}
+
+// overlapUsersMax bounds the cells of an overlap by users, each of which goes
+// through the users of its members.
+const overlapUsersMax = 400
+
+// Overlap counts who is in each of rows and each of columns. With nil columns
+// it is of rows among themselves.
+func (n *Node) Overlap(ctx context.Context, client proto.ClientInfo, rows, columns []proto.SegmentID, unit string) (proto.Overlap, error) {
+	m := matrix{square: columns == nil}
+	if m.square {
+		columns = rows
+	}
+	out := proto.Overlap{Segments: rows, Counts: make([][]*uint64, len(rows))}
+	if !m.square {
+		out.Against = columns
+	}
+	err := checkUnit(unit)
+	if err == nil {
+		m.rows, err = n.keysOf(client.ID, rows)
+	}
+	if err == nil {
+		m.columns, err = n.keysOf(client.ID, columns)
+	}
+	if err != nil {
+		return out, err
+	}
+	m.cells = make([]uint64, len(m.rows)*len(m.columns))
+	lanes, part, exact := n.answering(slices.Concat(m.rows, m.columns))
+	out.Exact, out.Partitions = exact, part
+	if unit == "users" {
+		err = m.users(ctx, lanes)
+	} else {
+		err = m.identities(ctx, lanes)
+	}
+	m.give(out.Counts)
+	return out, err
+}
+
+// keysOf finds segments of the client.
+func (n *Node) keysOf(client proto.ClientID, ids []proto.SegmentID) ([]proto.SegmentKey, error) {
+	n.registry.mu.Lock()
+	defer n.registry.mu.Unlock()
+	specs := n.registry.specs[client]
+	keys := make([]proto.SegmentKey, len(ids))
+	for i, id := range ids {
+		s, ok := specs[id]
+		if !ok {
+			return nil, notDefined(id)
+		}
+		keys[i] = s.Version
+	}
+	return keys, nil
+}
+
+// matrix is an overlap under way; of a square one only the cells right of the
+// diagonal, and it, are filled.
+type matrix struct {
+	rows, columns []proto.SegmentKey
+	square        bool
+	cells         []uint64 // by row
+}
+
+// first is the first column of a row that is to be filled.
+func (m *matrix) first(row int) int {
+	if m.square {
+		return row
+	}
+	return 0
+}
+
+// overlapShare is how many columns make it worth to share a row among cores.
+const overlapShare = 64
+
+// identities fills the cells, each row as of one moment of each lane: a lane
+// publishes nothing while it is looked at.
+func (m *matrix) identities(ctx context.Context, lanes []*lane) error {
+	for i := range m.rows {
+		for _, l := range lanes {
+			l.bitmaps.View(func(get getBits, _ getUniverse) { m.add(i, get) })
+		}
+		if err := ctx.Err(); err != nil {
+			return proto.Errorf(proto.CodeTimeout, "the matrix took too long: name fewer segments: %w", err)
+		}
+	}
+	return nil
+}
+
+// add adds a lane's part of a row. Nothing is copied: a cell costs what going
+// through both bitmaps does.
+func (m *matrix) add(i int, get getBits) {
+	first, width := m.first(i), len(m.columns)
+	columns := make([]*roaring.Bitmap, 0, width-first)
+	for _, k := range m.columns[first:] {
+		columns = append(columns, get(k))
+	}
+	spread(get(m.rows[i]), columns, m.cells[i*width+first:(i+1)*width])
+}
+
+// spread does one row on all cores.
+func spread(row *roaring.Bitmap, columns []*roaring.Bitmap, out []uint64) {
+	shares := min(runtime.GOMAXPROCS(0), 1+len(columns)/overlapShare)
+	var busy sync.WaitGroup
+	defer busy.Wait()
+	for n := range shares {
+		from, to := len(columns)*n/shares, len(columns)*(n+1)/shares
+		busy.Go(func() { segments.Overlap(row, columns[from:to], out[from:to]) })
+	}
+}
+
+func (m *matrix) users(ctx context.Context, lanes []*lane) (err error) {
+	if len(m.cells) > overlapUsersMax {
+		return proto.Errorf(proto.CodeTooLarge, "the matrix has %d cells, by users at most %d are counted: name fewer segments, or count identities", len(m.cells), overlapUsersMax)
+	}
+	for i, a := range m.rows {
+		for j := m.first(i); j < len(m.columns); j++ {
+			m.cells[i*len(m.columns)+j], err = countUsers(ctx, lanes, func(get getBits, _ getUniverse) *roaring.Bitmap {
+				return both(get(a), get(m.columns[j]))
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// both is who is in a and in b, which may be nil.
+func both(a, b *roaring.Bitmap) *roaring.Bitmap {
+	if a == nil || b == nil {
+		return roaring.New()
+	}
+	return roaring.And(a, b)
+}
+
+// give writes the cells as answers have them.
+func (m *matrix) give(out [][]*uint64) {
+	width := len(m.columns)
+	for i := range m.rows {
+		out[i] = make([]*uint64, width)
+		for j := range out[i] {
+			out[i][j] = &m.cells[i*width+j]
+			if m.square && j < i {
+				out[i][j] = &m.cells[j*width+i]
+			}
+		}
+	}
+}

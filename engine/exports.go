@@ -1,0 +1,235 @@
+package engine
+
+import (
+	"context"
+	"encoding/binary"
+	"strconv"
+
+	"github.com/RoaringBitmap/roaring/v2"
+
+	"kith/internal/exports"
+	"kith/proto"
+	"kith/segments"
+)
+
+// sparseFrom is how many numbers lie between two that are named, on average,
+// from which reading each costs less than reading all.
+const sparseFrom = 8
+
+// OpenAudience takes an audience out as it is now, each lane's part as of one
+// commit, whose offset its manifest has. Close its names: until then ctx must
+// live, and the store keeps what is replaced meanwhile. The caller bounds how
+// many are open.
+func (n *Node) OpenAudience(ctx context.Context, client proto.ClientInfo, r *proto.ExportRequest) (*exports.Audience, error) {
+	named, err := n.audience(client.ID, r.Expr)
+	if err != nil {
+		return nil, err
+	}
+	a := named.Audience // with saved audiences written out
+	specs, err := n.specsOf(client, a)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.checkSince(client, a, r.Since); err != nil {
+		return nil, err
+	}
+	names, err := n.openNames(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &exports.Audience{Names: names, Manifest: proto.ExportManifest{
+		Client: client.Name, Expr: a.String(), Unit: "identities", Time: n.config.Now().UTC(),
+		Exact: true, Partitions: proto.Answered{Of: proto.Partitions}, Lanes: []proto.ExportLane{}, Segments: []proto.ExportSegment{},
+	}}
+	for _, s := range specs {
+		out.Manifest.Segments = append(out.Manifest.Segments, proto.ExportSegment{ID: s.ID, Version: s.Version, Scope: s.Scope, When: s.When})
+	}
+	n.freezeAll(out, names, client.ID, a, specs, r.Since != nil)
+	return out, nil
+}
+
+// specsOf are the definitions that an audience names, in its order.
+func (n *Node) specsOf(client proto.ClientInfo, a *segments.Audience) ([]proto.SegmentSpec, error) {
+	var specs []proto.SegmentSpec
+	for _, id := range a.Segments() {
+		s, ok := n.registry.spec(client.ID, id)
+		if !ok {
+			return nil, notDefined(id)
+		}
+		specs = append(specs, s)
+	}
+	return specs, nil
+}
+
+// checkSince refuses an earlier export that cannot be compared with: numbers
+// mean the same only in the same log, for the same client.
+func (n *Node) checkSince(client proto.ClientInfo, a *segments.Audience, since *proto.ExportSince) error {
+	if since == nil {
+		return nil
+	}
+	if since.Client != client.Name || since.Expr != a.String() {
+		return proto.Errorf(proto.CodeConflict, "the earlier export is of another client or another expression: make a whole export")
+	}
+	for _, s := range since.Lanes {
+		if int(s.Lane) >= len(n.lanes) || s.Log != n.lanes[s.Lane].logName {
+			return proto.Errorf(proto.CodeConflict, "the earlier export is of another node, or of before a restore: make a whole export, and drop the earlier one")
+		}
+		if applied, _, _, _ := n.lanes[s.Lane].progress.get(); s.Offset > applied {
+			return proto.Errorf(proto.CodeConflict, "the earlier export is ahead of this node: try again, or make a whole export")
+		}
+	}
+	return nil
+}
+
+// freezeAll takes each lane's part out.
+func (n *Node) freezeAll(out *exports.Audience, names *audienceNames, client proto.ClientID, a *segments.Audience, specs []proto.SegmentSpec, known bool) {
+	m := &out.Manifest
+	position := proto.Position{}
+	for _, l := range n.lanes {
+		f, ok := l.freeze(client, a, specs, known)
+		if !ok {
+			m.Exact = false
+			continue
+		}
+		names.snaps[l.id] = f.snap
+		m.Exact = m.Exact && f.exact
+		m.Partitions.Answered += len(l.partitions)
+		count := f.part.Set.GetCardinality()
+		m.Lanes = append(m.Lanes, proto.ExportLane{Lane: l.id, Log: l.logName, Offset: f.offset, Count: count})
+		m.Count += count
+		position[l.id] = f.offset
+		out.Lanes = append(out.Lanes, f.part)
+	}
+	m.Position = position.String()
+}
+
+// frozen is a lane's part of an audience with the commit that it is of.
+type frozen struct {
+	part   exports.Lane
+	snap   *laneSnapshot
+	offset proto.Offset
+	exact  bool
+}
+
+// freeze takes bitmaps, snapshot and offset of one and the same commit; false
+// of a lane that stopped. The committer makes all three visible under visible,
+// so none of them moves meanwhile.
+func (l *lane) freeze(client proto.ClientID, a *segments.Audience, specs []proto.SegmentSpec, known bool) (f frozen, ok bool) {
+	l.visible.RLock()
+	defer l.visible.RUnlock()
+	applied, _, _, fault := l.progress.get()
+	if fault != nil {
+		return f, false
+	}
+	keys := map[proto.SegmentID]proto.SegmentKey{}
+	f.exact, f.offset = true, applied
+	for _, s := range specs {
+		keys[s.ID] = s.Version
+		f.exact = f.exact && l.progress.filled(s.Version)
+	}
+	l.bitmaps.View(func(get func(proto.SegmentKey) *roaring.Bitmap, universe func(proto.ClientID) *roaring.Bitmap) {
+		u := universe(client)
+		f.part.Set = a.Eval(func(id proto.SegmentID) *roaring.Bitmap { return get(keys[id]) }, u)
+		if known && u != nil {
+			f.part.Known = u.Clone()
+		} else if known {
+			f.part.Known = roaring.New()
+		}
+	})
+	f.snap = l.acquire()
+	return f, true
+}
+
+// audienceNames are the snapshots of an open audience. It implements
+// exports.Names.
+type audienceNames struct {
+	ctx   context.Context // of the audience: it lives as long
+	snaps map[proto.LaneID]*laneSnapshot
+	done  func()
+}
+
+func (n *Node) openNames(ctx context.Context) (*audienceNames, error) {
+	ctx, done, err := n.working(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &audienceNames{ctx: ctx, snaps: map[proto.LaneID]*laneSnapshot{}, done: done}, nil
+}
+
+// Close implements exports.Names.
+func (x *audienceNames) Close() {
+	for _, s := range x.snaps {
+		s.release()
+	}
+	x.snaps = nil
+	x.done()
+}
+
+// Name implements exports.Names.
+func (x *audienceNames) Name(lane proto.LaneID, ordinals []uint32, fn func(proto.Ordinal, proto.Identity)) error {
+	if len(ordinals) == 0 {
+		return nil
+	}
+	snap := x.snaps[lane]
+	if snap == nil {
+		return proto.Errorf(proto.CodeInternal, "lane %s is no part of the audience", lane)
+	}
+	span := uint64(ordinals[len(ordinals)-1]-ordinals[0]) + 1
+	if span/sparseFrom > uint64(len(ordinals)) {
+		return x.nameEach(snap, lane, ordinals, fn)
+	}
+	return x.nameRange(snap, lane, ordinals, fn)
+}
+
+func nameless(lane proto.LaneID, o uint32) error {
+	return proto.Errorf(proto.CodeCorrupt, "number %d of lane %s is in a bitmap and names nobody: run kith verify", o, lane)
+}
+
+// nameEach reads one after another.
+func (x *audienceNames) nameEach(snap *laneSnapshot, lane proto.LaneID, ordinals []uint32, fn func(proto.Ordinal, proto.Identity)) error {
+	for _, o := range ordinals {
+		if err := x.ctx.Err(); err != nil {
+			return err
+		}
+		found, err := snap.Get(ordinalKey(lane, proto.Ordinal(o)), func(v []byte) error {
+			_, id, err := decodeOrdinal(v)
+			fn(proto.Ordinal(o), id)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if !found {
+			return nameless(lane, o)
+		}
+	}
+	return nil
+}
+
+// nameRange reads all from the first to the last.
+func (x *audienceNames) nameRange(snap *laneSnapshot, lane proto.LaneID, ordinals []uint32, fn func(proto.Ordinal, proto.Identity)) error {
+	rest := ordinals
+	err := snap.Scan(laneKey(lane, 'o'), ordinalKey(lane, proto.Ordinal(ordinals[0])), func(k, v []byte) (bool, error) {
+		switch o := binary.BigEndian.Uint32(k[3:]); {
+		case o < rest[0]:
+			return true, x.ctx.Err()
+		case o > rest[0]:
+			return false, nil
+		}
+		_, id, err := decodeOrdinal(v)
+		if err != nil {
+			return false, err
+		}
+		fn(proto.Ordinal(rest[0]), id)
+		rest = rest[1:]
+		return len(rest) > 0, x.ctx.Err()
+	})
+	if err == nil && len(rest) > 0 {
+		err = nameless(lane, rest[0])
+	}
+	return err
+}
+
+// logNameOf names a lane's log: by when its stream was made, which no other
+// that the same numbers could be of shares.
+func logNameOf(createdNs int64) string { return strconv.FormatInt(createdNs, 36) }

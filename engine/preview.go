@@ -1,0 +1,169 @@
+package engine
+
+import (
+	"context"
+	"time"
+
+	"github.com/RoaringBitmap/roaring/v2"
+
+	"kith/actors/identity"
+	"kith/engine/store"
+	"kith/proto"
+	"kith/segments"
+)
+
+// Bounds of a preview.
+const (
+	previewMax  = 20_000 // identities that are judged
+	previewTime = 10 * time.Second
+)
+
+// Preview tells what defining s would change, and changes nothing. The rule is
+// read plainly over the history that is kept, whether s is to be filled from
+// it or not; beyond previewMax identities over some, drawn evenly by their
+// numbers. What time it takes is bounded, too: then those of the lowest numbers
+// were judged.
+func (n *Node) Preview(ctx context.Context, client proto.ClientInfo, s proto.SegmentSpec) (proto.SegmentPreview, error) {
+	ctx, done, err := n.working(ctx)
+	if err != nil {
+		return proto.SegmentPreview{}, err
+	}
+	defer done()
+	scope, rule, err := parseSpec(s)
+	if err != nil {
+		return proto.SegmentPreview{}, err
+	}
+	s.Scope = scope.String()
+	old, defined, err := n.registry.checkSpec(client.ID, segments.Definition{ID: s.ID, Scope: scope, Rule: rule})
+	if err != nil {
+		return proto.SegmentPreview{}, err
+	}
+	p := preview{node: n, client: client, spec: s, rule: rule, now: n.now()}
+	if defined {
+		p.old = &old
+	}
+	return p.judge(ctx)
+}
+
+// checkSpec says what Define would, and gives what d would replace.
+func (r *registry) checkSpec(c proto.ClientID, d segments.Definition) (old proto.SegmentSpec, defined bool, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	d.Key = proto.SegmentKey(r.seq + 1)
+	old, defined = r.specs[c][d.ID]
+	return old, defined, r.check(c, d)
+}
+
+// preview is one under way.
+type preview struct {
+	node   *Node
+	client proto.ClientInfo
+	spec   proto.SegmentSpec
+	rule   *segments.Rule
+	old    *proto.SegmentSpec // nil: there is none
+	now    proto.Millis
+
+	judged, before, after, entering, leaving uint64
+}
+
+func (p *preview) judge(ctx context.Context) (proto.SegmentPreview, error) {
+	known := make([]*roaring.Bitmap, len(p.node.lanes))
+	var total uint64
+	for i, l := range p.node.lanes {
+		known[i] = l.known(p.client.ID)
+		total += known[i].GetCardinality()
+	}
+	step := max(1, (total+previewMax-1)/previewMax)
+	for i, l := range p.node.lanes {
+		if err := p.lane(ctx, l, known[i], step); err != nil {
+			return proto.SegmentPreview{}, err
+		}
+	}
+	return p.result(total), nil
+}
+
+// known is a copy of the client's universe in the lane.
+func (l *lane) known(client proto.ClientID) *roaring.Bitmap {
+	set := roaring.New()
+	l.bitmaps.View(func(_ func(proto.SegmentKey) *roaring.Bitmap, universe func(proto.ClientID) *roaring.Bitmap) {
+		if u := universe(client); u != nil {
+			set = u.Clone()
+		}
+	})
+	return set
+}
+
+// lane judges every step-th of a lane's identities, as far as the lane's share
+// of the time reaches.
+func (p *preview) lane(ctx context.Context, l *lane, known *roaring.Bitmap, step uint64) error {
+	limit, cancel := context.WithTimeout(ctx, previewTime/time.Duration(len(p.node.lanes)))
+	defer cancel()
+	snap := l.acquire()
+	defer snap.release()
+	it := known.Iterator()
+	for i := uint64(0); it.HasNext(); i++ {
+		o := proto.Ordinal(it.Next())
+		if i%step != 0 {
+			continue
+		}
+		err := p.ordinal(limit, snap, l, o)
+		switch {
+		case ctx.Err() != nil:
+			return proto.Errorf(proto.CodeTimeout, "the preview was given up: %w", ctx.Err())
+		case limit.Err() != nil:
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *preview) ordinal(ctx context.Context, snap store.Snapshot, l *lane, o proto.Ordinal) error {
+	var node proto.Node
+	found, err := snap.Get(ordinalKey(l.id, o), func(v []byte) error {
+		space, id, err := decodeOrdinal(v)
+		node = proto.Node{Hash: p.node.hasher.Hash(id), Space: space}
+		return err
+	})
+	if err != nil || !found { // cut since the universe was copied
+		return err
+	}
+	return p.one(ctx, node)
+}
+
+// one judges an identity before and after.
+func (p *preview) one(ctx context.Context, node proto.Node) error {
+	e := explained{ctx: ctx, node: p.node, client: p.client, spec: p.spec}
+	if err := e.read(node); err != nil || e.state.Dark() {
+		return err
+	}
+	after, err := e.holds(p.rule, p.now)
+	if err != nil {
+		return err
+	}
+	before := false
+	if p.old != nil {
+		m := e.state.Effective(p.client.ID, p.old.Version, p.old.Scope == "user" && e.state.Follows)
+		before = m != nil && identity.In(*m, p.now)
+	}
+	p.judged++
+	p.before, p.after = p.before+flag64(before), p.after+flag64(after)
+	p.entering, p.leaving = p.entering+flag64(after && !before), p.leaving+flag64(before && !after)
+	return nil
+}
+
+func flag64(v bool) uint64 { return uint64(flag(v)) }
+
+func (p *preview) result(total uint64) proto.SegmentPreview {
+	scaled := func(n uint64) *uint64 {
+		if p.judged > 0 && p.judged < total {
+			n = uint64(float64(n)*float64(total)/float64(p.judged) + 0.5)
+		}
+		return &n
+	}
+	return proto.SegmentPreview{
+		ID: p.spec.ID, Identities: &total, Judged: p.judged, Exact: p.judged >= total,
+		Before: scaled(p.before), After: scaled(p.after), Entering: scaled(p.entering), Leaving: scaled(p.leaving),
+	}
+}

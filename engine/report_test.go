@@ -1,0 +1,241 @@
+package engine_test
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"kith/proto"
+)
+
+// The attacks on report keys of DESIGN section 7. The victim of most is v0,
+// whom alone segment t holds.
+
+// With two audiences that differ by one person one could subtract.
+func TestReportsThatDifferByOnePerson(t *testing.T) {
+	c := newCrowd(t, 300, "abt", below(map[byte]int{'a': 200, 'b': 120, 't': 1}))
+	c.near("a", 200)
+	c.wants("a & !t", "floor")
+	c.wants("a & !(t & b)", "floor")
+	c.wants("t", "below")
+	c.near("b", 120)
+	c.wants("b & !t", "floor")
+	c.near("a & !b", 80)
+	c.wants("a & !b | t", "floor")
+	// Refusals and figures stay.
+	c.wants("a & !t", "floor")
+	c.near("a", 200)
+}
+
+// What is refused is refused for a difference of nobody too: else a refusal
+// would tell whether the victim is in.
+func TestReportsDoNotTellOneFromNone(t *testing.T) {
+	with := newCrowd(t, 300, "at", below(map[byte]int{'a': 200, 't': 1}))
+	without := newCrowd(t, 300, "at", func(name byte, i int) bool { return name == 'a' && i < 200 || name == 't' && i == 299 })
+	for _, expr := range []string{"a", "a & !t", "a | t", "a & t", "t", "all", "all & !t", "!t", "!a", "!a & !t", "!a | t"} {
+		one, none := with.ask(expr), without.ask(expr)
+		if expr == "a" || expr == "all" || expr == "!a" {
+			with.near(expr, map[string]uint64{"a": 200, "all": 300, "!a": 100}[expr])
+			continue
+		}
+		if one != none || one != "floor" && one != "below" {
+			t.Errorf("%s: with the victim in a %s, without %s", expr, one, none)
+		}
+	}
+}
+
+// The complement within a named superset, unions and intersections.
+func TestReportsOfUnionsAndComplements(t *testing.T) {
+	c := newCrowd(t, 400, "abt", func(name byte, i int) bool {
+		return name == 'a' && i < 200 || name == 'b' && i >= 199 && i < 350 || name == 't' && i == 199
+	})
+	c.near("a", 200)
+	c.near("b", 151)
+	c.wants("a & b", "below") // one person
+	c.wants("a & !b", "floor")
+	c.wants("b & !a", "floor")
+	c.near("all", 400)
+	c.wants("!(a & b)", "floor")
+	c.wants("a | !a", "floor") // who has facts is all
+	c.wants("a | !b", "floor") // all but b, but for one
+}
+
+// By inclusion and exclusion one gets from three figures that differ much to
+// the size of an intersection; the rounding, whose jumps nobody knows, hides it.
+func TestReportsByInclusionAndExclusion(t *testing.T) {
+	same := 0
+	const worlds = 10
+	for extra := range worlds {
+		var sums [2]string
+		for victim := range 2 {
+			c := newCrowd(t, 400, "ab", func(name byte, i int) bool {
+				return name == 'a' && i < 100 || name == 'b' && i >= 100-victim && i < 200+extra-victim
+			})
+			for _, expr := range []string{"a", "b", "a | b"} {
+				sums[victim] += c.ask(expr) + " "
+			}
+		}
+		if sums[0] == sums[1] {
+			same++
+		}
+	}
+	if same < worlds-1 { // only one of ten places is where the rounding jumps
+		t.Errorf("of %d worlds %d look the same with the victim and without", worlds, same)
+	}
+}
+
+func TestRewrittenReportsAreOne(t *testing.T) {
+	c := newCrowd(t, 300, "ab", below(map[byte]int{'a': 200, 'b': 120}))
+	first := c.near("a & b | a & !b", 200)
+	for _, expr := range []string{"a", "a & a", "!!a", "a & (b | !b)", "a | a & b", "!(!a)"} {
+		c.wants(expr, first)
+	}
+	if _, err := c.n.SaveAudience(t.Context(), c.client, proto.AudienceSpec{ID: "mine", Expr: "a | a & b"}); err != nil {
+		t.Fatal(err)
+	}
+	c.wants("@mine", first)
+	c.wants("@mine & !b & !(b & all)", c.near("a & !b", 80))
+}
+
+// What was told stays for the day, whatever becomes of the set and the node.
+func TestReportsAreFrozen(t *testing.T) {
+	c := newCrowd(t, 300, "abt", below(map[byte]int{'a': 200, 'b': 60, 't': 1}))
+	first := c.near("a", 200)
+	c.wants("t", "below")
+	c.wants("a & !t", "floor")
+	var list []*proto.Event
+	for i := range 100 {
+		list = append(list, c.script.event(c.client, fmt.Sprint("v", 200+i), "a"), c.script.event(c.client, fmt.Sprint("v", i), "t"))
+	}
+	c.script.events(list...)
+	c.script.relay()
+	c.script.beat(time.Second)
+	for range 2 {
+		c.restart()
+		if got := c.script.members(c.n, c.client, "a & !t"); got != 200 {
+			t.Fatalf("the sets did not change: %d", got)
+		}
+		c.wants("a", first)
+		c.wants("t", "below")
+		c.wants("a & !t", "floor")
+		c.wants("a | t", "floor")
+	}
+}
+
+// A minute before midnight and a minute after are two days, but one question.
+func TestReportsAcrossMidnight(t *testing.T) {
+	c := newCrowd(t, 300, "at", below(map[byte]int{'a': 200, 't': 1}))
+	midnight := c.clock().Truncate(24 * time.Hour).Add(24 * time.Hour)
+	c.set(midnight.Add(-time.Minute))
+	first := c.near("a", 200)
+	c.set(midnight.Add(time.Minute))
+	c.wants("a & !t", "floor")
+	c.set(midnight.Add(-2 * time.Minute)) // a clock that is set back opens no other day
+	c.wants("a & !t", "floor")
+	c.set(midnight.Add(time.Minute))
+
+	// A few people more overnight do not show.
+	var list []*proto.Event
+	for i := range 15 {
+		list = append(list, c.script.event(c.client, fmt.Sprint("v", 250+i), "a"))
+	}
+	c.script.events(list...)
+	c.restart()
+	if got := c.script.members(c.n, c.client, "a"); got != 215 {
+		t.Fatalf("a has %d", got)
+	}
+	c.set(midnight.Add(2 * time.Minute))
+	c.wants("a", first)
+}
+
+func TestReportsPerDay(t *testing.T) {
+	c := newCrowd(t, 300, "ab", below(map[byte]int{'a': 200, 'b': 60}))
+	first := c.near("a", 200)
+	for i := range 200 { // of which one is a
+		c.ask(expression(i))
+	}
+	if got := c.ask("b"); got != string(proto.CodeRateLimited) {
+		t.Errorf("the 201st audience of the day: %s", got)
+	}
+	c.wants("a", first) // it was told before
+	c.set(c.clock().Add(24 * time.Hour))
+	c.wants("a", first)
+	c.wants("b", "floor") // b & all was told yesterday
+	c.set(c.clock().Add(48 * time.Hour))
+	c.near("b", 60)
+}
+
+// expression is the i-th of distinct truth tables over three segments.
+func expression(i int) (text string) {
+	i++
+	for row := range 8 {
+		if i>>row&1 == 1 {
+			if text != "" {
+				text += " | "
+			}
+			for k, name := range []string{"a", "b", "all"} {
+				if k > 0 {
+					text += " & "
+				}
+				if row>>k&1 == 0 {
+					text += "!"
+				}
+				text += name
+			}
+		}
+	}
+	return text
+}
+
+// Who asks for users and for identities asks about the same people; and many
+// devices of one person are one.
+func TestReportsByUsers(t *testing.T) {
+	c := newCrowd(t, 300, "adt", func(name byte, i int) bool {
+		return name == 'a' && i < 200 || name == 'd' && i >= 200 && i < 260 || name == 't' && i == 0
+	})
+	for i := range 260 { // d is six people with ten devices each, a a hundred with two
+		if i < 200 && i%2 == 0 || i >= 200 && i%10 == 0 {
+			continue
+		}
+		var b proto.Batch
+		b.AddLink(c.script.hasher, &proto.LinkCommand{
+			Client: c.client.ID, Space: c.client.Space, Received: c.script.now, Confidence: 1000,
+			A: proto.Identity(fmt.Sprint("browser:v", i-1)), B: proto.Identity(fmt.Sprint("browser:v", i)),
+		})
+		c.script.own(b.Bytes(), b.Len())
+	}
+	c.restart()
+	if x, err := c.n.Count(t.Context(), c.client, "d", "users"); err != nil || *x.Count != 6 {
+		t.Fatalf("d has %d users, %v", *x.Count, err)
+	}
+	c.wants("d", "below") // though it has 60 identities
+	c.near("a", 100, "users")
+	c.near("a", 200, "identities")
+	for _, unit := range []string{"users", "identities"} {
+		for _, expr := range []string{"a | d", "a & !t"} {
+			if got := c.ask(expr, unit); got != "floor" {
+				t.Errorf("%s by %s: %s", expr, unit, got)
+			}
+		}
+	}
+}
+
+// Questions at the same time know of one another.
+func TestReportsAtOnce(t *testing.T) {
+	c := newCrowd(t, 300, "at", below(map[byte]int{'a': 200, 't': 1}))
+	exprs := []string{"a", "a & !t", "a | t", "(a | t) & !(a & t)"}
+	told := make([]string, len(exprs))
+	var wait sync.WaitGroup
+	for i, expr := range exprs {
+		wait.Go(func() { told[i] = c.ask(expr) })
+	}
+	wait.Wait()
+	figures := map[string]int{}
+	for _, x := range told {
+		figures[x]++
+	}
+	if figures["floor"] < 2 {
+		t.Errorf("at once %v are told %v", exprs, told)
+	}
+}

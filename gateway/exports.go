@@ -1,0 +1,147 @@
+package gateway
+
+import (
+	"net/http"
+	"time"
+
+	"kith/internal/exports"
+	"kith/proto"
+)
+
+const (
+	// exportBodyMax bounds the body of a request for an export: a delta's has
+	// the earlier sets in it.
+	exportBodyMax = 64 << 20
+	// exportsMax bounds the exports under way.
+	exportsMax = 4
+	// stallMax is how long a reader may take for each stallBytes.
+	stallMax   = time.Minute
+	stallBytes = 256 << 10
+)
+
+// postExport streams an audience as a tar.
+func (g *Gateway) postExport(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
+	select {
+	case g.exporting <- struct{}{}:
+		defer func() { <-g.exporting }()
+	default:
+		return proto.Errorf(proto.CodeOverloaded, "%d exports are under way: ask again when one is done", exportsMax)
+	}
+	x, client, err := g.readExport(w, r, who)
+	if err != nil {
+		return err
+	}
+	a, err := g.deps.Exports.OpenAudience(r.Context(), client, x)
+	if err != nil {
+		return err
+	}
+	defer a.Names.Close()
+	if err := g.applyFloor(who, client, a, x.Since != nil); err != nil {
+		return err
+	}
+	m := &a.Manifest
+	m.Kith, m.Format, m.Dictionary = g.c.Version, proto.ExportFormat(x.Format), proto.ExportFormat(x.Dictionary)
+	err = g.stream(w, "export", func(out *begun) error {
+		out.Header().Set("Content-Type", "application/x-tar")
+		return exports.Write(r.Context(), &hurried{out, http.NewResponseController(w), g.metrics}, a, x.Have, x.Since)
+	})
+	if err == nil {
+		g.metrics.exports.Inc()
+	}
+	return err
+}
+
+// readExport reads and checks the request; what it leaves out is filled in.
+func (g *Gateway) readExport(w http.ResponseWriter, r *http.Request, who proto.Principal) (*proto.ExportRequest, proto.ClientInfo, error) {
+	x := &proto.ExportRequest{}
+	body, err := g.readJSONUpTo(w, r, max(exportBodyMax, g.c.BodyBytesMax))
+	if err == nil {
+		err = decodeStrict(body, x)
+	}
+	if err != nil {
+		return nil, proto.ClientInfo{}, err
+	}
+	if v := queryValue(r.URL.RawQuery, "client"); v != "" {
+		x.Client = v
+	}
+	if v := queryValue(r.URL.RawQuery, "after"); v != "" {
+		x.After = v
+	}
+	client, err := g.clientFor(who, x.Client)
+	if err == nil {
+		err = checkExport(x)
+	}
+	if err == nil {
+		err = g.wait(r.Context(), x.After)
+	}
+	return x, client, err
+}
+
+func checkExport(x *proto.ExportRequest) error {
+	switch {
+	case x.Expr == "":
+		return proto.Errorf(proto.CodeExpr, `the body has no expr: send {"expr":"auto & !owners","format":"csv"}`)
+	case len(x.Expr) > exprBytesMax:
+		return proto.Errorf(proto.CodeExpr, "expr is over %d bytes", exprBytesMax)
+	case x.Unit != "" && x.Unit != "identities":
+		return proto.Errorf(proto.CodeInvalid, "unit %q cannot be exported: use identities, or count by users", clip(x.Unit))
+	case len(x.Have) > proto.LanesMax || x.Since != nil && len(x.Since.Lanes) > proto.LanesMax:
+		return proto.Errorf(proto.CodeInvalid, "the body names over %d lanes", proto.LanesMax)
+	case x.Since != nil && (len(x.Have) > 0 || x.Since.Time.IsZero()):
+		return proto.Errorf(proto.CodeInvalid, "a delta needs the earlier export's time, and cannot be resumed: leave have out")
+	}
+	f, err := proto.ParseExportFormat(x.Format)
+	if err != nil {
+		return err
+	}
+	if x.Dictionary == "" {
+		x.Dictionary = string(proto.FormatNone)
+		if f == proto.FormatRoaring {
+			x.Dictionary = string(proto.FormatCSV)
+		}
+	}
+	d := proto.ExportFormat(x.Dictionary)
+	if d == proto.FormatNone {
+		return nil
+	}
+	if _, err := proto.ParseExportFormat(x.Dictionary); err != nil || d == proto.FormatRoaring || f != proto.FormatRoaring {
+		return proto.Errorf(proto.CodeInvalid, "dictionary %q is not one for format %s: with roaring use parquet, csv, ndjson or none, with others leave it out", clip(x.Dictionary), f)
+	}
+	return nil
+}
+
+// applyFloor keeps small audiences from all but admin keys. A delta is given
+// all the same, as if nobody were left: the recall must reach whoever has the
+// earlier export.
+func (g *Gateway) applyFloor(who proto.Principal, client proto.ClientInfo, a *exports.Audience, delta bool) error {
+	floor := g.floor(client)
+	if who.Role == proto.RoleAdmin || a.Manifest.Count >= uint64(floor) {
+		return nil
+	}
+	if delta {
+		a.Conceal(floor)
+		return nil
+	}
+	return proto.Errorf(proto.CodeForbidden, "the audience has fewer than %d members, which a client's key may not see: widen the expression", floor)
+}
+
+// hurried is a long answer whose reader may not stall.
+type hurried struct {
+	*begun
+	c       *http.ResponseController
+	metrics *metrics
+}
+
+// Write implements io.Writer.
+func (h *hurried) Write(p []byte) (n int, err error) {
+	for len(p) > 0 && err == nil {
+		piece := p[:min(len(p), stallBytes)]
+		_ = h.c.SetWriteDeadline(time.Now().Add(stallMax)) // not every writer has deadlines
+		var k int
+		k, err = h.begun.Write(piece)
+		n += k
+		p = p[len(piece):]
+		h.metrics.exportBytes.Add(float64(k))
+	}
+	return n, err
+}

@@ -1,0 +1,146 @@
+package segments
+
+import (
+	"math"
+	"math/bits"
+	"slices"
+	"sync"
+
+	"github.com/RoaringBitmap/roaring/v2"
+
+	"kith/proto"
+)
+
+// Bounds of counting over plain words: ordinals up to 67 million, and nesting,
+// of which each level takes words of its own.
+const (
+	denseWordsMax = 1 << 20
+	denseDepthMax = 6
+)
+
+// dense counts over plain words what roaring would merge lists for, at several
+// nanoseconds an ordinal; setting its bit takes one. That is unions, and
+// intersections of lists of like sizes: in others roaring skips more than that.
+type dense struct {
+	get   func(proto.SegmentID) *roaring.Bitmap
+	words int
+	free  [denseDepthMax][]uint64
+}
+
+var densePool = sync.Pool{New: func() any { return new(dense) }}
+
+// countDense is the size of the set that a describes, if it is one for words.
+func (a *Audience) countDense(get func(proto.SegmentID) *roaring.Bitmap) (count uint64, ok bool) {
+	n := a.root
+	if n.op != audienceAnd || !slices.ContainsFunc(n.kids, func(k *audienceNode) bool { return k.op == audienceOr }) && !n.merges(get) {
+		return 0, false
+	}
+	words, plain := n.denseWords(get, 1)
+	if !plain || words > denseWordsMax || a.sum(get) < uint64(words) { // few in a wide range: words would be empty
+		return 0, false
+	}
+	d := densePool.Get().(*dense)
+	defer densePool.Put(d)
+	d.get, d.words = get, words
+	for _, w := range d.fill(n, 0) {
+		count += uint64(bits.OnesCount64(w))
+	}
+	d.get = nil
+	return count, true
+}
+
+// mergeSkewMax is how much larger one list may be than another if they are merged
+// in full; else roaring leaps through it.
+const mergeSkewMax = 8
+
+// merges reports whether n intersects nothing but lists of like sizes.
+func (n *audienceNode) merges(get func(proto.SegmentID) *roaring.Bitmap) bool {
+	least, most := uint64(math.MaxUint64), uint64(0)
+	for _, kid := range n.kids {
+		if kid.op != audienceName {
+			return false
+		}
+		b := get(kid.id)
+		if b == nil || b.IsEmpty() {
+			return false
+		}
+		size := b.GetCardinality()
+		if size/(uint64(b.Maximum())>>chunkBits+1) > arrayMax { // kept as bits, mostly
+			return false
+		}
+		least, most = min(least, size), max(most, size)
+	}
+	return least*mergeSkewMax >= most
+}
+
+// sum is how many there are in the segments that a names, together.
+func (a *Audience) sum(get func(proto.SegmentID) *roaring.Bitmap) (n uint64) {
+	for _, id := range a.ids {
+		if b := get(id); b != nil {
+			n += b.GetCardinality()
+		}
+	}
+	return n
+}
+
+// denseWords is how many words n takes; plain says that it needs no universe and
+// does not nest too deep.
+func (n *audienceNode) denseWords(get func(proto.SegmentID) *roaring.Bitmap, depth int) (words int, plain bool) {
+	switch {
+	case n.op == audienceName:
+		if b := get(n.id); b != nil && !b.IsEmpty() {
+			words = int(b.Maximum()>>6) + 1
+		}
+		return words, depth <= denseDepthMax
+	case n.op == audienceNot || n.op == audienceSaved || depth == denseDepthMax:
+		return 0, false
+	}
+	for i, kid := range n.kids {
+		if kid.op == audienceNot && n.op == audienceAnd && i > 0 {
+			kid = kid.kids[0]
+		}
+		w, ok := kid.denseWords(get, depth+1)
+		if !ok {
+			return 0, false
+		}
+		words = max(words, w)
+	}
+	return words, true
+}
+
+// fill gives the bits of n, in the words of a level.
+func (d *dense) fill(n *audienceNode, level int) []uint64 {
+	if n.op == audienceName {
+		return d.load(n.id, level)
+	}
+	out := d.fill(n.kids[0], level)
+	for _, kid := range n.kids[1:] {
+		switch {
+		case kid.op == audienceNot:
+			for i, w := range d.fill(kid.kids[0], level+1) {
+				out[i] &^= w
+			}
+		case n.op == audienceAnd:
+			for i, w := range d.fill(kid, level+1) {
+				out[i] &= w
+			}
+		default:
+			for i, w := range d.fill(kid, level+1) {
+				out[i] |= w
+			}
+		}
+	}
+	return out
+}
+
+func (d *dense) load(id proto.SegmentID, level int) []uint64 {
+	if cap(d.free[level]) < d.words {
+		d.free[level] = make([]uint64, d.words)
+	}
+	out := d.free[level][:d.words]
+	clear(out)
+	if b := d.get(id); b != nil {
+		b.WriteDenseTo(out)
+	}
+	return out
+}

@@ -1,0 +1,87 @@
+package segments
+
+import (
+	"slices"
+
+	"kith/proto"
+)
+
+// AudienceNestingMax bounds how deep saved audiences may name one another.
+const AudienceNestingMax = 16
+
+// Saved are the saved audiences that a names, each once.
+func (a *Audience) Saved() []proto.AudienceID { return slices.Clone(a.saved) }
+
+// Expand puts, for each saved audience that a names, what saved gives for it,
+// and so on. CodeExpr if they go in a circle, lie too deep or become too long.
+func (a *Audience) Expand(saved func(proto.AudienceID) (*Audience, error)) (*Audience, error) {
+	if len(a.saved) == 0 {
+		return a, nil
+	}
+	x := expander{saved: saved, seen: map[proto.SegmentID]struct{}{}}
+	root, err := x.node(a.root)
+	if err != nil {
+		return nil, err
+	}
+	return &Audience{root: root, ids: x.ids}, nil
+}
+
+type expander struct {
+	saved func(proto.AudienceID) (*Audience, error)
+	path  []proto.AudienceID // those under way, outermost first
+	terms int
+	seen  map[proto.SegmentID]struct{}
+	ids   []proto.SegmentID
+}
+
+func (x *expander) node(n *audienceNode) (*audienceNode, error) {
+	switch n.op {
+	case audienceName:
+		return n, x.name(n.id)
+	case audienceSaved:
+		return x.open(n.saved)
+	}
+	kids := make([]*audienceNode, 0, len(n.kids))
+	for _, kid := range n.kids {
+		k, err := x.node(kid)
+		switch {
+		case err != nil:
+			return nil, err
+		case k.op == n.op && n.op != audienceNot:
+			kids = append(kids, k.kids...)
+		default:
+			kids = append(kids, k)
+		}
+	}
+	if n.op == audienceNot {
+		return negated(kids[0]), nil
+	}
+	return joined(n.op, kids), nil
+}
+
+func (x *expander) name(id proto.SegmentID) error {
+	if x.terms++; x.terms > AudienceTermsMax {
+		return proto.Errorf(proto.CodeExpr, "with its saved audiences the expression names segments more than %d times: split it", AudienceTermsMax)
+	}
+	if _, ok := x.seen[id]; !ok {
+		x.seen[id] = struct{}{}
+		x.ids = append(x.ids, id)
+	}
+	return nil
+}
+
+func (x *expander) open(id proto.AudienceID) (*audienceNode, error) {
+	switch {
+	case slices.Contains(x.path, id):
+		return nil, proto.Errorf(proto.CodeExpr, "saved audience @%s names itself, by way of others: take it out of one of them", id)
+	case len(x.path) == AudienceNestingMax:
+		return nil, proto.Errorf(proto.CodeExpr, "saved audiences name one another more than %d deep, at @%s: write some of them out", AudienceNestingMax, id)
+	}
+	a, err := x.saved(id)
+	if err != nil {
+		return nil, err
+	}
+	x.path = append(x.path, id)
+	defer func() { x.path = x.path[:len(x.path)-1] }()
+	return x.node(a.root)
+}
