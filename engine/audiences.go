@@ -22,6 +22,7 @@ type (
 type audience struct {
 	*segments.Audience
 	client proto.ClientID
+	specs  []proto.SegmentSpec // in the order of their first mention
 	keys   map[proto.SegmentID]proto.SegmentKey
 }
 
@@ -47,15 +48,35 @@ func (n *Node) audience(client proto.ClientID, expr string) (audience, error) {
 
 // named finds the segments of an expanded expression.
 func (n *Node) named(client proto.ClientID, a *segments.Audience) (audience, error) {
-	out := audience{a, client, map[proto.SegmentID]proto.SegmentKey{}}
-	for _, id := range a.Segments() {
-		s, ok := n.registry.spec(client, id)
-		if !ok {
-			return out, notDefined(id)
-		}
-		out.keys[id] = s.Version
+	specs, err := n.registry.specsOf(client, a.Segments())
+	keys := make(map[proto.SegmentID]proto.SegmentKey, len(specs))
+	for _, s := range specs {
+		keys[s.ID] = s.Version
 	}
-	return out, nil
+	return audience{a, client, specs, keys}, err
+}
+
+// specsOf are the definitions in force of segments of the client.
+func (r *registry) specsOf(c proto.ClientID, ids []proto.SegmentID) ([]proto.SegmentSpec, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	specs := make([]proto.SegmentSpec, len(ids))
+	for i, id := range ids {
+		s, ok := r.specs[c][id]
+		if !ok {
+			return nil, notDefined(id)
+		}
+		specs[i] = s
+	}
+	return specs, nil
+}
+
+func versionsOf(specs []proto.SegmentSpec) []proto.SegmentKey {
+	keys := make([]proto.SegmentKey, len(specs))
+	for i := range specs {
+		keys[i] = specs[i].Version
+	}
+	return keys
 }
 
 func notDefined(id proto.SegmentID) error {
@@ -111,9 +132,7 @@ func (n *Node) Counts(ctx context.Context, client proto.ClientInfo, exprs []stri
 		if list[i], err = n.audience(client.ID, expr); err != nil {
 			return out, err
 		}
-		for _, k := range list[i].keys {
-			keys = append(keys, k)
-		}
+		keys = append(keys, versionsOf(list[i].specs)...)
 	}
 	lanes, part, exact := n.answering(keys)
 	sums, err := n.sums(ctx, list, lanes, unit)
@@ -192,18 +211,8 @@ func (n *Node) Overlap(ctx context.Context, client proto.ClientInfo, rows, colum
 
 // keysOf finds segments of the client.
 func (n *Node) keysOf(client proto.ClientID, ids []proto.SegmentID) ([]proto.SegmentKey, error) {
-	n.registry.mu.Lock()
-	defer n.registry.mu.Unlock()
-	specs := n.registry.specs[client]
-	keys := make([]proto.SegmentKey, len(ids))
-	for i, id := range ids {
-		s, ok := specs[id]
-		if !ok {
-			return nil, notDefined(id)
-		}
-		keys[i] = s.Version
-	}
-	return keys, nil
+	specs, err := n.registry.specsOf(client, ids)
+	return versionsOf(specs), err
 }
 
 // matrix is an overlap under way; of a square one only the cells right of the

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"encoding/binary"
 	"iter"
 	"slices"
 
@@ -171,18 +170,6 @@ func (b *batch) writeOutcome(w *writer, o *actors.Outcome) {
 		d := &o.Dead[i]
 		w.set(deadKey(b.lane.id, b.offsets[d.Entry], d.Index), encodeDead(b.laneTime, o.Partition, d))
 	}
-}
-
-// encodeOrdinal is the value that names a node.
-func encodeOrdinal(space proto.SpaceID, id proto.Identity) []byte {
-	return append(binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(id)), uint32(space)), id...)
-}
-
-func decodeOrdinal(v []byte) (proto.SpaceID, proto.Identity, error) {
-	if len(v) < 5 {
-		return 0, "", proto.Errorf(proto.CodeCorrupt, "an ordinal's record has %d bytes", len(v))
-	}
-	return proto.SpaceID(binary.BigEndian.Uint32(v)), proto.Identity(v[4:]), nil
 }
 
 // source reads nodes for the hosts.

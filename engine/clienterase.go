@@ -178,18 +178,6 @@ func (l *lane) nextForget(ctx context.Context, x clientErasure) (proto.Forget, e
 // first is the ordinal at which the next step begins.
 func (x *clientErasure) first() proto.Ordinal { return proto.Ordinal(min(x.next, math.MaxUint32)) }
 
-// scanNames calls fn with each numbered node from an ordinal on, until it
-// returns false.
-func (l *lane) scanNames(snap store.Snapshot, first proto.Ordinal, fn func(proto.Ordinal, proto.Node, proto.Identity) (bool, error)) error {
-	return snap.Scan(laneKey(l.id, 'o'), ordinalKey(l.id, first), func(k, v []byte) (bool, error) {
-		space, id, err := decodeOrdinal(v)
-		if err != nil {
-			return false, err
-		}
-		return fn(ordinalOf(k), proto.Node{Hash: l.node.hasher.Hash(id), Space: space}, id)
-	})
-}
-
 // forget has nodes numbered in a range forget an ended client.
 func (l *lane) forget(b *batch, body []byte) (digest uint64, later bool, err error) {
 	x, err := proto.DecodeForget(body)

@@ -2,14 +2,10 @@ package engine
 
 import (
 	"context"
-	"encoding/binary"
 	"strconv"
-
-	"github.com/RoaringBitmap/roaring/v2"
 
 	"kith/internal/exports"
 	"kith/proto"
-	"kith/segments"
 )
 
 // sparseFrom is how many numbers lie between two that are named, on average,
@@ -21,12 +17,7 @@ const sparseFrom = 8
 // live, and the store keeps what is replaced meanwhile. The caller bounds how
 // many are open.
 func (n *Node) OpenAudience(ctx context.Context, client proto.ClientInfo, r *proto.ExportRequest) (*exports.Audience, error) {
-	named, err := n.audience(client.ID, r.Expr)
-	if err != nil {
-		return nil, err
-	}
-	a := named.Audience // with saved audiences written out
-	specs, err := n.specsOf(client, a)
+	a, err := n.audience(client.ID, r.Expr) // with saved audiences written out
 	if err != nil {
 		return nil, err
 	}
@@ -41,29 +32,16 @@ func (n *Node) OpenAudience(ctx context.Context, client proto.ClientInfo, r *pro
 		Client: client.Name, Expr: a.String(), Unit: "identities", Time: n.config.Now().UTC(),
 		Exact: true, Partitions: proto.Answered{Of: proto.Partitions}, Lanes: []proto.ExportLane{}, Segments: []proto.ExportSegment{},
 	}}
-	for _, s := range specs {
+	for _, s := range a.specs {
 		out.Manifest.Segments = append(out.Manifest.Segments, proto.ExportSegment{ID: s.ID, Version: s.Version, Scope: s.Scope, When: s.When})
 	}
-	n.freezeAll(out, names, client.ID, a, specs, r.Since != nil)
+	n.freezeAll(out, names, a, r.Since != nil)
 	return out, nil
-}
-
-// specsOf are the definitions that an audience names, in its order.
-func (n *Node) specsOf(client proto.ClientInfo, a *segments.Audience) ([]proto.SegmentSpec, error) {
-	var specs []proto.SegmentSpec
-	for _, id := range a.Segments() {
-		s, ok := n.registry.spec(client.ID, id)
-		if !ok {
-			return nil, notDefined(id)
-		}
-		specs = append(specs, s)
-	}
-	return specs, nil
 }
 
 // checkSince refuses an earlier export that cannot be compared with: numbers
 // mean the same only in the same log, for the same client.
-func (n *Node) checkSince(client proto.ClientInfo, a *segments.Audience, since *proto.ExportSince) error {
+func (n *Node) checkSince(client proto.ClientInfo, a audience, since *proto.ExportSince) error {
 	if since == nil {
 		return nil
 	}
@@ -82,11 +60,11 @@ func (n *Node) checkSince(client proto.ClientInfo, a *segments.Audience, since *
 }
 
 // freezeAll takes each lane's part out.
-func (n *Node) freezeAll(out *exports.Audience, names *audienceNames, client proto.ClientID, a *segments.Audience, specs []proto.SegmentSpec, known bool) {
+func (n *Node) freezeAll(out *exports.Audience, names *audienceNames, a audience, known bool) {
 	m := &out.Manifest
 	position := proto.Position{}
 	for _, l := range n.lanes {
-		f, ok := l.freeze(client, a, specs, known)
+		f, ok := l.freeze(a, known)
 		if !ok {
 			m.Exact = false
 			continue
@@ -114,26 +92,18 @@ type frozen struct {
 // freeze takes bitmaps, snapshot and offset of one and the same commit; false
 // of a lane that stopped. The committer makes all three visible under visible,
 // so none of them moves meanwhile.
-func (l *lane) freeze(client proto.ClientID, a *segments.Audience, specs []proto.SegmentSpec, known bool) (f frozen, ok bool) {
+func (l *lane) freeze(a audience, known bool) (f frozen, ok bool) {
 	l.visible.RLock()
 	defer l.visible.RUnlock()
 	applied, _, _, fault := l.progress.get()
 	if fault != nil {
 		return f, false
 	}
-	keys := map[proto.SegmentID]proto.SegmentKey{}
-	f.exact, f.offset = true, applied
-	for _, s := range specs {
-		keys[s.ID] = s.Version
-		f.exact = f.exact && l.progress.filled(s.Version)
-	}
-	l.bitmaps.View(func(get func(proto.SegmentKey) *roaring.Bitmap, universe func(proto.ClientID) *roaring.Bitmap) {
-		u := universe(client)
-		f.part.Set = a.Eval(func(id proto.SegmentID) *roaring.Bitmap { return get(keys[id]) }, u)
-		if known && u != nil {
-			f.part.Known = u.Clone()
-		} else if known {
-			f.part.Known = roaring.New()
+	f.exact, f.offset = l.progress.allFilled(versionsOf(a.specs)), applied
+	l.bitmaps.View(func(get getBits, universe getUniverse) {
+		f.part.Set = a.set(get, universe)
+		if known {
+			f.part.Known = copyOf(universe(a.client))
 		}
 	})
 	f.snap = l.acquire()
@@ -191,11 +161,7 @@ func (x *audienceNames) nameEach(snap *laneSnapshot, lane proto.LaneID, ordinals
 		if err := x.ctx.Err(); err != nil {
 			return err
 		}
-		found, err := snap.Get(ordinalKey(lane, proto.Ordinal(o)), func(v []byte) error {
-			_, id, err := decodeOrdinal(v)
-			fn(proto.Ordinal(o), id)
-			return err
-		})
+		found, err := readName(snap, lane, proto.Ordinal(o), func(_ proto.SpaceID, id proto.Identity) { fn(proto.Ordinal(o), id) })
 		if err != nil {
 			return err
 		}
@@ -210,7 +176,7 @@ func (x *audienceNames) nameEach(snap *laneSnapshot, lane proto.LaneID, ordinals
 func (x *audienceNames) nameRange(snap *laneSnapshot, lane proto.LaneID, ordinals []uint32, fn func(proto.Ordinal, proto.Identity)) error {
 	rest := ordinals
 	err := snap.Scan(laneKey(lane, 'o'), ordinalKey(lane, proto.Ordinal(ordinals[0])), func(k, v []byte) (bool, error) {
-		switch o := binary.BigEndian.Uint32(k[3:]); {
+		switch o := uint32(ordinalOf(k)); {
 		case o < rest[0]:
 			return true, x.ctx.Err()
 		case o > rest[0]:

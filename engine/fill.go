@@ -145,7 +145,7 @@ func (l *lane) nodesBetween(snap store.Snapshot, client proto.ClientID, first, l
 	known := l.knownBetween(client, first, last)
 	var nodes []proto.Node
 	err := snap.Scan(laneKey(l.id, 'o'), ordinalKey(l.id, first), func(k, v []byte) (bool, error) {
-		o := proto.Ordinal(binary.BigEndian.Uint32(k[3:]))
+		o := ordinalOf(k)
 		if o > last {
 			return false, nil
 		}

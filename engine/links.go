@@ -5,7 +5,6 @@ import (
 	"context"
 	"slices"
 
-	"kith/engine/store"
 	"kith/graph"
 	"kith/proto"
 )
@@ -132,16 +131,6 @@ func (n *Node) nameOf(node proto.Node, root graph.Hash, gen uint32) (proto.Ident
 		return "", err
 	}
 	return l.nameOf(snap, s.Ordinal)
-}
-
-// nameOf is the identity that has a number, "" if none.
-func (l *lane) nameOf(snap store.Snapshot, o proto.Ordinal) (id proto.Identity, err error) {
-	_, err = snap.Get(ordinalKey(l.id, o), func(v []byte) (err error) {
-		_, id, err = decodeOrdinal(v)
-		id = proto.Identity(append([]byte(nil), id...))
-		return err
-	})
-	return id, err
 }
 
 // user puts the view into the API's form.

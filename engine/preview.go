@@ -84,13 +84,17 @@ func (p *preview) judge(ctx context.Context) (proto.SegmentPreview, error) {
 
 // known is a copy of the client's universe in the lane.
 func (l *lane) known(client proto.ClientID) *roaring.Bitmap {
-	set := roaring.New()
-	l.bitmaps.View(func(_ func(proto.SegmentKey) *roaring.Bitmap, universe func(proto.ClientID) *roaring.Bitmap) {
-		if u := universe(client); u != nil {
-			set = u.Clone()
-		}
-	})
+	var set *roaring.Bitmap
+	l.bitmaps.View(func(_ getBits, universe getUniverse) { set = copyOf(universe(client)) })
 	return set
+}
+
+// copyOf is a copy of a bitmap, which may be nil.
+func copyOf(bits *roaring.Bitmap) *roaring.Bitmap {
+	if bits == nil {
+		return roaring.New()
+	}
+	return bits.Clone()
 }
 
 // lane judges every step-th of a lane's identities, as far as the lane's share
@@ -120,12 +124,7 @@ func (p *preview) lane(ctx context.Context, l *lane, known *roaring.Bitmap, step
 }
 
 func (p *preview) ordinal(ctx context.Context, snap store.Snapshot, l *lane, o proto.Ordinal) error {
-	var node proto.Node
-	found, err := snap.Get(ordinalKey(l.id, o), func(v []byte) error {
-		space, id, err := decodeOrdinal(v)
-		node = proto.Node{Hash: p.node.hasher.Hash(id), Space: space}
-		return err
-	})
+	node, found, err := l.nodeOf(snap, o)
 	if err != nil || !found { // cut since the universe was copied
 		return err
 	}

@@ -134,11 +134,7 @@ func (r *registry) lookUp(q *question, today proto.Day) (segments.Report, bool, 
 // measureReport counts people, that is users: one who has many devices is still
 // one.
 func (n *Node) measureReport(ctx context.Context, q *question) (m segments.Measure, err error) {
-	var keys []proto.SegmentKey
-	for _, k := range q.keys {
-		keys = append(keys, k)
-	}
-	lanes, part, exact := n.answering(keys)
+	lanes, part, exact := n.answering(versionsOf(q.specs))
 	if !exact || part.Answered != part.Of {
 		return m, proto.Errorf(proto.CodeUnavailable, "%d of %d partitions answer, or history is still being gone through for a segment: a figure stays for a day, so ask again when all is there", part.Answered, part.Of)
 	}

@@ -245,13 +245,3 @@ func (l *lane) expire(b *batch, body []byte) (digest uint64, later bool, err err
 	digest, err = l.runDue(list)
 	return digest, false, err
 }
-
-// nodeOf is the node that has a number.
-func (l *lane) nodeOf(snap store.Snapshot, o proto.Ordinal) (node proto.Node, found bool, err error) {
-	found, err = snap.Get(ordinalKey(l.id, o), func(v []byte) error {
-		space, id, err := decodeOrdinal(v)
-		node = proto.Node{Hash: l.node.hasher.Hash(id), Space: space}
-		return err
-	})
-	return node, found, err
-}

@@ -282,15 +282,12 @@ func (v *verifier) member(key proto.SegmentKey, client proto.ClientID, o proto.O
 }
 
 func (v *verifier) checkName(node proto.Node, o proto.Ordinal) {
-	found, err := v.snap.Get(ordinalKey(v.id, o), func(value []byte) error {
-		space, id, err := decodeOrdinal(value)
-		if err == nil && (space != node.Space || v.lane.node.hasher.Hash(id) != node.Hash) {
-			v.problem("node %d: its number names another identity", o)
-		}
-		return err
-	})
-	if err != nil || !found {
+	named, found, err := v.lane.nodeOf(v.snap, o)
+	switch {
+	case err != nil || !found:
 		v.problem("node %d: its number names nobody (%v)", o, err)
+	case named != node:
+		v.problem("node %d: its number names another identity", o)
 	}
 }
 

@@ -91,9 +91,7 @@ func noSegment(id proto.SegmentID) error {
 
 // floored hides the size of a segment below the floor from a client's key.
 func (g *Gateway) floored(who proto.Principal, client proto.ClientInfo, s proto.SegmentSpec) proto.SegmentSpec {
-	if who.Role != proto.RoleAdmin && s.Size != nil && *s.Size < uint64(g.floor(client)) {
-		s.Size = nil
-	}
+	s.Size, _ = g.shown(who, client, s.Size)
 	return s
 }
 
@@ -160,20 +158,17 @@ func (g *Gateway) previewSegment(w http.ResponseWriter, r *http.Request, who pro
 	if err != nil {
 		return err
 	}
-	floor := uint64(g.floor(client))
-	small := func(n **uint64) bool {
-		if who.Role == proto.RoleAdmin || *n == nil || **n >= floor {
-			return false
+	hide := func(numbers ...**uint64) (hidden bool) {
+		for _, n := range numbers {
+			var below int
+			if *n, below = g.shown(who, client, *n); below > 0 {
+				p.Below, hidden = below, true
+			}
 		}
-		*n, p.Below = nil, int(floor)
-		return true
+		return hidden
 	}
-	small(&p.Identities)
-	hidden := false
-	for _, n := range []**uint64{&p.Before, &p.After, &p.Entering, &p.Leaving} {
-		hidden = small(n) || hidden
-	}
-	if hidden {
+	hide(&p.Identities)
+	if hide(&p.Before, &p.After, &p.Entering, &p.Leaving) {
 		p.Entering, p.Leaving = nil, nil
 	}
 	return writeValue(w, http.StatusOK, p)

@@ -131,10 +131,7 @@ func (x *Fill) Append(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(x.Segment))
 	b = binary.AppendUvarint(b, uint64(x.First))
 	b = binary.AppendUvarint(b, uint64(x.Last))
-	if x.Done {
-		return append(b, 1)
-	}
-	return append(b, 0)
+	return append(b, flagByte(x.Done))
 }
 
 // DecodeFill reads what Append wrote.

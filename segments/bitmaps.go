@@ -279,7 +279,7 @@ func readChunk(c Chunk) (*roaring.Bitmap, error) {
 		return nil, corruptChunk(c, "it has %d bytes, at most %d are possible", len(c.Data), ChunkBytesMax)
 	}
 	// One container only, before the reader makes room for as many as it says.
-	if n, ok := containers(c.Data); !ok || n != 1 {
+	if n, ok := proto.RoaringContainers(c.Data); !ok || n != 1 {
 		return nil, corruptChunk(c, "it does not hold one container")
 	}
 	n, err := cut.ReadFrom(bytes.NewReader(c.Data))
@@ -296,19 +296,6 @@ func readChunk(c Chunk) (*roaring.Bitmap, error) {
 		return nil, corruptChunk(c, "it holds other ordinals")
 	}
 	return cut, nil
-}
-
-// containers reads how many containers a portable roaring bitmap says it has.
-func containers(b []byte) (int, bool) {
-	const withRuns, withoutRuns = 12347, 12346
-	if len(b) < 8 {
-		return 0, false
-	}
-	cookie := binary.LittleEndian.Uint32(b)
-	if cookie&0xffff == withRuns {
-		return int(cookie>>16) + 1, true
-	}
-	return int(binary.LittleEndian.Uint32(b[4:])), cookie == withoutRuns
 }
 
 func corruptChunk(c Chunk, format string, args ...any) error {

@@ -410,31 +410,10 @@ func suggest(name string, candidates []string, otherwise string) string {
 	if len(name) > 32 {
 		return ": " + otherwise
 	}
-	best := slices.MinFunc(candidates, func(a, b string) int { return cmp.Compare(distance(name, a), distance(name, b)) })
-	if distance(name, best) <= max(1, len(best)/2) {
+	distance := func(s string) int { return proto.EditDistance(strings.ToLower(name), strings.ToLower(s)) }
+	best := slices.MinFunc(candidates, func(a, b string) int { return cmp.Compare(distance(a), distance(b)) })
+	if distance(best) <= max(1, len(best)/2) {
 		return ": did you mean " + best + "?"
 	}
 	return ": " + otherwise
-}
-
-// distance is Levenshtein's, letters' case aside.
-func distance(a, b string) int {
-	a, b = strings.ToLower(a), strings.ToLower(b)
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -29,7 +29,7 @@ func (x Plain) Holds(r *Rule, now proto.Millis) bool {
 // Sure reports whether the evaluator is bound to agree with Holds. It keeps up to
 // PairsMax events that wait for a pair of a sequence: where there are more, it
 // may not know of one.
-func (x Plain) Sure(r *Rule) bool { return !slices.ContainsFunc([]*node{r.root}, x.crowded) }
+func (x Plain) Sure(r *Rule) bool { return !x.crowded(r.root) }
 
 func (x Plain) crowded(n *node) bool {
 	if n.op != nodeSequence {

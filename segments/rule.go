@@ -27,7 +27,7 @@ type predicate struct {
 	tree *pred // satisfied by every event that counts
 
 	series       seriesKind
-	of           attr         // amounts, values
+	of           attr         // amounts, distincts
 	lead, follow *pred        // pairs
 	within       proto.Millis // pairs
 }
@@ -262,7 +262,7 @@ func (n *node) predicate() *predicate {
 	case nodeSum, nodeMin, nodeMax:
 		return n.seriesPredicate(amounts, "amounts of ")
 	case nodeDistinct:
-		return n.seriesPredicate(values, "values of ")
+		return n.seriesPredicate(distincts, "values of ")
 	case nodeSequence:
 		text := n.pred.String() + " then " + n.then.String() + " within " + windowText(n.within)
 		either := &pred{op: predOr, kids: []*pred{n.pred, n.then}}

@@ -17,10 +17,10 @@ import (
 type seriesKind uint8
 
 const (
-	noSeries seriesKind = iota
-	amounts             // sum, min, max: the property's number; see amountOf
-	values              // distinct: a hash of the property's text, each once, at its newest time
-	pairs               // sequence: what the event may be in a pair
+	noSeries  seriesKind = iota
+	amounts              // sum, min, max: the property's number; see amountOf
+	distincts            // distinct: a hash of the property's text, each once, at its newest time
+	pairs                // sequence: what the event may be in a pair
 )
 
 // What an event may be in a pair. The newest first event that a second one
@@ -39,7 +39,7 @@ func (q *predicate) value(e *proto.EventBody, s *scratch) (uint64, bool) {
 		v, ok := q.of.of(e)
 		f, number := numberOf(v)
 		return packAmount(f), ok && number && math.Abs(f) <= amountMax
-	case values:
+	case distincts:
 		v, ok := q.of.of(e)
 		return xxhash.Sum64String(s.text(v, false)) >> 8, ok
 	case pairs:
@@ -71,7 +71,7 @@ func (s *matches) addValue(q *predicate, n *need, t, now proto.Millis, v uint64)
 		return false
 	}
 	switch q.series {
-	case values:
+	case distincts:
 		return s.renewValue(n.times, t, v)
 	case pairs:
 		return s.addRole(q.within, t, v)
@@ -268,7 +268,7 @@ func (x *turns) foresee(t *term, s *matches, at proto.Millis) {
 
 // decides is the comparison over n amounts; of none there is no least or greatest.
 func (t *term) decides(n int, fold float64) bool {
-	return (n > 0 || t.op == nodeSum) && t.cmp.ordered(compareFloats(fold, t.amountOf))
+	return (n > 0 || t.op == nodeSum) && t.cmp.ordered(compareFloats(fold, t.amount))
 }
 
 // fold adds x to n amounts.
@@ -303,7 +303,7 @@ func (u *userUnion) joinSeries(s, o *matches, q *predicate, n *need) {
 	switch q.series {
 	case amounts:
 		x.dropOldest(len(times) - n.times)
-	case values:
+	case distincts:
 		u.distinct(&x, n.times)
 	case pairs:
 		x.joinPairs(q.within)
@@ -352,9 +352,8 @@ func (s *matches) joinPairs(within proto.Millis) {
 		}
 	}
 	if at, is := s.pair(); is {
-		for len(s.times) > 1 && s.times[1] <= at {
-			s.times, s.values = slices.Delete(s.times, 1, 2), slices.Delete(s.values, 1, 2)
-		}
+		n, _ := slices.BinarySearch(s.times, at+1)
+		s.times, s.values = slices.Delete(s.times, 1, n), slices.Delete(s.values, 1, n)
 	}
 	s.findPair(within)
 }

@@ -9,21 +9,21 @@ import (
 // term is a part of a rule as the evaluator runs it: a node with its
 // predicates and segments looked up.
 type term struct {
-	op       nodeOp
-	cmp      cmpOp
-	n        int
-	window   proto.Millis
-	at       proto.Millis
-	amountOf float64
-	track    *tracked
-	leaf     *pred
-	seg      *segment
-	kids     []term
+	op     nodeOp
+	cmp    cmpOp
+	n      int
+	window proto.Millis
+	at     proto.Millis
+	amount float64
+	track  *tracked
+	leaf   *pred
+	seg    *segment
+	kids   []term
 }
 
 // term prepares n for s and enters s wherever it will be looked for.
 func (p *Program) term(s *segment, n *node) term {
-	t := term{op: n.op, cmp: n.cmp, n: n.n, window: n.window, at: n.at, amountOf: n.amount}
+	t := term{op: n.op, cmp: n.cmp, n: n.n, window: n.window, at: n.at, amount: n.amount}
 	if n.aggregates() {
 		t.track = p.track(n.owner, s, needOf(n))
 	}

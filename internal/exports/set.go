@@ -37,7 +37,7 @@ func ReadSet(b []byte) (*roaring.Bitmap, error) {
 		return nil, proto.Errorf(proto.CodeTooLarge, "a set of the earlier export has %d bytes, at most %d are read: make a whole export", len(b), SetBytesMax)
 	}
 	// The reader makes room for as many containers as the bytes say.
-	if n, ok := containersOf(b); !ok || n > 1<<16 || n > len(b)/4 {
+	if n, ok := proto.RoaringContainers(b); !ok || n > 1<<16 || n > len(b)/4 {
 		return nil, broken
 	}
 	set := roaring.New()
@@ -49,19 +49,6 @@ func ReadSet(b []byte) (*roaring.Bitmap, error) {
 		return nil, tooMany()
 	}
 	return set, nil
-}
-
-// containersOf is how many containers a portable bitmap says it has.
-func containersOf(b []byte) (n int, ok bool) {
-	const withRuns, withoutRuns = 12347, 12346
-	if len(b) < 8 {
-		return 0, false
-	}
-	cookie := binary.LittleEndian.Uint32(b)
-	if cookie&0xffff == withRuns {
-		return int(cookie>>16) + 1, true
-	}
-	return int(binary.LittleEndian.Uint32(b[4:])), cookie == withoutRuns
 }
 
 // sets64 is the portable 64-bit form of lanes' sets, in pieces: how many there

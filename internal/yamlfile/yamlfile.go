@@ -105,11 +105,18 @@ func kindName(t reflect.Type) string {
 	return "text"
 }
 
+// suggestMax bounds the bytes of a name that others are compared with.
+const suggestMax = 64
+
 // unknownField names the nearest field that exists, or the way to see all.
 func unknownField(name string, target reflect.Type, hint string) string {
 	best, distance := "", 3
-	for _, f := range fieldNames(target) {
-		if d := editDistance(name, f); d < distance {
+	names := fieldNames(target)
+	if len(name) > suggestMax {
+		names = nil
+	}
+	for _, f := range names {
+		if d := proto.EditDistance(name, f); d < distance {
 			best, distance = f, d
 		}
 	}
@@ -136,28 +143,4 @@ func fieldNames(t reflect.Type) []string {
 		}
 	}
 	return out
-}
-
-// editDistance counts the insertions, deletions and changes from a to b.
-func editDistance(a, b string) int {
-	if len(a) > 64 {
-		return len(a)
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
