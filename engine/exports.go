@@ -136,7 +136,7 @@ func (x *audienceNames) Close() {
 }
 
 // Name implements exports.Names.
-func (x *audienceNames) Name(lane proto.LaneID, ordinals []uint32, fn func(proto.Ordinal, proto.Identity)) error {
+func (x *audienceNames) Name(lane proto.LaneID, ordinals []uint32, fn func(proto.Ordinal, []byte)) error {
 	if len(ordinals) == 0 {
 		return nil
 	}
@@ -156,12 +156,18 @@ func nameless(lane proto.LaneID, o uint32) error {
 }
 
 // nameEach reads one after another.
-func (x *audienceNames) nameEach(snap *laneSnapshot, lane proto.LaneID, ordinals []uint32, fn func(proto.Ordinal, proto.Identity)) error {
+func (x *audienceNames) nameEach(snap *laneSnapshot, lane proto.LaneID, ordinals []uint32, fn func(proto.Ordinal, []byte)) error {
 	for _, o := range ordinals {
 		if err := x.ctx.Err(); err != nil {
 			return err
 		}
-		found, err := readName(snap, lane, proto.Ordinal(o), func(_ proto.SpaceID, id proto.Identity) { fn(proto.Ordinal(o), id) })
+		found, err := snap.Get(ordinalKey(lane, proto.Ordinal(o)), func(v []byte) error {
+			_, id, err := splitOrdinal(v)
+			if err == nil {
+				fn(proto.Ordinal(o), id)
+			}
+			return err
+		})
 		if err != nil {
 			return err
 		}
@@ -173,7 +179,7 @@ func (x *audienceNames) nameEach(snap *laneSnapshot, lane proto.LaneID, ordinals
 }
 
 // nameRange reads all from the first to the last.
-func (x *audienceNames) nameRange(snap *laneSnapshot, lane proto.LaneID, ordinals []uint32, fn func(proto.Ordinal, proto.Identity)) error {
+func (x *audienceNames) nameRange(snap *laneSnapshot, lane proto.LaneID, ordinals []uint32, fn func(proto.Ordinal, []byte)) error {
 	rest := ordinals
 	err := snap.Scan(laneKey(lane, 'o'), ordinalKey(lane, proto.Ordinal(ordinals[0])), func(k, v []byte) (bool, error) {
 		switch o := uint32(ordinalOf(k)); {
@@ -182,7 +188,7 @@ func (x *audienceNames) nameRange(snap *laneSnapshot, lane proto.LaneID, ordinal
 		case o > rest[0]:
 			return false, nil
 		}
-		_, id, err := decodeOrdinal(v)
+		_, id, err := splitOrdinal(v)
 		if err != nil {
 			return false, err
 		}

@@ -35,7 +35,7 @@ func take(t testing.TB, n *engine.Node, c proto.ClientInfo, r proto.ExportReques
 	defer a.Names.Close()
 	x := taken{Audience: a}
 	for i, l := range a.Lanes {
-		err := a.Names.Name(a.Manifest.Lanes[i].Lane, l.Set.ToArray(), func(_ proto.Ordinal, id proto.Identity) { x.members = append(x.members, string(id)) })
+		err := a.Names.Name(a.Manifest.Lanes[i].Lane, l.Set.ToArray(), func(_ proto.Ordinal, id []byte) { x.members = append(x.members, string(id)) })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -230,7 +230,7 @@ func TestRecall(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := a.Names.Name(0, a.Lanes[0].Set.ToArray(), func(o proto.Ordinal, id proto.Identity) { number[id.Value()] = uint32(o) }); err != nil {
+	if err := a.Names.Name(0, a.Lanes[0].Set.ToArray(), func(o proto.Ordinal, id []byte) { number[proto.Identity(id).Value()] = uint32(o) }); err != nil {
 		t.Fatal(err)
 	}
 	a.Names.Close()
@@ -265,7 +265,7 @@ func TestRecall(t *testing.T) {
 		t.Errorf("%+v", m.Since)
 	}
 	want := roaring.BitmapOf(number["out"], number["erased"], number["forgotten"], number["back"])
-	again, err := exports.ReadSince(dir)
+	again, err := exports.ReadSince(dir, proto.UnitIdentities)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -381,7 +381,7 @@ func TestAudienceEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	cancel()
-	nobody := func(proto.Ordinal, proto.Identity) {}
+	nobody := func(proto.Ordinal, []byte) {}
 	if err := a.Names.Name(0, a.Lanes[0].Set.ToArray(), nobody); err == nil {
 		t.Error("names are read after the context ended")
 	}
@@ -431,7 +431,7 @@ func BenchmarkExport(b *testing.B) {
 		b.Fatal(err)
 	}
 	for _, x := range []struct{ name, format, dictionary string }{
-		{"roaring", "roaring", "none"}, {"roaring+dictionary", "roaring", "csv"}, {"parquet", "parquet", "none"}, {"csv", "csv", "none"}, {"ndjson", "ndjson", "none"},
+		{"roaring", "roaring", "none"}, {"roaring+dictionary", "roaring", "csv"}, {"parquet", "parquet", "none"}, {"arrow", "arrow", "none"}, {"csv", "csv", "none"}, {"ndjson", "ndjson", "none"},
 	} {
 		b.Run(x.name, func(b *testing.B) {
 			var written counter

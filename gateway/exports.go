@@ -105,7 +105,7 @@ func checkExport(x *proto.ExportRequest) error {
 		return nil
 	}
 	if _, err := proto.ParseExportFormat(x.Dictionary); err != nil || d == proto.FormatRoaring || f != proto.FormatRoaring {
-		return proto.Errorf(proto.CodeInvalid, "dictionary %q is not one for format %s: with roaring use parquet, csv, ndjson or none, with others leave it out", clip(x.Dictionary), f)
+		return proto.Errorf(proto.CodeInvalid, "dictionary %q is not one for format %s: with roaring use parquet, arrow, csv, ndjson or none, with others leave it out", clip(x.Dictionary), f)
 	}
 	return nil
 }
