@@ -88,6 +88,8 @@ func (c *connection) exportAudience(cmd *cobra.Command, expr string, f exportFla
 		return m, usagef("no folder: pass -o DIR")
 	case f.resume && f.since != "":
 		return m, usagef("a delta is begun anew rather than resumed: name another folder and leave --resume out")
+	case f.members && (f.unit != proto.UnitUsers || f.since != ""):
+		return m, usagef("members are named in whole exports by users only: pass --unit users, and leave --since out")
 	}
 	if _, err := proto.ParseExportFormat(f.format); err != nil {
 		return m, usageError{err}

@@ -13,7 +13,11 @@ type Number64 uint64
 // NumberOf is the number of an ordinal.
 func NumberOf(l proto.LaneID, o uint32) Number64 { return Number64(l)<<32 | Number64(o) }
 
-func (n Number64) lane() proto.LaneID { return proto.LaneID(n >> 32) }
+// Lane is the number's lane.
+func (n Number64) Lane() proto.LaneID { return proto.LaneID(n >> 32) }
+
+// Ordinal is the number in its lane.
+func (n Number64) Ordinal() uint32 { return uint32(n) }
 
 // Belongs says which row of an audience by users an identity belongs to.
 type Belongs struct{ Row, Member Number64 }
@@ -94,10 +98,10 @@ func (m *memberLists) nameOthers(names Names) error {
 		m.order[x.at] = int32(i)
 	}
 	for rest := m.others; len(rest) > 0; {
-		lane := rest[0].id.lane()
+		lane := rest[0].id.Lane()
 		m.some = m.some[:0]
-		for len(rest) > 0 && rest[0].id.lane() == lane {
-			m.some = append(m.some, uint32(rest[0].id))
+		for len(rest) > 0 && rest[0].id.Lane() == lane {
+			m.some = append(m.some, rest[0].id.Ordinal())
 			rest = rest[1:]
 		}
 		if err := names.Name(lane, m.some, func(_ proto.Ordinal, id []byte) { m.read64.add(id) }); err != nil {
