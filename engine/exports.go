@@ -28,10 +28,8 @@ func (n *Node) OpenAudience(ctx context.Context, client proto.ClientInfo, r *pro
 		return nil, err
 	}
 	if r.Unit == proto.UnitUsers {
-		for _, l := range n.lanes {
-			if err := l.users.ready(ctx); err != nil {
-				return nil, err
-			}
+		if err := n.usersReady(ctx); err != nil {
+			return nil, err
 		}
 	}
 	names, err := n.openNames(ctx)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -184,6 +185,7 @@ func TestAudienceOfUsers(t *testing.T) {
 		default:
 		}
 		take(t, n, c, proto.ExportRequest{Expr: "auto"})
+		takeUsers(t, n, c)
 	}
 	const want = 3*people - people/6
 	until(t, n, 10*time.Second, "all are in", func() bool { return count(t, n, c, "auto") == want })
@@ -195,6 +197,31 @@ func TestAudienceOfUsers(t *testing.T) {
 		if slices.Contains(last.members, fmt.Sprint("account:p", i)) {
 			t.Errorf("account:p%d is opted out and exported", i)
 		}
+	}
+}
+
+// takeUsers exports users with their members, and holds the numbers against one
+// another.
+func takeUsers(t *testing.T, n *engine.Node, c proto.ClientInfo) {
+	t.Helper()
+	a, err := n.OpenAudience(t.Context(), c, &proto.ExportRequest{Expr: "auto", Unit: proto.UnitUsers, Members: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Names.Close()
+	a.Manifest.Format, a.Manifest.Dictionary = proto.FormatCSV, proto.FormatNone
+	var identities uint64
+	for _, l := range a.Lanes {
+		identities += l.Members.GetCardinality()
+		if !roaring.AndNot(l.Set, l.Members).IsEmpty() {
+			t.Error("a row is not in the audience")
+		}
+	}
+	if err := exports.Write(t.Context(), io.Discard, a, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Manifest.Validate(); err != nil || identities != a.Manifest.Identities {
+		t.Errorf("%d identities of %d, %v", a.Manifest.Identities, identities, err)
 	}
 }
 

@@ -2,7 +2,9 @@ package engine
 
 import (
 	"cmp"
+	"context"
 	"slices"
+	"time"
 
 	"github.com/RoaringBitmap/roaring/v2"
 
@@ -19,6 +21,22 @@ type linkedMember struct {
 	root   uint64 // the beginning of its hash
 	number exports.Number64
 	leads  bool
+}
+
+// usersReadyMax is how long an export waits after a start.
+const usersReadyMax = 5 * time.Second
+
+// usersReady waits until the lanes that answer know whose users their nodes are of.
+func (n *Node) usersReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, usersReadyMax)
+	defer cancel()
+	lanes, _, _ := n.answering(nil)
+	for _, l := range lanes {
+		if err := l.users.ready(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // linkedOf lists those of set that are of users of several, and leaves the

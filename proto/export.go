@@ -389,7 +389,7 @@ type ExportKept struct {
 type ExportSince struct {
 	Client ClientName  `json:"client"`
 	Expr   string      `json:"expr"`
-	Unit   string      `json:"unit"` // of the sets; default UnitIdentities
+	Unit   string      `json:"unit,omitempty"` // of the sets; default UnitIdentities
 	Time   time.Time   `json:"time"`
 	Lanes  []SinceLane `json:"lanes"`
 }

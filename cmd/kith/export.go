@@ -94,7 +94,10 @@ func (c *connection) exportAudience(cmd *cobra.Command, expr string, f exportFla
 	if _, err := proto.ParseExportFormat(f.format); err != nil {
 		return m, usageError{err}
 	}
-	x := map[string]any{"expr": expr, "format": f.format, "dictionary": f.dictionary, "unit": f.unit, "members": f.members, "after": f.after}
+	x := map[string]any{"expr": expr, "format": f.format, "dictionary": f.dictionary, "unit": f.unit, "after": f.after}
+	if f.members {
+		x["members"] = true
+	}
 	if f.since != "" {
 		if x["since"], err = exports.ReadSince(f.since, f.unit); err != nil {
 			return m, err

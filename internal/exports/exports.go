@@ -3,8 +3,9 @@
 //
 // It guarantees that nothing that broke off looks finished: the manifest, with
 // size, rows and SHA-256 of every file, comes last, and in a folder it gets its
-// name when all before it is synced. A stream needs memory for the sets and for
-// one file of a table, however many the members are. Sets from outside are
+// name when all before it is synced. A stream needs memory for the sets, for two
+// to four files of a table, however many the members are, and by users for who
+// of several belongs to whom. Sets from outside are
 // read with bounds on bytes and members and are validated; the 64-bit form is
 // written and never read.
 //

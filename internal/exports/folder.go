@@ -377,7 +377,10 @@ func ReadSince(path, unit string) (*proto.ExportSince, error) {
 	if unit != has {
 		return nil, proto.Errorf(proto.CodeInvalid, "a delta to this export is by %s: pass --unit %s, or make a whole export", has, has)
 	}
-	since := &proto.ExportSince{Client: m.Client, Expr: m.Expr, Unit: unit, Time: m.Time}
+	since := &proto.ExportSince{Client: m.Client, Expr: m.Expr, Time: m.Time}
+	if unit != proto.UnitIdentities { // which older nodes know without the word
+		since.Unit = unit
+	}
 	for _, l := range m.Lanes {
 		name := proto.SetName(content, l.Lane)
 		b, err := readFile(filepath.Join(filepath.Dir(path), name), SetBytesMax)
