@@ -57,7 +57,7 @@ func gate() *mistakes.Gate {
 		{Name: "keepsold", File: "actors/retention.go", Old: "f.Older(now-keep) && h.fault == nil", New: "false"},
 		{Name: "expiresyoung", File: "actors/retention.go", Old: "Client: f.Client, At: now - keep})", New: "Client: f.Client, At: now - keep/4})"},
 		{Name: "idleyoung", File: "actors/retention.go", Old: "r.state.Idle(now-idle) {", New: "r.state.Idle(now-idle/4) {"},
-		{Name: "idleunknown", File: "actors/identity/retention.go", Old: "return last > 0 && last < t", New: "return last < t"},
+		{Name: "idleunknown", File: "actors/identity/retention.go", Old: "return last > 0 && last < t", New: "return last < t", Test: "actors/identity TestIdle"},
 		{Name: "trimremembers", File: "actors/identity/retention.go", Old: "\t\tp.eval.Refill(p.program(f.Client), &f.Memory, p.kept(f, in), now, &p.delta)\n", New: ""},
 		{Name: "trimblocks", File: "actors/identity/retention.go", Old: "\tf.dropBlocks(fx)\n", New: ""},
 		{Name: "lateagain", File: "engine/ledgerfile.go", Old: "for received := min(e.time, now); have < e.gen; {", New: "for received := min(e.time, now); have > e.gen; {"},
