@@ -110,6 +110,7 @@ func TestAudienceIsOfItsOffset(t *testing.T) {
 				select {
 				case <-done:
 					going = false
+					until(t, n, 10*time.Second, "all is applied", func() bool { return count(t, n, c, "auto") == 4*150-4*15 })
 				default:
 				}
 				audiences = append(audiences, take(t, n, c, proto.ExportRequest{Expr: "auto"}))
