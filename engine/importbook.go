@@ -6,6 +6,7 @@ import (
 
 	"kith/proto"
 	"kith/proto/pb"
+	"kith/segments"
 )
 
 // Bounds of a client's imports. A mark for each list, each import that takes rows
@@ -76,6 +77,7 @@ func (r *registry) obeyImport(seq uint64, at proto.Millis, x *pb.Import) error {
 		i.Floor = int(x.Floor)
 	case proto.ImportMerging, proto.ImportBelow:
 		i.Identities, i.Matched, i.ToldIdentities, i.ToldMatched = x.Identities, x.Matched, x.ToldIdentities, x.ToldMatched
+		i.Rounded = segments.ReportRoundedTo
 	case proto.ImportEnded:
 		i.Reason = x.Reason
 	case proto.ImportDone:

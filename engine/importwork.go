@@ -133,7 +133,7 @@ func (n *Node) decideImport(ctx context.Context, job importJob) error {
 			return err
 		}
 	}
-	told := m.told(job.one.Mode, job.one.Floor, n.importEdge(job))
+	told := m.told(job.one.Mode, job.client.Floor, n.importEdge(job)) // whoever committed it
 	return n.decided(ctx, job, proto.ImportMerging, func(x *pb.Import) {
 		x.List, x.Identities, x.Matched, x.ToldIdentities, x.ToldMatched = number, m.identities, m.matched, told.identities, told.matched
 	})

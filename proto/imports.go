@@ -109,4 +109,5 @@ type Import struct {
 
 	Identities, Matched         uint64 // set once decided
 	ToldIdentities, ToldMatched uint64
+	Rounded                     int // what they are multiples of
 }
