@@ -136,6 +136,11 @@ func printReport(cmd *cobra.Command, r ingest.Report) {
 	if r.ShiftDays != 0 {
 		printf(cmd, "times moved by %+d days\n", r.ShiftDays)
 	}
+	printReasons(cmd, r)
+}
+
+// printReasons prints why lines were refused, with the first of each reason.
+func printReasons(cmd *cobra.Command, r ingest.Report) {
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 	for _, reason := range r.SortedReasons() {
 		fmt.Fprintf(w, "refused %d\t%s\n", r.Reasons[reason], reason)
