@@ -442,7 +442,7 @@ type markWriter struct {
 }
 
 // markBatch is how many commands are submitted at once.
-const markBatch = 500
+const markBatch = 2000
 
 // write submits the traits for some nodes, by lane. Each has needs or is left
 // alone: whoever was cut, erased or changed meanwhile.

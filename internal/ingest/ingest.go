@@ -1,5 +1,6 @@
 // Package ingest loads events from files: newline-delimited JSON, CSV, and the
-// combined log format of Apache and nginx.
+// combined log format of Apache and nginx. It loads a client's own lists and
+// traits from CSV in the same way, whose rows may go over lines.
 //
 // Guarantee: every line of the input (but for the header of a CSV file) is
 // either accepted by the node or refused with a reason, and counted once: accepted + refused + unsent = lines, where
