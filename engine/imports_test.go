@@ -276,6 +276,22 @@ func TestImportsThatDifferByOnePerson(t *testing.T) {
 			t.Errorf("the list with %d more: %s, without %s", i, got, first)
 		}
 	}
+	// Of scope identity, size and count are those of the list, whoever is known.
+	var sizes []uint64
+	for i, victim := range []proto.Identity{hashed(5000), hashed(5002)} {
+		id := proto.SegmentID(fmt.Sprint("c", i))
+		x, err := n.BeginImport(t.Context(), c, proto.ImportSpec{Segment: id, Scope: "identity"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		addRows(t, n, c, x.Number, append(slices.Clone(list), victim))
+		commit(t, n, c, x.Number, 50)
+		spec, _ := n.Segment(c, id)
+		sizes = append(sizes, *spec.Size, count(t, n, c, string(id)))
+	}
+	if want := uint64(len(list) + 1); slices.Min(sizes) != want || slices.Max(sizes) != want {
+		t.Errorf("sizes and counts of scope identity are %v, want %d", sizes, want)
+	}
 	if got := told("a", proto.ImportReplace, list[1:]...); got != first {
 		t.Errorf("the list with one fewer: %s, with %s", got, first)
 	}
@@ -404,6 +420,12 @@ func TestImportsAndOtherRules(t *testing.T) {
 	if got := traitsOf(t, n, c, hashed(2)); len(got) != 0 {
 		t.Errorf("a list that was deleted is still at somebody: %v", got)
 	}
+	// An addition makes a list that is not there, which others change.
+	load(t, n, c, "fresh", proto.ImportAdd, 50, accounts(0, 60)...)
+	wantSegments(t, n, c, hashed(2), "fresh")
+	load(t, n, c, "fresh", proto.ImportRemove, 50, hashed(2))
+	wantSegments(t, n, c, hashed(2))
+	wantSegments(t, n, c, hashed(3), "fresh")
 	for k := range 9 {
 		_, err = n.BeginImport(t.Context(), c, proto.ImportSpec{Segment: proto.SegmentID(fmt.Sprint("l", k))})
 	}
