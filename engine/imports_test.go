@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -466,4 +467,30 @@ func TestImportsOverARestart(t *testing.T) {
 		t.Errorf("the first import changed over the restart:\n%s", d)
 	}
 	verifyClean(t, n)
+}
+
+// An import that nobody commits ends after a day, and leaves nothing.
+func TestImportGivenUp(t *testing.T) {
+	var ahead atomic.Int64
+	n := testNode(t, t.TempDir(), func(c *engine.Config) {
+		c.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	})
+	defer closeNode(t, n)
+	c := acme(t, n)
+	old := begin(t, n, c, "old", proto.ImportCreate)
+	addRows(t, n, c, old.Number, accounts(0, 3))
+	ahead.Store(int64(25 * time.Hour))
+	young := begin(t, n, c, "young", proto.ImportCreate)
+	until(t, n, 20*time.Second, "the old import ends", func() bool {
+		list := n.Imports(c)
+		return list[1].Number == old.Number && list[1].State == proto.ImportEnded
+	})
+	swept(t, n, c)
+	list := n.Imports(c)
+	if list[0].Number != young.Number || list[0].State != proto.ImportOpen || !strings.Contains(list[1].Reason, "within a day") {
+		t.Errorf("the imports are %+v", list)
+	}
+	if seen, _ := lookup(t, n, c, hashed(1)); seen.Known {
+		t.Error("a row of it is still known")
+	}
 }
