@@ -16,7 +16,7 @@ import (
 // control stream; who is on it are traits (proto.StagedTrait, proto.ListTrait),
 // set and removed by commands in the lanes' logs, so that opt-outs, erasures and
 // retention take them along. An import's rows stand for nothing until it is
-// committed: then imports.go's worker counts what they match, and if those are
+// committed: then the node counts what they match, and if those are
 // enough turns them into the list's (importwork.go). The list's segment is an
 // ordinary one, whose rule looks at the list's trait.
 
