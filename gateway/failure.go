@@ -16,7 +16,7 @@ func statusOf(c proto.Code) int {
 	switch c {
 	case proto.CodeUnauthorized:
 		return http.StatusUnauthorized
-	case proto.CodeForbidden, proto.CodeOptedOut, proto.CodeFloor:
+	case proto.CodeForbidden, proto.CodeOptedOut, proto.CodeFloor, proto.CodeBelow:
 		return http.StatusForbidden
 	case proto.CodeNotFound:
 		return http.StatusNotFound

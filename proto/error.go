@@ -26,6 +26,7 @@ const (
 	CodeRule         Code = "rule"         // the rule does not parse or is not supported
 	CodeExpr         Code = "expr"         // an audience expression does not parse
 	CodeFloor        Code = "floor"        // an answer would tell of too few people
+	CodeBelow        Code = "below"        // an import matches too few people
 	CodeNotFound     Code = "not_found"    // what was named does not exist
 	CodeConflict     Code = "conflict"     // it exists already, or is in use
 	CodeUnauthorized Code = "unauthorized" // no key, or an unknown one

@@ -148,7 +148,7 @@ func (b *ReportBook) Decide(day proto.Day, a *Audience, unit string, m Measure, 
 	case m.Close:
 		r.Verdict = VerdictClose
 	default:
-		r.Told = rounded(m.Count, floor, edge)
+		r.Told = RoundReport(m.Count, floor, edge)
 		b.keep(&r, floor)
 	}
 	return r
@@ -164,8 +164,8 @@ func (b *ReportBook) keep(r *Report, floor int) {
 	}
 }
 
-// rounded is count as a multiple of ReportRoundedTo next to it, not below the floor.
-func rounded(count uint64, floor int, edge uint64) uint64 {
+// RoundReport is count as a multiple of ReportRoundedTo next to it, not below the floor.
+func RoundReport(count uint64, floor int, edge uint64) uint64 {
 	const to = ReportRoundedTo
 	least := (uint64(max(floor, 0)) + to - 1) / to * to
 	return max((count+edge)/to*to, least)
