@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Code names a kind of error for programs. The list only grows; docs/api.md
@@ -50,7 +51,8 @@ type Error struct {
 	Code         Code
 	Message      string
 	Line, Column int
-	Err          error // the cause, not shown to clients
+	RetryAfter   time.Duration // when to try again, if that is known
+	Err          error         // the cause, not shown to clients
 }
 
 func (e *Error) Error() string {

@@ -23,6 +23,17 @@ const (
 	VerdictClose Verdict = 3 // refused: too close to another audience
 )
 
+// String is what a verdict is called.
+func (v Verdict) String() string {
+	switch v {
+	case VerdictTold:
+		return "told"
+	case VerdictBelow:
+		return "below"
+	}
+	return "refused"
+}
+
 // Report is one distinct audience that report keys asked for on a day, and what
 // they were told: for that day it stays what it is, whatever becomes of the set.
 type Report struct {
@@ -68,6 +79,9 @@ func (b *ReportBook) Take(r Report) {
 // Day is the day that it is for a question asked on now: never one before the
 // newest in the book, so that a clock set back opens no new day.
 func (b *ReportBook) Day(now proto.Day) proto.Day { return max(now, b.day) }
+
+// All are the reports of the last day and the day before, oldest first.
+func (b *ReportBook) All() []Report { return slices.Concat(b.before, b.today) }
 
 // on are the reports of a day and of the one before.
 func (b *ReportBook) on(day proto.Day) (today, before []Report) {
