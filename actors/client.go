@@ -102,8 +102,10 @@ func (h *host) purge(r *resident) {
 
 // forgetClient takes what one client knows out of a node that others know too.
 func (h *host) forgetClient(r *resident, client proto.ClientID) {
-	h.forgetFacts(r, client)
-	if r.state.Graph != nil && h.fault == nil {
+	if h.forgetFacts(r, client); h.fault != nil {
+		return
+	}
+	if r.state.Graph != nil {
 		h.tell(r.node, graph.Message{Kind: graph.Withdraw, Evidence: graph.Evidence{Time: h.entry.Now, Client: client}})
 	}
 }
