@@ -34,7 +34,7 @@ func (n *Node) Preview(ctx context.Context, client proto.ClientInfo, s proto.Seg
 		return proto.SegmentPreview{}, err
 	}
 	s.Scope = scope.String()
-	old, defined, err := n.registry.checkSpec(client.ID, segments.Definition{ID: s.ID, Scope: scope, Rule: rule})
+	old, defined, err := n.registry.checkSpec(client.ID, segments.Definition{ID: s.ID, Scope: scope, Rule: rule}, s.Backfill)
 	if err != nil {
 		return proto.SegmentPreview{}, err
 	}
@@ -46,12 +46,12 @@ func (n *Node) Preview(ctx context.Context, client proto.ClientInfo, s proto.Seg
 }
 
 // checkSpec says what Define would, and gives what d would replace.
-func (r *registry) checkSpec(c proto.ClientID, d segments.Definition) (old proto.SegmentSpec, defined bool, err error) {
+func (r *registry) checkSpec(c proto.ClientID, d segments.Definition, backfill bool) (old proto.SegmentSpec, defined bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	d.Key = proto.SegmentKey(r.seq + 1)
 	old, defined = r.specs[c][d.ID]
-	return old, defined, r.check(c, d)
+	return old, defined, r.check(c, d, backfill)
 }
 
 // preview is one under way.

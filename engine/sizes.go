@@ -92,58 +92,84 @@ func (l *lane) keepSizes(b *batch) error {
 func sizesDay(k []byte) proto.Day { return proto.Day(binary.BigEndian.Uint32(k[len(k)-4:])) }
 
 // Sizes are how many identities were in the segment when each of the days ended,
-// under all rules that its name has stood for, and today's so far. CodeNotFound
-// if there never was such a segment.
+// by the rule that answered then, and today's so far. CodeNotFound if there never
+// was such a segment.
 func (n *Node) Sizes(client proto.ClientInfo, id proto.SegmentID, from, to proto.Day) ([]proto.DaySize, error) {
-	keys := n.registry.everOf(client.ID, id)
-	if len(keys) == 0 {
+	versions := n.registry.versionsOf(client.ID, id)
+	if len(versions) == 0 {
 		return nil, notDefined(id)
 	}
-	days := map[proto.Day]*proto.DaySize{}
+	days := daySizes{}
 	for _, l := range n.lanes {
-		if err := l.addDays(client.ID, keys, from, to, days); err != nil {
+		if err := l.addDays(client.ID, versions, from, to, days); err != nil {
 			return nil, err
 		}
 	}
+	out := make([]proto.DaySize, 0, len(days)+1)
+	for day, of := range days {
+		out = append(out, of.answered(day, versions))
+	}
 	if s, ok := n.Segment(client, id); ok {
 		if today := proto.DayOf(n.config.Now()); from <= today && today <= to {
-			days[today] = &proto.DaySize{Day: today, Identities: s.Size, SoFar: true}
+			out = slices.DeleteFunc(out, func(d proto.DaySize) bool { return d.Day == today })
+			out = append(out, proto.DaySize{Day: today, Identities: s.Size, SoFar: true})
 		}
-	}
-	out := make([]proto.DaySize, 0, len(days))
-	for _, d := range days {
-		if d.Partitions != nil && d.Partitions.Answered == d.Partitions.Of {
-			d.Partitions = nil
-		}
-		out = append(out, *d)
 	}
 	slices.SortFunc(out, func(a, b proto.DaySize) int { return cmp.Compare(a.Day, b.Day) })
 	return out, nil
 }
 
-// everOf are the keys that a name has stood for.
-func (r *registry) everOf(c proto.ClientID, id proto.SegmentID) []proto.SegmentKey {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.ever[defined{c, id}])
+// daySizes are sizes by day and version: while one waits beside another, lanes
+// write down both.
+type daySizes map[proto.Day]versionSizes
+
+type versionSizes map[proto.SegmentKey]*versionSize
+
+type versionSize struct {
+	size       uint64
+	partitions int
+}
+
+// answered is the size under the version that most of the hash space knows; of
+// several, the newest that answered when the day ended.
+func (x versionSizes) answered(day proto.Day, versions []version) proto.DaySize {
+	var best versionSize
+	ended := false // the best had begun to answer when the day ended
+	for _, v := range slices.Backward(versions) {
+		s := x[v.key]
+		if s == nil {
+			continue
+		}
+		if in := v.from.Day() <= day; s.partitions > best.partitions || s.partitions == best.partitions && in && !ended {
+			best, ended = *s, in
+		}
+	}
+	out := proto.DaySize{Day: day, Identities: &best.size}
+	if best.partitions < proto.Partitions {
+		out.Partitions = &proto.Answered{Answered: best.partitions, Of: proto.Partitions}
+	}
+	return out
 }
 
 // addDays adds what the lane has of the days.
-func (l *lane) addDays(c proto.ClientID, keys []proto.SegmentKey, from, to proto.Day, days map[proto.Day]*proto.DaySize) error {
+func (l *lane) addDays(c proto.ClientID, versions []version, from, to proto.Day, days daySizes) error {
 	snap := l.acquire()
 	defer snap.release()
 	return scanSizes(snap, sizesPrefix(l.id, c), sizesKey(l.id, c, from), to, func(day proto.Day, list []segmentSize) {
 		for _, s := range list {
-			if !slices.Contains(keys, s.key) {
+			if !slices.ContainsFunc(versions, func(v version) bool { return v.key == s.key }) {
 				continue
 			}
-			d := days[day]
-			if d == nil {
-				d = &proto.DaySize{Day: day, Identities: new(uint64), Partitions: &proto.Answered{Of: proto.Partitions}}
-				days[day] = d
+			if days[day] == nil {
+				days[day] = versionSizes{}
 			}
-			*d.Identities += s.size
-			d.Partitions.Answered += len(l.partitions)
+			d := days[day][s.key]
+			if d == nil {
+				d = &versionSize{}
+				days[day][s.key] = d
+			}
+			d.size += s.size
+			d.partitions += len(l.partitions)
 		}
 	})
 }

@@ -113,11 +113,27 @@ func (p *Program) Dependents(id proto.SegmentID) (list []Definition) {
 	return list
 }
 
-// Current reports whether a memory of a version holds what the definition with
-// key says: neither it nor a rule that it reaches by member() is newer.
-func (p *Program) Current(key, version proto.SegmentKey) bool {
-	s := p.byKey[key]
-	return s != nil && s.since <= version && !slices.ContainsFunc(s.refs, func(r *segment) bool { return !p.Current(r.def.Key, version) })
+// Since is the version from which on memories hold what the definition with key
+// says: the newest of those at which it and the rules that it reaches by
+// member() began to answer. 0 if there is no such definition.
+func (p *Program) Since(key proto.SegmentKey) proto.SegmentKey {
+	seen := map[*segment]proto.SegmentKey{}
+	var walk func(s *segment) proto.SegmentKey
+	walk = func(s *segment) proto.SegmentKey {
+		since, ok := seen[s]
+		if !ok {
+			since = s.since
+			for _, r := range s.refs {
+				since = max(since, walk(r))
+			}
+			seen[s] = since
+		}
+		return since
+	}
+	if s := p.byKey[key]; s != nil {
+		return walk(s)
+	}
+	return 0
 }
 
 // fileSwapped keeps the list of definitions that answer since later than their

@@ -44,7 +44,7 @@ func gate() *mistakes.Gate {
 		// what a start reads
 		{Name: "losecarry", File: "engine/graph.go", Old: "\tl.graph.Vector[l.id] = max(l.graph.Vector[l.id], proto.Offset(l.record.Offset))\n\t_, err = snap", New: "\tl.graph.Carry = nil\n\tl.graph.Vector[l.id] = max(l.graph.Vector[l.id], proto.Offset(l.record.Offset))\n\t_, err = snap"},
 		{Name: "overdue", File: "engine/exits.go", Old: "\t\tstart = prefix\n", New: "\t\tstart = exitKey(x.lane, hourOf(at), 0)\n"},
-		{Name: "nofills", File: "engine/fill.go", Old: "\t\tl.progress.fills[f.key] = f\n", New: "\t\tf.done = true\n\t\tl.progress.fills[f.key] = f\n"},
+		{Name: "nofills", File: "engine/fill.go", Old: "\t\tf, err := decodeFill(k, v)\n", New: "\t\tf, err := decodeFill(k, v)\n\t\tf.done = true\n"},
 		{Name: "untold", File: "engine/ledger.go", Old: "\t\tl.node.ledger.add(l.id, list[:n])\n", New: ""},
 		{Name: "aloneatstart", File: "engine/users.go", Old: "if s.Named && s.Follows && !x.fresh[s.Ordinal] {", New: "if false {"},
 		{Name: "lateagain", File: "engine/ledgerfile.go", Old: "for received := min(e.time, now); have < e.gen; {", New: "for received := min(e.time, now); have > e.gen; {"},

@@ -313,8 +313,10 @@ func (w *world) run() {
 		w.beat(n, l, w.now)
 	case k < 66:
 		w.relayControl(n, l)
-	case k < 72:
+	case k < 71:
 		w.fill(n, l)
+	case k < 72:
+		w.swap(n)
 	case k < 76:
 		w.err = errors.Join(w.err, n.sim.Trim())
 		if n.id == 0 {

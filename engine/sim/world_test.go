@@ -26,7 +26,7 @@ var secret = [16]byte{1}
 
 // stats are what a run did: a run that does nothing finds nothing.
 type stats struct {
-	Entries, Events, Links, Unlinks, Cuts, OptIns, Erases, Forgets, Everywhere, Defines int
+	Entries, Events, Links, Unlinks, Cuts, OptIns, Erases, Forgets, Everywhere, Defines, Swaps int
 	Acks, LeaseWaits, Linked, Refused                                                   int
 	CrashesStepped, CrashesCommitted, Restarts, Restores, Anew, Packs, Gaps, Fills      int
 	Compared, Stale, Verified, Purges, Jumps, Blocks, Carried, Nameless                 int
@@ -328,6 +328,23 @@ func (w *world) redefine() {
 func (w *world) relayControl(n *node, l proto.LaneID) {
 	w.must(n.sim.ReadControl())
 	w.own(l, proto.CommandControl, n.sim.Controls(l)...)
+}
+
+// swap has a node propose that a version which is filled answers; another node
+// may do so too.
+func (w *world) swap(n *node) (moved bool) {
+	w.must(n.sim.ReadControl())
+	c := n.sim.Swap()
+	if c == nil {
+		return false
+	}
+	w.trace("node %d swaps %v", n.id, c.GetSwap())
+	w.stats.Swaps++
+	w.control(c)
+	if w.chance(20) {
+		w.control(c)
+	}
+	return true
 }
 
 // sorted gives the keys of a map in order: nothing may depend on a map's.
