@@ -94,22 +94,30 @@ func checkUnit(unit string) error {
 // whether they have gone through history for the segments.
 func (n *Node) answering(keys []proto.SegmentKey) (lanes []*lane, part proto.Answered, exact bool) {
 	part.Of, exact = proto.Partitions, true
+	since := n.registry.sinceOf(keys...)
 	for _, l := range n.lanes {
 		if _, _, _, fault := l.progress.get(); fault != nil {
 			exact = false
 			continue
 		}
-		exact = exact && l.progress.allFilled(keys)
+		exact = exact && l.progress.allFilled(keys, since)
 		lanes = append(lanes, l)
 		part.Answered += len(l.partitions)
 	}
 	return lanes, part, exact
 }
 
-func (p *progress) allFilled(keys []proto.SegmentKey) bool {
+// allFilled reports whether history was gone through for all of the versions,
+// each after the record that since has for it.
+func (p *progress) allFilled(keys, since []proto.SegmentKey) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return !slices.ContainsFunc(keys, func(k proto.SegmentKey) bool { return !p.fills[k].exact() })
+	for i, k := range keys {
+		if f := p.fills[k]; !f.exact() || f.since < since[i] {
+			return false
+		}
+	}
+	return true
 }
 
 // Count sizes an audience: the sum over the lanes.

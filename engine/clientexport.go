@@ -14,7 +14,8 @@ import (
 )
 
 // This file writes all that a client holds, as lines of JSON: the client, its
-// keys without their secrets, its segments, then by lane and number each
+// keys without their secrets, its segments with the rules that they had before,
+// then by lane and number each
 // identity with its events and links, and last a line with the counts of all,
 // without which the export is not whole. docs/api.md has the fields.
 
@@ -41,6 +42,17 @@ type exportedKey struct {
 type exportedSegment struct {
 	Kind string `json:"kind"`
 	proto.SegmentSpec
+}
+
+// exportedVersion is a rule that a segment's name has stood for.
+type exportedVersion struct {
+	Kind    string           `json:"kind"`
+	Segment proto.SegmentID  `json:"segment"`
+	Scope   string           `json:"scope"`
+	When    string           `json:"when"`
+	Version proto.SegmentKey `json:"version"`
+	From    time.Time        `json:"from"`
+	To      *time.Time       `json:"to,omitempty"` // it answers still
 }
 
 type exportedIdentity struct {
@@ -73,6 +85,7 @@ type exportedEnd struct {
 	Kind       string `json:"kind"`
 	Keys       int    `json:"keys"`
 	Segments   int    `json:"segments"`
+	Versions   int    `json:"versions"`
 	Identities int    `json:"identities"`
 	Events     int    `json:"events"`
 	Links      int    `json:"links"`
@@ -128,6 +141,23 @@ func (x *clientExport) account() error {
 	for _, s := range n.Segments(x.client) {
 		x.end.Segments++
 		if err := x.out.Encode(exportedSegment{"segment", s}); err != nil {
+			return err
+		}
+	}
+	return x.versions()
+}
+
+// versions writes the rules that are kept of what segments stood for, those of
+// segments that are no more among them.
+func (x *clientExport) versions() error {
+	for _, v := range x.node.registry.allVersions(x.client.ID) {
+		line := exportedVersion{"version", v.id, v.scope, v.when, v.key, v.from.Time(), nil}
+		if v.to != 0 {
+			to := v.to.Time()
+			line.To = &to
+		}
+		x.end.Versions++
+		if err := x.out.Encode(line); err != nil {
 			return err
 		}
 	}

@@ -130,7 +130,7 @@ func (n *Node) nextOf(c proto.ClientID, s *proto.SegmentSpec) *proto.SegmentNext
 	if s == nil {
 		return nil
 	}
-	return &proto.SegmentNext{Scope: s.Scope, When: s.When, Version: s.Version, Filled: n.filled(s.Version), Progress: n.fillShare(c, s.Version)}
+	return &proto.SegmentNext{Scope: s.Scope, When: s.When, Version: s.Version, Filled: n.filledSince(s.Version, n.registry.sinceOf(s.Version)[0]), Progress: n.fillShare(c, s.Version)}
 }
 
 // Segments are all of the client's definitions, by id.
@@ -151,18 +151,11 @@ func (n *Node) measure(c proto.ClientID, s *proto.SegmentSpec) {
 	for _, l := range n.lanes {
 		size += l.bitmaps.Cardinality(s.Version)
 	}
-	filled := n.filled(s.Version) // afterwards: else a version that went would have lost members unnoticed
+	filled := n.filledSince(s.Version, n.registry.sinceOf(s.Version)[0]) // afterwards: else a version that went would have lost members unnoticed
 	if s.Size, s.Filled = &size, &filled; !filled {
 		share := n.fillShare(c, s.Version)
 		s.Progress = &share
 	}
-}
-
-func (p *progress) filled(k proto.SegmentKey) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	f, ok := p.fills[k]
-	return ok && f.exact()
 }
 
 // Authenticate tells whom a key speaks for.

@@ -118,7 +118,8 @@ func (l *lane) freeze(a audience, known bool) (f frozen, ok bool) {
 	if fault != nil {
 		return f, false
 	}
-	f.exact, f.offset = l.progress.allFilled(versionsOf(a.specs)), applied
+	keys := versionsOf(a.specs)
+	f.exact, f.offset = l.progress.allFilled(keys, l.node.registry.sinceOf(keys...)), applied
 	l.bitmaps.View(func(get getBits, universe getUniverse) {
 		f.part.Set = a.set(get, universe)
 		if known {

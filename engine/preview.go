@@ -137,7 +137,7 @@ func (p *preview) one(ctx context.Context, node proto.Node) error {
 	if err := e.read(node); err != nil || e.state.Dark() {
 		return err
 	}
-	after, err := e.holds(p.rule, p.now)
+	after, err := e.holds(p.rule, p.now, e.ruleNow)
 	if err != nil {
 		return err
 	}

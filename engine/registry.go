@@ -38,7 +38,8 @@ type registry struct {
 	rules   *laneRules
 	saved   map[proto.ClientID]map[proto.AudienceID]proto.AudienceSpec
 	reports map[proto.ClientID]*segments.ReportBook
-	ever    map[defined][]version // all that a segment's name has stood for, oldest first
+	since   map[proto.SegmentKey]proto.SegmentKey // versions whose rule refers to one that was swapped: by which record
+	ever    map[defined][]version                 // all that a segment's name has stood for, oldest first
 
 	stale atomic.Bool // view must be made anew; set under mu
 	view  atomic.Pointer[registryView]
@@ -73,7 +74,7 @@ func newRegistry(c log.ControlStream, static map[[32]byte]proto.Principal, now f
 		clients: map[proto.ClientName]proto.ClientInfo{}, gone: map[proto.ClientName]proto.ClientID{}, spaces: map[string]proto.SpaceID{},
 		keys: map[[32]byte]proto.Principal{}, specs: specs{}, next: specs{},
 		rules: newLaneRules(), saved: map[proto.ClientID]map[proto.AudienceID]proto.AudienceSpec{},
-		reports: map[proto.ClientID]*segments.ReportBook{}, ever: map[defined][]version{},
+		reports: map[proto.ClientID]*segments.ReportBook{}, ever: map[defined][]version{}, since: map[proto.SegmentKey]proto.SegmentKey{},
 	}
 	r.stale.Store(true)
 	return r
@@ -158,7 +159,7 @@ func (r *registry) obey(seq uint64, c *pb.Control) error {
 	case *pb.Control_Swap:
 		return r.obeySwap(seq, c, b.Swap)
 	case *pb.Control_Undefine:
-		if _, err := r.rules.apply(seq, c); err != nil {
+		if _, err := r.apply(seq, c); err != nil {
 			return err
 		}
 		client, id := proto.ClientID(b.Undefine.Client), proto.SegmentID(b.Undefine.Id)
@@ -166,12 +167,12 @@ func (r *registry) obey(seq uint64, c *pb.Control) error {
 		delete(r.next[client], id)
 		r.finish(defined{client, id}, proto.Millis(c.TimeMs))
 	case *pb.Control_EraseClient:
-		if _, err := r.rules.apply(seq, c); err != nil {
+		if _, err := r.apply(seq, c); err != nil {
 			return err
 		}
 		r.end(proto.ClientID(b.EraseClient.Client))
 	case *pb.Control_Retain:
-		_, err := r.rules.apply(seq, c)
+		_, err := r.apply(seq, c)
 		return err
 	case *pb.Control_SaveAudience:
 		r.obeySave(b.SaveAudience)
@@ -183,8 +184,32 @@ func (r *registry) obey(seq uint64, c *pb.Control) error {
 	return nil
 }
 
-func (r *registry) obeyDefine(seq uint64, c *pb.Control, d *pb.Define) error {
+// apply obeys a record about rules.
+func (r *registry) apply(seq uint64, c *pb.Control) (rulesChange, error) {
 	ch, err := r.rules.apply(seq, c)
+	for _, k := range ch.dropped {
+		delete(r.since, k)
+	}
+	for _, k := range ch.refers {
+		r.since[k] = proto.SegmentKey(seq)
+	}
+	return ch, err
+}
+
+// sinceOf gives of each version the record that a fill must have come after to
+// be right, 0 for any.
+func (r *registry) sinceOf(keys ...proto.SegmentKey) []proto.SegmentKey {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := make([]proto.SegmentKey, len(keys))
+	for i, k := range keys {
+		list[i] = r.since[k]
+	}
+	return list
+}
+
+func (r *registry) obeyDefine(seq uint64, c *pb.Control, d *pb.Define) error {
+	ch, err := r.apply(seq, c)
 	if err != nil {
 		return err
 	}
@@ -206,7 +231,7 @@ func (r *registry) obeyDefine(seq uint64, c *pb.Control, d *pb.Define) error {
 // obeySwap has the version that waits answer. From here on this node answers by
 // it, whatever its lanes obey: both versions have their members in all of them.
 func (r *registry) obeySwap(seq uint64, c *pb.Control, b *pb.Swap) error {
-	ch, err := r.rules.apply(seq, c)
+	ch, err := r.apply(seq, c)
 	if err != nil || ch.swapped == 0 {
 		return err
 	}

@@ -198,7 +198,7 @@ func (s *Simulated) Swap() *pb.Control {
 	slices.SortFunc(list, func(a, b waiting) int { return cmp.Compare(a.key, b.key) })
 	for _, w := range list {
 		s.registry.mu.Lock()
-		c := s.registry.swapOf(w, s.filled)
+		c := s.registry.swapOf(w, s.filledSince)
 		s.registry.mu.Unlock()
 		if c != nil {
 			return c

@@ -19,6 +19,7 @@ type waiting struct {
 	client proto.ClientID
 	id     proto.SegmentID
 	key    proto.SegmentKey
+	since  proto.SegmentKey // as sinceOf
 }
 
 // waiting are all versions that wait, and what tells of the next record.
@@ -27,7 +28,7 @@ func (r *registry) waiting() (list []waiting, changed <-chan struct{}) {
 	defer r.mu.Unlock()
 	for c, of := range r.next {
 		for id, s := range of {
-			list = append(list, waiting{c, id, s.Version})
+			list = append(list, waiting{c, id, s.Version, r.since[s.Version]})
 		}
 	}
 	return list, r.changed
@@ -38,7 +39,7 @@ func (n *Node) swapVersions(ctx context.Context) {
 	for {
 		list, changed := n.registry.waiting()
 		for _, w := range list {
-			if !n.filled(w.key) {
+			if !n.filledSince(w.key, w.since) {
 				continue
 			}
 			if err := n.swap(ctx, w); err != nil {
@@ -61,10 +62,12 @@ func (n *Node) swapVersions(ctx context.Context) {
 	}
 }
 
-// filled reports whether every lane has gone through history for a version.
-func (n *Node) filled(k proto.SegmentKey) bool {
+// filledSince reports whether every lane has gone through history for a version,
+// after a record.
+func (n *Node) filledSince(k, since proto.SegmentKey) bool {
+	keys, after := []proto.SegmentKey{k}, []proto.SegmentKey{since}
 	for _, l := range n.lanes {
-		if !l.progress.filled(k) {
+		if !l.progress.allFilled(keys, after) {
 			return false
 		}
 	}
@@ -92,15 +95,15 @@ func (n *Node) swap(ctx context.Context, w waiting) error {
 	}
 	n.swapping.Lock() // not between a backup's store and its control records
 	defer n.swapping.Unlock()
-	_, err := n.registry.propose(ctx, func() (*pb.Control, error) { return n.registry.swapOf(w, n.filled), nil })
+	_, err := n.registry.propose(ctx, func() (*pb.Control, error) { return n.registry.swapOf(w, n.filledSince), nil })
 	return err
 }
 
 // swapOf is the record that has a version answer, nil if it does not wait any
 // more, or not all has been filled: a rule that it refers to may have been
 // replaced meanwhile. The registry's lock is held.
-func (r *registry) swapOf(w waiting, filled func(proto.SegmentKey) bool) *pb.Control {
-	if s, ok := r.next[w.client][w.id]; !ok || s.Version != w.key || !filled(w.key) {
+func (r *registry) swapOf(w waiting, filled func(key, since proto.SegmentKey) bool) *pb.Control {
+	if s, ok := r.next[w.client][w.id]; !ok || s.Version != w.key || !filled(w.key, r.since[w.key]) {
 		return nil
 	}
 	return &pb.Control{Body: &pb.Control_Swap{Swap: &pb.Swap{Client: uint32(w.client), Id: string(w.id), Version: uint32(w.key)}}}

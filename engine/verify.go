@@ -147,7 +147,7 @@ type verifier struct {
 	exits map[actors.Exit]bool
 	count map[proto.SegmentKey]uint64 // members found in facts
 	known map[proto.ClientID]uint64
-	named uint64 // nodes that have a number
+	named uint64                                                  // nodes that have a number
 	names map[proto.ClientID]map[proto.SegmentID]proto.SegmentKey // those that answer
 	since map[proto.SegmentKey]proto.SegmentKey                   // the version from which on memories hold a definition
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"slices"
 
 	"kith/proto"
@@ -60,4 +61,26 @@ func versionAt(list []version, t proto.Millis) (v version, kept, is bool) {
 		}
 	}
 	return version{}, false, false
+}
+
+// namedVersion is a version with the segment that it is of.
+type namedVersion struct {
+	id proto.SegmentID
+	version
+}
+
+// allVersions are the versions of a client's segments whose rules are kept, by
+// segment, oldest first.
+func (r *registry) allVersions(c proto.ClientID) (list []namedVersion) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for d, versions := range r.ever {
+		for _, v := range versions {
+			if d.client == c && v.rule != nil {
+				list = append(list, namedVersion{d.id, v})
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b namedVersion) int { return cmp.Or(cmp.Compare(a.id, b.id), cmp.Compare(a.key, b.key)) })
+	return list
 }

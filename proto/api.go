@@ -164,6 +164,11 @@ type Explanation struct {
 	Entered  *time.Time        `json:"entered,omitempty"` // when it last became true, of a member
 	Changes  *time.Time        `json:"changes,omitempty"` // when time alone changes it next
 	Facts    []ExplanationFact `json:"facts"`
+	// Version is the one whose rule judged.
+	Version SegmentKey `json:"version,omitempty"`
+	// Undecided: In says nothing, for the reason in Notes.
+	Undecided bool     `json:"undecided,omitempty"`
+	Notes     []string `json:"notes,omitempty"` // what In rests on, where that is less than one may think
 }
 
 // ExplanationFact is one part of a rule with the value it has.

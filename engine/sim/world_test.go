@@ -27,9 +27,9 @@ var secret = [16]byte{1}
 // stats are what a run did: a run that does nothing finds nothing.
 type stats struct {
 	Entries, Events, Links, Unlinks, Cuts, OptIns, Erases, Forgets, Everywhere, Defines, Swaps int
-	Acks, LeaseWaits, Linked, Refused                                                   int
-	CrashesStepped, CrashesCommitted, Restarts, Restores, Anew, Packs, Gaps, Fills      int
-	Compared, Stale, Verified, Purges, Jumps, Blocks, Carried, Nameless                 int
+	Acks, LeaseWaits, Linked, Refused                                                          int
+	CrashesStepped, CrashesCommitted, Restarts, Restores, Anew, Packs, Gaps, Fills             int
+	Compared, Stale, Verified, Purges, Jumps, Blocks, Carried, Nameless                        int
 }
 
 func (a *stats) add(b *stats) {
