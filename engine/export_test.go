@@ -308,3 +308,19 @@ func (n *Node) VersionTraces(client proto.ClientID) (list []string) {
 	}
 	return list
 }
+
+// Filling reports whether some lane is going through its nodes for a segment, or
+// is about to: it does not obey all control records yet.
+func (n *Node) Filling() bool {
+	last := n.registry.last()
+	for _, l := range n.lanes {
+		l.progress.mu.Lock()
+		_, open := l.progress.openFill()
+		open = open || l.progress.control < last
+		l.progress.mu.Unlock()
+		if open {
+			return true
+		}
+	}
+	return false
+}

@@ -4,13 +4,16 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 
 	"kith/engine"
 	"kith/engine/log"
@@ -218,6 +221,15 @@ func (x *edit) filled() {
 	})
 }
 
+// traces are what is left of versions that went, once all nodes were gone through.
+func (x *edit) traces() []string {
+	x.t.Helper()
+	until(x.t, x.n, 30*time.Second, "going through all nodes", func() bool { return !x.n.Filling() })
+	settle(x.t, x.n)
+	list := x.n.VersionTraces(x.c.ID)
+	return list[:min(len(list), 5)]
+}
+
 // An edited segment answers by its old rule, in everything, until the last lane
 // has gone through history; then by the new one, as if it had always been so.
 func TestEditAnswersOnceFilled(t *testing.T) {
@@ -262,7 +274,7 @@ func TestEditAnswersOnceFilled(t *testing.T) {
 			x.sameOf("new", editRules[:2])
 			settle(t, x.n) // what members were filled with for the others is told to users of several lanes
 			x.same("new")
-			if traces := x.n.VersionTraces(x.c.ID); len(traces) > 0 {
+			if traces := x.traces(); len(traces) > 0 {
 				t.Errorf("of the old versions are left: %q", traces)
 			}
 			closeNode(t, x.n)
@@ -370,7 +382,7 @@ func TestEditMeanwhile(t *testing.T) {
 		t.Errorf("a repeated swap made of %+v %+v", s, again)
 	}
 	settle(t, x.n)
-	if traces := x.n.VersionTraces(x.c.ID); len(traces) > 0 {
+	if traces := x.traces(); len(traces) > 0 {
 		t.Errorf("of old versions are left: %q", traces)
 	}
 	x.log.shut[1].Store(true)
@@ -385,7 +397,175 @@ func TestEditMeanwhile(t *testing.T) {
 	if traces, err := x.n.Traces(x.c.ID); err != nil || len(traces) > 0 {
 		t.Errorf("%q, %v", traces, err)
 	}
-	if traces := x.n.VersionTraces(x.c.ID); len(traces) > 0 {
+	if traces := x.traces(); len(traces) > 0 {
 		t.Errorf("of versions are left: %q", traces)
+	}
+}
+
+// editPlan is what TestEditUnderTraffic does with one node.
+type editPlan struct {
+	Traffic uint64
+	Edits   []editStep
+}
+
+type editStep struct {
+	Scope, Section string
+	Looks          int
+	Restart        bool
+}
+
+var editPlans = rapid.Custom(func(t *rapid.T) editPlan {
+	return editPlan{rapid.Uint64().Draw(t, "traffic"), rapid.SliceOfN(rapid.Custom(func(t *rapid.T) editStep {
+		return editStep{
+			Scope: rapid.SampledFrom([]string{"own", "user"}).Draw(t, "scope"), Section: rapid.SampledFrom(editSections).Draw(t, "section"),
+			Looks: rapid.IntRange(0, 30).Draw(t, "looks"), Restart: rapid.IntRange(0, 3).Draw(t, "restart") == 0,
+		}
+	}), 1, 5).Draw(t, "edits")}
+})
+
+var editSections = []string{"a", "b", "c"}
+
+// While events, links and opt-outs come in, every look-up and count says what
+// one of the two rules says, the old one as long as that answers; over restarts,
+// and over any number of edits. In the end all is as if the last rules had been
+// there from the start.
+func TestEditUnderTraffic(t *testing.T) {
+	plans := 3
+	if testing.Short() {
+		plans = 1
+	}
+	for _, lanes := range []int{1, 3} {
+		for i := range plans {
+			plan := editPlans.Example(int(time.Now().UnixNano()>>10) + i)
+			t.Run(fmt.Sprintf("lanes=%d/%d", lanes, i), func(t *testing.T) {
+				t.Logf("%+v", plan)
+				editUnderTraffic(t, plan, lanes)
+			})
+		}
+	}
+}
+
+func editUnderTraffic(t *testing.T, plan editPlan, lanes int) {
+	x := newEdit(t, lanes)
+	defer func() { closeNode(t, x.n) }()
+	x.populate()
+	rules := map[string]string{} // of every name, the newest
+	for _, s := range editSections {
+		x.define("own"+s, "identity", fmt.Sprintf(`count(event.section == %q) >= 2`, s))
+		x.define("user"+s, "user", fmt.Sprintf(`count(event.section == %q) >= 3`, s))
+	}
+	edit := func(scope, section string) {
+		s, _ := x.n.Segment(x.c, proto.SegmentID(scope+section))
+		x.define("edited"+scope, s.Scope, s.When)
+		rules["edited"+scope] = scope + section
+	}
+	edit("own", "a")
+	edit("user", "a")
+	x.filled()
+	settle(t, x.n)
+	rng := rand.New(rand.NewPCG(plan.Traffic, 2))
+	stop := x.traffic(plan.Traffic)
+	for _, step := range plan.Edits {
+		edit(step.Scope, step.Section)
+		for range step.Looks {
+			x.look(x.id(rng.IntN(editVisitors)))
+		}
+		if step.Restart {
+			stop()
+			x.restart()
+			stop = x.traffic(rng.Uint64())
+		}
+	}
+	stop()
+	x.filled()
+	settle(t, x.n)
+	for id, beside := range rules {
+		if c := count(t, x.n, x.c, fmt.Sprintf("%s & !%s | %[2]s & !%[1]s", id, beside)); c != 0 {
+			t.Fatalf("%d differ between %s and %s, which always had its rule", c, id, beside)
+		}
+	}
+	if traces := x.traces(); len(traces) > 0 {
+		t.Fatalf("of old versions are left: %q", traces)
+	}
+}
+
+// restart stops the node and goes on with what it left.
+func (x *edit) restart() {
+	closeNode(x.t, x.n)
+	st, err := store.Open(store.Config{Dir: filepath.Join(x.config.Dir, "store")})
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	x.open(st)
+}
+
+// traffic has visitors do things until stop is called.
+func (x *edit) traffic(seed uint64) (stop func()) {
+	ctx, cancel := context.WithCancel(x.t.Context())
+	n, rng := x.n, rand.New(rand.NewPCG(seed, 1))
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		for err == nil && ctx.Err() == nil {
+			v := rng.IntN(editVisitors)
+			if rng.IntN(20) == 0 {
+				_, err = n.OptOut(ctx, x.id(v), false)
+				continue
+			}
+			e := page(x.c, fmt.Sprint("v", v), []string{"a", "b", "c"}[rng.IntN(3)], time.Now())
+			if rng.IntN(5) == 0 {
+				e.Identities = append(e.Identities, x.id((v+1)%editVisitors))
+			}
+			var b proto.Batch
+			b.AddEvent(n.Hasher(), e)
+			err = n.Submit(ctx, &b).Err
+		}
+		if ctx.Err() != nil {
+			err = nil
+		}
+		done <- err
+	}()
+	return func() {
+		cancel()
+		if err := <-done; err != nil {
+			x.t.Error(err)
+		}
+	}
+}
+
+// look sees that an identity is in an edited segment exactly if its answering
+// rule, which another segment always had, says so.
+func (x *edit) look(id proto.Identity) {
+	x.t.Helper()
+	for _, scope := range []string{"own", "user"} {
+		before, _ := x.n.Segment(x.c, proto.SegmentID("edited"+scope))
+		seen, list := lookup(x.t, x.n, x.c, id)
+		diff := func(s string) string {
+			return fmt.Sprintf("edited%s & !%[1]s%[2]s | %[1]s%[2]s & !edited%[1]s", scope, s)
+		}
+		var exprs []string
+		for _, s := range editSections {
+			exprs = append(exprs, diff(s))
+		}
+		counts, err := x.n.Counts(x.t.Context(), x.c, exprs, "")
+		if err != nil {
+			x.t.Fatal(err)
+		}
+		after, _ := x.n.Segment(x.c, proto.SegmentID("edited"+scope))
+		fits, whole := false, false
+		var sums []uint64
+		for i, s := range editSections {
+			may := strings.Contains(before.When, `"`+s+`"`) || strings.Contains(after.When, `"`+s+`"`)
+			in := slices.Contains(list, proto.SegmentID("edited"+scope)) == slices.Contains(list, proto.SegmentID(scope+s))
+			fits = fits || may && in
+			sums = append(sums, *counts.Counts[i].Count)
+			whole = whole || may && (*counts.Counts[i].Count == 0 || !counts.Exact)
+		}
+		if !fits && seen.Known {
+			x.t.Fatalf("%s is in %v, the rule is %s, after that %s", id, list, before.When, after.When)
+		}
+		if !whole {
+			x.t.Fatalf("from the rules of a, b, c %v differ (exact %v), the rule is %s, after that %s", sums, counts.Exact, before.When, after.When)
+		}
 	}
 }
