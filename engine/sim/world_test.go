@@ -344,6 +344,15 @@ func (w *world) swap(n *node) (moved bool) {
 	if w.chance(20) {
 		w.control(c)
 	}
+	w.must(n.sim.ReadControl())
+	for i, client := range w.clients {
+		if uint32(client.ID) != c.GetSwap().Client {
+			continue
+		}
+		if x, err := n.sim.Count(w.context(), client, c.GetSwap().Id, ""); err != nil || !x.Exact {
+			w.fail("EARLY: node %d has %q of client %d answer, which it has not filled: %+v, %v", n.id, c.GetSwap().Id, i, x, err)
+		}
+	}
 	return true
 }
 
