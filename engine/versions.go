@@ -29,6 +29,9 @@ func (r *registry) begin(c proto.ClientID, s *proto.SegmentSpec, t proto.Millis)
 	if !ok {
 		return proto.Errorf(proto.CodeInternal, "segment %q has no version %d", s.ID, s.Version)
 	}
+	if n := len(r.ever[name]); n > 0 { // the clock that stamps records may have been set back
+		t = max(t, r.ever[name][n-1].to)
+	}
 	list := append(r.ever[name], version{key: s.Version, from: t, scope: s.Scope, when: s.When, rule: d.Rule})
 	if old := len(list) - versionsMax - 1; old >= 0 {
 		list[old].scope, list[old].when, list[old].rule = "", "", nil
