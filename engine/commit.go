@@ -107,8 +107,8 @@ func (l *lane) commitBatch(b *batch) error {
 	l.visible.Lock()
 	defer l.visible.Unlock()
 	l.renewSnapshot(b.number)
-	l.dropVersions(b.dropped)
 	l.bitmaps.Apply(b.bits)
+	l.dropVersions(b.dropped) // of which the batch may have set bits, before that
 	l.publish(b)
 	return nil
 }

@@ -239,6 +239,7 @@ func TestEditAnswersOnceFilled(t *testing.T) {
 			x.populate()
 			x.defineAll()
 			x.filled()
+			settle(t, x.n)
 			x.same("old")
 			last := &x.log.shut[lanes-1]
 			last.Store(true)
