@@ -176,7 +176,7 @@ func (l *lane) control(b *batch, body []byte) error {
 	}
 	if ch.defined != 0 {
 		b.puts = append(b.puts, put{defineKey(l.id, ch.client, uint64(ch.defined)), append([]byte(nil), x.Record...)})
-		if !ch.waits || !ch.same { // else it goes on being filled
+		if !ch.kept {
 			l.setFill(b, fillProgress{client: ch.client, key: ch.defined, since: proto.SegmentKey(x.Seq), done: !ch.fill})
 		}
 	}

@@ -14,6 +14,7 @@ import (
 type laneRules struct {
 	programs map[proto.ClientID]*segments.Program
 	defines  map[proto.SegmentKey]defined // those that wait among them
+	filled   map[proto.SegmentKey]bool    // of those: history was asked for
 	gone     map[proto.ClientID]bool      // clients that were ended
 	keep     retentions
 }
@@ -24,7 +25,7 @@ type defined struct {
 }
 
 func newLaneRules() *laneRules {
-	return &laneRules{programs: map[proto.ClientID]*segments.Program{}, defines: map[proto.SegmentKey]defined{}, gone: map[proto.ClientID]bool{}, keep: retentions{}}
+	return &laneRules{programs: map[proto.ClientID]*segments.Program{}, defines: map[proto.SegmentKey]defined{}, filled: map[proto.SegmentKey]bool{}, gone: map[proto.ClientID]bool{}, keep: retentions{}}
 }
 
 // Program implements identity.Rules.
@@ -39,8 +40,7 @@ func (r *laneRules) end(client proto.ClientID, seq proto.SegmentKey) rulesChange
 	ch := rulesChange{client: client}
 	for key, d := range r.defines {
 		if d.client == client {
-			ch.dropped = append(ch.dropped, key)
-			delete(r.defines, key)
+			ch.dropped = append(ch.dropped, r.drop(key)...)
 		}
 	}
 	slices.Sort(ch.dropped)
@@ -69,6 +69,7 @@ type rulesChange struct {
 	fill    bool
 	same    bool               // the rule was in force already: nobody enters or leaves
 	waits   bool               // it is filled before it answers
+	kept    bool               // its fill goes on as it is
 	swapped proto.SegmentKey   // what waited and answers now; 0: none
 	refers  []proto.SegmentKey // those whose rules refer to it
 }
@@ -105,8 +106,7 @@ func (r *laneRules) apply(seq uint64, c *pb.Control) (rulesChange, error) {
 func (r *laneRules) versions(g *segments.Program, id proto.SegmentID) (keys []proto.SegmentKey) {
 	for _, get := range []func(proto.SegmentID) (segments.Definition, bool){g.Get, g.Waiting} {
 		if d, ok := get(id); ok {
-			keys = append(keys, d.Key)
-			delete(r.defines, d.Key)
+			keys = append(keys, r.drop(d.Key)...)
 		}
 	}
 	return keys
@@ -128,18 +128,17 @@ func (r *laneRules) define(seq uint64, d *pb.Define) (rulesChange, error) {
 	case ok && sameRule(old, def): // what waits, if anything does, is given up
 		ch.defined, ch.same = old.Key, !waits
 		if waits {
-			ch.dropped = []proto.SegmentKey{next.Key}
-			delete(r.defines, next.Key)
+			ch.dropped, ch.kept = r.drop(next.Key), !d.Backfill || r.filled[old.Key]
 			g.Cancel(def.ID, proto.SegmentKey(seq))
 		}
+		r.filled[old.Key] = d.Backfill // as the record says that is kept from now on
 		return ch, nil
 	case waits && d.Backfill && sameRule(next, def):
-		ch.defined, ch.same, ch.waits = next.Key, true, true
+		ch.defined, ch.same, ch.waits, ch.kept = next.Key, true, true, true
 		return ch, nil
 	case ok && d.Backfill:
 		if ch.waits = true; waits {
-			ch.dropped = []proto.SegmentKey{next.Key}
-			delete(r.defines, next.Key)
+			ch.dropped = r.drop(next.Key)
 		}
 		err = g.DefineBeside(def)
 	default:
@@ -149,8 +148,15 @@ func (r *laneRules) define(seq uint64, d *pb.Define) (rulesChange, error) {
 	if err != nil {
 		return rulesChange{}, err
 	}
-	r.defines[def.Key] = defined{client, def.ID}
+	r.defines[def.Key], r.filled[def.Key] = defined{client, def.ID}, d.Backfill
 	return ch, nil
+}
+
+// drop forgets a definition, and gives it as what was dropped.
+func (r *laneRules) drop(key proto.SegmentKey) []proto.SegmentKey {
+	delete(r.defines, key)
+	delete(r.filled, key)
+	return []proto.SegmentKey{key}
 }
 
 func sameRule(a, b segments.Definition) bool {
@@ -169,8 +175,7 @@ func (r *laneRules) swap(seq uint64, x *pb.Swap) rulesChange {
 	if !g.Swap(id, key, proto.SegmentKey(seq)) {
 		return rulesChange{}
 	}
-	delete(r.defines, old.Key)
-	ch := rulesChange{client: client, dropped: []proto.SegmentKey{old.Key}, swapped: key}
+	ch := rulesChange{client: client, dropped: r.drop(old.Key), swapped: key}
 	for _, d := range g.Dependents(id) {
 		ch.refers = append(ch.refers, d.Key)
 	}
@@ -227,7 +232,7 @@ func (r *laneRules) restore(records map[uint64]*pb.Control, swapped map[proto.Se
 				}
 			}
 		}
-		r.defines[def.Key] = defined{client, def.ID}
+		r.defines[def.Key], r.filled[def.Key] = defined{client, def.ID}, d.Backfill
 		return r.program(client).Restore(def, swapped[def.Key])
 	}
 	for _, seq := range slices.Sorted(maps.Keys(records)) {

@@ -348,7 +348,9 @@ func TestEditMeanwhile(t *testing.T) {
 	if err := x.n.Undefine(t.Context(), x.c, "y"); proto.CodeOf(err) != proto.CodeConflict {
 		t.Errorf("y goes, which a version that waits refers to: %v", err)
 	}
-	x.define("x", "identity", a)
+	if s := x.define("x", "identity", a); !*s.Filled {
+		t.Errorf("after an edit was given up the segment counts as not filled")
+	}
 	want("back to the rule that answers", a)
 	x.define("x", "identity", b)
 	if s, err := x.n.Define(t.Context(), x.c, proto.SegmentSpec{ID: "x", Scope: "identity", When: c}); err != nil || s.Next != nil {

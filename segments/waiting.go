@@ -114,7 +114,7 @@ func (p *Program) Dependents(id proto.SegmentID) (list []Definition) {
 }
 
 // Since is the version from which on memories hold what the definition with key
-// says: the newest of those at which it and the rules that it reaches by
+// says: its own, or the newest of those at which the rules that it reaches by
 // member() began to answer. 0 if there is no such definition.
 func (p *Program) Since(key proto.SegmentKey) proto.SegmentKey {
 	seen := map[*segment]proto.SegmentKey{}
@@ -122,9 +122,9 @@ func (p *Program) Since(key proto.SegmentKey) proto.SegmentKey {
 	walk = func(s *segment) proto.SegmentKey {
 		since, ok := seen[s]
 		if !ok {
-			since = s.since
+			since = s.def.Key
 			for _, r := range s.refs {
-				since = max(since, walk(r))
+				since = max(since, r.since, walk(r))
 			}
 			seen[s] = since
 		}

@@ -88,7 +88,7 @@ func gate() *mistakes.Gate {
 		{Name: "toldafter", File: "engine/clientexport.go", Old: "now == nil || now.OptedOut", New: "now == nil", Test: "engine TestExportClientDuringOptOut"},
 		// versions that wait
 		{Name: "swapearly", File: "engine/swap.go", Old: "\tfor _, l := range n.lanes {\n\t\tif !l.progress.allFilled(keys, after) {\n", New: "\tfor _, l := range n.lanes[:1] {\n\t\tif !l.progress.allFilled(keys, after) {\n"},
-		{Name: "swapkeepsold", File: "engine/rules.go", Old: "\tch := rulesChange{client: client, dropped: []proto.SegmentKey{old.Key}, swapped: key}\n", New: "\tch := rulesChange{client: client, swapped: key}\n"},
+		{Name: "swapkeepsold", File: "engine/rules.go", Old: "\tch := rulesChange{client: client, dropped: r.drop(old.Key), swapped: key}\n", New: "\t_, ch := r.drop(old.Key), rulesChange{client: client, swapped: key}\n"},
 		{Name: "swapalone", File: "engine/fill.go", Old: "\tfor _, k := range ch.refers {\n\t\tagain.key = k\n\t\tl.setFill(b, again)\n\t}\n", New: "\t_ = again\n"},
 		{Name: "swapunjudged", File: "segments/update.go", Old: "p.swapped[i].since > since", New: "p.swapped[i].since > since+1<<20", Test: "engine TestEditAnswersOnceFilled"},
 		{Name: "waitingshown", File: "engine/registry.go", Old: "if v.users[key] = g.UserScope(key); !g.Waits(key) {", New: "if v.users[key] = g.UserScope(key); true {", Test: "engine TestEditAnswersOnceFilled"},
