@@ -12,8 +12,8 @@ import (
 
 func newExplainCommand(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "explain IDENTITY SEGMENT",
-		Short:   "Why an identity is in a segment, or not",
+		Use:   "explain IDENTITY SEGMENT",
+		Short: "Why an identity is in a segment, or not",
 		Long: `Tells the rule, the facts that decide, since when an identity is in, and when time
 alone changes it. With --at it is judged by the rule that answered then, over what is
 kept of its history; notes say what that rests on where it is less than one may think.`,
