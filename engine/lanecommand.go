@@ -176,8 +176,14 @@ func (l *lane) control(b *batch, body []byte) error {
 	}
 	if ch.defined != 0 {
 		b.puts = append(b.puts, put{defineKey(l.id, ch.client, uint64(ch.defined)), append([]byte(nil), x.Record...)})
-		if !ch.kept {
-			l.setFill(b, fillProgress{client: ch.client, key: ch.defined, since: proto.SegmentKey(x.Seq), done: !ch.fill})
+		f := fillProgress{client: ch.client, key: ch.defined, since: proto.SegmentKey(x.Seq)}
+		switch {
+		case !ch.kept:
+			f.done = !ch.fill
+			l.setFill(b, f)
+		case !ch.waits: // what waited is forgotten
+			f.whole = l.fills[f.key].exact()
+			l.setFill(b, f)
 		}
 	}
 	return nil

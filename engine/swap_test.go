@@ -572,3 +572,70 @@ func (x *edit) look(id proto.Identity) {
 		}
 	}
 }
+
+// What a Swap does is the log's: over restarts at every entry, with a step of a
+// fill that it began anew arriving late, and said twice.
+func TestSwapIsTheLogs(t *testing.T) {
+	s := newScript(t)
+	acme := s.client("acme", "")
+	const all, middle = proto.Ordinal(1 << 20), proto.Ordinal(40)
+	x := s.define(acme, "x", `count(event.section == "a") >= 1`)
+	y := s.define(acme, "y", `member("x")`)
+	var list []*proto.Event
+	for i := range 60 {
+		list = append(list, s.event(acme, fmt.Sprint("v", i), []string{"a", "b", "b"}[i%3]))
+	}
+	s.beat(0)
+	s.events(list...)
+	s.fill(acme, x, 0, all, true)
+	pieces := store.NewMemory()
+	s.apply(pieces)
+	var next proto.SegmentKey
+	steps := []func(){
+		func() { s.fill(acme, y, 0, middle, false) },
+		func() { next = s.define(acme, "x", `count(event.section == "b") >= 1`) },
+		func() { s.fill(acme, next, 0, middle, false) },
+		func() { // a node between the two would propose it, too
+			s.fill(acme, next, middle+1, all, true)
+			s.swap(acme, "x", next)
+		},
+		func() { s.fill(acme, y, middle+1, all, true) }, // as before the swap
+		func() { s.swap(acme, "x", next) },
+		func() { s.fill(acme, next, 0, middle, false) },
+		func() { s.fill(acme, next, middle+1, all, true) },
+	}
+	state := func(st store.Store) (text string) {
+		n := s.run(st)
+		defer closeNode(t, n)
+		for _, id := range []proto.SegmentID{"x", "y"} {
+			d, _ := n.Segment(acme, id)
+			text += fmt.Sprintf("%s %d filled %v; ", id, *d.Size, *d.Filled)
+			if d.Next != nil {
+				text += fmt.Sprintf("next filled %v; ", d.Next.Filled)
+			}
+		}
+		if list := n.VersionTraces(acme.ID); len(list) > 0 {
+			text += "old versions are left"
+		}
+		return text
+	}
+	for i, want := range []string{
+		"x 20 filled true; y 20 filled false; ",
+		"x 20 filled true; next filled false; y 20 filled false; ",
+		"x 20 filled true; next filled false; y 20 filled false; ",
+		"x 40 filled true; y 20 filled false; old versions are left",
+		"x 40 filled true; y 20 filled false; old versions are left",
+		"x 40 filled true; y 20 filled false; old versions are left",
+		"",
+		"x 40 filled true; y 40 filled true; ",
+	} {
+		steps[i]()
+		s.beat(time.Second)
+		if got := state(pieces); got != want && want != "" {
+			t.Fatalf("after step %d: %s, want %s", i, got, want)
+		}
+	}
+	if whole, got := s.apply(store.NewMemory()), s.verify(pieces); whole.Lanes[0].StateHash != got.Lanes[0].StateHash {
+		t.Error("with restarts the state differs")
+	}
+}
