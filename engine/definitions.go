@@ -22,6 +22,11 @@ const segmentsMax = 20_000
 // with backfill that replaces another answers once it is filled; what it gives
 // then says so in Next. A definition like the newest changes nothing.
 func (n *Node) Define(ctx context.Context, client proto.ClientInfo, s proto.SegmentSpec) (proto.SegmentSpec, error) {
+	return n.define(ctx, client, s, n.registry.checkImported)
+}
+
+// define is Define of what may be defined, which the registry's lock is held for.
+func (n *Node) define(ctx context.Context, client proto.ClientInfo, s proto.SegmentSpec, may func(proto.ClientID, proto.SegmentID, *segments.Rule) error) (proto.SegmentSpec, error) {
 	scope, rule, err := parseSpec(s)
 	if err != nil {
 		return s, err
@@ -43,9 +48,12 @@ func (n *Node) Define(ctx context.Context, client proto.ClientInfo, s proto.Segm
 		if ok && old.When == s.When && old.Scope == s.Scope && old.Backfill == s.Backfill {
 			return nil, nil
 		}
+		if err := may(client.ID, s.ID, rule); err != nil {
+			return nil, err
+		}
 		all := len(n.registry.specs[client.ID]) + len(n.registry.next[client.ID])
 		if all >= segmentsMax && (!ok || s.Backfill && !waits) {
-			return nil, proto.Errorf(proto.CodeTooLarge, "the client has %d segments and new versions of some that are being filled, the most there may be: delete some, or leave backfill out", all)
+			return nil, errManySegments
 		}
 		// The sequence of its own record is at least the next one.
 		d := segments.Definition{Key: proto.SegmentKey(n.registry.seq + 1), ID: s.ID, Scope: scope, Rule: rule}
@@ -66,6 +74,8 @@ func (n *Node) Define(ctx context.Context, client proto.ClientInfo, s proto.Segm
 	return out, nil
 }
 
+var errManySegments = proto.Errorf(proto.CodeTooLarge, "the client has %d segments, the most there may be: delete some", segmentsMax)
+
 func parseSpec(s proto.SegmentSpec) (segments.Scope, *segments.Rule, error) {
 	scope, err := segments.ParseScope(s.Scope)
 	if err != nil {
@@ -77,6 +87,11 @@ func parseSpec(s proto.SegmentSpec) (segments.Scope, *segments.Rule, error) {
 
 // Undefine drops a segment and returns when all lanes obey it.
 func (n *Node) Undefine(ctx context.Context, client proto.ClientInfo, id proto.SegmentID) error {
+	return n.undefine(ctx, client, id, false)
+}
+
+// undefine is Undefine, for the import that is under way for the segment too.
+func (n *Node) undefine(ctx context.Context, client proto.ClientInfo, id proto.SegmentID, byImport bool) error {
 	seq, err := n.registry.propose(ctx, func() (*pb.Control, error) {
 		if _, ok := n.registry.specs[client.ID][id]; !ok {
 			return nil, proto.Errorf(proto.CodeNotFound, "segment %q is not defined", id)
@@ -86,6 +101,9 @@ func (n *Node) Undefine(ctx context.Context, client proto.ClientInfo, id proto.S
 		}
 		if by := n.registry.savedWith(client.ID, func(a *segments.Audience) bool { return slices.Contains(a.Segments(), id) }); by != "" {
 			return nil, proto.Errorf(proto.CodeConflict, "segment %q is used by the saved audience @%s: change or delete that first", id, by)
+		}
+		if i := n.registry.imports(client.ID).underWay(id, false); i != nil && !byImport {
+			return nil, proto.Errorf(proto.CodeConflict, "import %d of segment %q is under way: wait for it", i.Number, id)
 		}
 		return &pb.Control{Body: &pb.Control_Undefine{Undefine: &pb.Undefine{Client: uint32(client.ID), Id: string(id)}}}, nil
 	})

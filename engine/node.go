@@ -58,6 +58,7 @@ type Node struct {
 	erasing   sync.Mutex         // one erasure of bytes at a time
 	reporting chan struct{}      // held by the one report under way
 	swapping  sync.Mutex         // not while a backup reads what belongs together
+	staging   sync.RWMutex       // held for reading by who takes rows of imports, for writing while one is ended
 	intake    sync.RWMutex       // held for reading by who appends, for writing while the log is emptied
 	stopRead  context.CancelFunc // ends the readers, last
 	done      sync.WaitGroup
@@ -258,6 +259,7 @@ func (n *Node) start(ctx context.Context) error {
 	}
 	n.done.Go(func() { n.swapVersions(background) })
 	n.done.Go(func() { n.watchDisk(background) })
+	n.done.Go(func() { n.workImports(background) })
 	if len(n.lanes) > 1 {
 		n.done.Go(func() { n.sweepOutboxes(background) })
 	}

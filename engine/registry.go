@@ -38,6 +38,7 @@ type registry struct {
 	rules   *laneRules
 	saved   map[proto.ClientID]map[proto.AudienceID]proto.AudienceSpec
 	reports map[proto.ClientID]*segments.ReportBook
+	books   map[proto.ClientID]*importBook
 	since   map[proto.SegmentKey]proto.SegmentKey // versions whose rule refers to one that was swapped: by which record
 	ever    map[defined][]version                 // all that a segment's name has stood for, oldest first
 
@@ -75,6 +76,7 @@ func newRegistry(c log.ControlStream, static map[[32]byte]proto.Principal, now f
 		keys: map[[32]byte]proto.Principal{}, specs: specs{}, next: specs{},
 		rules: newLaneRules(), saved: map[proto.ClientID]map[proto.AudienceID]proto.AudienceSpec{},
 		reports: map[proto.ClientID]*segments.ReportBook{}, ever: map[defined][]version{}, since: map[proto.SegmentKey]proto.SegmentKey{},
+		books: map[proto.ClientID]*importBook{},
 	}
 	r.stale.Store(true)
 	return r
@@ -166,6 +168,7 @@ func (r *registry) obey(seq uint64, c *pb.Control) error {
 		delete(r.specs[client], id)
 		delete(r.next[client], id)
 		r.finish(defined{client, id}, proto.Millis(c.TimeMs))
+		r.imports(client).dropList(seq, id)
 	case *pb.Control_EraseClient:
 		if _, err := r.apply(seq, c); err != nil {
 			return err
@@ -180,6 +183,8 @@ func (r *registry) obey(seq uint64, c *pb.Control) error {
 		delete(r.saved[proto.ClientID(b.DropAudience.Client)], proto.AudienceID(b.DropAudience.Id))
 	case *pb.Control_Report:
 		return r.obeyReport(b.Report)
+	case *pb.Control_Import:
+		return r.obeyImport(seq, proto.Millis(c.TimeMs), b.Import)
 	}
 	return nil
 }
@@ -249,6 +254,7 @@ func (r *registry) end(id proto.ClientID) {
 	maps.DeleteFunc(r.ever, func(d defined, _ []version) bool { return d.client == id })
 	delete(r.saved, id)
 	delete(r.reports, id)
+	delete(r.books, id)
 	for name, c := range r.clients {
 		if c.ID == id {
 			delete(r.clients, name)

@@ -130,6 +130,17 @@ type versionSize struct {
 	partitions int
 }
 
+// add adds a lane's part.
+func (x versionSizes) add(s segmentSize, partitions int) {
+	d := x[s.key]
+	if d == nil {
+		d = &versionSize{}
+		x[s.key] = d
+	}
+	d.size += s.size
+	d.partitions += partitions
+}
+
 // answered is the size under the version that most of the hash space knows; of
 // several, the newest that answered when the day ended.
 func (x versionSizes) answered(day proto.Day, versions []version) proto.DaySize {
@@ -163,13 +174,7 @@ func (l *lane) addDays(c proto.ClientID, versions []version, from, to proto.Day,
 			if days[day] == nil {
 				days[day] = versionSizes{}
 			}
-			d := days[day][s.key]
-			if d == nil {
-				d = &versionSize{}
-				days[day][s.key] = d
-			}
-			d.size += s.size
-			d.partitions += len(l.partitions)
+			days[day].add(s, len(l.partitions))
 		}
 	})
 }
@@ -185,5 +190,61 @@ func scanSizes(snap store.Snapshot, prefix, from []byte, to proto.Day, fn func(p
 			fn(day, list)
 		}
 		return true, err
+	})
+}
+
+// sizedDays are the days of which a lane has the sizes of a client's segments.
+func (n *Node) sizedDays(c proto.ClientID) ([]proto.Day, error) {
+	days := map[proto.Day]bool{}
+	for _, l := range n.lanes {
+		snap := l.acquire()
+		err := snap.Scan(sizesPrefix(l.id, c), sizesPrefix(l.id, c), func(k, _ []byte) (bool, error) {
+			days[sizesDay(k)] = true
+			return true, nil
+		})
+		snap.release()
+		if err != nil {
+			return nil, err
+		}
+	}
+	return slices.Sorted(maps.Keys(days)), nil
+}
+
+// sizesOn are the sizes of a client's segments when a day ended, of all that they
+// have stood for by the rule that answered then.
+func (n *Node) sizesOn(c proto.ClientID, day proto.Day, ever map[proto.SegmentID][]version) (map[proto.SegmentID]proto.DaySize, error) {
+	of := map[proto.SegmentID]versionSizes{}
+	names := map[proto.SegmentKey]proto.SegmentID{}
+	for id, versions := range ever {
+		for _, v := range versions {
+			names[v.key] = id
+		}
+	}
+	for _, l := range n.lanes {
+		if err := l.addSizesOn(c, day, names, of); err != nil {
+			return nil, err
+		}
+	}
+	sizes := map[proto.SegmentID]proto.DaySize{}
+	for id, x := range of {
+		sizes[id] = x.answered(day, ever[id])
+	}
+	return sizes, nil
+}
+
+func (l *lane) addSizesOn(c proto.ClientID, day proto.Day, names map[proto.SegmentKey]proto.SegmentID, of map[proto.SegmentID]versionSizes) error {
+	snap := l.acquire()
+	defer snap.release()
+	return scanSizes(snap, sizesPrefix(l.id, c), sizesKey(l.id, c, day), day, func(_ proto.Day, list []segmentSize) {
+		for _, s := range list {
+			name, ok := names[s.key]
+			if !ok {
+				continue
+			}
+			if of[name] == nil {
+				of[name] = versionSizes{}
+			}
+			of[name].add(s, len(l.partitions))
+		}
 	})
 }

@@ -54,6 +54,19 @@ func (r *registry) versionsOf(c proto.ClientID, id proto.SegmentID) []version {
 	return slices.Clone(r.ever[defined{c, id}])
 }
 
+// versionsEver are those of all segments that a client ever had.
+func (r *registry) versionsEver(c proto.ClientID) map[proto.SegmentID][]version {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ever := map[proto.SegmentID][]version{}
+	for d, list := range r.ever {
+		if d.client == c {
+			ever[d.id] = slices.Clone(list)
+		}
+	}
+	return ever
+}
+
 // versionAt is the version of the list that answered at t. Without one it says
 // why: the segment was not defined then, or only how long ago it was is known.
 func versionAt(list []version, t proto.Millis) (v version, kept, is bool) {

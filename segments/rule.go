@@ -181,6 +181,17 @@ func (r *Rule) Looks() (back proto.Millis, whole, traits bool) {
 	return back, whole, traits
 }
 
+// Reserved is a trait that the rule looks at and that only imports set, "" if
+// there is none.
+func (r *Rule) Reserved() (found string) {
+	r.root.traits(func(key string) {
+		if proto.ReservedTrait(key) {
+			found = key
+		}
+	})
+	return found
+}
+
 // Cost is how many parts the rule has.
 func (r *Rule) Cost() int { return r.cost }
 
