@@ -140,7 +140,7 @@ func (h *host) nameLinked(r *resident, g *graph.Group) {
 	}
 	if r.identity != "" && h.hasher.Hash(r.identity) == r.node.Hash {
 		h.offerNumber(r)
-		s.Name(isDevice(r.identity), &h.fx)
+		h.stepper.Name(s, isDevice(r.identity), &h.fx)
 	}
 }
 

@@ -94,22 +94,30 @@ func checkUnit(unit string) error {
 // whether they have gone through history for the segments.
 func (n *Node) answering(keys []proto.SegmentKey) (lanes []*lane, part proto.Answered, exact bool) {
 	part.Of, exact = proto.Partitions, true
+	since := n.registry.sinceOf(keys...)
 	for _, l := range n.lanes {
 		if _, _, _, fault := l.progress.get(); fault != nil {
 			exact = false
 			continue
 		}
-		exact = exact && l.progress.allFilled(keys)
+		exact = exact && l.progress.allFilled(keys, since)
 		lanes = append(lanes, l)
 		part.Answered += len(l.partitions)
 	}
 	return lanes, part, exact
 }
 
-func (p *progress) allFilled(keys []proto.SegmentKey) bool {
+// allFilled reports whether history was gone through for all of the versions,
+// each after the record that since has for it.
+func (p *progress) allFilled(keys, since []proto.SegmentKey) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return !slices.ContainsFunc(keys, func(k proto.SegmentKey) bool { return !p.fills[k].done })
+	for i, k := range keys {
+		if f := p.fills[k]; !f.exact() || f.since < since[i] {
+			return false
+		}
+	}
+	return true
 }
 
 // Count sizes an audience: the sum over the lanes.
@@ -121,29 +129,55 @@ func (n *Node) Count(ctx context.Context, client proto.ClientInfo, expr, unit st
 	return proto.Count{Count: c.Counts[0].Count, Exact: c.Exact, Partitions: c.Partitions}, nil
 }
 
-// Counts sizes several audiences, by identities as of one moment of each lane.
+// went reports whether a lane has let go of one of the versions: what was counted
+// of it in some lanes and not in others is no answer.
+func went(lanes []*lane, keys []proto.SegmentKey) bool {
+	for _, l := range lanes {
+		for _, k := range keys {
+			if _, there := l.progress.fill(k); !there {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Counts sizes several audiences, by identities as of one moment of each lane,
+// and by one version of each segment in all of them.
 func (n *Node) Counts(ctx context.Context, client proto.ClientInfo, exprs []string, unit string) (out proto.Counts, err error) {
 	if err := checkUnit(unit); err != nil {
 		return out, err
 	}
+	for again, tries := true, versionTries; again && tries > 0; tries-- {
+		if out, again, err = n.counts(ctx, client, exprs, unit); err != nil {
+			return proto.Counts{}, err
+		}
+	}
+	return out, nil
+}
+
+// counts is one try; again says that a segment's version was replaced under it,
+// so that it is not exact.
+func (n *Node) counts(ctx context.Context, client proto.ClientInfo, exprs []string, unit string) (out proto.Counts, again bool, err error) {
 	list := make([]audience, len(exprs))
 	var keys []proto.SegmentKey
 	for i, expr := range exprs {
 		if list[i], err = n.audience(client.ID, expr); err != nil {
-			return out, err
+			return out, false, err
 		}
 		keys = append(keys, versionsOf(list[i].specs)...)
 	}
 	lanes, part, exact := n.answering(keys)
 	sums, err := n.sums(ctx, list, lanes, unit)
 	if err != nil {
-		return out, err
+		return out, false, err
 	}
-	out.Exact, out.Partitions = exact, part
+	again = went(lanes, keys)
+	out.Exact, out.Partitions = exact && !again, part
 	for i := range exprs {
 		out.Counts = append(out.Counts, proto.ExprCount{Expr: exprs[i], Count: &sums[i]})
 	}
-	return out, nil
+	return out, again, nil
 }
 
 func (n *Node) sums(ctx context.Context, list []audience, lanes []*lane, unit string) ([]uint64, error) {
@@ -176,9 +210,17 @@ func (l *lane) addCounts(list []audience, sums []uint64) {
 // through the users of its members.
 const overlapUsersMax = 400
 
-// Overlap counts who is in each of rows and each of columns. With nil columns
-// it is of rows among themselves.
-func (n *Node) Overlap(ctx context.Context, client proto.ClientInfo, rows, columns []proto.SegmentID, unit string) (proto.Overlap, error) {
+// Overlap counts who is in each of rows and each of columns, by one version of
+// each in all lanes. With nil columns it is of rows among themselves.
+func (n *Node) Overlap(ctx context.Context, client proto.ClientInfo, rows, columns []proto.SegmentID, unit string) (out proto.Overlap, err error) {
+	for again, tries := true, versionTries; again && tries > 0 && err == nil; tries-- {
+		out, again, err = n.overlap(ctx, client, rows, columns, unit)
+	}
+	return out, err
+}
+
+// overlap is one try, as counts is.
+func (n *Node) overlap(ctx context.Context, client proto.ClientInfo, rows, columns []proto.SegmentID, unit string) (_ proto.Overlap, again bool, err error) {
 	m := matrix{square: columns == nil}
 	if m.square {
 		columns = rows
@@ -187,7 +229,7 @@ func (n *Node) Overlap(ctx context.Context, client proto.ClientInfo, rows, colum
 	if !m.square {
 		out.Against = columns
 	}
-	err := checkUnit(unit)
+	err = checkUnit(unit)
 	if err == nil {
 		m.rows, err = n.keysOf(client.ID, rows)
 	}
@@ -195,18 +237,20 @@ func (n *Node) Overlap(ctx context.Context, client proto.ClientInfo, rows, colum
 		m.columns, err = n.keysOf(client.ID, columns)
 	}
 	if err != nil {
-		return out, err
+		return out, false, err
 	}
 	m.cells = make([]uint64, len(m.rows)*len(m.columns))
-	lanes, part, exact := n.answering(slices.Concat(m.rows, m.columns))
-	out.Exact, out.Partitions = exact, part
+	keys := slices.Concat(m.rows, m.columns)
+	lanes, part, exact := n.answering(keys)
 	if unit == "users" {
 		err = m.users(ctx, lanes)
 	} else {
 		err = m.identities(ctx, lanes)
 	}
+	again = went(lanes, keys)
+	out.Exact, out.Partitions = exact && !again, part
 	m.give(out.Counts)
-	return out, err
+	return out, again, err
 }
 
 // keysOf finds segments of the client.

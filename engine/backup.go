@@ -66,8 +66,10 @@ func (n *Node) Backup(ctx context.Context, w io.Writer) error {
 	b.raw([]byte(backupMagic))
 	b.section(func(w io.Writer) error { _, err := w.Write(manifest); return err })
 	b.section(func(w io.Writer) error { _, err := io.WriteString(w, hex.EncodeToString(secret[:])); return err })
+	n.swapping.Lock() // a version must not answer in the control records that is not filled in the store
 	b.section(n.store.Backup)
 	b.section(n.writeControl)
+	n.swapping.Unlock()
 	b.section(func(w io.Writer) error { return writeLedger(ctx, n.log.Ledger(), w) })
 	b.section(func(w io.Writer) error {
 		_, err := io.WriteString(w, hex.EncodeToString(n.signer.key.Seed()))

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"maps"
 	"slices"
@@ -16,8 +17,9 @@ import (
 )
 
 // This file writes all that a client holds, as lines of JSON: the client, its
-// keys without their secrets, its segments with their sizes day by day, its
-// saved audiences, what its report keys were told, then by lane and number each
+// keys without their secrets, its segments with the rules that they had before
+// and their sizes day by day, its saved audiences, what its report keys were
+// told, then by lane and number each
 // identity with its events and links, and last a line with the counts of all,
 // without which the export is not whole. docs/api.md has the fields.
 
@@ -44,6 +46,17 @@ type exportedKey struct {
 type exportedSegment struct {
 	Kind string `json:"kind"`
 	proto.SegmentSpec
+}
+
+// exportedVersion is a rule that a segment's name has stood for.
+type exportedVersion struct {
+	Kind    string           `json:"kind"`
+	Segment proto.SegmentID  `json:"segment"`
+	Scope   string           `json:"scope"`
+	When    string           `json:"when"`
+	Version proto.SegmentKey `json:"version"`
+	From    time.Time        `json:"from"`
+	To      *time.Time       `json:"to,omitempty"` // it answers still
 }
 
 // exportedSize is of a day that has ended, under all rules that the segment's
@@ -108,6 +121,7 @@ type exportedEnd struct {
 	Kind       string `json:"kind"`
 	Keys       int    `json:"keys"`
 	Segments   int    `json:"segments"`
+	Versions   int    `json:"versions"`
 	Sizes      int    `json:"sizes"`
 	Audiences  int    `json:"audiences"`
 	Reports    int    `json:"reports"`
@@ -169,7 +183,7 @@ func (x *clientExport) account(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := x.sizes(ctx); err != nil {
+	if err := errors.Join(x.versions(), x.sizes(ctx)); err != nil {
 		return err
 	}
 	for _, a := range n.SavedAudiences(x.client) {
@@ -181,6 +195,23 @@ func (x *clientExport) account(ctx context.Context) error {
 	for _, r := range n.registry.reportsOf(x.client.ID) {
 		x.end.Reports++
 		if err := x.out.Encode(exportedReportOf(r)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// versions writes the rules that are kept of what segments stood for, those of
+// segments that are no more among them.
+func (x *clientExport) versions() error {
+	for _, v := range x.node.registry.allVersions(x.client.ID) {
+		line := exportedVersion{"version", v.id, v.scope, v.when, v.key, v.from.Time(), nil}
+		if v.to != 0 {
+			to := v.to.Time()
+			line.To = &to
+		}
+		x.end.Versions++
+		if err := x.out.Encode(line); err != nil {
 			return err
 		}
 	}
@@ -317,7 +348,7 @@ func (n *Node) nameOfPeer(node proto.Node) (id proto.Identity, err error) {
 // sizes writes how many were in each segment when each day ended, day by day:
 // one day of all lanes is in memory.
 func (x *clientExport) sizes(ctx context.Context) error {
-	names := x.node.registry.namesEver(x.client.ID)
+	ever := x.node.registry.versionsEver(x.client.ID)
 	days, err := x.node.sizedDays(x.client.ID)
 	if err != nil {
 		return err
@@ -326,13 +357,13 @@ func (x *clientExport) sizes(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		list, err := x.node.sizesOn(x.client.ID, day, names)
+		list, err := x.node.sizesOn(x.client.ID, day, ever)
 		if err != nil {
 			return err
 		}
 		for _, id := range slices.Sorted(maps.Keys(list)) {
 			x.end.Sizes++
-			if err := x.out.Encode(exportedSize{"size", id, complete(list[id])}); err != nil {
+			if err := x.out.Encode(exportedSize{"size", id, list[id]}); err != nil {
 				return err
 			}
 		}

@@ -107,12 +107,26 @@ func (l *lane) commitBatch(b *batch) error {
 	l.visible.Lock()
 	defer l.visible.Unlock()
 	l.renewSnapshot(b.number)
-	for _, k := range b.dropped {
-		l.bitmaps.Drop(k)
-	}
 	l.bitmaps.Apply(b.bits)
+	l.dropVersions(b.dropped) // of which the batch may have set bits, before that
 	l.publish(b)
 	return nil
+}
+
+// dropVersions forgets the members of definitions that went: first that they
+// were counted exactly, so that whoever counts them meanwhile notices.
+func (l *lane) dropVersions(keys []proto.SegmentKey) {
+	if len(keys) == 0 {
+		return
+	}
+	l.progress.set(func(p *progress) {
+		for _, k := range keys {
+			delete(p.fills, k)
+		}
+	})
+	for _, k := range keys {
+		l.bitmaps.Drop(k)
+	}
 }
 
 // publish lets readers see a committed batch.
@@ -153,6 +167,9 @@ func (l *lane) publish(b *batch) {
 			delete(p.fills, k)
 		}
 	})
+	if len(b.fills) > 0 {
+		l.node.fillEnded()
+	}
 	if b.carry {
 		l.beatSooner()
 	}

@@ -18,8 +18,9 @@ import (
 // one identity's facts of one client below what the store takes as one value.
 const segmentsMax = 20_000
 
-// Define makes or replaces a segment and returns when all lanes obey it. A
-// definition like the one in force changes nothing.
+// Define makes or replaces a segment and returns when all lanes obey it. One
+// with backfill that replaces another answers once it is filled; what it gives
+// then says so in Next. A definition like the newest changes nothing.
 func (n *Node) Define(ctx context.Context, client proto.ClientInfo, s proto.SegmentSpec) (proto.SegmentSpec, error) {
 	return n.define(ctx, client, s, n.registry.checkImported)
 }
@@ -40,19 +41,23 @@ func (n *Node) define(ctx context.Context, client proto.ClientInfo, s proto.Segm
 			return nil, errNoClient(client.Name)
 		}
 		old, ok := n.registry.specs[client.ID][s.ID]
+		next, waits := n.registry.next[client.ID][s.ID]
+		if waits {
+			old = next
+		}
 		if ok && old.When == s.When && old.Scope == s.Scope && old.Backfill == s.Backfill {
-			s = old
 			return nil, nil
 		}
 		if err := may(client.ID, s.ID, rule); err != nil {
 			return nil, err
 		}
-		if !ok && len(n.registry.specs[client.ID]) >= segmentsMax {
+		all := len(n.registry.specs[client.ID]) + len(n.registry.next[client.ID])
+		if all >= segmentsMax && (!ok || s.Backfill && !waits) {
 			return nil, errManySegments
 		}
 		// The sequence of its own record is at least the next one.
 		d := segments.Definition{Key: proto.SegmentKey(n.registry.seq + 1), ID: s.ID, Scope: scope, Rule: rule}
-		if err := n.registry.check(client.ID, d); err != nil {
+		if err := n.registry.check(client.ID, d, s.Backfill); err != nil {
 			return nil, err
 		}
 		return &pb.Control{Body: &pb.Control_Define{Define: &pb.Define{
@@ -118,41 +123,57 @@ func (n *Node) obeyed(ctx context.Context, seq uint64) error {
 	return nil
 }
 
-// Segment is a definition in force, with its size.
+// versionTries is how often an answer is made anew because a segment's version
+// was replaced under it; after that it says that it is not exact.
+const versionTries = 3
+
+// Segment is a definition that answers, with its size, and what waits beside it.
 func (n *Node) Segment(client proto.ClientInfo, id proto.SegmentID) (proto.SegmentSpec, bool) {
-	s, ok := n.registry.spec(client.ID, id)
-	if ok {
-		n.measure(&s)
+	for range versionTries {
+		s, next, ok := n.registry.specWithNext(client.ID, id)
+		if !ok {
+			return s, false
+		}
+		n.measure(client.ID, &s)
+		if s.Next = n.nextOf(client.ID, next); *s.Filled || n.registry.inForce(s.Version) {
+			return s, true
+		}
 	}
-	return s, ok
+	s, _, ok := n.registry.specWithNext(client.ID, id)
+	return s, ok // without what changes under its measuring
+}
+
+// nextOf is a version that waits as the API gives it.
+func (n *Node) nextOf(c proto.ClientID, s *proto.SegmentSpec) *proto.SegmentNext {
+	if s == nil {
+		return nil
+	}
+	return &proto.SegmentNext{Scope: s.Scope, When: s.When, Version: s.Version, Filled: n.filledSince(s.Version, n.registry.sinceOf(s.Version)[0]), Progress: n.fillShare(c, s.Version)}
 }
 
 // Segments are all of the client's definitions, by id.
 func (n *Node) Segments(client proto.ClientInfo) []proto.SegmentSpec {
 	list := n.registry.all(client.ID)
 	for i := range list {
-		n.measure(&list[i])
+		if s, ok := n.Segment(client, list[i].ID); ok {
+			list[i] = s
+		}
 	}
 	return list
 }
 
-// measure fills in how many identities are in the segment and whether all of
-// history has been gone through.
-func (n *Node) measure(s *proto.SegmentSpec) {
+// measure fills in how many identities are in the segment, whether all of
+// history has been gone through and, if not, how much of it.
+func (n *Node) measure(c proto.ClientID, s *proto.SegmentSpec) {
 	var size uint64
-	filled := true
 	for _, l := range n.lanes {
 		size += l.bitmaps.Cardinality(s.Version)
-		filled = filled && l.progress.filled(s.Version)
 	}
-	s.Size, s.Filled = &size, &filled
-}
-
-func (p *progress) filled(k proto.SegmentKey) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	f, ok := p.fills[k]
-	return ok && f.done
+	filled := n.filledSince(s.Version, n.registry.sinceOf(s.Version)[0]) // afterwards: else a version that went would have lost members unnoticed
+	if s.Size, s.Filled = &size, &filled; !filled {
+		share := n.fillShare(c, s.Version)
+		s.Progress = &share
+	}
 }
 
 // Authenticate tells whom a key speaks for.

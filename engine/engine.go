@@ -36,9 +36,10 @@
 //	'L' L 'j' number(8) part(4)                 journal: bit deltas of one commit (segments.AppendDeltas)
 //	'L' L 'b' client(4) key(4) high(2)          bitmap chunk (roaring), as of the checkpoint or later
 //	'L' L 'x' hour(4) number(8)                 exit records due in that hour, of one commit (exits.go)
-//	'L' L 'd' client(4) sequence(8)             pb.Control with a Define in force
+//	'L' L 'd' client(4) sequence(8)             pb.Control with a Define in force; of two of a name the newer waits
 //	'L' L 'v' client(4)                         sequence (8) of the client's last change of rules
-//	'L' L 'g' key(4)                            fill progress: next ordinal (8), done (1), client (4)
+//	'L' L 'w' key(4)                            sequence (8) of the Swap by which the definition answers
+//	'L' L 'g' key(4)                            how far its fill is (fill.go)
 //	'L' L 'k' client(4)                         a client that was ended, and how far its erasure is (clienterase.go)
 //	'L' L 'p' client(4)                         for how long a client's data are kept; 0: of those without a record (retention.go)
 //	'L' L 'q' offset(8) index(4)                dead letter: time(8), kind(1), partition(1), reason, body

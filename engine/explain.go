@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"kith/actors/identity"
@@ -10,13 +11,9 @@ import (
 )
 
 // Explain says why id is in a segment at a time, or not. For a past time it
-// judges the history of then by the rule of now, for scope user over the
-// identities that are of the user now.
+// judges the history of then by the rule that answered then; for scope user over
+// the identities that are of the user now.
 func (n *Node) Explain(ctx context.Context, client proto.ClientInfo, id proto.Identity, segment proto.SegmentID, at time.Time) (proto.Explanation, error) {
-	spec, ok := n.registry.spec(client.ID, segment)
-	if !ok {
-		return proto.Explanation{}, proto.Errorf(proto.CodeNotFound, "segment %q is not defined: see the list of segments", segment)
-	}
 	now := n.now()
 	when := now
 	if !at.IsZero() {
@@ -25,12 +22,22 @@ func (n *Node) Explain(ctx context.Context, client proto.ClientInfo, id proto.Id
 	if when > now.Add(time.Minute) {
 		return proto.Explanation{}, proto.Errorf(proto.CodeInvalid, "at lies in the future: memberships are explained for now and the past")
 	}
-	x := proto.Explanation{Identity: id, Segment: segment, When: spec.When, At: when.Time(), Facts: []proto.ExplanationFact{}}
+	past := !at.IsZero() && when < now.Add(-2*time.Second)
+	versions := n.registry.versionsOf(client.ID, segment)
+	spec, ok := n.registry.spec(client.ID, segment)
+	if !ok && (!past || len(versions) == 0) {
+		return proto.Explanation{}, proto.Errorf(proto.CodeNotFound, "segment %q is not defined: see the list of segments", segment)
+	}
+	x := proto.Explanation{Identity: id, Segment: segment, At: when.Time(), Facts: []proto.ExplanationFact{}}
 	e := explained{ctx: ctx, node: n, client: client, spec: spec}
+	if past && !e.then(&x, versions, when) {
+		return x, nil
+	}
+	x.When, x.Version = e.spec.When, e.spec.Version
 	if err := e.read(proto.Node{Hash: n.hasher.Hash(id), Space: client.Space}); err != nil || e.state.Dark() {
 		return x, err
 	}
-	if !at.IsZero() && when < now.Add(-2*time.Second) {
+	if past {
 		return x, e.past(&x, when)
 	}
 	return x, e.present(&x, now)
@@ -43,6 +50,7 @@ type explained struct {
 	node   *Node
 	client proto.ClientInfo
 	spec   proto.SegmentSpec
+	rule   *segments.Rule   // of a past time
 	state  identity.State   // of the node asked for
 	shares bool             // its user's memberships count
 	all    []identity.State // that are judged together
@@ -77,21 +85,125 @@ func (e *explained) read(node proto.Node) error {
 	return nil
 }
 
-// past tells what the rule says of the histories of then.
-func (e *explained) past(x *proto.Explanation, when proto.Millis) (err error) {
-	rule, err := segments.Compile(e.spec.When)
-	if err != nil {
-		return err
+// then finds the rule of then; without one it says so, and is false.
+func (e *explained) then(x *proto.Explanation, versions []version, when proto.Millis) bool {
+	v, kept, is := versionAt(versions, when)
+	switch {
+	case is && !kept:
+		x.Undecided = true
+		oldest := versions[max(len(versions)-versionsMax, 0)].from.Time()
+		x.Notes = append(x.Notes, fmt.Sprintf("the rule of then is not kept: it is known from %s on, of the newest %d versions", oldest.Format(time.RFC3339), versionsMax))
+	case !is:
+		text := "the segment was not defined then"
+		if first := versions[0].from; when < first {
+			text += ", but first on " + first.Time().Format(time.RFC3339)
+		}
+		x.Notes = append(x.Notes, text)
+	default:
+		e.spec = proto.SegmentSpec{ID: x.Segment, Scope: v.scope, When: v.when, Version: v.key}
+		e.rule = v.rule
 	}
-	x.In, err = e.holds(rule, when)
+	return is && kept
+}
+
+// past tells what the rule says of the histories of then, and what that rests on.
+func (e *explained) past(x *proto.Explanation, when proto.Millis) (err error) {
+	p := pastReading{explained: e, when: when, rules: map[proto.SegmentID]*segments.Rule{x.Segment: e.rule}}
+	x.In, err = e.holds(e.rule, when, p.member)
+	x.Notes = append(x.Notes, p.notes()...)
+	if p.lost != "" {
+		x.Undecided = true
+		x.Notes = append(x.Notes, fmt.Sprintf("the rule of then of %q, which this one refers to, is not kept", p.lost))
+	}
+	if x.Undecided {
+		x.In = false
+	}
 	return err
 }
 
-// holds reads a rule plainly over the histories as of when. Of an identity of
-// which the client holds no facts none does.
-func (e *explained) holds(rule *segments.Rule, when proto.Millis) (in bool, err error) {
+// pastReading is what a reading of the past came across.
+type pastReading struct {
+	*explained
+	when  proto.Millis
+	rules map[proto.SegmentID]*segments.Rule // that were read; nil: there was none
+	lost  proto.SegmentID                    // one whose rule is not kept
+}
+
+// member gives the rule of then of a segment, nil if there was none.
+func (p *pastReading) member(id proto.SegmentID) *segments.Rule {
+	r, seen := p.rules[id]
+	if !seen {
+		v, kept, is := versionAt(p.node.registry.versionsOf(p.client.ID, id), p.when)
+		if is && !kept {
+			p.lost = id
+		}
+		if kept {
+			r = v.rule
+		}
+		p.rules[id] = r
+	}
+	return r
+}
+
+// notes tells what the answer rests on.
+func (p *pastReading) notes() (notes []string) {
+	back, whole, traits := p.looks()
+	known, truncated, trimmed := false, false, false
+	oldest := p.keptFrom()
+	for i := range p.all {
+		f := p.all[i].Client(p.client.ID)
+		if f == nil {
+			continue
+		}
+		known = true
+		truncated = truncated || f.History.Truncated
+		trimmed = trimmed || f.First <= oldest && (whole || p.when-back < oldest)
+	}
+	if !known {
+		return []string{"nothing is known of it now: what was erased or has expired since is not told"}
+	}
+	if truncated {
+		notes = append(notes, "its history is truncated: older events were dropped at the bound, and the answer is by those that are left")
+	}
+	if trimmed {
+		notes = append(notes, fmt.Sprintf("events from before %s may have expired, and the answer is by those that are left", oldest.Time().Format(time.RFC3339)))
+	}
+	if traits {
+		notes = append(notes, "traits have no times: they were taken as they are now")
+	}
+	if p.spec.Scope == "user" {
+		notes = append(notes, fmt.Sprintf("judged over the identities that are of the user now (%d): who was linked with whom then is not kept", len(p.all)))
+	}
+	return notes
+}
+
+// looks is what the rules that were read look at, together.
+func (p *pastReading) looks() (back proto.Millis, whole, traits bool) {
+	for _, r := range p.rules {
+		if r == nil {
+			continue
+		}
+		b, w, t := r.Looks()
+		back, whole, traits = max(back, b), whole || w, traits || t
+	}
+	return back, whole, traits
+}
+
+// keptFrom is from when on all events are kept, 0 for ever.
+func (p *pastReading) keptFrom() proto.Millis {
+	if keep := p.node.registry.retentions().of(p.client.ID).Sessions; keep > 0 {
+		return p.node.now() - keep
+	}
+	return 0
+}
+
+// holds reads a rule plainly over the histories as of when, and those in its
+// member() that rules gives, nil for one that is not defined. Of an identity of
+// which the client held no facts none does.
+func (e *explained) holds(rule *segments.Rule, when proto.Millis, rules func(proto.SegmentID) *segments.Rule) (in bool, err error) {
 	var histories []*history
 	plain := segments.Plain{}
+	known := false
 	for i := range e.all {
 		s := &e.all[i]
 		plain.Devices += int(flag(s.Device))
@@ -99,13 +211,11 @@ func (e *explained) holds(rule *segments.Rule, when proto.Millis) (in bool, err 
 		if f == nil {
 			continue
 		}
+		known = known || f.First <= when
 		snap := e.node.laneFor(e.at[i].Hash).acquire()
 		defer snap.release()
 		histories = append(histories, &history{snap: snap, node: e.at[i], gen: s.Gen(), facts: f})
 		plain.Traits = append(plain.Traits, f.Memory.Traits()...)
-	}
-	if len(histories) == 0 {
-		return false, nil
 	}
 	plain.History = func(yield func(proto.Millis, *proto.EventBody) bool) {
 		for _, h := range histories {
@@ -119,13 +229,16 @@ func (e *explained) holds(rule *segments.Rule, when proto.Millis) (in bool, err 
 			}
 		}
 	}
+	for range plain.History {
+		known = true
+		break
+	}
+	if !known {
+		return false, nil
+	}
 	plain.Member = func(id proto.SegmentID) bool {
-		spec, ok := e.node.registry.spec(e.client.ID, id)
-		if !ok {
-			return false
-		}
-		rule, err := segments.Compile(spec.When)
-		return err == nil && plain.Holds(rule, when)
+		rule := rules(id)
+		return rule != nil && plain.Holds(rule, when)
 	}
 	in = plain.Holds(rule, when)
 	if err := e.ctx.Err(); err != nil {
@@ -137,6 +250,20 @@ func (e *explained) holds(rule *segments.Rule, when proto.Millis) (in bool, err 
 		}
 	}
 	return in, nil
+}
+
+// ruleNow is the rule of a segment that answers now, nil if there is none.
+func (e *explained) ruleNow(id proto.SegmentID) (rule *segments.Rule) {
+	// Rules do not change: they may be kept.
+	_ = e.node.registry.withRules(e.client.ID, func(g *segments.Program) error {
+		if g != nil {
+			if d, ok := g.Get(id); ok {
+				rule = d.Rule
+			}
+		}
+		return nil
+	})
+	return rule
 }
 
 // present tells the state of the membership and the facts that decide.

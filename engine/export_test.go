@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"kith/engine/store"
 	"kith/graph"
 	"kith/proto"
+	"kith/proto/pb"
 )
 
 // AwaitChange waits until some lane publishes.
@@ -241,6 +243,86 @@ func ReadSizes(b []byte) (list []SegmentSize, err error) {
 		list = append(list, SegmentSize{s.key, s.size})
 	}
 	return list, err
+}
+
+// ProposeSwap writes a Swap, whether or not there is such a version.
+func (n *Node) ProposeSwap(ctx context.Context, c proto.ClientID, id proto.SegmentID, version proto.SegmentKey) error {
+	seq, err := n.registry.propose(ctx, func() (*pb.Control, error) {
+		return &pb.Control{Body: &pb.Control_Swap{Swap: &pb.Swap{Client: uint32(c), Id: string(id), Version: uint32(version)}}}, nil
+	})
+	if err != nil {
+		return err
+	}
+	return n.obeyed(ctx, seq)
+}
+
+// VersionTraces says what is left of versions of the client's segments that
+// neither answer nor wait: bits, fills, marks, and memberships of nodes.
+func (n *Node) VersionTraces(client proto.ClientID) (list []string) {
+	found := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
+	for _, l := range n.lanes {
+		l.progress.mu.Lock()
+		fills := maps.Clone(l.progress.fills)
+		l.progress.mu.Unlock()
+		n.registry.mu.Lock()
+		defines := maps.Clone(n.registry.rules.defines)
+		n.registry.mu.Unlock()
+		for k := range fills {
+			if _, ok := defines[k]; !ok {
+				found("a fill of %d", k)
+			}
+		}
+		snap := l.acquire()
+		defer snap.release()
+		for _, kind := range []byte{'g', 'w'} {
+			_ = snap.Scan(laneKey(l.id, kind), laneKey(l.id, kind), func(k, _ []byte) (bool, error) {
+				if key := proto.SegmentKey(binary.BigEndian.Uint32(k[3:])); defines[key].client == 0 {
+					found("a record %c of %d", kind, key)
+				}
+				return true, nil
+			})
+		}
+		for _, k := range l.bitmaps.Keys() {
+			if _, ok := defines[k]; !ok && l.bitmaps.Cardinality(k) > 0 {
+				found("bits of %d", k)
+			}
+		}
+		_ = l.scanNames(snap, 0, func(_ proto.Ordinal, node proto.Node, id proto.Identity) (bool, error) {
+			s, _, err := readNode(snap, node)
+			if err != nil {
+				return false, err
+			}
+			of := []identity.ClientView{}
+			if f := s.Client(client); f != nil {
+				of = append(of, identity.ClientView{Client: client, Members: f.Memory.Memberships()})
+			}
+			for _, v := range append(of, s.User...) {
+				for _, m := range v.Members {
+					if _, ok := defines[m.Key]; !ok && v.Client == client {
+						found("a membership of %s in %d", id, m.Key)
+					}
+				}
+			}
+			return true, nil
+		})
+	}
+	return list
+}
+
+// Filling reports whether some lane is going through its nodes for a segment, or
+// is about to: it does not obey all control records yet.
+func (n *Node) Filling() bool {
+	last := n.registry.last()
+	for _, l := range n.lanes {
+		l.progress.mu.Lock()
+		_, open := l.progress.openFill()
+		open = open || l.progress.control < last
+		l.progress.mu.Unlock()
+		if open {
+			return true
+		}
+	}
+	return false
 }
 
 // Unswept reports whether something is left of the client's imports that failed.

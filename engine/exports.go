@@ -3,6 +3,7 @@ package engine
 import (
 	"cmp"
 	"context"
+	"slices"
 	"strconv"
 
 	"github.com/RoaringBitmap/roaring/v2"
@@ -18,23 +19,41 @@ const sparseFrom = 8
 // OpenAudience takes an audience out as it is now, each lane's part as of one
 // commit, whose offset its manifest has. Close its names: until then ctx must
 // live, and the store keeps what is replaced meanwhile. The caller bounds how
-// many are open.
+// many are open. Each segment is by one version in all lanes, or it is not exact.
 func (n *Node) OpenAudience(ctx context.Context, client proto.ClientInfo, r *proto.ExportRequest) (*exports.Audience, error) {
-	a, err := n.audience(client.ID, r.Expr) // with saved audiences written out
+	for tries := versionTries; ; tries-- {
+		out, a, err := n.openAudience(ctx, client, r)
+		if err != nil {
+			return nil, err
+		}
+		if tries == 1 || out.Manifest.Exact || !n.registry.replaced(a.specs) {
+			return out, nil
+		}
+		out.Names.Close()
+	}
+}
+
+// replaced reports whether one of the versions does not answer any more.
+func (r *registry) replaced(specs []proto.SegmentSpec) bool {
+	return slices.ContainsFunc(specs, func(s proto.SegmentSpec) bool { return !r.inForce(s.Version) })
+}
+
+func (n *Node) openAudience(ctx context.Context, client proto.ClientInfo, r *proto.ExportRequest) (_ *exports.Audience, a audience, err error) {
+	a, err = n.audience(client.ID, r.Expr) // with saved audiences written out
 	if err != nil {
-		return nil, err
+		return nil, a, err
 	}
 	if err := n.checkSince(client, a, r.Unit, r.Since); err != nil {
-		return nil, err
+		return nil, a, err
 	}
 	if r.Unit == proto.UnitUsers {
 		if err := n.usersReady(ctx); err != nil {
-			return nil, err
+			return nil, a, err
 		}
 	}
 	names, err := n.openNames(ctx)
 	if err != nil {
-		return nil, err
+		return nil, a, err
 	}
 	out := &exports.Audience{Names: names, Manifest: proto.ExportManifest{
 		Client: client.Name, Expr: a.String(), Unit: proto.UnitIdentities, Time: n.config.Now().UTC(),
@@ -44,7 +63,7 @@ func (n *Node) OpenAudience(ctx context.Context, client proto.ClientInfo, r *pro
 		out.Manifest.Segments = append(out.Manifest.Segments, proto.ExportSegment{ID: s.ID, Version: s.Version, Scope: s.Scope, When: s.When})
 	}
 	n.freezeAll(out, names, a, r)
-	return out, nil
+	return out, a, nil
 }
 
 // checkSince refuses an earlier export that cannot be compared with: numbers
@@ -124,7 +143,8 @@ func (l *lane) freeze(a audience, users, known bool) (f frozen, ok bool) {
 	if fault != nil {
 		return f, false
 	}
-	f.exact, f.offset = l.progress.allFilled(versionsOf(a.specs)), applied
+	keys := versionsOf(a.specs)
+	f.exact, f.offset = l.progress.allFilled(keys, l.node.registry.sinceOf(keys...)), applied
 	l.bitmaps.View(func(get getBits, universe getUniverse) {
 		f.part.Set = a.set(get, universe)
 		if users {

@@ -1,8 +1,11 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
+	"maps"
+	"slices"
 
 	"github.com/RoaringBitmap/roaring/v2"
 
@@ -11,42 +14,74 @@ import (
 	"kith/proto"
 )
 
-// fillProgress is how far a segment has gone through history.
+// fillProgress is how far a lane has gone through its nodes for a segment: to
+// evaluate it over their history, or, after another version of some segment has
+// begun to answer, to bring them up to that.
 type fillProgress struct {
 	client proto.ClientID
 	key    proto.SegmentKey
-	next   uint64 // the first ordinal not yet filled
+	since  proto.SegmentKey // the control record that asked for it
+	next   uint64           // the first ordinal not yet filled
 	done   bool
+	whole  bool // answers are right meanwhile: only what is gone is still to be forgotten
 }
 
-// setFill notes progress in the batch: next (8 bytes), done (1), client (4).
-func (b *batch) setFill(id proto.LaneID, f fillProgress) {
-	v := binary.BigEndian.AppendUint64(nil, f.next)
-	if f.done {
-		v = append(v, 1)
-	} else {
-		v = append(v, 0)
+// exact reports whether all memberships of the segment are as its rule says.
+func (f fillProgress) exact() bool { return f.done || f.whole }
+
+// append packs it under its key: next (8 bytes), flags (1 done, 2 whole),
+// client (4), since (4).
+func (f fillProgress) append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint64(b, f.next)
+	b = append(b, byte(flag(f.done)+2*flag(f.whole)))
+	b = binary.BigEndian.AppendUint32(b, uint32(f.client))
+	return binary.BigEndian.AppendUint32(b, uint32(f.since))
+}
+
+// decodeFill reads what append wrote. Before there were Swaps a record had no
+// since.
+func decodeFill(k, v []byte) (f fillProgress, err error) {
+	if len(k) != 7 || len(v) != 17 && len(v) != 13 || v[8] > 3 {
+		return f, proto.Errorf(proto.CodeCorrupt, "a fill's record of %d bytes is malformed: restore a backup, or use the kith that wrote it", len(v))
 	}
-	v = binary.BigEndian.AppendUint32(v, uint32(f.client))
-	b.puts = append(b.puts, put{fillKey(id, f.key), v})
+	f = fillProgress{
+		client: proto.ClientID(binary.BigEndian.Uint32(v[9:])), key: proto.SegmentKey(binary.BigEndian.Uint32(k[3:])),
+		next: binary.BigEndian.Uint64(v), done: v[8]&1 != 0, whole: v[8]&2 != 0,
+	}
+	if f.since = f.key; len(v) == 17 {
+		f.since = proto.SegmentKey(binary.BigEndian.Uint32(v[13:]))
+	}
+	return f, nil
+}
+
+// setFill notes progress in the batch.
+func (l *lane) setFill(b *batch, f fillProgress) {
+	l.fills[f.key] = f
+	b.puts = append(b.puts, put{fillKey(l.id, f.key), f.append(nil)})
 	b.fills = append(b.fills, f)
 }
 
 // loadFills reads the progress of all fills.
 func (l *lane) loadFills(snap store.Snapshot) error {
-	l.progress.fills = map[proto.SegmentKey]fillProgress{}
+	l.fills = map[proto.SegmentKey]fillProgress{}
 	prefix := laneKey(l.id, 'g')
-	return snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
-		if len(k) != 7 || len(v) != 13 {
-			return false, proto.Errorf(proto.CodeCorrupt, "a fill's record has %d bytes", len(v))
-		}
-		f := fillProgress{
-			client: proto.ClientID(binary.BigEndian.Uint32(v[9:])), key: proto.SegmentKey(binary.BigEndian.Uint32(k[3:])),
-			next: binary.BigEndian.Uint64(v), done: v[8] == 1,
-		}
-		l.progress.fills[f.key] = f
-		return true, nil
+	err := snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
+		f, err := decodeFill(k, v)
+		l.fills[f.key] = f
+		return true, err
 	})
+	l.progress.fills = maps.Clone(l.fills)
+	return err
+}
+
+// openFill is the fill to go on with: that of the oldest definition.
+func (p *progress) openFill() (f fillProgress, found bool) {
+	for _, x := range p.fills {
+		if !x.done && (!found || x.key < f.key) {
+			f, found = x, true
+		}
+	}
+	return f, found
 }
 
 // fillFromHistory appends fills for segments that want their history gone
@@ -56,18 +91,14 @@ func (l *lane) fillFromHistory(ctx context.Context) {
 	for {
 		var f fillProgress
 		err := l.progress.wait(ctx, func(p *progress) (found bool) {
-			for _, x := range p.fills {
-				if !x.done && (!found || x.key < f.key) {
-					f, found = x, true
-				}
-			}
+			f, found = p.openFill()
 			return found
 		})
 		if err != nil {
 			return
 		}
-		// A root must know the rule before it is given what members remember for it.
-		if l.node.obeyed(ctx, uint64(f.key)) != nil {
+		// A root must know the rules before it is given what members remember for them.
+		if l.node.obeyed(ctx, uint64(f.since)) != nil {
 			if !pause(ctx, beatEvery) {
 				return
 			}
@@ -120,11 +151,12 @@ func (l *lane) fill(b *batch, body []byte) (digest uint64, later bool, err error
 	if err != nil {
 		return 0, false, err
 	}
-	if _, ok := l.rules.defines[x.Segment]; !ok {
-		return 0, false, nil // undefined or replaced meanwhile
-	}
 	if !l.drained(b) {
 		return 0, true, nil
+	}
+	f, ok := l.fills[x.Segment]
+	if !ok || f.done || x.First != 0 && uint64(x.First) != f.next {
+		return 0, false, nil // undefined or replaced meanwhile, or a step of a fill that was begun anew
 	}
 	nodes, err := l.nodesBetween(b.source, x.Client, x.First, x.Last)
 	if err != nil {
@@ -135,8 +167,39 @@ func (l *lane) fill(b *batch, body []byte) (digest uint64, later bool, err error
 		list[i] = &actors.Due{Entry: len(b.offsets), Node: nodes[i], Fill: x.Client}
 	}
 	digest, err = l.runDue(list)
-	b.setFill(l.id, fillProgress{client: x.Client, key: x.Segment, next: uint64(x.Last) + 1, done: x.Done})
+	for _, f := range l.filledBy(f) {
+		f.next, f.done = uint64(x.Last)+1, x.Done
+		l.setFill(b, f)
+	}
 	return digest, false, err
+}
+
+// filledBy are the fills that a step of f takes along, f among them: those that
+// the same record asked for and that are where it is.
+func (l *lane) filledBy(f fillProgress) []fillProgress {
+	return slices.SortedFunc(func(yield func(fillProgress) bool) {
+		for _, x := range l.fills {
+			same := x.client == f.client && x.since == f.since && x.next == f.next && !x.done
+			if same && !yield(x) {
+				return
+			}
+		}
+	}, func(a, b fillProgress) int { return cmp.Compare(a.key, b.key) })
+}
+
+// swap has a version that was filled answer, and all nodes of the client gone
+// through once more, which brings the rules that refer to it up to that and
+// forgets the version before.
+func (l *lane) swap(b *batch, seq uint64, ch *rulesChange) {
+	b.puts = append(b.puts, put{swapKey(l.id, ch.swapped), binary.BigEndian.AppendUint64(nil, seq)})
+	again := fillProgress{client: ch.client, since: proto.SegmentKey(seq)}
+	own := again
+	own.key, own.whole = ch.swapped, l.fills[ch.swapped].exact()
+	l.setFill(b, own)
+	for _, k := range ch.refers {
+		again.key = k
+		l.setFill(b, again)
+	}
 }
 
 // nodesBetween gives the nodes of a range of ordinals of which the client

@@ -46,6 +46,11 @@ func fillKey(l proto.LaneID, k proto.SegmentKey) []byte {
 	return binary.BigEndian.AppendUint32(laneKey(l, 'g'), uint32(k))
 }
 
+// swapKey is the mark of a definition that waited before it answered.
+func swapKey(l proto.LaneID, k proto.SegmentKey) []byte {
+	return binary.BigEndian.AppendUint32(laneKey(l, 'w'), uint32(k))
+}
+
 func clientErasureKey(l proto.LaneID, c proto.ClientID) []byte {
 	return binary.BigEndian.AppendUint32(laneKey(l, 'k'), uint32(c))
 }

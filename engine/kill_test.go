@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -57,6 +58,10 @@ func serve(dir string, in io.Reader, out io.Writer) error {
 		if _, err := n.Define(ctx, c, s); err != nil {
 			return err
 		}
+	}
+	// Each life edits a segment once more, which the one before may not have filled.
+	if _, err := n.Define(ctx, c, proto.SegmentSpec{ID: "edited", Scope: "identity", When: fmt.Sprintf(`count(event.section == "x") >= %d`, 1+rand.IntN(40)), Backfill: true}); err != nil {
+		return err
 	}
 	fmt.Fprintln(out, "ready")
 	var mu sync.Mutex
@@ -195,8 +200,38 @@ func (c *client) check(t *testing.T, dir string) {
 			t.Errorf("event %d is there %d times; acknowledged %v, in doubt %v", i, n, c.acked[i], c.doubted[i])
 		}
 	}
+	c.checkEdited(t, n, times)
 	verifyClean(t, n)
 	closeNode(t, n)
+}
+
+// checkEdited waits for the newest version of the edited segment, and sees that
+// its members are those of whom it holds.
+func (c *client) checkEdited(t *testing.T, n *engine.Node, times map[int]int) {
+	t.Helper()
+	of := acme(t, n)
+	until(t, n, 30*time.Second, "filling the edited segment", func() bool {
+		s, _ := n.Segment(of, "edited")
+		return *s.Filled && s.Next == nil
+	})
+	s, _ := n.Segment(of, "edited")
+	least, err := strconv.Atoi(s.When[strings.LastIndex(s.When, " ")+1:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := map[int]int{}
+	for i := range times {
+		events[i%killVisitors]++
+	}
+	want := uint64(0)
+	for _, n := range events {
+		if n >= least {
+			want++
+		}
+	}
+	if got := count(t, n, of, "edited"); got != want {
+		t.Errorf("%s has %d members, want %d", s.When, got, want)
+	}
 }
 
 // A node that is killed at random moments under load loses nothing that it

@@ -44,6 +44,7 @@ type lane struct {
 	// The stepper's.
 	shell   *actors.Shell
 	rules   *laneRules
+	fills   map[proto.SegmentKey]fillProgress // as of the entry under way
 	exits   exitIndex
 	record  *pb.LaneRecord
 	batches uint64

@@ -159,7 +159,11 @@ func (l *lane) control(b *batch, body []byte) error {
 	b.full = b.full || ch.client != 0 // rules do not change within a batch
 	for _, k := range ch.dropped {
 		b.dropped = append(b.dropped, k)
-		b.deletes = append(b.deletes, defineKey(l.id, ch.client, uint64(k)), fillKey(l.id, k))
+		b.deletes = append(b.deletes, defineKey(l.id, ch.client, uint64(k)), fillKey(l.id, k), swapKey(l.id, k))
+		delete(l.fills, k)
+	}
+	if ch.swapped != 0 {
+		l.swap(b, x.Seq, &ch)
 	}
 	if r := c.GetRetain(); r != nil {
 		b.puts = append(b.puts, put{retentionKey(l.id, proto.ClientID(r.Client)), appendRetention(nil, retentionOf(r))})
@@ -172,7 +176,15 @@ func (l *lane) control(b *batch, body []byte) error {
 	}
 	if ch.defined != 0 {
 		b.puts = append(b.puts, put{defineKey(l.id, ch.client, uint64(ch.defined)), append([]byte(nil), x.Record...)})
-		b.setFill(l.id, fillProgress{client: ch.client, key: ch.defined, done: !ch.fill})
+		f := fillProgress{client: ch.client, key: ch.defined, since: proto.SegmentKey(x.Seq)}
+		switch {
+		case !ch.kept:
+			f.done = !ch.fill
+			l.setFill(b, f)
+		case !ch.waits: // what waited is forgotten
+			f.whole = l.fills[f.key].exact()
+			l.setFill(b, f)
+		}
 	}
 	return nil
 }

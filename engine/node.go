@@ -57,6 +57,7 @@ type Node struct {
 	checking  sync.Mutex         // one search for a receipt at a time
 	erasing   sync.Mutex         // one erasure of bytes at a time
 	reporting chan struct{}      // held by the one report under way
+	swapping  sync.Mutex         // not while a backup reads what belongs together
 	staging   sync.RWMutex       // held for reading by who takes rows of imports, for writing while one is ended
 	intake    sync.RWMutex       // held for reading by who appends, for writing while the log is emptied
 	stopRead  context.CancelFunc // ends the readers, last
@@ -65,6 +66,8 @@ type Node struct {
 	ready     atomic.Bool
 	disk      *disk
 	clock     *clock
+
+	fillsEnded chan struct{} // one slot: a version may be ready to answer
 
 	judge func(identity.Rules) identity.Rules // by what identities are judged; nil: by the lane's rules. Tests break it
 }
@@ -119,7 +122,7 @@ func open(c Config) (*Node, error) {
 func newNode(c Config, lg log.Logs, st store.Store, secret [16]byte) *Node {
 	n := &Node{
 		config: c, logger: c.Logger, hasher: proto.NewHasher(secret), log: lg, store: st,
-		views: newViews(c.ViewsMax), clock: newClock(c.Now), reporting: make(chan struct{}, 1),
+		views: newViews(c.ViewsMax), clock: newClock(c.Now), reporting: make(chan struct{}, 1), fillsEnded: make(chan struct{}, 1),
 		conn: func() *nats.Conn { return nil }, cutSeconds: newCutSeconds(), disk: newDisk(c.DiskReserve, c.storeDir(), c.logDir()),
 	}
 	n.place()
@@ -254,6 +257,7 @@ func (n *Node) start(ctx context.Context) error {
 		}
 		n.packers = append(n.packers, log.NewPacker(l.stream, log.PackerConfig{Lane: l.id, Producer: newProducer(), Now: n.now}))
 	}
+	n.done.Go(func() { n.swapVersions(background) })
 	n.done.Go(func() { n.watchDisk(background) })
 	n.done.Go(func() { n.workImports(background) })
 	if len(n.lanes) > 1 {

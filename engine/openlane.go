@@ -165,7 +165,19 @@ func (l *lane) loadRules(snap store.Snapshot) error {
 	if err != nil {
 		return err
 	}
-	if err := l.rules.restore(records); err != nil {
+	swapped := map[proto.SegmentKey]proto.SegmentKey{}
+	prefix = laneKey(l.id, 'w')
+	err = snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
+		if len(k) != 7 || len(v) != 8 {
+			return false, proto.Errorf(proto.CodeCorrupt, "the mark of a version that answers has %d bytes", len(v))
+		}
+		swapped[proto.SegmentKey(binary.BigEndian.Uint32(k[3:]))] = proto.SegmentKey(binary.BigEndian.Uint64(v))
+		return true, nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := l.rules.restore(records, swapped); err != nil {
 		return err
 	}
 	prefix = laneKey(l.id, 'v')

@@ -34,7 +34,7 @@ func (n *Node) Preview(ctx context.Context, client proto.ClientInfo, s proto.Seg
 		return proto.SegmentPreview{}, err
 	}
 	s.Scope = scope.String()
-	old, defined, err := n.registry.checkSpec(client.ID, segments.Definition{ID: s.ID, Scope: scope, Rule: rule})
+	old, defined, err := n.registry.checkSpec(client.ID, segments.Definition{ID: s.ID, Scope: scope, Rule: rule}, s.Backfill)
 	if err != nil {
 		return proto.SegmentPreview{}, err
 	}
@@ -46,7 +46,7 @@ func (n *Node) Preview(ctx context.Context, client proto.ClientInfo, s proto.Seg
 }
 
 // checkSpec says what Define would, and gives what d would replace.
-func (r *registry) checkSpec(c proto.ClientID, d segments.Definition) (old proto.SegmentSpec, defined bool, err error) {
+func (r *registry) checkSpec(c proto.ClientID, d segments.Definition, backfill bool) (old proto.SegmentSpec, defined bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	d.Key = proto.SegmentKey(r.seq + 1)
@@ -54,7 +54,7 @@ func (r *registry) checkSpec(c proto.ClientID, d segments.Definition) (old proto
 	if err := r.checkImported(c, d.ID, d.Rule); err != nil {
 		return old, defined, err
 	}
-	return old, defined, r.check(c, d)
+	return old, defined, r.check(c, d, backfill)
 }
 
 // preview is one under way.
@@ -140,7 +140,7 @@ func (p *preview) one(ctx context.Context, node proto.Node) error {
 	if err := e.read(node); err != nil || e.state.Dark() {
 		return err
 	}
-	after, err := e.holds(p.rule, p.now)
+	after, err := e.holds(p.rule, p.now, e.ruleNow)
 	if err != nil {
 		return err
 	}

@@ -33,26 +33,38 @@ type registry struct {
 	gone    map[proto.ClientName]proto.ClientID // the last of the name that was ended
 	spaces  map[string]proto.SpaceID
 	keys    map[[32]byte]proto.Principal
-	specs   map[proto.ClientID]map[proto.SegmentID]proto.SegmentSpec
+	specs   specs // those that answer
+	next    specs // those that wait
 	rules   *laneRules
 	saved   map[proto.ClientID]map[proto.AudienceID]proto.AudienceSpec
 	reports map[proto.ClientID]*segments.ReportBook
 	books   map[proto.ClientID]*importBook
-	ever    map[defined][]proto.SegmentKey // all that a segment's name has stood for
+	since   map[proto.SegmentKey]proto.SegmentKey // versions whose rule refers to one that was swapped: by which record
+	ever    map[defined][]version                 // all that a segment's name has stood for, oldest first
 
 	stale atomic.Bool // view must be made anew; set under mu
 	view  atomic.Pointer[registryView]
+}
+
+// specs are segments as the API has them.
+type specs map[proto.ClientID]map[proto.SegmentID]proto.SegmentSpec
+
+func (x specs) set(c proto.ClientID, s proto.SegmentSpec) {
+	if x[c] == nil {
+		x[c] = map[proto.SegmentID]proto.SegmentSpec{}
+	}
+	x[c][s.ID] = s
 }
 
 // registryView is what hot paths read; it is never changed.
 type registryView struct {
 	clients map[proto.ClientName]proto.ClientInfo
 	keys    map[[32]byte]proto.Principal
-	names   []proto.SegmentID // by segment key; empty: not in force
+	names   []proto.SegmentID // by segment key; empty: does not answer
 	users   []bool            // by segment key: of scope user
 }
 
-// inForce reports whether the segment with the key is defined.
+// inForce reports whether the version with the key is one that answers.
 func (v *registryView) inForce(k proto.SegmentKey) bool {
 	return int(k) < len(v.names) && v.names[k] != ""
 }
@@ -61,9 +73,9 @@ func newRegistry(c log.ControlStream, static map[[32]byte]proto.Principal, now f
 	r := &registry{
 		control: c, now: now, static: static, changed: make(chan struct{}),
 		clients: map[proto.ClientName]proto.ClientInfo{}, gone: map[proto.ClientName]proto.ClientID{}, spaces: map[string]proto.SpaceID{},
-		keys: map[[32]byte]proto.Principal{}, specs: map[proto.ClientID]map[proto.SegmentID]proto.SegmentSpec{},
+		keys: map[[32]byte]proto.Principal{}, specs: specs{}, next: specs{},
 		rules: newLaneRules(), saved: map[proto.ClientID]map[proto.AudienceID]proto.AudienceSpec{},
-		reports: map[proto.ClientID]*segments.ReportBook{}, ever: map[defined][]proto.SegmentKey{},
+		reports: map[proto.ClientID]*segments.ReportBook{}, ever: map[defined][]version{}, since: map[proto.SegmentKey]proto.SegmentKey{},
 		books: map[proto.ClientID]*importBook{},
 	}
 	r.stale.Store(true)
@@ -145,34 +157,25 @@ func (r *registry) obey(seq uint64, c *pb.Control) error {
 	case *pb.Control_RevokeKey:
 		delete(r.keys, [32]byte(b.RevokeKey.Sha256))
 	case *pb.Control_Define:
-		d := b.Define
-		ch, err := r.rules.apply(seq, c)
-		if err != nil {
-			return err
-		}
-		of := r.specs[proto.ClientID(d.Client)]
-		if of == nil {
-			of = map[proto.SegmentID]proto.SegmentSpec{}
-			r.specs[proto.ClientID(d.Client)] = of
-		}
-		of[proto.SegmentID(d.Id)] = proto.SegmentSpec{ID: proto.SegmentID(d.Id), Scope: d.Scope, When: d.When, Backfill: d.Backfill, Version: ch.defined}
-		if !ch.same {
-			name := defined{proto.ClientID(d.Client), proto.SegmentID(d.Id)}
-			r.ever[name] = append(r.ever[name], ch.defined)
-		}
+		return r.obeyDefine(seq, c, b.Define)
+	case *pb.Control_Swap:
+		return r.obeySwap(seq, c, b.Swap)
 	case *pb.Control_Undefine:
-		if _, err := r.rules.apply(seq, c); err != nil {
+		if _, err := r.apply(seq, c); err != nil {
 			return err
 		}
-		delete(r.specs[proto.ClientID(b.Undefine.Client)], proto.SegmentID(b.Undefine.Id))
-		r.imports(proto.ClientID(b.Undefine.Client)).dropList(seq, proto.SegmentID(b.Undefine.Id))
+		client, id := proto.ClientID(b.Undefine.Client), proto.SegmentID(b.Undefine.Id)
+		delete(r.specs[client], id)
+		delete(r.next[client], id)
+		r.finish(defined{client, id}, proto.Millis(c.TimeMs))
+		r.imports(client).dropList(seq, id)
 	case *pb.Control_EraseClient:
-		if _, err := r.rules.apply(seq, c); err != nil {
+		if _, err := r.apply(seq, c); err != nil {
 			return err
 		}
 		r.end(proto.ClientID(b.EraseClient.Client))
 	case *pb.Control_Retain:
-		_, err := r.rules.apply(seq, c)
+		_, err := r.apply(seq, c)
 		return err
 	case *pb.Control_SaveAudience:
 		r.obeySave(b.SaveAudience)
@@ -186,9 +189,69 @@ func (r *registry) obey(seq uint64, c *pb.Control) error {
 	return nil
 }
 
+// apply obeys a record about rules.
+func (r *registry) apply(seq uint64, c *pb.Control) (rulesChange, error) {
+	ch, err := r.rules.apply(seq, c)
+	for _, k := range ch.dropped {
+		delete(r.since, k)
+	}
+	for _, k := range ch.refers {
+		r.since[k] = proto.SegmentKey(seq)
+	}
+	return ch, err
+}
+
+// sinceOf gives of each version the record that a fill must have come after to
+// be right, 0 for any.
+func (r *registry) sinceOf(keys ...proto.SegmentKey) []proto.SegmentKey {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := make([]proto.SegmentKey, len(keys))
+	for i, k := range keys {
+		list[i] = r.since[k]
+	}
+	return list
+}
+
+func (r *registry) obeyDefine(seq uint64, c *pb.Control, d *pb.Define) error {
+	ch, err := r.apply(seq, c)
+	if err != nil {
+		return err
+	}
+	client := proto.ClientID(d.Client)
+	s := proto.SegmentSpec{ID: proto.SegmentID(d.Id), Scope: d.Scope, When: d.When, Backfill: d.Backfill, Version: ch.defined}
+	if ch.waits {
+		r.next.set(client, s)
+		return nil
+	}
+	old, ok := r.specs[client][s.ID]
+	r.specs.set(client, s)
+	delete(r.next[client], s.ID)
+	if ok && old.Version == s.Version {
+		return nil
+	}
+	return r.begin(client, &s, proto.Millis(c.TimeMs))
+}
+
+// obeySwap has the version that waits answer. From here on this node answers by
+// it, whatever its lanes obey: both versions have their members in all of them.
+func (r *registry) obeySwap(seq uint64, c *pb.Control, b *pb.Swap) error {
+	ch, err := r.apply(seq, c)
+	if err != nil || ch.swapped == 0 {
+		return err
+	}
+	client, id := proto.ClientID(b.Client), proto.SegmentID(b.Id)
+	s := r.next[client][id]
+	r.specs.set(client, s)
+	delete(r.next[client], id)
+	return r.begin(client, &s, proto.Millis(c.TimeMs))
+}
+
 // end lets go of a client and of its keys. mu is held.
 func (r *registry) end(id proto.ClientID) {
 	delete(r.specs, id)
+	delete(r.next, id)
+	maps.DeleteFunc(r.ever, func(d defined, _ []version) bool { return d.client == id })
 	delete(r.saved, id)
 	delete(r.reports, id)
 	delete(r.books, id)
@@ -231,8 +294,10 @@ func (r *registry) current() *registryView {
 	v := &registryView{clients: maps.Clone(r.clients), keys: maps.Clone(r.keys), names: make([]proto.SegmentID, r.seq+1), users: make([]bool, r.seq+1)}
 	maps.Copy(v.keys, r.static)
 	for key, d := range r.rules.defines {
-		v.names[key] = d.id
-		v.users[key] = r.rules.programs[d.client].UserScope(key)
+		g := r.rules.programs[d.client]
+		if v.users[key] = g.UserScope(key); !g.Waits(key) {
+			v.names[key] = d.id
+		}
 	}
 	r.view.Store(v)
 	r.stale.Store(false)
@@ -310,12 +375,31 @@ func (r *registry) keyRecords(c proto.ClientInfo) (list []proto.KeyInfo) {
 	return list
 }
 
-// spec is a segment's definition in force.
+// spec is the definition of a segment that answers.
 func (r *registry) spec(c proto.ClientID, id proto.SegmentID) (proto.SegmentSpec, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s, ok := r.specs[c][id]
 	return s, ok
+}
+
+// inForce reports whether the version with the key is one that answers.
+func (r *registry) inForce(k proto.SegmentKey) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	d, ok := r.rules.defines[k]
+	return ok && !r.rules.programs[d.client].Waits(k)
+}
+
+// specWithNext is the same with what waits beside it, nil if nothing does.
+func (r *registry) specWithNext(c proto.ClientID, id proto.SegmentID) (s proto.SegmentSpec, next *proto.SegmentSpec, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, ok = r.specs[c][id]
+	if x, waits := r.next[c][id]; waits {
+		next = &x
+	}
+	return s, next, ok
 }
 
 func (r *registry) all(c proto.ClientID) []proto.SegmentSpec {
@@ -326,14 +410,24 @@ func (r *registry) all(c proto.ClientID) []proto.SegmentSpec {
 	})
 }
 
-// check says whether the definition may follow what is defined. The
-// registry's lock is held.
-func (r *registry) check(c proto.ClientID, d segments.Definition) error {
+// check says whether the definition may follow what is defined, by the rules
+// of laneRules.define. The registry's lock is held.
+func (r *registry) check(c proto.ClientID, d segments.Definition, backfill bool) error {
 	g := r.rules.programs[c]
 	if g == nil {
 		g = segments.NewProgram()
 	}
-	return g.Check(d)
+	old, ok := g.Get(d.ID)
+	switch {
+	case ok && sameRule(old, d):
+		return nil
+	case !ok || !backfill:
+		return g.Check(d)
+	}
+	if next, waits := g.Waiting(d.ID); waits && sameRule(next, d) {
+		return nil
+	}
+	return g.CheckBeside(d)
 }
 
 // authenticate knows a key by its hash.

@@ -147,7 +147,8 @@ func (r *registry) lookUp(q *question, today proto.Day, now time.Time) (segments
 // measureReport counts people, that is users: one who has many devices is still
 // one.
 func (n *Node) measureReport(ctx context.Context, q *question) (m segments.Measure, err error) {
-	lanes, part, exact := n.answering(versionsOf(q.specs))
+	keys := versionsOf(q.specs)
+	lanes, part, exact := n.answering(keys)
 	if !exact || part.Answered != part.Of {
 		return m, proto.Errorf(proto.CodeUnavailable, "%d of %d partitions answer, or history is still being gone through for a segment: a figure stays for a day, so ask again when all is there", part.Answered, part.Of)
 	}
@@ -156,6 +157,11 @@ func (n *Node) measureReport(ctx context.Context, q *question) (m segments.Measu
 		return m, err
 	}
 	m.Count = sums[0]
+	defer func() {
+		if err == nil && went(lanes, keys) {
+			err = proto.Errorf(proto.CodeUnavailable, "a segment's rule was replaced while it was counted: ask again")
+		}
+	}()
 	floor := uint64(max(q.floor, 0))
 	people, err := usersUpTo(ctx, lanes, q.set, floor)
 	if m.Few = people < floor; m.Few || err != nil {
@@ -166,6 +172,7 @@ func (n *Node) measureReport(ctx context.Context, q *question) (m segments.Measu
 		if missing != nil {
 			continue // who may delete segments sees single identities anyway
 		}
+		keys = append(keys, versionsOf(other.specs)...)
 		people, err := usersUpTo(ctx, lanes, q.apart(other), floor)
 		if m.Close = people < floor; m.Close || err != nil {
 			return m, err

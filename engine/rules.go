@@ -13,8 +13,9 @@ import (
 // belong to the lane's stepper; identities read them while it waits for them.
 type laneRules struct {
 	programs map[proto.ClientID]*segments.Program
-	defines  map[proto.SegmentKey]defined
-	gone     map[proto.ClientID]bool // clients that were ended
+	defines  map[proto.SegmentKey]defined // those that wait among them
+	filled   map[proto.SegmentKey]bool    // of those: history was asked for
+	gone     map[proto.ClientID]bool      // clients that were ended
 	keep     retentions
 }
 
@@ -24,7 +25,7 @@ type defined struct {
 }
 
 func newLaneRules() *laneRules {
-	return &laneRules{programs: map[proto.ClientID]*segments.Program{}, defines: map[proto.SegmentKey]defined{}, gone: map[proto.ClientID]bool{}, keep: retentions{}}
+	return &laneRules{programs: map[proto.ClientID]*segments.Program{}, defines: map[proto.SegmentKey]defined{}, filled: map[proto.SegmentKey]bool{}, gone: map[proto.ClientID]bool{}, keep: retentions{}}
 }
 
 // Program implements identity.Rules.
@@ -39,8 +40,7 @@ func (r *laneRules) end(client proto.ClientID, seq proto.SegmentKey) rulesChange
 	ch := rulesChange{client: client}
 	for key, d := range r.defines {
 		if d.client == client {
-			ch.dropped = append(ch.dropped, key)
-			delete(r.defines, key)
+			ch.dropped = append(ch.dropped, r.drop(key)...)
 		}
 	}
 	slices.Sort(ch.dropped)
@@ -67,7 +67,11 @@ type rulesChange struct {
 	client  proto.ClientID
 	defined proto.SegmentKey // 0: none
 	fill    bool
-	same    bool // the rule was in force already: nobody enters or leaves
+	same    bool               // the rule was in force already: nobody enters or leaves
+	waits   bool               // it is filled before it answers
+	kept    bool               // its fill goes on as it is
+	swapped proto.SegmentKey   // what waited and answers now; 0: none
+	refers  []proto.SegmentKey // those whose rules refer to it
 }
 
 // apply obeys one control record. It fails only if whoever wrote the record
@@ -75,44 +79,107 @@ type rulesChange struct {
 func (r *laneRules) apply(seq uint64, c *pb.Control) (rulesChange, error) {
 	switch body := c.Body.(type) {
 	case *pb.Control_Define:
-		d := body.Define
-		def, err := definitionOf(seq, d)
-		if err != nil {
-			return rulesChange{}, err
-		}
-		client := proto.ClientID(d.Client)
-		g := r.program(client)
-		if old, ok := g.Get(def.ID); ok && old.Scope == def.Scope && old.Rule.String() == def.Rule.String() {
-			return rulesChange{client: client, defined: old.Key, fill: d.Backfill, same: true}, nil
-		}
-		ch := rulesChange{client: client, defined: def.Key, fill: d.Backfill}
-		if old, ok := g.Get(def.ID); ok {
-			ch.dropped = append(ch.dropped, old.Key)
-			delete(r.defines, old.Key)
-		}
-		if err := g.Define(def); err != nil {
-			return rulesChange{}, err
-		}
-		r.defines[def.Key] = defined{client, def.ID}
-		return ch, nil
+		return r.define(seq, body.Define)
+	case *pb.Control_Swap:
+		return r.swap(seq, body.Swap), nil
 	case *pb.Control_Undefine:
 		client, id := proto.ClientID(body.Undefine.Client), proto.SegmentID(body.Undefine.Id)
 		g := r.programs[client]
 		if g == nil {
 			return rulesChange{}, nil
 		}
-		old, ok := g.Get(id)
-		if !ok {
+		ch := rulesChange{client: client, dropped: r.versions(g, id)}
+		if len(ch.dropped) == 0 {
 			return rulesChange{}, nil
 		}
-		delete(r.defines, old.Key)
-		return rulesChange{client: client, dropped: []proto.SegmentKey{old.Key}}, g.Undefine(id, proto.SegmentKey(seq))
+		return ch, g.Undefine(id, proto.SegmentKey(seq))
 	case *pb.Control_EraseClient:
 		return r.end(proto.ClientID(body.EraseClient.Client), proto.SegmentKey(seq)), nil
 	case *pb.Control_Retain:
 		r.keep[proto.ClientID(body.Retain.Client)] = retentionOf(body.Retain)
 	}
 	return rulesChange{}, nil // clients and keys are the node's affair
+}
+
+// versions takes those of a segment out of defines: the one that answers and
+// the one that waits.
+func (r *laneRules) versions(g *segments.Program, id proto.SegmentID) (keys []proto.SegmentKey) {
+	for _, get := range []func(proto.SegmentID) (segments.Definition, bool){g.Get, g.Waiting} {
+		if d, ok := get(id); ok {
+			keys = append(keys, r.drop(d.Key)...)
+		}
+	}
+	return keys
+}
+
+// define makes or replaces a segment. One that is to be filled and replaces
+// another waits beside it.
+func (r *laneRules) define(seq uint64, d *pb.Define) (rulesChange, error) {
+	def, err := definitionOf(seq, d)
+	if err != nil {
+		return rulesChange{}, err
+	}
+	client := proto.ClientID(d.Client)
+	g := r.program(client)
+	old, ok := g.Get(def.ID)
+	next, waits := g.Waiting(def.ID)
+	ch := rulesChange{client: client, defined: def.Key, fill: d.Backfill}
+	switch {
+	case ok && sameRule(old, def): // what waits, if anything does, is given up
+		ch.defined, ch.same = old.Key, !waits
+		if waits {
+			ch.dropped, ch.kept = r.drop(next.Key), !d.Backfill || r.filled[old.Key]
+			g.Cancel(def.ID, proto.SegmentKey(seq))
+		}
+		r.filled[old.Key] = d.Backfill // as the record says that is kept from now on
+		return ch, nil
+	case waits && d.Backfill && sameRule(next, def):
+		ch.defined, ch.same, ch.waits, ch.kept = next.Key, true, true, true
+		return ch, nil
+	case ok && d.Backfill:
+		if ch.waits = true; waits {
+			ch.dropped = r.drop(next.Key)
+		}
+		err = g.DefineBeside(def)
+	default:
+		ch.dropped = r.versions(g, def.ID)
+		err = g.Define(def)
+	}
+	if err != nil {
+		return rulesChange{}, err
+	}
+	r.defines[def.Key], r.filled[def.Key] = defined{client, def.ID}, d.Backfill
+	return ch, nil
+}
+
+// drop forgets a definition, and gives it as what was dropped.
+func (r *laneRules) drop(key proto.SegmentKey) []proto.SegmentKey {
+	delete(r.defines, key)
+	delete(r.filled, key)
+	return []proto.SegmentKey{key}
+}
+
+func sameRule(a, b segments.Definition) bool {
+	return a.Scope == b.Scope && a.Rule.String() == b.Rule.String()
+}
+
+// swap has a version that waits answer. One that is gone, or answers already,
+// changes nothing: whoever saw it filled may say so twice.
+func (r *laneRules) swap(seq uint64, x *pb.Swap) rulesChange {
+	client, id, key := proto.ClientID(x.Client), proto.SegmentID(x.Id), proto.SegmentKey(x.Version)
+	g := r.programs[client]
+	if g == nil {
+		return rulesChange{}
+	}
+	old, _ := g.Get(id)
+	if !g.Swap(id, key, proto.SegmentKey(seq)) {
+		return rulesChange{}
+	}
+	ch := rulesChange{client: client, dropped: r.drop(old.Key), swapped: key}
+	for _, d := range g.Dependents(id) {
+		ch.refers = append(ch.refers, d.Key)
+	}
+	return ch
 }
 
 // definitionOf reads the compiled form, never the text: a library upgrade
@@ -129,16 +196,21 @@ func definitionOf(seq uint64, d *pb.Define) (segments.Definition, error) {
 	return segments.Definition{Key: proto.SegmentKey(seq), ID: proto.SegmentID(d.Id), Scope: scope, Rule: rule}, nil
 }
 
-// restore obeys the definitions in force, given by sequence. A rule may refer
-// to a segment that was replaced after it, so those referred to come first.
-func (r *laneRules) restore(records map[uint64]*pb.Control) error {
-	byName := map[defined]uint64{}
-	for seq, c := range records {
-		d := c.GetDefine()
+// restore takes in the definitions that a lane had, given by sequence, and the
+// sequences of the Swaps by which some answer. A rule may refer to a segment
+// that was replaced after it, so those referred to come first. Of two of a name
+// the newer one waits.
+func (r *laneRules) restore(records map[uint64]*pb.Control, swapped map[proto.SegmentKey]proto.SegmentKey) error {
+	byName := map[defined]uint64{} // those that answer
+	for _, seq := range slices.Sorted(maps.Keys(records)) {
+		d := records[seq].GetDefine()
 		if d == nil {
 			return proto.Errorf(proto.CodeCorrupt, "the record of definition %d is not one", seq)
 		}
-		byName[defined{proto.ClientID(d.Client), proto.SegmentID(d.Id)}] = seq
+		name := defined{proto.ClientID(d.Client), proto.SegmentID(d.Id)}
+		if _, waits := byName[name]; !waits {
+			byName[name] = seq
+		}
 	}
 	done := map[uint64]bool{}
 	var visit func(seq uint64) error
@@ -152,13 +224,16 @@ func (r *laneRules) restore(records map[uint64]*pb.Control) error {
 		if err != nil {
 			return err
 		}
-		for _, id := range def.Rule.Refers() {
-			if err := visit(byName[defined{proto.ClientID(d.Client), id}]); err != nil {
-				return err
+		client := proto.ClientID(d.Client)
+		for _, id := range append(def.Rule.Refers(), def.ID) {
+			if first, ok := byName[defined{client, id}]; ok {
+				if err := visit(first); err != nil {
+					return err
+				}
 			}
 		}
-		_, err = r.apply(seq, records[seq])
-		return err
+		r.defines[def.Key], r.filled[def.Key] = defined{client, def.ID}, d.Backfill
+		return r.program(client).Restore(def, swapped[def.Key])
 	}
 	for _, seq := range slices.Sorted(maps.Keys(records)) {
 		if err := visit(seq); err != nil {

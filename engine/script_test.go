@@ -208,6 +208,11 @@ func (s *script) define(c proto.ClientInfo, id, when string) proto.SegmentKey {
 	return proto.SegmentKey(s.control(defineRecord(s.t, c, id, when)))
 }
 
+// swap has a version that waits answer.
+func (s *script) swap(c proto.ClientInfo, id string, key proto.SegmentKey) proto.SegmentKey {
+	return proto.SegmentKey(s.control(&pb.Control{Body: &pb.Control_Swap{Swap: &pb.Swap{Client: uint32(c.ID), Id: id, Version: uint32(key)}}}))
+}
+
 func (s *script) fill(c proto.ClientInfo, key proto.SegmentKey, first, last proto.Ordinal, done bool) {
 	x := proto.Fill{Client: c.ID, Segment: key, First: first, Last: last, Done: done}
 	s.lane(proto.CommandFill, x.Append(nil))

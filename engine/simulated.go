@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"kith/engine/log"
 	"kith/engine/store"
 	"kith/proto"
+	"kith/proto/pb"
 )
 
 // Simulated is a node whose goroutines are its caller: it applies, commits,
@@ -174,18 +176,35 @@ func (s *Simulated) Chain(id proto.LaneID) uint64 {
 func (s *Simulated) Fill(id proto.LaneID) *proto.Fill {
 	l := s.lanes[id]
 	l.progress.mu.Lock()
-	var f fillProgress
-	for _, x := range l.progress.fills {
-		if !x.done && (f.key == 0 || x.key < f.key) {
-			f = x
-		}
-	}
+	f, found := l.progress.openFill()
 	l.progress.mu.Unlock()
-	if f.key == 0 {
+	if !found {
 		return nil
 	}
 	x := l.nextFill(f)
 	return &x
+}
+
+// Swap is the record that a node would propose next, nil if there is none: by
+// what it has applied, all lanes have gone through history for a version that
+// waits, and nothing is under way between them.
+func (s *Simulated) Swap() *pb.Control {
+	for _, l := range s.lanes {
+		if !l.outbox.empty() || l.progress.carries() {
+			return nil
+		}
+	}
+	list, _ := s.registry.waiting()
+	slices.SortFunc(list, func(a, b waiting) int { return cmp.Compare(a.key, b.key) })
+	for _, w := range list {
+		s.registry.mu.Lock()
+		c := s.registry.swapOf(w, s.filledSince)
+		s.registry.mu.Unlock()
+		if c != nil {
+			return c
+		}
+	}
+	return nil
 }
 
 // Forget is the next step of a client's erasure that a lane wants, nil if there

@@ -92,57 +92,89 @@ func (l *lane) keepSizes(b *batch) error {
 func sizesDay(k []byte) proto.Day { return proto.Day(binary.BigEndian.Uint32(k[len(k)-4:])) }
 
 // Sizes are how many identities were in the segment when each of the days ended,
-// under all rules that its name has stood for, and today's so far. CodeNotFound
-// if there never was such a segment.
+// by the rule that answered then, and today's so far. CodeNotFound if there never
+// was such a segment.
 func (n *Node) Sizes(client proto.ClientInfo, id proto.SegmentID, from, to proto.Day) ([]proto.DaySize, error) {
-	keys := n.registry.everOf(client.ID, id)
-	if len(keys) == 0 {
+	versions := n.registry.versionsOf(client.ID, id)
+	if len(versions) == 0 {
 		return nil, notDefined(id)
 	}
-	days := map[proto.Day]*proto.DaySize{}
+	days := daySizes{}
 	for _, l := range n.lanes {
-		if err := l.addDays(client.ID, keys, from, to, days); err != nil {
+		if err := l.addDays(client.ID, versions, from, to, days); err != nil {
 			return nil, err
 		}
 	}
+	out := make([]proto.DaySize, 0, len(days)+1)
+	for day, of := range days {
+		out = append(out, of.answered(day, versions))
+	}
 	if s, ok := n.Segment(client, id); ok {
 		if today := proto.DayOf(n.config.Now()); from <= today && today <= to {
-			days[today] = &proto.DaySize{Day: today, Identities: s.Size, SoFar: true}
+			out = slices.DeleteFunc(out, func(d proto.DaySize) bool { return d.Day == today })
+			out = append(out, proto.DaySize{Day: today, Identities: s.Size, SoFar: true})
 		}
-	}
-	out := make([]proto.DaySize, 0, len(days))
-	for _, d := range days {
-		out = append(out, complete(d))
 	}
 	slices.SortFunc(out, func(a, b proto.DaySize) int { return cmp.Compare(a.Day, b.Day) })
 	return out, nil
 }
 
-// complete is d, saying how much of the hash space it is of only if that is not all.
-func complete(d *proto.DaySize) proto.DaySize {
-	out := *d
-	if out.Partitions != nil && out.Partitions.Answered == out.Partitions.Of {
-		out.Partitions = nil
+// daySizes are sizes by day and version: while one waits beside another, lanes
+// write down both.
+type daySizes map[proto.Day]versionSizes
+
+type versionSizes map[proto.SegmentKey]*versionSize
+
+type versionSize struct {
+	size       uint64
+	partitions int
+}
+
+// add adds a lane's part.
+func (x versionSizes) add(s segmentSize, partitions int) {
+	d := x[s.key]
+	if d == nil {
+		d = &versionSize{}
+		x[s.key] = d
+	}
+	d.size += s.size
+	d.partitions += partitions
+}
+
+// answered is the size under the version that most of the hash space knows; of
+// several, the newest that answered when the day ended.
+func (x versionSizes) answered(day proto.Day, versions []version) proto.DaySize {
+	var best versionSize
+	ended := false // the best had begun to answer when the day ended
+	for _, v := range slices.Backward(versions) {
+		s := x[v.key]
+		if s == nil {
+			continue
+		}
+		if in := v.from.Day() <= day; s.partitions > best.partitions || s.partitions == best.partitions && in && !ended {
+			best, ended = *s, in
+		}
+	}
+	out := proto.DaySize{Day: day, Identities: &best.size}
+	if best.partitions < proto.Partitions {
+		out.Partitions = &proto.Answered{Answered: best.partitions, Of: proto.Partitions}
 	}
 	return out
 }
 
-// everOf are the keys that a name has stood for.
-func (r *registry) everOf(c proto.ClientID, id proto.SegmentID) []proto.SegmentKey {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.ever[defined{c, id}])
-}
-
 // addDays adds what the lane has of the days.
-func (l *lane) addDays(c proto.ClientID, keys []proto.SegmentKey, from, to proto.Day, days map[proto.Day]*proto.DaySize) error {
+func (l *lane) addDays(c proto.ClientID, versions []version, from, to proto.Day, days daySizes) error {
 	snap := l.acquire()
 	defer snap.release()
 	return scanSizes(snap, sizesPrefix(l.id, c), sizesKey(l.id, c, from), to, func(day proto.Day, list []segmentSize) {
 		for _, s := range list {
-			if slices.Contains(keys, s.key) {
-				addSize(days, day, day, s.size, len(l.partitions))
+			if !slices.ContainsFunc(versions, func(v version) bool { return v.key == s.key }) {
+				continue
 			}
+			if days[day] == nil {
+				days[day] = versionSizes{}
+			}
+			days[day].add(s, len(l.partitions))
 		}
 	})
 }
@@ -159,22 +191,6 @@ func scanSizes(snap store.Snapshot, prefix, from []byte, to proto.Day, fn func(p
 		}
 		return true, err
 	})
-}
-
-// namesEver are the names that a client's segments have had, by key.
-func (r *registry) namesEver(c proto.ClientID) map[proto.SegmentKey]proto.SegmentID {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	names := map[proto.SegmentKey]proto.SegmentID{}
-	for name, keys := range r.ever {
-		if name.client != c {
-			continue
-		}
-		for _, k := range keys {
-			names[k] = name.id
-		}
-	}
-	return names
 }
 
 // sizedDays are the days of which a lane has the sizes of a client's segments.
@@ -194,37 +210,41 @@ func (n *Node) sizedDays(c proto.ClientID) ([]proto.Day, error) {
 	return slices.Sorted(maps.Keys(days)), nil
 }
 
-// sizesOn are the sizes of a client's segments when a day ended, by the names
-// that its keys have had.
-func (n *Node) sizesOn(c proto.ClientID, day proto.Day, names map[proto.SegmentKey]proto.SegmentID) (map[proto.SegmentID]*proto.DaySize, error) {
-	sizes := map[proto.SegmentID]*proto.DaySize{}
+// sizesOn are the sizes of a client's segments when a day ended, of all that they
+// have stood for by the rule that answered then.
+func (n *Node) sizesOn(c proto.ClientID, day proto.Day, ever map[proto.SegmentID][]version) (map[proto.SegmentID]proto.DaySize, error) {
+	of := map[proto.SegmentID]versionSizes{}
+	names := map[proto.SegmentKey]proto.SegmentID{}
+	for id, versions := range ever {
+		for _, v := range versions {
+			names[v.key] = id
+		}
+	}
 	for _, l := range n.lanes {
-		if err := l.addSizesOn(c, day, names, sizes); err != nil {
+		if err := l.addSizesOn(c, day, names, of); err != nil {
 			return nil, err
 		}
+	}
+	sizes := map[proto.SegmentID]proto.DaySize{}
+	for id, x := range of {
+		sizes[id] = x.answered(day, ever[id])
 	}
 	return sizes, nil
 }
 
-func (l *lane) addSizesOn(c proto.ClientID, day proto.Day, names map[proto.SegmentKey]proto.SegmentID, sizes map[proto.SegmentID]*proto.DaySize) error {
+func (l *lane) addSizesOn(c proto.ClientID, day proto.Day, names map[proto.SegmentKey]proto.SegmentID, of map[proto.SegmentID]versionSizes) error {
 	snap := l.acquire()
 	defer snap.release()
 	return scanSizes(snap, sizesPrefix(l.id, c), sizesKey(l.id, c, day), day, func(_ proto.Day, list []segmentSize) {
 		for _, s := range list {
-			if name, ok := names[s.key]; ok {
-				addSize(sizes, name, day, s.size, len(l.partitions))
+			name, ok := names[s.key]
+			if !ok {
+				continue
 			}
+			if of[name] == nil {
+				of[name] = versionSizes{}
+			}
+			of[name].add(s, len(l.partitions))
 		}
 	})
-}
-
-// addSize adds a lane's part of a segment's size on a day.
-func addSize[K comparable](sizes map[K]*proto.DaySize, at K, day proto.Day, size uint64, partitions int) {
-	d := sizes[at]
-	if d == nil {
-		d = &proto.DaySize{Day: day, Identities: new(uint64), Partitions: &proto.Answered{Of: proto.Partitions}}
-		sizes[at] = d
-	}
-	*d.Identities += size
-	d.Partitions.Answered += partitions
 }

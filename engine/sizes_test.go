@@ -47,7 +47,7 @@ func threeDays(t *testing.T) (*script, proto.ClientInfo) {
 	s.events(s.event(acme, "d", "news"))
 	s.beat(13 * time.Hour) // a and b leave
 	s.beat(11 * time.Hour) // 01-03 01:00: 01-02 ended with one
-	s.define(acme, "auto", `count(event.section == "news", "300d") >= 1`)
+	s.swap(acme, "auto", s.define(acme, "auto", `count(event.section == "news", "300d") >= 1`))
 	s.define(acme, "other", `count(event.section == "auto", "300d") >= 1`)
 	s.events(s.event(acme, "e", "news"))
 	s.beat(72 * time.Hour) // 01-06 01:00: 01-03 ended with one that is new

@@ -147,8 +147,9 @@ type verifier struct {
 	exits map[actors.Exit]bool
 	count map[proto.SegmentKey]uint64 // members found in facts
 	known map[proto.ClientID]uint64
-	named uint64 // nodes that have a number
-	names map[proto.ClientID]map[proto.SegmentID]proto.SegmentKey
+	named uint64                                                  // nodes that have a number
+	names map[proto.ClientID]map[proto.SegmentID]proto.SegmentKey // those that answer
+	since map[proto.SegmentKey]proto.SegmentKey                   // the version from which on memories hold a definition
 }
 
 func verifyLane(ctx context.Context, n *Node, id proto.LaneID, snap store.Snapshot, users *userVerifier) error {
@@ -157,17 +158,21 @@ func verifyLane(ctx context.Context, n *Node, id proto.LaneID, snap store.Snapsh
 		lane: &lane{id: id, node: n, partitions: partitionsOf(id, n.config.Lanes), rules: newLaneRules(), bitmaps: segments.NewBitmaps()},
 		ctx:  ctx, snap: snap, out: out, users: users, hash: xxhash.New(), exits: map[actors.Exit]bool{},
 		count: map[proto.SegmentKey]uint64{}, known: map[proto.ClientID]uint64{},
-		names: map[proto.ClientID]map[proto.SegmentID]proto.SegmentKey{},
+		names: map[proto.ClientID]map[proto.SegmentID]proto.SegmentKey{}, since: map[proto.SegmentKey]proto.SegmentKey{},
 	}
 	if err := v.load(snap); err != nil {
 		return err
 	}
 	users.open(v)
 	for key, d := range v.rules.defines {
+		g := v.rules.programs[d.client]
+		v.since[key] = g.Since(key)
 		if v.names[d.client] == nil {
 			v.names[d.client] = map[proto.SegmentID]proto.SegmentKey{}
 		}
-		v.names[d.client][d.id] = key
+		if !g.Waits(key) {
+			v.names[d.client][d.id] = key
+		}
 	}
 	for _, step := range []func() error{v.readExits, v.nodes, v.ordinals, v.sizes, v.rest} {
 		if err := step(); err != nil {
@@ -325,8 +330,8 @@ func (v *verifier) memberships(node proto.Node, s *identity.State, f *identity.F
 		if !s.Follows || d.Scope == segments.ScopeIdentity {
 			v.member(d.Key, f.Client, s.Ordinal, m.In)
 		}
-		if d.Key > f.Memory.Version() {
-			continue // not yet touched since the definition
+		if v.since[d.Key] > f.Memory.Version() {
+			continue // not yet touched since the definition, or since that of a rule that it refers to
 		}
 		if f.History.Truncated {
 			v.out.Skipped++
@@ -393,7 +398,7 @@ func (v *verifier) rest() error {
 			return err
 		}
 	}
-	for _, kind := range []byte{'d', 'v', 'g', 'k', 'p', 'q', 'z'} {
+	for _, kind := range []byte{'d', 'v', 'w', 'g', 'k', 'p', 'q', 'z'} {
 		prefix := laneKey(v.id, kind)
 		err := v.snap.Scan(prefix, prefix, func(k, value []byte) (bool, error) {
 			if kind == 'q' { // the reason holds a stack, which is the build's

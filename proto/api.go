@@ -67,6 +67,19 @@ type SegmentSpec struct {
 	Version SegmentKey `json:"version,omitempty"`
 	Size    *uint64    `json:"size,omitempty"`
 	Filled  *bool      `json:"filled,omitempty"` // history has been gone through
+	// How much of it, from 0 to 1, until it is filled.
+	Progress *float64     `json:"progress,omitempty"`
+	Next     *SegmentNext `json:"next,omitempty"`
+}
+
+// SegmentNext is the version of a segment that is being filled from history, and
+// answers after that.
+type SegmentNext struct {
+	Scope    string     `json:"scope"`
+	When     string     `json:"when"`
+	Version  SegmentKey `json:"version"`
+	Filled   bool       `json:"filled"`
+	Progress float64    `json:"progress"` // from 0 to 1
 }
 
 // SegmentPreview is what a definition would change, in identities. Without
@@ -151,6 +164,11 @@ type Explanation struct {
 	Entered  *time.Time        `json:"entered,omitempty"` // when it last became true, of a member
 	Changes  *time.Time        `json:"changes,omitempty"` // when time alone changes it next
 	Facts    []ExplanationFact `json:"facts"`
+	// Version is the one whose rule judged.
+	Version SegmentKey `json:"version,omitempty"`
+	// Undecided: In says nothing, for the reason in Notes.
+	Undecided bool     `json:"undecided,omitempty"`
+	Notes     []string `json:"notes,omitempty"` // what In rests on, where that is less than one may think
 }
 
 // ExplanationFact is one part of a rule with the value it has.

@@ -11,19 +11,23 @@ import (
 // CodeNotFound if member() names a segment that is not defined, CodeRule if
 // member() leads back to d or reaches too far.
 func (p *Program) Check(d Definition) error {
-	_, err := p.check(d)
+	_, err := p.check(d, false)
 	return err
 }
 
-// check gives the segments that d refers to as well.
-func (p *Program) check(d Definition) ([]*segment, error) {
+// check gives the segments that d refers to as well. beside says that d is to
+// wait beside the definition with the same ID.
+func (p *Program) check(d Definition, beside bool) ([]*segment, error) {
 	if _, err := proto.ParseSegmentID(string(d.ID)); err != nil {
 		return nil, err
 	}
 	if d.Rule == nil || d.Key == 0 {
 		return nil, proto.Errorf(proto.CodeInvalid, "segment %q has no rule or no key", d.ID)
 	}
-	if s := p.byKey[d.Key]; s != nil && s.def.ID != d.ID {
+	if beside && p.byID[d.ID] == nil {
+		return nil, notDefined(d.ID)
+	}
+	if s := p.byKey[d.Key]; s != nil && (s.def.ID != d.ID || beside) {
 		return nil, proto.Errorf(proto.CodeConflict, "key %d is that of segment %q already", d.Key, s.def.ID)
 	}
 	for _, q := range d.Rule.preds {
@@ -39,10 +43,11 @@ func (p *Program) check(d Definition) ([]*segment, error) {
 	if sum := p.kept + d.Rule.root.kept(); sum > KeptMax {
 		return nil, proto.Errorf(proto.CodeRule, "with segment %q the rules of this client would keep up to %d times of each identity, more than %d (an amount counts as three, a distinct value too): lower a threshold of count, days or distinct, sum fewer properties, or delete a segment", d.ID, sum, KeptMax)
 	}
-	return p.checkRefs(d)
+	return p.checkRefs(d, beside)
 }
 
-func (p *Program) checkRefs(d Definition) ([]*segment, error) {
+// refs are the segments that d refers to.
+func (p *Program) refs(d Definition) ([]*segment, error) {
 	refs := make([]*segment, 0, len(d.Rule.refers))
 	for _, id := range d.Rule.refers {
 		if id == d.ID {
@@ -54,26 +59,70 @@ func (p *Program) checkRefs(d Definition) ([]*segment, error) {
 		}
 		refs = append(refs, s)
 	}
-	after := proposal{self: p.byID[d.ID], refs: refs, cost: d.Rule.cost}
-	if len(refs) == 0 {
-		return refs, nil
+	return refs, nil
+}
+
+// checkRefs bounds what is reached by member() whichever of the versions that
+// wait have begun to answer.
+func (p *Program) checkRefs(d Definition, beside bool) ([]*segment, error) {
+	refs, err := p.refs(d)
+	if err != nil || len(refs) == 0 {
+		return refs, err
 	}
-	for _, s := range append([]*segment{nil}, after.self.above()...) {
-		if s == nil {
-			s = after.self
+	after := proposal{self: p.byID[d.ID], refs: refs, cost: d.Rule.cost, beside: beside}
+	if err := after.checkAll(d.ID); err != nil {
+		if after.final = true; after.checkAll(d.ID) == nil {
+			err = proto.Errorf(proto.CodeConflict, "while new versions of segments are filled from history, segment %q would make member() lead in a circle or reach too far: try again when they answer", d.ID)
 		}
-		if err := after.check(s, d.ID); err != nil {
-			return nil, err
-		}
+		return nil, err
 	}
 	return refs, nil
 }
 
 // proposal is a program as it would be with self, nil if new, defined anew.
 type proposal struct {
-	self *segment
-	refs []*segment
-	cost int
+	self   *segment
+	refs   []*segment
+	cost   int
+	beside bool // what self is now goes on answering for a time
+	final  bool // all that waits answers
+}
+
+// checkAll checks what self reaches, and what reaches it.
+func (a *proposal) checkAll(id proto.SegmentID) error {
+	todo, seen := []*segment{a.self}, map[*segment]bool{a.self: true}
+	for ; len(todo) > 0; todo = todo[1:] {
+		s := todo[0]
+		if err := a.check(s, id); err != nil {
+			return err
+		}
+		if s == nil {
+			continue
+		}
+		for _, d := range s.dependents {
+			if d = d.answers(); !seen[d] {
+				seen[d] = true
+				todo = append(todo, d)
+			}
+		}
+	}
+	return nil
+}
+
+// versions gives what s, nil for a new one, may refer to and cost.
+func (a *proposal) versions(s *segment) (refs []*segment, cost int) {
+	old := s != nil
+	if s == a.self {
+		refs, cost = a.refs, a.cost
+		old = old && a.beside && !a.final
+	} else if s.next != nil {
+		refs, cost = s.next.refs, s.next.def.Rule.cost
+		old = !a.final
+	}
+	if old {
+		refs, cost = slices.Concat(refs, s.refs), max(cost, s.def.Rule.cost)
+	}
+	return refs, cost
 }
 
 // check bounds what the rule of s, nil for a new one, reaches by member().
@@ -86,10 +135,7 @@ func (a *proposal) check(s *segment, id proto.SegmentID) error {
 			return level, level > 0 // 0: still being walked, a circle
 		}
 		levels[s] = 0
-		refs, own := a.refs, a.cost
-		if s != a.self {
-			refs, own = s.refs, s.def.Rule.cost
-		}
+		refs, own := a.versions(s)
 		level := 1
 		for cost += own; len(refs) > 0 && cost <= ReachMax; refs = refs[1:] {
 			below, ok := walk(refs[0])

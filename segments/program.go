@@ -19,6 +19,7 @@ type Program struct {
 	base     []*segment // by key: those that hold of an identity with no facts that is no device
 	userBase []*segment // by key: those of base that are shared
 	counting []*segment // by key: those whose rule has devices() in it
+	swapped  []*segment // by since: those that answer since later than their key
 	preds    map[predID]*tracked
 	filled   []*tracked // by since, then id
 	traits   map[string]*watched
@@ -32,6 +33,9 @@ type Program struct {
 // is defined anew, so that rules that refer to it need not be touched.
 type segment struct {
 	def        Definition
+	since      proto.SegmentKey // the version from which on def answers
+	next       *segment         // the version that waits; nil: none
+	of         *segment         // of a version that waits: the one that answers
 	slot       int
 	tree       term
 	rank       int // above that of every segment that it refers to
@@ -121,11 +125,15 @@ func (s *segment) definition() (Definition, bool) {
 	return s.def, true
 }
 
-// All lists the definitions by ID.
+// All lists the definitions by ID, those that wait behind those that answer.
 func (p *Program) All() []Definition {
 	all := make([]Definition, 0, len(p.byID))
 	for _, id := range slices.Sorted(maps.Keys(p.byID)) {
-		all = append(all, p.byID[id].def)
+		s := p.byID[id]
+		all = append(all, s.def)
+		if s.next != nil {
+			all = append(all, s.next.def)
+		}
 	}
 	return all
 }
@@ -137,24 +145,36 @@ func (p *Program) NeedsHistory(m *Memory) bool {
 	return n > 0 && p.filled[n-1].since > m.version
 }
 
-// Define adds d, or puts it in the place of the definition with the same ID.
-// Refused, with nothing changed, as Check says.
+// Define adds d, or puts it in the place of the definition with the same ID and
+// of the one that waits there. Refused, with nothing changed, as Check says.
 func (p *Program) Define(d Definition) error {
-	refs, err := p.check(d)
+	refs, err := p.check(d, false)
 	if err != nil {
 		return err
 	}
+	p.put(d, refs, d.Key)
+	return nil
+}
+
+// put is Define of what was checked.
+func (p *Program) put(d Definition, refs []*segment, since proto.SegmentKey) {
 	s := p.byID[d.ID]
 	if s == nil {
-		s = &segment{slot: p.segmentSlots.take()}
+		s = &segment{slot: p.segmentSlots.take(), def: d, refs: refs, since: since}
 		p.byID[d.ID] = s
+		p.link(s)
 	} else {
-		p.unlink(s)
+		p.dropWaiting(s)
+		p.replace(s, d, refs, since)
 	}
-	s.def, s.refs = d, refs
-	p.link(s)
 	p.version = max(p.version, d.Key)
-	return nil
+}
+
+// replace makes s another definition.
+func (p *Program) replace(s *segment, d Definition, refs []*segment, since proto.SegmentKey) {
+	p.unlink(s)
+	s.def, s.refs, s.since = d, refs, since
+	p.link(s)
 }
 
 // Undefine removes a definition. CodeNotFound if there is none, CodeConflict
@@ -167,6 +187,7 @@ func (p *Program) Undefine(id proto.SegmentID, seq proto.SegmentKey) error {
 	if len(s.dependents) > 0 {
 		return proto.Errorf(proto.CodeConflict, "segment %q is in use by %q: change or delete that first", id, s.dependents[0].def.ID)
 	}
+	p.dropWaiting(s)
 	p.unlink(s)
 	delete(p.byID, id)
 	p.segmentSlots.free = append(p.segmentSlots.free, s.slot)
@@ -196,6 +217,7 @@ func displace(list []*segment, s *segment) []*segment {
 func (p *Program) link(s *segment) {
 	p.byKey[s.def.Key] = s
 	p.order = place(p.order, s)
+	p.fileSwapped(s, s.since > s.def.Key)
 	for _, r := range s.refs {
 		r.dependents = place(r.dependents, s)
 	}
@@ -212,6 +234,7 @@ func (p *Program) unlink(s *segment) {
 	p.share(s, false)
 	delete(p.byKey, s.def.Key)
 	p.order = displace(p.order, s)
+	p.fileSwapped(s, false)
 	p.counting = displace(p.counting, s)
 	s.base = false
 	p.fileBase(s)

@@ -194,8 +194,12 @@ func (w *world) drawDefinition(t *rapid.T) {
 	}
 	w.key++
 	d := segments.Definition{Key: w.key, ID: id, Rule: r, Scope: rapid.SampledFrom([]segments.Scope{segments.ScopeUser, segments.ScopeIdentity}).Draw(t, "scope")}
-	checked := w.program.Check(d)
-	if err := w.program.Define(d); (err == nil) != (checked == nil) {
+	check, def := w.program.Check, w.program.Define
+	if slices.Contains(w.ids, id) && rapid.Bool().Draw(t, "beside") {
+		check, def = w.program.CheckBeside, w.program.DefineBeside
+	}
+	checked := check(d)
+	if err := def(d); (err == nil) != (checked == nil) {
 		t.Fatalf("Check says %v, Define %v", checked, err)
 	} else if err != nil {
 		w.key--
@@ -203,6 +207,21 @@ func (w *world) drawDefinition(t *rapid.T) {
 	}
 	if !slices.Contains(w.ids, id) {
 		w.ids = append(w.ids, id)
+	}
+}
+
+// drawSwap has a version that waits answer, or lets go of it.
+func (w *world) drawSwap(t *rapid.T) {
+	for _, d := range w.program.All() {
+		if !w.program.Waits(d.Key) || !rapid.Bool().Draw(t, "swap") {
+			continue
+		}
+		w.key++
+		if rapid.IntRange(0, 4).Draw(t, "cancel") == 0 {
+			w.program.Cancel(d.ID, w.key)
+		} else if w.program.Swap(d.ID, d.Key+1000, w.key) || !w.program.Swap(d.ID, d.Key, w.key) {
+			t.Fatalf("%s: swapped another version, or not the one that waits", d.ID)
+		}
 	}
 }
 
@@ -236,16 +255,18 @@ func (w *world) draw(t *rapid.T) {
 	w.ev.SetDevices(w.devices)
 }
 
-// plain is the truth about a segment at an instant, by Holds alone.
-func (w *world) plain(id proto.SegmentID, now proto.Millis) bool {
-	return plainly(w.program, segments.Plain{History: seq(w.history), Traits: w.traits, Devices: w.devices}, id, now)
+// plain is the truth about a definition at an instant, by Holds alone.
+func (w *world) plain(d segments.Definition, now proto.Millis) bool {
+	return plainly(w.program, segments.Plain{History: seq(w.history), Traits: w.traits, Devices: w.devices}, d, now)
 }
 
-// plainly reads a segment's rule and those that it refers to over x.
-func plainly(p *segments.Program, x segments.Plain, id proto.SegmentID, now proto.Millis) bool {
-	x.Member = func(o proto.SegmentID) bool { return plainly(p, x, o, now) }
-	d, ok := p.Get(id)
-	return ok && x.Holds(d.Rule, now)
+// plainly reads a rule and the answering ones that it refers to over x.
+func plainly(p *segments.Program, x segments.Plain, d segments.Definition, now proto.Millis) bool {
+	x.Member = func(o proto.SegmentID) bool {
+		d, ok := p.Get(o)
+		return ok && plainly(p, x, d, now)
+	}
+	return x.Holds(d.Rule, now)
 }
 
 // check compares every membership with the plain reading now, just before its
@@ -267,18 +288,18 @@ func (w *world) check(t *rapid.T) {
 	}
 	for _, d := range w.program.All() {
 		ms := kept[d.Key]
-		if want := w.plain(d.ID, w.now); ms.In != want || w.in[d.Key] != want {
+		if want := w.plain(d, w.now); ms.In != want || w.in[d.Key] != want {
 			t.Fatalf("%s: %s\nat %s: kept %v, deltas %v, plainly %v\nhistory %v", d.ID, d.Rule, w.now, ms.In, w.in[d.Key], want, w.history)
 		}
 		if ms.Next == 0 {
 			for _, ahead := range []proto.Millis{1, hour, day, 3*day - 1, 5 * day} {
-				if w.plain(d.ID, w.now+ahead) != ms.In {
+				if w.plain(d, w.now+ahead) != ms.In {
 					t.Fatalf("%s: %s\nat %s: never changes, but does by %s", d.ID, d.Rule, w.now, w.now+ahead)
 				}
 			}
 			continue
 		}
-		if ms.Next <= w.now || w.plain(d.ID, ms.Next-1) != ms.In || w.plain(d.ID, ms.Next) == ms.In {
+		if ms.Next <= w.now || w.plain(d, ms.Next-1) != ms.In || w.plain(d, ms.Next) == ms.In {
 			t.Fatalf("%s: %s\nat %s: next change %s is not exact\nhistory %v", d.ID, d.Rule, w.now, ms.Next, w.history)
 		}
 	}
@@ -334,6 +355,12 @@ func (w *world) step(t *rapid.T, rules bool) {
 		w.reread(t)
 	case kind == 3 && rules:
 		w.drawDefinition(t)
+		if rapid.Bool().Draw(t, "and at once") {
+			w.drawSwap(t)
+		}
+		w.update()
+	case kind == 5 && rules:
+		w.drawSwap(t)
 		w.update()
 	case kind == 4 && rules:
 		w.drawUndefinition(t)

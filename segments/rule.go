@@ -164,6 +164,23 @@ func (r *Rule) String() string { return r.text }
 // Refers lists the segments that member() names, sorted.
 func (r *Rule) Refers() []proto.SegmentID { return slices.Clone(r.refers) }
 
+// Looks tells what the rule looks at by itself, without member(): how far back
+// at events, 0 at none, or at the whole history; and whether at traits.
+func (r *Rule) Looks() (back proto.Millis, whole, traits bool) {
+	var walk func(n *node)
+	walk = func(n *node) {
+		if traits = traits || n.op == nodeTrait; n.aggregates() {
+			back = max(back, n.window)
+			whole = whole || n.window == 0 || n.op == nodeLastAgo || n.op == nodeFirstAgo
+		}
+		for _, k := range n.kids {
+			walk(k)
+		}
+	}
+	walk(r.root)
+	return back, whole, traits
+}
+
 // Reserved is a trait that the rule looks at and that only imports set, "" if
 // there is none.
 func (r *Rule) Reserved() (found string) {

@@ -139,7 +139,8 @@ func (ev *Evaluator) markFacts(p *Program, m *Memory, since proto.SegmentKey, no
 // markRules marks new rules that hold without facts or count devices, new
 // rules that refer to the former, and old rules that refer to a segment defined
 // anew. A new rule that refers to an old one which counts devices is marked
-// too: that one holds without facts, or is among the memberships.
+// too: that one holds without facts, or is among the memberships. A version that
+// waited and answers now is a segment defined anew.
 func (ev *Evaluator) markRules(p *Program, m *Memory, since proto.SegmentKey) {
 	ev.markNewer(m, p.base, since)
 	if ev.devices != 0 {
@@ -153,6 +154,9 @@ func (ev *Evaluator) markRules(p *Program, m *Memory, since proto.SegmentKey) {
 	}
 	for i := len(p.order) - 1; i >= 0 && p.order[i].def.Key > since; i-- {
 		ev.markAll(m, p.order[i].dependents)
+	}
+	for i := len(p.swapped) - 1; i >= 0 && p.swapped[i].since > since; i-- {
+		ev.markAll(m, p.swapped[i].dependents)
 	}
 }
 

@@ -334,7 +334,7 @@ func (p *Stepper) event(s *State, in *Input, now proto.Millis, fx *Effects) {
 
 // facts finds or makes the client's facts, with its memory up to date.
 func (p *Stepper) facts(s *State, in *Input, now proto.Millis, fx *Effects) *Facts {
-	s.name(fx)
+	p.name(s, fx)
 	f := s.Client(in.Client)
 	if f == nil {
 		i, _ := slices.BinarySearchFunc(s.Facts, in.Client, func(f Facts, c proto.ClientID) int { return int(f.Client) - int(c) })
@@ -350,14 +350,14 @@ func (p *Stepper) facts(s *State, in *Input, now proto.Millis, fx *Effects) *Fac
 }
 
 // name gives the node its number. One that was cut while it was linked anew may
-// be of a user before its name comes again.
-func (s *State) name(fx *Effects) {
+// be of a user before its name comes again; of what that came to some may be gone.
+func (p *Stepper) name(s *State, fx *Effects) {
 	if s.Named {
 		return
 	}
 	s.Named, fx.Created, fx.Changed = true, true, true
 	for i := range s.User {
-		fx.Bits = appendBits(fx.Bits, s.User[i].Client, s.User[i].Members, func(proto.SegmentKey) bool { return true })
+		fx.Bits = appendBits(fx.Bits, s.User[i].Client, s.User[i].Members, p.counts(s.User[i].Client))
 	}
 }
 

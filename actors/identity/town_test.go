@@ -207,7 +207,7 @@ func (w *town) Step(groups []graph.Group) error {
 		}
 		w.stepperOf(d).StepGraph(w.limits, g.To, &d.state, g.In, w.now, &g.Effects, &w.fx)
 		if s := &d.state; !s.Named && s.Graph != nil && !s.Graph.Dark && len(s.Graph.Edges()) > 0 {
-			s.Name(d.device, &w.fx)
+			w.stepperOf(d).Name(&d.state, d.device, &w.fx)
 		}
 		w.take(d)
 	}

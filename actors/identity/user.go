@@ -58,9 +58,9 @@ func (p *Stepper) StepGraph(limits Limits, node proto.Node, s *State, in []graph
 }
 
 // Name gives the node its number, because it is linked now.
-func (s *State) Name(device bool, fx *Effects) {
+func (p *Stepper) Name(s *State, device bool, fx *Effects) {
 	s.Device = device
-	s.name(fx)
+	p.name(s, fx)
 	fx.Published = true
 }
 

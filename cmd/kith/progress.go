@@ -70,6 +70,27 @@ func (p *progress) turn() {
 	_ = p.bar.Add(1)
 }
 
+// newShareBar is progress from nothing to all.
+func newShareBar(w io.Writer, what string) *progress {
+	if !isTerminal(w) {
+		return &progress{}
+	}
+	return &progress{start: time.Now(), bar: progressbar.NewOptions64(shareSteps,
+		progressbar.OptionSetWriter(w), progressbar.OptionSetDescription(what), progressbar.OptionSetPredictTime(false),
+		progressbar.OptionClearOnFinish())}
+}
+
+const shareSteps = 1000
+
+// share shows how much is done, from 0 to 1.
+func (p *progress) share(of float64) {
+	if p.bar == nil || time.Since(p.start) < progressAfter {
+		return
+	}
+	p.last = max(int64(of*shareSteps), 1)
+	_ = p.bar.Set64(p.last)
+}
+
 // readBounded reads all of r and refuses more than most bytes.
 func readBounded(r io.Reader, most int64) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(r, most+1))

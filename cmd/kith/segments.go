@@ -44,19 +44,21 @@ func newSegmentsApplyCommand(c *connection) *cobra.Command {
 		Use:   "apply -f FILE",
 		Short: "Define the segments of a YAML file",
 		Long: `Defines or replaces the segments of a file; segments that it does not name stay as
-they are. The file:
+they are. One with backfill that replaces another is filled beside it and answers
+after that; one without answers at once. The file:
 
   segments:
     - id: auto
       scope: identity        # or user
       when: count(event.section == "auto", "30d") >= 3
       backfill: true         # evaluate over the history that is there`,
-		Example: "  kith segments apply -f segments.yaml --key demo-key\n  kith segments apply -f segments.yaml --dry-run --key demo-key\n  kith segments apply -f - --client demo --key dev-admin-key <segments.yaml",
+		Example: "  kith segments apply -f segments.yaml --key demo-key\n  kith segments apply -f segments.yaml --wait --key demo-key\n  kith segments apply -f segments.yaml --dry-run --key demo-key\n  kith segments apply -f - --client demo --key dev-admin-key <segments.yaml",
 		Args:    noArgs,
 	}
 	c.flags(cmd)
 	asJSON := jsonFlag(cmd)
 	file := cmd.Flags().StringP("file", "f", "", "YAML `FILE`, or - for standard input")
+	wait := cmd.Flags().Bool("wait", false, "return when what has backfill is filled and answers")
 	dryRun := cmd.Flags().Bool("dry-run", false, "tell who would enter and leave, and change nothing")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *file == "" {
@@ -69,12 +71,12 @@ they are. The file:
 		if *dryRun {
 			return previewSegments(cmd, c, *file, sources, *asJSON)
 		}
-		return applySegments(cmd, c, *file, sources, *asJSON)
+		return applySegments(cmd, c, *file, sources, *wait, *asJSON)
 	}
 	return cmd
 }
 
-func applySegments(cmd *cobra.Command, c *connection, file string, sources []segmentSource, asJSON bool) error {
+func applySegments(cmd *cobra.Command, c *connection, file string, sources []segmentSource, wait, asJSON bool) error {
 	defined := []proto.SegmentSpec{}
 	for _, s := range sources {
 		var out proto.SegmentSpec
@@ -83,13 +85,28 @@ func applySegments(cmd *cobra.Command, c *connection, file string, sources []seg
 		}
 		defined = append(defined, out)
 		if !asJSON {
-			printf(cmd, "defined %s\n", s.ID)
+			printf(cmd, "%s\n", definedText(out))
+		}
+	}
+	if wait {
+		for i := range defined {
+			var err error
+			if defined[i], err = waitFilled(cmd, c, string(defined[i].ID), defined[i], asJSON); err != nil {
+				return err
+			}
 		}
 	}
 	if asJSON {
 		return printJSON(cmd, map[string]any{"segments": defined})
 	}
 	return nil
+}
+
+func definedText(s proto.SegmentSpec) string {
+	if s.Next == nil {
+		return fmt.Sprintf("defined %s", s.ID)
+	}
+	return fmt.Sprintf("defined %s: the new version answers once it is filled, until then the one before", s.ID)
 }
 
 // previewSegments tells what a file would change. A rule that names a segment
@@ -223,7 +240,10 @@ func newSegmentsShowCommand(c *connection) *cobra.Command {
 		}
 		printf(cmd, "id:      %s\nscope:   %s\nwhen:    %s\nsize:    %s\nversion: %d\n", s.ID, s.Scope, s.When, sizeOf(s), s.Version)
 		if s.Filled != nil && !*s.Filled {
-			printf(cmd, "filled:  not yet: history is being gone through\n")
+			printf(cmd, "filled:  not yet: history is being gone through%s\n", percentOf(s.Progress))
+		}
+		if n := s.Next; n != nil {
+			printf(cmd, "next:    %s (scope %s, version %d): answers once it is filled%s\n", n.When, n.Scope, n.Version, percentOf(&n.Progress))
 		}
 		return nil
 	}
@@ -265,37 +285,67 @@ func newSegmentsBackfillCommand(c *connection) *cobra.Command {
 		if err := c.call(cmd.Context(), http.MethodGet, segmentPath(args[0]), nil, nil, &s); err != nil {
 			return err
 		}
-		in := segmentSource{Scope: s.Scope, When: s.When, Backfill: true}
-		if err := c.call(cmd.Context(), http.MethodPut, segmentPath(args[0]), nil, in, &s); err != nil {
-			return err
+		if s.Next == nil { // else a version is being filled already
+			in := segmentSource{Scope: s.Scope, When: s.When, Backfill: true}
+			if err := c.call(cmd.Context(), http.MethodPut, segmentPath(args[0]), nil, in, &s); err != nil {
+				return err
+			}
 		}
 		if !*wait {
 			printf(cmd, "backfill of %s started\n", args[0])
 			return nil
 		}
-		return waitFilled(cmd, c, args[0], s)
+		_, err := waitFilled(cmd, c, args[0], s, false)
+		return err
 	}
 	return cmd
 }
 
-// waitFilled asks until the segment's history has been gone through.
-func waitFilled(cmd *cobra.Command, c *connection, id string, s proto.SegmentSpec) error {
-	spin := newSpinner(cmd.ErrOrStderr(), "filling "+id)
-	defer spin.done()
+// percentOf is ", 37%", or nothing if that is not known.
+func percentOf(share *float64) string {
+	if share == nil {
+		return ""
+	}
+	return fmt.Sprintf(", %d%%", int(*share*100))
+}
+
+// filling is how much of a segment's history has been gone through for what was
+// defined last, and whether that answers.
+func filling(s proto.SegmentSpec) (share float64, done bool) {
+	switch {
+	case s.Next != nil:
+		return s.Next.Progress, false
+	case s.Progress != nil:
+		share = *s.Progress
+	}
+	return share, s.Filled == nil || *s.Filled
+}
+
+// waitFilled asks until the segment's history has been gone through and what was
+// defined last answers.
+func waitFilled(cmd *cobra.Command, c *connection, id string, s proto.SegmentSpec, quiet bool) (proto.SegmentSpec, error) {
+	bar := newShareBar(cmd.ErrOrStderr(), "filling "+id)
+	defer bar.done()
 	tick := time.NewTicker(backfillPoll)
 	defer tick.Stop()
-	for s.Filled != nil && !*s.Filled {
+	for {
+		share, done := filling(s)
+		if done {
+			break
+		}
+		bar.share(share)
 		select {
 		case <-tick.C:
 		case <-cmd.Context().Done():
-			return cmd.Context().Err()
+			return s, cmd.Context().Err()
 		}
-		spin.turn()
 		s = proto.SegmentSpec{}
 		if err := c.call(cmd.Context(), http.MethodGet, segmentPath(id), nil, nil, &s); err != nil {
-			return err
+			return s, err
 		}
 	}
-	printf(cmd, "%s is filled; size %s\n", id, sizeOf(s))
-	return nil
+	if !quiet {
+		printf(cmd, "%s is filled; size %s\n", id, sizeOf(s))
+	}
+	return s, nil
 }

@@ -44,6 +44,7 @@ func (w *world) rest() {
 	}
 	w.checkAnswers()
 	w.checkFilled(w.nodes[0])
+	w.checkVersions(w.nodes[0])
 	for _, n := range w.nodes {
 		w.checkEnded(n)
 		w.checkExpired(n)
@@ -70,7 +71,7 @@ func (w *world) settle() {
 		for l := range proto.LaneID(w.lanes) {
 			w.beat(w.nodes[0], l, w.now)
 		}
-		moved := false
+		moved := w.swap(w.nodes[round%len(w.nodes)])
 		for _, n := range w.nodes {
 			for l := range proto.LaneID(w.lanes) {
 				n.apply(l, 1<<20, engine.NoCrash)
@@ -134,6 +135,19 @@ func (w *world) checkCounts(n *node) {
 			if *got.Count != want {
 				w.tellProblems(n)
 				w.fail("COUNT: client %d counts %d in %q, look-ups say %d, %d after the start", c, *got.Count, id, want, w.now-startTime)
+			}
+		}
+	}
+}
+
+// checkVersions sees that every segment answers by the rule that it was last
+// given.
+func (w *world) checkVersions(n *node) {
+	for c, client := range w.clients {
+		for _, id := range sortedKeys(w.defined[c]) {
+			s, ok := n.sim.Segment(client, proto.SegmentID(id))
+			if got := s.Scope + " " + s.When; !ok || s.Next != nil || got != w.defined[c][id] {
+				w.fail("VERSION: client %d has %q by %s, next %+v, want %s", c, id, got, s.Next, w.defined[c][id])
 			}
 		}
 	}

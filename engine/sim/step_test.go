@@ -316,8 +316,10 @@ func (w *world) run() {
 		w.beat(n, l, w.now)
 	case k < 66:
 		w.relayControl(n, l)
-	case k < 70:
+	case k < 69:
 		w.fill(n, l)
+	case k < 70:
+		w.swap(n)
 	case k < 71:
 		w.forget(n, l)
 	case k < 72:

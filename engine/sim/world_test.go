@@ -26,10 +26,10 @@ var secret = [16]byte{1}
 
 // stats are what a run did: a run that does nothing finds nothing.
 type stats struct {
-	Entries, Events, Links, Unlinks, Cuts, OptIns, Erases, Forgets, Everywhere, Defines, Ended, Expires int
-	Acks, LeaseWaits, Linked, Refused                                                                   int
-	CrashesStepped, CrashesCommitted, Restarts, Restores, Anew, Packs, Gaps, Fills                      int
-	Compared, Stale, Verified, Purges, Jumps, Blocks, Carried, Nameless                                 int
+	Entries, Events, Links, Unlinks, Cuts, OptIns, Erases, Forgets, Everywhere, Defines, Swaps, Ended, Expires int
+	Acks, LeaseWaits, Linked, Refused                                                                          int
+	CrashesStepped, CrashesCommitted, Restarts, Restores, Anew, Packs, Gaps, Fills                             int
+	Compared, Stale, Verified, Purges, Jumps, Blocks, Carried, Nameless                                        int
 }
 
 func (a *stats) add(b *stats) {
@@ -355,6 +355,32 @@ func (w *world) endClient() {
 func (w *world) relayControl(n *node, l proto.LaneID) {
 	w.must(n.sim.ReadControl())
 	w.own(l, proto.CommandControl, n.sim.Controls(l)...)
+}
+
+// swap has a node propose that a version which is filled answers; another node
+// may do so too.
+func (w *world) swap(n *node) (moved bool) {
+	w.must(n.sim.ReadControl())
+	c := n.sim.Swap()
+	if c == nil {
+		return false
+	}
+	w.trace("node %d swaps %v", n.id, c.GetSwap())
+	w.stats.Swaps++
+	w.control(c)
+	if w.chance(20) {
+		w.control(c)
+	}
+	w.must(n.sim.ReadControl())
+	for i, client := range w.clients {
+		if uint32(client.ID) != c.GetSwap().Client {
+			continue
+		}
+		if x, err := n.sim.Count(w.context(), client, c.GetSwap().Id, ""); err != nil || !x.Exact {
+			w.fail("EARLY: node %d has %q of client %d answer, which it has not filled: %+v, %v", n.id, c.GetSwap().Id, i, x, err)
+		}
+	}
+	return true
 }
 
 // sorted gives the keys of a map in order: nothing may depend on a map's.

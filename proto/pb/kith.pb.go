@@ -144,6 +144,7 @@ type Control struct {
 	//	*Control_SaveAudience
 	//	*Control_DropAudience
 	//	*Control_Report
+	//	*Control_Swap
 	//	*Control_Import
 	Body          isControl_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
@@ -300,6 +301,15 @@ func (x *Control) GetReport() *Report {
 	return nil
 }
 
+func (x *Control) GetSwap() *Swap {
+	if x != nil {
+		if x, ok := x.Body.(*Control_Swap); ok {
+			return x.Swap
+		}
+	}
+	return nil
+}
+
 func (x *Control) GetImport() *Import {
 	if x != nil {
 		if x, ok := x.Body.(*Control_Import); ok {
@@ -357,6 +367,10 @@ type Control_Report struct {
 	Report *Report `protobuf:"bytes,13,opt,name=report,proto3,oneof"`
 }
 
+type Control_Swap struct {
+	Swap *Swap `protobuf:"bytes,14,opt,name=swap,proto3,oneof"`
+}
+
 type Control_Import struct {
 	Import *Import `protobuf:"bytes,20,opt,name=import,proto3,oneof"`
 }
@@ -382,6 +396,8 @@ func (*Control_SaveAudience) isControl_Body() {}
 func (*Control_DropAudience) isControl_Body() {}
 
 func (*Control_Report) isControl_Body() {}
+
+func (*Control_Swap) isControl_Body() {}
 
 func (*Control_Import) isControl_Body() {}
 
@@ -698,6 +714,68 @@ func (x *Undefine) GetId() string {
 	return ""
 }
 
+// Swap has the version of a segment that was filled beside the one that answers
+// take its place. Where it is not the one that waits, nothing happens.
+type Swap struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        uint32                 `protobuf:"varint,1,opt,name=client,proto3" json:"client,omitempty"`
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Version       uint32                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"` // the sequence of its Define
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Swap) Reset() {
+	*x = Swap{}
+	mi := &file_proto_kith_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Swap) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Swap) ProtoMessage() {}
+
+func (x *Swap) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_kith_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Swap.ProtoReflect.Descriptor instead.
+func (*Swap) Descriptor() ([]byte, []int) {
+	return file_proto_kith_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Swap) GetClient() uint32 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
+func (x *Swap) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Swap) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
 // EraseClient ends a client: its segments and keys are no more, nothing of it
 // is taken in from here on, and what it knows is forgotten step by step.
 type EraseClient struct {
@@ -710,7 +788,7 @@ type EraseClient struct {
 
 func (x *EraseClient) Reset() {
 	*x = EraseClient{}
-	mi := &file_proto_kith_proto_msgTypes[7]
+	mi := &file_proto_kith_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -722,7 +800,7 @@ func (x *EraseClient) String() string {
 func (*EraseClient) ProtoMessage() {}
 
 func (x *EraseClient) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[7]
+	mi := &file_proto_kith_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -735,7 +813,7 @@ func (x *EraseClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EraseClient.ProtoReflect.Descriptor instead.
 func (*EraseClient) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{7}
+	return file_proto_kith_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *EraseClient) GetClient() uint32 {
@@ -765,7 +843,7 @@ type Retain struct {
 
 func (x *Retain) Reset() {
 	*x = Retain{}
-	mi := &file_proto_kith_proto_msgTypes[8]
+	mi := &file_proto_kith_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -777,7 +855,7 @@ func (x *Retain) String() string {
 func (*Retain) ProtoMessage() {}
 
 func (x *Retain) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[8]
+	mi := &file_proto_kith_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -790,7 +868,7 @@ func (x *Retain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retain.ProtoReflect.Descriptor instead.
 func (*Retain) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{8}
+	return file_proto_kith_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Retain) GetClient() uint32 {
@@ -827,7 +905,7 @@ type SaveAudience struct {
 
 func (x *SaveAudience) Reset() {
 	*x = SaveAudience{}
-	mi := &file_proto_kith_proto_msgTypes[9]
+	mi := &file_proto_kith_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -839,7 +917,7 @@ func (x *SaveAudience) String() string {
 func (*SaveAudience) ProtoMessage() {}
 
 func (x *SaveAudience) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[9]
+	mi := &file_proto_kith_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -852,7 +930,7 @@ func (x *SaveAudience) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveAudience.ProtoReflect.Descriptor instead.
 func (*SaveAudience) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{9}
+	return file_proto_kith_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SaveAudience) GetClient() uint32 {
@@ -893,7 +971,7 @@ type DropAudience struct {
 
 func (x *DropAudience) Reset() {
 	*x = DropAudience{}
-	mi := &file_proto_kith_proto_msgTypes[10]
+	mi := &file_proto_kith_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -905,7 +983,7 @@ func (x *DropAudience) String() string {
 func (*DropAudience) ProtoMessage() {}
 
 func (x *DropAudience) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[10]
+	mi := &file_proto_kith_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -918,7 +996,7 @@ func (x *DropAudience) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropAudience.ProtoReflect.Descriptor instead.
 func (*DropAudience) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{10}
+	return file_proto_kith_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DropAudience) GetClient() uint32 {
@@ -951,7 +1029,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_proto_kith_proto_msgTypes[11]
+	mi := &file_proto_kith_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -963,7 +1041,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[11]
+	mi := &file_proto_kith_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -976,7 +1054,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{11}
+	return file_proto_kith_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Report) GetClient() uint32 {
@@ -1052,7 +1130,7 @@ type Import struct {
 
 func (x *Import) Reset() {
 	*x = Import{}
-	mi := &file_proto_kith_proto_msgTypes[12]
+	mi := &file_proto_kith_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1064,7 +1142,7 @@ func (x *Import) String() string {
 func (*Import) ProtoMessage() {}
 
 func (x *Import) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[12]
+	mi := &file_proto_kith_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1077,7 +1155,7 @@ func (x *Import) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Import.ProtoReflect.Descriptor instead.
 func (*Import) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{12}
+	return file_proto_kith_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Import) GetClient() uint32 {
@@ -1181,7 +1259,7 @@ type Activate struct {
 
 func (x *Activate) Reset() {
 	*x = Activate{}
-	mi := &file_proto_kith_proto_msgTypes[13]
+	mi := &file_proto_kith_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1193,7 +1271,7 @@ func (x *Activate) String() string {
 func (*Activate) ProtoMessage() {}
 
 func (x *Activate) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[13]
+	mi := &file_proto_kith_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1206,7 +1284,7 @@ func (x *Activate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activate.ProtoReflect.Descriptor instead.
 func (*Activate) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{13}
+	return file_proto_kith_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Activate) GetLogic() uint32 {
@@ -1231,7 +1309,7 @@ type Value struct {
 
 func (x *Value) Reset() {
 	*x = Value{}
-	mi := &file_proto_kith_proto_msgTypes[14]
+	mi := &file_proto_kith_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1243,7 +1321,7 @@ func (x *Value) String() string {
 func (*Value) ProtoMessage() {}
 
 func (x *Value) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[14]
+	mi := &file_proto_kith_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1256,7 +1334,7 @@ func (x *Value) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Value.ProtoReflect.Descriptor instead.
 func (*Value) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{14}
+	return file_proto_kith_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Value) GetKind() isValue_Kind {
@@ -1332,7 +1410,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_proto_kith_proto_msgTypes[15]
+	mi := &file_proto_kith_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1344,7 +1422,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[15]
+	mi := &file_proto_kith_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1357,7 +1435,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{15}
+	return file_proto_kith_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Event) GetEvent() string {
@@ -1419,7 +1497,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_proto_kith_proto_msgTypes[16]
+	mi := &file_proto_kith_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1431,7 +1509,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[16]
+	mi := &file_proto_kith_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1444,7 +1522,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{16}
+	return file_proto_kith_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *EventsRequest) GetClient() string {
@@ -1472,7 +1550,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_proto_kith_proto_msgTypes[17]
+	mi := &file_proto_kith_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1484,7 +1562,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[17]
+	mi := &file_proto_kith_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1497,7 +1575,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{17}
+	return file_proto_kith_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Refused) GetIndex() uint32 {
@@ -1532,7 +1610,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_proto_kith_proto_msgTypes[18]
+	mi := &file_proto_kith_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1544,7 +1622,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[18]
+	mi := &file_proto_kith_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1557,7 +1635,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{18}
+	return file_proto_kith_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *EventsResponse) GetAccepted() uint32 {
@@ -1592,7 +1670,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_proto_kith_proto_msgTypes[19]
+	mi := &file_proto_kith_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1604,7 +1682,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[19]
+	mi := &file_proto_kith_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1617,7 +1695,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{19}
+	return file_proto_kith_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *LookupRequest) GetIdentities() []string {
@@ -1653,7 +1731,7 @@ type LookupResult struct {
 
 func (x *LookupResult) Reset() {
 	*x = LookupResult{}
-	mi := &file_proto_kith_proto_msgTypes[20]
+	mi := &file_proto_kith_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1665,7 +1743,7 @@ func (x *LookupResult) String() string {
 func (*LookupResult) ProtoMessage() {}
 
 func (x *LookupResult) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[20]
+	mi := &file_proto_kith_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1678,7 +1756,7 @@ func (x *LookupResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResult.ProtoReflect.Descriptor instead.
 func (*LookupResult) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{20}
+	return file_proto_kith_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *LookupResult) GetIdentity() string {
@@ -1718,7 +1796,7 @@ type LookupResponse struct {
 
 func (x *LookupResponse) Reset() {
 	*x = LookupResponse{}
-	mi := &file_proto_kith_proto_msgTypes[21]
+	mi := &file_proto_kith_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1730,7 +1808,7 @@ func (x *LookupResponse) String() string {
 func (*LookupResponse) ProtoMessage() {}
 
 func (x *LookupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[21]
+	mi := &file_proto_kith_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1743,7 +1821,7 @@ func (x *LookupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResponse.ProtoReflect.Descriptor instead.
 func (*LookupResponse) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{21}
+	return file_proto_kith_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *LookupResponse) GetResults() []*LookupResult {
@@ -1776,7 +1854,7 @@ type LaneRecord struct {
 
 func (x *LaneRecord) Reset() {
 	*x = LaneRecord{}
-	mi := &file_proto_kith_proto_msgTypes[22]
+	mi := &file_proto_kith_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1788,7 +1866,7 @@ func (x *LaneRecord) String() string {
 func (*LaneRecord) ProtoMessage() {}
 
 func (x *LaneRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[22]
+	mi := &file_proto_kith_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1801,7 +1879,7 @@ func (x *LaneRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaneRecord.ProtoReflect.Descriptor instead.
 func (*LaneRecord) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{22}
+	return file_proto_kith_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *LaneRecord) GetVersion() uint32 {
@@ -1915,7 +1993,7 @@ type Producer struct {
 
 func (x *Producer) Reset() {
 	*x = Producer{}
-	mi := &file_proto_kith_proto_msgTypes[23]
+	mi := &file_proto_kith_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1927,7 +2005,7 @@ func (x *Producer) String() string {
 func (*Producer) ProtoMessage() {}
 
 func (x *Producer) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[23]
+	mi := &file_proto_kith_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1940,7 +2018,7 @@ func (x *Producer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Producer.ProtoReflect.Descriptor instead.
 func (*Producer) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{23}
+	return file_proto_kith_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Producer) GetId() uint64 {
@@ -1984,7 +2062,7 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\atime_ms\x18\x05 \x01(\x03R\x06timeMs\x12\x14\n" +
 	"\x05count\x18\x06 \x01(\rR\x05count\x12\x1a\n" +
 	"\bcommands\x18\a \x01(\fR\bcommands\x12\x10\n" +
-	"\x03crc\x18\b \x01(\aR\x03crc\"\x8b\x05\n" +
+	"\x03crc\x18\b \x01(\aR\x03crc\"\xb0\x05\n" +
 	"\aControl\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12)\n" +
@@ -2000,7 +2078,8 @@ const file_proto_kith_proto_rawDesc = "" +
 	" \x01(\v2\x0f.kith.v1.RetainH\x00R\x06retain\x12<\n" +
 	"\rsave_audience\x18\v \x01(\v2\x15.kith.v1.SaveAudienceH\x00R\fsaveAudience\x12<\n" +
 	"\rdrop_audience\x18\f \x01(\v2\x15.kith.v1.DropAudienceH\x00R\fdropAudience\x12)\n" +
-	"\x06report\x18\r \x01(\v2\x0f.kith.v1.ReportH\x00R\x06report\x12)\n" +
+	"\x06report\x18\r \x01(\v2\x0f.kith.v1.ReportH\x00R\x06report\x12#\n" +
+	"\x04swap\x18\x0e \x01(\v2\r.kith.v1.SwapH\x00R\x04swap\x12)\n" +
 	"\x06import\x18\x14 \x01(\v2\x0f.kith.v1.ImportH\x00R\x06importB\x06\n" +
 	"\x04body\"H\n" +
 	"\x06Client\x12\x12\n" +
@@ -2023,7 +2102,11 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\bbackfill\x18\x06 \x01(\bR\bbackfill\"2\n" +
 	"\bUndefine\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\rR\x06client\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\tR\x02id\";\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"H\n" +
+	"\x04Swap\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\rR\x06client\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\rR\aversion\";\n" +
 	"\vEraseClient\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\rR\x06client\x12\x14\n" +
 	"\x05space\x18\x02 \x01(\rR\x05space\"Z\n" +
@@ -2149,7 +2232,7 @@ func file_proto_kith_proto_rawDescGZIP() []byte {
 	return file_proto_kith_proto_rawDescData
 }
 
-var file_proto_kith_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_proto_kith_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_proto_kith_proto_goTypes = []any{
 	(*Entry)(nil),          // 0: kith.v1.Entry
 	(*Control)(nil),        // 1: kith.v1.Control
@@ -2158,24 +2241,25 @@ var file_proto_kith_proto_goTypes = []any{
 	(*RevokeKey)(nil),      // 4: kith.v1.RevokeKey
 	(*Define)(nil),         // 5: kith.v1.Define
 	(*Undefine)(nil),       // 6: kith.v1.Undefine
-	(*EraseClient)(nil),    // 7: kith.v1.EraseClient
-	(*Retain)(nil),         // 8: kith.v1.Retain
-	(*SaveAudience)(nil),   // 9: kith.v1.SaveAudience
-	(*DropAudience)(nil),   // 10: kith.v1.DropAudience
-	(*Report)(nil),         // 11: kith.v1.Report
-	(*Import)(nil),         // 12: kith.v1.Import
-	(*Activate)(nil),       // 13: kith.v1.Activate
-	(*Value)(nil),          // 14: kith.v1.Value
-	(*Event)(nil),          // 15: kith.v1.Event
-	(*EventsRequest)(nil),  // 16: kith.v1.EventsRequest
-	(*Refused)(nil),        // 17: kith.v1.Refused
-	(*EventsResponse)(nil), // 18: kith.v1.EventsResponse
-	(*LookupRequest)(nil),  // 19: kith.v1.LookupRequest
-	(*LookupResult)(nil),   // 20: kith.v1.LookupResult
-	(*LookupResponse)(nil), // 21: kith.v1.LookupResponse
-	(*LaneRecord)(nil),     // 22: kith.v1.LaneRecord
-	(*Producer)(nil),       // 23: kith.v1.Producer
-	nil,                    // 24: kith.v1.Event.PropsEntry
+	(*Swap)(nil),           // 7: kith.v1.Swap
+	(*EraseClient)(nil),    // 8: kith.v1.EraseClient
+	(*Retain)(nil),         // 9: kith.v1.Retain
+	(*SaveAudience)(nil),   // 10: kith.v1.SaveAudience
+	(*DropAudience)(nil),   // 11: kith.v1.DropAudience
+	(*Report)(nil),         // 12: kith.v1.Report
+	(*Import)(nil),         // 13: kith.v1.Import
+	(*Activate)(nil),       // 14: kith.v1.Activate
+	(*Value)(nil),          // 15: kith.v1.Value
+	(*Event)(nil),          // 16: kith.v1.Event
+	(*EventsRequest)(nil),  // 17: kith.v1.EventsRequest
+	(*Refused)(nil),        // 18: kith.v1.Refused
+	(*EventsResponse)(nil), // 19: kith.v1.EventsResponse
+	(*LookupRequest)(nil),  // 20: kith.v1.LookupRequest
+	(*LookupResult)(nil),   // 21: kith.v1.LookupResult
+	(*LookupResponse)(nil), // 22: kith.v1.LookupResponse
+	(*LaneRecord)(nil),     // 23: kith.v1.LaneRecord
+	(*Producer)(nil),       // 24: kith.v1.Producer
+	nil,                    // 25: kith.v1.Event.PropsEntry
 }
 var file_proto_kith_proto_depIdxs = []int32{
 	2,  // 0: kith.v1.Control.client:type_name -> kith.v1.Client
@@ -2183,24 +2267,25 @@ var file_proto_kith_proto_depIdxs = []int32{
 	5,  // 2: kith.v1.Control.define:type_name -> kith.v1.Define
 	6,  // 3: kith.v1.Control.undefine:type_name -> kith.v1.Undefine
 	4,  // 4: kith.v1.Control.revoke_key:type_name -> kith.v1.RevokeKey
-	13, // 5: kith.v1.Control.activate:type_name -> kith.v1.Activate
-	7,  // 6: kith.v1.Control.erase_client:type_name -> kith.v1.EraseClient
-	8,  // 7: kith.v1.Control.retain:type_name -> kith.v1.Retain
-	9,  // 8: kith.v1.Control.save_audience:type_name -> kith.v1.SaveAudience
-	10, // 9: kith.v1.Control.drop_audience:type_name -> kith.v1.DropAudience
-	11, // 10: kith.v1.Control.report:type_name -> kith.v1.Report
-	12, // 11: kith.v1.Control.import:type_name -> kith.v1.Import
-	24, // 12: kith.v1.Event.props:type_name -> kith.v1.Event.PropsEntry
-	15, // 13: kith.v1.EventsRequest.events:type_name -> kith.v1.Event
-	17, // 14: kith.v1.EventsResponse.refused:type_name -> kith.v1.Refused
-	20, // 15: kith.v1.LookupResponse.results:type_name -> kith.v1.LookupResult
-	23, // 16: kith.v1.LaneRecord.producers:type_name -> kith.v1.Producer
-	14, // 17: kith.v1.Event.PropsEntry.value:type_name -> kith.v1.Value
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	14, // 5: kith.v1.Control.activate:type_name -> kith.v1.Activate
+	8,  // 6: kith.v1.Control.erase_client:type_name -> kith.v1.EraseClient
+	9,  // 7: kith.v1.Control.retain:type_name -> kith.v1.Retain
+	10, // 8: kith.v1.Control.save_audience:type_name -> kith.v1.SaveAudience
+	11, // 9: kith.v1.Control.drop_audience:type_name -> kith.v1.DropAudience
+	12, // 10: kith.v1.Control.report:type_name -> kith.v1.Report
+	7,  // 11: kith.v1.Control.swap:type_name -> kith.v1.Swap
+	13, // 12: kith.v1.Control.import:type_name -> kith.v1.Import
+	25, // 13: kith.v1.Event.props:type_name -> kith.v1.Event.PropsEntry
+	16, // 14: kith.v1.EventsRequest.events:type_name -> kith.v1.Event
+	18, // 15: kith.v1.EventsResponse.refused:type_name -> kith.v1.Refused
+	21, // 16: kith.v1.LookupResponse.results:type_name -> kith.v1.LookupResult
+	24, // 17: kith.v1.LaneRecord.producers:type_name -> kith.v1.Producer
+	15, // 18: kith.v1.Event.PropsEntry.value:type_name -> kith.v1.Value
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_proto_kith_proto_init() }
@@ -2220,9 +2305,10 @@ func file_proto_kith_proto_init() {
 		(*Control_SaveAudience)(nil),
 		(*Control_DropAudience)(nil),
 		(*Control_Report)(nil),
+		(*Control_Swap)(nil),
 		(*Control_Import)(nil),
 	}
-	file_proto_kith_proto_msgTypes[14].OneofWrappers = []any{
+	file_proto_kith_proto_msgTypes[15].OneofWrappers = []any{
 		(*Value_Text)(nil),
 		(*Value_Number)(nil),
 		(*Value_Flag)(nil),
@@ -2233,7 +2319,7 @@ func file_proto_kith_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_kith_proto_rawDesc), len(file_proto_kith_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

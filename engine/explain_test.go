@@ -1,0 +1,152 @@
+package engine_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"kith/engine/store"
+	"kith/proto"
+	"kith/proto/pb"
+)
+
+// atOnce makes a definition take effect at once.
+func atOnce(c *pb.Control) *pb.Control {
+	c.GetDefine().Backfill = false
+	return c
+}
+
+// A past membership is explained by the rule that answered then, of the segment
+// and of those that it names, however often they were replaced since.
+func TestExplainThen(t *testing.T) {
+	s := newScript(t)
+	acme := s.client("acme", "")
+	s.beat(0)
+	s.events(s.event(acme, "old", "a")) // before there was a segment
+	s.beat(time.Hour)
+	s.define(acme, "x", `count(event.section == "a") >= 1`)
+	s.define(acme, "y", `member("x")`)
+	first := s.now
+	s.beat(time.Hour)
+	s.events(s.event(acme, "v", "a"))
+	s.beat(time.Hour)
+	next := s.define(acme, "x", `count(event.section == "b") >= 1`)
+	s.beat(time.Hour) // it waits
+	waits := s.now
+	s.beat(time.Hour)
+	s.swap(acme, "x", next)
+	swapped := s.now
+	s.beat(time.Hour)
+	s.events(s.event(acme, "v", "b"))
+	s.beat(time.Hour)
+	both := s.now
+	s.beat(time.Hour)
+	s.control(undefineRecord(acme, "y"))
+	s.beat(time.Hour)
+	gone := s.now
+	s.beat(time.Hour)
+	n := s.run(store.NewMemory())
+	defer closeNode(t, n)
+	const a, b = `count(event.section == "a") >= 1`, `count(event.section == "b") >= 1`
+	for _, c := range []struct {
+		what, visitor, segment string
+		at                     proto.Millis
+		in                     bool
+		when, note             string
+	}{
+		{"before the segment", "old", "x", first - 1, false, "", "not defined then, but first on 2026-01-01T01:00:00Z"},
+		{"the first rule", "old", "x", first, true, a, ""},
+		{"not seen yet", "v", "x", first, false, a, ""},
+		{"in by the first rule", "v", "x", first + 7_200_000, true, a, ""},
+		{"the new one waits", "v", "x", waits, true, a, ""},
+		{"by another that names it", "v", "y", waits, true, `member("x")`, ""},
+		{"the new one answers", "v", "x", swapped, false, b, ""},
+		{"and for who names it", "v", "y", swapped, false, `member("x")`, ""},
+		{"in by the new one", "v", "x", both, true, b, ""},
+		{"likewise", "v", "y", both, true, `member("x")`, ""},
+		{"of one that is gone", "v", "y", gone, false, "", "not defined then"},
+		{"who was never seen", "w", "x", both, false, b, "nothing is known of it now"},
+	} {
+		x, err := n.Explain(t.Context(), acme, proto.Identity("browser:"+c.visitor), proto.SegmentID(c.segment), c.at.Time())
+		notes := strings.Join(x.Notes, "; ")
+		if err != nil || x.In != c.in || x.When != c.when || x.Undecided || !strings.Contains(notes, c.note) || c.note == "" && notes != "" {
+			t.Errorf("%s: %+v, %v, want %v by %q, %q", c.what, x, err, c.in, c.when, c.note)
+		}
+	}
+	if _, err := n.Explain(t.Context(), acme, "browser:v", "y", time.Time{}); proto.CodeOf(err) != proto.CodeNotFound {
+		t.Errorf("now, of one that is gone: %v", err)
+	}
+	var out bytes.Buffer
+	if err := n.ExportClient(t.Context(), acme, &out); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for line := range strings.Lines(out.String()) {
+		var v struct {
+			Kind, Segment, When string
+			From                time.Time
+			To                  *time.Time
+			Versions            int
+		}
+		if err := json.Unmarshal([]byte(line), &v); err != nil {
+			t.Fatal(err)
+		}
+		if v.Kind == "version" {
+			got = append(got, fmt.Sprint(v.Segment, " ", v.When, " ", v.From.Hour(), " ", v.To != nil))
+		}
+		if v.Kind == "end" && v.Versions != len(got) {
+			t.Errorf("the last line counts %d versions of %d", v.Versions, len(got))
+		}
+	}
+	if want := []string{"x " + a + " 1 true", "x " + b + " 5 false", `y member("x") 1 true`}; strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("versions are exported as %q, want %q", got, want)
+	}
+}
+
+// Of the rules before the newest 32 it is said that they are not kept, and what
+// an answer rests on where that is less than one may think.
+func TestExplainForgottenRules(t *testing.T) {
+	s := newScript(t)
+	acme := s.client("acme", "")
+	s.beat(0)
+	s.define(acme, "x", `count(event.section == "a") >= 1`)
+	s.define(acme, "y", `member("x") || trait("plan") == "gold"`)
+	user := defineRecord(t, acme, "z", `count(event.section == "a", "1h") >= 1`)
+	user.GetDefine().Scope = "user"
+	s.control(user)
+	s.events(s.event(acme, "v", "a"))
+	early := s.now
+	for i := range 32 {
+		s.beat(time.Hour)
+		s.control(atOnce(defineRecord(t, acme, "x", fmt.Sprintf(`count(event.section == "a") >= %d`, i+2))))
+	}
+	s.control(&pb.Control{Body: &pb.Control_Retain{Retain: &pb.Retain{Client: uint32(acme.ID), SessionsMs: 86_400_000}}})
+	s.beat(time.Hour)
+	n := s.run(store.NewMemory())
+	defer closeNode(t, n)
+	for _, c := range []struct {
+		segment   string
+		at        proto.Millis
+		undecided bool
+		when      string
+		notes     []string
+	}{
+		{"x", early, true, "", []string{"is known from 2026-01-01T01:00:00Z on, of the newest 32 versions"}},
+		{"x", early + 3_600_000, false, `count(event.section == "a") >= 2`, []string{"events from before 2026-01-01T09:00:00Z may have expired"}},
+		{"y", early, true, `member("x") || trait("plan") == "gold"`, []string{"may have expired", "traits have no times", `the rule of then of "x"`}},
+		{"z", s.now - 3_600_000, false, `count(event.section == "a", "1h") >= 1`, []string{"of the user now (1)"}},
+		{"z", early, false, `count(event.section == "a", "1h") >= 1`, []string{"may have expired", "of the user now (1)"}},
+	} {
+		x, err := n.Explain(t.Context(), acme, "browser:v", proto.SegmentID(c.segment), c.at.Time())
+		fits := err == nil && x.Undecided == c.undecided && x.When == c.when && len(x.Notes) == len(c.notes) && !(x.In && x.Undecided)
+		for i := range c.notes {
+			fits = fits && strings.Contains(x.Notes[i], c.notes[i])
+		}
+		if !fits {
+			t.Errorf("%s at %v: %+v, %v, want by %q, %q", c.segment, c.at, x, err, c.when, c.notes)
+		}
+	}
+}

@@ -1,0 +1,144 @@
+package engine
+
+import (
+	"context"
+
+	"github.com/RoaringBitmap/roaring/v2"
+
+	"kith/proto"
+	"kith/proto/pb"
+)
+
+// This file has a segment's new version answer once it is ready. A lane that
+// obeys an edit with backfill evaluates the new version beside the old one and
+// goes through history for it; when all lanes have, and what the users of several
+// lanes come to has been told, the node proposes a Swap.
+
+// waiting is a version that waits to answer.
+type waiting struct {
+	client proto.ClientID
+	id     proto.SegmentID
+	key    proto.SegmentKey
+	since  proto.SegmentKey // as sinceOf
+}
+
+// waiting are all versions that wait, and what tells of the next record.
+func (r *registry) waiting() (list []waiting, changed <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for c, of := range r.next {
+		for id, s := range of {
+			list = append(list, waiting{c, id, s.Version, r.since[s.Version]})
+		}
+	}
+	return list, r.changed
+}
+
+// swapVersions proposes a Swap for each version that is ready, until ctx ends.
+func (n *Node) swapVersions(ctx context.Context) {
+	for {
+		list, changed := n.registry.waiting()
+		for _, w := range list {
+			if !n.filledSince(w.key, w.since) {
+				continue
+			}
+			if err := n.swap(ctx, w); err != nil {
+				if ctx.Err() != nil {
+					return
+				}
+				n.logger.Warn("the new version of a segment cannot answer yet, trying again", "segment", string(w.id), "error", err)
+				if !pause(ctx, beatEvery) {
+					return
+				}
+				n.fillEnded()
+			}
+		}
+		select {
+		case <-changed:
+		case <-n.fillsEnded:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// filledSince reports whether every lane has gone through history for a version,
+// after a record.
+func (n *Node) filledSince(k, since proto.SegmentKey) bool {
+	keys, after := []proto.SegmentKey{k}, []proto.SegmentKey{since}
+	for _, l := range n.lanes {
+		if !l.progress.allFilled(keys, after) {
+			return false
+		}
+	}
+	return true
+}
+
+// fillEnded has versions that wait looked at again.
+func (n *Node) fillEnded() {
+	select {
+	case n.fillsEnded <- struct{}{}:
+	default:
+	}
+}
+
+// userHops is how often what a member was filled with crosses between lanes: to
+// its root, whose verdict comes back; and once more for who just left a user.
+const userHops = 3
+
+// swap proposes that a version which every lane has filled answers.
+func (n *Node) swap(ctx context.Context, w waiting) error {
+	for range userHops {
+		if _, err := n.handedOver(ctx); err != nil {
+			return err
+		}
+	}
+	n.swapping.Lock() // not between a backup's store and its control records
+	defer n.swapping.Unlock()
+	_, err := n.registry.propose(ctx, func() (*pb.Control, error) { return n.registry.swapOf(w, n.filledSince), nil })
+	return err
+}
+
+// swapOf is the record that has a version answer, nil if it does not wait any
+// more, or not all has been filled: a rule that it refers to may have been
+// replaced meanwhile. The registry's lock is held.
+func (r *registry) swapOf(w waiting, filled func(key, since proto.SegmentKey) bool) *pb.Control {
+	if s, ok := r.next[w.client][w.id]; !ok || s.Version != w.key || !filled(w.key, r.since[w.key]) {
+		return nil
+	}
+	return &pb.Control{Body: &pb.Control_Swap{Swap: &pb.Swap{Client: uint32(w.client), Id: string(w.id), Version: uint32(w.key)}}}
+}
+
+// fillShare is how much of the client's identities the lanes have gone through
+// for a version, from 0 to 1.
+func (n *Node) fillShare(c proto.ClientID, k proto.SegmentKey) float64 {
+	var behind, of uint64
+	for _, l := range n.lanes {
+		f, found := l.progress.fill(k)
+		l.bitmaps.View(func(_ getBits, universe getUniverse) {
+			u := universe(c)
+			if u == nil {
+				u = roaring.New()
+			}
+			size := u.GetCardinality()
+			of += size
+			switch {
+			case f.exact():
+				behind += size
+			case found && f.next > 0:
+				behind += u.Rank(uint32(min(f.next-1, 1<<32-1)))
+			}
+		})
+	}
+	if of == 0 {
+		return 0
+	}
+	return float64(behind*1000/of) / 1000
+}
+
+func (p *progress) fill(k proto.SegmentKey) (fillProgress, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f, ok := p.fills[k]
+	return f, ok
+}
