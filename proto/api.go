@@ -32,8 +32,9 @@ type ClientInfo struct {
 
 // Retention is for how long data are kept; 0 is for ever.
 type Retention struct {
-	Sessions Millis // events
-	Idle     Millis // identities without events; the same for all clients
+	Sessions   Millis // events
+	Idle       Millis // identities without events; the same for all clients
+	Aggregates Millis // daily totals that name nobody; the same for all clients
 }
 
 // KeyInfo is what may be told of a service key.

@@ -110,7 +110,8 @@ func (m maintenance) Verify(ctx context.Context) (any, error) { return m.n.Verif
 func retentionOf(c config.Config) *engine.RetentionConfig {
 	r := &engine.RetentionConfig{
 		Sessions: time.Duration(c.Retention.Sessions), Idle: time.Duration(c.Retention.IdentityIdle),
-		Clients: map[proto.ClientName]time.Duration{},
+		Aggregates: time.Duration(c.Retention.Aggregates),
+		Clients:    map[proto.ClientName]time.Duration{},
 	}
 	for _, cl := range c.Clients {
 		r.Clients[proto.ClientName(cl.Name)] = time.Duration(cl.RetentionSessions)
