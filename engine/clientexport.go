@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"math"
 	"slices"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 
 // This file writes all that a client holds, as lines of JSON: the client, its
 // keys without their secrets, its segments, then by lane and number each
-// identity with its events and links, and last a line with the counts of all,
+// identity with its events and links, then the totals of each day, and last a line with the counts of all,
 // without which the export is not whole. docs/api.md has the fields.
 
 // exportFormat is the version of the lines.
@@ -68,6 +69,13 @@ type exportedLink struct {
 	Time       time.Time      `json:"time"`
 }
 
+// exportedAggregate is a day's totals.
+type exportedAggregate struct {
+	Kind string `json:"kind"`
+	By   string `json:"by"`
+	proto.AggregateDay
+}
+
 // exportedEnd is the last line.
 type exportedEnd struct {
 	Kind       string `json:"kind"`
@@ -76,6 +84,7 @@ type exportedEnd struct {
 	Identities int    `json:"identities"`
 	Events     int    `json:"events"`
 	Links      int    `json:"links"`
+	Aggregates int    `json:"aggregates"`
 }
 
 // ExportClient writes all that a client holds to w. Each identity is as it was
@@ -97,6 +106,9 @@ func (n *Node) ExportClient(ctx context.Context, client proto.ClientInfo, w io.W
 		if err := x.lane(ctx, l); err != nil {
 			return err
 		}
+	}
+	if err := x.aggregates(ctx); err != nil {
+		return err
 	}
 	if err := x.out.Encode(x.end); err != nil {
 		return err
@@ -132,6 +144,49 @@ func (x *clientExport) account() error {
 		}
 	}
 	return nil
+}
+
+// aggregates writes all daily totals.
+func (x *clientExport) aggregates(ctx context.Context) error {
+	last := proto.DayOf(x.node.config.Now()) + 1
+	first := last
+	for _, l := range x.node.lanes {
+		day, err := l.firstTotals(x.client.ID)
+		if err != nil {
+			return err
+		}
+		first = min(first, day)
+	}
+	for ; first <= last; first += aggregateAnswerMax {
+		for _, by := range []string{"event", "campaign"} {
+			list, err := x.node.Aggregates(ctx, x.client, by, first, min(first+aggregateAnswerMax-1, last), 0)
+			if err != nil {
+				return err
+			}
+			for _, d := range list.Days {
+				if by == "campaign" && d.Names == nil && d.Other == nil {
+					continue
+				}
+				x.end.Aggregates++
+				if err := x.out.Encode(exportedAggregate{"aggregate", by, d}); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// firstTotals is the first day of which there are totals of the client.
+func (l *lane) firstTotals(client proto.ClientID) (first proto.Day, err error) {
+	snap := l.acquire()
+	defer snap.release()
+	first = math.MaxUint32
+	err = scanTotals(snap, l.id, client, 0, math.MaxUint32, func(at clientDay, _ dayCells) error {
+		first = min(first, at.day)
+		return nil
+	})
+	return first, err
 }
 
 // lane writes a lane's identities, some from each snapshot.

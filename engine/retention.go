@@ -33,7 +33,7 @@ const (
 	expireCost  = 8192 // blocks of history are to be read, written and deleted
 )
 
-// Version 1 had no aggregates.
+// Version 1 has no aggregates, and is written where they are kept for ever.
 const retentionVersion = 2
 
 func retentionOf(r *pb.Retain) proto.Retention {
@@ -43,9 +43,15 @@ func retentionOf(r *pb.Retain) proto.Retention {
 // appendRetention packs it: version byte, then as uvarints milliseconds of
 // sessions, idleness and aggregates.
 func appendRetention(b []byte, r proto.Retention) []byte {
-	b = append(b, retentionVersion)
-	b = binary.AppendUvarint(b, uint64(r.Sessions))
+	version := byte(retentionVersion)
+	if r.Aggregates == 0 {
+		version--
+	}
+	b = binary.AppendUvarint(append(b, version), uint64(r.Sessions))
 	b = binary.AppendUvarint(b, uint64(r.Idle))
+	if r.Aggregates == 0 {
+		return b
+	}
 	return binary.AppendUvarint(b, uint64(r.Aggregates))
 }
 

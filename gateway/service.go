@@ -45,6 +45,8 @@ func (g *Gateway) serviceRoutes() *plane {
 	p.add("/v1/audiences/{id}", map[string]handler{
 		http.MethodGet: client(g.getAudience), http.MethodPut: client(g.putAudience), http.MethodDelete: client(g.deleteAudience),
 	})
+	p.add("/v1/campaigns/report", post(anyone(g.postCampaign)))
+	p.add("/v1/aggregates", get(anyone(g.getAggregates)))
 	p.add("/v1/keys", post(admin(g.postKey)))
 	p.add("/v1/clients", get(admin(g.listClients)))
 	p.add("/v1/clients/{name}", map[string]handler{http.MethodDelete: admin(g.eraseClient)})

@@ -29,6 +29,7 @@ type node interface {
 	gateway.Definitions
 	gateway.Audiences
 	gateway.SavedAudiences
+	gateway.Campaigns
 	gateway.Accounts
 	gateway.Holdings
 	gateway.Operations
@@ -190,7 +191,7 @@ func newGateway(c config.Config, n node, m gateway.Maintenance, logger *slog.Log
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(n.Collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return gateway.New(gatewayConfig(c), gateway.Dependencies{
-		Intake: n, Memberships: n, Definitions: n, Audiences: n, Saved: n, Accounts: n, Holdings: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Exports: n,
+		Intake: n, Memberships: n, Definitions: n, Audiences: n, Saved: n, Campaigns: n, Accounts: n, Holdings: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Exports: n,
 		Registry: registry, Log: logger,
 	})
 }
