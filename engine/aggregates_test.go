@@ -218,19 +218,25 @@ func TestAggregatesFloor(t *testing.T) {
 	s.beat(day)
 	crowd(60, 1, "page", "next")
 	crowd(1, 1, "rare", "")
+	s.beat(day)
+	crowd(200, 1, "page", "")
+	crowd(60, 1, "impression", "spring") // kept back with what is rare, so its campaigns too
+	crowd(1, 1, "rare", "")
 	s.beat(time.Second)
 	n := s.run(store.NewMemory())
 	defer closeNode(t, n)
 	if d := cmp.Diff([]string{
 		// rare and click with search, the least that is not of too few
 		"2026-01-01: 780 new 476, impression 260 - - -, page 200 - - -, other 320 - - -",
-		"2026-01-02 so far: 61 new 60, other 61 - - -",
+		"2026-01-02: 61 new 60, other 61 - - -",
+		"2026-01-03 so far: 261 new -, page 200 - - -, other 61 - - -",
 	}, s.totals(n, c, "event", 50)); d != "" {
 		t.Error(d)
 	}
 	if d := cmp.Diff([]string{
 		"2026-01-01: - new 476, spring - 100 - -, other - 160 - -", // autumn and secret
-		"2026-01-02 so far: - new 60",
+		"2026-01-02: - new 60",
+		"2026-01-03 so far: - new -",
 	}, s.totals(n, c, "campaign", 50)); d != "" {
 		t.Error(d)
 	}
