@@ -44,12 +44,13 @@ type host struct {
 	entry     Entry
 	messages  []graph.Message // for the graph, of the entry under way
 	dirty     []*resident
-	stepping  []*resident // by group of the superstep under way
-	done      []redo      // inputs taken in by this batch, to be taken in again after a panic
-	encoded   []byte      // scratch
-	bytes     int         // estimate of what the batch writes
-	taken     int         // of out.Exits
-	tallied   map[TallyKey]int
+	stepping  []*resident      // by group of the superstep under way
+	done      []redo           // inputs taken in by this batch, to be taken in again after a panic
+	encoded   []byte           // scratch
+	bytes     int              // estimate of what the batch writes
+	taken     int              // of out.Exits
+	tallied   map[TallyKey]int // in out.Tallies
+	lastTally int
 	before    identity.State // of the last take, as it was before it
 	fx        identity.Effects
 	out       *Outcome

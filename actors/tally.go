@@ -91,11 +91,15 @@ func campaignName(v proto.Value) string {
 }
 
 func (h *host) count(key TallyKey, person uint) {
-	i, ok := h.tallied[key]
-	if !ok {
-		i = len(h.out.Tallies)
-		h.tallied[key] = i
-		h.out.Tallies = append(h.out.Tallies, Tally{TallyKey: key, Entry: h.entry.Index})
+	i := h.lastTally // many events are like the one before
+	if i >= len(h.out.Tallies) || h.out.Tallies[i].TallyKey != key {
+		var ok bool
+		if i, ok = h.tallied[key]; !ok {
+			i = len(h.out.Tallies)
+			h.tallied[key] = i
+			h.out.Tallies = append(h.out.Tallies, Tally{TallyKey: key, Entry: h.entry.Index})
+		}
+		h.lastTally = i
 	}
 	x := &h.out.Tallies[i]
 	x.Count++
