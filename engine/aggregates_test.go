@@ -303,6 +303,38 @@ func TestVerifyFindsLostTotals(t *testing.T) {
 	}
 }
 
+// A store of a build that kept no totals is verified from the day on of which all is
+// in them.
+func TestAggregatesOfAnOlderStore(t *testing.T) {
+	s := newScript(t)
+	c := s.client("acme", "")
+	s.beat(0)
+	s.events(s.named(c, "a", "page", ""), s.named(c, "b", "page", ""))
+	s.beat(time.Second)
+	st := store.NewMemory()
+	s.apply(st)
+	if err := engine.DropTotals(st); err != nil {
+		t.Fatal(err)
+	}
+	s.events(s.named(c, "a", "page", ""))
+	s.beat(day)
+	s.events(s.named(c, "a", "page", ""))
+	s.beat(day)
+	s.events(s.named(c, "a", "page", ""))
+	s.beat(time.Second)
+	s.apply(st)
+	for d, want := range []int{0, 0, 1} {
+		copied := s.now.Day() - 2 + proto.Day(d)
+		if err := engine.SpoilTotals(st, c.ID, copied); err != nil {
+			t.Fatal(err)
+		}
+		r, err := engine.VerifyStore(t.Context(), s.config(), st)
+		if err != nil || len(r.Problems) != want {
+			t.Errorf("%s: %q, %v", copied, r.Problems, err)
+		}
+	}
+}
+
 // goldenDay is a day's totals.
 const goldenDay = "01" + "03" + // version, how many
 	"01" + "00" + "00" + "00" + // events without a name: none

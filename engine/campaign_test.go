@@ -253,6 +253,7 @@ func TestCampaignReportDuringOptOut(t *testing.T) {
 	submitAll(t, n, c, append(crowdOf(20, "v", "impression", "a", ago(1, 1)), crowdOf(20, "v", "impression", "a", ago(2, 1))...))
 	link(t, n, c, "browser:v0", "browser:v1", yes())
 	link(t, n, c, "browser:v1", "browser:v2", yes())
+	settle(t, n) // so that all lanes know of the user
 	n.WhenScanned(func() {
 		n.WhenScanned(nil)
 		optOut(t, n, "browser:v1", false)
@@ -274,9 +275,10 @@ func TestCampaignReportEnds(t *testing.T) {
 	c := acme(t, n)
 	submitAll(t, n, c, crowdOf(3, "v", "impression", "", ago(1, 1)))
 	ctx, cancel := context.WithCancel(t.Context())
-	n.WhenScanned(cancel)
-	optOutLater := func() { optOut(t, n, "browser:v1", false) }
-	n.WhenScanned(func() { optOutLater(); cancel() })
+	n.WhenScanned(func() {
+		optOut(t, n, "browser:v1", false)
+		cancel()
+	})
 	if _, err := n.CampaignReport(ctx, c, span(proto.CampaignRequest{}), 0); proto.CodeOf(err) != proto.CodeTimeout {
 		t.Errorf("a report that nobody waits for: %v", err)
 	}

@@ -297,3 +297,17 @@ func SpoilTotals(st store.Store, client proto.ClientID, day proto.Day) error {
 
 // WhenScanned is called when a campaign report has gone through the histories.
 func (n *Node) WhenScanned(fn func()) { n.campaigns.scanned = fn }
+
+// DropTotals takes all totals out of a store, as if an older build had written it.
+func DropTotals(st store.Store) error {
+	snap := st.Snapshot()
+	defer snap.Release()
+	b := st.NewBatch()
+	for _, kind := range []byte{'w', 'y', 'c'} {
+		prefix := laneKey(0, kind)
+		if err := snap.Scan(prefix, prefix, func(k, _ []byte) (bool, error) { return true, b.Delete(slices.Clone(k)) }); err != nil {
+			return err
+		}
+	}
+	return b.Commit()
+}

@@ -86,6 +86,13 @@ func gate() *mistakes.Gate {
 		{Name: "norefill", File: "actors/identity/retention.go", Old: "p.eval.Refill(", New: "p.eval.Update(", Test: "engine TestReplay"},
 		{Name: "trimmute", File: "actors/retention.go", Old: "\th.refresh(r)\n", New: "", Test: "engine TestRetentionOfSessions"},
 		{Name: "toldafter", File: "engine/clientexport.go", Old: "now == nil || now.OptedOut", New: "now == nil", Test: "engine TestExportClientDuringOptOut"},
+		// totals and reports
+		{Name: "tallyagain", File: "actors/tally.go", Old: "\tif h.fx.Duplicate {\n\t\treturn\n\t}\n", New: "", Test: "engine TestAggregates"},
+		{Name: "keeptotals", File: "engine/clienterase.go", Old: "\t\terr = l.forgetTotals(b, x.Client)\n", New: "", Test: "engine TestEraseClient"},
+		{Name: "tallytwice", File: "engine/aggregates.go", Old: "\t\tb.deletes = append(b.deletes, tallyKey(l.id, n))\n", New: "\t\t_ = n\n", Test: "engine TestAggregatesAreTheLogs"},
+		{Name: "lastname", File: "engine/aggregates.go", Old: "cmp.Compare(x.Entry, y.Entry), ", New: "", Test: "engine TestAggregatesAreTheLogs"},
+		{Name: "subtract", File: "engine/campaigntell.go", Old: "\t\tc.shown[least] = false\n", New: "", Test: "engine TestCampaignSubtraction"},
+		{Name: "nottakenback", File: "engine/campaign.go", Old: "\treturn c.takeBack(ctx)\n", New: "\treturn nil\n", Test: "engine TestCampaignReportDuringOptOut"},
 		// a node's facts
 		{Name: "exitsurvives", File: "actors/identity/user.go", Old: "*s = State{Graph: s.Graph, Ordinal: s.Ordinal}", New: "*s = State{Graph: s.Graph, Ordinal: s.Ordinal, Exit: s.Exit}"},
 		{Name: "keepdevice", File: "actors/identity/user.go", Old: "*s = State{Graph: s.Graph, Ordinal: s.Ordinal}", New: "*s = State{Graph: s.Graph, Ordinal: s.Ordinal, Device: s.Device, Named: s.Named}"},
