@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"maps"
 	"slices"
 	"sync"
 
@@ -48,6 +49,7 @@ type campaignRival struct {
 func (c *campaigns) rivals(client proto.ClientID, s *campaignSpec, today proto.Day) (list []*campaignRival, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	maps.DeleteFunc(c.books, func(_ proto.ClientID, b *campaignBook) bool { return b.day+1 < today })
 	b := c.books[client]
 	if b == nil {
 		b = &campaignBook{}
