@@ -18,9 +18,10 @@ import (
 // person and of the report's own numbers.
 
 const (
-	campaignPause = 64               // identities, after which others get their turn
-	campaignRest  = time.Millisecond // longer, if the lane has entries waiting
-	frequencyBins = 10               // one to nine impressions, and more
+	campaignPause   = 64                    // identities, after which others get their turn
+	campaignRest    = 4                     // times as long as it worked it rests while events come
+	campaignRestMax = 20 * time.Millisecond // at once
+	frequencyBins   = 10                    // one to nine impressions, and more
 )
 
 // CampaignReport counts what became of a campaign. With a floor nothing is told of
@@ -84,7 +85,9 @@ type campaignScan struct {
 	frequency      [frequencyBins]uint64
 	frequencyUsers [frequencyBins][frequencyBins]uint64
 
-	gone []*roaring.Bitmap // by lane: who is taken back
+	gone   []*roaring.Bitmap // by lane: who is taken back
+	events uint64            // that were taken in when it last gave way
+	began  time.Time         // to work after that
 
 	// scratch
 	all    path
@@ -137,7 +140,7 @@ func (c *campaignScan) run(ctx context.Context) error {
 		it := l.known.Iterator()
 		for i := 0; it.HasNext(); i++ {
 			if i%campaignPause == 0 {
-				if err := l.giveWay(ctx); err != nil {
+				if err := c.giveWay(ctx); err != nil {
 					return err
 				}
 			}
@@ -152,12 +155,17 @@ func (c *campaignScan) run(ctx context.Context) error {
 	return c.takeBack(ctx)
 }
 
-// giveWay lets others run, and a lane that is behind for longer.
-func (l *campaignLane) giveWay(ctx context.Context) error {
+// giveWay lets others run: while events come for most of the time.
+func (c *campaignScan) giveWay(ctx context.Context) error {
 	runtime.Gosched()
-	if len(l.entries) > 0 {
-		pause(ctx, campaignRest)
+	events := uint64(0)
+	for _, l := range c.node.lanes {
+		events += l.events.Load()
 	}
+	if worked := time.Since(c.began); events != c.events {
+		pause(ctx, min(campaignRest*worked, campaignRestMax))
+	}
+	c.events, c.began = events, time.Now()
 	if err := ctx.Err(); err != nil {
 		return proto.Errorf(proto.CodeTimeout, "the report was given up: %w", err)
 	}
