@@ -311,3 +311,9 @@ func DropTotals(st store.Store) error {
 	}
 	return b.Commit()
 }
+
+// Unswept reports whether something is left of the client's imports that failed.
+func (n *Node) Unswept(c proto.ClientInfo) (dirty bool) {
+	n.registry.withImports(c.ID, func(b *importBook) { dirty = b.dirty > 0 })
+	return dirty
+}

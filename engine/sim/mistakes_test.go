@@ -78,7 +78,7 @@ func gate() *mistakes.Gate {
 		{Name: "newspace", File: "actors/resident.go", Old: "\t\tr.meet(o)\n", New: ""},
 		{Name: "newspacenow", File: "actors/optout.go", Old: "\t\t\tr.meet(&o.OptOut)\n", New: ""},
 		{Name: "nofence", File: "actors/command.go", Old: "if !t.r.state.Admits(min(t.at, h.entry.Now)) {", New: "if t.r.state.Dark() {"},
-		{Name: "nodarkevent", File: "actors/command.go", Old: "if !t.r.state.Admits(min(t.at, h.entry.Now)) {", New: "if false {"},
+		{Name: "nodarkevent", File: "actors/command.go", Old: "if !t.r.state.Admits(min(t.at, h.entry.Now)) || t.needs", New: "if t.needs"},
 		{Name: "onespace", File: "actors/optout.go", Old: "\t\tif r.exists() {\n\t\t\tlist = append(list, r)\n", New: "\t\tif r.exists() && len(list) == 0 {\n\t\t\tlist = append(list, r)\n"},
 		{Name: "batchend", File: "actors/host.go", Old: "\tr.transient = r.transient && !fx.Changed\n", New: ""},
 		{Name: "donenotheld", File: "actors/optout.go", Old: "if len(o.Held) > 0 && !h.underWay(o, r.node.Hash) {", New: "if len(o.Held) > 0 {", Test: "actors"},
