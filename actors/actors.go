@@ -170,6 +170,7 @@ type Outcome struct {
 	Decisions []graph.Decision // of commands that the graph does not see
 	Spaces    []proto.SpaceID  // that were not known before
 	Dead      []Dead
+	Tallies   []Tally
 	Events    int // taken in
 	Repeated  int // events whose id was known
 	Ignored   int // events of identities that are opted out, or from before they came back

@@ -47,11 +47,13 @@ type host struct {
 	entry     Entry
 	messages  []graph.Message // for the graph, of the entry under way
 	dirty     []*resident
-	stepping  []*resident    // by group of the superstep under way
-	done      []redo         // inputs taken in by this batch, to be taken in again after a panic
-	encoded   []byte         // scratch
-	bytes     int            // estimate of what the batch writes
-	taken     int            // of out.Exits
+	stepping  []*resident      // by group of the superstep under way
+	done      []redo           // inputs taken in by this batch, to be taken in again after a panic
+	encoded   []byte           // scratch
+	bytes     int              // estimate of what the batch writes
+	taken     int              // of out.Exits
+	tallied   map[TallyKey]int // in out.Tallies
+	lastTally int
 	before    identity.State // of the last take, as it was before it
 	fx        identity.Effects
 	out       *Outcome
@@ -79,7 +81,7 @@ func newHost(p proto.PartitionID, c Config, next uint32, courier courier) *host 
 		partition: p, hasher: c.Hasher, stepper: identity.NewStepper(c.Rules),
 		activeMax: max(c.ActiveMax/proto.Partitions, 1), courier: courier, idleAfter: c.ActiveIdle,
 		active: newDirectory(), next: next, limits: c.Limits, tombs: map[graph.Hash]*tomb{},
-		spaces: slices.Clone(c.Spaces), gone: c.Gone, kept: c.Kept,
+		spaces: slices.Clone(c.Spaces), gone: c.Gone, kept: c.Kept, tallied: map[TallyKey]int{},
 	}
 	if c.Cut != nil {
 		h.everCut = c.Cut(p)
@@ -101,6 +103,7 @@ func (h *host) begin(batch, committed uint64, source Source, began time.Time) {
 	h.batch, h.committed, h.source, h.began = batch, committed, source, began
 	h.out = &Outcome{Partition: h.partition}
 	h.bytes, h.taken, h.done = 0, 0, h.done[:0]
+	clear(h.tallied)
 	for len(h.unsettled) > 0 && h.unsettled[0].batch <= committed {
 		for _, r := range h.unsettled[0].residents {
 			if r.batch <= committed {
@@ -125,8 +128,9 @@ func (h *host) run() (digest uint64) {
 // step lets an identity take a task's input in.
 func (h *host) step(t *task, digest uint64) uint64 {
 	r := t.r
+	stranger := false
 	if t.kind == proto.CommandEvent {
-		t.in.Event = &t.event
+		t.in.Event, stranger = &t.event, r.state.Client(t.in.Client) == nil
 	}
 	h.take(r, &t.in, h.entry.Now)
 	if r.panic != "" {
@@ -136,6 +140,7 @@ func (h *host) step(t *task, digest uint64) uint64 {
 	h.redo(r, redo{kind: t.kind, body: t.body, in: t.in, now: h.entry.Now})
 	if t.kind == proto.CommandEvent {
 		h.out.Events++
+		h.tally(t, stranger)
 		h.linkOthers(t)
 	}
 	h.keep(r, r.state.Gen())

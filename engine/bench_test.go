@@ -222,3 +222,43 @@ func BenchmarkOneEvent(b *testing.B) {
 	})
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
 }
+
+// BenchmarkCampaignReport goes through 20,000 identities with five events each,
+// one of them of the campaign.
+func BenchmarkCampaignReport(b *testing.B) {
+	n, c := benchNode(b, 0)
+	const identities = 20_000
+	x := &proto.Batch{}
+	now := proto.MillisOf(time.Now())
+	for i := range identities {
+		for k := range 5 {
+			name, campaign := "page", ""
+			if k == 3 {
+				name, campaign = "impression", "c1"
+			}
+			x.AddEvent(n.Hasher(), &proto.Event{
+				Client: c.ID, Space: c.Space, Time: now, Received: now,
+				Identities: []proto.Identity{proto.Identity(fmt.Sprintf("browser:%032x", i))},
+				EventBody: proto.EventBody{Name: name, URL: "https://news.example/s", Props: []proto.Prop{
+					{Key: "campaign", Value: proto.TextOf(campaign)}, {Key: "creative", Value: proto.TextOf(fmt.Sprint(i % 9))},
+				}},
+			})
+		}
+		if x.Len() >= 400 || i == identities-1 {
+			r := n.Submit(context.Background(), x)
+			if err := n.Wait(context.Background(), r.Position); err != nil || r.Err != nil {
+				b.Fatal(r.Err, err)
+			}
+			x.Reset()
+		}
+	}
+	today := proto.DayOf(time.Now())
+	b.ResetTimer()
+	for range b.N {
+		r, err := n.CampaignReport(context.Background(), c, &proto.CampaignRequest{Campaign: "c1", By: "creative", From: today - 1, To: today}, 50)
+		if err != nil || *r.Reach != identities {
+			b.Fatal(r, err)
+		}
+	}
+	b.ReportMetric(b.Elapsed().Seconds()*1e6/float64(b.N*identities), "us/identity")
+}

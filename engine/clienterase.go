@@ -199,6 +199,9 @@ func (l *lane) forget(b *batch, body []byte) (digest uint64, later bool, err err
 		return 0, false, err
 	}
 	digest, err = l.runDue(list)
+	if err == nil && x.Done {
+		err = l.forgetTotals(b, x.Client)
+	}
 	was.next, was.done = uint64(x.Last)+1, x.Done
 	b.setErasure(l.id, was)
 	return digest, false, err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -19,8 +20,8 @@ import (
 // This file writes all that a client holds, as lines of JSON: the client, its
 // keys without their secrets, its segments with the rules that they had before
 // and their sizes day by day, its saved audiences, what its report keys were
-// told, then by lane and number each
-// identity with its events and links, and last a line with the counts of all,
+// told, then by lane and number each identity with its events and links, then
+// the totals of each day, and last a line with the counts of all,
 // without which the export is not whole. docs/api.md has the fields.
 
 // exportFormat is the version of the lines.
@@ -116,6 +117,13 @@ type exportedLink struct {
 	Time       time.Time      `json:"time"`
 }
 
+// exportedAggregate is a day's totals.
+type exportedAggregate struct {
+	Kind string `json:"kind"`
+	By   string `json:"by"`
+	proto.AggregateDay
+}
+
 // exportedEnd is the last line.
 type exportedEnd struct {
 	Kind       string `json:"kind"`
@@ -128,6 +136,7 @@ type exportedEnd struct {
 	Identities int    `json:"identities"`
 	Events     int    `json:"events"`
 	Links      int    `json:"links"`
+	Aggregates int    `json:"aggregates"`
 }
 
 // ExportClient writes all that a client holds to w. Each identity is as it was
@@ -149,6 +158,9 @@ func (n *Node) ExportClient(ctx context.Context, client proto.ClientInfo, w io.W
 		if err := x.lane(ctx, l); err != nil {
 			return err
 		}
+	}
+	if err := x.aggregates(ctx); err != nil {
+		return err
 	}
 	if err := x.out.Encode(x.end); err != nil {
 		return err
@@ -216,6 +228,49 @@ func (x *clientExport) versions() error {
 		}
 	}
 	return nil
+}
+
+// aggregates writes all daily totals.
+func (x *clientExport) aggregates(ctx context.Context) error {
+	last := proto.DayOf(x.node.config.Now()) + 1
+	first := last
+	for _, l := range x.node.lanes {
+		day, err := l.firstTotals(x.client.ID)
+		if err != nil {
+			return err
+		}
+		first = min(first, day)
+	}
+	for ; first <= last; first += aggregateAnswerMax {
+		for _, by := range []string{"event", "campaign"} {
+			list, err := x.node.Aggregates(ctx, x.client, by, first, min(first+aggregateAnswerMax-1, last), 0)
+			if err != nil {
+				return err
+			}
+			for _, d := range list.Days {
+				if by == "campaign" && d.Names == nil && d.Other == nil {
+					continue
+				}
+				x.end.Aggregates++
+				if err := x.out.Encode(exportedAggregate{"aggregate", by, d}); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// firstTotals is the first day of which there are totals of the client.
+func (l *lane) firstTotals(client proto.ClientID) (first proto.Day, err error) {
+	snap := l.acquire()
+	defer snap.release()
+	first = math.MaxUint32
+	err = scanTotals(snap, l.id, client, 0, math.MaxUint32, func(at clientDay, _ dayCells) error {
+		first = min(first, at.day)
+		return nil
+	})
+	return first, err
 }
 
 // lane writes a lane's identities, some from each snapshot.

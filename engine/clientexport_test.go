@@ -82,7 +82,7 @@ func TestExportClient(t *testing.T) {
 			if len(seen) != 700 || got["identity"] != 700 {
 				t.Errorf("%d identities in %d lines, want 700", len(seen), got["identity"])
 			}
-			if diff := cmp.Diff(map[string]int{"client": 1, "key": 1, "segment": 2, "version": 2, "identity": 700, "event": 699, "link": 12, "end": 1}, got); diff != "" {
+			if diff := cmp.Diff(map[string]int{"client": 1, "key": 1, "segment": 2, "version": 2, "identity": 700, "event": 699, "link": 12, "aggregate": 1, "end": 1}, got); diff != "" {
 				t.Errorf("lines (-want +got):\n%s", diff)
 			}
 			end := lines[len(lines)-1]

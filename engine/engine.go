@@ -48,6 +48,9 @@
 //	'L' L 'm' to(1) number(8)                   graph.Batch on its way to another lane (outbox.go)
 //	'L' L 'u' offset(8) number(4)               opt-out not yet told to the ledger and the feed (ledger.go)
 //	'L' L 'z' client(4) day(4)                  sizes of the client's segments when the day ended (sizes.go)
+//	'L' L 'y' day(4) client(4)                  the client's totals of the day (aggregates.go)
+//	'L' L 'a' number(8)                         what one commit adds to totals
+//	'L' L 'c'                                   day (4) from which on all events are in the totals
 //	'T' P hash(16)                              identity.OptOut of whoever was ever cut
 //	'N' P hash(16) generation(2) space(4) 'f'   node: facts, links, what its user comes to (identity.State)
 //	'N' P hash(16) generation(2) space(4) 'h' client(4) block(4)   sealed history
@@ -125,7 +128,9 @@ type Config struct {
 type RetentionConfig struct {
 	Sessions time.Duration // events
 	Idle     time.Duration // identities without events
-	Clients  map[proto.ClientName]time.Duration
+	// Aggregates is for how long daily totals are; they name nobody.
+	Aggregates time.Duration
+	Clients    map[proto.ClientName]time.Duration
 }
 
 // BootKey is a client with a key, by the key's SHA-256.

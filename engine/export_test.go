@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -156,6 +157,14 @@ func (n *Node) Traces(client proto.ClientID) (list []string, err error) {
 		if size := l.universe(client); size > 0 {
 			found("a universe of %d", size)
 		}
+		err = errors.Join(err, scanTotals(snap, l.id, client, 0, math.MaxUint32, func(at clientDay, _ dayCells) error {
+			found("totals of %s", at.day)
+			return nil
+		}))
+		err = errors.Join(err, snap.Scan(sizesPrefix(l.id, client), sizesPrefix(l.id, client), func(k, _ []byte) (bool, error) {
+			found("sizes of %s", sizesDay(k))
+			return true, nil
+		}))
 	}
 	return list, err
 }
@@ -323,6 +332,66 @@ func (n *Node) Filling() bool {
 		}
 	}
 	return false
+}
+
+// RepackDay reads a day's totals and packs them again.
+func RepackDay(b []byte) ([]byte, error) {
+	d, err := decodeDay(b)
+	if err != nil {
+		return nil, err
+	}
+	return encodeDay(d), nil
+}
+
+// RepackAdded is the same of what a commit adds.
+func RepackAdded(b []byte) ([]byte, error) {
+	all := map[clientDay]dayCells{}
+	if err := decodeAdded(b, func(at clientDay, d dayCells) error { all[at] = d; return nil }); err != nil {
+		return nil, err
+	}
+	return encodeAdded(all), nil
+}
+
+// SpoilTotals takes an event off a day's totals in the store.
+func SpoilTotals(st store.Store, client proto.ClientID, day proto.Day) error {
+	snap := st.Snapshot()
+	defer snap.Release()
+	b := st.NewBatch()
+	prefix := laneKey(0, 'a')
+	err := snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
+		all := map[clientDay]dayCells{}
+		err := decodeAdded(v, func(at clientDay, d dayCells) error {
+			for x, c := range d {
+				if at == (clientDay{day, client}) && x.name == "page" && c.count > 0 {
+					c.count--
+				}
+			}
+			all[at] = d
+			return nil
+		})
+		if err != nil {
+			return false, err
+		}
+		return true, b.Set(slices.Clone(k), encodeAdded(all))
+	})
+	return errors.Join(err, b.Commit())
+}
+
+// WhenScanned is called when a campaign report has gone through the histories.
+func (n *Node) WhenScanned(fn func()) { n.campaigns.scanned = fn }
+
+// DropTotals takes all totals out of a store, as if an older build had written it.
+func DropTotals(st store.Store) error {
+	snap := st.Snapshot()
+	defer snap.Release()
+	b := st.NewBatch()
+	for _, kind := range []byte{'a', 'y', 'c'} {
+		prefix := laneKey(0, kind)
+		if err := snap.Scan(prefix, prefix, func(k, _ []byte) (bool, error) { return true, b.Delete(slices.Clone(k)) }); err != nil {
+			return err
+		}
+	}
+	return b.Commit()
 }
 
 // Unswept reports whether something is left of the client's imports that failed.

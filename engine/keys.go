@@ -76,6 +76,26 @@ func sizesKey(l proto.LaneID, c proto.ClientID, d proto.Day) []byte {
 	return binary.BigEndian.AppendUint32(sizesPrefix(l, c), uint32(d))
 }
 
+// aggregateKey is a day's totals of a client.
+func aggregateKey(l proto.LaneID, d proto.Day, c proto.ClientID) []byte {
+	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(laneKey(l, 'y'), uint32(d)), uint32(c))
+}
+
+// aggregateOf reads what aggregateKey made.
+func aggregateOf(k []byte) (clientDay, error) {
+	if len(k) != 11 {
+		return clientDay{}, proto.Errorf(proto.CodeCorrupt, "the key of a day's totals has %d bytes", len(k))
+	}
+	return clientDay{day: proto.Day(binary.BigEndian.Uint32(k[3:])), client: proto.ClientID(binary.BigEndian.Uint32(k[7:]))}, nil
+}
+
+// tallyKey is what a commit adds to totals.
+func tallyKey(l proto.LaneID, number uint64) []byte {
+	return binary.BigEndian.AppendUint64(laneKey(l, 'a'), number)
+}
+
+func sinceKey(l proto.LaneID) []byte { return laneKey(l, 'c') }
+
 func graphKey(l proto.LaneID) []byte  { return laneKey(l, 'e') }
 func spacesKey(l proto.LaneID) []byte { return laneKey(l, 's') }
 

@@ -52,6 +52,7 @@ type lane struct {
 	paced   time.Time    // when the last batch was gathered
 	busy    bool         // it had so many commands that the next may wait for more
 	letters letters
+	totals  aggregates
 	spaces  []proto.SpaceID // in which there may be nodes; sorted
 
 	graph    *graph.Lane
@@ -275,8 +276,7 @@ func (l *lane) stepBatch() (*batch, error) {
 		return nil, err
 	}
 	b.outcomes = outs
-	l.finish(b)
-	return b, nil
+	return b, l.finish(b)
 }
 
 // stretch applies the entries up to and with the next one for the lane itself.
@@ -345,7 +345,7 @@ func (l *lane) beatSooner() {
 }
 
 // finish seals the batch's lane record.
-func (l *lane) finish(b *batch) {
+func (l *lane) finish(b *batch) error {
 	for i, o := range b.outcomes {
 		l.record.NextOrdinal[o.Partition] = b.outcomes[i].Next
 		b.exits = append(b.exits, o.Exits...)
@@ -365,6 +365,9 @@ func (l *lane) finish(b *batch) {
 	l.active.Store(int64(l.shell.Active()))
 	l.record.Journal++
 	b.journal = l.record.Journal
+	if err := l.addTallies(b); err != nil {
+		return err
+	}
 	rec, err := gproto.MarshalOptions{Deterministic: true}.Marshal(l.record)
 	if err != nil {
 		panic(fmt.Sprintf("lane record: %v", err)) // cannot fail: no required fields, no invalid UTF-8
@@ -378,4 +381,5 @@ func (l *lane) finish(b *batch) {
 	} else if b.fired = b.laneTime; l.exits.next() != 0 {
 		b.fired = min(b.fired, l.exits.next())
 	}
+	return nil
 }

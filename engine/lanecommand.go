@@ -78,6 +78,9 @@ func (l *lane) beat(b *batch, e *laneEntry, body []byte) (digest uint64, later b
 		if err := l.keepSizes(b); err != nil {
 			return 0, false, err
 		}
+		if err := l.agedTallies(b, proto.Millis(l.record.LaneTimeMs).Day(), x.Time.Day()); err != nil {
+			return 0, false, err
+		}
 	}
 	l.record.LaneTimeMs = max(l.record.LaneTimeMs, int64(x.Time))
 	l.record.NowMs = int64(now)

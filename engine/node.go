@@ -58,6 +58,7 @@ type Node struct {
 	erasing   sync.Mutex         // one erasure of bytes at a time
 	reporting chan struct{}      // held by the one report under way
 	swapping  sync.Mutex         // not while a backup reads what belongs together
+	campaigns campaigns
 	staging   sync.RWMutex       // held for reading by who takes rows of imports, for writing while one is ended
 	intake    sync.RWMutex       // held for reading by who appends, for writing while the log is emptied
 	stopRead  context.CancelFunc // ends the readers, last
@@ -122,7 +123,7 @@ func open(c Config) (*Node, error) {
 func newNode(c Config, lg log.Logs, st store.Store, secret [16]byte) *Node {
 	n := &Node{
 		config: c, logger: c.Logger, hasher: proto.NewHasher(secret), log: lg, store: st,
-		views: newViews(c.ViewsMax), clock: newClock(c.Now), reporting: make(chan struct{}, 1), fillsEnded: make(chan struct{}, 1),
+		views: newViews(c.ViewsMax), clock: newClock(c.Now), reporting: make(chan struct{}, 1), fillsEnded: make(chan struct{}, 1), campaigns: newCampaigns(),
 		conn: func() *nats.Conn { return nil }, cutSeconds: newCutSeconds(), disk: newDisk(c.DiskReserve, c.storeDir(), c.logDir()),
 	}
 	n.place()

@@ -126,7 +126,7 @@ func (l *lane) load(snap store.Snapshot) error {
 	if err := l.loadRules(snap); err != nil {
 		return err
 	}
-	if err := errors.Join(l.loadFills(snap), l.loadErasures(snap), l.loadRetention(snap), l.loadLetters(snap), l.loadGraph(snap)); err != nil {
+	if err := errors.Join(l.loadFills(snap), l.loadErasures(snap), l.loadRetention(snap), l.loadLetters(snap), l.loadGraph(snap), l.loadAggregates(snap)); err != nil {
 		return err
 	}
 	return l.loadBitmaps(snap)

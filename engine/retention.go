@@ -33,25 +33,36 @@ const (
 	expireCost  = 8192 // blocks of history are to be read, written and deleted
 )
 
-const retentionVersion = 1
+// Version 1 has no aggregates, and is written where they are kept for ever.
+const retentionVersion = 2
 
 func retentionOf(r *pb.Retain) proto.Retention {
-	return proto.Retention{Sessions: proto.Millis(max(r.SessionsMs, 0)), Idle: proto.Millis(max(r.IdleMs, 0))}
+	return proto.Retention{Sessions: proto.Millis(max(r.SessionsMs, 0)), Idle: proto.Millis(max(r.IdleMs, 0)), Aggregates: proto.Millis(max(r.AggregatesMs, 0))}
 }
 
 // appendRetention packs it: version byte, then as uvarints milliseconds of
-// sessions and idleness.
+// sessions, idleness and aggregates.
 func appendRetention(b []byte, r proto.Retention) []byte {
-	b = append(b, retentionVersion)
-	b = binary.AppendUvarint(b, uint64(r.Sessions))
-	return binary.AppendUvarint(b, uint64(r.Idle))
+	version := byte(retentionVersion)
+	if r.Aggregates == 0 {
+		version--
+	}
+	b = binary.AppendUvarint(append(b, version), uint64(r.Sessions))
+	b = binary.AppendUvarint(b, uint64(r.Idle))
+	if r.Aggregates == 0 {
+		return b
+	}
+	return binary.AppendUvarint(b, uint64(r.Aggregates))
 }
 
 func decodeRetention(b []byte) (proto.Retention, error) {
 	r := proto.NewReader(b)
 	version := r.Byte()
 	x := proto.Retention{Sessions: proto.Millis(r.Uvarint()), Idle: proto.Millis(r.Uvarint())}
-	if r.Bad() || r.Len() != 0 || version != retentionVersion || x.Sessions < 0 || x.Idle < 0 {
+	if version == retentionVersion {
+		x.Aggregates = proto.Millis(r.Uvarint())
+	}
+	if r.Bad() || r.Len() != 0 || version < 1 || version > retentionVersion || x.Sessions < 0 || x.Idle < 0 || x.Aggregates < 0 {
 		return proto.Retention{}, proto.Errorf(proto.CodeCorrupt, "a record of retention is malformed or of another version than %d: restore a backup, or use the kith that wrote it", retentionVersion)
 	}
 	return x, nil
@@ -97,7 +108,7 @@ func (n *Node) agreeRetention(ctx context.Context) error {
 	if c == nil {
 		return nil
 	}
-	all := proto.Retention{Sessions: proto.Millis(c.Sessions.Milliseconds()), Idle: proto.Millis(c.Idle.Milliseconds())}
+	all := proto.Retention{Sessions: proto.Millis(c.Sessions.Milliseconds()), Idle: proto.Millis(c.Idle.Milliseconds()), Aggregates: proto.Millis(c.Aggregates.Milliseconds())}
 	if err := n.retain(ctx, 0, all); err != nil {
 		return err
 	}
@@ -115,7 +126,7 @@ func (n *Node) retain(ctx context.Context, client proto.ClientID, r proto.Retent
 		if n.registry.rules.keep[client] == r {
 			return nil, nil
 		}
-		return &pb.Control{Body: &pb.Control_Retain{Retain: &pb.Retain{Client: uint32(client), SessionsMs: int64(r.Sessions), IdleMs: int64(r.Idle)}}}, nil
+		return &pb.Control{Body: &pb.Control_Retain{Retain: &pb.Retain{Client: uint32(client), SessionsMs: int64(r.Sessions), IdleMs: int64(r.Idle), AggregatesMs: int64(r.Aggregates)}}}, nil
 	})
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash"
+	"math"
 	"slices"
 
 	"github.com/RoaringBitmap/roaring/v2"
@@ -147,6 +148,7 @@ type verifier struct {
 	exits map[actors.Exit]bool
 	count map[proto.SegmentKey]uint64 // members found in facts
 	known map[proto.ClientID]uint64
+	kept  map[clientDay]uint64                                    // events in histories
 	named uint64                                                  // nodes that have a number
 	names map[proto.ClientID]map[proto.SegmentID]proto.SegmentKey // those that answer
 	since map[proto.SegmentKey]proto.SegmentKey                   // the version from which on memories hold a definition
@@ -157,7 +159,7 @@ func verifyLane(ctx context.Context, n *Node, id proto.LaneID, snap store.Snapsh
 	v := &verifier{
 		lane: &lane{id: id, node: n, partitions: partitionsOf(id, n.config.Lanes), rules: newLaneRules(), bitmaps: segments.NewBitmaps()},
 		ctx:  ctx, snap: snap, out: out, users: users, hash: xxhash.New(), exits: map[actors.Exit]bool{},
-		count: map[proto.SegmentKey]uint64{}, known: map[proto.ClientID]uint64{},
+		count: map[proto.SegmentKey]uint64{}, known: map[proto.ClientID]uint64{}, kept: map[clientDay]uint64{},
 		names: map[proto.ClientID]map[proto.SegmentID]proto.SegmentKey{}, since: map[proto.SegmentKey]proto.SegmentKey{},
 	}
 	if err := v.load(snap); err != nil {
@@ -174,7 +176,7 @@ func verifyLane(ctx context.Context, n *Node, id proto.LaneID, snap store.Snapsh
 			v.names[d.client][d.id] = key
 		}
 	}
-	for _, step := range []func() error{v.readExits, v.nodes, v.ordinals, v.sizes, v.rest} {
+	for _, step := range []func() error{v.readExits, v.nodes, v.ordinals, v.sizes, v.aggregates, v.rest} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -313,7 +315,11 @@ func (v *verifier) bit(key proto.SegmentKey, client proto.ClientID, o proto.Ordi
 func (v *verifier) memberships(node proto.Node, s *identity.State, f *identity.Facts) {
 	h := history{snap: v.snap, node: node, gen: s.Gen(), facts: f}
 	events := 0
-	h.walk(func(proto.Millis, *proto.EventBody) bool { events++; return true })
+	h.walk(func(t proto.Millis, _ *proto.EventBody) bool {
+		events++
+		v.kept[clientDay{t.Day(), f.Client}]++
+		return true
+	})
 	v.out.Events += uint64(events)
 	now := proto.Millis(v.record.NowMs)
 	stored := map[proto.SegmentKey]segments.Membership{}
@@ -383,6 +389,34 @@ func (v *verifier) sizes() error {
 		})
 	}
 	return nil
+}
+
+// aggregates hashes the totals, and holds them against the histories: what is kept
+// was counted, though not all that was counted is kept.
+func (v *verifier) aggregates() error {
+	now := proto.Millis(v.record.LaneTimeMs).Day()
+	oldest := now - min(now, v.aggregatesKept())
+	err := scanTotals(v.snap, v.id, 0, 0, math.MaxUint32, func(at clientDay, d dayCells) error {
+		v.hash.Write(aggregateKey(v.id, at.day, at.client))
+		v.hash.Write(encodeDay(d))
+		events := uint64(0)
+		for k, c := range d {
+			if k.kind == actors.TallyEvent {
+				events += c.count
+			}
+		}
+		if kept := v.kept[at]; kept > events && v.totals.opened && at.day >= v.totals.since {
+			v.problem("client %d has %d events of %s in histories, its totals say %d", at.client, kept, at.day, events)
+		}
+		delete(v.kept, at)
+		return v.ctx.Err()
+	})
+	for at, kept := range v.kept {
+		if v.totals.opened && at.day >= max(v.totals.since, oldest) {
+			v.problem("client %d has %d events of %s in histories and no totals of that day", at.client, kept, at.day)
+		}
+	}
+	return err
 }
 
 // rest hashes what else the log decides.

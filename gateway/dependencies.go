@@ -77,6 +77,18 @@ type Audiences interface {
 	Sizes(client proto.ClientInfo, id proto.SegmentID, first, last proto.Day) ([]proto.DaySize, error)
 }
 
+// Campaigns are reports and totals that name nobody. Its methods may run
+// concurrently, and apply the floor themselves: 0 is none.
+type Campaigns interface {
+	// CampaignReport goes through what is kept of the client's events; it ends
+	// when ctx does, and one at a time is made. CodeFloor where it and an earlier
+	// one would tell of fewer people than the floor.
+	CampaignReport(ctx context.Context, client proto.ClientInfo, r *proto.CampaignRequest, floor int) (proto.CampaignReport, error)
+	// Aggregates are the totals of each day from first to last, by "event" or
+	// "campaign".
+	Aggregates(ctx context.Context, client proto.ClientInfo, by string, first, last proto.Day, floor int) (proto.Aggregates, error)
+}
+
 // SavedAudiences are a client's expressions by name, which others may name.
 type SavedAudiences interface {
 	// SaveAudience makes or replaces one and returns when that is durable.
@@ -218,6 +230,7 @@ type Dependencies struct {
 	Definitions Definitions
 	Audiences   Audiences
 	Saved       SavedAudiences
+	Campaigns   Campaigns
 	Accounts    Accounts
 	Holdings    Holdings
 	Operations  Operations

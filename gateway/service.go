@@ -45,6 +45,8 @@ func (g *Gateway) serviceRoutes() *plane {
 	p.add("/v1/audiences/{id}", map[string]handler{
 		http.MethodGet: client(g.getAudience), http.MethodPut: client(g.putAudience), http.MethodDelete: client(g.deleteAudience),
 	})
+	p.add("/v1/campaigns/report", post(anyone(g.postCampaign)))
+	p.add("/v1/aggregates", get(anyone(g.getAggregates)))
 	p.add("/v1/traits", post(client(g.postTraits)))
 	if g.deps.Imports != nil {
 		p.add("/v1/imports", map[string]handler{http.MethodGet: client(g.listImports), http.MethodPost: client(g.postImport)})

@@ -32,8 +32,9 @@ type ClientInfo struct {
 
 // Retention is for how long data are kept; 0 is for ever.
 type Retention struct {
-	Sessions Millis // events
-	Idle     Millis // identities without events; the same for all clients
+	Sessions   Millis // events
+	Idle       Millis // identities without events; the same for all clients
+	Aggregates Millis // daily totals that name nobody; the same for all clients
 }
 
 // KeyInfo is what may be told of a service key.
@@ -49,6 +50,103 @@ type ClientErasure struct {
 	Erased bool       `json:"erased"` // nothing of it is left
 	Left   uint64     `json:"left"`   // identities that it is still to be taken from
 	Lanes  Answered   `json:"lanes"`  // gone through
+}
+
+// CampaignRequest is what a campaign report is about.
+type CampaignRequest struct {
+	Campaign   string `json:"campaign"`             // the value of the events' property campaign
+	Impression string `json:"impression,omitempty"` // the events' names; default impression and click
+	Click      string `json:"click,omitempty"`
+	Conversion string `json:"conversion,omitempty"` // a condition on one event; default event.name == "conversion"
+	Window     string `json:"window,omitempty"`     // after an impression or click, in which an event converts; default 7d
+	From       Day    `json:"from"`
+	To         Day    `json:"to"`
+	Unit       string `json:"unit,omitempty"` // identities or users
+	By         string `json:"by,omitempty"`   // a property of impressions and clicks
+}
+
+// CampaignCounts are numbers of events and, beside them, of how many identities or
+// users. What is null is of too few people.
+type CampaignCounts struct {
+	Impressions *uint64 `json:"impressions"`
+	Reach       *uint64 `json:"reach"` // who had impressions
+	Clicks      *uint64 `json:"clicks"`
+	Clickers    *uint64 `json:"clickers"`
+	Conversions *uint64 `json:"conversions"`
+	Converters  *uint64 `json:"converters"`
+}
+
+// CampaignReport is what became of a campaign.
+type CampaignReport struct {
+	Campaign string `json:"campaign"`
+	From     Day    `json:"from"`
+	To       Day    `json:"to"`
+	Unit     string `json:"unit"`
+	CampaignCounts
+	ClickThrough *float64        `json:"click_through"` // clicks by impressions
+	Frequency    []FrequencyBin  `json:"frequency"`
+	Days         []CampaignDay   `json:"days"`
+	By           string          `json:"by,omitempty"`
+	Values       []CampaignValue `json:"values,omitempty"`
+	Other        *CampaignCounts `json:"other,omitempty"`      // of values that are not shown, or none
+	Below        int             `json:"below,omitempty"`      // what is null, or joined with others, is of fewer people
+	Truncated    bool            `json:"truncated,omitempty"`  // of some the oldest events were dropped
+	KeptSince    *Day            `json:"kept_since,omitempty"` // what is older is not kept
+	Exact        bool            `json:"exact"`
+	Time         time.Time       `json:"time"`
+	Position     string          `json:"position"`
+	Partitions   Answered        `json:"partitions"`
+}
+
+// FrequencyBin is how many had so many impressions.
+type FrequencyBin struct {
+	From   int    `json:"from"`
+	To     int    `json:"to,omitempty"` // none: or more
+	People uint64 `json:"people"`
+}
+
+// CampaignDay is one day of a report.
+type CampaignDay struct {
+	Day Day `json:"day"`
+	CampaignCounts
+}
+
+// CampaignValue is one value of the property asked for.
+type CampaignValue struct {
+	Value string `json:"value"`
+	CampaignCounts
+}
+
+// Aggregates are a client's totals of days, which name nobody.
+type Aggregates struct {
+	By         string         `json:"by"` // event or campaign
+	Days       []AggregateDay `json:"days"`
+	Below      int            `json:"below,omitempty"` // some are of fewer identities, and are null or in other
+	Partitions Answered       `json:"partitions"`
+}
+
+// AggregateDay is a day's totals. What is null is of too few identities.
+type AggregateDay struct {
+	Day           Day              `json:"day"`
+	SoFar         bool             `json:"so_far,omitempty"` // it has not ended
+	Events        *uint64          `json:"events,omitempty"` // by event
+	NewIdentities *uint64          `json:"new_identities"`
+	Names         []AggregateName  `json:"names,omitempty"`
+	Other         *AggregateCounts `json:"other,omitempty"` // without a name of its own, or of few
+}
+
+// AggregateName is the totals of one name.
+type AggregateName struct {
+	Name string `json:"name"`
+	AggregateCounts
+}
+
+// AggregateCounts are by event the count, by campaign the others.
+type AggregateCounts struct {
+	Count       *uint64 `json:"count,omitempty"`
+	Impressions *uint64 `json:"impressions,omitempty"`
+	Clicks      *uint64 `json:"clicks,omitempty"`
+	Conversions *uint64 `json:"conversions,omitempty"`
 }
 
 // Principal is who a service key speaks for.

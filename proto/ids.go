@@ -146,7 +146,7 @@ type Day uint32
 func DayOf(t time.Time) Day { return Day(max(t.Unix(), 0) / (24 * 60 * 60)) }
 
 // Day is the day in which m lies.
-func (m Millis) Day() Day { return DayOf(m.Time()) }
+func (m Millis) Day() Day { return Day(max(m, 0) / (24 * 60 * 60 * 1000)) }
 
 // ParseDay reads a day as YYYY-MM-DD.
 func ParseDay(s string) (Day, error) {

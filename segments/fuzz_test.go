@@ -119,3 +119,32 @@ func FuzzParseWindow(f *testing.F) {
 		}
 	})
 }
+
+// A condition is what count() takes of an event, and means the same.
+func FuzzParseCondition(f *testing.F) {
+	for _, text := range []string{`event.name == "order" && event.price >= 10`, `true`, `!has(event.x)`, `event.a in ["b", "c"]`, `true) >= 1 || count(true`, `count(true) >= 1`} {
+		f.Add(text, "10")
+	}
+	f.Fuzz(func(t *testing.T, text, value string) {
+		c, err := segments.ParseCondition(text)
+		if err != nil {
+			if proto.CodeOf(err) != proto.CodeRule {
+				t.Fatalf("code of %v", err)
+			}
+			return
+		}
+		again, err := segments.ParseCondition(c.String())
+		if err != nil || again.String() != c.String() {
+			t.Fatalf("%s prints as %s, which reads as %v, %v", text, c, again, err)
+		}
+		rule, err := segments.Compile("count(" + c.String() + ") >= 1")
+		if err != nil {
+			return // longer, or deeper, than a rule may be
+		}
+		e := &proto.EventBody{Name: "order", Props: []proto.Prop{{Key: "price", Value: proto.TextOf(value)}, {Key: "a", Value: proto.TextOf("b")}}}
+		history := func(yield func(proto.Millis, *proto.EventBody) bool) { yield(1, e) }
+		if rule := segments.Holds(rule, history, nil, nil, 2); rule != c.Matches(e) {
+			t.Fatalf("%s: a rule says %v", c, rule)
+		}
+	})
+}

@@ -29,6 +29,7 @@ type node interface {
 	gateway.Definitions
 	gateway.Audiences
 	gateway.SavedAudiences
+	gateway.Campaigns
 	gateway.Accounts
 	gateway.Holdings
 	gateway.Operations
@@ -111,7 +112,8 @@ func (m maintenance) Verify(ctx context.Context) (any, error) { return m.n.Verif
 func retentionOf(c config.Config) *engine.RetentionConfig {
 	r := &engine.RetentionConfig{
 		Sessions: time.Duration(c.Retention.Sessions), Idle: time.Duration(c.Retention.IdentityIdle),
-		Clients: map[proto.ClientName]time.Duration{},
+		Aggregates: time.Duration(c.Retention.Aggregates),
+		Clients:    map[proto.ClientName]time.Duration{},
 	}
 	for _, cl := range c.Clients {
 		r.Clients[proto.ClientName(cl.Name)] = time.Duration(cl.RetentionSessions)
@@ -190,7 +192,7 @@ func newGateway(c config.Config, n node, m gateway.Maintenance, logger *slog.Log
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(n.Collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return gateway.New(gatewayConfig(c), gateway.Dependencies{
-		Intake: n, Memberships: n, Definitions: n, Audiences: n, Saved: n, Accounts: n, Holdings: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Exports: n, Imports: n,
+		Intake: n, Memberships: n, Definitions: n, Audiences: n, Saved: n, Campaigns: n, Accounts: n, Holdings: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Exports: n, Imports: n,
 		Registry: registry, Log: logger,
 	})
 }

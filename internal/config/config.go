@@ -106,6 +106,7 @@ type Client struct {
 type Retention struct {
 	Sessions     Duration `yaml:"sessions"`      // events, by their time
 	IdentityIdle Duration `yaml:"identity_idle"` // identities with all that is known of them, after the last event
+	Aggregates   Duration `yaml:"aggregates"`    // daily totals that name nobody
 }
 
 // Links says what never joins people.
@@ -142,6 +143,7 @@ func Default() Config {
 		Retention: Retention{
 			Sessions:     Duration(730 * 24 * time.Hour),
 			IdentityIdle: Duration(183 * 24 * time.Hour),
+			Aggregates:   Duration(1826 * 24 * time.Hour),
 		},
 		Limits: Limits{
 			BodyBytesMax:     4 << 20,
@@ -316,6 +318,9 @@ func (c *Config) checkRetention() *problem {
 	}
 	if r := c.Retention.IdentityIdle; r != 0 && r < Duration(24*time.Hour) {
 		return &problem{"$.retention.identity_idle", "use 0s for ever, or at least 1d; the default is 183d"}
+	}
+	if r := c.Retention.Aggregates; r != 0 && r < Duration(24*time.Hour) {
+		return &problem{"$.retention.aggregates", "use 0s for ever, or at least 1d; the default is 1826d"}
 	}
 	for i, cl := range c.Clients {
 		if r := cl.RetentionSessions; r != 0 && r < c.Limits.MaxEventAge {

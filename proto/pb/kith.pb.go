@@ -835,8 +835,9 @@ func (x *EraseClient) GetSpace() uint32 {
 type Retain struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Client        uint32                 `protobuf:"varint,1,opt,name=client,proto3" json:"client,omitempty"`
-	SessionsMs    int64                  `protobuf:"varint,2,opt,name=sessions_ms,json=sessionsMs,proto3" json:"sessions_ms,omitempty"` // events
-	IdleMs        int64                  `protobuf:"varint,3,opt,name=idle_ms,json=idleMs,proto3" json:"idle_ms,omitempty"`             // identities without events; of client 0 only
+	SessionsMs    int64                  `protobuf:"varint,2,opt,name=sessions_ms,json=sessionsMs,proto3" json:"sessions_ms,omitempty"`       // events
+	IdleMs        int64                  `protobuf:"varint,3,opt,name=idle_ms,json=idleMs,proto3" json:"idle_ms,omitempty"`                   // identities without events; of client 0 only
+	AggregatesMs  int64                  `protobuf:"varint,4,opt,name=aggregates_ms,json=aggregatesMs,proto3" json:"aggregates_ms,omitempty"` // daily totals that name nobody; of client 0 only
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -888,6 +889,13 @@ func (x *Retain) GetSessionsMs() int64 {
 func (x *Retain) GetIdleMs() int64 {
 	if x != nil {
 		return x.IdleMs
+	}
+	return 0
+}
+
+func (x *Retain) GetAggregatesMs() int64 {
+	if x != nil {
+		return x.AggregatesMs
 	}
 	return 0
 }
@@ -2109,12 +2117,13 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\aversion\x18\x03 \x01(\rR\aversion\";\n" +
 	"\vEraseClient\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\rR\x06client\x12\x14\n" +
-	"\x05space\x18\x02 \x01(\rR\x05space\"Z\n" +
+	"\x05space\x18\x02 \x01(\rR\x05space\"\x7f\n" +
 	"\x06Retain\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\rR\x06client\x12\x1f\n" +
 	"\vsessions_ms\x18\x02 \x01(\x03R\n" +
 	"sessionsMs\x12\x17\n" +
-	"\aidle_ms\x18\x03 \x01(\x03R\x06idleMs\"l\n" +
+	"\aidle_ms\x18\x03 \x01(\x03R\x06idleMs\x12#\n" +
+	"\raggregates_ms\x18\x04 \x01(\x03R\faggregatesMs\"l\n" +
 	"\fSaveAudience\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\rR\x06client\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +

@@ -1,0 +1,427 @@
+package engine
+
+import (
+	"context"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/RoaringBitmap/roaring/v2"
+
+	"kith/actors/identity"
+	"kith/graph"
+	"kith/proto"
+)
+
+// This file makes campaign reports: it goes through the histories that a client
+// keeps, each lane as of one commit, person by person, in the memory of one
+// person and of the report's own numbers.
+
+const (
+	campaignPause   = 64                    // identities, after which others get their turn
+	campaignRest    = 4                     // times as long as it worked it rests while events come
+	campaignRestMax = 20 * time.Millisecond // at once
+	frequencyBins   = 10                    // one to nine impressions, and more
+)
+
+// CampaignReport counts what became of a campaign. With a floor nothing is told of
+// fewer users than it, in either unit, and CodeFloor is the answer where it and
+// another report of the day would tell of so few by their difference.
+func (n *Node) CampaignReport(ctx context.Context, client proto.ClientInfo, r *proto.CampaignRequest, floor int) (proto.CampaignReport, error) {
+	spec, err := specOf(r)
+	if err != nil {
+		return proto.CampaignReport{}, err
+	}
+	ctx, done, err := n.working(ctx)
+	if err != nil {
+		return proto.CampaignReport{}, err
+	}
+	defer done()
+	select { // one at a time: it reads all histories
+	case n.campaigns.working <- struct{}{}:
+		defer func() { <-n.campaigns.working }()
+	case <-ctx.Done():
+		return proto.CampaignReport{}, proto.Errorf(proto.CodeOverloaded, "other campaign reports are under way: try again: %w", ctx.Err())
+	}
+	c := newCampaignScan(n, client, &spec)
+	if floor > 0 {
+		if c.rivals, err = n.campaigns.rivals(client.ID, &spec, proto.DayOf(n.config.Now())); err != nil {
+			return proto.CampaignReport{}, err
+		}
+	}
+	defer c.close()
+	if err := c.run(ctx); err != nil {
+		return proto.CampaignReport{}, err
+	}
+	if floor > 0 {
+		if err := c.checkRivals(uint64(floor)); err != nil {
+			return proto.CampaignReport{}, err
+		}
+		n.campaigns.told(client.ID, &spec)
+	}
+	return c.tell(floor), nil
+}
+
+// met is how many met a cell, and how often.
+type met struct {
+	events, people uint64 // people in the unit asked for
+	users          uint64
+}
+
+// campaignScan is one report under way.
+type campaignScan struct {
+	node   *Node
+	client proto.ClientInfo
+	spec   *campaignSpec
+	rivals []*campaignRival
+	time   time.Time
+	lanes  []*campaignLane // by lane; nil: it does not answer
+
+	cells     map[campaignCell]*met
+	values    map[string]bool
+	truncated bool
+	// Identities or users by how many impressions they had, of the last bin or
+	// more; and how many users are in any of the bins from one to another.
+	frequency      [frequencyBins]uint64
+	frequencyUsers [frequencyBins][frequencyBins]uint64
+
+	gone   []*roaring.Bitmap // by lane: who is taken back
+	events uint64            // that were taken in when it last gave way
+	began  time.Time         // to work after that
+
+	// scratch
+	all    path
+	counts counts
+}
+
+// campaignLane is a lane as of one commit.
+type campaignLane struct {
+	*lane
+	snap   *laneSnapshot
+	offset proto.Offset
+	known  *roaring.Bitmap
+}
+
+func newCampaignScan(n *Node, client proto.ClientInfo, s *campaignSpec) *campaignScan {
+	c := &campaignScan{
+		node: n, client: client, spec: s, time: n.config.Now().UTC(), lanes: make([]*campaignLane, len(n.lanes)),
+		cells: map[campaignCell]*met{}, values: map[string]bool{}, counts: counts{}, gone: make([]*roaring.Bitmap, len(n.lanes)),
+	}
+	for i, l := range n.lanes {
+		c.lanes[i], c.gone[i] = l.holdHistories(client.ID), roaring.New()
+	}
+	return c
+}
+
+// holdHistories takes snapshot, universe and offset of one and the same commit.
+func (l *lane) holdHistories(client proto.ClientID) *campaignLane {
+	l.visible.RLock()
+	defer l.visible.RUnlock()
+	applied, _, _, fault := l.progress.get()
+	if fault != nil {
+		return nil
+	}
+	return &campaignLane{lane: l, snap: l.acquire(), offset: applied, known: l.known(client)}
+}
+
+func (c *campaignScan) close() {
+	for _, l := range c.lanes {
+		if l != nil {
+			l.snap.release()
+		}
+	}
+}
+
+func (c *campaignScan) run(ctx context.Context) error {
+	for _, l := range c.lanes {
+		if l == nil {
+			continue
+		}
+		it := l.known.Iterator()
+		for i := 0; it.HasNext(); i++ {
+			if i%campaignPause == 0 {
+				if err := c.giveWay(ctx); err != nil {
+					return err
+				}
+			}
+			if err := c.ordinal(l, proto.Ordinal(it.Next())); err != nil {
+				return err
+			}
+		}
+	}
+	if c.node.campaigns.scanned != nil {
+		c.node.campaigns.scanned()
+	}
+	return c.takeBack(ctx)
+}
+
+// giveWay lets others run: while events come for most of the time.
+func (c *campaignScan) giveWay(ctx context.Context) error {
+	runtime.Gosched()
+	events := uint64(0)
+	for _, l := range c.node.lanes {
+		events += l.events.Load()
+	}
+	if worked := time.Since(c.began); events != c.events {
+		pause(ctx, min(campaignRest*worked, campaignRestMax))
+	}
+	c.events, c.began = events, time.Now()
+	if err := ctx.Err(); err != nil {
+		return proto.Errorf(proto.CodeTimeout, "the report was given up: %w", err)
+	}
+	return nil
+}
+
+func (c *campaignScan) ordinal(l *campaignLane, o proto.Ordinal) error {
+	node, found, err := l.nodeOf(l.snap, o)
+	if err != nil || !found {
+		return err
+	}
+	p, err := c.person(node)
+	if err == nil && p != nil && p.nodes[0].node == node {
+		err = c.count(p, 1)
+	}
+	return err
+}
+
+// person is who is one, as far as the client knows anything of them.
+type person struct{ nodes []known }
+
+// known is a node of which the client has facts.
+type known struct {
+	node  proto.Node
+	state identity.State
+}
+
+// person finds the user of a node, the least of whose nodes is the first: by it
+// the user is counted once. Nil if the client knows nothing of it.
+func (c *campaignScan) person(node proto.Node) (*person, error) {
+	self, _, err := c.read(node)
+	if err != nil || self.Dark() {
+		return nil, err
+	}
+	p := &person{}
+	add := func(n proto.Node, s identity.State) {
+		if s.Client(c.client.ID) != nil {
+			p.nodes = append(p.nodes, known{n, s})
+		}
+	}
+	add(node, self)
+	if self.Follows {
+		root := self.Graph.RootOf(node.Hash)
+		if err := c.others(root, node, add); err != nil {
+			return nil, err
+		}
+	}
+	if len(p.nodes) == 0 {
+		return nil, nil
+	}
+	slices.SortFunc(p.nodes, func(a, b known) int { return slices.Compare(a.node.Hash[:], b.node.Hash[:]) })
+	return p, nil
+}
+
+// others calls add with the other nodes of a root's user, which say so themselves.
+func (c *campaignScan) others(root graph.Hash, self proto.Node, add func(proto.Node, identity.State)) error {
+	at := proto.Node{Hash: root, Space: self.Space}
+	s, members, err := c.read(at)
+	if err != nil || s.Dark() || s.Graph == nil || s.Graph.RootOf(root) != root {
+		return err
+	}
+	for _, h := range append(members, root) {
+		n := proto.Node{Hash: h, Space: self.Space}
+		if n == self {
+			continue
+		}
+		x, _, err := c.read(n)
+		if err != nil {
+			return err
+		}
+		if !x.Dark() && x.Follows && x.Graph.RootOf(h) == root {
+			add(n, x)
+		}
+	}
+	return nil
+}
+
+// read reads a node as its lane was held; of a lane that does not answer nothing
+// is known.
+func (c *campaignScan) read(n proto.Node) (s identity.State, members []graph.Hash, err error) {
+	l := c.lanes[c.node.laneFor(n.Hash).id]
+	if l == nil {
+		return s, nil, nil
+	}
+	return readNode(l.snap, n)
+}
+
+// count adds a person, or with sign -1 takes one back.
+func (c *campaignScan) count(p *person, sign int) error {
+	whole, frequent := counts{}, uint(0)
+	ours, err := c.each(p, c.spec, func() { frequent |= c.unit(whole, sign) })
+	if err != nil || !ours {
+		return err
+	}
+	for x := range whole {
+		c.cell(x).users += uint64(sign)
+	}
+	for from := range frequencyBins {
+		for to := frequencyBins - 1; to >= from && frequent&(1<<(to+1)-1<<from) != 0; to-- {
+			c.frequencyUsers[from][to] += uint64(sign)
+		}
+	}
+	for _, r := range c.rivals {
+		other := counts{}
+		if _, err := c.each(p, &r.spec, func() { c.all.count(&r.spec, other) }); err != nil {
+			return err
+		}
+		r.compare(whole, other, sign)
+	}
+	return nil
+}
+
+// each calls fn with the path of each identity, or of the user, in c.all. Without
+// an event of the campaign there is nothing to count.
+func (c *campaignScan) each(p *person, s *campaignSpec, fn func()) (ours bool, err error) {
+	c.all.reset()
+	for i := range p.nodes {
+		mine, err := c.walk(&p.nodes[i], s, &c.all)
+		if err != nil {
+			return false, err
+		}
+		ours = ours || mine
+		if !s.users || i == len(p.nodes)-1 {
+			fn()
+			c.all.reset()
+		}
+	}
+	return ours, nil
+}
+
+// unit counts what is in c.all as one identity or user, and gives the bit of its
+// frequency, 0 without impressions.
+func (c *campaignScan) unit(whole counts, sign int) (frequent uint) {
+	clear(c.counts)
+	c.all.count(c.spec, c.counts)
+	for x, n := range c.counts {
+		if x.of == cellValue {
+			x.value = c.valueOf(x.value)
+		}
+		m := c.cell(x)
+		m.events += n * uint64(sign)
+		m.people += uint64(sign)
+		whole[x] += n
+	}
+	if n := c.counts[campaignCell{metric: metricImpressions}]; n > 0 {
+		i := min(n, frequencyBins) - 1
+		c.frequency[i] += uint64(sign)
+		frequent = 1 << i
+	}
+	return frequent
+}
+
+// valueOf is the value if there is room for it, else none.
+func (c *campaignScan) valueOf(v string) string {
+	if v != "" && !c.values[v] {
+		if len(c.values) >= campaignValuesMax {
+			return ""
+		}
+		c.values[v] = true
+	}
+	return v
+}
+
+func (c *campaignScan) cell(x campaignCell) *met {
+	m := c.cells[x]
+	if m == nil {
+		m = &met{}
+		c.cells[x] = m
+	}
+	return m
+}
+
+// walk takes what a node did to a path; ours: some of it was of the campaign.
+func (c *campaignScan) walk(k *known, s *campaignSpec, p *path) (ours bool, err error) {
+	f := k.state.Client(c.client.ID)
+	h := history{snap: c.lanes[c.node.laneFor(k.node.Hash).id].snap, node: k.node, gen: k.state.Gen(), facts: f}
+	h.walk(func(t proto.Millis, e *proto.EventBody) bool {
+		v, ok := e.Prop("campaign")
+		mine := ok && v.String() == s.campaign
+		p.take(s, t, e, mine)
+		ours = ours || mine
+		return true
+	})
+	c.truncated = c.truncated || f.History.Truncated
+	return ours, h.err
+}
+
+// takeBackRounds bounds how often it is looked whether more were forgotten.
+const takeBackRounds = 4
+
+// takeBack takes those back who were forgotten while the report was made, such as
+// by an opt-out: what was acknowledged is not told.
+func (c *campaignScan) takeBack(ctx context.Context) error {
+	for range takeBackRounds {
+		gone := make([]*roaring.Bitmap, len(c.lanes))
+		var more []proto.Node
+		for i, l := range c.lanes {
+			if l == nil {
+				continue
+			}
+			gone[i] = roaring.AndNot(l.known, l.lane.known(c.client.ID))
+			it := roaring.AndNot(gone[i], c.gone[i]).Iterator()
+			gone[i].Or(c.gone[i])
+			for it.HasNext() {
+				node, found, err := l.nodeOf(l.snap, proto.Ordinal(it.Next()))
+				if err != nil {
+					return err
+				}
+				if found {
+					more = append(more, node)
+				}
+			}
+		}
+		if len(more) == 0 {
+			return nil
+		}
+		if err := c.without(ctx, more, gone); err != nil {
+			return err
+		}
+		c.gone = gone
+	}
+	return nil
+}
+
+// without counts the persons of nodes that are gone anew, without those.
+func (c *campaignScan) without(ctx context.Context, nodes []proto.Node, gone []*roaring.Bitmap) error {
+	done := map[proto.Node]bool{}
+	for _, node := range nodes {
+		if err := ctx.Err(); err != nil {
+			return proto.Errorf(proto.CodeTimeout, "the report was given up: %w", err)
+		}
+		p, err := c.person(node)
+		if err != nil {
+			return err
+		}
+		if p == nil || done[p.nodes[0].node] {
+			continue
+		}
+		done[p.nodes[0].node] = true
+		if err := c.count(c.left(p, c.gone), -1); err != nil {
+			return err
+		}
+		if err := c.count(c.left(p, gone), 1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// left is a person without the nodes that are gone.
+func (c *campaignScan) left(p *person, gone []*roaring.Bitmap) *person {
+	out := &person{}
+	for _, k := range p.nodes {
+		if !gone[c.node.laneFor(k.node.Hash).id].Contains(uint32(k.state.Ordinal)) {
+			out.nodes = append(out.nodes, k)
+		}
+	}
+	return out
+}

@@ -1,0 +1,256 @@
+package engine_test
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"kith/engine"
+	"kith/proto"
+)
+
+const floor = 50
+
+// refusal is the code with which a report is refused, "" if it is told.
+func refusal(t *testing.T, n *engine.Node, c proto.ClientInfo, r proto.CampaignRequest) proto.Code {
+	t.Helper()
+	_, err := n.CampaignReport(t.Context(), c, span(r), floor)
+	if err == nil {
+		return ""
+	}
+	return proto.CodeOf(err)
+}
+
+// Of fewer people than the floor nothing is told: no number, no bin, no day.
+func TestCampaignFloor(t *testing.T) {
+	n := testNode(t, t.TempDir(), lanes(2))
+	defer closeNode(t, n)
+	c := acme(t, n)
+	submitAll(t, n, c, crowdOf(floor-1, "v", "impression", "a", ago(1, 1)))
+	got := report(t, n, c, proto.CampaignRequest{By: "creative"}, floor)
+	none := proto.CampaignCounts{}
+	if got.CampaignCounts != none || len(got.Frequency) > 0 || len(got.Values) > 0 || got.Other != nil || got.Below != floor {
+		t.Error(numbersOf(t, got))
+	}
+	submitAll(t, n, c, crowdOf(floor, "v", "impression", "a", ago(1, 2)))
+	if got = report(t, n, c, proto.CampaignRequest{By: "creative"}, floor); *got.Reach != floor || *got.Impressions != 2*floor-1 || got.Clicks != nil || got.ClickThrough != nil || got.Converters != nil {
+		t.Error(numbersOf(t, got))
+	}
+	// One of them had one impression, the others two: one bin.
+	if len(got.Frequency) != 1 || got.Frequency[0] != (proto.FrequencyBin{From: 1, People: floor}) {
+		t.Error(got.Frequency)
+	}
+}
+
+// Sixty devices of one person are one, whatever the unit; also where they fill
+// several bins.
+func TestCampaignFloorIsOfPeople(t *testing.T) {
+	n := testNode(t, t.TempDir(), lanes(2))
+	defer closeNode(t, n)
+	c := acme(t, n)
+	var list []did
+	for i := range 60 {
+		for range 1 + i%9 {
+			list = append(list, did{fmt.Sprint("d", i), "impression", "c1", "a", ago(1, 1)})
+		}
+	}
+	list = append(list, crowdOf(60, "d", "click", "a", ago(1, 2))...)
+	submitAll(t, n, c, list)
+	for i := 1; i < 60; i++ {
+		link(t, n, c, proto.Identity(fmt.Sprint("browser:d", i/2)), proto.Identity(fmt.Sprint("browser:d", i)), yes())
+	}
+	settle(t, n)
+	for _, unit := range []string{"identities", "users"} {
+		got := report(t, n, c, proto.CampaignRequest{Unit: unit, By: "creative"}, floor)
+		if got.Reach != nil || got.Clickers != nil || len(got.Frequency)+len(got.Values) > 0 {
+			t.Error(unit, numbersOf(t, got))
+		}
+	}
+	submitAll(t, n, c, crowdOf(55, "v", "impression", "a", ago(1, 1)))
+	got := report(t, n, c, proto.CampaignRequest{}, floor)
+	if *got.Reach != 115 || len(got.Frequency) != 1 { // the others' bins are of one person
+		t.Error(numbersOf(t, got))
+	}
+	if got.Clickers != nil {
+		t.Error("clicks of one person are told")
+	}
+}
+
+// From no sum can be had, by subtracting what is told, what fewer people than the
+// floor did: over random worlds, against what the events say.
+func TestCampaignSubtraction(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	for world := range 12 {
+		r := rand.New(rand.NewPCG(9, uint64(world)))
+		c, _ := grouped(t, n, proto.ClientName(fmt.Sprint("world", world)))
+		const few = 6
+		var events []did
+		who := map[string]map[string]bool{} // by "metric row"
+		total := map[string]uint64{}
+		note := func(metric, row, visitor string) {
+			if who[metric+row] == nil {
+				who[metric+row] = map[string]bool{}
+			}
+			who[metric+row][visitor] = true
+			total[metric+row]++
+		}
+		for range 30 + r.IntN(120) {
+			d := did{fmt.Sprint("v", r.IntN(30)), []string{"impression", "click"}[r.IntN(4)/3], "c1", fmt.Sprint(r.IntN(1 + r.IntN(6))), ago(r.IntN(1+r.IntN(8)), -1)}
+			events = append(events, d)
+			for _, row := range []string{"", proto.DayOf(d.at).String(), "=" + d.creative} {
+				note(d.name, row, d.who)
+			}
+		}
+		submitAll(t, n, c, events)
+		got := report(t, n, c, proto.CampaignRequest{By: "creative", From: proto.DayOf(ago(10, 0))}, few)
+		for metric, of := range map[string]func(proto.CampaignCounts) *uint64{
+			"impression": func(x proto.CampaignCounts) *uint64 { return x.Impressions }, "click": func(x proto.CampaignCounts) *uint64 { return x.Clicks },
+		} {
+			sum := of(got.CampaignCounts)
+			if (sum != nil) != (len(who[metric]) >= few) {
+				t.Errorf("world %d: %s told: %v, of %d people", world, metric, sum != nil, len(who[metric]))
+			}
+			if sum == nil {
+				continue
+			}
+			days, values := map[string]*uint64{}, map[string]*uint64{}
+			for _, d := range got.Days {
+				days[d.Day.String()] = of(d.CampaignCounts)
+			}
+			for _, v := range got.Values {
+				values["="+v.Value] = of(v.CampaignCounts)
+			}
+			for _, table := range []struct {
+				told   map[string]*uint64
+				values bool
+			}{{days, false}, {values, true}} {
+				left, hidden := *sum, map[string]bool{}
+				for row, people := range who {
+					name, ours := strings.CutPrefix(row, metric)
+					if !ours || name == "" || strings.HasPrefix(name, "=") != table.values {
+						continue
+					}
+					told := table.told[name]
+					if told == nil {
+						maps.Copy(hidden, people)
+						continue
+					}
+					if left -= *told; len(people) < few || *told != total[row] {
+						t.Errorf("world %d: %s of %d people told as %d, is %d", world, row, len(people), *told, total[row])
+					}
+				}
+				if left > 0 && len(hidden) < few {
+					t.Errorf("world %d: %d of %s are left, of %d people", world, left, metric, len(hidden))
+				}
+			}
+		}
+	}
+}
+
+// A range that is longer by a day on which one person was reached is not told
+// beside the other, in neither order; one of a day of many, or of nobody, is.
+func TestCampaignRangesByOneDay(t *testing.T) {
+	today := proto.DayOf(ago(0, 0))
+	short, long := proto.CampaignRequest{To: today - 2, From: today - 5}, proto.CampaignRequest{To: today - 1, From: today - 5}
+	for _, x := range []struct {
+		name  string
+		last  []did
+		other proto.CampaignRequest
+		want  proto.Code
+	}{
+		{"one", crowdOf(1, "victim", "impression", "", ago(1, 1)), short, proto.CodeFloor},
+		{"one who is known", crowdOf(1, "v", "impression", "", ago(1, 1)), short, proto.CodeFloor},
+		{"one clicks", append(crowdOf(60, "w", "impression", "", ago(1, 1)), crowdOf(1, "v", "click", "", ago(1, 2))...), short, proto.CodeFloor},
+		{"nobody", nil, short, ""},
+		{"many", crowdOf(60, "w", "impression", "", ago(1, 1)), short, ""},
+		{"the same", crowdOf(1, "victim", "impression", "", ago(1, 1)), long, ""},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			n := testNode(t, t.TempDir())
+			defer closeNode(t, n)
+			c := acme(t, n)
+			submitAll(t, n, c, slices.Concat(crowdOf(70, "v", "impression", "", ago(3, 1)), crowdOf(60, "v", "click", "", ago(3, 2)), x.last))
+			for _, pair := range [][2]proto.CampaignRequest{{long, x.other}, {x.other, long}} {
+				c, _ := grouped(t, n, "pair"+proto.ClientName(pair[0].To.String()))
+				submitAll(t, n, c, slices.Concat(crowdOf(70, "v", "impression", "", ago(3, 1)), crowdOf(60, "v", "click", "", ago(3, 2)), x.last))
+				if got := refusal(t, n, c, pair[0]); got != "" {
+					t.Fatalf("the first is refused: %s", got)
+				}
+				if got := refusal(t, n, c, pair[1]); got != x.want {
+					t.Errorf("the second: %q, want %q", got, x.want)
+				}
+				if got := refusal(t, n, c, pair[0]); got != "" {
+					t.Errorf("the first again: %q", got)
+				}
+			}
+		})
+	}
+}
+
+// A condition that only one person meets tells nothing alone, and nothing beside
+// another one; the unit, the names of events and the window are no way around.
+func TestCampaignConditions(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	c := acme(t, n)
+	list := slices.Concat(crowdOf(80, "v", "impression", "", ago(3, 1)), crowdOf(60, "v", "conversion", "", ago(3, 2)))
+	list = append(list, did{"v70", "secret", "", "", ago(3, 3)}, did{"v71", "conversion", "", "", ago(2, 9)})
+	submitAll(t, n, c, list)
+	got := report(t, n, c, proto.CampaignRequest{Conversion: `event.name == "secret"`}, floor)
+	if got.Converters != nil || got.Conversions != nil || *got.Reach != 80 {
+		t.Error(numbersOf(t, got))
+	}
+	if got = report(t, n, c, proto.CampaignRequest{Window: "12h"}, floor); *got.Converters != 60 {
+		t.Error(numbersOf(t, got))
+	}
+	for _, x := range []struct {
+		r    proto.CampaignRequest
+		want proto.Code
+	}{
+		{proto.CampaignRequest{Window: "12h", Conversion: `event.name in ["conversion", "secret"]`}, proto.CodeFloor},
+		{proto.CampaignRequest{Window: "12h", Conversion: `event.name == "conversion" && event.time != 0`}, proto.CodeRule},
+		{proto.CampaignRequest{Window: "7d"}, proto.CodeFloor}, // v71 converts after a day
+		{proto.CampaignRequest{Window: "12h", Unit: "users"}, ""},
+		{proto.CampaignRequest{Window: "12h", Click: "conversion"}, ""},
+		{proto.CampaignRequest{Window: "12h", Impression: "conversion"}, proto.CodeFloor}, // 61 of 80
+	} {
+		if got := refusal(t, n, c, x.r); got != x.want {
+			t.Errorf("%+v: %q, want %q", x.r, got, x.want)
+		}
+	}
+	// Another client's, and an admin's, are apart.
+	other, _ := grouped(t, n, "other")
+	submitAll(t, n, other, list)
+	if got := refusal(t, n, other, proto.CampaignRequest{}); got != "" {
+		t.Errorf("another client is refused: %s", got)
+	}
+	if got := report(t, n, c, proto.CampaignRequest{}, 0); *got.Converters != 61 {
+		t.Error(numbersOf(t, got))
+	}
+}
+
+// So many reports of a campaign are told on a day.
+func TestCampaignReportsPerDay(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	c := acme(t, n)
+	submitAll(t, n, c, crowdOf(60, "v", "impression", "", ago(1, 1)))
+	for i := range 32 {
+		if got := refusal(t, n, c, proto.CampaignRequest{Window: fmt.Sprint(1+i, "d")}); got != "" {
+			t.Fatalf("%d: %s", i, got)
+		}
+	}
+	if got := refusal(t, n, c, proto.CampaignRequest{Window: "60d"}); got != proto.CodeRateLimited {
+		t.Errorf("the 33rd: %q", got)
+	}
+	if got := refusal(t, n, c, proto.CampaignRequest{Window: "1d"}); got != "" {
+		t.Errorf("the first again: %q", got)
+	}
+	if got := refusal(t, n, c, proto.CampaignRequest{Campaign: "c2"}); got != "" {
+		t.Errorf("another campaign: %q", got)
+	}
+}

@@ -1,0 +1,159 @@
+package engine
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"kith/proto"
+	"kith/segments"
+)
+
+// Bounds of a campaign report.
+const (
+	campaignDaysMax   = 366
+	campaignWindowMax = 90 * 24 * time.Hour
+	campaignValuesMax = 1000 // of the property asked for; more are in other
+)
+
+// campaignSpec is what a report asks, checked.
+type campaignSpec struct {
+	campaign, impression, click string
+	conversion                  *segments.Condition
+	first, last                 proto.Day
+	window                      proto.Millis // after a touch, in which an event converts
+	users                       bool         // histories of a user are one
+	by                          string       // a property; "": none
+}
+
+func specOf(r *proto.CampaignRequest) (s campaignSpec, err error) {
+	s = campaignSpec{
+		campaign: r.Campaign, impression: cmp.Or(r.Impression, "impression"), click: cmp.Or(r.Click, "click"),
+		first: r.From, last: r.To, users: r.Unit == "users", by: r.By,
+	}
+	if err := checkUnit(r.Unit); err != nil {
+		return s, err
+	}
+	switch {
+	case r.Campaign == "" || len(r.Campaign) > proto.PropTextBytesMax:
+		return s, proto.Errorf(proto.CodeInvalid, `the body names no campaign: send {"campaign":"spring"}, the value of the events' property`)
+	case len(s.impression) > proto.EventNameBytesMax || len(s.click) > proto.EventNameBytesMax || len(r.By) > proto.PropKeyBytesMax:
+		return s, proto.Errorf(proto.CodeInvalid, "the name of an event or of a property is too long for one")
+	case s.impression == s.click:
+		return s, proto.Errorf(proto.CodeInvalid, "impression and click are both %q: name two events", s.click)
+	case r.From > r.To || r.To-r.From >= campaignDaysMax:
+		return s, proto.Errorf(proto.CodeInvalid, "from %s to %s is no span of 1 to %d days", r.From, r.To, campaignDaysMax)
+	}
+	window, err := segments.ParseWindow(cmp.Or(r.Window, "7d"))
+	if err != nil {
+		return s, err
+	}
+	if s.window = proto.Millis(window.Milliseconds()); window > campaignWindowMax {
+		return s, proto.Errorf(proto.CodeInvalid, "the window %q is too long: use up to 90d", r.Window)
+	}
+	s.conversion, err = segments.ParseCondition(cmp.Or(r.Conversion, `event.name == "conversion"`))
+	return s, err
+}
+
+// key tells specs apart.
+func (s *campaignSpec) key() string {
+	return fmt.Sprintf("%q %q %q %q %d %d %d %v %q", s.campaign, s.impression, s.click, s.conversion.String(), s.first, s.last, s.window, s.users, s.by)
+}
+
+// touch is an impression or a click of the campaign.
+type touch struct {
+	at    proto.Millis
+	click bool
+	value string // of the property asked for
+}
+
+// path is what one person did, as far as a report is about it.
+type path struct {
+	touches     []touch
+	conversions []proto.Millis
+}
+
+// take adds an event, which is of the campaign or not.
+func (p *path) take(s *campaignSpec, t proto.Millis, e *proto.EventBody, ours bool) {
+	day := t.Day()
+	if day > s.last || t < millisOf(s.first)-s.window {
+		return
+	}
+	if ours && (e.Name == s.impression || e.Name == s.click) {
+		x := touch{at: t, click: e.Name == s.click}
+		if v, ok := e.Prop(s.by); ok && s.by != "" {
+			x.value = clone(v.String())
+		}
+		p.touches = append(p.touches, x)
+	}
+	if day >= s.first && s.conversion.Matches(e) {
+		p.conversions = append(p.conversions, t)
+	}
+}
+
+func millisOf(d proto.Day) proto.Millis { return proto.Millis(d) * 24 * 60 * 60 * 1000 }
+
+// campaignMetric is what a report counts.
+type campaignMetric uint8
+
+const (
+	metricImpressions campaignMetric = iota
+	metricClicks
+	metricConversions
+	metrics
+)
+
+// campaignCell is one number of a report: of a metric in all, on a day, or of a
+// value of the property asked for.
+type campaignCell struct {
+	metric campaignMetric
+	of     cellOf
+	day    proto.Day
+	value  string
+}
+
+type cellOf uint8
+
+const (
+	cellAll cellOf = iota
+	cellDay
+	cellValue
+)
+
+// counts are how often each cell was met by one person.
+type counts map[campaignCell]uint64
+
+func (c counts) add(s *campaignSpec, m campaignMetric, day proto.Day, value string) {
+	c[campaignCell{metric: m}]++
+	c[campaignCell{metric: m, of: cellDay, day: day}]++
+	if s.by != "" {
+		c[campaignCell{metric: m, of: cellValue, value: value}]++
+	}
+}
+
+// count says what a path comes to. A conversion counts at most once, on its own
+// day and for the value of the last touch before it, which must be within the
+// window and may lie before the first day.
+func (p *path) count(s *campaignSpec, c counts) {
+	slices.SortFunc(p.touches, func(a, b touch) int {
+		return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.value, b.value))
+	})
+	for _, x := range p.touches {
+		switch day := x.at.Day(); {
+		case day < s.first:
+		case x.click:
+			c.add(s, metricClicks, day, x.value)
+		default:
+			c.add(s, metricImpressions, day, x.value)
+		}
+	}
+	for _, t := range p.conversions {
+		i, _ := slices.BinarySearchFunc(p.touches, t+1, func(x touch, t proto.Millis) int { return cmp.Compare(x.at, t) })
+		if i > 0 && t-p.touches[i-1].at <= s.window {
+			c.add(s, metricConversions, t.Day(), p.touches[i-1].value)
+		}
+	}
+}
+
+func (p *path) reset() { p.touches, p.conversions = p.touches[:0], p.conversions[:0] }
