@@ -125,16 +125,13 @@ func (n *Node) measure(s *proto.SegmentSpec) {
 	filled := true
 	for _, l := range n.lanes {
 		size += l.bitmaps.Cardinality(s.Version)
-		filled = filled && l.progress.filled(s.Version)
+		f, ok := l.progress.fill(s.Version)
+		filled = filled && ok && f.done
 	}
 	s.Size, s.Filled = &size, &filled
-}
-
-func (p *progress) filled(k proto.SegmentKey) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	f, ok := p.fills[k]
-	return ok && f.done
+	if !filled {
+		s.Progress = n.filledShare(s.Version)
+	}
 }
 
 // Authenticate tells whom a key speaks for.

@@ -49,6 +49,41 @@ func (l *lane) loadFills(snap store.Snapshot) error {
 	})
 }
 
+// fill is how far a segment is; false if the lane does not know of it.
+func (p *progress) fill(k proto.SegmentKey) (fillProgress, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f, ok := p.fills[k]
+	return f, ok
+}
+
+// filledShare is the share of its client's identities, over all lanes, whose
+// history a segment has gone through, in hundredths rounded down; nil if a lane
+// does not know of the segment.
+func (n *Node) filledShare(k proto.SegmentKey) *float64 {
+	var through, all uint64
+	for _, l := range n.lanes {
+		f, ok := l.progress.fill(k)
+		if !ok {
+			return nil
+		}
+		l.bitmaps.View(func(_ func(proto.SegmentKey) *roaring.Bitmap, universe func(proto.ClientID) *roaring.Bitmap) {
+			u := universe(f.client)
+			if u == nil {
+				return
+			}
+			all += u.GetCardinality()
+			if f.done || f.next > uint64(^uint32(0)) {
+				through += u.GetCardinality()
+			} else if f.next > 0 {
+				through += u.Rank(uint32(f.next - 1))
+			}
+		})
+	}
+	share := float64(through*100/max(all, 1)) / 100
+	return &share
+}
+
 // fillFromHistory appends fills for segments that want their history gone
 // through, a step at a time, each once the one before is published: so live
 // events go first, and a restart goes on where it was.

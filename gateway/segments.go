@@ -136,7 +136,7 @@ func (g *Gateway) putSegment(w http.ResponseWriter, r *http.Request, who proto.P
 	if s.When == "" {
 		return proto.Errorf(proto.CodeRule, `the segment has no rule: send {"when":"count(true, \"1d\") >= 1"}`)
 	}
-	s.ID, s.Version, s.Size, s.Filled = id, 0, nil, nil
+	s.ID, s.Version, s.Size, s.Filled, s.Progress = id, 0, nil, nil, nil
 	if values, asked := r.URL.Query()["dry_run"]; asked {
 		if !slices.Equal(values, []string{"true"}) && !slices.Equal(values, []string{"1"}) {
 			return proto.Errorf(proto.CodeInvalid, "dry_run is true or left out: nothing was changed")

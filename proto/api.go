@@ -67,6 +67,9 @@ type SegmentSpec struct {
 	Version SegmentKey `json:"version,omitempty"`
 	Size    *uint64    `json:"size,omitempty"`
 	Filled  *bool      `json:"filled,omitempty"` // history has been gone through
+	// Progress is the share of identities whose history has been gone through,
+	// in hundredths rounded down; absent once all has been.
+	Progress *float64 `json:"progress,omitempty"`
 }
 
 // SegmentPreview is what a definition would change, in identities. Without

@@ -106,6 +106,7 @@ func measurements() []measurement {
 		{"actors", (*session).actors},
 		{"memory", (*session).memory},
 		{"cold", (*session).cold},
+		{"backfill", (*session).backfill},
 	}
 }
 

@@ -151,7 +151,7 @@ func (n *node) define(ctx context.Context, rules []rule) error {
 }
 
 func (n *node) defineOne(ctx context.Context, r rule) error {
-	status, answer, err := n.call(ctx, http.MethodPut, "/v1/segments/"+r.id, map[string]any{"id": r.id, "scope": cmp.Or(r.scope, "identity"), "when": r.when, "backfill": false})
+	status, answer, err := n.call(ctx, http.MethodPut, "/v1/segments/"+r.id, map[string]any{"id": r.id, "scope": cmp.Or(r.scope, "identity"), "when": r.when, "backfill": r.backfill})
 	if err == nil && status/100 != 2 {
 		err = proto.Errorf(proto.CodeInvalid, "segment %s was refused with status %d: %s", r.id, status, answer)
 	}
