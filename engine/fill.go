@@ -3,6 +3,8 @@ package engine
 import (
 	"context"
 	"encoding/binary"
+	"slices"
+	"time"
 
 	"github.com/RoaringBitmap/roaring/v2"
 
@@ -86,16 +88,13 @@ func (n *Node) filledShare(k proto.SegmentKey) *float64 {
 
 // fillFromHistory appends fills for segments that want their history gone
 // through, a step at a time, each once the one before is published: so live
-// events go first, and a restart goes on where it was.
+// events go first, and a restart goes on where it was. While events come, at
+// least half of the time is left to them.
 func (l *lane) fillFromHistory(ctx context.Context) {
 	for {
 		var f fillProgress
 		err := l.progress.wait(ctx, func(p *progress) (found bool) {
-			for _, x := range p.fills {
-				if !x.done && (!found || x.key < f.key) {
-					f, found = x, true
-				}
-			}
+			f, found = p.nextFill()
 			return found
 		})
 		if err != nil {
@@ -108,6 +107,7 @@ func (l *lane) fillFromHistory(ctx context.Context) {
 			}
 			continue
 		}
+		began, events := time.Now(), l.events.Load()
 		x := l.nextFill(f)
 		if err := l.appendOwn(ctx, proto.CommandFill, [][]byte{x.Append(nil)}); err != nil {
 			l.logger.Warn("history cannot be gone through, trying again", "error", err)
@@ -123,7 +123,21 @@ func (l *lane) fillFromHistory(ctx context.Context) {
 		if err != nil {
 			return
 		}
+		if l.events.Load() != events && !pause(ctx, min(time.Since(began), fillPauseMax)) {
+			return
+		}
 	}
+}
+
+// nextFill is the fill that is least far, of those the newest: what stands
+// where a step of it begins or ends goes along. mu is held.
+func (p *progress) nextFill() (f fillProgress, found bool) {
+	for _, x := range p.fills {
+		if !x.done && (!found || x.next < f.next || x.next == f.next && x.key > f.key) {
+			f, found = x, true
+		}
+	}
+	return f, found
 }
 
 // nextFill is the next step: some nodes of the client from f.next on.
@@ -170,8 +184,27 @@ func (l *lane) fill(b *batch, body []byte) (digest uint64, later bool, err error
 		list[i] = &actors.Due{Entry: len(b.offsets), Node: nodes[i], Fill: x.Client}
 	}
 	digest, err = l.runDue(list)
-	b.setFill(l.id, fillProgress{client: x.Client, key: x.Segment, next: uint64(x.Last) + 1, done: x.Done})
+	for _, k := range l.alongside(x) {
+		b.setFill(l.id, fillProgress{client: x.Client, key: k, next: uint64(x.Last) + 1, done: x.Done})
+	}
 	return digest, false, err
+}
+
+// alongside are the segments that a fill brings further: its own, and those of
+// the client that have come to where it begins, or into what it goes through.
+// Not those that are newer, which a root in another lane may not know yet. The
+// batch before is published.
+func (l *lane) alongside(x proto.Fill) []proto.SegmentKey {
+	keys := []proto.SegmentKey{x.Segment}
+	l.progress.mu.Lock()
+	defer l.progress.mu.Unlock()
+	for k, f := range l.progress.fills {
+		if k < x.Segment && f.client == x.Client && !f.done && f.next >= uint64(x.First) && f.next <= uint64(x.Last)+1 {
+			keys = append(keys, k)
+		}
+	}
+	slices.Sort(keys)
+	return keys
 }
 
 // nodesBetween gives the nodes of a range of ordinals of which the client

@@ -174,14 +174,9 @@ func (s *Simulated) Chain(id proto.LaneID) uint64 {
 func (s *Simulated) Fill(id proto.LaneID) *proto.Fill {
 	l := s.lanes[id]
 	l.progress.mu.Lock()
-	var f fillProgress
-	for _, x := range l.progress.fills {
-		if !x.done && (f.key == 0 || x.key < f.key) {
-			f = x
-		}
-	}
+	f, found := l.progress.nextFill()
 	l.progress.mu.Unlock()
-	if f.key == 0 {
+	if !found {
 		return nil
 	}
 	x := l.nextFill(f)

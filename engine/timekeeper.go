@@ -13,7 +13,9 @@ const (
 	beatEvery   = 2 * time.Second
 	beatSoonest = 20 * time.Millisecond
 	controlMax  = 64   // control records in one relayed entry
-	fillStep    = 1024 // identities in one fill
+	fillStep    = 512  // identities in one fill
+
+	fillPauseMax = 100 * time.Millisecond // after a fill beside events
 )
 
 // clock notices when wall time does not run with the monotonic clock. It is

@@ -68,7 +68,7 @@ func (a *archive) stored(v, turn uint32) happened {
 	h := scatter(uint64(v)<<32 | uint64(turn))
 	day := archiveDays - turn*(archiveDays+1)/a.each
 	back := time.Duration(day)*24*time.Hour + 2*time.Hour + time.Duration(h>>40%(20*3600*1000))*time.Millisecond
-	x := happened{at: proto.MillisOf(a.present.Add(-back)), section: uint8(h >> 8 % sections), price: uint16(h >> 16 % 200)}
+	x := happened{at: proto.MillisOf(a.present.Add(-back)), section: favourite(v, h>>8), price: uint16(h >> 16 % 200)}
 	switch k := h % 10; {
 	case k >= 9:
 		x.kind = 3
@@ -78,6 +78,16 @@ func (a *archive) stored(v, turn uint32) happened {
 		x.kind = 1
 	}
 	return x
+}
+
+// favourite is a section that a browser reads: of four events three are of its
+// favourite one.
+func favourite(v uint32, chance uint64) uint8 {
+	section := scatter(uint64(v)|1<<62) % sections
+	if chance%4 == 0 {
+		section = (section + 7) % sections
+	}
+	return uint8(section)
 }
 
 // login is the event that links a browser with its account: before all others.
@@ -279,7 +289,7 @@ func (p *present) next() (uint32, happened, string) {
 		p.who = (p.first + p.r.Uint32N(mine)*p.step) * apart
 	}
 	p.burst--
-	x := happened{at: proto.MillisOf(time.Now()), section: uint8(p.r.IntN(sections)), price: uint16(p.r.IntN(200))}
+	x := happened{at: proto.MillisOf(time.Now()), section: favourite(p.who, p.r.Uint64()), price: uint16(p.r.IntN(200))}
 	if p.r.IntN(10) == 0 && p.orders[p.who] < liveOrders {
 		p.orders[p.who]++
 		x.kind = kindOrder
