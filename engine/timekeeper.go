@@ -12,8 +12,8 @@ import (
 const (
 	beatEvery   = 2 * time.Second
 	beatSoonest = 20 * time.Millisecond
-	controlMax  = 64   // control records in one relayed entry
-	fillStep    = 512  // identities in one fill
+	controlMax  = 64  // control records in one relayed entry
+	fillStep    = 512 // identities in one fill
 
 	fillPauseMax = 100 * time.Millisecond // after a fill beside events
 )

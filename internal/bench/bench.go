@@ -107,6 +107,7 @@ func measurements() []measurement {
 		{"memory", (*session).memory},
 		{"cold", (*session).cold},
 		{"backfill", (*session).backfill},
+		{"exits", (*session).exits},
 	}
 }
 
