@@ -53,7 +53,7 @@ type Config struct {
 const (
 	timeMax   = time.Minute
 	roundsMax = 25
-	workMax   = 15 * time.Minute // of one measurement
+	workMax   = 30 * time.Minute // of one measurement
 )
 
 // Validate fills in defaults and reports the first thing that is wrong.
