@@ -190,16 +190,15 @@ func (l *lane) fill(b *batch, body []byte) (digest uint64, later bool, err error
 	return digest, false, err
 }
 
-// alongside are the segments that a fill brings further: its own, and those of
-// the client that have come to where it begins, or into what it goes through.
-// Not those that are newer, which a root in another lane may not know yet. The
-// batch before is published.
-func (l *lane) alongside(x proto.Fill) []proto.SegmentKey {
-	keys := []proto.SegmentKey{x.Segment}
+// alongside are the segments that a fill brings further: its own and older ones
+// of the client, if they have come to where it begins, or into what it goes
+// through. Not those that are newer, which a root in another lane may not know
+// yet. The batch before is published.
+func (l *lane) alongside(x proto.Fill) (keys []proto.SegmentKey) {
 	l.progress.mu.Lock()
 	defer l.progress.mu.Unlock()
 	for k, f := range l.progress.fills {
-		if k < x.Segment && f.client == x.Client && !f.done && f.next >= uint64(x.First) && f.next <= uint64(x.Last)+1 {
+		if k <= x.Segment && f.client == x.Client && !f.done && f.next >= uint64(x.First) && f.next <= uint64(x.Last)+1 {
 			keys = append(keys, k)
 		}
 	}

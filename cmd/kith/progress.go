@@ -70,6 +70,24 @@ func (p *progress) turn() {
 	_ = p.bar.Add(1)
 }
 
+// newShare is progress by the share that is done.
+func newShare(w io.Writer, what string) *progress {
+	if !isTerminal(w) {
+		return &progress{}
+	}
+	return &progress{start: time.Now(), bar: progressbar.NewOptions64(100,
+		progressbar.OptionSetWriter(w), progressbar.OptionSetDescription(what), progressbar.OptionClearOnFinish())}
+}
+
+// reached shows a share, if it is known.
+func (p *progress) reached(share *float64) {
+	if p.bar == nil || share == nil || time.Since(p.start) < progressAfter {
+		return
+	}
+	p.last = int64(*share*100) + 1
+	_ = p.bar.Set64(min(p.last, 99))
+}
+
 // readBounded reads all of r and refuses more than most bytes.
 func readBounded(r io.Reader, most int64) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(r, most+1))

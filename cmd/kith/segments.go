@@ -223,11 +223,19 @@ func newSegmentsShowCommand(c *connection) *cobra.Command {
 		}
 		printf(cmd, "id:      %s\nscope:   %s\nwhen:    %s\nsize:    %s\nversion: %d\n", s.ID, s.Scope, s.When, sizeOf(s), s.Version)
 		if s.Filled != nil && !*s.Filled {
-			printf(cmd, "filled:  not yet: history is being gone through\n")
+			printf(cmd, "filled:  not yet: history is being gone through%s\n", percentOf(s.Progress))
 		}
 		return nil
 	}
 	return cmd
+}
+
+// percentOf is a share as text behind others, empty if it is not known.
+func percentOf(share *float64) string {
+	if share == nil {
+		return ""
+	}
+	return fmt.Sprintf(", %.0f %% so far", *share*100)
 }
 
 func newSegmentsDeleteCommand(c *connection) *cobra.Command {
@@ -280,8 +288,8 @@ func newSegmentsBackfillCommand(c *connection) *cobra.Command {
 
 // waitFilled asks until the segment's history has been gone through.
 func waitFilled(cmd *cobra.Command, c *connection, id string, s proto.SegmentSpec) error {
-	spin := newSpinner(cmd.ErrOrStderr(), "filling "+id)
-	defer spin.done()
+	bar := newShare(cmd.ErrOrStderr(), "filling "+id)
+	defer bar.done()
 	tick := time.NewTicker(backfillPoll)
 	defer tick.Stop()
 	for s.Filled != nil && !*s.Filled {
@@ -290,7 +298,7 @@ func waitFilled(cmd *cobra.Command, c *connection, id string, s proto.SegmentSpe
 		case <-cmd.Context().Done():
 			return cmd.Context().Err()
 		}
-		spin.turn()
+		bar.reached(s.Progress)
 		s = proto.SegmentSpec{}
 		if err := c.call(cmd.Context(), http.MethodGet, segmentPath(id), nil, nil, &s); err != nil {
 			return err

@@ -90,8 +90,8 @@ type filling struct {
 	a      *archive
 	live   []worker
 	lives  []*present
-	rules  []rule // of all rounds so far
-	killed struct{ at, on float64 }
+	rules  []rule                   // of all rounds so far
+	midway struct{ at, on float64 } // shares: when it was killed, when it was back
 	down   time.Duration
 }
 
@@ -226,12 +226,12 @@ func (f *filling) interrupted(ctx context.Context, rules []rule) (x sample, err 
 		err = f.through(ctx, rules[:1], fillKillAt)
 	}
 	if err == nil {
-		f.killed.at, err = f.progress(ctx, rules[0])
+		f.midway.at, err = f.progress(ctx, rules[0])
 	}
 	took := time.Since(start)
 	before, e := looks()
 	if err = errors.Join(err, e); err == nil {
-		f.s.say("killing the node when %.0f %% were gone through", f.killed.at*100)
+		f.s.say("killing the node when %.0f %% were gone through", f.midway.at*100)
 		err = f.node.kill()
 	}
 	_, _ = events() // failed in the middle of posts
@@ -244,7 +244,7 @@ func (f *filling) interrupted(ctx context.Context, rules []rule) (x sample, err 
 		return x, err
 	}
 	f.node, f.down = n, time.Since(begin)
-	if f.killed.on, err = f.progress(ctx, rules[0]); err != nil {
+	if f.midway.on, err = f.progress(ctx, rules[0]); err != nil {
 		return x, err
 	}
 	looks, events = f.around(ctx)
@@ -257,8 +257,8 @@ func (f *filling) interrupted(ctx context.Context, rules []rule) (x sample, err 
 	}
 	x.latencies = append(x.latencies, before.latencies...)
 	x.also["took"] = took.Seconds()
-	if f.killed.on < f.killed.at-0.01 || f.killed.on == 1 {
-		return x, proto.Errorf(proto.CodeInternal, "the fill was killed at %.0f %% and went on at %.0f %%: it must go on where it was", f.killed.at*100, f.killed.on*100)
+	if f.midway.on < f.midway.at-0.01 {
+		return x, proto.Errorf(proto.CodeInternal, "the fill was killed at %.0f %% and went on at %.0f %%: it must go on where it was", f.midway.at*100, f.midway.on*100)
 	}
 	return x, nil
 }
@@ -307,6 +307,7 @@ func (n *node) kill() error {
 	for n.out.Scan() { // Wait wants that everything was read
 	}
 	_ = n.cmd.Wait() // it was killed
+	n.killed = true
 	return nil
 }
 
@@ -497,7 +498,7 @@ func (f *filling) report(quiet, busy samples, took time.Duration, compared int) 
 	rate := busy.median(func(x sample) float64 { return events / x.also["took"] })
 	fill := Result{Work: fmt.Sprintf("backfill of %d segments at once, beside 20k events/s and %d look-ups/s", len(fillRules(0)), fillLooks), Unit: "events/s", Ours: rate}
 	fill.note("%.3g s until all are filled; the history was loaded in %s (%s/s)", events/rate, took.Round(time.Second), figure(events/took.Seconds()))
-	fill.note("killed when %.0f %% were gone through; the next process, ready after %s, went on at %.0f %%", f.killed.at*100, f.down.Round(10*time.Millisecond), f.killed.on*100)
+	fill.note("killed when %.0f %% were gone through; the next process, ready after %s, went on at %.0f %%", f.midway.at*100, f.down.Round(10*time.Millisecond), f.midway.on*100)
 	fill.note("%d memberships of %d segments of %d identities are those of a plain reading of all events, live ones included", compared, len(f.rules), int(f.a.browsers+f.a.accounts()))
 	return []Result{r, fill}
 }

@@ -31,6 +31,7 @@ type node struct {
 	service string // host:port
 	nats    string // host:port
 	http    http.Client
+	killed  bool // and waited for
 }
 
 var serviceLine = regexp.MustCompile(`service plane +http://(\S+)`)
@@ -84,6 +85,9 @@ func (s *session) nodeIn(ctx context.Context, dir string, active int) (*node, er
 
 func (n *node) close() error {
 	n.http.CloseIdleConnections()
+	if n.killed {
+		return nil
+	}
 	return n.child.close()
 }
 
