@@ -89,8 +89,10 @@ func (n *Node) filledShare(k proto.SegmentKey) *float64 {
 // fillFromHistory appends fills for segments that want their history gone
 // through, a step at a time, each once the one before is published: so live
 // events go first, and a restart goes on where it was. While events come, at
-// least half of the time is left to them.
+// least half of the time is left to them; where a step waits long behind them,
+// the next is larger.
 func (l *lane) fillFromHistory(ctx context.Context) {
+	step := fillStep
 	for {
 		var f fillProgress
 		err := l.progress.wait(ctx, func(p *progress) (found bool) {
@@ -108,7 +110,7 @@ func (l *lane) fillFromHistory(ctx context.Context) {
 			continue
 		}
 		began, events := time.Now(), l.events.Load()
-		x := l.nextFill(f)
+		x := l.nextFill(f, step)
 		if err := l.appendOwn(ctx, proto.CommandFill, [][]byte{x.Append(nil)}); err != nil {
 			l.logger.Warn("history cannot be gone through, trying again", "error", err)
 			if !pause(ctx, beatEvery) {
@@ -123,7 +125,9 @@ func (l *lane) fillFromHistory(ctx context.Context) {
 		if err != nil {
 			return
 		}
-		if l.events.Load() != events && !pause(ctx, min(time.Since(began), fillPauseMax)) {
+		took := time.Since(began)
+		step = min(max(int(fillStep*took/fillPauseMax), fillStep), fillStepMax)
+		if l.events.Load() != events && !pause(ctx, min(took, fillPauseMax)) {
 			return
 		}
 	}
@@ -140,8 +144,8 @@ func (p *progress) nextFill() (f fillProgress, found bool) {
 	return f, found
 }
 
-// nextFill is the next step: some nodes of the client from f.next on.
-func (l *lane) nextFill(f fillProgress) proto.Fill {
+// nextFill is the next step: so many nodes of the client from f.next on.
+func (l *lane) nextFill(f fillProgress, step int) proto.Fill {
 	x := proto.Fill{Client: f.client, Segment: f.key, First: proto.Ordinal(f.next), Done: true}
 	l.bitmaps.View(func(_ func(proto.SegmentKey) *roaring.Bitmap, universe func(proto.ClientID) *roaring.Bitmap) {
 		u := universe(f.client)
@@ -152,7 +156,7 @@ func (l *lane) nextFill(f fillProgress) proto.Fill {
 		it := u.Iterator()
 		it.AdvanceIfNeeded(uint32(f.next))
 		for n := 0; it.HasNext(); n++ {
-			if n == fillStep {
+			if n == step {
 				x.Done = false
 				return
 			}

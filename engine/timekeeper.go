@@ -14,6 +14,7 @@ const (
 	beatSoonest = 20 * time.Millisecond
 	controlMax  = 64  // control records in one relayed entry
 	fillStep    = 512 // identities in one fill
+	fillStepMax = 2048
 
 	fillPauseMax = 100 * time.Millisecond // after a fill beside events
 )

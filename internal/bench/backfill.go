@@ -93,6 +93,7 @@ type filling struct {
 	rules  []rule                   // of all rounds so far
 	midway struct{ at, on float64 } // shares: when it was killed, when it was back
 	down   time.Duration
+	loads  []string // load averages after each round
 }
 
 // backfill is look-ups and live events while new segments go through a stored
@@ -127,6 +128,7 @@ func (s *session) backfill(ctx context.Context) (_ []Result, err error) {
 			return nil, err
 		}
 		busy = append(busy, x)
+		f.loads = append(f.loads, loadAverage())
 	}
 	compared, err := f.compare(ctx)
 	if err != nil {
@@ -486,6 +488,7 @@ func (f *filling) report(quiet, busy samples, took time.Duration, compared int) 
 		ratios = append(ratios, busy[i].latencies.quantile(0.99)/quiet[i].latencies.quantile(0.99))
 	}
 	r.note("p99 by round: %s", ratioText(quiet, busy, ratios))
+	r.note("load average after each round: %s", strings.Join(f.loads, "; "))
 	r.Ratio = median(ratios)
 	r.atMost("ratio", r.Ratio, 2)
 	r.set("p50_ms", busy.quantile(0.5))
@@ -506,7 +509,8 @@ func (f *filling) report(quiet, busy samples, took time.Duration, compared int) 
 func ratioText(quiet, busy samples, ratios []float64) string {
 	var parts []string
 	for i := range ratios {
-		parts = append(parts, fmt.Sprintf("%.3g ms to %.3g ms without, %.2f", busy[i].latencies.quantile(0.99), quiet[i].latencies.quantile(0.99), ratios[i]))
+		parts = append(parts, fmt.Sprintf("%.3g ms to %.3g ms without, %.2f, beside %s and %s events/s, filled in %.3g s", busy[i].latencies.quantile(0.99), quiet[i].latencies.quantile(0.99),
+			ratios[i], figure(busy[i].also["background"]), figure(quiet[i].also["background"]), busy[i].also["took"]))
 	}
 	return strings.Join(parts, "; ")
 }
