@@ -146,11 +146,10 @@ func (p *progress) nextFill() (f fillProgress, found bool) {
 
 // nextFill is the next step: so many nodes of the client from f.next on.
 func (l *lane) nextFill(f fillProgress, step int) proto.Fill {
-	x := proto.Fill{Client: f.client, Segment: f.key, First: proto.Ordinal(f.next), Done: true}
+	x := proto.Fill{Client: f.client, Segment: f.key, First: proto.Ordinal(min(f.next, uint64(^uint32(0)))), Done: true}
 	l.bitmaps.View(func(_ func(proto.SegmentKey) *roaring.Bitmap, universe func(proto.ClientID) *roaring.Bitmap) {
 		u := universe(f.client)
 		if u == nil || f.next > uint64(^uint32(0)) {
-			x.First = 0
 			return
 		}
 		it := u.Iterator()
