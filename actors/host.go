@@ -3,6 +3,7 @@ package actors
 import (
 	"iter"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"kith/actors/identity"
@@ -25,14 +26,16 @@ type host struct {
 	gone      func(proto.ClientID) bool
 	kept      func(proto.ClientID) proto.Retention
 
-	active  map[proto.Node]*resident
+	active  directory
 	cold    []*resident // in active, not yet read
 	idle    []*resident // passivated, for use again
 	lru     resident    // ring; lru.newer is the least recently used
 	next    uint32      // local part of the next ordinal
 	spaces  []proto.SpaceID
 	tombs   map[graph.Hash]*tomb // opt-outs that were looked at or changed; see tomb
-	everCut *CutFilter
+	everCut *Filter
+	stored  Filter                 // the identities of nodes that it had stored
+	earlier atomic.Pointer[Filter] // and of those stored before; nil while it is not known of whom
 
 	// of the batch under way
 	batch     uint64
@@ -75,7 +78,7 @@ func newHost(p proto.PartitionID, c Config, next uint32, courier courier) *host 
 	h := &host{
 		partition: p, hasher: c.Hasher, stepper: identity.NewStepper(c.Rules),
 		activeMax: max(c.ActiveMax/proto.Partitions, 1), courier: courier, idleAfter: c.ActiveIdle,
-		active: map[proto.Node]*resident{}, next: next, limits: c.Limits, tombs: map[graph.Hash]*tomb{},
+		active: newDirectory(), next: next, limits: c.Limits, tombs: map[graph.Hash]*tomb{},
 		spaces: slices.Clone(c.Spaces), gone: c.Gone, kept: c.Kept,
 	}
 	if c.Cut != nil {

@@ -91,7 +91,7 @@ func (h *host) noteGeneration(r *resident, gen uint32, dark bool) {
 func (h *host) nodesOf(hash graph.Hash) (list []*resident) {
 	for _, s := range h.spaces {
 		n := proto.Node{Hash: hash, Space: s}
-		r := h.active[n]
+		r := h.active.get(&n)
 		if r == nil { // a space that was met since the entry was prepared
 			r = h.resident(n)
 			if h.fault = h.warm(); h.fault != nil {
@@ -164,7 +164,7 @@ func (h *host) cutNodes(o *tomb, hash graph.Hash, c identity.Cut, but *resident)
 func (h *host) turned(o *tomb, hash graph.Hash) {
 	h.out.Turned = append(h.out.Turned, Turned{Hash: hash, Gen: o.Gen, Time: h.entry.Now, Offset: h.entry.Offset})
 	for _, s := range h.spaces {
-		if r := h.active[proto.Node{Hash: hash, Space: s}]; r != nil && !r.exists() {
+		if r := h.active.get(&proto.Node{Hash: hash, Space: s}); r != nil && !r.exists() {
 			r.meet(&o.OptOut)
 		}
 	}
@@ -180,7 +180,7 @@ func (r *resident) meet(o *identity.OptOut) {
 // the node, if nobody else knows anything.
 func (h *host) forget(o *tomb, x *proto.CutCommand, c identity.Cut) {
 	n := proto.Node{Hash: x.Hash, Space: x.Space}
-	r := h.active[n]
+	r := h.active.get(&n)
 	if r == nil || !r.exists() {
 		o.Begin(c, nil)
 		h.settle(o, x.Hash)

@@ -40,6 +40,7 @@ type resident struct {
 	published bool
 	sealed    []sealedBlock // of batches that may not be committed yet
 
+	alike        *resident // in the directory
 	older, newer *resident
 	touched      uint64    // the last batch that had to do with it
 	used         time.Time // when that began
@@ -58,12 +59,12 @@ type sealedBlock struct {
 
 // resident finds the active identity, or makes one that warm activates.
 func (h *host) resident(node proto.Node) *resident {
-	r := h.active[node]
+	r := h.active.get(&node)
 	switch {
 	case r == nil:
 		r = h.vacant()
 		r.node = node
-		h.active[node] = r
+		h.active.add(r)
 		h.cold = append(h.cold, r)
 	case r.touched == h.batch: // in a merge a node takes part in many supersteps
 		return r
@@ -135,7 +136,10 @@ func (h *host) load(r *resident) error {
 		members, err = r.state.Decode(v)
 		return err
 	}
-	found, err := h.source.Node(r.node, 1, decode)
+	found, err := false, error(nil)
+	if h.stored.MayHold(r.node.Hash) || h.earlier.Load().MayHold(r.node.Hash) {
+		found, err = h.source.Node(r.node, 1, decode)
+	}
 	if err == nil && found {
 		r.stored = 1
 	} else if err == nil {
@@ -201,6 +205,7 @@ func (h *host) store(r *resident) {
 		h.encoded = s.Append(h.encoded[:0])
 		r.value, r.stored = append(make([]byte, 0, len(h.encoded)), h.encoded...), gen
 		out.Puts = append(out.Puts, Put{r.node, gen, r.value})
+		h.stored.Add(r.node.Hash)
 	}
 	r.size = len(r.value)
 	if was != 0 && was != r.stored {
@@ -239,7 +244,7 @@ func (r *resident) linkBefore(x *resident) {
 // passivate stops the least recently used above the bound, except those whose
 // last change is not yet committed.
 func (h *host) passivate() {
-	for len(h.active) > h.activeMax && h.passivateOldest() {
+	for h.active.count > h.activeMax && h.passivateOldest() {
 	}
 }
 
@@ -251,7 +256,7 @@ func (h *host) passivateOldest() bool {
 		return false
 	}
 	r.unlink()
-	delete(h.active, r.node)
+	h.active.remove(r)
 	if len(h.idle) < idleMax {
 		h.idle = append(h.idle, r)
 	} else {
@@ -273,7 +278,7 @@ func (h *host) sweep() {
 		return
 	}
 	cutoff := h.began.Add(-h.idleAfter)
-	for n := 0; n < sweepMax && len(h.active) > 0 && h.lru.newer.used.Before(cutoff); n++ {
+	for n := 0; n < sweepMax && h.active.count > 0 && h.lru.newer.used.Before(cutoff); n++ {
 		if !h.passivateOldest() {
 			return
 		}

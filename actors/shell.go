@@ -25,7 +25,7 @@ type Config struct {
 	Spaces     []proto.SpaceID // in which there may be nodes; sorted
 	// Cut gives the filter of a partition's identities that were ever cut, which
 	// is the host's from then on; nil: they are looked for in the source.
-	Cut func(proto.PartitionID) *CutFilter
+	Cut func(proto.PartitionID) *Filter
 	// Gone reports whether a client was ended; nil: none was. It is asked by
 	// several goroutines at once and changes as Rules do.
 	Gone func(proto.ClientID) bool
@@ -117,6 +117,13 @@ func newShell(c Config) *Shell {
 		s.hosts = append(s.hosts, newHost(p, c, c.Next[p], nil))
 	}
 	return s
+}
+
+// SetStored tells a host which identities had nodes in the store when the shell was
+// made, or some time later; until then it looks there for all. It may be
+// called beside the others.
+func (s *Shell) SetStored(p proto.PartitionID, f *Filter) {
+	s.hosts[s.index[p]].earlier.Store(f)
 }
 
 // Close stops the hosts and with them all identities.
@@ -294,7 +301,7 @@ func (s *Shell) TakeExits() []Exit {
 func (s *Shell) Active() int {
 	n := 0
 	for _, h := range s.hosts {
-		n += len(h.active)
+		n += h.active.count
 	}
 	return n
 }

@@ -245,7 +245,7 @@ func (n *Node) start(ctx context.Context) error {
 		n.done.Go(func() { l.eraseClients(background) })
 		n.done.Go(func() { l.expireOld(background) })
 		n.done.Go(func() { l.retain(background) })
-		n.done.Go(func() { l.loadUsers(background) })
+		n.done.Go(func() { l.surveyBeside(background) })
 		for _, to := range n.lanes {
 			if to != l {
 				n.done.Go(func() { l.relayGraph(background, to) })

@@ -68,7 +68,7 @@ func (n *Node) openLane(ctx context.Context, id proto.LaneID, dispatcher actor.D
 		Hasher: n.hasher, Rules: n.judged(l.rules), Partitions: l.partitions, Next: next, ActiveMax: n.config.ActiveMax, ActiveIdle: n.config.ActiveIdle,
 		Gone:   l.rules.ended,
 		Kept:   l.rules.keep.of,
-		Limits: graphLimits(), Spaces: l.spaces, Cut: func(p proto.PartitionID) *actors.CutFilter { return cut[p] },
+		Limits: graphLimits(), Spaces: l.spaces, Cut: func(p proto.PartitionID) *actors.Filter { return cut[p] },
 	}
 	if dispatcher == nil {
 		l.shell = actors.NewDirect(config)
@@ -133,21 +133,17 @@ func (l *lane) load(snap store.Snapshot) error {
 }
 
 // loadCut reads which identities were ever cut.
-func (l *lane) loadCut(snap store.Snapshot) (map[proto.PartitionID]*actors.CutFilter, error) {
-	filters := map[proto.PartitionID]*actors.CutFilter{}
+func (l *lane) loadCut(snap store.Snapshot) (map[proto.PartitionID]*actors.Filter, error) {
+	filters := map[proto.PartitionID]*actors.Filter{}
 	for _, p := range l.partitions {
-		var list []proto.IdentityHash
+		f := &actors.Filter{}
 		prefix := []byte{'T', byte(p)}
 		err := snap.Scan(prefix, prefix, func(k, _ []byte) (bool, error) {
-			list = append(list, proto.IdentityHash(k[2:]))
+			f.Add(proto.IdentityHash(k[2:]))
 			return true, nil
 		})
 		if err != nil {
 			return nil, err
-		}
-		f := actors.NewCutFilter(len(list))
-		for _, h := range list {
-			f.Add(h)
 		}
 		filters[p] = f
 	}

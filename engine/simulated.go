@@ -47,7 +47,7 @@ func Simulate(c Config, lg log.Logs, st store.Store, secret [16]byte, judge func
 		l.reading = ctx
 		l.fail = func(what string, err error) { l.quarantine(what, err) }
 		n.lanes = append(n.lanes, l)
-		if err := l.users.load(ctx, l.snapshot.Load(), l.partitions); err != nil {
+		if err := l.survey(ctx, l.snapshot.Load()); err != nil {
 			return nil, err
 		}
 	}

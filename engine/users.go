@@ -55,43 +55,61 @@ func (x *userIndex) set(o proto.Ordinal, root proto.IdentityHash) {
 	x.roots[o] = root.Prefix()
 }
 
-// load reads the index from a snapshot; what was applied meanwhile counts.
-func (x *userIndex) load(ctx context.Context, snap store.Snapshot, partitions []proto.PartitionID) error {
-	for _, p := range partitions {
+// load takes in a node of the store; what was applied meanwhile counts.
+func (x *userIndex) load(hash proto.IdentityHash, value []byte) error {
+	if !identity.MayFollow(value) {
+		return nil
+	}
+	var s identity.State
+	if _, err := s.Decode(value); err != nil {
+		return err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if s.Named && s.Follows && !x.fresh[s.Ordinal] {
+		x.set(s.Ordinal, s.Graph.RootOf(hash))
+	}
+	return nil
+}
+
+// loaded says that load was called for all.
+func (x *userIndex) loaded() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.fresh = nil
+	close(x.read)
+}
+
+// survey reads all nodes once: for the index of users, and so that the hosts
+// know who is new.
+func (l *lane) survey(ctx context.Context, snap store.Snapshot) error {
+	for _, p := range l.partitions {
+		stored := &actors.Filter{}
 		prefix := []byte{'N', byte(p)}
 		err := snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
-			key, ok := parseNodeKey(k)
-			if !ok || key.kind != 'f' || !identity.MayFollow(v) {
-				return true, ctx.Err()
+			if key, ok := parseNodeKey(k); ok && key.kind == 'f' {
+				stored.Add(key.node.Hash)
+				if err := l.users.load(key.node.Hash, v); err != nil {
+					return false, err
+				}
 			}
-			var s identity.State
-			if _, err := s.Decode(v); err != nil {
-				return false, err
-			}
-			x.mu.Lock()
-			if s.Named && s.Follows && !x.fresh[s.Ordinal] {
-				x.set(s.Ordinal, s.Graph.RootOf(key.node.Hash))
-			}
-			x.mu.Unlock()
 			return true, ctx.Err()
 		})
 		if err != nil {
 			return err
 		}
+		l.shell.SetStored(p, stored)
 	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.fresh = nil
-	close(x.read)
+	l.users.loaded()
 	return nil
 }
 
-// loadUsers is load beside the applying.
-func (l *lane) loadUsers(ctx context.Context) {
+// surveyBeside is survey beside the applying.
+func (l *lane) surveyBeside(ctx context.Context) {
 	snap := l.acquire()
 	defer snap.release()
-	if err := l.users.load(ctx, snap, l.partitions); err != nil && ctx.Err() == nil {
-		l.logger.Error("users cannot be counted: the index cannot be read", "error", err)
+	if err := l.survey(ctx, snap); err != nil && ctx.Err() == nil {
+		l.logger.Error("users cannot be counted: the nodes cannot be read", "error", err)
 	}
 }
 

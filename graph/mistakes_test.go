@@ -101,7 +101,7 @@ func gate() *mistakes.Gate {
 		{Name: "silentcap", File: "edges.go", Old: "\ts.fx.Refused = append(s.fx.Refused, Refusal{s.self, m.About, ReasonUserCap})\n", New: ""},
 		{Name: "forgetdrop", File: "edges.go", Old: "\ts.unestablish(l, ReasonUserCap)\n\ts.fx.Refused = append(s.fx.Refused, Refusal{s.self, m.About, ReasonUserCap})\n\ts.mark(m.About, CappedMark, gen, m.Time)\n\ts.forget(m.About, m.Time)\n", New: "\ts.unestablish(l, ReasonUserCap)\n\ts.fx.Refused = append(s.fx.Refused, Refusal{s.self, m.About, ReasonUserCap})\n"},
 		{Name: "pendingfree", File: "state.go", Old: "if x.Links[i].Stage != Absent {", New: "if x.Links[i].Stage == Established {"},
-		{Name: "nobeyond", File: "view.go", Old: "\t\tbeyond = s.frontier()\n", New: ""},
+		{Name: "nobeyond", File: "view.go", Old: "\t\tbeyond = s.frontier(nil)\n", New: ""},
 		{Name: "newestfirst", File: "view.go", Old: "cmp.Compare(v.time, w.time)", New: "cmp.Compare(w.time, v.time)"},
 		{Name: "linksfree", File: "edges.go", Old: "case l == nil && len(x.Links) >= s.env.Config.LinksMax:\n\t\ts.refuse(m", New: "case false:\n\t\ts.refuse(m"},
 		// decisions

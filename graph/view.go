@@ -12,10 +12,12 @@ import (
 
 // scratch is memory that a Step uses again.
 type scratch struct {
-	data   []Data
-	points []point
-	ways   []way
-	step   step
+	data     []Data
+	points   []point
+	ways     []way
+	frontier []frontier
+	own      Contribution
+	step     step
 }
 
 // point is an identity as the closure sees it.
@@ -93,7 +95,8 @@ func (s *step) closure() {
 func (s *step) points() (p []point, members int, beyond []frontier) {
 	x := s.x
 	p = s.fx.scratch.points[:0]
-	own := &Contribution{Gen: x.Gen, Ver: x.Ver, Edges: x.Edges()}
+	own := &s.fx.scratch.own
+	*own = Contribution{Gen: x.Gen, Ver: x.Ver, Edges: x.Edges()}
 	at, _ := find(x.Members, &s.self.Hash)
 	for i := range x.Members {
 		if i == at {
@@ -106,7 +109,7 @@ func (s *step) points() (p []point, members int, beyond []frontier) {
 	}
 	members = len(p)
 	if members >= s.env.Config.MembersMax {
-		beyond = s.frontier()
+		beyond = s.frontier(nil)
 	}
 	for i := range beyond {
 		if i == 0 || beyond[i].peer != beyond[i-1].peer {
@@ -273,7 +276,8 @@ type frontier struct {
 // If the user is full their edges were refused.
 func (s *step) inviteFrontier() {
 	x := s.x
-	out := s.frontier()
+	out := s.frontier(s.fx.scratch.frontier[:0])
+	s.fx.scratch.frontier = out
 	before := len(x.Invited)
 	x.Invited = slices.DeleteFunc(x.Invited, func(h Hash) bool {
 		_, ok := slices.BinarySearchFunc(out, h, func(f frontier, h Hash) int { return compareHash(f.peer, h) })
@@ -295,9 +299,8 @@ func (s *step) inviteFrontier() {
 }
 
 // frontier lists the edges out of the view, sorted by where they lead.
-func (s *step) frontier() []frontier {
+func (s *step) frontier(out []frontier) []frontier {
 	x := s.x
-	var out []frontier
 	collect := func(in Ref, edges []Edge) {
 		for i := range edges {
 			e := &edges[i]

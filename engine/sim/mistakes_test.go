@@ -46,6 +46,8 @@ func gate() *mistakes.Gate {
 		{Name: "overdue", File: "engine/exits.go", Old: "\t\tstart = prefix\n", New: "\t\tstart = exitKey(x.lane, hourOf(at), 0)\n"},
 		{Name: "nofills", File: "engine/fill.go", Old: "\t\tl.progress.fills[f.key] = f\n", New: "\t\tf.done = true\n\t\tl.progress.fills[f.key] = f\n"},
 		{Name: "untold", File: "engine/ledger.go", Old: "\t\tl.node.ledger.add(l.id, list[:n])\n", New: ""},
+		{Name: "newatstart", File: "engine/users.go", Old: "\t\t\t\tstored.Add(key.node.Hash)\n", New: ""},
+		{Name: "newagain", File: "actors/resident.go", Old: "\t\th.stored.Add(r.node.Hash)\n", New: ""},
 		{Name: "aloneatstart", File: "engine/users.go", Old: "if s.Named && s.Follows && !x.fresh[s.Ordinal] {", New: "if false {"},
 		{Name: "lateagain", File: "engine/ledgerfile.go", Old: "for received := min(e.time, now); have < e.gen; {", New: "for received := min(e.time, now); have > e.gen; {"},
 		{Name: "latefirst", File: "engine/ledgerfile.go", Old: "have += 1 + have&1", New: "have = e.gen"},

@@ -158,12 +158,17 @@ func (s *Badger) write(ops []op, ts uint64) error {
 	for len(ops) > 0 {
 		txn := s.db.NewTransactionAt(math.MaxUint64, true)
 		n, size := 0, 0
+		entries := make([]badger.Entry, min(len(ops), entriesSlab))
 		for n < len(ops) && (n == 0 || s.txnFits(n+1, size+ops[n].size())) {
-			if err := put(txn, ops[n]); err != nil {
+			if len(entries) == 0 {
+				entries = make([]badger.Entry, entriesSlab)
+			}
+			if err := put(txn, ops[n], &entries[0]); err != nil {
 				txn.Discard()
 				return err
 			}
 			size += ops[n].size()
+			entries = entries[1:]
 			n++
 		}
 		if err := txn.CommitAt(ts, nil); err != nil {
@@ -174,11 +179,16 @@ func (s *Badger) write(ops []op, ts uint64) error {
 	return nil
 }
 
-func put(txn *badger.Txn, o op) error {
+// entriesSlab is how many entries of a transaction are allocated at a time.
+const entriesSlab = 256
+
+// put adds an operation to txn, which keeps e.
+func put(txn *badger.Txn, o op, e *badger.Entry) error {
 	if o.delete {
 		return txn.Delete(o.key)
 	}
-	return txn.SetEntry(&badger.Entry{Key: o.key, Value: o.value})
+	e.Key, e.Value = o.key, o.value
+	return txn.SetEntry(e)
 }
 
 // recoverStaged makes good what a crash interrupted: batches with a marker are
