@@ -126,7 +126,7 @@ func (l *lane) fillFromHistory(ctx context.Context) {
 			return
 		}
 		took := time.Since(began)
-		step = min(max(int(fillStep*took/fillPauseMax), fillStep), fillStepMax)
+		step = min(max(int(fillStep*took/fillSlow), fillStep), fillStepMax)
 		if l.events.Load() != events && !pause(ctx, min(took, fillPauseMax)) {
 			return
 		}

@@ -16,7 +16,8 @@ const (
 	fillStep    = 512 // identities in one fill
 	fillStepMax = 2048
 
-	fillPauseMax = 100 * time.Millisecond // after a fill beside events
+	fillSlow     = 100 * time.Millisecond // a fill that takes longer is followed by a larger one
+	fillPauseMax = time.Second            // after a fill beside events
 )
 
 // clock notices when wall time does not run with the monotonic clock. It is

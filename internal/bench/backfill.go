@@ -31,6 +31,14 @@ const (
 	fillKillAt      = 0.4 // of the first segment
 )
 
+// steady is a rate, a quarter of it for a quick run.
+func (s *session) steady(rate int) int {
+	if s.Quick {
+		return rate / 4
+	}
+	return rate
+}
+
 // fillRules are the segments of a round, of which the first is asked how far it
 // is. Windows are whole days: see archive.
 func fillRules(round int) []rule {
@@ -113,7 +121,7 @@ func (s *session) backfill(ctx context.Context) (_ []Result, err error) {
 	for i := range backgroundConns {
 		p := newPresent(a, i, backgroundConns)
 		f.lives = append(f.lives, p)
-		f.live = append(f.live, newTale(fillBackground/backgroundPosts, p))
+		f.live = append(f.live, newTale(s.steady(fillBackground)/backgroundPosts, p))
 	}
 	var quiet, busy samples
 	for round := range s.Rounds {
@@ -165,7 +173,7 @@ func (f *filling) around(ctx context.Context) (stopLooks, stopEvents func() (sam
 		askers[i] = newFillAsker(f.a, rand.Uint64())
 	}
 	looks := httpLoad(f.service, askers)
-	looks.every = time.Second / fillLooks
+	looks.every = time.Second / time.Duration(f.s.steady(fillLooks))
 	stopEvents = events.behind(ctx)
 	pause(ctx, min(f.s.Time, time.Second)) // until it runs evenly
 	return looks.behind(ctx), stopEvents
@@ -494,12 +502,12 @@ func (f *filling) report(quiet, busy samples, took time.Duration, compared int) 
 	r.set("p50_ms", busy.quantile(0.5))
 	r.set("without_p50_ms", quiet.quantile(0.5))
 	r.note("p50 %.3g ms, without %.3g ms; %d look-ups a second, each counted from when it was due, one in %d of anybody and the others of the %d who are about",
-		busy.quantile(0.5), quiet.quantile(0.5), fillLooks, fillColdShare, visitors)
+		busy.quantile(0.5), quiet.quantile(0.5), f.s.steady(fillLooks), fillColdShare, visitors)
 	ack := func(x sample) float64 { return x.also["ack_p99"] }
 	r.note("live events: acknowledged after p99 %.3g ms, without %.3g ms", busy.median(ack), quiet.median(ack))
-	r.background(busy, fillBackground)
+	r.background(busy, f.s.steady(fillBackground))
 	rate := busy.median(func(x sample) float64 { return events / x.also["took"] })
-	fill := Result{Work: fmt.Sprintf("backfill of %d segments at once, beside 20k events/s and %d look-ups/s", len(fillRules(0)), fillLooks), Unit: "events/s", Ours: rate}
+	fill := Result{Work: fmt.Sprintf("backfill of %d segments at once, beside %d events/s and %d look-ups/s", len(fillRules(0)), f.s.steady(fillBackground), f.s.steady(fillLooks)), Unit: "events/s", Ours: rate}
 	fill.note("%.3g s until all are filled; the history was loaded in %s (%s/s)", events/rate, took.Round(time.Second), figure(events/took.Seconds()))
 	fill.note("killed when %.0f %% were gone through; the next process, ready after %s, went on at %.0f %%", f.midway.at*100, f.down.Round(10*time.Millisecond), f.midway.on*100)
 	fill.note("%d memberships of %d segments of %d identities are those of a plain reading of all events, live ones included", compared, len(f.rules), int(f.a.browsers+f.a.accounts()))

@@ -40,7 +40,8 @@ type Config struct {
 	Time time.Duration
 	// Rounds is how many samples each side gives; the medians count. Default 3.
 	Rounds int
-	// Quick makes the big populations a quarter.
+	// Quick makes the big populations a quarter, and the rates beside backfills
+	// and exits.
 	Quick bool
 	// Profile, if set, is the file name, to which the measurement's name and a
 	// number are added, of the node's processor profiles.

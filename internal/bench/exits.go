@@ -69,7 +69,7 @@ func (s *session) exits(ctx context.Context) (_ []Result, err error) {
 		return nil, err
 	}
 	var looks latencies
-	x, err := n.beside(ctx, tape, fillBackground, func(ctx context.Context) (x sample, err error) {
+	x, err := n.beside(ctx, tape, s.steady(fillBackground), func(ctx context.Context) (x sample, err error) {
 		l := newLapses(count, time.Now().Add(lapseLead), over)
 		if err := n.finish(ctx, []worker{newTale(postEvents, l)}); err != nil {
 			return x, err
@@ -97,7 +97,7 @@ func (s *session) exits(ctx context.Context) (_ []Result, err error) {
 	r.note("in counts, asked every %s: p50 %.3g ms, p99 %.3g ms, greatest %.3g ms after their time; none before it", lapsePoll, x.latencies.quantile(0.5), x.latencies.quantile(0.99), greatest)
 	r.note("in look-ups, %d of them looked at from before their time on: p50 %.3g ms, p99 %.3g ms, greatest %.3g ms after it; none before it", len(looks), looks.quantile(0.5), looks.quantile(0.99), looks.quantile(1))
 	r.atMost("ms", greatest, 1000)
-	r.background(samples{x}, fillBackground)
+	r.background(samples{x}, s.steady(fillBackground))
 	return []Result{r}, nil
 }
 
