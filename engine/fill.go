@@ -89,8 +89,8 @@ func (n *Node) filledShare(k proto.SegmentKey) *float64 {
 // fillFromHistory appends fills for segments that want their history gone
 // through, a step at a time, each once the one before is published: so live
 // events go first, and a restart goes on where it was. While events come, at
-// least half of the time is left to them; where a step waits long behind them,
-// the next is larger.
+// least two thirds of the time are left to them, and a step is as large as
+// the lane takes fillWork for.
 func (l *lane) fillFromHistory(ctx context.Context) {
 	step := fillStep
 	for {
@@ -125,9 +125,12 @@ func (l *lane) fillFromHistory(ctx context.Context) {
 		if err != nil {
 			return
 		}
-		took := time.Since(began)
-		step = min(max(int(fillStep*took/fillSlow), fillStep), fillStepMax)
-		if l.events.Load() != events && !pause(ctx, min(took, fillPauseMax)) {
+		if work := time.Duration(l.filling.Load()); work > 2*fillWork {
+			step = max(step/2, fillStepMin)
+		} else if work < fillWork/2 {
+			step = min(step*2, fillStepMax)
+		}
+		if l.events.Load() != events && !pause(ctx, min(2*time.Since(began), fillPauseMax)) {
 			return
 		}
 	}
@@ -178,6 +181,7 @@ func (l *lane) fill(b *batch, body []byte) (digest uint64, later bool, err error
 	if !l.drained(b) {
 		return 0, true, nil
 	}
+	defer func(began time.Time) { l.filling.Store(int64(time.Since(began))) }(time.Now())
 	nodes, err := l.nodesBetween(b.source, x.Client, x.First, x.Last)
 	if err != nil {
 		return 0, false, err

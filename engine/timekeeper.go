@@ -13,11 +13,12 @@ const (
 	beatEvery   = 2 * time.Second
 	beatSoonest = 20 * time.Millisecond
 	controlMax  = 64  // control records in one relayed entry
-	fillStep    = 512 // identities in one fill
-	fillStepMax = 2048
+	fillStep    = 256 // identities in the first fill
+	fillStepMin = 64
+	fillStepMax = 1024
 
-	fillSlow     = 100 * time.Millisecond // a fill that takes longer is followed by a larger one
-	fillPauseMax = time.Second            // after a fill beside events
+	fillWork     = 10 * time.Millisecond // of the lane, in one fill
+	fillPauseMax = time.Second           // after a fill beside events
 )
 
 // clock notices when wall time does not run with the monotonic clock. It is
