@@ -123,6 +123,7 @@ type NodeView struct {
 type UserChange struct {
 	Ordinal proto.Ordinal
 	Root    graph.Hash
+	Leads   bool // it is the root itself
 }
 
 // Final is a cut of which nothing is left to do.

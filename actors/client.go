@@ -49,6 +49,24 @@ func (h *host) release(r *resident, client proto.ClientID) uint64 {
 	return 4
 }
 
+// dropHollow lets go of a client's facts of a node of which nothing is left: of
+// somebody who was known by a list only, and is not on it any more.
+func (h *host) dropHollow(t *task, digest uint64) uint64 {
+	r, client := t.r, t.in.Client
+	f := r.state.Client(client)
+	if f == nil || !f.Hollow() {
+		return digest
+	}
+	if r.state.Graph == nil && r.solelyOf(client) {
+		h.purge(r)
+		return mix(digest, 11, uint64(t.index))
+	}
+	if h.forgetFacts(r, client); h.fault != nil {
+		return digest
+	}
+	return h.digest(mix(digest, 12, uint64(t.index)), r)
+}
+
 // knownBy reports whether the client holds facts of the node or vouches for a
 // link of it.
 func (r *resident) knownBy(c proto.ClientID) bool {
@@ -84,6 +102,16 @@ func (h *host) purge(r *resident) {
 
 // forgetClient takes what one client knows out of a node that others know too.
 func (h *host) forgetClient(r *resident, client proto.ClientID) {
+	if h.forgetFacts(r, client); h.fault != nil {
+		return
+	}
+	if r.state.Graph != nil {
+		h.tell(r.node, graph.Message{Kind: graph.Withdraw, Evidence: graph.Evidence{Time: h.entry.Now, Client: client}})
+	}
+}
+
+// forgetFacts takes a client's facts out of a node, and leaves links alone.
+func (h *host) forgetFacts(r *resident, client proto.ClientID) {
 	in := identity.Input{Kind: identity.InputForget, Client: client}
 	if h.take(r, &in, h.entry.Now); h.mustNot(r) {
 		return
@@ -91,9 +119,6 @@ func (h *host) forgetClient(r *resident, client proto.ClientID) {
 	h.redo(r, redo{in: in, now: h.entry.Now})
 	h.keep(r, r.state.Gen())
 	h.refresh(r)
-	if r.state.Graph != nil {
-		h.tell(r.node, graph.Message{Kind: graph.Withdraw, Evidence: graph.Evidence{Time: h.entry.Now, Client: client}})
-	}
 }
 
 // mustNot is a fault if the step of an erasure failed.

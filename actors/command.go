@@ -16,6 +16,7 @@ type task struct {
 	r            *resident      // nil of a cut or opt-in, which are for all nodes of an identity
 	called       proto.Identity // aliases the entry
 	in           identity.Input
+	needs        string // of traits: one without which nothing is done
 	event        proto.Event
 	at           proto.Millis // evidence: when the gateway took the command
 	link         proto.LinkCommand
@@ -51,7 +52,7 @@ func (h *host) addTask() *task {
 
 func (h *host) addCommand(c *Command) (err error) {
 	t := h.addTask()
-	t.entry, t.index, t.kind, t.body, t.r, t.called = c.Entry, c.Index, c.Kind, c.Body, nil, ""
+	t.entry, t.index, t.kind, t.body, t.r, t.called, t.needs = c.Entry, c.Index, c.Kind, c.Body, nil, "", ""
 	switch c.Kind {
 	case proto.CommandEvent:
 		if err := proto.DecodeEvent(c.Body, &t.event); err != nil {
@@ -66,7 +67,7 @@ func (h *host) addCommand(c *Command) (err error) {
 			return err
 		}
 		t.at = x.Received
-		t.in = identity.Input{Kind: identity.InputTraits, Client: x.Client, Traits: x.Set}
+		t.in, t.needs = identity.Input{Kind: identity.InputTraits, Client: x.Client, Traits: x.Set}, x.Needs
 		return h.resolve(t, x.Identity, x.Space)
 	case proto.CommandLink:
 		if t.link, err = proto.DecodeLink(c.Body); err != nil {
@@ -196,7 +197,7 @@ func (h *host) perform(t *task, digest uint64) uint64 {
 		h.unlink(t)
 		return mix(digest, 5, uint64(t.index))
 	case proto.CommandEvent, proto.CommandTraits:
-		if !t.r.state.Admits(min(t.at, h.entry.Now)) {
+		if !t.r.state.Admits(min(t.at, h.entry.Now)) || t.needs != "" && !t.r.state.HasTrait(t.in.Client, t.needs) {
 			h.out.Ignored++
 			return mix(digest, 6, uint64(t.index))
 		}
@@ -213,5 +214,9 @@ func (h *host) perform(t *task, digest uint64) uint64 {
 	case identity.InputTrim:
 		return mix(digest, 10, h.retain(t.r))
 	}
-	return h.step(t, digest)
+	digest = h.step(t, digest)
+	if t.needs != "" && h.fault == nil {
+		digest = h.dropHollow(t, digest)
+	}
+	return digest
 }

@@ -222,7 +222,7 @@ func (h *host) tellUser(r *resident) {
 	root := userOf(r)
 	if root != r.root {
 		r.root = root
-		h.out.Users = append(h.out.Users, UserChange{r.state.Ordinal, root})
+		h.out.Users = append(h.out.Users, UserChange{r.state.Ordinal, root, root == r.node.Hash})
 	}
 }
 

@@ -613,6 +613,12 @@ func traitsIn(s proto.SpaceID, client proto.ClientID, visitor string, at proto.M
 	return command{homeOf(visitor), proto.CommandTraits, x.Append(nil)}
 }
 
+// needing is traitsIn of who has a trait.
+func needing(needs string, s proto.SpaceID, client proto.ClientID, visitor string, at proto.Millis, set ...proto.Prop) command {
+	x := proto.Traits{Client: client, Space: s, Identity: called(visitor), Received: at, Set: set, Needs: needs}
+	return command{homeOf(visitor), proto.CommandTraits, x.Append(nil)}
+}
+
 func link(s proto.SpaceID, client proto.ClientID, a, b string, at proto.Millis, id uint64) command {
 	x := proto.LinkCommand{Client: client, Space: s, A: called(a), B: called(b), Received: at, Confidence: 1000, Command: id}
 	return command{homeOf(a), proto.CommandLink, x.Append(nil)}

@@ -62,6 +62,13 @@ func drawCommand(t *rapid.T, now proto.Millis, id uint64) command {
 		return optIn(a, rapid.SampledFrom([]uint32{1, 1, 1, 3, 3, 5, 7, 2}).Draw(t, "gen"), at, id)
 	case 24: // a repeated command
 		return cut(proto.CutOptOut, a, at, 1)
+	case 25, 26: // on an import, onto its list, off it
+		return traitsIn(space, client, a, at, proto.Prop{Key: "import#1", Value: proto.FlagOf(true)})
+	case 27:
+		return needing("import#1", space, client, a, at, proto.Prop{Key: "import.l", Value: proto.NumberOf(1)}, proto.Prop{Key: "import#1", Value: proto.TextOf("")})
+	case 28, 29:
+		key := rapid.SampledFrom([]string{"import#1", "import.l", "vip"}).Draw(t, "mark")
+		return needing(key, space, client, a, at, proto.Prop{Key: key, Value: proto.TextOf("")})
 	}
 	name := rapid.SampledFrom([]string{"x", "x", "y", strings.Repeat("z", 400)}).Draw(t, "name")
 	ids := []string{a}

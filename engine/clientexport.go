@@ -5,16 +5,19 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"slices"
 	"time"
 
 	"kith/actors/identity"
 	"kith/graph"
 	"kith/proto"
+	"kith/segments"
 )
 
 // This file writes all that a client holds, as lines of JSON: the client, its
-// keys without their secrets, its segments, then by lane and number each
+// keys without their secrets, its segments with their sizes day by day, its
+// saved audiences, what its report keys were told, then by lane and number each
 // identity with its events and links, and last a line with the counts of all,
 // without which the export is not whole. docs/api.md has the fields.
 
@@ -41,6 +44,38 @@ type exportedKey struct {
 type exportedSegment struct {
 	Kind string `json:"kind"`
 	proto.SegmentSpec
+}
+
+// exportedSize is of a day that has ended, under all rules that the segment's
+// name has stood for.
+type exportedSize struct {
+	Kind    string          `json:"kind"`
+	Segment proto.SegmentID `json:"segment"`
+	proto.DaySize
+}
+
+type exportedAudience struct {
+	Kind string `json:"kind"`
+	proto.AudienceSpec
+}
+
+// exportedReport is what report keys were told of an audience: a figure, that it
+// was below the floor, or nothing, because it was too close to another one.
+type exportedReport struct {
+	Kind    string    `json:"kind"`
+	Day     proto.Day `json:"day"`
+	Expr    string    `json:"expr"`
+	Unit    string    `json:"unit"`
+	Verdict string    `json:"verdict"`
+	Count   *uint64   `json:"count,omitempty"` // as it was told, rounded
+}
+
+func exportedReportOf(r segments.Report) exportedReport {
+	x := exportedReport{Kind: "report", Day: r.Day, Expr: r.Audience.String(), Unit: r.Unit, Verdict: r.Verdict.String()}
+	if r.Verdict == segments.VerdictTold {
+		x.Count = &r.Told
+	}
+	return x
 }
 
 type exportedIdentity struct {
@@ -73,6 +108,9 @@ type exportedEnd struct {
 	Kind       string `json:"kind"`
 	Keys       int    `json:"keys"`
 	Segments   int    `json:"segments"`
+	Sizes      int    `json:"sizes"`
+	Audiences  int    `json:"audiences"`
+	Reports    int    `json:"reports"`
 	Identities int    `json:"identities"`
 	Events     int    `json:"events"`
 	Links      int    `json:"links"`
@@ -90,7 +128,7 @@ func (n *Node) ExportClient(ctx context.Context, client proto.ClientInfo, w io.W
 	out := bufio.NewWriterSize(w, 64<<10)
 	x := &clientExport{node: n, client: client, out: json.NewEncoder(out), end: exportedEnd{Kind: "end"}}
 	x.out.SetEscapeHTML(false)
-	if err := x.account(); err != nil {
+	if err := x.account(ctx); err != nil {
 		return err
 	}
 	for _, l := range n.lanes {
@@ -112,8 +150,8 @@ type clientExport struct {
 	end    exportedEnd
 }
 
-// account writes the client itself, its keys and its segments.
-func (x *clientExport) account() error {
+// account writes the client itself and what is of it beside identities.
+func (x *clientExport) account(ctx context.Context) error {
 	n := x.node
 	head := exportedClient{Kind: "client", Format: exportFormat, Client: x.client.Name, Floor: x.client.Floor, Time: n.config.Now().UTC().Truncate(time.Millisecond)}
 	if err := x.out.Encode(head); err != nil {
@@ -128,6 +166,21 @@ func (x *clientExport) account() error {
 	for _, s := range n.Segments(x.client) {
 		x.end.Segments++
 		if err := x.out.Encode(exportedSegment{"segment", s}); err != nil {
+			return err
+		}
+	}
+	if err := x.sizes(ctx); err != nil {
+		return err
+	}
+	for _, a := range n.SavedAudiences(x.client) {
+		x.end.Audiences++
+		if err := x.out.Encode(exportedAudience{"audience", a}); err != nil {
+			return err
+		}
+	}
+	for _, r := range n.registry.reportsOf(x.client.ID) {
+		x.end.Reports++
+		if err := x.out.Encode(exportedReportOf(r)); err != nil {
 			return err
 		}
 	}
@@ -259,4 +312,30 @@ func (n *Node) nameOfPeer(node proto.Node) (id proto.Identity, err error) {
 		return "", err
 	}
 	return l.nameOf(snap, s.Ordinal)
+}
+
+// sizes writes how many were in each segment when each day ended, day by day:
+// one day of all lanes is in memory.
+func (x *clientExport) sizes(ctx context.Context) error {
+	names := x.node.registry.namesEver(x.client.ID)
+	days, err := x.node.sizedDays(x.client.ID)
+	if err != nil {
+		return err
+	}
+	for _, day := range days {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		list, err := x.node.sizesOn(x.client.ID, day, names)
+		if err != nil {
+			return err
+		}
+		for _, id := range slices.Sorted(maps.Keys(list)) {
+			x.end.Sizes++
+			if err := x.out.Encode(exportedSize{"size", id, complete(list[id])}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -138,6 +140,63 @@ func TestExportClientDuringOptOut(t *testing.T) {
 	for _, x := range exportedLines(t, &w.Buffer) {
 		if x.Identity == victim {
 			t.Fatalf("%s opted out, and is told after that", victim)
+		}
+	}
+}
+
+// The account has the sizes of days that ended, saved audiences and what report
+// keys were told, of this client alone.
+func TestExportClientAccount(t *testing.T) {
+	c := newCrowd(t, 5, "ab", below(map[byte]int{'a': 3, 'b': 1}))
+	c.script.beat(24 * time.Hour)
+	c.set(c.script.now.Time())
+	c.restart()
+	n, acme := c.n, c.client
+	if _, err := n.SaveAudience(t.Context(), acme, proto.AudienceSpec{ID: "mine", Expr: "a & !b", Description: "for a test"}); err != nil {
+		t.Fatal(err)
+	}
+	for expr, floor := range map[string]int{"a": 1, "b": 50} {
+		if _, err := n.Report(t.Context(), acme, expr, "", floor); err != nil {
+			t.Fatal(err)
+		}
+	}
+	other := acme
+	other.ID, other.Name = acme.ID+1000, "other"
+	for of, want := range map[proto.ClientInfo][]string{
+		acme: {
+			`{"kind":"size","segment":"a","day":"2026-01-01","identities":3}`,
+			`{"kind":"size","segment":"all","day":"2026-01-01","identities":5}`,
+			`{"kind":"size","segment":"b","day":"2026-01-01","identities":1}`,
+			`{"kind":"audience","id":"mine","expr":"a & !b","description":"for a test"}`,
+			`{"kind":"report","day":"2026-01-02","expr":"a","unit":"identities","verdict":"told","count":10}`,
+			`{"kind":"report","day":"2026-01-02","expr":"b","unit":"identities","verdict":"below"}`,
+		},
+		other: nil,
+	} {
+		var b bytes.Buffer
+		if err := n.ExportClient(t.Context(), of, &b); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for line := range strings.Lines(b.String()) {
+			for _, kind := range []string{"size", "audience", "report"} {
+				if strings.HasPrefix(line, `{"kind":"`+kind+`"`) {
+					got = append(got, strings.TrimSpace(line))
+				}
+			}
+		}
+		slices.SortStableFunc(got, func(a, b string) int { // reports in any order
+			if strings.Contains(a, `"report"`) && strings.Contains(b, `"report"`) {
+				return strings.Compare(a, b)
+			}
+			return 0
+		})
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", of.Name, diff)
+		}
+		end := fmt.Sprintf(`"sizes":%d,"audiences":%d,"reports":%d,`, min(3, len(want)), min(1, len(want)), min(2, len(want)))
+		if !strings.Contains(b.String(), end) {
+			t.Errorf("%s: the end has not %s: %s", of.Name, end, b.String()[max(0, b.Len()-200):])
 		}
 	}
 }

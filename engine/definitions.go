@@ -21,6 +21,11 @@ const segmentsMax = 20_000
 // Define makes or replaces a segment and returns when all lanes obey it. A
 // definition like the one in force changes nothing.
 func (n *Node) Define(ctx context.Context, client proto.ClientInfo, s proto.SegmentSpec) (proto.SegmentSpec, error) {
+	return n.define(ctx, client, s, n.registry.checkImported)
+}
+
+// define is Define of what may be defined, which the registry's lock is held for.
+func (n *Node) define(ctx context.Context, client proto.ClientInfo, s proto.SegmentSpec, may func(proto.ClientID, proto.SegmentID, *segments.Rule) error) (proto.SegmentSpec, error) {
 	scope, rule, err := parseSpec(s)
 	if err != nil {
 		return s, err
@@ -39,8 +44,11 @@ func (n *Node) Define(ctx context.Context, client proto.ClientInfo, s proto.Segm
 			s = old
 			return nil, nil
 		}
+		if err := may(client.ID, s.ID, rule); err != nil {
+			return nil, err
+		}
 		if !ok && len(n.registry.specs[client.ID]) >= segmentsMax {
-			return nil, proto.Errorf(proto.CodeTooLarge, "the client has %d segments, the most there may be: delete some", segmentsMax)
+			return nil, errManySegments
 		}
 		// The sequence of its own record is at least the next one.
 		d := segments.Definition{Key: proto.SegmentKey(n.registry.seq + 1), ID: s.ID, Scope: scope, Rule: rule}
@@ -61,6 +69,8 @@ func (n *Node) Define(ctx context.Context, client proto.ClientInfo, s proto.Segm
 	return out, nil
 }
 
+var errManySegments = proto.Errorf(proto.CodeTooLarge, "the client has %d segments, the most there may be: delete some", segmentsMax)
+
 func parseSpec(s proto.SegmentSpec) (segments.Scope, *segments.Rule, error) {
 	scope, err := segments.ParseScope(s.Scope)
 	if err != nil {
@@ -72,6 +82,11 @@ func parseSpec(s proto.SegmentSpec) (segments.Scope, *segments.Rule, error) {
 
 // Undefine drops a segment and returns when all lanes obey it.
 func (n *Node) Undefine(ctx context.Context, client proto.ClientInfo, id proto.SegmentID) error {
+	return n.undefine(ctx, client, id, false)
+}
+
+// undefine is Undefine, for the import that is under way for the segment too.
+func (n *Node) undefine(ctx context.Context, client proto.ClientInfo, id proto.SegmentID, byImport bool) error {
 	seq, err := n.registry.propose(ctx, func() (*pb.Control, error) {
 		if _, ok := n.registry.specs[client.ID][id]; !ok {
 			return nil, proto.Errorf(proto.CodeNotFound, "segment %q is not defined", id)
@@ -81,6 +96,9 @@ func (n *Node) Undefine(ctx context.Context, client proto.ClientInfo, id proto.S
 		}
 		if by := n.registry.savedWith(client.ID, func(a *segments.Audience) bool { return slices.Contains(a.Segments(), id) }); by != "" {
 			return nil, proto.Errorf(proto.CodeConflict, "segment %q is used by the saved audience @%s: change or delete that first", id, by)
+		}
+		if i := n.registry.imports(client.ID).underWay(id, false); i != nil && !byImport {
+			return nil, proto.Errorf(proto.CodeConflict, "import %d of segment %q is under way: wait for it", i.Number, id)
 		}
 		return &pb.Control{Body: &pb.Control_Undefine{Undefine: &pb.Undefine{Client: uint32(client.ID), Id: string(id)}}}, nil
 	})

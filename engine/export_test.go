@@ -242,3 +242,9 @@ func ReadSizes(b []byte) (list []SegmentSize, err error) {
 	}
 	return list, err
 }
+
+// Unswept reports whether something is left of the client's imports that failed.
+func (n *Node) Unswept(c proto.ClientInfo) (dirty bool) {
+	n.registry.withImports(c.ID, func(b *importBook) { dirty = b.dirty > 0 })
+	return dirty
+}

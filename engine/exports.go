@@ -1,8 +1,11 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"strconv"
+
+	"github.com/RoaringBitmap/roaring/v2"
 
 	"kith/internal/exports"
 	"kith/proto"
@@ -21,32 +24,40 @@ func (n *Node) OpenAudience(ctx context.Context, client proto.ClientInfo, r *pro
 	if err != nil {
 		return nil, err
 	}
-	if err := n.checkSince(client, a, r.Since); err != nil {
+	if err := n.checkSince(client, a, r.Unit, r.Since); err != nil {
 		return nil, err
+	}
+	if r.Unit == proto.UnitUsers {
+		if err := n.usersReady(ctx); err != nil {
+			return nil, err
+		}
 	}
 	names, err := n.openNames(ctx)
 	if err != nil {
 		return nil, err
 	}
 	out := &exports.Audience{Names: names, Manifest: proto.ExportManifest{
-		Client: client.Name, Expr: a.String(), Unit: "identities", Time: n.config.Now().UTC(),
+		Client: client.Name, Expr: a.String(), Unit: proto.UnitIdentities, Time: n.config.Now().UTC(),
 		Exact: true, Partitions: proto.Answered{Of: proto.Partitions}, Lanes: []proto.ExportLane{}, Segments: []proto.ExportSegment{},
 	}}
 	for _, s := range a.specs {
 		out.Manifest.Segments = append(out.Manifest.Segments, proto.ExportSegment{ID: s.ID, Version: s.Version, Scope: s.Scope, When: s.When})
 	}
-	n.freezeAll(out, names, a, r.Since != nil)
+	n.freezeAll(out, names, a, r)
 	return out, nil
 }
 
 // checkSince refuses an earlier export that cannot be compared with: numbers
 // mean the same only in the same log, for the same client.
-func (n *Node) checkSince(client proto.ClientInfo, a audience, since *proto.ExportSince) error {
+func (n *Node) checkSince(client proto.ClientInfo, a audience, unit string, since *proto.ExportSince) error {
 	if since == nil {
 		return nil
 	}
 	if since.Client != client.Name || since.Expr != a.String() {
 		return proto.Errorf(proto.CodeConflict, "the earlier export is of another client or another expression: make a whole export")
+	}
+	if cmp.Or(since.Unit, proto.UnitIdentities) != cmp.Or(unit, proto.UnitIdentities) {
+		return proto.Errorf(proto.CodeConflict, "the earlier export has another unit: make a whole export")
 	}
 	for _, s := range since.Lanes {
 		if int(s.Lane) >= len(n.lanes) || s.Log != n.lanes[s.Lane].logName {
@@ -60,11 +71,12 @@ func (n *Node) checkSince(client proto.ClientInfo, a audience, since *proto.Expo
 }
 
 // freezeAll takes each lane's part out.
-func (n *Node) freezeAll(out *exports.Audience, names *audienceNames, a audience, known bool) {
-	m := &out.Manifest
+func (n *Node) freezeAll(out *exports.Audience, names *audienceNames, a audience, r *proto.ExportRequest) {
+	m, users := &out.Manifest, r.Unit == proto.UnitUsers
+	var linked []linkedMember
 	position := proto.Position{}
 	for _, l := range n.lanes {
-		f, ok := l.freeze(a, known)
+		f, ok := l.freeze(a, users, r.Since != nil)
 		if !ok {
 			m.Exact = false
 			continue
@@ -73,12 +85,22 @@ func (n *Node) freezeAll(out *exports.Audience, names *audienceNames, a audience
 		m.Exact = m.Exact && f.exact
 		m.Partitions.Answered += len(l.partitions)
 		count := f.part.Set.GetCardinality()
+		if users {
+			if r.Members {
+				f.part.Members = f.part.Set
+			}
+			f.part.Set = f.alone
+			linked = append(linked, f.linked...)
+		}
 		m.Lanes = append(m.Lanes, proto.ExportLane{Lane: l.id, Log: l.logName, Offset: f.offset, Count: count})
 		m.Count += count
 		position[l.id] = f.offset
 		out.Lanes = append(out.Lanes, f.part)
 	}
 	m.Position = position.String()
+	if users {
+		byUsers(out, linked, r.Members)
+	}
 }
 
 // frozen is a lane's part of an audience with the commit that it is of.
@@ -87,12 +109,15 @@ type frozen struct {
 	snap   *laneSnapshot
 	offset proto.Offset
 	exact  bool
+
+	alone  *roaring.Bitmap // by users: those of the set that are alone
+	linked []linkedMember  // and the others
 }
 
 // freeze takes bitmaps, snapshot and offset of one and the same commit; false
 // of a lane that stopped. The committer makes all three visible under visible,
 // so none of them moves meanwhile.
-func (l *lane) freeze(a audience, known bool) (f frozen, ok bool) {
+func (l *lane) freeze(a audience, users, known bool) (f frozen, ok bool) {
 	l.visible.RLock()
 	defer l.visible.RUnlock()
 	applied, _, _, fault := l.progress.get()
@@ -102,6 +127,9 @@ func (l *lane) freeze(a audience, known bool) (f frozen, ok bool) {
 	f.exact, f.offset = l.progress.allFilled(versionsOf(a.specs)), applied
 	l.bitmaps.View(func(get getBits, universe getUniverse) {
 		f.part.Set = a.set(get, universe)
+		if users {
+			f.alone, f.linked = l.users.linkedOf(l.id, f.part.Set)
+		}
 		if known {
 			f.part.Known = copyOf(universe(a.client))
 		}
@@ -136,7 +164,7 @@ func (x *audienceNames) Close() {
 }
 
 // Name implements exports.Names.
-func (x *audienceNames) Name(lane proto.LaneID, ordinals []uint32, fn func(proto.Ordinal, proto.Identity)) error {
+func (x *audienceNames) Name(lane proto.LaneID, ordinals []uint32, fn func(proto.Ordinal, []byte)) error {
 	if len(ordinals) == 0 {
 		return nil
 	}
@@ -156,12 +184,18 @@ func nameless(lane proto.LaneID, o uint32) error {
 }
 
 // nameEach reads one after another.
-func (x *audienceNames) nameEach(snap *laneSnapshot, lane proto.LaneID, ordinals []uint32, fn func(proto.Ordinal, proto.Identity)) error {
+func (x *audienceNames) nameEach(snap *laneSnapshot, lane proto.LaneID, ordinals []uint32, fn func(proto.Ordinal, []byte)) error {
 	for _, o := range ordinals {
 		if err := x.ctx.Err(); err != nil {
 			return err
 		}
-		found, err := readName(snap, lane, proto.Ordinal(o), func(_ proto.SpaceID, id proto.Identity) { fn(proto.Ordinal(o), id) })
+		found, err := snap.Get(ordinalKey(lane, proto.Ordinal(o)), func(v []byte) error {
+			_, id, err := splitOrdinal(v)
+			if err == nil {
+				fn(proto.Ordinal(o), id)
+			}
+			return err
+		})
 		if err != nil {
 			return err
 		}
@@ -173,7 +207,7 @@ func (x *audienceNames) nameEach(snap *laneSnapshot, lane proto.LaneID, ordinals
 }
 
 // nameRange reads all from the first to the last.
-func (x *audienceNames) nameRange(snap *laneSnapshot, lane proto.LaneID, ordinals []uint32, fn func(proto.Ordinal, proto.Identity)) error {
+func (x *audienceNames) nameRange(snap *laneSnapshot, lane proto.LaneID, ordinals []uint32, fn func(proto.Ordinal, []byte)) error {
 	rest := ordinals
 	err := snap.Scan(laneKey(lane, 'o'), ordinalKey(lane, proto.Ordinal(ordinals[0])), func(k, v []byte) (bool, error) {
 		switch o := uint32(ordinalOf(k)); {
@@ -182,7 +216,7 @@ func (x *audienceNames) nameRange(snap *laneSnapshot, lane proto.LaneID, ordinal
 		case o > rest[0]:
 			return false, nil
 		}
-		_, id, err := decodeOrdinal(v)
+		_, id, err := splitOrdinal(v)
 		if err != nil {
 			return false, err
 		}

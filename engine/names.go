@@ -15,10 +15,16 @@ func encodeOrdinal(space proto.SpaceID, id proto.Identity) []byte {
 }
 
 func decodeOrdinal(v []byte) (proto.SpaceID, proto.Identity, error) {
+	space, id, err := splitOrdinal(v)
+	return space, proto.Identity(id), err
+}
+
+// splitOrdinal is decodeOrdinal within v.
+func splitOrdinal(v []byte) (proto.SpaceID, []byte, error) {
 	if len(v) < 5 {
-		return 0, "", proto.Errorf(proto.CodeCorrupt, "an ordinal's record has %d bytes", len(v))
+		return 0, nil, proto.Errorf(proto.CodeCorrupt, "an ordinal's record has %d bytes", len(v))
 	}
-	return proto.SpaceID(binary.BigEndian.Uint32(v)), proto.Identity(v[4:]), nil
+	return proto.SpaceID(binary.BigEndian.Uint32(v)), v[4:], nil
 }
 
 // readName calls fn with whom a number of the lane names, if anybody. The

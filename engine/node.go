@@ -57,6 +57,7 @@ type Node struct {
 	checking  sync.Mutex         // one search for a receipt at a time
 	erasing   sync.Mutex         // one erasure of bytes at a time
 	reporting chan struct{}      // held by the one report under way
+	staging   sync.RWMutex       // held for reading by who takes rows of imports, for writing while one is ended
 	intake    sync.RWMutex       // held for reading by who appends, for writing while the log is emptied
 	stopRead  context.CancelFunc // ends the readers, last
 	done      sync.WaitGroup
@@ -254,6 +255,7 @@ func (n *Node) start(ctx context.Context) error {
 		n.packers = append(n.packers, log.NewPacker(l.stream, log.PackerConfig{Lane: l.id, Producer: newProducer(), Now: n.now}))
 	}
 	n.done.Go(func() { n.watchDisk(background) })
+	n.done.Go(func() { n.workImports(background) })
 	if len(n.lanes) > 1 {
 		n.done.Go(func() { n.sweepOutboxes(background) })
 	}

@@ -51,6 +51,9 @@ func (r *registry) checkSpec(c proto.ClientID, d segments.Definition) (old proto
 	defer r.mu.Unlock()
 	d.Key = proto.SegmentKey(r.seq + 1)
 	old, defined = r.specs[c][d.ID]
+	if err := r.checkImported(c, d.ID, d.Rule); err != nil {
+		return old, defined, err
+	}
 	return old, defined, r.check(c, d)
 }
 

@@ -37,6 +37,7 @@ type registry struct {
 	rules   *laneRules
 	saved   map[proto.ClientID]map[proto.AudienceID]proto.AudienceSpec
 	reports map[proto.ClientID]*segments.ReportBook
+	books   map[proto.ClientID]*importBook
 	ever    map[defined][]proto.SegmentKey // all that a segment's name has stood for
 
 	stale atomic.Bool // view must be made anew; set under mu
@@ -63,6 +64,7 @@ func newRegistry(c log.ControlStream, static map[[32]byte]proto.Principal, now f
 		keys: map[[32]byte]proto.Principal{}, specs: map[proto.ClientID]map[proto.SegmentID]proto.SegmentSpec{},
 		rules: newLaneRules(), saved: map[proto.ClientID]map[proto.AudienceID]proto.AudienceSpec{},
 		reports: map[proto.ClientID]*segments.ReportBook{}, ever: map[defined][]proto.SegmentKey{},
+		books: map[proto.ClientID]*importBook{},
 	}
 	r.stale.Store(true)
 	return r
@@ -163,6 +165,7 @@ func (r *registry) obey(seq uint64, c *pb.Control) error {
 			return err
 		}
 		delete(r.specs[proto.ClientID(b.Undefine.Client)], proto.SegmentID(b.Undefine.Id))
+		r.imports(proto.ClientID(b.Undefine.Client)).dropList(seq, proto.SegmentID(b.Undefine.Id))
 	case *pb.Control_EraseClient:
 		if _, err := r.rules.apply(seq, c); err != nil {
 			return err
@@ -177,6 +180,8 @@ func (r *registry) obey(seq uint64, c *pb.Control) error {
 		delete(r.saved[proto.ClientID(b.DropAudience.Client)], proto.AudienceID(b.DropAudience.Id))
 	case *pb.Control_Report:
 		return r.obeyReport(b.Report)
+	case *pb.Control_Import:
+		return r.obeyImport(seq, proto.Millis(c.TimeMs), b.Import)
 	}
 	return nil
 }
@@ -186,6 +191,7 @@ func (r *registry) end(id proto.ClientID) {
 	delete(r.specs, id)
 	delete(r.saved, id)
 	delete(r.reports, id)
+	delete(r.books, id)
 	for name, c := range r.clients {
 		if c.ID == id {
 			delete(r.clients, name)

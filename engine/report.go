@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"time"
 
 	"github.com/RoaringBitmap/roaring/v2"
 
@@ -33,6 +34,16 @@ func (r *registry) book(c proto.ClientID) *segments.ReportBook {
 		r.reports[c] = b
 	}
 	return b
+}
+
+// reportsOf are what a client's report keys were told.
+func (r *registry) reportsOf(c proto.ClientID) []segments.Report {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if b := r.reports[c]; b != nil {
+		return b.All()
+	}
+	return nil
 }
 
 // question is what a report key asks, and what was asked before.
@@ -82,7 +93,7 @@ func (n *Node) Report(ctx context.Context, client proto.ClientInfo, expr, unit s
 // decideReport gives the report that answers q, made now if there is none yet;
 // without ok another question was faster.
 func (n *Node) decideReport(ctx context.Context, q *question) (r segments.Report, ok bool, err error) {
-	if r, ok, err = n.registry.lookUp(q, proto.DayOf(n.config.Now())); ok || err != nil {
+	if r, ok, err = n.registry.lookUp(q, proto.DayOf(n.config.Now()), n.config.Now()); ok || err != nil {
 		return r, ok, err
 	}
 	m, err := n.measureReport(ctx, q)
@@ -102,7 +113,7 @@ func (n *Node) decideReport(ctx context.Context, q *question) (r segments.Report
 	if err != nil {
 		return r, false, err
 	}
-	return n.registry.lookUp(q, q.day)
+	return n.registry.lookUp(q, q.day, n.config.Now())
 }
 
 // edge is where the audience's rounding jumps: a secret of the node's data.
@@ -113,7 +124,7 @@ func (n *Node) edge(q *question) uint64 {
 
 // lookUp finds what was decided about q on the day, or fills in what is to be
 // known to decide about it.
-func (r *registry) lookUp(q *question, today proto.Day) (segments.Report, bool, error) {
+func (r *registry) lookUp(q *question, today proto.Day, now time.Time) (segments.Report, bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.fault != nil {
@@ -125,7 +136,9 @@ func (r *registry) lookUp(q *question, today proto.Day) (segments.Report, bool, 
 		return found, true, nil
 	}
 	if q.asked = book.Asked(q.day); q.asked >= segments.ReportsPerDayMax {
-		return segments.Report{}, false, proto.Errorf(proto.CodeRateLimited, "%d distinct audiences were asked for on %s, the most that report keys may: ask for one of them again, or tomorrow (UTC)", segments.ReportsPerDayMax, q.day)
+		e := proto.Errorf(proto.CodeRateLimited, "%d distinct audiences were asked for on %s, the most that report keys may: ask for one of them again, or tomorrow (UTC)", segments.ReportsPerDayMax, q.day)
+		e.RetryAfter = (q.day + 1).Start().Sub(now)
+		return segments.Report{}, false, e
 	}
 	q.rivals = book.Rivals(q.day, q.Audience)
 	return segments.Report{}, false, nil

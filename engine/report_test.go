@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -157,6 +158,11 @@ func TestReportsPerDay(t *testing.T) {
 	}
 	if got := c.ask("b"); got != string(proto.CodeRateLimited) {
 		t.Errorf("the 201st audience of the day: %s", got)
+	}
+	_, err := c.n.Report(t.Context(), c.client, "b", "", 50)
+	var e *proto.Error
+	if midnight := (proto.DayOf(c.clock()) + 1).Start(); !errors.As(err, &e) || !c.clock().Add(e.RetryAfter).Equal(midnight) {
+		t.Errorf("%v: again after %v, at %v it is %v until midnight", err, e.RetryAfter, c.clock(), midnight.Sub(c.clock()))
 	}
 	c.wants("a", first) // it was told before
 	c.set(c.clock().Add(24 * time.Hour))

@@ -183,6 +183,39 @@ func (s *Simulated) Fill(id proto.LaneID) *proto.Fill {
 	return &x
 }
 
+// Forget is the next step of a client's erasure that a lane wants, nil if there
+// is none or it is too early for it.
+func (s *Simulated) Forget(id proto.LaneID) *proto.Forget {
+	l := s.lanes[id]
+	l.progress.mu.Lock()
+	x, ok := l.progress.openErasure()
+	l.progress.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	past, stop := context.WithCancel(context.Background()) // what is not so now is not waited for
+	stop()
+	if x.next == 0 && s.endedEverywhere(past, x.seq) != nil {
+		return nil
+	}
+	step, err := l.nextForget(context.Background(), x)
+	if err != nil {
+		return nil
+	}
+	return &step
+}
+
+// Expire is a step that lets go of what is too old in a lane, nil if nothing is.
+func (s *Simulated) Expire(id proto.LaneID) *proto.Expire {
+	l := s.lanes[id]
+	_, _, now, _ := l.progress.get()
+	step, _, _, err := l.nextExpire(context.Background(), s.registry.retentions(), 0, now)
+	if err != nil || len(step.Ordinals) == 0 {
+		return nil
+	}
+	return &step
+}
+
 // Answer is what a node told of a command.
 type Answer struct {
 	Linked bool   // of a link or opt-in

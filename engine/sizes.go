@@ -112,13 +112,19 @@ func (n *Node) Sizes(client proto.ClientInfo, id proto.SegmentID, from, to proto
 	}
 	out := make([]proto.DaySize, 0, len(days))
 	for _, d := range days {
-		if d.Partitions != nil && d.Partitions.Answered == d.Partitions.Of {
-			d.Partitions = nil
-		}
-		out = append(out, *d)
+		out = append(out, complete(d))
 	}
 	slices.SortFunc(out, func(a, b proto.DaySize) int { return cmp.Compare(a.Day, b.Day) })
 	return out, nil
+}
+
+// complete is d, saying how much of the hash space it is of only if that is not all.
+func complete(d *proto.DaySize) proto.DaySize {
+	out := *d
+	if out.Partitions != nil && out.Partitions.Answered == out.Partitions.Of {
+		out.Partitions = nil
+	}
+	return out
 }
 
 // everOf are the keys that a name has stood for.
@@ -134,16 +140,9 @@ func (l *lane) addDays(c proto.ClientID, keys []proto.SegmentKey, from, to proto
 	defer snap.release()
 	return scanSizes(snap, sizesPrefix(l.id, c), sizesKey(l.id, c, from), to, func(day proto.Day, list []segmentSize) {
 		for _, s := range list {
-			if !slices.Contains(keys, s.key) {
-				continue
+			if slices.Contains(keys, s.key) {
+				addSize(days, day, day, s.size, len(l.partitions))
 			}
-			d := days[day]
-			if d == nil {
-				d = &proto.DaySize{Day: day, Identities: new(uint64), Partitions: &proto.Answered{Of: proto.Partitions}}
-				days[day] = d
-			}
-			*d.Identities += s.size
-			d.Partitions.Answered += len(l.partitions)
 		}
 	})
 }
@@ -160,4 +159,72 @@ func scanSizes(snap store.Snapshot, prefix, from []byte, to proto.Day, fn func(p
 		}
 		return true, err
 	})
+}
+
+// namesEver are the names that a client's segments have had, by key.
+func (r *registry) namesEver(c proto.ClientID) map[proto.SegmentKey]proto.SegmentID {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	names := map[proto.SegmentKey]proto.SegmentID{}
+	for name, keys := range r.ever {
+		if name.client != c {
+			continue
+		}
+		for _, k := range keys {
+			names[k] = name.id
+		}
+	}
+	return names
+}
+
+// sizedDays are the days of which a lane has the sizes of a client's segments.
+func (n *Node) sizedDays(c proto.ClientID) ([]proto.Day, error) {
+	days := map[proto.Day]bool{}
+	for _, l := range n.lanes {
+		snap := l.acquire()
+		err := snap.Scan(sizesPrefix(l.id, c), sizesPrefix(l.id, c), func(k, _ []byte) (bool, error) {
+			days[sizesDay(k)] = true
+			return true, nil
+		})
+		snap.release()
+		if err != nil {
+			return nil, err
+		}
+	}
+	return slices.Sorted(maps.Keys(days)), nil
+}
+
+// sizesOn are the sizes of a client's segments when a day ended, by the names
+// that its keys have had.
+func (n *Node) sizesOn(c proto.ClientID, day proto.Day, names map[proto.SegmentKey]proto.SegmentID) (map[proto.SegmentID]*proto.DaySize, error) {
+	sizes := map[proto.SegmentID]*proto.DaySize{}
+	for _, l := range n.lanes {
+		if err := l.addSizesOn(c, day, names, sizes); err != nil {
+			return nil, err
+		}
+	}
+	return sizes, nil
+}
+
+func (l *lane) addSizesOn(c proto.ClientID, day proto.Day, names map[proto.SegmentKey]proto.SegmentID, sizes map[proto.SegmentID]*proto.DaySize) error {
+	snap := l.acquire()
+	defer snap.release()
+	return scanSizes(snap, sizesPrefix(l.id, c), sizesKey(l.id, c, day), day, func(_ proto.Day, list []segmentSize) {
+		for _, s := range list {
+			if name, ok := names[s.key]; ok {
+				addSize(sizes, name, day, s.size, len(l.partitions))
+			}
+		}
+	})
+}
+
+// addSize adds a lane's part of a segment's size on a day.
+func addSize[K comparable](sizes map[K]*proto.DaySize, at K, day proto.Day, size uint64, partitions int) {
+	d := sizes[at]
+	if d == nil {
+		d = &proto.DaySize{Day: day, Identities: new(uint64), Partitions: &proto.Answered{Of: proto.Partitions}}
+		sizes[at] = d
+	}
+	*d.Identities += size
+	d.Partitions.Answered += partitions
 }

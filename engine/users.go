@@ -20,13 +20,14 @@ import (
 type userIndex struct {
 	mu     sync.RWMutex
 	linked *roaring.Bitmap
+	leads  *roaring.Bitmap          // those of linked that are roots
 	roots  map[proto.Ordinal]uint64 // by the beginning of the root's hash
 	fresh  map[proto.Ordinal]bool   // changed since the reading began; nil: all is read
 	read   chan struct{}            // closed when all is read
 }
 
 func (x *userIndex) init() {
-	x.linked, x.roots = roaring.New(), map[proto.Ordinal]uint64{}
+	x.linked, x.leads, x.roots = roaring.New(), roaring.New(), map[proto.Ordinal]uint64{}
 	x.fresh, x.read = map[proto.Ordinal]bool{}, make(chan struct{})
 }
 
@@ -41,11 +42,16 @@ func (x *userIndex) apply(list []actors.UserChange) {
 		if x.fresh != nil {
 			x.fresh[c.Ordinal] = true
 		}
-		x.set(c.Ordinal, c.Root)
+		x.set(c.Ordinal, c.Root, c.Leads)
 	}
 }
 
-func (x *userIndex) set(o proto.Ordinal, root proto.IdentityHash) {
+func (x *userIndex) set(o proto.Ordinal, root proto.IdentityHash, leads bool) {
+	if leads {
+		x.leads.Add(uint32(o))
+	} else {
+		x.leads.Remove(uint32(o))
+	}
 	if root == (proto.IdentityHash{}) {
 		x.linked.Remove(uint32(o))
 		delete(x.roots, o)
@@ -67,7 +73,8 @@ func (x *userIndex) load(hash proto.IdentityHash, value []byte) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if s.Named && s.Follows && !x.fresh[s.Ordinal] {
-		x.set(s.Ordinal, s.Graph.RootOf(hash))
+		root := s.Graph.RootOf(hash)
+		x.set(s.Ordinal, root, root == hash)
 	}
 	return nil
 }
@@ -140,10 +147,8 @@ func usersUpTo(ctx context.Context, lanes []*lane, set setOf, most uint64) (uint
 	seen := map[uint64]struct{}{}
 	var alone uint64
 	for _, l := range lanes {
-		select {
-		case <-l.users.read:
-		case <-ctx.Done():
-			return 0, proto.Errorf(proto.CodeTimeout, "users are still being read after the start: try again: %w", ctx.Err())
+		if err := l.users.ready(ctx); err != nil {
+			return 0, err
 		}
 		l.bitmaps.View(func(get getBits, universe getUniverse) {
 			alone += l.users.distinct(set(get, universe), seen, most-min(alone, most))
@@ -153,6 +158,16 @@ func usersUpTo(ctx context.Context, lanes []*lane, set setOf, most uint64) (uint
 		}
 	}
 	return alone + uint64(len(seen)), ctx.Err()
+}
+
+// ready waits until all is read.
+func (x *userIndex) ready(ctx context.Context) error {
+	select {
+	case <-x.read:
+		return nil
+	case <-ctx.Done():
+		return proto.Errorf(proto.CodeTimeout, "users are still being read after the start: try again: %w", ctx.Err())
+	}
 }
 
 // addSizes adds how many identities of the lane are of each user of several.

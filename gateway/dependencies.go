@@ -150,6 +150,26 @@ type Exports interface {
 	OpenAudience(ctx context.Context, client proto.ClientInfo, r *proto.ExportRequest) (*exports.Audience, error)
 }
 
+// Imports are a client's own lists on their way to a segment. Its methods may run
+// concurrently. To a client another one's imports do not exist: CodeNotFound.
+type Imports interface {
+	// BeginImport opens an import and returns when that is durable; one of the same
+	// segment that still takes rows is given up.
+	BeginImport(ctx context.Context, client proto.ClientInfo, x proto.ImportSpec) (proto.Import, error)
+	// AddToImport makes rows durable, which are commands that set
+	// proto.StagedTrait. Rows may come twice; whoever sent them retries.
+	// CodeConflict if the import takes none any more.
+	AddToImport(ctx context.Context, client proto.ClientInfo, number uint64, b *proto.Batch) (proto.Submitted, error)
+	// CommitImport has the import judged, and its list activated if that matches
+	// floor people. It returns with the end of that, or with how far it is if it
+	// takes longer; it goes on by itself. Asked again it says what became of it.
+	CommitImport(ctx context.Context, client proto.ClientInfo, number uint64, floor int) (proto.Import, error)
+	// EndImport gives one up that was not committed, else CodeConflict.
+	EndImport(ctx context.Context, client proto.ClientInfo, number uint64) error
+	// Imports are all of the client's, newest first.
+	Imports(client proto.ClientInfo) []proto.Import
+}
+
 // Graph is which identities are one person's.
 type Graph interface {
 	// Link returns with the final decision; CodeTimeout if ctx ends before.
@@ -205,6 +225,7 @@ type Dependencies struct {
 	OptOuts     OptOuts
 	Maintenance Maintenance // optional: without it those routes are 404
 	Exports     Exports     // optional likewise
+	Imports     Imports     // optional likewise
 
 	Registry *prometheus.Registry // optional: for the gateway's metrics and /metrics
 	Log      *slog.Logger         // optional: for what no caller is told

@@ -83,8 +83,10 @@ func checkExport(x *proto.ExportRequest) error {
 		return proto.Errorf(proto.CodeExpr, `the body has no expr: send {"expr":"auto & !owners","format":"csv"}`)
 	case len(x.Expr) > exprBytesMax:
 		return proto.Errorf(proto.CodeExpr, "expr is over %d bytes", exprBytesMax)
-	case x.Unit != "" && x.Unit != "identities":
-		return proto.Errorf(proto.CodeInvalid, "unit %q cannot be exported: use identities, or count by users", clip(x.Unit))
+	case x.Unit != "" && x.Unit != proto.UnitIdentities && x.Unit != proto.UnitUsers:
+		return proto.Errorf(proto.CodeInvalid, "unit %q is unknown: use identities or users", clip(x.Unit))
+	case x.Members && (x.Unit != proto.UnitUsers || x.Since != nil):
+		return proto.Errorf(proto.CodeInvalid, "members are named in whole exports by users only: leave members out")
 	case len(x.Have) > proto.LanesMax || x.Since != nil && len(x.Since.Lanes) > proto.LanesMax:
 		return proto.Errorf(proto.CodeInvalid, "the body names over %d lanes", proto.LanesMax)
 	case x.Since != nil && (len(x.Have) > 0 || x.Since.Time.IsZero()):
@@ -105,7 +107,7 @@ func checkExport(x *proto.ExportRequest) error {
 		return nil
 	}
 	if _, err := proto.ParseExportFormat(x.Dictionary); err != nil || d == proto.FormatRoaring || f != proto.FormatRoaring {
-		return proto.Errorf(proto.CodeInvalid, "dictionary %q is not one for format %s: with roaring use parquet, csv, ndjson or none, with others leave it out", clip(x.Dictionary), f)
+		return proto.Errorf(proto.CodeInvalid, "dictionary %q is not one for format %s: with roaring use parquet, arrow, csv, ndjson or none, with others leave it out", clip(x.Dictionary), f)
 	}
 	return nil
 }

@@ -55,7 +55,7 @@ type twinNames struct {
 }
 
 // Name implements exports.Names.
-func (n *twinNames) Name(_ proto.LaneID, ordinals []uint32, fn func(proto.Ordinal, proto.Identity)) error {
+func (n *twinNames) Name(_ proto.LaneID, ordinals []uint32, fn func(proto.Ordinal, []byte)) error {
 	if n.t.exports.stop != nil {
 		select {
 		case <-n.t.exports.stop:
@@ -67,7 +67,7 @@ func (n *twinNames) Name(_ proto.LaneID, ordinals []uint32, fn func(proto.Ordina
 		return proto.Errorf(proto.CodeCorrupt, "the store is damaged")
 	}
 	for _, o := range ordinals {
-		fn(proto.Ordinal(o), proto.Identity(fmt.Sprint("browser:twin", o)))
+		fn(proto.Ordinal(o), fmt.Append(nil, "browser:twin", o))
 	}
 	return nil
 }
@@ -97,7 +97,10 @@ func TestExportRoute(t *testing.T) {
 		{"another format", "acme-key", "", `{"expr":"large","format":"xml"}`, 400, "invalid"},
 		{"dictionary beside rows", "acme-key", "", `{"expr":"large","format":"csv","dictionary":"csv"}`, 400, "invalid"},
 		{"dictionary of bitmaps", "acme-key", "", `{"expr":"large","format":"roaring","dictionary":"roaring"}`, 400, "invalid"},
-		{"users", "acme-key", "", `{"expr":"large","format":"csv","unit":"users"}`, 400, "invalid"},
+		{"users", "acme-key", "", `{"expr":"large","format":"arrow","unit":"users"}`, 200, ""},
+		{"another unit", "acme-key", "", `{"expr":"large","format":"csv","unit":"devices"}`, 400, "invalid"},
+		{"members of identities", "acme-key", "", `{"expr":"large","format":"csv","members":true}`, 400, "invalid"},
+		{"members in a delta", "acme-key", "", `{"expr":"small","format":"csv","unit":"users","members":true,"since":{"client":"acme","expr":"small","unit":"users","time":"2026-01-01T00:00:00Z","lanes":[` + sound + `]}}`, 400, "invalid"},
 		{"no expression", "acme-key", "", `{"format":"csv"}`, 400, "expr"},
 		{"unknown expression", "acme-key", "", `{"expr":"x","format":"csv"}`, 400, "expr"},
 		{"unknown field", "acme-key", "", `{"expr":"large","format":"csv","x":1}`, 400, "json"},

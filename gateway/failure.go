@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"time"
 	"unicode/utf8"
 
 	"kith/proto"
@@ -15,7 +16,7 @@ func statusOf(c proto.Code) int {
 	switch c {
 	case proto.CodeUnauthorized:
 		return http.StatusUnauthorized
-	case proto.CodeForbidden, proto.CodeOptedOut, proto.CodeFloor:
+	case proto.CodeForbidden, proto.CodeOptedOut, proto.CodeFloor, proto.CodeBelow:
 		return http.StatusForbidden
 	case proto.CodeNotFound:
 		return http.StatusNotFound
@@ -108,13 +109,18 @@ func fail(w http.ResponseWriter, err error) int {
 	e := asError(err)
 	status := statusOf(e.Code)
 	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
-		w.Header()["Retry-After"] = []string{"1"}
+		w.Header()["Retry-After"] = []string{retryAfter(e)}
 	}
 	if status == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 	}
 	writeJSON(w, status, appendError(nil, e))
 	return status
+}
+
+// retryAfter is in how many whole seconds to try again, at least one.
+func retryAfter(e *proto.Error) string {
+	return strconv.FormatInt(max(1, int64((e.RetryAfter+time.Second-1)/time.Second)), 10)
 }
 
 var jsonType = []string{"application/json"}

@@ -430,6 +430,11 @@ func TestPartlyDurable(t *testing.T) {
 	if w.Code != 503 || code(w) != "overloaded" || w.Header().Get("Retry-After") == "" {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
+	// A day's budget that is spent says when the next one is.
+	w = r.serve("POST", "/v1/audiences/count", `{"expr":"spent"}`, auth, key("acme-report"))
+	if w.Code != 429 || w.Header().Get("Retry-After") != "5401" {
+		t.Errorf("%d, again after %s", w.Code, w.Header().Get("Retry-After"))
+	}
 	r.failErr = fmt.Errorf("secret path /x")
 	w = r.serve("POST", "/v1/events", `{"events":[`+event+`]}`, auth, key("acme-key"))
 	if w.Code != 503 || code(w) != "unavailable" || strings.Contains(w.Body.String(), "secret") {

@@ -133,6 +133,11 @@ func (p *post) parseTraits(body []byte, x *proto.Traits) error {
 		d.refuse(proto.CodeEvent, `the body sets no trait: send {"age":34}`)
 	}
 	d.checkPersonal()
+	for i := range x.Set {
+		if proto.ReservedTrait(x.Set[i].Key) {
+			d.refuse(proto.CodeEvent, "traits whose names begin with import. are kept for imported lists: choose another name")
+		}
+	}
 	if d.code != "" {
 		return &proto.Error{Code: d.code, Message: d.why}
 	}

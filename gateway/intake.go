@@ -34,6 +34,13 @@ func (g *Gateway) freePost(p *post) {
 // submit makes p's batch durable and notes what was not. An error means that
 // nothing of it is.
 func (g *Gateway) submit(ctx context.Context, public bool, p *post) (proto.Position, error) {
+	return g.submitTo(ctx, public, p, func(ctx context.Context, b *proto.Batch) (proto.Submitted, error) {
+		return g.deps.Intake.Submit(ctx, b), nil
+	})
+}
+
+// submitTo is submit by way of take, whose error is the caller's affair.
+func (g *Gateway) submitTo(ctx context.Context, public bool, p *post, take func(context.Context, *proto.Batch) (proto.Submitted, error)) (proto.Position, error) {
 	if err := g.admitRate(public, p.client, p.events); err != nil {
 		return nil, err
 	}
@@ -42,7 +49,10 @@ func (g *Gateway) submit(ctx context.Context, public bool, p *post) (proto.Posit
 		g.metrics.countPost(0, p.refused)
 		return nil, nil
 	}
-	res := g.deps.Intake.Submit(ctx, &p.batch)
+	res, err := take(ctx, &p.batch)
+	if err != nil {
+		return nil, err
+	}
 	if len(res.Failed) == p.batch.Len() {
 		g.metrics.refused[proto.CodeUnavailable].Add(float64(len(res.Failed)))
 		return nil, unavailable(res.Err)

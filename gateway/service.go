@@ -45,6 +45,14 @@ func (g *Gateway) serviceRoutes() *plane {
 	p.add("/v1/audiences/{id}", map[string]handler{
 		http.MethodGet: client(g.getAudience), http.MethodPut: client(g.putAudience), http.MethodDelete: client(g.deleteAudience),
 	})
+	p.add("/v1/traits", post(client(g.postTraits)))
+	if g.deps.Imports != nil {
+		p.add("/v1/imports", map[string]handler{http.MethodGet: client(g.listImports), http.MethodPost: client(g.postImport)})
+		p.add("/v1/imports/check", post(client(g.checkImportRows)))
+		p.add("/v1/imports/{id}", map[string]handler{http.MethodGet: client(g.getImport), http.MethodDelete: client(g.deleteImport)})
+		p.add("/v1/imports/{id}/rows", post(client(g.postImportRows)))
+		p.add("/v1/imports/{id}/commit", post(client(g.commitImport)))
+	}
 	p.add("/v1/keys", post(admin(g.postKey)))
 	p.add("/v1/clients", get(admin(g.listClients)))
 	p.add("/v1/clients/{name}", map[string]handler{http.MethodDelete: admin(g.eraseClient)})

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"kith/proto"
 )
@@ -44,6 +45,11 @@ func (t *twin) Overlap(_ context.Context, _ proto.ClientInfo, rows, columns []pr
 }
 
 func (t *twin) Report(ctx context.Context, c proto.ClientInfo, expr, unit string, floor int) (proto.Count, error) {
+	if expr == "spent" {
+		e := proto.Errorf(proto.CodeRateLimited, "no more today")
+		e.RetryAfter = 90*time.Minute + time.Millisecond
+		return proto.Count{}, e
+	}
 	n, err := t.Count(ctx, c, expr, unit)
 	if err == nil && *n.Count < uint64(floor) {
 		n.Count, n.Below = nil, floor

@@ -32,6 +32,7 @@ type twin struct {
 	graph   twinGraph
 	exports twinExports
 	saved   map[proto.AudienceID]proto.AudienceSpec
+	imports map[uint64]*twinImport
 
 	fail    func(i int, e *proto.Event) bool // which events are not made durable
 	failErr error
@@ -55,6 +56,7 @@ func newTwin() *twin {
 		},
 		members: map[member][]proto.SegmentID{}, specs: map[proto.SegmentID]proto.SegmentSpec{}, counts: map[string]uint64{},
 		graph: newTwinGraph(), exports: newTwinExports(), ended: map[proto.ClientName]bool{}, saved: map[proto.AudienceID]proto.AudienceSpec{},
+		imports: map[uint64]*twinImport{},
 	}
 }
 

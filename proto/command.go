@@ -221,9 +221,10 @@ type Traits struct {
 	Identity Identity
 	Received Millis
 	Set      []Prop
+	Needs    string // a trait without which nothing is done, "" for none
 }
 
-// Append packs the traits.
+// Append packs the traits. Needs, where there is one, comes last.
 func (x *Traits) Append(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(x.Client))
 	b = binary.AppendUvarint(b, uint64(x.Space))
@@ -234,6 +235,9 @@ func (x *Traits) Append(b []byte) []byte {
 		b = AppendString(b, x.Set[i].Key)
 		b = x.Set[i].Value.Append(b)
 	}
+	if x.Needs != "" {
+		b = AppendString(b, x.Needs)
+	}
 	return b
 }
 
@@ -243,6 +247,11 @@ func DecodeTraits(b []byte) (Traits, error) {
 	x := Traits{Client: ClientID(r.Uvarint()), Space: SpaceID(r.Uvarint()), Identity: Identity(r.String()), Received: Millis(r.Varint())}
 	for range r.Count(2) {
 		x.Set = append(x.Set, Prop{Key: r.String(), Value: ReadValue(&r)})
+	}
+	if !r.Bad() && r.Len() > 0 {
+		if x.Needs = r.String(); x.Needs == "" {
+			r.Fail()
+		}
 	}
 	if r.Bad() || r.Len() != 0 || x.Identity == "" {
 		return Traits{}, Errorf(CodeCorrupt, "packed traits are malformed")

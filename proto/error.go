@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Code names a kind of error for programs. The list only grows; docs/api.md
@@ -25,6 +26,7 @@ const (
 	CodeRule         Code = "rule"         // the rule does not parse or is not supported
 	CodeExpr         Code = "expr"         // an audience expression does not parse
 	CodeFloor        Code = "floor"        // an answer would tell of too few people
+	CodeBelow        Code = "below"        // an import matches too few people
 	CodeNotFound     Code = "not_found"    // what was named does not exist
 	CodeConflict     Code = "conflict"     // it exists already, or is in use
 	CodeUnauthorized Code = "unauthorized" // no key, or an unknown one
@@ -49,7 +51,8 @@ type Error struct {
 	Code         Code
 	Message      string
 	Line, Column int
-	Err          error // the cause, not shown to clients
+	RetryAfter   time.Duration // when to try again, if that is known
+	Err          error         // the cause, not shown to clients
 }
 
 func (e *Error) Error() string {

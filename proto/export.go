@@ -19,8 +19,15 @@ const (
 	ExportFilesMax         = 200_000
 	ExportFileBytesMax     = 1 << 30
 	// ExportPartRows are the rows of each file of a table but the last of its
-	// lane.
+	// lane; ExportUserRows if they are users with their members.
 	ExportPartRows = 1 << 16
+	ExportUserRows = 1 << 13
+)
+
+// Units of an export: what a row, and a number in a set, stands for.
+const (
+	UnitIdentities = "identities"
+	UnitUsers      = "users"
 )
 
 // ExportFormat is how the members of an audience are written.
@@ -32,16 +39,17 @@ const (
 	FormatParquet ExportFormat = "parquet"
 	FormatCSV     ExportFormat = "csv"
 	FormatNDJSON  ExportFormat = "ndjson"
+	FormatArrow   ExportFormat = "arrow"
 	FormatNone    ExportFormat = "none" // of a dictionary: there is none
 )
 
 // ParseExportFormat reads a format's name.
 func ParseExportFormat(s string) (ExportFormat, error) {
 	switch f := ExportFormat(s); f {
-	case FormatRoaring, FormatParquet, FormatCSV, FormatNDJSON:
+	case FormatRoaring, FormatParquet, FormatArrow, FormatCSV, FormatNDJSON:
 		return f, nil
 	}
-	return "", Errorf(CodeInvalid, "format %q is unknown: use roaring, parquet, csv or ndjson", clip(s))
+	return "", Errorf(CodeInvalid, "format %q is unknown: use roaring, parquet, arrow, csv or ndjson", clip(s))
 }
 
 // ExportContent is what a file of an export holds.
@@ -52,6 +60,7 @@ type ExportContent string
 const (
 	ContentSet        ExportContent = "set"        // who is in the audience
 	ContentSets64     ExportContent = "sets64"     // the same of all lanes, 64 bits: lane<<32 | ordinal
+	ContentMembers    ExportContent = "members"    // set, of users: their identities that are in the audience
 	ContentAudience   ExportContent = "audience"   // table: who is in it
 	ContentDictionary ExportContent = "dictionary" // table: names of the ordinals in the sets, of a delta those of the entered
 	ContentEntered    ExportContent = "entered"    // set or table: who has come since
@@ -59,7 +68,7 @@ const (
 	ContentRecall     ExportContent = "recall"     // set or table: those of left of whom nothing is held any more, by ordinal
 )
 
-var exportContents = []ExportContent{ContentSet, ContentSets64, ContentAudience, ContentDictionary, ContentEntered, ContentLeft, ContentRecall}
+var exportContents = []ExportContent{ContentSet, ContentSets64, ContentMembers, ContentAudience, ContentDictionary, ContentEntered, ContentLeft, ContentRecall}
 
 // ExportManifest vouches for an export. As the beginning of one it has no
 // files and is not Complete.
@@ -67,8 +76,9 @@ type ExportManifest struct {
 	Version    int             `json:"version"` // ExportVersion
 	Kith       string          `json:"kith"`    // the version that wrote it
 	Client     ClientName      `json:"client"`
-	Expr       string          `json:"expr"` // in canonical form
-	Unit       string          `json:"unit"` // identities
+	Expr       string          `json:"expr"`              // in canonical form
+	Unit       string          `json:"unit"`              // UnitIdentities or UnitUsers
+	Members    bool            `json:"members,omitempty"` // of users: the tables name their members, ContentMembers is who they are
 	Format     ExportFormat    `json:"format"`
 	Dictionary ExportFormat    `json:"dictionary"`
 	Time       time.Time       `json:"time"`
@@ -78,8 +88,9 @@ type ExportManifest struct {
 	Segments   []ExportSegment `json:"segments"`
 	Lanes      []ExportLane    `json:"lanes"` // ascending
 	Count      uint64          `json:"count"`
-	Below      int             `json:"below,omitempty"` // of a delta: the audience is under this floor and shown as empty
-	Since      *ExportChange   `json:"since,omitempty"` // of a delta
+	Identities uint64          `json:"identities,omitempty"` // of users: how many identities of them are in the audience
+	Below      int             `json:"below,omitempty"`      // of a delta: the audience is under this floor and shown as empty
+	Since      *ExportChange   `json:"since,omitempty"`      // of a delta
 	Files      []ExportFile    `json:"files"`
 	Complete   bool            `json:"complete"`
 }
@@ -115,7 +126,7 @@ type ExportChange struct {
 type ExportFile struct {
 	Name    string        `json:"name"`
 	Content ExportContent `json:"content"`
-	Format  string        `json:"format"`         // roaring32, roaring64, parquet, csv or ndjson
+	Format  string        `json:"format"`         // roaring32, roaring64, parquet, arrow, csv or ndjson
 	Lane    *LaneID       `json:"lane,omitempty"` // none: of all
 	Rows    uint64        `json:"rows"`           // members, of a set
 	Bytes   int64         `json:"bytes"`
@@ -190,8 +201,10 @@ func (m *ExportManifest) checkHead() error {
 	switch {
 	case m.Expr == "" || len(m.Expr) > 64<<10 || !utf8.ValidString(m.Expr) || len(m.Kith) > 256:
 		return exportBroken("its expression is not one")
-	case m.Unit != "identities":
-		return exportBroken("its unit is not identities")
+	case m.Unit != UnitIdentities && m.Unit != UnitUsers || m.Unit != UnitUsers && (m.Members || m.Identities > 0):
+		return exportBroken("its unit is not known")
+	case m.Members && m.Since != nil || m.Unit == UnitUsers && m.Identities < m.Count:
+		return exportBroken("its users are not those of its identities")
 	case m.Time.IsZero() || m.Since != nil && m.Since.Time.IsZero():
 		return exportBroken("a time is missing")
 	case p.Of < 1 || p.Answered < 0 || p.Answered > p.Of || p.Of > Partitions || m.Below < 0:
@@ -214,7 +227,7 @@ func (m *ExportManifest) checkLanes() error {
 		switch {
 		case l.Lane >= LanesMax || i > 0 && m.Lanes[i-1].Lane >= l.Lane:
 			return exportBroken("its lanes are not ascending")
-		case l.Count > 1<<32 || l.Kept < 0 || l.Kept > PartsOf(l.Count) || l.Log == "" || len(l.Log) > NameBytesMax:
+		case l.Count > 1<<32 || l.Kept < 0 || l.Kept > m.PartsOf(l.Count) || l.Log == "" || len(l.Log) > NameBytesMax:
 			return exportBroken("lane %s is not valid", l.Lane)
 		case !isSHA256(l.Set):
 			return exportBroken("the set of lane %s has no SHA-256", l.Lane)
@@ -228,8 +241,18 @@ func (m *ExportManifest) checkLanes() error {
 	return nil
 }
 
+// PartRows are the rows of each file of a table but the last of its lane.
+func (m *ExportManifest) PartRows() uint64 {
+	if m.Members {
+		return ExportUserRows
+	}
+	return ExportPartRows
+}
+
 // PartsOf is how many files a table of so many rows has.
-func PartsOf(rows uint64) int { return int((rows + ExportPartRows - 1) / ExportPartRows) }
+func (m *ExportManifest) PartsOf(rows uint64) int {
+	return int((rows + m.PartRows() - 1) / m.PartRows())
+}
 
 func (m *ExportManifest) checkFiles() error {
 	if len(m.Files) > ExportFilesMax || !m.Complete && len(m.Files) > 0 {
@@ -258,7 +281,7 @@ func (f *ExportFile) check(m *ExportManifest) error {
 	switch {
 	case !slices.Contains(exportContents, f.Content) || !known || (f.Lane == nil) != (f.Content == ContentSets64):
 		return exportBroken("it is not said what %s holds", f.Name)
-	case !slices.Contains([]string{"roaring32", "roaring64", "parquet", "csv", "ndjson"}, f.Format):
+	case !slices.Contains([]string{"roaring32", "roaring64", "parquet", "arrow", "csv", "ndjson"}, f.Format):
 		return exportBroken("the format of %s is not known", f.Name)
 	case f.Bytes < 0 || f.Bytes > ExportFileBytesMax || f.Rows > 1<<40 || !isSHA256(f.SHA256):
 		return exportBroken("size or SHA-256 of %s is not valid", f.Name)
@@ -278,6 +301,9 @@ func (m *ExportManifest) checkSums() error {
 		}
 	}
 	want := map[ExportContent]uint64{ContentSet: m.Count, ContentSets64: m.Count}
+	if m.Members {
+		want[ContentMembers] = m.Identities
+	}
 	named, table := m.Count, m.Table()
 	if s := m.Since; s != nil {
 		named = s.Entered
@@ -342,11 +368,12 @@ type ExportRequest struct {
 	Expr       string       `json:"expr"`
 	Format     string       `json:"format"`
 	Dictionary string       `json:"dictionary"` // with roaring: default csv, or none
-	Unit       string       `json:"unit"`
-	Client     string       `json:"client"` // as ?client=
-	After      string       `json:"after"`  // as ?after=
-	Have       []ExportKept `json:"have"`   // what an export that broke off has already
-	Since      *ExportSince `json:"since"`  // for a delta
+	Unit       string       `json:"unit"`       // default UnitIdentities
+	Members    bool         `json:"members"`    // of users: name them
+	Client     string       `json:"client"`     // as ?client=
+	After      string       `json:"after"`      // as ?after=
+	Have       []ExportKept `json:"have"`       // what an export that broke off has already
+	Since      *ExportSince `json:"since"`      // for a delta
 }
 
 // ExportKept are files of a lane's table that the caller has: they are not
@@ -362,6 +389,7 @@ type ExportKept struct {
 type ExportSince struct {
 	Client ClientName  `json:"client"`
 	Expr   string      `json:"expr"`
+	Unit   string      `json:"unit,omitempty"` // of the sets; default UnitIdentities
 	Time   time.Time   `json:"time"`
 	Lanes  []SinceLane `json:"lanes"`
 }
@@ -382,4 +410,13 @@ func (s *ExportSince) Position() Position {
 		p[l.Lane] = l.Offset
 	}
 	return p
+}
+
+// HashOf is the SHA-256 of a file that the manifest lists, "" if it does not.
+func (m *ExportManifest) HashOf(name string) string {
+	i := slices.IndexFunc(m.Files, func(f ExportFile) bool { return f.Name == name })
+	if i < 0 {
+		return ""
+	}
+	return m.Files[i].SHA256
 }

@@ -55,7 +55,9 @@ func TestExportManifestValidate(t *testing.T) {
 		"version":        func(m *proto.ExportManifest) { m.Version = 2 },
 		"client":         func(m *proto.ExportManifest) { m.Client = "a.b" },
 		"expression":     func(m *proto.ExportManifest) { m.Expr = "\xff" },
-		"unit":           func(m *proto.ExportManifest) { m.Unit = "users" },
+		"unit":           func(m *proto.ExportManifest) { m.Unit = "devices" },
+		"no identities":  func(m *proto.ExportManifest) { m.Unit = "users" },
+		"of users":       func(m *proto.ExportManifest) { m.Identities = 3 },
 		"format":         func(m *proto.ExportManifest) { m.Format = "none" },
 		"dictionary":     func(m *proto.ExportManifest) { m.Dictionary = "roaring" },
 		"time":           func(m *proto.ExportManifest) { m.Time = time.Time{} },
@@ -79,6 +81,46 @@ func TestExportManifestValidate(t *testing.T) {
 		"segment":        func(m *proto.ExportManifest) { m.Segments[0].ID = "a b" },
 	} {
 		m := goldenExport()
+		spoil(&m)
+		if err := m.Validate(); proto.CodeOf(err) != proto.CodeCorrupt {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// goldenUsers is a whole export by users with members.
+func goldenUsers() proto.ExportManifest {
+	m := goldenExport()
+	lane := proto.LaneID(3)
+	m.Unit, m.Members, m.Identities, m.Since, m.Format = proto.UnitUsers, true, 5, nil, proto.FormatArrow
+	set := m.Files[1]
+	set.Name, set.Content, set.Rows = "members-3.roaring", proto.ContentMembers, 5
+	table := m.Files[6]
+	table.Name, table.Content, table.Format, table.Lane, table.Rows = "audience-3-00000.arrow", proto.ContentAudience, "arrow", &lane, 3
+	m.Files = append(m.Files[:3], set, table)
+	return m
+}
+
+// An export by users holds the identities that its users have, in sets of their
+// own.
+func TestUsersManifestValidate(t *testing.T) {
+	m := goldenUsers()
+	if err := m.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := m.Append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "export_manifest_users", b)
+	for name, spoil := range map[string]func(*proto.ExportManifest){
+		"members of identities": func(m *proto.ExportManifest) { m.Unit = proto.UnitIdentities },
+		"more users":            func(m *proto.ExportManifest) { m.Identities = 2 },
+		"members missing":       func(m *proto.ExportManifest) { m.Files[3].Rows = 4 },
+		"a delta":               func(m *proto.ExportManifest) { m.Since = goldenExport().Since },
+		"parts":                 func(m *proto.ExportManifest) { m.Lanes[0].Kept = 2 },
+	} {
+		m := goldenUsers()
 		spoil(&m)
 		if err := m.Validate(); proto.CodeOf(err) != proto.CodeCorrupt {
 			t.Errorf("%s: %v", name, err)

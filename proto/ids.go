@@ -157,9 +157,10 @@ func ParseDay(s string) (Day, error) {
 	return DayOf(t), nil
 }
 
-func (d Day) String() string {
-	return time.Unix(int64(d)*24*60*60, 0).UTC().Format(time.DateOnly)
-}
+// Start is when the day begins.
+func (d Day) Start() time.Time { return time.Unix(int64(d)*24*60*60, 0).UTC() }
+
+func (d Day) String() string { return d.Start().Format(time.DateOnly) }
 
 // MarshalText writes a day as YYYY-MM-DD.
 func (d Day) MarshalText() ([]byte, error) { return []byte(d.String()), nil }

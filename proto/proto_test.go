@@ -96,7 +96,7 @@ func TestRoundTrips(t *testing.T) {
 		must(t, err)
 		same(t, expire, gotExpire)
 
-		traits := proto.Traits{Client: 3, Space: 2, Identity: "browser:x", Received: drawMillis(t, "received"), Set: drawProps(t)}
+		traits := proto.Traits{Client: 3, Space: 2, Identity: "browser:x", Received: drawMillis(t, "received"), Set: drawProps(t), Needs: rapid.StringN(0, 64, -1).Draw(t, "needs")}
 		gotTraits, err := proto.DecodeTraits(traits.Append(nil))
 		must(t, err)
 		same(t, traits, gotTraits)

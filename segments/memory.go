@@ -110,13 +110,38 @@ func (m *Memory) valuesOf(key string) []proto.Prop {
 	return m.traits[i : i+n]
 }
 
+// HasTrait reports whether the identity has a trait of the key.
+func (m *Memory) HasTrait(key string) bool {
+	_, found := m.findTrait(key)
+	return found
+}
+
+// full reports whether no other trait of the kind of key can be taken: those of
+// imports and those that were declared do not take each other's room.
+func (m *Memory) full(key string) bool {
+	reserved, most := proto.ReservedTrait(key), TraitsMax
+	if reserved {
+		most = ImportTraitsMax
+	}
+	if len(m.traits) < most {
+		return false
+	}
+	n := 0
+	for i := range m.traits {
+		if proto.ReservedTrait(m.traits[i].Key) == reserved {
+			n++
+		}
+	}
+	return n >= most
+}
+
 // setTrait reports whether anything changed. Text "" removes; a trait beyond
-// TraitsMax is not taken.
+// TraitsMax, or ImportTraitsMax, is not taken.
 func (m *Memory) setTrait(t proto.Prop) bool {
 	i, found := m.findTrait(t.Key)
 	remove := t.Value == proto.TextOf("")
 	switch {
-	case remove && !found, found && m.traits[i].Value == t.Value, !found && len(m.traits) >= TraitsMax:
+	case remove && !found, found && m.traits[i].Value == t.Value, !found && m.full(t.Key):
 		return false
 	case remove:
 		m.traits = slices.Delete(m.traits, i, i+1)

@@ -162,7 +162,7 @@ func (m *Memory) readTraits(r *proto.Reader) {
 func readTraits(r *proto.Reader) iter.Seq[proto.Prop] {
 	return func(yield func(proto.Prop) bool) {
 		n := r.Count(2)
-		if n > TraitsMax {
+		if n > TraitsMax+ImportTraitsMax {
 			r.Fail()
 		}
 		before := ""

@@ -23,6 +23,17 @@ const (
 	VerdictClose Verdict = 3 // refused: too close to another audience
 )
 
+// String is what a verdict is called.
+func (v Verdict) String() string {
+	switch v {
+	case VerdictTold:
+		return "told"
+	case VerdictBelow:
+		return "below"
+	}
+	return "refused"
+}
+
 // Report is one distinct audience that report keys asked for on a day, and what
 // they were told: for that day it stays what it is, whatever becomes of the set.
 type Report struct {
@@ -68,6 +79,9 @@ func (b *ReportBook) Take(r Report) {
 // Day is the day that it is for a question asked on now: never one before the
 // newest in the book, so that a clock set back opens no new day.
 func (b *ReportBook) Day(now proto.Day) proto.Day { return max(now, b.day) }
+
+// All are the reports of the last day and the day before, oldest first.
+func (b *ReportBook) All() []Report { return slices.Concat(b.before, b.today) }
 
 // on are the reports of a day and of the one before.
 func (b *ReportBook) on(day proto.Day) (today, before []Report) {
@@ -134,7 +148,7 @@ func (b *ReportBook) Decide(day proto.Day, a *Audience, unit string, m Measure, 
 	case m.Close:
 		r.Verdict = VerdictClose
 	default:
-		r.Told = rounded(m.Count, floor, edge)
+		r.Told = RoundReport(m.Count, floor, edge)
 		b.keep(&r, floor)
 	}
 	return r
@@ -150,8 +164,8 @@ func (b *ReportBook) keep(r *Report, floor int) {
 	}
 }
 
-// rounded is count as a multiple of ReportRoundedTo next to it, not below the floor.
-func rounded(count uint64, floor int, edge uint64) uint64 {
+// RoundReport is count as a multiple of ReportRoundedTo next to it, not below the floor.
+func RoundReport(count uint64, floor int, edge uint64) uint64 {
 	const to = ReportRoundedTo
 	least := (uint64(max(floor, 0)) + to - 1) / to * to
 	return max((count+edge)/to*to, least)

@@ -164,6 +164,17 @@ func (r *Rule) String() string { return r.text }
 // Refers lists the segments that member() names, sorted.
 func (r *Rule) Refers() []proto.SegmentID { return slices.Clone(r.refers) }
 
+// Reserved is a trait that the rule looks at and that only imports set, "" if
+// there is none.
+func (r *Rule) Reserved() (found string) {
+	r.root.traits(func(key string) {
+		if proto.ReservedTrait(key) {
+			found = key
+		}
+	})
+	return found
+}
+
 // Cost is how many parts the rule has.
 func (r *Rule) Cost() int { return r.cost }
 

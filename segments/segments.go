@@ -42,6 +42,7 @@ const (
 	PairsMax          = 256  // events kept for a pair of sequence() that is newer than the newest
 	RegexBytesMax     = 256
 	TraitsMax         = 64     // traits of one identity
+	ImportTraitsMax   = 256    // of those, besides, that only imports set
 	NestingMax        = 8      // levels of member() below a rule
 	KeptMax           = 96_000 // times and days that the rules of one client keep of an identity at most, two more for each condition
 	ReachMax          = 1000   // parts of all rules that a rule reaches by member(), its own included

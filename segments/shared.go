@@ -42,16 +42,19 @@ func (p *Program) AppendShared(b []byte, m *Memory) []byte {
 }
 
 func (p *Program) appendSharedTraits(b []byte, m *Memory) []byte {
-	at, count := len(b), 0
-	b = append(b, 0) // one byte holds TraitsMax
+	count := 0
+	for i := range m.traits {
+		if p.sharedTrait(m.traits[i].Key) {
+			count++
+		}
+	}
+	b = binary.AppendUvarint(b, uint64(count))
 	for i := range m.traits {
 		if p.sharedTrait(m.traits[i].Key) {
 			b = proto.AppendString(b, m.traits[i].Key)
 			b = m.traits[i].Value.Append(b)
-			count++
 		}
 	}
-	b[at] = byte(count)
 	return b
 }
 

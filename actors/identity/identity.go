@@ -251,6 +251,9 @@ func (p *Stepper) Step(s *State, in *Input, now proto.Millis, fx *Effects) {
 		p.event(s, in, now, fx)
 	case InputTraits:
 		f := p.facts(s, in, now, fx)
+		if named(in.Traits) {
+			f.Last = now
+		}
 		p.delta.Reset()
 		p.eval.SetTraits(p.program(in.Client), &f.Memory, in.Traits, now, &p.delta)
 		p.collect(s, in.Client, fx)
@@ -271,6 +274,36 @@ func (p *Stepper) Step(s *State, in *Input, now proto.Millis, fx *Effects) {
 		p.ofUser.Purge()
 	}
 	p.schedule(s, fx)
+}
+
+// named reports whether the client names the identity in an import: like an event
+// it says that it is not idle.
+func named(set []proto.Prop) bool {
+	return slices.ContainsFunc(set, func(t proto.Prop) bool {
+		return proto.ReservedTrait(t.Key) && t.Value != proto.TextOf("")
+	})
+}
+
+// HasTrait reports whether a client knows a trait of the node.
+func (s *State) HasTrait(client proto.ClientID, key string) bool {
+	f := s.Client(client)
+	return f != nil && f.Memory.HasTrait(key)
+}
+
+// Hollow reports whether nothing is left that the facts say.
+func (f *Facts) Hollow() bool {
+	return !f.Eventful() && len(f.Memory.Traits()) == 0
+}
+
+// Eventful reports whether events are kept, or were until they grew too old.
+func (f *Facts) Eventful() bool {
+	h := &f.History
+	return h.TailEvents > 0 || h.Next > 0 || h.Truncated
+}
+
+// KnownOtherwise reports whether the facts say more than what imports said.
+func (f *Facts) KnownOtherwise() bool {
+	return f.Eventful() || slices.ContainsFunc(f.Memory.Traits(), func(t proto.Prop) bool { return !proto.ReservedTrait(t.Key) })
 }
 
 // devices is how many browsers or devices the identity is.

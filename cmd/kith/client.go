@@ -72,8 +72,9 @@ func newClientExportCommand(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "export NAME",
 		Short: "Everything that a client holds, as lines of JSON",
-		Long: `Writes all that a client holds: its keys without their secrets, its segments, and of
-each identity its traits, segments, events and links. The last line has the kind "end"
+		Long: `Writes all that a client holds: its keys without their secrets, its segments with
+their sizes day by day, its saved audiences, what its report keys were told, and of each
+identity its traits, segments, events and links. The last line has the kind "end"
 and the counts of all: without it the export is not whole, and the command fails. A
 file has its name only once it is whole.`,
 		Example: `  kith client export acme -o acme.ndjson --key ADMIN-KEY

@@ -170,10 +170,15 @@ func (c *connection) call(ctx context.Context, method, path string, query url.Va
 
 // Post implements ingest.Intake.
 func (c *connection) Post(ctx context.Context, body []byte) (ingest.Answer, error) {
+	return c.post(ctx, "/v1/events", nil, body)
+}
+
+// post sends a body of rows.
+func (c *connection) post(ctx context.Context, path string, query url.Values, body []byte) (ingest.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
 	var a ingest.Answer
-	err := c.call(ctx, http.MethodPost, "/v1/events", nil, body, &a)
+	err := c.call(ctx, http.MethodPost, path, query, body, &a)
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = proto.Errorf(proto.CodeTimeout, "the node at %s did not answer within a minute", c.service)
 	}

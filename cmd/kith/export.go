@@ -13,8 +13,8 @@ import (
 
 // exportFlags are what `kith audience export` is told beside the expression.
 type exportFlags struct {
-	dir, format, dictionary, since, after string
-	resume                                bool
+	dir, format, dictionary, unit, since, after string
+	members, resume                             bool
 }
 
 func newAudienceExportCommand(c *connection) *cobra.Command {
@@ -22,24 +22,31 @@ func newAudienceExportCommand(c *connection) *cobra.Command {
 		Use:   "export EXPR -o DIR",
 		Short: "Write an audience to a folder",
 		Long: `Writes who is in an audience to a folder of its own, which is complete when it has a
-manifest.json. Sets of numbers (roaring bitmaps) are always written; with parquet, csv
-and ndjson tables with the identities too, with roaring a dictionary that names the
-numbers. docs/exports.md has the layout, and recipes for reading it.
+manifest.json. Sets of numbers (roaring bitmaps) are always written; with parquet,
+arrow, csv and ndjson tables with the identities too, with roaring a dictionary that
+names the numbers. docs/exports.md has the layout, and recipes for reading it.
+
+With --unit users there is one row for each user, as a count by users counts them,
+under the identity that is the user's root; --members names its other identities of
+the audience too.
 
 An export that broke off is gone on with by --resume: what is complete stays if the set
 of its lane is still the same, the rest is begun anew. With --since, the manifest of an
 earlier export, the tables hold who has come, and by number who has left and who must
 be recalled: of them nothing is held any more, because they opted out or were erased.`,
 		Example: `  kith audience export 'auto & !owners' -o today --format parquet --key demo-key
-  kith audience export 'auto & !owners' -o delta --format csv --since yesterday/manifest.json`,
+  kith audience export 'auto & !owners' -o delta --format csv --since yesterday/manifest.json
+  kith audience export auto -o people --format arrow --unit users --members`,
 		Args: exactly(1, "one expression, in quotes"),
 	}
 	c.flags(cmd)
 	asJSON := jsonFlag(cmd)
 	var f exportFlags
 	cmd.Flags().StringVarP(&f.dir, "output", "o", "", "`DIR`ectory to write, new or empty")
-	cmd.Flags().StringVar(&f.format, "format", string(proto.FormatCSV), "roaring, parquet, csv or ndjson")
-	cmd.Flags().StringVar(&f.dictionary, "dictionary", "", "with roaring: csv (default), parquet, ndjson or none")
+	cmd.Flags().StringVar(&f.format, "format", string(proto.FormatCSV), "roaring, parquet, arrow, csv or ndjson")
+	cmd.Flags().StringVar(&f.dictionary, "dictionary", "", "with roaring: csv (default), parquet, arrow, ndjson or none")
+	cmd.Flags().StringVar(&f.unit, "unit", proto.UnitIdentities, "a row for each of identities or users")
+	cmd.Flags().BoolVar(&f.members, "members", false, "with --unit users: name all identities of each in the audience")
 	cmd.Flags().StringVar(&f.since, "since", "", "earlier export's `MANIFEST`: write what has changed since")
 	cmd.Flags().StringVar(&f.after, "after", "", "include what `POSITION` names, as kith ingest gives it")
 	cmd.Flags().BoolVar(&f.resume, "resume", false, "go on with an export that broke off in DIR")
@@ -61,7 +68,7 @@ func printExport(cmd *cobra.Command, dir string, m *proto.ExportManifest) {
 	if m.Below > 0 {
 		printf(cmd, "%s: fewer than %d are left, which this key may not see; nobody is in it\n", dir, m.Below)
 	} else {
-		printf(cmd, "%s: %d identities in %d files, at %s\n", dir, m.Count, len(m.Files), m.Position)
+		printf(cmd, "%s: %d %s in %d files, at %s\n", dir, m.Count, m.Unit, len(m.Files), m.Position)
 	}
 	if s := m.Since; s != nil {
 		printf(cmd, "since %s: %d entered, %d left, %d of them to be recalled\n", s.Time.Format(time.RFC3339), s.Entered, s.Left, s.Recalled)
@@ -81,13 +88,18 @@ func (c *connection) exportAudience(cmd *cobra.Command, expr string, f exportFla
 		return m, usagef("no folder: pass -o DIR")
 	case f.resume && f.since != "":
 		return m, usagef("a delta is begun anew rather than resumed: name another folder and leave --resume out")
+	case f.members && (f.unit != proto.UnitUsers || f.since != ""):
+		return m, usagef("members are named in whole exports by users only: pass --unit users, and leave --since out")
 	}
 	if _, err := proto.ParseExportFormat(f.format); err != nil {
 		return m, usageError{err}
 	}
-	x := map[string]any{"expr": expr, "format": f.format, "dictionary": f.dictionary, "after": f.after}
+	x := map[string]any{"expr": expr, "format": f.format, "dictionary": f.dictionary, "unit": f.unit, "after": f.after}
+	if f.members {
+		x["members"] = true
+	}
 	if f.since != "" {
-		if x["since"], err = exports.ReadSince(f.since); err != nil {
+		if x["since"], err = exports.ReadSince(f.since, f.unit); err != nil {
 			return m, err
 		}
 	}

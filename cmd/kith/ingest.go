@@ -36,7 +36,7 @@ Formats:
             hash of address and agent; the address itself is never sent
 
 Without --format it is guessed from the file's name: .ndjson, .jsonl, .csv, .log.
-A name ending in .gz is decompressed.`,
+What is compressed with gzip or zstd (.gz, .zst) is decompressed.`,
 		Example: `  kith ingest -f access.log --format combined --client demo --shift --key demo-key
   zcat events.ndjson.gz | kith ingest -f - --format ndjson --key demo-key --json`,
 		Args: noArgs,
@@ -74,7 +74,7 @@ func (f *ingestFlags) options(client string) (ingest.Options, error) {
 }
 
 func guessFormat(file string) string {
-	switch path.Ext(strings.TrimSuffix(file, ".gz")) {
+	switch path.Ext(strings.TrimSuffix(strings.TrimSuffix(file, ".gz"), ".zst")) {
 	case ".ndjson", ".jsonl":
 		return string(ingest.NDJSON)
 	case ".csv":
@@ -136,6 +136,11 @@ func printReport(cmd *cobra.Command, r ingest.Report) {
 	if r.ShiftDays != 0 {
 		printf(cmd, "times moved by %+d days\n", r.ShiftDays)
 	}
+	printReasons(cmd, r)
+}
+
+// printReasons prints why lines were refused, with the first of each reason.
+func printReasons(cmd *cobra.Command, r ingest.Report) {
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 	for _, reason := range r.SortedReasons() {
 		fmt.Fprintf(w, "refused %d\t%s\n", r.Reasons[reason], reason)

@@ -35,6 +35,7 @@ type node interface {
 	gateway.Graph
 	gateway.OptOuts
 	gateway.Exports
+	gateway.Imports
 	Close() error
 	Conn() *nats.Conn
 	Collector() prometheus.Collector
@@ -189,7 +190,7 @@ func newGateway(c config.Config, n node, m gateway.Maintenance, logger *slog.Log
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(n.Collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return gateway.New(gatewayConfig(c), gateway.Dependencies{
-		Intake: n, Memberships: n, Definitions: n, Audiences: n, Saved: n, Accounts: n, Holdings: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Exports: n,
+		Intake: n, Memberships: n, Definitions: n, Audiences: n, Saved: n, Accounts: n, Holdings: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Exports: n, Imports: n,
 		Registry: registry, Log: logger,
 	})
 }

@@ -25,6 +25,7 @@ type model struct {
 	laneNow  []proto.Millis
 	people   []person
 	pairs    map[pair]*links
+	gone     []map[proto.ClientID]bool // by lane: clients that were erased
 }
 
 // person is an identity.
@@ -52,6 +53,7 @@ type facts struct {
 
 type event struct {
 	number int
+	at     proto.Millis
 	maybe  bool
 }
 
@@ -76,6 +78,9 @@ type links struct {
 
 func newModel(w *world) *model {
 	m := &model{w: w, laneTime: make([]proto.Millis, w.lanes), laneNow: make([]proto.Millis, w.lanes), pairs: map[pair]*links{}}
+	for range w.lanes {
+		m.gone = append(m.gone, map[proto.ClientID]bool{})
+	}
 	for range w.ids {
 		m.people = append(m.people, person{facts: map[factsKey]*facts{}, hazy: map[proto.SpaceID]proto.Millis{}})
 	}
@@ -113,14 +118,21 @@ func (m *model) command(l proto.LaneID, c proto.Command) {
 	case proto.CommandEvent:
 		var e proto.Event
 		m.w.must(proto.DecodeEvent(c.Body, &e))
+		if m.gone[l][e.Client] {
+			return
+		}
 		m.event(&e, evidence(e.Received), m.laneNow[l])
 	case proto.CommandTraits:
 		x, err := proto.DecodeTraits(c.Body)
-		m.w.must(err)
+		if m.w.must(err); m.gone[l][x.Client] {
+			return
+		}
 		m.traits(&x, evidence(x.Received))
 	case proto.CommandLink:
 		x, err := proto.DecodeLink(c.Body)
-		m.w.must(err)
+		if m.w.must(err); m.gone[l][x.Client] {
+			return
+		}
 		k := m.pair(x.Space, m.w.by[m.w.hasher.Hash(x.A)], m.w.by[m.w.hasher.Hash(x.B)])
 		k.times = append(k.times, evidence(x.Received))
 	case proto.CommandUnlink:
@@ -135,7 +147,77 @@ func (m *model) command(l proto.LaneID, c proto.Command) {
 		x, err := proto.DecodeOptIn(c.Body)
 		m.w.must(err)
 		m.optIn(&x, m.laneNow[l])
+	case proto.CommandControl:
+		x, err := proto.DecodeRelayed(c.Body)
+		m.w.must(err)
+		r, err := proto.DecodeControl(x.Record)
+		m.w.must(err)
+		if e := r.GetEraseClient(); e != nil {
+			m.gone[l][proto.ClientID(e.Client)] = true
+		}
+	case proto.CommandForget:
+		x, err := proto.DecodeForget(c.Body)
+		m.w.must(err)
+		m.forget(l, &x, m.laneNow[l])
+	case proto.CommandExpire:
+		m.expire(l, m.laneNow[l])
 	}
+}
+
+// forget has what an ended client knows go; what others say at that time may go
+// with it, where nobody else had said anything before.
+func (m *model) forget(l proto.LaneID, x *proto.Forget, t proto.Millis) {
+	for i := range m.people {
+		if m.w.home(i) != l {
+			continue
+		}
+		p := &m.people[i]
+		delete(p.facts, factsKey{x.Client, x.Space})
+		p.hazy[x.Space] = max(p.hazy[x.Space], t+evidenceSkew)
+		m.blur(x.Space, i, t)
+	}
+}
+
+// expire has what is too old go, perhaps.
+func (m *model) expire(l proto.LaneID, now proto.Millis) {
+	keep := m.w.keep
+	for i := range m.people {
+		if m.w.home(i) != l {
+			continue
+		}
+		p := &m.people[i]
+		seen := map[proto.SpaceID]proto.Millis{}
+		for k, f := range p.facts {
+			for e := range f.events {
+				f.events[e].maybe = f.events[e].maybe || f.events[e].at < now-keep.Sessions
+				seen[k.space] = max(seen[k.space], f.events[e].at)
+			}
+		}
+		for _, c := range m.w.clients {
+			if keep.Idle > 0 && seen[c.Space] < now-keep.Idle {
+				m.idle(p, i, c.Space, now)
+			}
+		}
+	}
+}
+
+// idle has all of a person go in a space, perhaps: it may have links that are
+// newer than its events.
+func (m *model) idle(p *person, i int, s proto.SpaceID, now proto.Millis) {
+	for k, f := range p.facts {
+		if k.space != s {
+			continue
+		}
+		f.hazy = true
+		for r := range f.recent {
+			f.recent[r].maybe = true
+		}
+		for e := range f.events {
+			f.events[e].maybe = true
+		}
+	}
+	p.hazy[s] = max(p.hazy[s], now+evidenceSkew)
+	m.blur(s, i, now)
 }
 
 // admits says whether something with evidence t is taken in, or may be.
@@ -170,7 +252,7 @@ func (m *model) event(e *proto.Event, t, now proto.Millis) {
 		}
 		f.recent = append(f.recent, recent{e.ID, now, maybe})
 		v, _ := e.Prop("n")
-		f.events = append(f.events, event{int(v.Number), maybe || known >= 0})
+		f.events = append(f.events, event{int(v.Number), min(e.Time, now), maybe || known >= 0})
 	}
 	for _, id := range e.Identities[1:] {
 		k := m.pair(e.Space, first, m.w.by[m.w.hasher.Hash(id)])

@@ -9,6 +9,7 @@ import (
 
 	"kith/actors/identity"
 	"kith/engine"
+	"kith/graph"
 	"kith/proto"
 )
 
@@ -36,12 +37,17 @@ func (w *world) rest() {
 		w.now += d
 		w.settle()
 		w.checkCounts(w.nodes[0])
+		w.checkModel()
 	}
 	for c := range w.clients {
 		w.checkUsers(w.nodes[0], c)
 	}
 	w.checkAnswers()
 	w.checkFilled(w.nodes[0])
+	for _, n := range w.nodes {
+		w.checkEnded(n)
+		w.checkExpired(n)
+	}
 	w.checkBlocks(w.nodes[0])
 	for _, n := range w.nodes {
 		w.verify(n)
@@ -97,6 +103,8 @@ func (w *world) work(n *node, l proto.LaneID) (moved bool) {
 	before := w.seq
 	w.relayControl(n, l)
 	w.fill(n, l)
+	w.forget(n, l)
+	w.expire(n, l)
 	for to := range proto.LaneID(w.lanes) {
 		if x := n.sim.Pack(l, to, 0); to != l && x != nil {
 			w.own(to, proto.CommandGraph, x.Append(nil))
@@ -349,6 +357,64 @@ func (w *world) checkFilled(n *node) {
 			}
 		}
 	}
+}
+
+// checkEnded sees that nothing is left of a client that was erased.
+func (w *world) checkEnded(n *node) {
+	if w.ended == 0 || w.err != nil {
+		return
+	}
+	c := w.clients[w.ended]
+	if x, ok := n.sim.ClientErasure(c.Name); !ok || !x.Erased {
+		w.fail("ENDED: client %d is not erased on node %d: %+v", c.ID, n.id, x)
+	}
+	snap := n.store.Snapshot()
+	defer snap.Release()
+	err := snap.Scan([]byte{'N'}, []byte{'N'}, func(k, v []byte) (bool, error) {
+		if k[24] != 'f' {
+			return true, nil
+		}
+		var s identity.State
+		if _, err := s.Decode(v); err != nil {
+			return false, err
+		}
+		switch {
+		case s.Client(c.ID) != nil:
+			w.fail("ENDED: client %d has facts of %x", c.ID, k[:24])
+		case s.Graph != nil && slices.ContainsFunc(s.Graph.Links, func(l graph.Neighbour) bool { return l.Stage != graph.Absent && l.Client == c.ID }):
+			w.fail("ENDED: client %d vouches for a link of %x", c.ID, k[:24])
+		case w.ended == 2 && s.Named && binary.BigEndian.Uint32(k[20:]) == uint32(c.Space):
+			w.fail("ENDED: %x has a number in the space of client %d, which was alone there: %+v %+v", k[:24], c.ID, s, s.Graph)
+		}
+		return true, nil
+	})
+	w.must(err)
+}
+
+// checkExpired sees that nothing is left that is older than it may be: all is,
+// at rest.
+func (w *world) checkExpired(n *node) {
+	if w.keep.Sessions == 0 || w.err != nil {
+		return
+	}
+	snap := n.store.Snapshot()
+	defer snap.Release()
+	err := snap.Scan([]byte{'N'}, []byte{'N'}, func(k, v []byte) (bool, error) {
+		if k[24] != 'f' {
+			return true, nil
+		}
+		var s identity.State
+		if _, err := s.Decode(v); err != nil {
+			return false, err
+		}
+		for _, f := range s.Facts {
+			if f.History.TailEvents > 0 || f.History.First < f.History.Next || w.keep.Idle > 0 {
+				w.fail("EXPIRED: client %d still has events of %x: %+v", f.Client, k[:24], f)
+			}
+		}
+		return true, nil
+	})
+	w.must(err)
 }
 
 // checkBlocks sees that no sealed history is left of what was forgotten.

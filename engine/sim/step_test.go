@@ -39,6 +39,9 @@ func (w *world) step() {
 	for range 1 + w.rng.IntN(3) {
 		w.operate()
 	}
+	if w.seed%3 == 1 && w.ended == 0 && w.steps > w.length/3 && w.chance(5) {
+		w.endClient()
+	}
 	for range w.rng.IntN(4) {
 		w.run()
 	}
@@ -313,8 +316,12 @@ func (w *world) run() {
 		w.beat(n, l, w.now)
 	case k < 66:
 		w.relayControl(n, l)
-	case k < 72:
+	case k < 70:
 		w.fill(n, l)
+	case k < 71:
+		w.forget(n, l)
+	case k < 72:
+		w.expire(n, l)
 	case k < 76:
 		w.err = errors.Join(w.err, n.sim.Trim())
 		if n.id == 0 {
@@ -334,6 +341,25 @@ func (w *world) fill(n *node, l proto.LaneID) {
 	if x := n.sim.Fill(l); x != nil {
 		w.stats.Fills++
 		w.own(l, proto.CommandFill, x.Append(nil))
+	}
+}
+
+// forget goes through the nodes for a client that was erased, likewise; now and
+// then a step twice.
+func (w *world) forget(n *node, l proto.LaneID) {
+	if x := n.sim.Forget(l); x != nil {
+		w.own(l, proto.CommandForget, x.Append(nil))
+		if !w.quiet && w.chance(20) {
+			w.own(l, proto.CommandForget, x.Append(nil))
+		}
+	}
+}
+
+// expire lets go of what is too old, likewise.
+func (w *world) expire(n *node, l proto.LaneID) {
+	if x := n.sim.Expire(l); x != nil {
+		w.stats.Expires++
+		w.own(l, proto.CommandExpire, x.Append(nil))
 	}
 }
 

@@ -26,10 +26,10 @@ var secret = [16]byte{1}
 
 // stats are what a run did: a run that does nothing finds nothing.
 type stats struct {
-	Entries, Events, Links, Unlinks, Cuts, OptIns, Erases, Forgets, Everywhere, Defines int
-	Acks, LeaseWaits, Linked, Refused                                                   int
-	CrashesStepped, CrashesCommitted, Restarts, Restores, Anew, Packs, Gaps, Fills      int
-	Compared, Stale, Verified, Purges, Jumps, Blocks, Carried, Nameless                 int
+	Entries, Events, Links, Unlinks, Cuts, OptIns, Erases, Forgets, Everywhere, Defines, Ended, Expires int
+	Acks, LeaseWaits, Linked, Refused                                                                   int
+	CrashesStepped, CrashesCommitted, Restarts, Restores, Anew, Packs, Gaps, Fills                      int
+	Compared, Stale, Verified, Purges, Jumps, Blocks, Carried, Nameless                                 int
 }
 
 func (a *stats) add(b *stats) {
@@ -72,6 +72,8 @@ type world struct {
 	seq         uint64
 	controls    uint64
 	defined     [3]map[string]string // by client: id to scope and rule
+	ended       int                  // client whose account was erased; 0: none
+	keep        proto.Retention      // of all clients; zero: for ever
 	lastBeat    []proto.Millis
 	beats       []map[proto.Offset]beat // by lane
 	late        []lateCommand
@@ -178,6 +180,9 @@ func (w *world) begin() {
 		}
 		w.clients = append(w.clients, c)
 		w.defined[i] = map[string]string{}
+	}
+	if w.seed%3 == 2 {
+		w.retain()
 	}
 	if !w.crowd {
 		for i := range w.ids {
@@ -311,6 +316,9 @@ var rules = []struct{ id, scope, when string }{
 // redefine makes, changes or drops a segment.
 func (w *world) redefine() {
 	c := w.rng.IntN(3)
+	if w.ended != 0 && c == w.ended {
+		return
+	}
 	r := rules[w.rng.IntN(len(rules))]
 	if r.id == "next" && (w.defined[c]["auto"] == "" || w.defined[c]["quiet"] == "") {
 		return
@@ -322,6 +330,25 @@ func (w *world) redefine() {
 		return
 	}
 	w.define(c, r.id, r.scope, r.when)
+}
+
+// retain says for how long data are kept.
+func (w *world) retain() {
+	w.keep.Sessions = 60_000 + proto.Millis(w.rng.IntN(200_000))
+	if w.chance(60) {
+		w.keep.Idle = w.keep.Sessions + proto.Millis(w.rng.IntN(200_000))
+	}
+	w.control(&pb.Control{Body: &pb.Control_Retain{Retain: &pb.Retain{SessionsMs: int64(w.keep.Sessions), IdleMs: int64(w.keep.Idle)}}})
+}
+
+// endClient erases a client's account; its gateways have not heard of it.
+func (w *world) endClient() {
+	w.ended = 1 + w.rng.IntN(2)
+	c := w.clients[w.ended]
+	w.control(&pb.Control{Body: &pb.Control_EraseClient{EraseClient: &pb.EraseClient{Client: uint32(c.ID), Space: uint32(c.Space)}}})
+	w.defined[w.ended] = map[string]string{}
+	w.stats.Ended++
+	w.trace("client %d is erased", c.ID)
 }
 
 // relayControl puts control records into a lane, as a node's relay does.

@@ -261,6 +261,7 @@ func (r *badgerSnapshot) Scan(prefix, start []byte, fn func(k, v []byte) (bool, 
 	defer recoverCorrupt(&err)
 	o := badger.DefaultIteratorOptions
 	o.Prefix = prefix
+	o.PrefetchValues = false // they are inline: fetching ahead is a goroutine for each, and a copy
 	it := r.txn.NewIterator(o)
 	defer it.Close()
 	if bytes.Compare(start, prefix) < 0 {

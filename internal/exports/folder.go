@@ -181,7 +181,7 @@ func (f *Folder) read(r io.Reader) (m proto.ExportManifest, err error) {
 // what is not sent again stays and the rest goes.
 func (f *Folder) begin(m *proto.ExportManifest) error {
 	if old := f.begun; old != nil {
-		same := old.Client == m.Client && old.Expr == m.Expr && old.Format == m.Format && old.Dictionary == m.Dictionary && old.Since == nil && m.Since == nil
+		same := old.Client == m.Client && old.Expr == m.Expr && old.Unit == m.Unit && old.Members == m.Members && old.Format == m.Format && old.Dictionary == m.Dictionary && old.Since == nil && m.Since == nil
 		if !same {
 			return proto.Errorf(proto.CodeConflict, "%s holds what is left of another export, or of a delta, which is begun anew: name another folder", f.dir)
 		}
@@ -314,7 +314,7 @@ func (f *Folder) addKept(m *proto.ExportManifest, l *proto.ExportLane) error {
 	for n := range l.Kept {
 		file := proto.ExportFile{
 			Name: f.part(m, l.Lane, n), Content: m.Table(), Format: string(m.TableFormat()), Lane: &l.Lane,
-			Rows: min(proto.ExportPartRows, l.Count-uint64(n)*proto.ExportPartRows),
+			Rows: min(m.PartRows(), l.Count-uint64(n)*m.PartRows()),
 		}
 		var err error
 		if file.Bytes, file.SHA256, err = measure(filepath.Join(f.dir, file.Name)); err != nil {
@@ -352,9 +352,11 @@ func syncFolder(dir string) error {
 	return nil
 }
 
-// ReadSince reads what a delta needs of an earlier export: its manifest, by
-// its path or its folder's, and the sets beside it.
-func ReadSince(path string) (*proto.ExportSince, error) {
+// ReadSince reads what a delta by a unit needs of an earlier export: its
+// manifest, by its path or its folder's, and the sets beside it. One of users
+// with members has the identities of the audience too: a delta to it is by
+// identities, as a delta by users could not recall members.
+func ReadSince(path, unit string) (*proto.ExportSince, error) {
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		path = filepath.Join(path, ManifestName)
 	}
@@ -368,16 +370,27 @@ func ReadSince(path string) (*proto.ExportSince, error) {
 	case m.Partitions.Answered != m.Partitions.Of:
 		return nil, proto.Errorf(proto.CodeInvalid, "of the earlier export only %d of %d partitions answered: give one before it, or make a whole export", m.Partitions.Answered, m.Partitions.Of)
 	}
+	content, has := proto.ContentSet, m.Unit
+	if m.Members {
+		content, has = proto.ContentMembers, proto.UnitIdentities
+	}
+	if unit != has {
+		return nil, proto.Errorf(proto.CodeInvalid, "a delta to this export is by %s: pass --unit %s, or make a whole export", has, has)
+	}
 	since := &proto.ExportSince{Client: m.Client, Expr: m.Expr, Time: m.Time}
+	if unit != proto.UnitIdentities { // which older nodes know without the word
+		since.Unit = unit
+	}
 	for _, l := range m.Lanes {
-		b, err := readFile(filepath.Join(filepath.Dir(path), proto.SetName(proto.ContentSet, l.Lane)), SetBytesMax)
+		name := proto.SetName(content, l.Lane)
+		b, err := readFile(filepath.Join(filepath.Dir(path), name), SetBytesMax)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, proto.Errorf(proto.CodeInvalid, "the set of lane %s is not beside the manifest: give the manifest in its folder", l.Lane)
 		}
 		if err != nil {
 			return nil, err
 		}
-		if sum(b) != l.Set {
+		if sum(b) != m.HashOf(name) {
 			return nil, proto.Errorf(proto.CodeCorrupt, "the set of lane %s is not as the manifest has it: make a whole export", l.Lane)
 		}
 		since.Lanes = append(since.Lanes, proto.SinceLane{Lane: l.Lane, Log: l.Log, Offset: l.Offset, Set: b})

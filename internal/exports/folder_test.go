@@ -8,10 +8,13 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/RoaringBitmap/roaring/v2"
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
+	"github.com/apache/arrow-go/v18/arrow/array"
+	"github.com/apache/arrow-go/v18/arrow/ipc"
 	"github.com/google/go-cmp/cmp"
 	"github.com/parquet-go/parquet-go"
 
@@ -22,7 +25,7 @@ import (
 const members = 2*proto.ExportPartRows + 1000 // of lane 0: three files
 
 func formats() []proto.ExportFormat {
-	return []proto.ExportFormat{proto.FormatRoaring, proto.FormatParquet, proto.FormatCSV, proto.FormatNDJSON}
+	return []proto.ExportFormat{proto.FormatRoaring, proto.FormatParquet, proto.FormatArrow, proto.FormatCSV, proto.FormatNDJSON}
 }
 
 // Every format holds the same members under the same names.
@@ -112,6 +115,8 @@ func partIn(t *testing.T, path, format string) (rows []exports.Row) {
 	switch format {
 	case "parquet":
 		rows, err = parquet.ReadFile[exports.Row](path)
+	case "arrow":
+		rows, err = readArrow(path)
 	case "csv":
 		rows, err = readCSV(path)
 	default:
@@ -143,6 +148,32 @@ func readCSV(path string) (rows []exports.Row, err error) {
 	return rows, err
 }
 
+func readArrow(path string) (rows []exports.Row, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	r, err := ipc.NewFileReader(f)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	for i := range r.NumRecords() {
+		b, err := r.RecordBatch(i)
+		if err != nil {
+			return nil, err
+		}
+		for k := range int(b.NumRows()) {
+			rows = append(rows, exports.Row{
+				Lane: b.Column(0).(*array.Int32).Value(k), Ordinal: b.Column(1).(*array.Int64).Value(k),
+				Identity: strings.Clone(b.Column(2).(*array.String).Value(k)), Kind: strings.Clone(b.Column(3).(*array.String).Value(k)),
+			})
+		}
+	}
+	return rows, nil
+}
+
 func readNDJSON(path string) (rows []exports.Row, err error) {
 	b, err := os.ReadFile(path)
 	for lines := bufio.NewScanner(bytes.NewReader(b)); lines.Scan() && err == nil; {
@@ -161,7 +192,7 @@ func TestDelta(t *testing.T) {
 	for _, f := range formats() {
 		first, second := filepath.Join(t.TempDir(), "first"), filepath.Join(t.TempDir(), "second")
 		received(t, first, written(t, audience(f, nil, before), nil, nil), false)
-		since, err := exports.ReadSince(filepath.Join(first, exports.ManifestName))
+		since, err := exports.ReadSince(filepath.Join(first, exports.ManifestName), proto.UnitIdentities)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -180,7 +211,7 @@ func TestDelta(t *testing.T) {
 		if len(rows) != 2 || rows[0].Ordinal != 6 || rows[1].Identity != string(nameOf(0, 80_000)) {
 			t.Errorf("%s: entered are %v", f, rows)
 		}
-		if _, err := exports.ReadSince(second); err != nil {
+		if _, err := exports.ReadSince(second, proto.UnitIdentities); err != nil {
 			t.Errorf("%s: a delta to a delta: %v", f, err)
 		}
 	}
@@ -190,7 +221,7 @@ func TestDelta(t *testing.T) {
 func TestDeltaOfAConcealedAudience(t *testing.T) {
 	first, second := filepath.Join(t.TempDir(), "first"), filepath.Join(t.TempDir(), "second")
 	received(t, first, written(t, audience(proto.FormatCSV, nil, roaring.BitmapOf(1, 2, 3)), nil, nil), false)
-	since, err := exports.ReadSince(first)
+	since, err := exports.ReadSince(first, proto.UnitIdentities)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +253,7 @@ func TestResume(t *testing.T) {
 		if _, err := f.Receive(bytes.NewReader(stream[:at])); proto.CodeOf(err) != proto.CodeUnavailable {
 			t.Fatalf("cut at %d of %d: %v", at, len(stream), err)
 		}
-		if _, err := exports.ReadSince(dir); err == nil {
+		if _, err := exports.ReadSince(dir, proto.UnitIdentities); err == nil {
 			t.Fatalf("cut at %d: it looks finished", at)
 		}
 		f, err = exports.OpenFolder(dir, true)
@@ -236,8 +267,8 @@ func TestResume(t *testing.T) {
 		if err != nil {
 			t.Fatalf("cut at %d, resumed: %v", at, err)
 		}
-		if at > len(stream)/2 && (len(have) == 0 || a.Names.(*names).read >= members) {
-			t.Errorf("cut at %d: %v is had, %d are named again", at, have, a.Names.(*names).read)
+		if at > len(stream)/2 && (len(have) == 0 || a.Names.(*names).read.Load() >= members) {
+			t.Errorf("cut at %d: %v is had, %d are named again", at, have, a.Names.(*names).read.Load())
 		}
 		sameFolders(t, whole, dir)
 		if m.Count != want.Count || len(m.Files) != len(want.Files) {
@@ -300,7 +331,7 @@ func TestResumeAfterAChange(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := a.Names.(*names).read; n != members-2 && n != members-2+500 {
+	if n := a.Names.(*names).read.Load(); n != members-2 && n != members-2+500 {
 		t.Errorf("%d are named", n)
 	}
 	whole := filepath.Join(t.TempDir(), "whole")
@@ -314,7 +345,7 @@ func TestResumeAfterAChange(t *testing.T) {
 
 // A stream whose source fails has no manifest.
 func TestFailureMidway(t *testing.T) {
-	for _, fail := range []int{1, proto.ExportPartRows + 5, members - 1} {
+	for _, fail := range []int64{1, proto.ExportPartRows + 5, members - 1} {
 		a := audience(proto.FormatCSV, nil, someSet(1, members))
 		a.Names.(*names).fail = fail
 		var b bytes.Buffer
@@ -329,10 +360,13 @@ func TestFailureMidway(t *testing.T) {
 
 // A stream is ended by its context.
 func TestCancel(t *testing.T) {
+	const parts = 16
 	ctx, cancel := context.WithCancel(context.Background())
-	a := audience(proto.FormatCSV, nil, someSet(1, members))
+	all := roaring.New()
+	all.AddRange(0, parts*proto.ExportPartRows)
+	a := audience(proto.FormatCSV, nil, all)
 	w := writerFunc(func(p []byte) (int, error) {
-		if a.Names.(*names).read > 0 {
+		if a.Names.(*names).read.Load() > 0 {
 			cancel()
 		}
 		return len(p), nil
@@ -340,7 +374,7 @@ func TestCancel(t *testing.T) {
 	if err := exports.Write(ctx, w, a, nil, nil); err == nil {
 		t.Error("it went on to the end")
 	}
-	if n := a.Names.(*names).read; n > 2*proto.ExportPartRows {
+	if n := a.Names.(*names).read.Load(); n > parts/2*proto.ExportPartRows {
 		t.Errorf("%d were named after that", n)
 	}
 }

@@ -2,7 +2,6 @@ package exports
 
 import (
 	"archive/tar"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -22,9 +21,6 @@ type stream struct {
 
 	sets    [][]byte // by lane, as they are written
 	changes []change // by lane, of a delta
-	buf     bytes.Buffer
-	rows    []Row
-	numbers []Number
 }
 
 // Write streams a, as its manifest says, to w: a tar that begins with
@@ -68,7 +64,9 @@ func (s *stream) begin(have []proto.ExportKept, since *proto.ExportSince) error 
 		}
 		l := &s.m.Lanes[i]
 		l.Set = sum(b)
-		l.Kept = kept(have, *l)
+		if !s.m.Members { // of whom the set of users says nothing
+			l.Kept = kept(have, *l, s.m.PartsOf(l.Count))
+		}
 		s.sets = append(s.sets, b)
 	}
 	if since != nil {
@@ -143,6 +141,11 @@ func (s *stream) file(f proto.ExportFile, pieces ...[]byte) error {
 		h.Write(p)
 	}
 	f.SHA256 = hex.EncodeToString(h.Sum(nil))
+	return s.measured(f, pieces...)
+}
+
+// measured writes a file of which size and hash are known.
+func (s *stream) measured(f proto.ExportFile, pieces ...[]byte) error {
 	s.m.Files = append(s.m.Files, f)
 	return s.put(f.Name, pieces...)
 }
@@ -158,6 +161,11 @@ func (s *stream) writeSets() error {
 	if err := s.file(all, sets64(s.m.Lanes, s.sets)...); err != nil {
 		return err
 	}
+	for i := range s.m.Lanes {
+		if err := s.writeMembers(i); err != nil {
+			return err
+		}
+	}
 	for i, c := range s.changes {
 		for _, x := range c.parts() {
 			b, err := AppendSet(nil, x.set)
@@ -172,6 +180,20 @@ func (s *stream) writeSets() error {
 	return nil
 }
 
+// writeMembers writes who the users of a lane's identities are, if they are
+// named.
+func (s *stream) writeMembers(i int) error {
+	if !s.m.Members {
+		return nil
+	}
+	set := s.a.Lanes[i].Members
+	b, err := AppendSet(nil, set)
+	if err != nil {
+		return err
+	}
+	return s.set(proto.ContentMembers, &s.m.Lanes[i], set.GetCardinality(), b)
+}
+
 func (s *stream) set(c proto.ExportContent, l *proto.ExportLane, members uint64, b []byte) error {
 	return s.file(proto.ExportFile{Name: proto.SetName(c, l.Lane), Content: c, Format: "roaring32", Lane: &l.Lane, Rows: members}, b)
 }
@@ -184,68 +206,4 @@ type changePart struct {
 
 func (c change) parts() []changePart {
 	return []changePart{{proto.ContentEntered, c.entered}, {proto.ContentLeft, c.left}, {proto.ContentRecall, c.recall}}
-}
-
-// writeTables writes who is in the audience or has entered by name, and who
-// left it by number.
-func (s *stream) writeTables(f proto.ExportFormat) error {
-	named := s.m.Table()
-	for i := range s.m.Lanes {
-		l := &s.m.Lanes[i]
-		if s.changes == nil {
-			if err := s.table(named, l, s.a.Lanes[i].Set, l.Kept, f); err != nil {
-				return err
-			}
-			continue
-		}
-		c := s.changes[i]
-		for _, x := range []changePart{{named, c.entered}, {proto.ContentLeft, c.left}, {proto.ContentRecall, c.recall}} {
-			if err := s.table(x.content, l, x.set, 0, f); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// table writes the files of one lane's table from part skip on.
-func (s *stream) table(c proto.ExportContent, l *proto.ExportLane, set *roaring.Bitmap, skip int, f proto.ExportFormat) error {
-	it := set.ManyIterator()
-	ordinals := make([]uint32, min(proto.ExportPartRows, set.GetCardinality()))
-	for part := 0; ; part++ {
-		n := it.NextMany(ordinals)
-		if n == 0 {
-			return nil
-		}
-		if part < skip {
-			continue
-		}
-		s.buf.Reset()
-		if err := s.part(c, l.Lane, ordinals[:n], f); err != nil {
-			return err
-		}
-		file := proto.ExportFile{Name: proto.PartName(c, l.Lane, part, f), Content: c, Format: string(f), Lane: &l.Lane, Rows: uint64(n)}
-		if err := s.file(file, s.buf.Bytes()); err != nil {
-			return err
-		}
-	}
-}
-
-// part writes one file of a table to the buffer.
-func (s *stream) part(c proto.ExportContent, lane proto.LaneID, ordinals []uint32, f proto.ExportFormat) error {
-	if c == proto.ContentLeft || c == proto.ContentRecall {
-		s.numbers = s.numbers[:0]
-		for _, o := range ordinals {
-			s.numbers = append(s.numbers, Number{int32(lane), int64(o)})
-		}
-		return writeTable(&s.buf, f, numberColumns, s.numbers)
-	}
-	s.rows = s.rows[:0]
-	err := s.a.Names.Name(lane, ordinals, func(o proto.Ordinal, id proto.Identity) {
-		s.rows = append(s.rows, Row{int32(lane), int64(o), string(id), id.Kind()})
-	})
-	if err != nil {
-		return err
-	}
-	return writeTable(&s.buf, f, rowColumns, s.rows)
 }

@@ -58,13 +58,13 @@ func TestMemoryIsBounded(t *testing.T) {
 	const parts = 32
 	set := roaring.New()
 	set.AddRange(0, parts*proto.ExportPartRows)
-	for _, f := range []proto.ExportFormat{proto.FormatParquet, proto.FormatNDJSON} {
+	for _, f := range []proto.ExportFormat{proto.FormatParquet, proto.FormatArrow, proto.FormatNDJSON} {
 		a := audience(f, nil, set)
 		var bytes, most uint64
 		checked := 0
 		err := exports.Write(context.Background(), writerFunc(func(p []byte) (int, error) {
 			bytes += uint64(len(p))
-			if part := a.Names.(*names).read / proto.ExportPartRows; part > checked && part%8 == 0 {
+			if part := int(a.Names.(*names).read.Load()) / proto.ExportPartRows; part >= checked+8 {
 				checked = part
 				most = max(most, heap())
 			}

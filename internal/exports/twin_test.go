@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,8 +17,8 @@ import (
 
 // names are members in memory: the number is in the name.
 type names struct {
-	read int // names given
-	fail int // breaks off after so many, if not 0
+	read atomic.Int64 // names given
+	fail int64        // breaks off after so many, if not 0
 }
 
 func nameOf(lane proto.LaneID, o uint32) proto.Identity {
@@ -25,12 +26,12 @@ func nameOf(lane proto.LaneID, o uint32) proto.Identity {
 	return proto.Identity(fmt.Sprintf(`%s:%d,"é%d`, kind, lane, o))
 }
 
-func (n *names) Name(lane proto.LaneID, ordinals []uint32, fn func(proto.Ordinal, proto.Identity)) error {
+func (n *names) Name(lane proto.LaneID, ordinals []uint32, fn func(proto.Ordinal, []byte)) error {
 	for _, o := range ordinals {
-		if n.read++; n.fail > 0 && n.read > n.fail {
+		if k := n.read.Add(1); n.fail > 0 && k > n.fail {
 			return proto.Errorf(proto.CodeUnavailable, "the store is gone")
 		}
-		fn(proto.Ordinal(o), nameOf(lane, o))
+		fn(proto.Ordinal(o), []byte(nameOf(lane, o)))
 	}
 	return nil
 }

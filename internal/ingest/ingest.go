@@ -1,5 +1,6 @@
 // Package ingest loads events from files: newline-delimited JSON, CSV, and the
-// combined log format of Apache and nginx.
+// combined log format of Apache and nginx. It loads a client's own lists and
+// traits from CSV in the same way, whose rows may go over lines.
 //
 // Guarantee: every line of the input (but for the header of a CSV file) is
 // either accepted by the node or refused with a reason, and counted once: accepted + refused + unsent = lines, where
@@ -32,6 +33,23 @@ const (
 	Combined Format = "combined"
 )
 
+// Formats of a client's own lists, which go to other routes than events do.
+const (
+	Identities Format = "identities" // CSV with a column of identities
+	Traits     Format = "traits"     // CSV with a column of identities and others of traits
+)
+
+// field is what a post's rows are called.
+func (f Format) field() string {
+	switch f {
+	case Identities:
+		return "identities"
+	case Traits:
+		return "rows"
+	}
+	return "events"
+}
+
 // ParseFormat reads a format's name.
 func ParseFormat(s string) (Format, error) {
 	switch f := Format(s); f {
@@ -57,6 +75,8 @@ type Options struct {
 	Shift    bool   // move times by whole days
 	DropBots bool
 	Salt     string // key of the hash that stands for address and agent; default DefaultSalt
+
+	Columns Columns // of Identities and Traits
 
 	BatchEventsMax int // events in a post; default 400
 	BatchBytesMax  int // bytes in a post; default 1 MiB
@@ -155,6 +175,7 @@ func Run(ctx context.Context, src *Source, node Intake, o Options) (Report, erro
 // feed decodes lines and hands events to the sender.
 func feed(ctx context.Context, in io.Reader, s *sender, o Options, days int) error {
 	lines, dec := newLines(in), newDecoder(o)
+	lines.quoted = o.Format == Identities || o.Format == Traits
 	shift := time.Duration(days) * 24 * time.Hour
 	var row Row
 	for {
@@ -170,14 +191,17 @@ func feed(ctx context.Context, in io.Reader, s *sender, o Options, days int) err
 		if refusal == isHeader {
 			continue
 		}
+		if refusal != nil && refusal.Code == reasonHeader {
+			return proto.Errorf(proto.CodeInvalid, "line %d: %s", lines.first, refusal.Message)
+		}
 		if refusal != nil {
-			s.refused(lines.number, refusal)
+			s.refused(lines.first, refusal)
 			continue
 		}
 		if !row.Time.IsZero() {
 			row.Time = row.Time.Add(shift)
 		}
-		if err := s.add(lines.number, line, &row); err != nil {
+		if err := s.add(lines.first, line, &row); err != nil {
 			return err
 		}
 		if lines.number&1023 == 0 && ctx.Err() != nil {

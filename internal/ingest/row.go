@@ -49,6 +49,13 @@ func (r *Row) appendJSON(b []byte) []byte {
 	return append(b, '}')
 }
 
+// appendTraits writes the row as POST /v1/traits takes it.
+func (r *Row) appendTraits(b []byte) []byte {
+	b = appendString(append(b, `{"identity":`...), r.Identities[0])
+	b = append(append(b, `,"traits":`...), r.Props...)
+	return append(b, '}')
+}
+
 // addText adds a text property; props must hold no property of that key.
 func (r *Row) addText(key, value string) {
 	r.addKey(key)
@@ -117,6 +124,8 @@ func newDecoder(o Options) decoder {
 	switch o.Format {
 	case CSV:
 		return &csvDecoder{}
+	case Identities, Traits:
+		return newColumnDecoder(o)
 	case Combined:
 		return newCombinedDecoder(o.Salt, o.DropBots)
 	}

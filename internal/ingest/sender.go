@@ -109,10 +109,17 @@ func (s *sender) close() error {
 
 // add appends a row to the open batch and hands the batch on when it is full.
 func (s *sender) add(line int64, text []byte, row *Row) error {
-	if row.ID == "" {
-		row.ID = lineID(line, text)
+	switch s.o.Format {
+	case Identities:
+		s.scratch = appendString(s.scratch[:0], row.Identities[0])
+	case Traits:
+		s.scratch = row.appendTraits(s.scratch[:0])
+	default:
+		if row.ID == "" {
+			row.ID = lineID(line, text)
+		}
+		s.scratch = row.appendJSON(s.scratch[:0])
 	}
-	s.scratch = row.appendJSON(s.scratch[:0])
 	s.open.add(line, s.scratch)
 	s.mu.Lock()
 	s.report.Lines++
@@ -191,7 +198,7 @@ func (s *sender) send(b *batch, body *[]byte) error {
 			return nil
 		}
 		if attempt == s.o.AttemptsMax {
-			return giveUp(err, attempt, len(again))
+			return giveUp(err, attempt, len(again), s.o.Format)
 		}
 		if err := s.o.Wait(s.ctx, pause); err != nil {
 			return err
@@ -200,11 +207,11 @@ func (s *sender) send(b *batch, body *[]byte) error {
 	}
 }
 
-func giveUp(err error, attempts, events int) error {
+func giveUp(err error, attempts, rows int, f Format) error {
 	if err == nil {
 		err = errors.New("the node could not make them durable")
 	}
-	return proto.Errorf(proto.CodeUnavailable, "gave up on %d events after %d tries; start the same load again when the node is well (events sent twice within ten minutes are taken once): %w", events, attempts, err)
+	return proto.Errorf(proto.CodeUnavailable, "gave up on %d %s after %d tries; start the same load again when the node is well (what is sent twice within ten minutes is taken once): %w", rows, f.field(), attempts, err)
 }
 
 func (s *sender) wrap(body []byte, b *batch) []byte {
@@ -212,7 +219,7 @@ func (s *sender) wrap(body []byte, b *batch) []byte {
 	if s.o.Client != "" {
 		body = append(appendString(append(body, `"client":`...), s.o.Client), ',')
 	}
-	body = append(body, `"events":[`...)
+	body = append(appendString(body, s.o.Format.field()), ":["...)
 	body = append(body, b.events[:len(b.events)-1]...)
 	return append(body, `]}`...)
 }
@@ -222,7 +229,7 @@ func (s *sender) wrap(body []byte, b *batch) []byte {
 func (s *sender) settle(b *batch, answer Answer) ([]int, error) {
 	sent := len(b.ends)
 	if answer.Accepted+len(answer.Refused) != sent || answer.Accepted < 0 {
-		return nil, proto.Errorf(proto.CodeInternal, "the node answered for %d events where %d were sent: is --service the address of a kith node?", answer.Accepted+len(answer.Refused), sent)
+		return nil, proto.Errorf(proto.CodeInternal, "the node answered for %d rows where %d were sent: is --service the address of a kith node?", answer.Accepted+len(answer.Refused), sent)
 	}
 	var again batch
 	s.mu.Lock()
@@ -230,7 +237,7 @@ func (s *sender) settle(b *batch, answer Answer) ([]int, error) {
 	s.report.Accepted += int64(answer.Accepted)
 	for _, r := range answer.Refused {
 		if r.Index < 0 || r.Index >= sent {
-			return nil, proto.Errorf(proto.CodeInternal, "the node refused event %d of %d: is --service the address of a kith node?", r.Index, sent)
+			return nil, proto.Errorf(proto.CodeInternal, "the node refused row %d of %d: is --service the address of a kith node?", r.Index, sent)
 		}
 		if retryable(r.Code) {
 			again.add(b.lines[r.Index], b.event(r.Index))

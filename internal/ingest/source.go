@@ -9,6 +9,8 @@ import (
 	"os"
 	"strings"
 
+	"github.com/klauspost/compress/zstd"
+
 	"kith/proto"
 )
 
@@ -17,7 +19,7 @@ const spoolBytesMax = 16 << 30
 
 // Source is an input that may be read twice, as --shift does: once to find
 // the newest time, once to send. A stream is spooled to a temporary file for
-// that. Gzip is undone where a file's name ends in .gz or its bytes say so.
+// that. Gzip and zstd are undone where the bytes say so.
 type Source struct {
 	path  string
 	file  *os.File  // the spool, if there is one
@@ -69,7 +71,9 @@ func (s *Source) Bytes() int64 { return s.bytes }
 
 // Compressed reports whether progress in lines says little about progress in
 // the file.
-func (s *Source) Compressed() bool { return strings.HasSuffix(s.path, ".gz") }
+func (s *Source) Compressed() bool {
+	return strings.HasSuffix(s.path, ".gz") || strings.HasSuffix(s.path, ".zst")
+}
 
 // Open gives the input from its start.
 func (s *Source) Open() (io.ReadCloser, error) {
@@ -94,14 +98,25 @@ func (s *Source) Close() error {
 	return s.file.Close()
 }
 
-// unzip looks at the first bytes, so that a pipe of gzip works too.
+// zstdWindowMax bounds the memory that a zstd input may want, as zstd itself does
+// unless told otherwise.
+const zstdWindowMax = 8 << 20
+
+// unzip looks at the first bytes, so that a compressed pipe works too.
 func unzip(in io.ReadCloser) (io.ReadCloser, error) {
 	buffered := bufio.NewReader(in)
-	magic, err := buffered.Peek(2)
+	magic, err := buffered.Peek(4)
 	if err != nil && err != io.EOF {
 		return nil, errors.Join(proto.Errorf(proto.CodeInvalid, "cannot read the input: %w", err), in.Close())
 	}
-	if !bytes.Equal(magic, []byte{0x1f, 0x8b}) {
+	switch {
+	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		z, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(zstdWindowMax))
+		if err != nil {
+			return nil, errors.Join(proto.Errorf(proto.CodeInvalid, "the input begins like zstd but is not: %w", err), in.Close())
+		}
+		return joined{z, closers{z.IOReadCloser(), in}}, nil
+	case !bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
 		return joined{buffered, in}, nil
 	}
 	z, err := gzip.NewReader(buffered)
@@ -109,6 +124,16 @@ func unzip(in io.ReadCloser) (io.ReadCloser, error) {
 		return nil, errors.Join(proto.Errorf(proto.CodeInvalid, "the input begins like gzip but is not: %w", err), in.Close())
 	}
 	return joined{z, in}, nil
+}
+
+// closers are closed in their order.
+type closers []io.Closer
+
+func (c closers) Close() (err error) {
+	for _, x := range c {
+		err = errors.Join(err, x.Close())
+	}
+	return err
 }
 
 type joined struct {

@@ -144,6 +144,7 @@ type Control struct {
 	//	*Control_SaveAudience
 	//	*Control_DropAudience
 	//	*Control_Report
+	//	*Control_Import
 	Body          isControl_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -299,6 +300,15 @@ func (x *Control) GetReport() *Report {
 	return nil
 }
 
+func (x *Control) GetImport() *Import {
+	if x != nil {
+		if x, ok := x.Body.(*Control_Import); ok {
+			return x.Import
+		}
+	}
+	return nil
+}
+
 type isControl_Body interface {
 	isControl_Body()
 }
@@ -347,6 +357,10 @@ type Control_Report struct {
 	Report *Report `protobuf:"bytes,13,opt,name=report,proto3,oneof"`
 }
 
+type Control_Import struct {
+	Import *Import `protobuf:"bytes,20,opt,name=import,proto3,oneof"`
+}
+
 func (*Control_Client) isControl_Body() {}
 
 func (*Control_Key) isControl_Body() {}
@@ -368,6 +382,8 @@ func (*Control_SaveAudience) isControl_Body() {}
 func (*Control_DropAudience) isControl_Body() {}
 
 func (*Control_Report) isControl_Body() {}
+
+func (*Control_Import) isControl_Body() {}
 
 // Client is a customer whose data is kept apart. Its number is the control
 // sequence that made it.
@@ -1012,6 +1028,149 @@ func (x *Report) GetVerdict() uint32 {
 	return 0
 }
 
+// Import is one change of what becomes of a client's own list of identities. The
+// record that opens one gives it its number: its sequence. Which fields are set
+// depends on the state.
+type Import struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Client         uint32                 `protobuf:"varint,1,opt,name=client,proto3" json:"client,omitempty"`
+	Number         uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`                                        // 0: this record opens one
+	State          uint32                 `protobuf:"varint,3,opt,name=state,proto3" json:"state,omitempty"`                                          // proto.ImportState
+	Segment        string                 `protobuf:"bytes,4,opt,name=segment,proto3" json:"segment,omitempty"`                                       // opened
+	Mode           string                 `protobuf:"bytes,5,opt,name=mode,proto3" json:"mode,omitempty"`                                             // opened: create, replace, add or remove
+	Scope          string                 `protobuf:"bytes,6,opt,name=scope,proto3" json:"scope,omitempty"`                                           // opened
+	Floor          uint32                 `protobuf:"varint,7,opt,name=floor,proto3" json:"floor,omitempty"`                                          // sealed: people that it must come to; 0: none
+	List           uint64                 `protobuf:"varint,8,opt,name=list,proto3" json:"list,omitempty"`                                            // merging: the number by which the list's rule knows its members
+	Identities     uint64                 `protobuf:"varint,9,opt,name=identities,proto3" json:"identities,omitempty"`                                // decided: those of this import
+	Matched        uint64                 `protobuf:"varint,10,opt,name=matched,proto3" json:"matched,omitempty"`                                     // decided: of those, whom the client knows otherwise
+	ToldIdentities uint64                 `protobuf:"varint,11,opt,name=told_identities,json=toldIdentities,proto3" json:"told_identities,omitempty"` // decided: what client keys are told, 0 nothing
+	ToldMatched    uint64                 `protobuf:"varint,12,opt,name=told_matched,json=toldMatched,proto3" json:"told_matched,omitempty"`
+	Reason         string                 `protobuf:"bytes,13,opt,name=reason,proto3" json:"reason,omitempty"` // ended
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Import) Reset() {
+	*x = Import{}
+	mi := &file_proto_kith_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Import) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Import) ProtoMessage() {}
+
+func (x *Import) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_kith_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Import.ProtoReflect.Descriptor instead.
+func (*Import) Descriptor() ([]byte, []int) {
+	return file_proto_kith_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Import) GetClient() uint32 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
+func (x *Import) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Import) GetState() uint32 {
+	if x != nil {
+		return x.State
+	}
+	return 0
+}
+
+func (x *Import) GetSegment() string {
+	if x != nil {
+		return x.Segment
+	}
+	return ""
+}
+
+func (x *Import) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *Import) GetScope() string {
+	if x != nil {
+		return x.Scope
+	}
+	return ""
+}
+
+func (x *Import) GetFloor() uint32 {
+	if x != nil {
+		return x.Floor
+	}
+	return 0
+}
+
+func (x *Import) GetList() uint64 {
+	if x != nil {
+		return x.List
+	}
+	return 0
+}
+
+func (x *Import) GetIdentities() uint64 {
+	if x != nil {
+		return x.Identities
+	}
+	return 0
+}
+
+func (x *Import) GetMatched() uint64 {
+	if x != nil {
+		return x.Matched
+	}
+	return 0
+}
+
+func (x *Import) GetToldIdentities() uint64 {
+	if x != nil {
+		return x.ToldIdentities
+	}
+	return 0
+}
+
+func (x *Import) GetToldMatched() uint64 {
+	if x != nil {
+		return x.ToldMatched
+	}
+	return 0
+}
+
+func (x *Import) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // Activate raises the logic version that lanes obey.
 type Activate struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1022,7 +1181,7 @@ type Activate struct {
 
 func (x *Activate) Reset() {
 	*x = Activate{}
-	mi := &file_proto_kith_proto_msgTypes[12]
+	mi := &file_proto_kith_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1034,7 +1193,7 @@ func (x *Activate) String() string {
 func (*Activate) ProtoMessage() {}
 
 func (x *Activate) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[12]
+	mi := &file_proto_kith_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1047,7 +1206,7 @@ func (x *Activate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activate.ProtoReflect.Descriptor instead.
 func (*Activate) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{12}
+	return file_proto_kith_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Activate) GetLogic() uint32 {
@@ -1072,7 +1231,7 @@ type Value struct {
 
 func (x *Value) Reset() {
 	*x = Value{}
-	mi := &file_proto_kith_proto_msgTypes[13]
+	mi := &file_proto_kith_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1084,7 +1243,7 @@ func (x *Value) String() string {
 func (*Value) ProtoMessage() {}
 
 func (x *Value) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[13]
+	mi := &file_proto_kith_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1097,7 +1256,7 @@ func (x *Value) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Value.ProtoReflect.Descriptor instead.
 func (*Value) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{13}
+	return file_proto_kith_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Value) GetKind() isValue_Kind {
@@ -1173,7 +1332,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_proto_kith_proto_msgTypes[14]
+	mi := &file_proto_kith_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +1344,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[14]
+	mi := &file_proto_kith_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +1357,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{14}
+	return file_proto_kith_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Event) GetEvent() string {
@@ -1260,7 +1419,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_proto_kith_proto_msgTypes[15]
+	mi := &file_proto_kith_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1272,7 +1431,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[15]
+	mi := &file_proto_kith_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1285,7 +1444,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{15}
+	return file_proto_kith_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *EventsRequest) GetClient() string {
@@ -1313,7 +1472,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_proto_kith_proto_msgTypes[16]
+	mi := &file_proto_kith_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1325,7 +1484,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[16]
+	mi := &file_proto_kith_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1338,7 +1497,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{16}
+	return file_proto_kith_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Refused) GetIndex() uint32 {
@@ -1373,7 +1532,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_proto_kith_proto_msgTypes[17]
+	mi := &file_proto_kith_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1385,7 +1544,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[17]
+	mi := &file_proto_kith_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1398,7 +1557,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{17}
+	return file_proto_kith_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *EventsResponse) GetAccepted() uint32 {
@@ -1433,7 +1592,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_proto_kith_proto_msgTypes[18]
+	mi := &file_proto_kith_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1445,7 +1604,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[18]
+	mi := &file_proto_kith_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1458,7 +1617,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{18}
+	return file_proto_kith_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *LookupRequest) GetIdentities() []string {
@@ -1494,7 +1653,7 @@ type LookupResult struct {
 
 func (x *LookupResult) Reset() {
 	*x = LookupResult{}
-	mi := &file_proto_kith_proto_msgTypes[19]
+	mi := &file_proto_kith_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1506,7 +1665,7 @@ func (x *LookupResult) String() string {
 func (*LookupResult) ProtoMessage() {}
 
 func (x *LookupResult) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[19]
+	mi := &file_proto_kith_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1519,7 +1678,7 @@ func (x *LookupResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResult.ProtoReflect.Descriptor instead.
 func (*LookupResult) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{19}
+	return file_proto_kith_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *LookupResult) GetIdentity() string {
@@ -1559,7 +1718,7 @@ type LookupResponse struct {
 
 func (x *LookupResponse) Reset() {
 	*x = LookupResponse{}
-	mi := &file_proto_kith_proto_msgTypes[20]
+	mi := &file_proto_kith_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1571,7 +1730,7 @@ func (x *LookupResponse) String() string {
 func (*LookupResponse) ProtoMessage() {}
 
 func (x *LookupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[20]
+	mi := &file_proto_kith_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1584,7 +1743,7 @@ func (x *LookupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResponse.ProtoReflect.Descriptor instead.
 func (*LookupResponse) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{20}
+	return file_proto_kith_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *LookupResponse) GetResults() []*LookupResult {
@@ -1617,7 +1776,7 @@ type LaneRecord struct {
 
 func (x *LaneRecord) Reset() {
 	*x = LaneRecord{}
-	mi := &file_proto_kith_proto_msgTypes[21]
+	mi := &file_proto_kith_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1629,7 +1788,7 @@ func (x *LaneRecord) String() string {
 func (*LaneRecord) ProtoMessage() {}
 
 func (x *LaneRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[21]
+	mi := &file_proto_kith_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1642,7 +1801,7 @@ func (x *LaneRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaneRecord.ProtoReflect.Descriptor instead.
 func (*LaneRecord) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{21}
+	return file_proto_kith_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *LaneRecord) GetVersion() uint32 {
@@ -1756,7 +1915,7 @@ type Producer struct {
 
 func (x *Producer) Reset() {
 	*x = Producer{}
-	mi := &file_proto_kith_proto_msgTypes[22]
+	mi := &file_proto_kith_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1768,7 +1927,7 @@ func (x *Producer) String() string {
 func (*Producer) ProtoMessage() {}
 
 func (x *Producer) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[22]
+	mi := &file_proto_kith_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1781,7 +1940,7 @@ func (x *Producer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Producer.ProtoReflect.Descriptor instead.
 func (*Producer) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{22}
+	return file_proto_kith_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Producer) GetId() uint64 {
@@ -1825,7 +1984,7 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\atime_ms\x18\x05 \x01(\x03R\x06timeMs\x12\x14\n" +
 	"\x05count\x18\x06 \x01(\rR\x05count\x12\x1a\n" +
 	"\bcommands\x18\a \x01(\fR\bcommands\x12\x10\n" +
-	"\x03crc\x18\b \x01(\aR\x03crc\"\xe0\x04\n" +
+	"\x03crc\x18\b \x01(\aR\x03crc\"\x8b\x05\n" +
 	"\aControl\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12)\n" +
@@ -1841,7 +2000,8 @@ const file_proto_kith_proto_rawDesc = "" +
 	" \x01(\v2\x0f.kith.v1.RetainH\x00R\x06retain\x12<\n" +
 	"\rsave_audience\x18\v \x01(\v2\x15.kith.v1.SaveAudienceH\x00R\fsaveAudience\x12<\n" +
 	"\rdrop_audience\x18\f \x01(\v2\x15.kith.v1.DropAudienceH\x00R\fdropAudience\x12)\n" +
-	"\x06report\x18\r \x01(\v2\x0f.kith.v1.ReportH\x00R\x06reportB\x06\n" +
+	"\x06report\x18\r \x01(\v2\x0f.kith.v1.ReportH\x00R\x06report\x12)\n" +
+	"\x06import\x18\x14 \x01(\v2\x0f.kith.v1.ImportH\x00R\x06importB\x06\n" +
 	"\x04body\"H\n" +
 	"\x06Client\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
@@ -1887,7 +2047,24 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\x04unit\x18\x04 \x01(\tR\x04unit\x12\x14\n" +
 	"\x05count\x18\x05 \x01(\x04R\x05count\x12\x12\n" +
 	"\x04told\x18\x06 \x01(\x04R\x04told\x12\x18\n" +
-	"\averdict\x18\a \x01(\rR\averdict\" \n" +
+	"\averdict\x18\a \x01(\rR\averdict\"\xda\x02\n" +
+	"\x06Import\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\rR\x06client\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\rR\x05state\x12\x18\n" +
+	"\asegment\x18\x04 \x01(\tR\asegment\x12\x12\n" +
+	"\x04mode\x18\x05 \x01(\tR\x04mode\x12\x14\n" +
+	"\x05scope\x18\x06 \x01(\tR\x05scope\x12\x14\n" +
+	"\x05floor\x18\a \x01(\rR\x05floor\x12\x12\n" +
+	"\x04list\x18\b \x01(\x04R\x04list\x12\x1e\n" +
+	"\n" +
+	"identities\x18\t \x01(\x04R\n" +
+	"identities\x12\x18\n" +
+	"\amatched\x18\n" +
+	" \x01(\x04R\amatched\x12'\n" +
+	"\x0ftold_identities\x18\v \x01(\x04R\x0etoldIdentities\x12!\n" +
+	"\ftold_matched\x18\f \x01(\x04R\vtoldMatched\x12\x16\n" +
+	"\x06reason\x18\r \x01(\tR\x06reason\" \n" +
 	"\bActivate\x12\x14\n" +
 	"\x05logic\x18\x01 \x01(\rR\x05logic\"U\n" +
 	"\x05Value\x12\x14\n" +
@@ -1972,7 +2149,7 @@ func file_proto_kith_proto_rawDescGZIP() []byte {
 	return file_proto_kith_proto_rawDescData
 }
 
-var file_proto_kith_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_proto_kith_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_proto_kith_proto_goTypes = []any{
 	(*Entry)(nil),          // 0: kith.v1.Entry
 	(*Control)(nil),        // 1: kith.v1.Control
@@ -1986,18 +2163,19 @@ var file_proto_kith_proto_goTypes = []any{
 	(*SaveAudience)(nil),   // 9: kith.v1.SaveAudience
 	(*DropAudience)(nil),   // 10: kith.v1.DropAudience
 	(*Report)(nil),         // 11: kith.v1.Report
-	(*Activate)(nil),       // 12: kith.v1.Activate
-	(*Value)(nil),          // 13: kith.v1.Value
-	(*Event)(nil),          // 14: kith.v1.Event
-	(*EventsRequest)(nil),  // 15: kith.v1.EventsRequest
-	(*Refused)(nil),        // 16: kith.v1.Refused
-	(*EventsResponse)(nil), // 17: kith.v1.EventsResponse
-	(*LookupRequest)(nil),  // 18: kith.v1.LookupRequest
-	(*LookupResult)(nil),   // 19: kith.v1.LookupResult
-	(*LookupResponse)(nil), // 20: kith.v1.LookupResponse
-	(*LaneRecord)(nil),     // 21: kith.v1.LaneRecord
-	(*Producer)(nil),       // 22: kith.v1.Producer
-	nil,                    // 23: kith.v1.Event.PropsEntry
+	(*Import)(nil),         // 12: kith.v1.Import
+	(*Activate)(nil),       // 13: kith.v1.Activate
+	(*Value)(nil),          // 14: kith.v1.Value
+	(*Event)(nil),          // 15: kith.v1.Event
+	(*EventsRequest)(nil),  // 16: kith.v1.EventsRequest
+	(*Refused)(nil),        // 17: kith.v1.Refused
+	(*EventsResponse)(nil), // 18: kith.v1.EventsResponse
+	(*LookupRequest)(nil),  // 19: kith.v1.LookupRequest
+	(*LookupResult)(nil),   // 20: kith.v1.LookupResult
+	(*LookupResponse)(nil), // 21: kith.v1.LookupResponse
+	(*LaneRecord)(nil),     // 22: kith.v1.LaneRecord
+	(*Producer)(nil),       // 23: kith.v1.Producer
+	nil,                    // 24: kith.v1.Event.PropsEntry
 }
 var file_proto_kith_proto_depIdxs = []int32{
 	2,  // 0: kith.v1.Control.client:type_name -> kith.v1.Client
@@ -2005,23 +2183,24 @@ var file_proto_kith_proto_depIdxs = []int32{
 	5,  // 2: kith.v1.Control.define:type_name -> kith.v1.Define
 	6,  // 3: kith.v1.Control.undefine:type_name -> kith.v1.Undefine
 	4,  // 4: kith.v1.Control.revoke_key:type_name -> kith.v1.RevokeKey
-	12, // 5: kith.v1.Control.activate:type_name -> kith.v1.Activate
+	13, // 5: kith.v1.Control.activate:type_name -> kith.v1.Activate
 	7,  // 6: kith.v1.Control.erase_client:type_name -> kith.v1.EraseClient
 	8,  // 7: kith.v1.Control.retain:type_name -> kith.v1.Retain
 	9,  // 8: kith.v1.Control.save_audience:type_name -> kith.v1.SaveAudience
 	10, // 9: kith.v1.Control.drop_audience:type_name -> kith.v1.DropAudience
 	11, // 10: kith.v1.Control.report:type_name -> kith.v1.Report
-	23, // 11: kith.v1.Event.props:type_name -> kith.v1.Event.PropsEntry
-	14, // 12: kith.v1.EventsRequest.events:type_name -> kith.v1.Event
-	16, // 13: kith.v1.EventsResponse.refused:type_name -> kith.v1.Refused
-	19, // 14: kith.v1.LookupResponse.results:type_name -> kith.v1.LookupResult
-	22, // 15: kith.v1.LaneRecord.producers:type_name -> kith.v1.Producer
-	13, // 16: kith.v1.Event.PropsEntry.value:type_name -> kith.v1.Value
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	12, // 11: kith.v1.Control.import:type_name -> kith.v1.Import
+	24, // 12: kith.v1.Event.props:type_name -> kith.v1.Event.PropsEntry
+	15, // 13: kith.v1.EventsRequest.events:type_name -> kith.v1.Event
+	17, // 14: kith.v1.EventsResponse.refused:type_name -> kith.v1.Refused
+	20, // 15: kith.v1.LookupResponse.results:type_name -> kith.v1.LookupResult
+	23, // 16: kith.v1.LaneRecord.producers:type_name -> kith.v1.Producer
+	14, // 17: kith.v1.Event.PropsEntry.value:type_name -> kith.v1.Value
+	18, // [18:18] is the sub-list for method output_type
+	18, // [18:18] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_proto_kith_proto_init() }
@@ -2041,8 +2220,9 @@ func file_proto_kith_proto_init() {
 		(*Control_SaveAudience)(nil),
 		(*Control_DropAudience)(nil),
 		(*Control_Report)(nil),
+		(*Control_Import)(nil),
 	}
-	file_proto_kith_proto_msgTypes[13].OneofWrappers = []any{
+	file_proto_kith_proto_msgTypes[14].OneofWrappers = []any{
 		(*Value_Text)(nil),
 		(*Value_Number)(nil),
 		(*Value_Flag)(nil),
@@ -2053,7 +2233,7 @@ func file_proto_kith_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_kith_proto_rawDesc), len(file_proto_kith_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

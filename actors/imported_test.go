@@ -1,0 +1,63 @@
+package actors_test
+
+import (
+	"testing"
+
+	"kith/proto"
+)
+
+// A command that needs a trait does nothing to whoever has not got it: neither
+// does somebody come back who was erased in between, nor is anybody made. When the
+// last mark goes, so do facts that say nothing else, and nothing but those.
+func TestNeededTraits(t *testing.T) {
+	staged := proto.Prop{Key: "import#1", Value: proto.FlagOf(true)}
+	listed := []proto.Prop{{Key: "import.l", Value: proto.NumberOf(1)}, {Key: "import#1", Value: proto.TextOf("")}}
+	off := proto.Prop{Key: "import.l", Value: proto.TextOf("")}
+	known := func(g *rig, c proto.ClientID, who string) (facts, named bool) {
+		s, _ := g.store.state(t, nodeOf(who))
+		return s != nil && s.Client(c) != nil, s != nil && s.Named
+	}
+	for _, x := range []struct {
+		name     string
+		commands []command
+		facts    bool // client 1 has some of a in the end
+		named    bool
+		ignored  int
+	}{
+		{"nobody", []command{needing("import#1", 1, 1, "a", start, listed...)}, false, false, 1},
+		{"on it", []command{traits(1, "a", staged), needing("import#1", 1, 1, "a", start, listed...)}, true, true, 0},
+		{"twice", []command{traits(1, "a", staged), needing("import#1", 1, 1, "a", start, listed...), needing("import#1", 1, 1, "a", start, listed...)}, true, true, 1},
+		{"another client's", []command{traits(2, "a", staged), needing("import#1", 1, 1, "a", start, listed...)}, false, true, 1},
+		{"erased in between", []command{traits(1, "a", staged), forget(1, 1, "a", start, 1), needing("import#1", 1, 1, "a", start, listed...)}, false, false, 1},
+		{"off it", []command{traits(1, "a", staged), needing("import#1", 1, 1, "a", start, listed...), needing("import.l", 1, 1, "a", start, off)}, false, false, 0},
+		{"off it, with another list", []command{traits(1, "a", staged, proto.Prop{Key: "import.k", Value: proto.NumberOf(1)}), needing("import#1", 1, 1, "a", start, listed...), needing("import.l", 1, 1, "a", start, off)}, true, true, 0},
+		{"off it, with events", []command{event(1, "a", "x", "", start), traits(1, "a", staged), needing("import#1", 1, 1, "a", start, listed...), needing("import.l", 1, 1, "a", start, off)}, true, true, 0},
+		{"off it, known to another", []command{event(2, "a", "x", "", start), traits(1, "a", staged), needing("import#1", 1, 1, "a", start, listed...), needing("import.l", 1, 1, "a", start, off)}, false, true, 0},
+		{"off it, linked", []command{eventIn(1, 1, "x", "", start, "b", "a"), traits(1, "a", staged), needing("import#1", 1, 1, "a", start, listed...), needing("import.l", 1, 1, "a", start, off)}, false, true, 0},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			g := newTestRig(t, newRules(t))
+			for _, c := range x.commands {
+				g.do(c)
+			}
+			ignored := 0
+			for _, o := range g.all {
+				ignored += o.Ignored
+			}
+			if facts, named := known(g, 1, "a"); facts != x.facts || named != x.named || ignored != x.ignored {
+				t.Errorf("facts %v, named %v, ignored %d; want %v, %v, %d", facts, named, ignored, x.facts, x.named, x.ignored)
+			}
+			if facts, _ := known(g, 2, "a"); facts != (x.name == "another client's" || x.name == "off it, known to another") {
+				t.Errorf("the other client has facts: %v", facts)
+			}
+			g.store.audit(t)
+		})
+	}
+	g := newTestRig(t, newRules(t))
+	g.do(eventIn(1, 1, "x", "", start, "b", "a"))
+	g.do(traits(1, "a", staged))
+	g.do(needing("import#1", 1, 1, "a", start, proto.Prop{Key: "import#1", Value: proto.TextOf("")}))
+	if s, _ := g.store.state(t, nodeOf("a")); s == nil || s.Graph == nil || len(s.Graph.Links) != 1 || !s.Follows && !s.Graph.Leads() {
+		t.Errorf("a link went with the mark: %+v", s)
+	}
+}

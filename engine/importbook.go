@@ -1,0 +1,212 @@
+package engine
+
+import (
+	"slices"
+	"time"
+
+	"kith/proto"
+	"kith/proto/pb"
+	"kith/segments"
+)
+
+// Bounds of a client's imports. A mark for each list, each import that takes rows
+// and each that failed and is still to be swept must fit into
+// segments.ImportTraitsMax.
+const (
+	importListsMax   = 200
+	importsOpenMax   = 8
+	importsUnswept   = 32
+	importsPerDayMax = 200
+	importsKept      = 100 // those that came to their end, in answers
+	// importAge is after which an import that was not committed is given up.
+	importAge = 24 * time.Hour
+)
+
+// importBook is what the control stream says of one client's imports.
+type importBook struct {
+	imports map[uint64]*proto.Import
+	lists   map[proto.SegmentID]*importList
+	// dirty is the newest record that left marks behind which stand for nothing
+	// any more, 0 if none did since they were swept; unswept is how many did.
+	dirty   uint64
+	unswept int
+	day     proto.Day
+	opened  int // on day
+}
+
+// importList is a list that answers.
+type importList struct {
+	number  uint64 // of the import that made it: marks of an older one are stale
+	figured bool   // figures were decided
+	told    figures
+}
+
+// figures are what client keys are told of an import; of 0 identities nothing is.
+type figures struct{ identities, matched uint64 }
+
+// imports finds or makes a client's book. The registry's lock is held.
+func (r *registry) imports(c proto.ClientID) *importBook {
+	b := r.books[c]
+	if b == nil {
+		b = &importBook{imports: map[uint64]*proto.Import{}, lists: map[proto.SegmentID]*importList{}}
+		r.books[c] = b
+	}
+	return b
+}
+
+// obeyImport takes a record in. The registry's lock is held.
+func (r *registry) obeyImport(seq uint64, at proto.Millis, x *pb.Import) error {
+	b, state := r.imports(proto.ClientID(x.Client)), proto.ImportState(x.State)
+	switch state {
+	case proto.ImportOpen:
+		b.open(seq, at, x)
+		return nil
+	case proto.ImportSwept:
+		if b.dirty <= x.Number {
+			b.dirty, b.unswept = 0, 0
+		}
+		return nil
+	}
+	i := b.imports[x.Number]
+	if i == nil {
+		return proto.Errorf(proto.CodeCorrupt, "it is about import %d, which is not known", x.Number)
+	}
+	i.State = state
+	switch state {
+	case proto.ImportSealed:
+		i.Floor = int(x.Floor)
+	case proto.ImportMerging, proto.ImportBelow:
+		i.Identities, i.Matched, i.ToldIdentities, i.ToldMatched = x.Identities, x.Matched, x.ToldIdentities, x.ToldMatched
+		i.Rounded = segments.ReportRoundedTo
+	case proto.ImportEnded:
+		i.Reason = x.Reason
+	case proto.ImportDone:
+	default:
+		return proto.Errorf(proto.CodeCorrupt, "an import has state %d: a newer kith wrote that; install it", x.State)
+	}
+	switch state {
+	case proto.ImportMerging:
+		b.merge(i, x.List)
+	case proto.ImportBelow, proto.ImportEnded:
+		b.soil(seq)
+	}
+	b.forgetOld()
+	return nil
+}
+
+// open begins an import. One of the same segment that still takes rows is given
+// up: whoever loads a list again need not end the one that broke off.
+func (b *importBook) open(seq uint64, at proto.Millis, x *pb.Import) {
+	for _, i := range b.imports {
+		if i.Segment == proto.SegmentID(x.Segment) && i.State == proto.ImportOpen {
+			i.State, i.Reason = proto.ImportEnded, "another import of the segment was begun"
+			b.soil(seq)
+		}
+	}
+	b.imports[seq] = &proto.Import{
+		Number: seq, Segment: proto.SegmentID(x.Segment), Mode: proto.ImportMode(x.Mode), Scope: x.Scope,
+		State: proto.ImportOpen, Opened: at.Time(),
+	}
+	if day := proto.DayOf(at.Time()); day > b.day {
+		b.day, b.opened = day, 0
+	}
+	b.opened++
+}
+
+// merge notes that the import changes its segment's list, which it may make.
+func (b *importBook) merge(i *proto.Import, list uint64) {
+	l := b.lists[i.Segment]
+	if l == nil {
+		l = &importList{number: list}
+		b.lists[i.Segment] = l
+	}
+	if i.Mode != proto.ImportRemove {
+		l.figured, l.told = true, figures{i.ToldIdentities, i.ToldMatched}
+	}
+}
+
+// soil notes that the record leaves marks behind.
+func (b *importBook) soil(seq uint64) {
+	b.dirty = seq
+	b.unswept++
+}
+
+// dropList lets go of the list of a segment that was deleted.
+func (b *importBook) dropList(seq uint64, id proto.SegmentID) {
+	if b.lists[id] != nil {
+		delete(b.lists, id)
+		b.soil(seq)
+	}
+}
+
+// forgetOld keeps the newest of the imports that came to their end.
+func (b *importBook) forgetOld() {
+	var ended []uint64
+	for n, i := range b.imports {
+		if i.State.Final() {
+			ended = append(ended, n)
+		}
+	}
+	slices.Sort(ended)
+	for _, n := range ended[:max(0, len(ended)-importsKept)] {
+		delete(b.imports, n)
+	}
+}
+
+// count is how many imports are in a state.
+func (b *importBook) count(state proto.ImportState) (n int) {
+	for _, i := range b.imports {
+		if i.State == state {
+			n++
+		}
+	}
+	return n
+}
+
+// underWay is the import that was committed for a segment and did not come to
+// its end, or one that takes rows if open is asked for too.
+func (b *importBook) underWay(id proto.SegmentID, open bool) *proto.Import {
+	for _, i := range b.imports {
+		if i.Segment == id && !i.State.Final() && (open || i.State != proto.ImportOpen) {
+			return i
+		}
+	}
+	return nil
+}
+
+// stale reports whether a mark stands for nothing.
+func (b *importBook) stale(t *proto.Prop) bool {
+	list, staged := proto.ParseReserved(t.Key)
+	if list == "" {
+		i := b.imports[staged]
+		return i == nil || i.State.Final()
+	}
+	l := b.lists[list]
+	return l == nil || uint64(t.Value.Number) < l.number
+}
+
+// checkOpen says why an import may not begin.
+func (b *importBook) checkOpen(x proto.ImportSpec, today proto.Day, spec *proto.SegmentSpec) error {
+	list := b.lists[x.Segment]
+	switch {
+	case list == nil && spec != nil:
+		return proto.Errorf(proto.CodeConflict, "segment %q has a rule of its own: choose another id, or delete it first", x.Segment)
+	case list == nil && x.Mode == proto.ImportRemove:
+		return proto.Errorf(proto.CodeNotFound, "segment %q has no imported list of which anybody could be removed", x.Segment)
+	case list != nil && x.Mode == proto.ImportCreate:
+		return proto.Errorf(proto.CodeConflict, "segment %q has an imported list: say whether to replace it, add to it or remove from it", x.Segment)
+	case spec != nil && x.Scope != "" && x.Scope != spec.Scope:
+		return proto.Errorf(proto.CodeConflict, "segment %q is of scope %s: leave scope out, or delete the segment first", x.Segment, spec.Scope)
+	case list == nil && len(b.lists) >= importListsMax:
+		return proto.Errorf(proto.CodeTooLarge, "the client has %d imported lists, the most there may be: delete some", importListsMax)
+	case b.underWay(x.Segment, false) != nil:
+		return proto.Errorf(proto.CodeConflict, "import %d of segment %q was committed and is not done: wait for it", b.underWay(x.Segment, false).Number, x.Segment)
+	case b.underWay(x.Segment, true) == nil && b.count(proto.ImportOpen) >= importsOpenMax:
+		return proto.Errorf(proto.CodeRateLimited, "%d imports take rows, the most that may: commit or delete one", importsOpenMax)
+	case b.unswept >= importsUnswept:
+		return proto.Errorf(proto.CodeOverloaded, "%d imports failed and are still being cleared away: try again shortly", b.unswept)
+	case today <= b.day && b.opened >= importsPerDayMax:
+		return proto.Errorf(proto.CodeRateLimited, "%d imports were begun on %s, the most that may: go on tomorrow (UTC)", importsPerDayMax, b.day)
+	}
+	return nil
+}

@@ -1,0 +1,496 @@
+package engine_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"kith/engine"
+	"kith/proto"
+)
+
+// hashed is the n-th account of a list.
+func hashed(n int) proto.Identity { return proto.Identity(fmt.Sprintf("account:%032x", n+1)) }
+
+func accounts(from, to int) (list []proto.Identity) {
+	for i := from; i < to; i++ {
+		list = append(list, hashed(i))
+	}
+	return list
+}
+
+// logIn is an event of a browser with an account.
+func logIn(c proto.ClientInfo, visitor string, account proto.Identity) *proto.Event {
+	e := page(c, visitor, "home", time.Now())
+	e.Identities = append(e.Identities, account)
+	return e
+}
+
+// logIns has accounts [from, to) log in, each on a browser of its own.
+func logIns(t *testing.T, n *engine.Node, c proto.ClientInfo, from, to int) {
+	t.Helper()
+	var list []*proto.Event
+	for i := from; i < to; i++ {
+		list = append(list, logIn(c, fmt.Sprint("of", i), hashed(i)))
+	}
+	submit(t, n, list...)
+}
+
+func begin(t *testing.T, n *engine.Node, c proto.ClientInfo, segment string, mode proto.ImportMode) proto.Import {
+	t.Helper()
+	i, err := n.BeginImport(t.Context(), c, proto.ImportSpec{Segment: proto.SegmentID(segment), Mode: mode})
+	if err != nil {
+		t.Fatalf("begin: %v", err)
+	}
+	return i
+}
+
+// rowsOf are the commands of an import's rows.
+func rowsOf(n *engine.Node, c proto.ClientInfo, number uint64, ids []proto.Identity) *proto.Batch {
+	var b proto.Batch
+	for _, id := range ids {
+		b.AddTraits(n.Hasher(), &proto.Traits{
+			Client: c.ID, Space: c.Space, Identity: id, Received: proto.MillisOf(time.Now()),
+			Set: []proto.Prop{{Key: proto.StagedTrait(number), Value: proto.FlagOf(true)}},
+		})
+	}
+	return &b
+}
+
+func addRows(t *testing.T, n *engine.Node, c proto.ClientInfo, number uint64, ids []proto.Identity) {
+	t.Helper()
+	for part := range slices.Chunk(ids, 300) {
+		r, err := n.AddToImport(t.Context(), c, number, rowsOf(n, c, number, part))
+		if err != nil || r.Err != nil {
+			t.Fatalf("rows: %v, %v", err, r.Err)
+		}
+	}
+}
+
+// load imports a list as a whole.
+func load(t *testing.T, n *engine.Node, c proto.ClientInfo, segment string, mode proto.ImportMode, floor int, ids ...proto.Identity) proto.Import {
+	t.Helper()
+	i := begin(t, n, c, segment, mode)
+	addRows(t, n, c, i.Number, ids)
+	return commit(t, n, c, i.Number, floor)
+}
+
+func commit(t *testing.T, n *engine.Node, c proto.ClientInfo, number uint64, floor int) proto.Import {
+	t.Helper()
+	i, err := n.CommitImport(t.Context(), c, number, floor)
+	if err != nil {
+		t.Fatalf("commit: %v", err)
+	}
+	if !i.State.Final() {
+		t.Fatalf("the import is %v ten seconds after its commit", i.State)
+	}
+	return i
+}
+
+// swept waits until nothing is left of imports that failed.
+func swept(t *testing.T, n *engine.Node, c proto.ClientInfo) {
+	t.Helper()
+	until(t, n, 10*time.Second, "failed imports are swept", func() bool { return !n.Unswept(c) })
+}
+
+// settles waits until an identity is in the segments: over several lanes that takes
+// its time.
+func settles(t *testing.T, n *engine.Node, c proto.ClientInfo, id proto.Identity, want ...proto.SegmentID) {
+	t.Helper()
+	slices.Sort(want)
+	until(t, n, 10*time.Second, fmt.Sprint(id, " is in ", want), func() bool {
+		_, got := lookup(t, n, c, id)
+		return slices.Equal(got, want)
+	})
+}
+
+func traitsOf(t *testing.T, n *engine.Node, c proto.ClientInfo, id proto.Identity) map[string]any {
+	t.Helper()
+	rec, err := n.Record(t.Context(), c, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rec.Traits
+}
+
+// A list becomes a segment that shows at its people's browsers too; replacing,
+// adding and removing change who is in it and nothing else; opt-outs and erasures
+// take people off it.
+func TestImportedSegment(t *testing.T) {
+	for _, lanes := range []int{1, 3} {
+		t.Run(fmt.Sprint("lanes=", lanes), func(t *testing.T) { testImportedSegment(t, lanes) })
+	}
+}
+
+func testImportedSegment(t *testing.T, lanes int) {
+	n := testNode(t, t.TempDir(), func(c *engine.Config) { c.Lanes = lanes })
+	defer closeNode(t, n)
+	c := acme(t, n)
+	define(t, n, "home", `count(event.section == "home", "1d") >= 1`)
+	logIns(t, n, c, 0, 60)
+	i := load(t, n, c, "crm", proto.ImportCreate, 50, accounts(0, 120)...)
+	if i.State != proto.ImportDone || i.Identities != 120 || i.Matched != 60 || i.ToldIdentities == 0 {
+		t.Fatalf("the import is %v, %+v", i.State, i)
+	}
+	settles(t, n, c, hashed(3), "crm")
+	settles(t, n, c, hashed(100), "crm") // nobody yet
+	until(t, n, 10*time.Second, "browsers are in", func() bool { return count(t, n, c, "crm") == 180 })
+	settles(t, n, c, "browser:of3", "crm", "home")
+	// Who logs in later is found.
+	submit(t, n, logIn(c, "late", hashed(100)))
+	until(t, n, 10*time.Second, "a later log-in is in", func() bool {
+		_, list := lookup(t, n, c, "browser:late")
+		return slices.Contains(list, "crm")
+	})
+
+	if i := load(t, n, c, "crm", proto.ImportReplace, 50, accounts(10, 70)...); i.State != proto.ImportDone {
+		t.Fatalf("the replacement is %v", i.State)
+	}
+	settles(t, n, c, hashed(3))
+	settles(t, n, c, hashed(10), "crm")
+	until(t, n, 10*time.Second, "who left is out", func() bool { return count(t, n, c, "crm") == 60+50 })
+	settles(t, n, c, "browser:of3", "home")
+	if seen, _ := lookup(t, n, c, hashed(119)); seen.Known {
+		t.Error("somebody who was known by the list only is known after it left it")
+	}
+	if got := traitsOf(t, n, c, hashed(10)); len(got) != 1 || got["import.crm"] == nil {
+		t.Errorf("an account of the list has traits %v", got)
+	}
+	if i := load(t, n, c, "crm", proto.ImportAdd, 50, hashed(3), hashed(200)); i.State != proto.ImportDone || i.ToldIdentities != 0 {
+		t.Fatalf("the addition is %v, %+v", i.State, i)
+	}
+	settles(t, n, c, hashed(3), "crm")
+	settles(t, n, c, hashed(10), "crm")
+	if i := load(t, n, c, "crm", proto.ImportRemove, 50, hashed(10), hashed(200), hashed(999)); i.State != proto.ImportDone {
+		t.Fatalf("the removal is %v", i.State)
+	}
+	settles(t, n, c, hashed(10))
+	settles(t, n, c, hashed(11), "crm")
+	for _, id := range []proto.Identity{hashed(200), hashed(999)} {
+		if seen, _ := lookup(t, n, c, id); seen.Known {
+			t.Errorf("%s is known after it was removed", id)
+		}
+	}
+
+	// Opt-outs and erasures.
+	if s, err := n.OptOut(t.Context(), hashed(11), false); err != nil || !s.Final {
+		t.Fatalf("opt-out: %+v, %v", s, err)
+	}
+	if i := load(t, n, c, "crm", proto.ImportAdd, 40, hashed(11)); i.State != proto.ImportDone || i.Identities != 0 {
+		t.Errorf("an import of somebody who opted out: %+v", i)
+	}
+	if seen, list := lookup(t, n, c, hashed(11)); seen.Known || len(list) > 0 {
+		t.Errorf("somebody who opted out is imported: %+v, %v", seen, list)
+	}
+	settles(t, n, c, "browser:of11", "home")
+	if _, err := n.Erase(t.Context(), &c, hashed(65)); err != nil {
+		t.Fatal(err)
+	}
+	if seen, _ := lookup(t, n, c, hashed(65)); seen.Known {
+		t.Error("who was erased is known")
+	}
+	swept(t, n, c)
+	verifyClean(t, n)
+}
+
+// Fewer than the floor are not activated: what was loaded leaves nothing, and the
+// list of before answers.
+func TestImportBelowTheFloor(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	c := acme(t, n)
+	logIns(t, n, c, 0, 60)
+	if i := load(t, n, c, "crm", proto.ImportCreate, 50, accounts(11, 1000)...); i.State != proto.ImportBelow {
+		t.Fatalf("49 that match: %v", i.State)
+	}
+	if _, ok := n.Segment(c, "crm"); ok {
+		t.Error("there is a segment")
+	}
+	swept(t, n, c)
+	if seen, _ := lookup(t, n, c, hashed(500)); seen.Known {
+		t.Error("a refused import left somebody behind")
+	}
+	if i := load(t, n, c, "crm", proto.ImportCreate, 50, accounts(10, 60)...); i.State != proto.ImportDone || i.ToldIdentities != 0 {
+		t.Fatalf("50 that match: %v, %+v", i.State, i)
+	}
+	for name, x := range map[string]struct {
+		mode proto.ImportMode
+		ids  []proto.Identity
+	}{"replace": {proto.ImportReplace, accounts(0, 40)}, "remove": {proto.ImportRemove, accounts(10, 11)}} {
+		if i := load(t, n, c, "crm", x.mode, 50, x.ids...); i.State != proto.ImportBelow {
+			t.Errorf("%s: %v", name, i.State)
+		}
+	}
+	if got := count(t, n, c, "crm"); got != 100 {
+		t.Errorf("after refused imports %d are in the segment, want 50 accounts and their browsers", got)
+	}
+	// Repeated rows and several devices of one person are one.
+	many := slices.Repeat(accounts(0, 49), 3)
+	for i := range 49 {
+		many = append(many, proto.Identity(fmt.Sprint("browser:of", i)))
+	}
+	if i := load(t, n, c, "again", proto.ImportCreate, 50, many...); i.State != proto.ImportBelow {
+		t.Errorf("49 people with 98 identities: %v", i.State)
+	}
+	// Other imports make nobody known.
+	if i := load(t, n, c, "twice", proto.ImportCreate, 0, accounts(300, 400)...); i.State != proto.ImportDone {
+		t.Fatalf("without a floor: %v", i.State)
+	}
+	if i := load(t, n, c, "thrice", proto.ImportCreate, 50, accounts(300, 400)...); i.State != proto.ImportBelow {
+		t.Errorf("known by another import only: %v", i.State)
+	}
+	swept(t, n, c)
+	verifyClean(t, n)
+}
+
+// An import and the same with one person more are told alike, whether the client
+// knows that person or not, or the person opted out.
+func TestImportsThatDifferByOnePerson(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	c := acme(t, n)
+	logIns(t, n, c, 0, 131)
+	submit(t, n, logIn(c, "known", hashed(5000)))
+	if _, err := n.OptOut(t.Context(), hashed(5001), false); err != nil {
+		t.Fatal(err)
+	}
+	list := accounts(0, 300)
+	told := func(segment string, mode proto.ImportMode, ids ...proto.Identity) string {
+		i := load(t, n, c, segment, mode, 50, ids...)
+		return fmt.Sprint(i.State, i.ToldIdentities, i.ToldMatched)
+	}
+	first := told("a", proto.ImportCreate, list...)
+	if !strings.HasPrefix(first, "active 3") && !strings.HasPrefix(first, "active 290") {
+		t.Fatalf("the first import is told as %s", first)
+	}
+	for i, victim := range []proto.Identity{hashed(5000), hashed(5001), hashed(5002)} {
+		one := append(slices.Clone(list), victim)
+		if got := told(fmt.Sprint("b", i), proto.ImportCreate, one...); got != first {
+			t.Errorf("another list with %d more: %s, without %s", i, got, first)
+		}
+		if got := told("a", proto.ImportReplace, one...); got != first {
+			t.Errorf("the list with %d more: %s, without %s", i, got, first)
+		}
+	}
+	// Of scope identity, size and count are those of the list, whoever is known.
+	var sizes []uint64
+	for i, victim := range []proto.Identity{hashed(5000), hashed(5002)} {
+		id := proto.SegmentID(fmt.Sprint("c", i))
+		x, err := n.BeginImport(t.Context(), c, proto.ImportSpec{Segment: id, Scope: "identity"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		addRows(t, n, c, x.Number, append(slices.Clone(list), victim))
+		commit(t, n, c, x.Number, 50)
+		spec, _ := n.Segment(c, id)
+		sizes = append(sizes, *spec.Size, count(t, n, c, string(id)))
+	}
+	if want := uint64(len(list) + 1); slices.Min(sizes) != want || slices.Max(sizes) != want {
+		t.Errorf("sizes and counts of scope identity are %v, want %d", sizes, want)
+	}
+	if got := told("a", proto.ImportReplace, list[1:]...); got != first {
+		t.Errorf("the list with one fewer: %s, with %s", got, first)
+	}
+	if got := told("a", proto.ImportReplace, accounts(0, 500)...); got == first {
+		t.Errorf("a list that differs much is told as before: %s", got)
+	}
+}
+
+// A client never sees, changes or matches by another one's lists and facts, in a
+// shared space neither.
+func TestImportsOfTwoClients(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	for _, name := range []proto.ClientName{"one", "two"} {
+		if _, err := n.CreateKey(t.Context(), name, proto.RoleClient, "both"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	one, _ := n.Client("one")
+	two, _ := n.Client("two")
+	logIns(t, n, one, 0, 60)
+	if i := load(t, n, two, "crm", proto.ImportCreate, 50, accounts(0, 60)...); i.State != proto.ImportBelow {
+		t.Errorf("another client's people are matched: %v", i.State)
+	}
+	i := begin(t, n, one, "crm", proto.ImportCreate)
+	addRows(t, n, one, i.Number, accounts(0, 60))
+	for what, err := range map[string]error{
+		"rows": func() error {
+			_, err := n.AddToImport(t.Context(), two, i.Number, rowsOf(n, two, i.Number, accounts(0, 1)))
+			return err
+		}(),
+		"commit": func() error { _, err := n.CommitImport(t.Context(), two, i.Number, 0); return err }(),
+		"end":    n.EndImport(t.Context(), two, i.Number),
+	} {
+		if proto.CodeOf(err) != proto.CodeNotFound {
+			t.Errorf("%s of another client's import: %v", what, err)
+		}
+	}
+	if commit(t, n, one, i.Number, 50).State != proto.ImportDone {
+		t.Fatal("it was not accepted")
+	}
+	for _, x := range n.Imports(two) {
+		if x.Number == i.Number {
+			t.Error("another client's import is told of")
+		}
+	}
+	swept(t, n, two)
+	wantSegments(t, n, one, hashed(1), "crm")
+	wantSegments(t, n, two, hashed(1))
+	if got := traitsOf(t, n, two, hashed(1)); len(got) != 0 {
+		t.Errorf("the other client sees %v", got)
+	}
+	if _, err := n.EraseClient(t.Context(), "one"); err != nil {
+		t.Fatal(err)
+	}
+	until(t, n, 20*time.Second, "the client is erased", func() bool {
+		x, _ := n.ClientErasure("one")
+		return x.Erased
+	})
+	if list := n.Imports(one); len(list) != 0 {
+		t.Errorf("an ended client has imports %v", list)
+	}
+	verifyClean(t, n)
+}
+
+// What is reserved for imports cannot be looked at or taken by other rules, and
+// imports cannot take a segment with a rule of its own.
+func TestImportsAndOtherRules(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	c := acme(t, n)
+	logIns(t, n, c, 0, 60)
+	define(t, n, "own", `count(true) >= 1`)
+	i := begin(t, n, c, "crm", proto.ImportCreate)
+	addRows(t, n, c, i.Number, accounts(0, 3))
+	put := func(id, when string) error {
+		_, err := n.Define(t.Context(), c, proto.SegmentSpec{ID: proto.SegmentID(id), When: when})
+		return err
+	}
+	wants := func(what string, err error, code proto.Code) {
+		t.Helper()
+		if proto.CodeOf(err) != code {
+			t.Errorf("%s: %v, want %q", what, err, code)
+		}
+	}
+	wants("a rule over rows", put("x", fmt.Sprintf(`trait(%q) == true`, proto.StagedTrait(i.Number))), proto.CodeRule)
+	wants("a rule over a list", put("x", `trait("import.crm") >= 1 || count(true) >= 5`), proto.CodeRule)
+	_, err := n.Preview(t.Context(), c, proto.SegmentSpec{ID: "x", When: `trait("import.crm") >= 1`})
+	wants("a preview of it", err, proto.CodeRule)
+	wants("a rule under the import's name", put("crm", `count(true) >= 1`), proto.CodeConflict)
+	_, err = n.BeginImport(t.Context(), c, proto.ImportSpec{Segment: "own", Mode: proto.ImportReplace})
+	wants("an import over a rule", err, proto.CodeConflict)
+	_, err = n.BeginImport(t.Context(), c, proto.ImportSpec{Segment: "none", Mode: proto.ImportRemove})
+	wants("a removal from nothing", err, proto.CodeNotFound)
+	_, err = n.BeginImport(t.Context(), c, proto.ImportSpec{Segment: proto.SegmentID(strings.Repeat("x", 58))})
+	wants("a long name", err, proto.CodeSegment)
+	// One that is begun anew takes the place of the one before.
+	again := begin(t, n, c, "crm", proto.ImportCreate)
+	_, err = n.AddToImport(t.Context(), c, i.Number, rowsOf(n, c, i.Number, accounts(0, 1)))
+	wants("rows of the import before", err, proto.CodeConflict)
+	_, err = n.CommitImport(t.Context(), c, i.Number, 0)
+	wants("a commit of the import before", err, proto.CodeConflict)
+	addRows(t, n, c, again.Number, accounts(0, 60))
+	commit(t, n, c, again.Number, 50)
+	_, err = n.AddToImport(t.Context(), c, again.Number, rowsOf(n, c, again.Number, accounts(0, 1)))
+	wants("rows after the commit", err, proto.CodeConflict)
+	_, err = n.BeginImport(t.Context(), c, proto.ImportSpec{Segment: "crm", Mode: proto.ImportCreate})
+	wants("a list that is there", err, proto.CodeConflict)
+	wants("its rule", put("crm", `count(true) >= 1`), proto.CodeConflict)
+	spec, _ := n.Segment(c, "crm")
+	wants("the same rule", put("crm", spec.When), "")
+	if err := put("both", `member("crm") && count(event.section == "home") >= 1`); err != nil {
+		t.Errorf("a rule that names the list's segment: %v", err)
+	}
+	// A list that is made anew does not have who was on the one that was deleted.
+	if err := n.Undefine(t.Context(), c, "both"); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Undefine(t.Context(), c, "crm"); err != nil {
+		t.Fatal(err)
+	}
+	load(t, n, c, "crm", proto.ImportCreate, 0, accounts(1, 2)...)
+	wantSegments(t, n, c, hashed(1), "crm")
+	wantSegments(t, n, c, hashed(2))
+	swept(t, n, c)
+	if got := traitsOf(t, n, c, hashed(2)); len(got) != 0 {
+		t.Errorf("a list that was deleted is still at somebody: %v", got)
+	}
+	// An addition makes a list that is not there, which others change.
+	load(t, n, c, "fresh", proto.ImportAdd, 50, accounts(0, 60)...)
+	wantSegments(t, n, c, hashed(2), "fresh")
+	load(t, n, c, "fresh", proto.ImportRemove, 50, hashed(2))
+	wantSegments(t, n, c, hashed(2))
+	wantSegments(t, n, c, hashed(3), "fresh")
+	for k := range 9 {
+		_, err = n.BeginImport(t.Context(), c, proto.ImportSpec{Segment: proto.SegmentID(fmt.Sprint("l", k))})
+	}
+	wants("many at once", err, proto.CodeRateLimited)
+	verifyClean(t, n)
+}
+
+// What was loaded is there after a restart, and so is what was decided: an open
+// import takes rows, a committed one goes on.
+func TestImportsOverARestart(t *testing.T) {
+	dir := t.TempDir()
+	n := testNode(t, dir)
+	c := acme(t, n)
+	logIns(t, n, c, 0, 60)
+	load(t, n, c, "crm", proto.ImportCreate, 50, accounts(0, 60)...)
+	open := begin(t, n, c, "crm", proto.ImportReplace)
+	addRows(t, n, c, open.Number, accounts(0, 55))
+	closeNode(t, n)
+
+	n = testNode(t, dir)
+	wantSegments(t, n, c, hashed(58), "crm")
+	addRows(t, n, c, open.Number, accounts(55, 57))
+	before := n.Imports(c)
+	if i := commit(t, n, c, open.Number, 50); i.State != proto.ImportDone || i.Identities != 57 {
+		t.Fatalf("after the restart: %v, %+v", i.State, i)
+	}
+	wantSegments(t, n, c, hashed(56), "crm")
+	wantSegments(t, n, c, hashed(58))
+	closeNode(t, n)
+
+	n = testNode(t, dir)
+	defer closeNode(t, n)
+	list := n.Imports(c)
+	if len(list) != 2 || list[0].State != proto.ImportDone {
+		t.Errorf("imports are %+v", list)
+	}
+	if d := cmp.Diff(before[1], list[1]); d != "" {
+		t.Errorf("the first import changed over the restart:\n%s", d)
+	}
+	verifyClean(t, n)
+}
+
+// An import that nobody commits ends after a day, and leaves nothing.
+func TestImportGivenUp(t *testing.T) {
+	var ahead atomic.Int64
+	n := testNode(t, t.TempDir(), func(c *engine.Config) {
+		c.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	})
+	defer closeNode(t, n)
+	c := acme(t, n)
+	old := begin(t, n, c, "old", proto.ImportCreate)
+	addRows(t, n, c, old.Number, accounts(0, 3))
+	ahead.Store(int64(25 * time.Hour))
+	young := begin(t, n, c, "young", proto.ImportCreate)
+	until(t, n, 20*time.Second, "the old import ends", func() bool {
+		list := n.Imports(c)
+		return list[1].Number == old.Number && list[1].State == proto.ImportEnded
+	})
+	swept(t, n, c)
+	list := n.Imports(c)
+	if list[0].Number != young.Number || list[0].State != proto.ImportOpen || !strings.Contains(list[1].Reason, "within a day") {
+		t.Errorf("the imports are %+v", list)
+	}
+	if seen, _ := lookup(t, n, c, hashed(1)); seen.Known {
+		t.Error("a row of it is still known")
+	}
+}

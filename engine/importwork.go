@@ -1,0 +1,358 @@
+package engine
+
+import (
+	"context"
+	"time"
+
+	"github.com/RoaringBitmap/roaring/v2"
+
+	"kith/proto"
+	"kith/proto/pb"
+	"kith/segments"
+)
+
+// This file is what the node does with imports by itself, one after the other:
+// it decides about those that were committed, turns the rows of accepted ones
+// into their list's, and clears away what others left behind. Each of these can
+// be broken off at any point and begun again: what was done already is not found
+// a second time.
+
+// importJob is the next thing to do.
+type importJob struct {
+	client proto.ClientInfo
+	do     proto.ImportState // that the import is in, or ImportSwept
+	one    proto.Import
+	list   importList
+	dirty  uint64
+}
+
+// workImports does what there is to do, until ctx ends.
+func (n *Node) workImports(ctx context.Context) {
+	for !n.ready.Load() {
+		if !pause(ctx, 50*time.Millisecond) {
+			return
+		}
+	}
+	for ctx.Err() == nil {
+		job, changed, ok := n.registry.nextImport(proto.MillisOf(n.config.Now()))
+		if !ok {
+			select {
+			case <-changed:
+			case <-time.After(time.Minute): // one may be too old by then
+			case <-ctx.Done():
+			}
+			continue
+		}
+		if err := n.doImport(ctx, job); err != nil && ctx.Err() == nil {
+			n.logger.Warn("an import does not go on, trying again", "import", job.one.Number, "error", err)
+			pause(ctx, beatEvery)
+		}
+	}
+}
+
+// nextImport is the job that was there first: merging before deciding before
+// sweeping.
+func (r *registry) nextImport(now proto.Millis) (job importJob, changed <-chan struct{}, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rank := func(s proto.ImportState) int {
+		switch s {
+		case proto.ImportMerging:
+			return 3
+		case proto.ImportSealed:
+			return 2
+		case proto.ImportOpen:
+			return 1
+		}
+		return 0
+	}
+	for _, client := range r.clients {
+		b := r.books[client.ID]
+		if b == nil {
+			continue
+		}
+		for _, i := range b.imports {
+			old := i.State == proto.ImportOpen && proto.MillisOf(i.Opened) < now.Add(-importAge)
+			if i.State.Final() || i.State == proto.ImportOpen && !old {
+				continue
+			}
+			if k := rank(i.State); !ok || k > rank(job.do) || k == rank(job.do) && i.Number < job.one.Number {
+				job, ok = importJob{client: client, do: i.State, one: *i}, true
+			}
+		}
+		if b.dirty > 0 && (!ok || rank(job.do) == 0 && b.dirty < job.dirty) {
+			job, ok = importJob{client: client, do: proto.ImportSwept, dirty: b.dirty}, true
+		}
+	}
+	if ok {
+		if l := r.books[job.client.ID].lists[job.one.Segment]; l != nil {
+			job.list = *l
+		}
+	}
+	return job, r.changed, ok
+}
+
+func (n *Node) doImport(ctx context.Context, job importJob) error {
+	switch job.do {
+	case proto.ImportSealed:
+		return n.decideImport(ctx, job)
+	case proto.ImportMerging:
+		return n.mergeImport(ctx, job)
+	case proto.ImportOpen:
+		n.staging.Lock()
+		defer n.staging.Unlock()
+		return n.endImport(ctx, job.client.ID, job.one.Number, proto.ImportOpen, "it was not committed within a day")
+	}
+	return n.sweepImports(ctx, job)
+}
+
+// decideImport counts what a committed import matches, and accepts it or not.
+func (n *Node) decideImport(ctx context.Context, job importJob) error {
+	if err := n.obeyed(ctx, n.registry.last()); err != nil { // all rows are before the commit's record
+		return err
+	}
+	n.settle(ctx) // log-ins of before are known to their users' roots
+	m, err := n.measureImport(ctx, job)
+	if err != nil {
+		return err
+	}
+	if m.people < uint64(job.one.Floor) {
+		return n.refuseImport(ctx, job, m)
+	}
+	number := job.list.number
+	if number == 0 {
+		number = job.one.Number
+		spec := proto.SegmentSpec{ID: job.one.Segment, Scope: job.one.Scope, When: listRule(job.one.Segment, number)}
+		_, err := n.define(ctx, job.client, spec, func(proto.ClientID, proto.SegmentID, *segments.Rule) error { return nil })
+		switch proto.CodeOf(err) {
+		case "":
+		case proto.CodeTooLarge, proto.CodeRule, proto.CodeNotFound:
+			return n.endImport(ctx, job.client.ID, job.one.Number, proto.ImportSealed, err.Error())
+		default:
+			return err
+		}
+	}
+	told := m.told(job.one.Mode, job.client.Floor, n.importEdge(job)) // whoever committed it
+	return n.decided(ctx, job, proto.ImportMerging, func(x *pb.Import) {
+		x.List, x.Identities, x.Matched, x.ToldIdentities, x.ToldMatched = number, m.identities, m.matched, told.identities, told.matched
+	})
+}
+
+// refuseImport says that too few were matched. A segment that was made for it
+// before a crash goes again.
+func (n *Node) refuseImport(ctx context.Context, job importJob, m importMeasure) error {
+	if job.list.number == 0 {
+		if err := n.undefine(ctx, job.client, job.one.Segment, true); err != nil && proto.CodeOf(err) != proto.CodeNotFound {
+			return err
+		}
+	}
+	return n.decided(ctx, job, proto.ImportBelow, func(x *pb.Import) { x.Identities, x.Matched = m.identities, m.matched })
+}
+
+// decided writes down what becomes of the job's import, unless it went another way.
+func (n *Node) decided(ctx context.Context, job importJob, state proto.ImportState, fill func(*pb.Import)) error {
+	_, err := n.registry.propose(ctx, func() (*pb.Control, error) {
+		i := n.registry.imports(job.client.ID).imports[job.one.Number]
+		if !n.registry.living(job.client) || i == nil || i.State != job.do {
+			return nil, nil
+		}
+		return importRecord(job.client.ID, job.one.Number, state, fill), nil
+	})
+	return err
+}
+
+// importEdge is where the rounding of a list's figures jumps: a secret of the
+// node's data.
+func (n *Node) importEdge(job importJob) uint64 {
+	h := n.hasher.Hash(proto.Identity("import:" + string(job.client.Name) + ":" + string(job.one.Segment)))
+	return h.Prefix() % segments.ReportRoundedTo
+}
+
+// importHops bounds how often an import waits for what lanes have for one another:
+// under load there always is something.
+const importHops = 8
+
+// knownOtherwise reports whether the client knows of a node what no import said:
+// of it or of another identity of its user.
+func (n *Node) knownOtherwise(ctx context.Context, client proto.ClientInfo, m *markedNode) (bool, error) {
+	if m.facts.KnownOtherwise() || !m.state.Follows {
+		return m.facts.KnownOtherwise(), nil
+	}
+	e := explained{ctx: ctx, node: n, client: client, spec: proto.SegmentSpec{Scope: "user"}}
+	if err := e.read(m.node); err != nil {
+		return false, err
+	}
+	for i := range e.all {
+		if f := e.all[i].Client(client.ID); f != nil && f.KnownOtherwise() {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// measureImport counts an import, and what its list would come to.
+func (n *Node) measureImport(ctx context.Context, job importJob) (importMeasure, error) {
+	m := newImportMeasure()
+	staged, live := proto.StagedTrait(job.one.Number), proto.ListTrait(job.one.Segment)
+	lists := n.registry.importLists(job.client.ID)
+	after := make([]*roaring.Bitmap, len(n.lanes)) // who would be on the list, and is known otherwise
+	for i := range after {
+		after[i] = roaring.New()
+	}
+	err := n.marked(ctx, job.client, func(x *markedNode) error {
+		_, in := x.mark(staged)
+		value, was := x.mark(live)
+		was = was && job.list.number > 0 && value >= job.list.number
+		m.compare(x.marks, lists, in)
+		will := listed(job.one.Mode, was, in)
+		if !in && !will {
+			return nil
+		}
+		known, err := n.knownOtherwise(ctx, job.client, x)
+		if err != nil {
+			return err
+		}
+		m.identities += flag64(in)
+		m.matched += flag64(in && known)
+		if will && known {
+			after[x.lane].Add(uint32(x.ordinal))
+		}
+		return nil
+	})
+	if err != nil {
+		return m, err
+	}
+	m.people, err = n.peopleOf(ctx, after, uint64(job.one.Floor))
+	return m, err
+}
+
+// listed reports whether somebody is on a list after an import of a mode.
+func listed(mode proto.ImportMode, was, in bool) bool {
+	switch mode {
+	case proto.ImportAdd:
+		return was || in
+	case proto.ImportRemove:
+		return was && !in
+	}
+	return in
+}
+
+// peopleOf counts the users of some nodes, by lane; it may stop at most.
+func (n *Node) peopleOf(ctx context.Context, sets []*roaring.Bitmap, most uint64) (uint64, error) {
+	seen := map[uint64]struct{}{}
+	var alone uint64
+	for i, l := range n.lanes {
+		select {
+		case <-l.users.read:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+		alone += l.users.distinct(sets[i], seen, max(most, 1))
+	}
+	return alone + uint64(len(seen)), nil
+}
+
+// importLists are the numbers and figures of a client's lists.
+func (r *registry) importLists(c proto.ClientID) map[proto.SegmentID]importList {
+	out := map[proto.SegmentID]importList{}
+	r.withImports(c, func(b *importBook) {
+		for id, l := range b.lists {
+			out[id] = *l
+		}
+	})
+	return out
+}
+
+// mergeImport gives those on an accepted import the mark of its list, or takes it
+// from them; after that, where the list is replaced, from those of before. Who is
+// on both lists never leaves the segment.
+func (n *Node) mergeImport(ctx context.Context, job importJob) error {
+	one := &job.one
+	staged, live := proto.StagedTrait(one.Number), proto.ListTrait(one.Segment)
+	rows, before := make([]*roaring.Bitmap, len(n.lanes)), make([]*roaring.Bitmap, len(n.lanes))
+	for i := range rows {
+		rows[i], before[i] = roaring.New(), roaring.New()
+	}
+	err := n.marked(ctx, job.client, func(x *markedNode) error {
+		if _, in := x.mark(staged); in {
+			rows[x.lane].Add(uint32(x.ordinal))
+		} else if value, was := x.mark(live); was && value < one.Number {
+			before[x.lane].Add(uint32(x.ordinal))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	w := markWriter{node: n, client: job.client, position: proto.Position{}}
+	value := proto.NumberOf(float64(one.Number))
+	if one.Mode == proto.ImportRemove {
+		value = proto.TextOf("")
+	}
+	err = w.write(ctx, rows, staged, []proto.Prop{{Key: live, Value: value}, {Key: staged, Value: proto.TextOf("")}})
+	if err == nil && (one.Mode == proto.ImportReplace || one.Mode == proto.ImportCreate) {
+		err = w.write(ctx, before, live, []proto.Prop{{Key: live, Value: proto.TextOf("")}})
+	}
+	if err == nil {
+		err = n.Wait(ctx, w.position)
+	}
+	if err != nil {
+		return err
+	}
+	n.settle(ctx) // and so is the list
+	return n.decided(ctx, job, proto.ImportDone, nil)
+}
+
+// settle waits for what lanes have for one another, as far as there is an end to it.
+func (n *Node) settle(ctx context.Context) {
+	for range importHops {
+		if moved, err := n.handedOver(ctx); !moved || err != nil {
+			return
+		}
+	}
+}
+
+// sweepImports removes the client's marks that stand for nothing.
+func (n *Node) sweepImports(ctx context.Context, job importJob) error {
+	if err := n.obeyed(ctx, job.dirty); err != nil {
+		return err
+	}
+	stale := map[string][]*roaring.Bitmap{}
+	err := n.marked(ctx, job.client, func(x *markedNode) error {
+		n.registry.withImports(job.client.ID, func(b *importBook) {
+			for i := range x.marks {
+				if !b.stale(&x.marks[i]) {
+					continue
+				}
+				key := x.marks[i].Key
+				if stale[key] == nil {
+					stale[key] = make([]*roaring.Bitmap, len(n.lanes))
+					for l := range stale[key] {
+						stale[key][l] = roaring.New()
+					}
+				}
+				stale[key][x.lane].Add(uint32(x.ordinal))
+			}
+		})
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	w := markWriter{node: n, client: job.client, position: proto.Position{}}
+	for key, sets := range stale {
+		if err := w.write(ctx, sets, key, []proto.Prop{{Key: key, Value: proto.TextOf("")}}); err != nil {
+			return err
+		}
+	}
+	if err := n.Wait(ctx, w.position); err != nil {
+		return err
+	}
+	_, err = n.registry.propose(ctx, func() (*pb.Control, error) {
+		if !n.registry.living(job.client) || n.registry.imports(job.client.ID).dirty == 0 {
+			return nil, nil
+		}
+		return importRecord(job.client.ID, job.dirty, proto.ImportSwept, nil), nil
+	})
+	return err
+}

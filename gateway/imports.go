@@ -1,0 +1,351 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"kith/proto"
+)
+
+// importRequest is the body of POST /v1/imports.
+type importRequest struct {
+	Segment string `json:"segment"`
+	Mode    string `json:"mode"`
+	Scope   string `json:"scope"`
+}
+
+// importAnswer is an import as it is told of. The figures are exact for admin
+// keys; for others they are rounded, or not told.
+type importAnswer struct {
+	ID         string           `json:"id"`
+	Segment    proto.SegmentID  `json:"segment"`
+	Mode       proto.ImportMode `json:"mode"`
+	State      string           `json:"state"`
+	Opened     time.Time        `json:"opened"`
+	Identities *uint64          `json:"identities,omitempty"`
+	Matched    *uint64          `json:"matched,omitempty"`
+	Rate       *float64         `json:"rate,omitempty"`
+	Rounded    int              `json:"rounded,omitempty"`
+	Below      int              `json:"below,omitempty"`
+	Reason     string           `json:"reason,omitempty"`
+}
+
+// toldImport is what a principal may know of an import.
+func toldImport(who proto.Principal, i proto.Import) importAnswer {
+	a := importAnswer{ID: strconv.FormatUint(i.Number, 10), Segment: i.Segment, Mode: i.Mode, State: i.State.String(), Opened: i.Opened, Reason: i.Reason}
+	if i.State == proto.ImportBelow {
+		a.Below = i.Floor
+	}
+	decided := i.State == proto.ImportMerging || i.State == proto.ImportDone || i.State == proto.ImportBelow
+	switch {
+	case who.Role == proto.RoleAdmin && decided:
+		a.figures(i.Identities, i.Matched)
+	case i.ToldIdentities > 0:
+		a.figures(i.ToldIdentities, i.ToldMatched)
+		a.Rounded = i.Rounded
+	}
+	return a
+}
+
+func (a *importAnswer) figures(identities, matched uint64) {
+	a.Identities, a.Matched = &identities, &matched
+	if identities > 0 {
+		rate := math.Round(100*float64(matched)/float64(identities)) / 100
+		a.Rate = &rate
+	}
+}
+
+func (g *Gateway) postImport(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
+	client, err := g.clientOf(who, r)
+	if err != nil {
+		return err
+	}
+	var x importRequest
+	if err := g.readValue(w, r, &x); err != nil {
+		return err
+	}
+	spec := proto.ImportSpec{Scope: x.Scope}
+	if spec.Segment, err = proto.ParseSegmentID(x.Segment); err != nil {
+		return err
+	}
+	if spec.Mode, err = proto.ParseImportMode(x.Mode); err != nil {
+		return err
+	}
+	i, err := g.deps.Imports.BeginImport(r.Context(), client, spec)
+	if err != nil {
+		return err
+	}
+	return writeValue(w, http.StatusCreated, toldImport(who, i))
+}
+
+func (g *Gateway) listImports(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
+	client, err := g.clientOf(who, r)
+	if err != nil {
+		return err
+	}
+	list := []importAnswer{}
+	for _, i := range g.deps.Imports.Imports(client) {
+		list = append(list, toldImport(who, i))
+	}
+	return writeValue(w, http.StatusOK, map[string]any{"imports": list})
+}
+
+// importNumber is the import that a path names.
+func importNumber(r *http.Request) (uint64, error) {
+	id := r.PathValue("id")
+	n, err := strconv.ParseUint(id, 10, 64)
+	if err != nil || n == 0 {
+		return 0, noImport(id)
+	}
+	return n, nil
+}
+
+func noImport(id string) error {
+	return proto.Errorf(proto.CodeNotFound, "there is no import %q: GET /v1/imports lists them", clip(id))
+}
+
+// importOf is the client and the number of the import that a request is about.
+func (g *Gateway) importOf(r *http.Request, who proto.Principal) (proto.ClientInfo, uint64, error) {
+	number, err := importNumber(r)
+	if err != nil {
+		return proto.ClientInfo{}, 0, err
+	}
+	client, err := g.clientOf(who, r)
+	return client, number, err
+}
+
+func (g *Gateway) getImport(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
+	client, number, err := g.importOf(r, who)
+	if err != nil {
+		return err
+	}
+	for _, i := range g.deps.Imports.Imports(client) {
+		if i.Number == number {
+			return writeValue(w, http.StatusOK, toldImport(who, i))
+		}
+	}
+	return noImport(r.PathValue("id"))
+}
+
+func (g *Gateway) deleteImport(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
+	client, number, err := g.importOf(r, who)
+	if err != nil {
+		return err
+	}
+	if err := g.deps.Imports.EndImport(r.Context(), client, number); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, []byte(`{"deleted":true}`+"\n"))
+	return nil
+}
+
+// commitImport has an import judged. From a client's key fewer people than the
+// floor are not activated.
+func (g *Gateway) commitImport(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
+	client, number, err := g.importOf(r, who)
+	if err != nil {
+		return err
+	}
+	floor := g.floor(client)
+	if who.Role == proto.RoleAdmin {
+		floor = 0
+	}
+	i, err := g.deps.Imports.CommitImport(r.Context(), client, number, floor)
+	switch {
+	case err != nil:
+		return err
+	case i.State == proto.ImportBelow:
+		return proto.Errorf(proto.CodeBelow, "with this import fewer than %d people of the list would be known to this client otherwise: nothing was changed. Import a list that matches more", i.Floor)
+	case !i.State.Final():
+		return writeValue(w, http.StatusAccepted, toldImport(who, i))
+	}
+	return writeValue(w, http.StatusOK, toldImport(who, i))
+}
+
+// importRows is a body of identities.
+type importRows struct {
+	Identities []string `json:"identities"`
+}
+
+// postImportRows takes rows of an import.
+func (g *Gateway) postImportRows(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
+	number, err := importNumber(r)
+	if err != nil {
+		return err
+	}
+	return g.takeImportRows(w, r, who, number)
+}
+
+// checkImportRows says which rows an import would refuse, and does nothing: what
+// it answers depends on the rows alone.
+func (g *Gateway) checkImportRows(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
+	return g.takeImportRows(w, r, who, 0)
+}
+
+func (g *Gateway) takeImportRows(w http.ResponseWriter, r *http.Request, who proto.Principal, number uint64) error {
+	client, err := g.clientOf(who, r)
+	if err != nil {
+		return err
+	}
+	p := g.newPost()
+	defer g.freePost(p)
+	p.client, p.known = client, true
+	if err := g.readRows(w, r, p, func(body []byte) error { return p.parseImportRows(body, number) }); err != nil {
+		return err
+	}
+	var pos proto.Position
+	if number > 0 {
+		pos, err = g.submitTo(r.Context(), false, p, func(ctx context.Context, b *proto.Batch) (proto.Submitted, error) {
+			return g.deps.Imports.AddToImport(ctx, client, number, b)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	p.answer = p.appendAnswer(p.answer, pos, len(p.refused), 0)
+	writeJSON(w, http.StatusOK, p.answer)
+	return nil
+}
+
+// readRows reads a body of rows of JSON.
+func (g *Gateway) readRows(w http.ResponseWriter, r *http.Request, p *post, parse func([]byte) error) error {
+	body, err := g.readJSON(w, r)
+	if err != nil {
+		return err
+	}
+	if !utf8.Valid(body) {
+		return proto.Errorf(proto.CodeJSON, "the body is not valid UTF-8")
+	}
+	return parse(body)
+}
+
+// parseImportRows makes commands of the rows of an import.
+func (p *post) parseImportRows(body []byte, number uint64) error {
+	var x importRows
+	if err := decodeStrict(body, &x); err != nil {
+		return err
+	}
+	if err := p.countRows(len(x.Identities), `{"identities":["account:…"]}`); err != nil {
+		return err
+	}
+	traits := proto.Traits{
+		Client: p.client.ID, Space: p.client.Space, Received: p.now,
+		Set: []proto.Prop{{Key: proto.StagedTrait(number), Value: proto.FlagOf(true)}},
+	}
+	for i, s := range x.Identities {
+		id, err := p.rowIdentity(s)
+		if err != nil {
+			p.refuseRow(i, err)
+			continue
+		}
+		traits.Identity = id
+		p.batch.AddTraits(p.hasher, &traits)
+		p.indexes = append(p.indexes, i)
+	}
+	return nil
+}
+
+func (p *post) countRows(n int, example string) error {
+	switch {
+	case n == 0:
+		return proto.Errorf(proto.CodeJSON, "the body has no rows: send %s", example)
+	case n > p.max:
+		return proto.Errorf(proto.CodeTooLarge, "the body has more than %d rows: send several", p.max)
+	}
+	p.events = n
+	return nil
+}
+
+func (p *post) refuseRow(i int, err error) {
+	e := asError(err)
+	p.refused = append(p.refused, refusal{i, e.Code, e.Message})
+}
+
+// rowIdentity checks the identity of a row of a client's own file.
+func (p *post) rowIdentity(s string) (proto.Identity, error) {
+	if what := personalIdentity(s); what != "" {
+		return "", proto.Errorf(proto.CodePII, "the identity looks like %s: send a keyed hash as account: instead", what)
+	}
+	id, err := parseIdentity(s)
+	if err != nil {
+		return "", err
+	}
+	if _, shared := p.blocked[id]; shared {
+		return "", proto.Errorf(proto.CodeIdentity, "the identity is on the block list: many people share it")
+	}
+	return id, nil
+}
+
+// traitRows is a body of identities with traits.
+type traitRows struct {
+	Rows []struct {
+		Identity string          `json:"identity"`
+		Traits   json.RawMessage `json:"traits"`
+	} `json:"rows"`
+}
+
+// postTraits sets traits of many identities, each by the rules of a single one.
+func (g *Gateway) postTraits(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
+	client, err := g.clientOf(who, r)
+	if err != nil {
+		return err
+	}
+	p := g.newPost()
+	defer g.freePost(p)
+	p.client, p.known = client, true
+	dry := queryValue(r.URL.RawQuery, "dry_run") == "true"
+	if err := g.readRows(w, r, p, p.parseTraitRows); err != nil {
+		return err
+	}
+	var pos proto.Position
+	if !dry {
+		if pos, err = g.submit(r.Context(), false, p); err != nil {
+			return err
+		}
+	}
+	p.answer = p.appendAnswer(p.answer, pos, len(p.refused), 0)
+	writeJSON(w, http.StatusOK, p.answer)
+	return nil
+}
+
+func (p *post) parseTraitRows(body []byte) error {
+	var x traitRows
+	if err := decodeStrict(body, &x); err != nil {
+		return err
+	}
+	if err := p.countRows(len(x.Rows), `{"rows":[{"identity":"account:…","traits":{"city":"Bern"}}]}`); err != nil {
+		return err
+	}
+	for i := range x.Rows {
+		id, err := p.rowIdentity(x.Rows[i].Identity)
+		traits := proto.Traits{Client: p.client.ID, Space: p.client.Space, Identity: id, Received: p.now}
+		if err == nil {
+			err = p.parseTraits(x.Rows[i].Traits, &traits)
+		}
+		if err == nil {
+			err = personalTraits(traits.Set)
+		}
+		if err != nil {
+			p.refuseRow(i, err)
+			continue
+		}
+		p.batch.AddTraits(p.hasher, &traits)
+		p.indexes = append(p.indexes, i)
+	}
+	return nil
+}
+
+// personalTraits refuses what must not be in a file of traits.
+func personalTraits(set []proto.Prop) error {
+	for i := range set {
+		if what := PersonalCell(set[i].Value.Text); what != "" {
+			return proto.Errorf(proto.CodePII, "trait %q holds %s: leave it out", clip(set[i].Key), what)
+		}
+	}
+	return nil
+}
