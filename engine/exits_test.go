@@ -101,7 +101,7 @@ func setOf(t *testing.T, n *engine.Node, c proto.ClientInfo, segment string, mem
 			fresh = append(fresh, o)
 		}
 	}
-	err = a.Names.Name(0, fresh, func(o proto.Ordinal, id proto.Identity) { member[uint32(o)] = id.Value() })
+	err = a.Names.Name(0, fresh, func(o proto.Ordinal, id []byte) { member[uint32(o)] = proto.Identity(id).Value() })
 	if err != nil {
 		t.Fatal(err)
 	}
