@@ -148,6 +148,7 @@ func (l *lane) publish(b *batch) {
 	l.outbox.add(b.sent)
 	l.graphed.add(&b.graph)
 	l.node.answers.decide(b.decisions)
+	l.since.Store(int64(b.newest))
 	l.progress.set(func(p *progress) {
 		if n := len(b.offsets); n > 0 {
 			p.applied = b.offsets[n-1]

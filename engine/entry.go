@@ -126,6 +126,7 @@ func (l *lane) endEntry(b *batch, e *laneEntry, digest uint64) {
 	l.record.OffsetCrc = e.CRC
 	l.record.Chain = chain(l.record.Chain, uint64(e.CRC)<<32^uint64(e.offset), digest)
 	b.offsets = append(b.offsets, e.offset)
+	b.newest = e.Time
 }
 
 // chain folds an entry and the digest of its effects into the lane's history.

@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/binary"
 	"maps"
+	"math"
 	"slices"
+	"time"
 
 	"github.com/RoaringBitmap/roaring/v2"
 
@@ -74,10 +76,11 @@ func (l *lane) loadFills(snap store.Snapshot) error {
 	return err
 }
 
-// openFill is the fill to go on with: that of the oldest definition.
+// openFill is the fill to go on with: the one that is least far, of those the
+// newest. What stands where a step of it begins or ends goes along.
 func (p *progress) openFill() (f fillProgress, found bool) {
 	for _, x := range p.fills {
-		if !x.done && (!found || x.key < f.key) {
+		if !x.done && (!found || cmp.Or(cmp.Compare(x.next, f.next), cmp.Compare(f.since, x.since), cmp.Compare(f.key, x.key)) < 0) {
 			f, found = x, true
 		}
 	}
@@ -86,8 +89,11 @@ func (p *progress) openFill() (f fillProgress, found bool) {
 
 // fillFromHistory appends fills for segments that want their history gone
 // through, a step at a time, each once the one before is published: so live
-// events go first, and a restart goes on where it was.
+// events go first, and a restart goes on where it was. While events come, at
+// least two thirds of the time are left to them, and a step is as large as
+// the lane takes fillWork for.
 func (l *lane) fillFromHistory(ctx context.Context) {
+	step := fillStep
 	for {
 		var f fillProgress
 		err := l.progress.wait(ctx, func(p *progress) (found bool) {
@@ -104,7 +110,8 @@ func (l *lane) fillFromHistory(ctx context.Context) {
 			}
 			continue
 		}
-		x := l.nextFill(f)
+		began, events := time.Now(), l.events.Load()
+		x := l.nextFill(f, step)
 		if err := l.appendOwn(ctx, proto.CommandFill, [][]byte{x.Append(nil)}); err != nil {
 			l.logger.Warn("history cannot be gone through, trying again", "error", err)
 			if !pause(ctx, beatEvery) {
@@ -119,22 +126,32 @@ func (l *lane) fillFromHistory(ctx context.Context) {
 		if err != nil {
 			return
 		}
+		if work := time.Duration(l.filling.Load()); work > 2*fillWork {
+			step = max(step/2, fillStepMin)
+		} else if work < fillWork/2 {
+			step = min(step*2, fillStepMax)
+		}
+		if l.events.Load() != events && !pause(ctx, min(2*time.Since(began), fillPauseMax)) {
+			return
+		}
 	}
 }
 
-// nextFill is the next step: some nodes of the client from f.next on.
-func (l *lane) nextFill(f fillProgress) proto.Fill {
-	x := proto.Fill{Client: f.client, Segment: f.key, First: proto.Ordinal(f.next), Done: true}
+// first is the ordinal at which the next step begins.
+func (f fillProgress) first() proto.Ordinal { return proto.Ordinal(min(f.next, math.MaxUint32)) }
+
+// nextFill is the next step: so many nodes of the client from f.next on.
+func (l *lane) nextFill(f fillProgress, step int) proto.Fill {
+	x := proto.Fill{Client: f.client, Segment: f.key, First: f.first(), Done: true}
 	l.bitmaps.View(func(_ func(proto.SegmentKey) *roaring.Bitmap, universe func(proto.ClientID) *roaring.Bitmap) {
 		u := universe(f.client)
 		if u == nil || f.next > uint64(^uint32(0)) {
-			x.First = 0
 			return
 		}
 		it := u.Iterator()
 		it.AdvanceIfNeeded(uint32(f.next))
 		for n := 0; it.HasNext(); n++ {
-			if n == fillStep {
+			if n == step {
 				x.Done = false
 				return
 			}
@@ -155,9 +172,10 @@ func (l *lane) fill(b *batch, body []byte) (digest uint64, later bool, err error
 		return 0, true, nil
 	}
 	f, ok := l.fills[x.Segment]
-	if !ok || f.done || x.First != 0 && uint64(x.First) != f.next {
+	if !ok || f.done || x.First != f.first() {
 		return 0, false, nil // undefined or replaced meanwhile, or a step of a fill that was begun anew
 	}
+	defer func(began time.Time) { l.filling.Store(int64(time.Since(began))) }(time.Now())
 	nodes, err := l.nodesBetween(b.source, x.Client, x.First, x.Last)
 	if err != nil {
 		return 0, false, err
@@ -167,20 +185,21 @@ func (l *lane) fill(b *batch, body []byte) (digest uint64, later bool, err error
 		list[i] = &actors.Due{Entry: len(b.offsets), Node: nodes[i], Fill: x.Client}
 	}
 	digest, err = l.runDue(list)
-	for _, f := range l.filledBy(f) {
+	for _, f := range l.filledBy(f, x) {
 		f.next, f.done = uint64(x.Last)+1, x.Done
 		l.setFill(b, f)
 	}
 	return digest, false, err
 }
 
-// filledBy are the fills that a step of f takes along, f among them: those that
-// the same record asked for and that are where it is.
-func (l *lane) filledBy(f fillProgress) []fillProgress {
+// filledBy are the fills that a step of f takes along, f among them: those of the
+// client that have come to where it begins, or into what it goes through. Not
+// those that are newer, which a root in another lane may not know yet.
+func (l *lane) filledBy(f fillProgress, step proto.Fill) []fillProgress {
 	return slices.SortedFunc(func(yield func(fillProgress) bool) {
 		for _, x := range l.fills {
-			same := x.client == f.client && x.since == f.since && x.next == f.next && !x.done
-			if same && !yield(x) {
+			along := x.client == f.client && !x.done && x.since <= f.since && x.next >= f.next && x.next <= uint64(step.Last)+1
+			if along && !yield(x) {
 				return
 			}
 		}

@@ -24,9 +24,11 @@ func (n *Node) Submit(ctx context.Context, b *proto.Batch) proto.Submitted {
 }
 
 // Bounds of how far intake runs ahead of what is applied: what waits there is
-// before every link and opt-out that comes.
+// before every link and opt-out that comes, and before the beats by which
+// memberships end.
 const (
-	aheadMax  = 128 // entries of a lane
+	aheadMax  = 128                    // entries of a lane
+	aheadAge  = 500 * time.Millisecond // of the oldest of them
 	aheadWait = 2 * time.Second
 )
 
@@ -34,17 +36,24 @@ const (
 // that stopped is not waited for.
 func (n *Node) keepPace(ctx context.Context) error {
 	for _, l := range n.lanes {
-		if l.ahead() <= aheadMax {
+		if applied, _, _, _ := l.progress.get(); l.keepsUp(applied) {
 			continue
 		}
 		limit, cancel := context.WithTimeout(ctx, aheadWait)
-		err := l.progress.wait(limit, func(p *progress) bool { return l.acknowledged.Load() <= uint64(p.applied)+aheadMax })
+		err := l.progress.wait(limit, func(p *progress) bool { return l.keepsUp(p.applied) })
 		cancel()
 		if proto.CodeOf(err) == proto.CodeTimeout {
 			return proto.Errorf(proto.CodeOverloaded, "lane %s is %d entries behind: send this again later, and more slowly", l.id, l.ahead())
 		}
 	}
 	return nil
+}
+
+// keepsUp reports whether what is acknowledged beyond applied is neither too
+// much nor too old.
+func (l *lane) keepsUp(applied proto.Offset) bool {
+	n := l.acknowledged.Load()
+	return n <= uint64(applied) || n <= uint64(applied)+aheadMax && l.node.now()-proto.Millis(l.since.Load()) <= proto.Millis(aheadAge/time.Millisecond)
 }
 
 // ahead is how many entries are acknowledged and not applied.
@@ -57,7 +66,13 @@ func (l *lane) ahead() uint64 {
 func (l *lane) acknowledge(at proto.Offset) {
 	for {
 		before := l.acknowledged.Load()
-		if uint64(at) <= before || l.acknowledged.CompareAndSwap(before, uint64(at)) {
+		if uint64(at) <= before {
+			return
+		}
+		if l.acknowledged.CompareAndSwap(before, uint64(at)) {
+			if applied, _, _, _ := l.progress.get(); before <= uint64(applied) {
+				l.since.Store(int64(l.node.now()))
+			}
 			return
 		}
 	}

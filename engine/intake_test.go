@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,7 +13,8 @@ import (
 // Events wait for a lane that is behind, and are refused in the end; what was
 // taken before stays, and an opt-out is taken all the same.
 func TestIntakeKeepsPace(t *testing.T) {
-	n := testNode(t, t.TempDir())
+	stopped := time.Now() // nothing gets old, however long the test takes
+	n := testNode(t, t.TempDir(), func(c *engine.Config) { c.Now = func() time.Time { return stopped } })
 	defer closeNode(t, n)
 	c := acme(t, n)
 	define(t, n, "seen", `count(true) >= 1`)
@@ -52,5 +54,34 @@ func TestIntakeKeepsPace(t *testing.T) {
 		s, err := n.OptOutState(t.Context(), "browser:gone")
 		return err == nil && s.Final
 	})
+	verifyClean(t, n)
+}
+
+// Events wait too for a lane that is behind with few entries but for long.
+func TestIntakeWaitsForWhatIsOld(t *testing.T) {
+	var later atomic.Int64
+	start := time.Now()
+	n := testNode(t, t.TempDir(), func(c *engine.Config) {
+		c.Now = func() time.Time { return start.Add(time.Duration(later.Load())) }
+	})
+	defer closeNode(t, n)
+	c := acme(t, n)
+	send := func() proto.Submitted {
+		var b proto.Batch
+		b.AddEvent(n.Hasher(), page(c, "v", "auto", start))
+		return n.Submit(t.Context(), &b)
+	}
+	submit(t, n, page(c, "v", "auto", start))
+	later.Store(int64(time.Hour)) // a lane that has nothing to do does not get old
+	release := n.HoldBack(0)
+	if x := send(); x.Err != nil {
+		t.Fatalf("a first event behind none: %v", x.Err)
+	}
+	later.Add(int64(time.Second))
+	if x := send(); proto.CodeOf(x.Err) != proto.CodeOverloaded {
+		t.Errorf("behind an event a second old: %v", x.Err)
+	}
+	release()
+	until(t, n, 10*time.Second, "catching up", func() bool { return send().Err == nil })
 	verifyClean(t, n)
 }

@@ -97,6 +97,8 @@ type lane struct {
 	active       atomic.Int64
 	events       atomic.Uint64
 	acknowledged atomic.Uint64 // the newest entry of intake that is durable
+	filling      atomic.Int64  // how long the lane took for the last step of a fill
+	since        atomic.Int64  // not after the oldest entry that is durable and not applied, if there is one; ms
 	repeated     atomic.Uint64
 	dead         atomic.Uint64
 	named        atomic.Uint64 // nodes numbered

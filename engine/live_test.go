@@ -160,6 +160,9 @@ func TestFillResumes(t *testing.T) {
 	if *spec.Filled || *spec.Size == 0 || *spec.Size == visitors {
 		t.Fatalf("half way, the segment is %+v with %d members", spec, *spec.Size)
 	}
+	if p := spec.Progress; p == nil || *p != float64(*spec.Size*100/visitors)/100 {
+		t.Errorf("with %d of %d members, its progress is %v", *spec.Size, visitors, p)
+	}
 	closeNode(t, n)
 	m, err := engine.NewOver(s.config(func(c *engine.Config) { c.Now = nil }), s.inner, st)
 	if err != nil {
@@ -171,9 +174,66 @@ func TestFillResumes(t *testing.T) {
 	defer closeNode(t, m)
 	until(t, m, 20*time.Second, "filling", func() bool {
 		spec, _ := m.Segment(acme, "late")
-		return *spec.Filled && *spec.Size == visitors
+		return *spec.Filled && *spec.Size == visitors && spec.Progress == nil
 	})
 	verifyClean(t, m)
+}
+
+// A fill brings along what stands where it is, and is older; each segment is
+// filled by the steps that went over all nodes while it was defined, and by no
+// fewer.
+func TestFillsGoTogether(t *testing.T) {
+	s := newScript(t)
+	acme := s.client("acme", "")
+	s.beat(0)
+	const visitors = 1000
+	for v := 0; v < visitors; v += 500 {
+		var list []*proto.Event
+		for i := range 500 {
+			list = append(list, s.event(acme, fmt.Sprint("v", v+i), "x"))
+		}
+		s.events(list...)
+	}
+	st := store.NewMemory()
+	expect := func(what string, want map[proto.SegmentID]string) {
+		t.Helper()
+		n := s.run(st)
+		defer closeNode(t, n)
+		got := map[proto.SegmentID]string{}
+		for _, spec := range n.Segments(acme) {
+			got[spec.ID] = "filled"
+			if !*spec.Filled {
+				got[spec.ID] = "begun"
+				if *spec.Progress == 0 {
+					got[spec.ID] = "not begun"
+				}
+			} else if *spec.Size != visitors {
+				t.Errorf("%s: %s is filled and has %d members", what, spec.ID, *spec.Size)
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", what, diff)
+		}
+	}
+	first := s.define(acme, "first", `count(event.section == "x") >= 1`)
+	s.fill(acme, first, 0, 500, false)
+	second := s.define(acme, "second", `count(true) >= 1`)
+	s.fill(acme, first, 501, 600, false)
+	s.beat(0)
+	expect("the newer does not go along", map[proto.SegmentID]string{"first": "begun", "second": "not begun"})
+	s.fill(acme, second, 0, 400, false)
+	s.fill(acme, second, 401, 650, false) // over where the first is
+	s.beat(0)
+	expect("both on the way", map[proto.SegmentID]string{"first": "begun", "second": "begun"})
+	s.fill(acme, second, 651, 5000, true)
+	s.beat(0)
+	expect("the older goes along", map[proto.SegmentID]string{"first": "filled", "second": "filled"})
+	third := s.define(acme, "third", `count(true) >= 1 && true`)
+	fourth := s.define(acme, "fourth", `count(true, "30d") >= 1`)
+	s.fill(acme, third, 0, 500, false)
+	s.fill(acme, fourth, 600, 5000, true) // steps before it were lost
+	s.beat(0)
+	expect("nobody is passed over", map[proto.SegmentID]string{"first": "filled", "second": "filled", "third": "begun", "fourth": "not begun"})
 }
 
 // Control records that a crash left between the control stream and the lane

@@ -181,7 +181,7 @@ func (s *Simulated) Fill(id proto.LaneID) *proto.Fill {
 	if !found {
 		return nil
 	}
-	x := l.nextFill(f)
+	x := l.nextFill(f, fillStep)
 	return &x
 }
 

@@ -12,8 +12,13 @@ import (
 const (
 	beatEvery   = 2 * time.Second
 	beatSoonest = 20 * time.Millisecond
-	controlMax  = 64   // control records in one relayed entry
-	fillStep    = 1024 // identities in one fill
+	controlMax  = 64  // control records in one relayed entry
+	fillStep    = 256 // identities in the first fill
+	fillStepMin = 64
+	fillStepMax = 1024
+
+	fillWork     = 10 * time.Millisecond // of the lane, in one fill
+	fillPauseMax = time.Second           // after a fill beside events
 )
 
 // clock notices when wall time does not run with the monotonic clock. It is

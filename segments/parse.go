@@ -62,6 +62,9 @@ func parseCEL(text string) (tree *ast.AST, err error) {
 	tree, errs := p.Parse(common.NewTextSource(text))
 	if list := errs.GetErrors(); len(list) > 0 {
 		e := list[0]
+		if strings.Contains(e.Message, "recursion limit") {
+			return nil, at(proto.Errorf(proto.CodeRule, "the rule is nested deeper than %d levels: split it and join the parts with member()", RuleDepthMax), 1, 1)
+		}
 		return nil, at(proto.Errorf(proto.CodeRule, "%s", strings.TrimPrefix(e.Message, "Syntax error: ")), e.Location.Line(), e.Location.Column()+1)
 	}
 	return tree, nil

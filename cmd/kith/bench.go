@@ -33,7 +33,7 @@ are there or in /usr/lib/postgresql; it runs in a temporary folder, synced.`,
 	fl.StringSliceVar(&c.Only, "only", nil, "measurements to make: "+strings.Join(bench.Names(), ", "))
 	fl.Float64Var(&seconds, "seconds", 3, "how long each sample takes")
 	fl.IntVar(&c.Rounds, "rounds", 3, "samples of each side; their medians count")
-	fl.BoolVar(&c.Quick, "quick", false, "big populations of a quarter of the size")
+	fl.BoolVar(&c.Quick, "quick", false, "big populations of a quarter of the size, and rates of a quarter beside them")
 	fl.StringVar(&c.Dir, "dir", "", "make the temporary folder in this `DIR`ectory")
 	fl.StringVar(&c.Profile, "cpuprofile", "", "write the node's processor profiles to `FILE`.MEASUREMENT.NUMBER")
 	asJSON := jsonFlag(cmd)

@@ -40,7 +40,8 @@ type Config struct {
 	Time time.Duration
 	// Rounds is how many samples each side gives; the medians count. Default 3.
 	Rounds int
-	// Quick makes the big populations a quarter.
+	// Quick makes the big populations a quarter, and the rates beside backfills
+	// and exits.
 	Quick bool
 	// Profile, if set, is the file name, to which the measurement's name and a
 	// number are added, of the node's processor profiles.
@@ -53,7 +54,7 @@ type Config struct {
 const (
 	timeMax   = time.Minute
 	roundsMax = 25
-	workMax   = 15 * time.Minute // of one measurement
+	workMax   = 30 * time.Minute // of one measurement
 )
 
 // Validate fills in defaults and reports the first thing that is wrong.
@@ -106,6 +107,8 @@ func measurements() []measurement {
 		{"actors", (*session).actors},
 		{"memory", (*session).memory},
 		{"cold", (*session).cold},
+		{"backfill", (*session).backfill},
+		{"exits", (*session).exits},
 	}
 }
 

@@ -138,6 +138,8 @@ func Obey(in io.Reader, out io.Writer, do func(line string) (string, error)) {
 			err = p.start(rest)
 		case word == "stop":
 			err = p.stop()
+		case word == "alive":
+			answer = strconv.FormatUint(aliveBytes(), 10)
 		case word == "heap":
 			err = writeHeap(rest)
 		case do != nil:
@@ -185,6 +187,14 @@ func writeHeap(name string) error {
 	}
 	runtime.GC()
 	return errors.Join(pprof.Lookup("heap").WriteTo(f, 0), f.Close())
+}
+
+// aliveBytes are the heap's after a collection.
+func aliveBytes() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
 
 // usage is what the system says of a process.

@@ -1,7 +1,9 @@
 package bench
 
 import (
+	"bytes"
 	"context"
+	"strings"
 	"time"
 
 	"kith/proto"
@@ -226,3 +228,95 @@ func TownSix(people int, at []int) uint64 { return newTown(people).six(at) }
 
 // TownAll counts one segment against all.
 func TownAll(people, at int) uint64 { return newTown(people).all([]int{at}) }
+
+// Told is an event of an archive.
+type Told struct {
+	At            proto.Millis
+	Name, Section string
+	Price         float64
+}
+
+// ArchivePosts are the bodies that load an archive.
+func ArchivePosts(browsers, each int, present time.Time) (bodies [][]byte) {
+	a := &archive{browsers: uint32(browsers), each: uint32(each), present: present}
+	var tales []*tale
+	for i := range uint32(ingestConns) {
+		tales = append(tales, newTale(postEvents, &logins{a, i, ingestConns}))
+	}
+	for i := range uint32(ingestConns) {
+		tales = append(tales, newTale(postEvents, &told{a: a, first: i, step: ingestConns}))
+	}
+	for _, x := range tales {
+		for x.more() {
+			_, body, _ := bytes.Cut(x.next(), headEnd)
+			bodies = append(bodies, bytes.Clone(body))
+			x.open = false
+		}
+	}
+	return bodies
+}
+
+// ArchiveHistories are what the oracle reads of an archive's browsers.
+func ArchiveHistories(browsers, each int, present time.Time) map[string][]Told {
+	a := &archive{browsers: uint32(browsers), each: uint32(each), present: present}
+	all := map[string][]Told{}
+	for v := range a.browsers {
+		for _, x := range a.history(v, nil) {
+			e := Told{At: x.at, Name: x.body.Name}
+			if len(x.body.Props) > 0 {
+				e.Section, e.Price = x.body.Props[0].Value.Text, x.body.Props[2].Value.Number
+			}
+			id := string(personIdentity('b', v))
+			all[id] = append(all[id], e)
+		}
+	}
+	return all
+}
+
+// ArchiveIdentities are an archive's browsers.
+func ArchiveIdentities(browsers int) (all []string) {
+	for v := range browsers {
+		all = append(all, string(personIdentity('b', uint32(v))))
+	}
+	return all
+}
+
+// Oracle is who must be in a segment over an archive.
+func Oracle(browsers, each int, present time.Time, when, scope string) (members []string, err error) {
+	a := &archive{browsers: uint32(browsers), each: uint32(each), present: present}
+	in, _, err := a.oracle([]rule{{when: when, scope: scope}}, nil)
+	if err != nil {
+		return nil, err
+	}
+	for i, is := range in[0] {
+		id := string(personIdentity('b', uint32(i)))
+		if i >= browsers {
+			id = string(personIdentity('a', uint32(i-browsers)))
+		}
+		if at, ok := a.index(id); !ok || at != i {
+			return nil, proto.Errorf(proto.CodeInternal, "%s is number %d, not %d", id, at, i)
+		}
+		if is {
+			members = append(members, id)
+		}
+	}
+	return members, nil
+}
+
+// Unanswered is a post of what happens at present, what comes when it was not
+// answered, and what comes once it was.
+func Unanswered() (first, again, other []byte) {
+	a := &archive{browsers: 100, each: 1, present: time.Now()}
+	x := newTale(3, newPresent(a, 0, 1))
+	first = bytes.Clone(x.next())
+	again = bytes.Clone(unanswered{x}.next())
+	if _, err := x.done([]byte(`{"accepted":3,"refused":[],"position":"0:1"}`)); err != nil || (unanswered{x}).more() {
+		return first, nil, nil
+	}
+	return first, again, x.next()
+}
+
+func IdentitiesOf(table string) (all []string, err error) {
+	err = identitiesOf(strings.NewReader(table), func(id string) { all = append(all, id) })
+	return all, err
+}

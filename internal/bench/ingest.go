@@ -3,9 +3,11 @@ package bench
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -307,16 +309,28 @@ func (s *session) ingestNATS(ctx context.Context) (_ []Result, err error) {
 	return []Result{r}, nil
 }
 
-// segments is what an event costs with many segments against few.
+// segments is what an event costs with many segments against few, up to as
+// many as a client may have.
 func (s *session) segments(ctx context.Context) (_ []Result, err error) {
-	sizes := []int{10, 5_000, 10_000}
+	sizes := []int{10, 5_000, 10_000, 20_000}
+	if s.Time < time.Second {
+		sizes = []int{10, 100, 200, 400}
+	}
 	samplers := make([]sampler, len(sizes))
+	nodes := make([]*node, len(sizes))
+	defined := make([]time.Duration, len(sizes))
 	for i, size := range sizes {
-		n, err := s.node(ctx, 0, crowd(size))
+		n, err := s.node(ctx, 0, nil)
 		if err != nil {
 			return nil, err
 		}
 		defer closing(n, &err)
+		nodes[i] = n
+		start := time.Now()
+		if err := n.define(ctx, crowd(size)); err != nil {
+			return nil, err
+		}
+		defined[i] = time.Since(start)
 		tape := newTape()
 		if err := n.load(ctx, visitors); err != nil {
 			return nil, err
@@ -338,9 +352,49 @@ func (s *session) segments(ctx context.Context) (_ []Result, err error) {
 		r.against("10 segments", x[0].cost())
 		r.atMost("ratio", r.Ratio, 1.2)
 		r.note("microseconds of the node's processor an event; %s events/s, with 10 segments %s", figure(x[i+1].rate()), figure(x[0].rate()))
+		r.note("defined in %s, %d at a time", defined[i+1].Round(time.Millisecond), defineConns)
 		results = append(results, r)
 	}
-	return results, nil
+	most, err := s.manySegments(ctx, nodes[0], nodes[len(nodes)-1], sizes[len(sizes)-1])
+	return append(results, most), err
+}
+
+// manySegments is what a node with few and one with many segments, which have
+// taken in the same, have in memory, and how long the second takes to start.
+func (s *session) manySegments(ctx context.Context, few, many *node, size int) (Result, error) {
+	r := Result{Work: fmt.Sprintf("%d segments of one client: heap that is alive", size), Unit: "MB"}
+	var heaps [2]float64
+	for i, n := range []*node{few, many} {
+		alive, err := n.ask("alive")
+		if err != nil {
+			return r, err
+		}
+		bytes, err := strconv.ParseFloat(alive, 64)
+		if err != nil {
+			return r, err
+		}
+		heaps[i] = bytes / 1e6
+	}
+	r.Ours = heaps[1]
+	r.against("10 segments", heaps[0])
+	r.set("rss_mb", float64(many.usage().rss)/1e6)
+	r.note("after a collection, with %d identities active; RSS %.0f MB, with 10 segments %.0f MB", visitors, float64(many.usage().rss)/1e6, float64(few.usage().rss)/1e6)
+	dir := many.dir
+	if err := many.kill(); err != nil {
+		return r, err
+	}
+	start := time.Now()
+	n, err := s.nodeIn(ctx, dir, 0)
+	if err != nil {
+		return r, err
+	}
+	r.set("start_ms", float64(time.Since(start))/float64(time.Millisecond))
+	r.note("killed, and ready again after %s", time.Since(start).Round(10*time.Millisecond))
+	status, answer, err := n.call(ctx, "GET", lookupPath(1), nil)
+	if err == nil && (status != 200 || !bytes.Contains(answer, []byte(`"m0"`))) {
+		err = proto.Errorf(proto.CodeInvalid, "a look-up after that was answered with status %d: %s", status, answer)
+	}
+	return r, errors.Join(err, n.close())
 }
 
 // population is how many identities the big measurements load.

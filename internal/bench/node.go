@@ -31,6 +31,7 @@ type node struct {
 	service string // host:port
 	nats    string // host:port
 	http    http.Client
+	killed  bool // and waited for
 }
 
 var serviceLine = regexp.MustCompile(`service plane +http://(\S+)`)
@@ -84,6 +85,9 @@ func (s *session) nodeIn(ctx context.Context, dir string, active int) (*node, er
 
 func (n *node) close() error {
 	n.http.CloseIdleConnections()
+	if n.killed {
+		return nil
+	}
 	return n.child.close()
 }
 
@@ -151,7 +155,7 @@ func (n *node) define(ctx context.Context, rules []rule) error {
 }
 
 func (n *node) defineOne(ctx context.Context, r rule) error {
-	status, answer, err := n.call(ctx, http.MethodPut, "/v1/segments/"+r.id, map[string]any{"id": r.id, "scope": cmp.Or(r.scope, "identity"), "when": r.when, "backfill": false})
+	status, answer, err := n.call(ctx, http.MethodPut, "/v1/segments/"+r.id, map[string]any{"id": r.id, "scope": cmp.Or(r.scope, "identity"), "when": r.when, "backfill": r.backfill})
 	if err == nil && status/100 != 2 {
 		err = proto.Errorf(proto.CodeInvalid, "segment %s was refused with status %d: %s", r.id, status, answer)
 	}

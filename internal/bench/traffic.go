@@ -205,7 +205,10 @@ func identityOf(visitor uint32) proto.Identity {
 }
 
 // rule is a segment to define; without a scope it is of identities.
-type rule struct{ id, when, scope string }
+type rule struct {
+	id, when, scope string
+	backfill        bool
+}
 
 // hundred are the warm set's segments: an event matches five of them.
 func hundred() (rules []rule) {

@@ -14,7 +14,6 @@ import (
 const (
 	answerBytesMax = 8 << 20
 	exchangeMax    = 30 * time.Second
-	deadlineEvery  = 256 // exchanges; setting a deadline costs as much as a small write
 )
 
 // wire is one keep-alive connection that speaks as little HTTP as it takes:
@@ -22,7 +21,7 @@ const (
 type wire struct {
 	conn net.Conn
 	buf  []byte
-	n    int // exchanges
+	set  time.Time // the deadline; setting it costs as much as a small write
 }
 
 func dial(ctx context.Context, addr string) (*wire, error) {
@@ -38,12 +37,12 @@ func (w *wire) close() { _ = w.conn.Close() }
 
 // do sends a request and reads its answer. The body is good until the next.
 func (w *wire) do(request []byte) (status int, body []byte, err error) {
-	if w.n%deadlineEvery == 0 {
-		if err := w.conn.SetDeadline(time.Now().Add(exchangeMax * 2)); err != nil {
+	if now := time.Now(); now.Sub(w.set) > exchangeMax {
+		if err := w.conn.SetDeadline(now.Add(exchangeMax * 2)); err != nil {
 			return 0, nil, err
 		}
+		w.set = now
 	}
-	w.n++
 	if _, err := w.conn.Write(request); err != nil {
 		return 0, nil, proto.Errorf(proto.CodeUnavailable, "the measured process closed a connection: %w", err)
 	}
