@@ -23,14 +23,19 @@ import (
 const (
 	batchCommandsMax = 4096
 	batchBytesMax    = store.BatchBytesMax
-	entriesAheadMax  = 256      // read and not yet stepped
-	clampMs          = 2 * 1000 // an entry's time lies at most this beyond lane time
+	entriesAheadMax  = 256 // read and not yet stepped
 	producersMax     = 64
 	exitsPerBeat     = 4096
 	paceFrom         = 8                    // after a batch of so many the next waits for more
 	paceCommands     = 256                  // but not once it has so many
 	batchPace        = 3 * time.Millisecond // between the ends of small batches
 )
+
+// clampMs is how far an entry's time may lie beyond lane time: as far as
+// gateways' clocks may be wrong (graph.Config.SkewMillis), and further than a
+// lane is without a beat while its log elects a leader. Nearer, and what came
+// later through a lane that lags would have the older evidence.
+const clampMs = 15 * 1000
 
 // lane is one log stream with the partitions it carries.
 type lane struct {

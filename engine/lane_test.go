@@ -388,16 +388,16 @@ func TestClocksOfEntries(t *testing.T) {
 	s.events(s.event(acme, "b", "x"))
 	s.now += 5000
 	st := store.NewMemory()
-	s.beat(11 * time.Second)
+	s.beat(24 * time.Second)
 	n := s.run(st)
 	if got := s.members(n, acme, "hot"); got != 1 {
-		t.Errorf("%d members 11 s after, want the one that came ahead", got)
+		t.Errorf("%d members 24 s after, want the one that came ahead", got)
 	}
 	closeNode(t, n)
 	s.beat(2 * time.Second)
 	n = s.run(st)
 	if got := s.members(n, acme, "hot"); got != 0 {
-		t.Errorf("%d members 13 s after, want none", got)
+		t.Errorf("%d members 26 s after, want none", got)
 	}
 	closeNode(t, n)
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"time"
 
 	"kith/graph"
 	"kith/proto"
@@ -53,6 +54,10 @@ func (n *Node) Unlink(ctx context.Context, client proto.ClientInfo, a, b proto.I
 	var batch proto.Batch
 	batch.AddUnlink(&x)
 	r := n.Submit(ctx, &batch)
+	// Of equal times the removal wins: a link that is asked for after this answer
+	// must have a later one.
+	for tries := 0; n.now() == x.Received && tries < 20 && pause(ctx, 100*time.Microsecond); tries++ {
+	}
 	return r.Position, r.Err
 }
 

@@ -14,7 +14,7 @@ import (
 
 const (
 	evidenceSkew = proto.Millis(500) // twice the engine's skew: evidence must be so much newer than an opt-in
-	clampMs      = proto.Millis(2000)
+	clampMs      = proto.Millis(15_000)
 	recentAge    = proto.Millis(600_000)
 	recentMax    = 32
 )
