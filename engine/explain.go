@@ -23,8 +23,8 @@ func (n *Node) Explain(ctx context.Context, client proto.ClientInfo, id proto.Id
 		return proto.Explanation{}, proto.Errorf(proto.CodeInvalid, "at lies in the future: memberships are explained for now and the past")
 	}
 	past := !at.IsZero() && when < now.Add(-2*time.Second)
-	versions := n.registry.versionsOf(client.ID, segment)
 	spec, ok := n.registry.spec(client.ID, segment)
+	versions := n.registry.versionsOf(client.ID, segment) // after it: what is defined has one
 	if !ok && (!past || len(versions) == 0) {
 		return proto.Explanation{}, proto.Errorf(proto.CodeNotFound, "segment %q is not defined: see the list of segments", segment)
 	}

@@ -120,7 +120,7 @@ func (b *importBook) merge(i *proto.Import, list uint64) {
 		l = &importList{number: list}
 		b.lists[i.Segment] = l
 	}
-	if i.Mode != proto.ImportRemove {
+	if i.Mode == proto.ImportCreate || i.Mode == proto.ImportReplace {
 		l.figured, l.told = true, figures{i.ToldIdentities, i.ToldMatched}
 	}
 }

@@ -48,7 +48,7 @@ func (m *importMeasure) compare(marks []proto.Prop, lists map[proto.SegmentID]im
 // are not. edge is as for reports.
 func (m *importMeasure) told(mode proto.ImportMode, floor int, edge uint64) figures {
 	least := uint64(max(floor, 1))
-	if mode == proto.ImportRemove {
+	if mode == proto.ImportAdd || mode == proto.ImportRemove {
 		return figures{}
 	}
 	var near proto.SegmentID

@@ -103,7 +103,7 @@ func (n *Node) swap(ctx context.Context, w waiting) error {
 // more, or not all has been filled: a rule that it refers to may have been
 // replaced meanwhile. The registry's lock is held.
 func (r *registry) swapOf(w waiting, filled func(key, since proto.SegmentKey) bool) *pb.Control {
-	if s, ok := r.next[w.client][w.id]; !ok || s.Version != w.key || !filled(w.key, r.since[w.key]) {
+	if s, ok := r.next[w.client][w.id]; !ok || s.Version != w.key || r.since[w.key] != w.since || !filled(w.key, w.since) {
 		return nil
 	}
 	return &pb.Control{Body: &pb.Control_Swap{Swap: &pb.Swap{Client: uint32(w.client), Id: string(w.id), Version: uint32(w.key)}}}

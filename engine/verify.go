@@ -405,7 +405,7 @@ func (v *verifier) aggregates() error {
 				events += c.count
 			}
 		}
-		if kept := v.kept[at]; kept > events && v.totals.opened && at.day >= v.totals.since {
+		if kept := v.kept[at]; kept > events && v.totals.opened && at.day >= max(v.totals.since, oldest) {
 			v.problem("client %d has %d events of %s in histories, its totals say %d", at.client, kept, at.day, events)
 		}
 		delete(v.kept, at)
