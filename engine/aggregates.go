@@ -100,9 +100,7 @@ func (l *lane) loadAggregates(snap store.Snapshot) error {
 			if err != nil {
 				return err
 			}
-			for k, c := range added {
-				d.cells.add(k, c)
-			}
+			d.cells.join(added)
 			a.mark(d)
 			return nil
 		})
@@ -308,9 +306,7 @@ func scanTotals(snap store.Snapshot, lane proto.LaneID, client proto.ClientID, f
 			if added[at] == nil {
 				added[at] = dayCells{}
 			}
-			for k, c := range d {
-				added[at].add(k, c)
-			}
+			added[at].join(d)
 			return nil
 		})
 	})
@@ -342,9 +338,7 @@ func scanTotals(snap store.Snapshot, lane proto.LaneID, client proto.ClientID, f
 		if err != nil {
 			return false, err
 		}
-		for k, c := range added[at] {
-			d.add(k, c)
-		}
+		d.join(added[at])
 		if len(more) > 0 && more[0] == at {
 			more = more[1:]
 		}

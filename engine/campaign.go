@@ -50,6 +50,11 @@ func (n *Node) CampaignReport(ctx context.Context, client proto.ClientInfo, r *p
 		}
 	}
 	defer c.close()
+	c.specs = []*campaignSpec{&spec}
+	for _, r := range c.rivals {
+		c.specs = append(c.specs, &r.spec)
+	}
+	c.paths = make([]path, len(c.specs))
 	if err := c.run(ctx); err != nil {
 		return proto.CampaignReport{}, err
 	}
@@ -89,8 +94,10 @@ type campaignScan struct {
 	events uint64            // that were taken in when it last gave way
 	began  time.Time         // to work after that
 
+	specs []*campaignSpec // this report's, then its rivals'
+
 	// scratch
-	all    path
+	paths  []path // by specs
 	counts counts
 }
 
@@ -105,23 +112,21 @@ type campaignLane struct {
 func newCampaignScan(n *Node, client proto.ClientInfo, s *campaignSpec) *campaignScan {
 	c := &campaignScan{
 		node: n, client: client, spec: s, time: n.config.Now().UTC(), lanes: make([]*campaignLane, len(n.lanes)),
-		cells: map[campaignCell]*met{}, values: map[string]bool{}, counts: counts{}, gone: make([]*roaring.Bitmap, len(n.lanes)),
+		cells: map[campaignCell]*met{}, values: map[string]bool{}, counts: counts{}, gone: n.noneByLane(),
 	}
 	for i, l := range n.lanes {
-		c.lanes[i], c.gone[i] = l.holdHistories(client.ID), roaring.New()
+		c.lanes[i] = l.holdHistories(client.ID)
 	}
 	return c
 }
 
-// holdHistories takes snapshot, universe and offset of one and the same commit.
-func (l *lane) holdHistories(client proto.ClientID) *campaignLane {
-	l.visible.RLock()
-	defer l.visible.RUnlock()
-	applied, _, _, fault := l.progress.get()
-	if fault != nil {
-		return nil
-	}
-	return &campaignLane{lane: l, snap: l.acquire(), offset: applied, known: l.known(client)}
+// holdHistories takes snapshot, universe and offset of one and the same commit,
+// nil of a lane that stopped.
+func (l *lane) holdHistories(client proto.ClientID) (h *campaignLane) {
+	l.atCommit(func(snap *laneSnapshot, applied proto.Offset) {
+		h = &campaignLane{lane: l, snap: snap, offset: applied, known: l.known(client)}
+	})
+	return h
 }
 
 func (c *campaignScan) close() {
@@ -256,7 +261,17 @@ func (c *campaignScan) read(n proto.Node) (s identity.State, members []graph.Has
 // count adds a person, or with sign -1 takes one back.
 func (c *campaignScan) count(p *person, sign int) error {
 	whole, frequent := counts{}, uint(0)
-	ours, err := c.each(p, c.spec, func() { frequent |= c.unit(whole, sign) })
+	others := make([]counts, len(c.rivals))
+	for i := range others {
+		others[i] = counts{}
+	}
+	ours, err := c.each(p, func(i int, x *path) {
+		if i == 0 {
+			frequent |= c.unit(x, whole, sign)
+		} else {
+			x.count(c.specs[i], others[i-1])
+		}
+	})
 	if err != nil || !ours {
 		return err
 	}
@@ -268,39 +283,40 @@ func (c *campaignScan) count(p *person, sign int) error {
 			c.frequencyUsers[from][to] += uint64(sign)
 		}
 	}
-	for _, r := range c.rivals {
-		other := counts{}
-		if _, err := c.each(p, &r.spec, func() { c.all.count(&r.spec, other) }); err != nil {
-			return err
-		}
-		r.compare(whole, other, sign)
+	for i, r := range c.rivals {
+		r.compare(whole, others[i], sign)
 	}
 	return nil
 }
 
-// each calls fn with the path of each identity, or of the user, in c.all. Without
-// an event of the campaign there is nothing to count.
-func (c *campaignScan) each(p *person, s *campaignSpec, fn func()) (ours bool, err error) {
-	c.all.reset()
-	for i := range p.nodes {
-		mine, err := c.walk(&p.nodes[i], s, &c.all)
+// each reads what a person did once, and calls fn for each of the specs with the
+// path of each identity, or of the user. Without an event of the campaign, which
+// all of them are about, there is nothing to count.
+func (c *campaignScan) each(p *person, fn func(i int, x *path)) (ours bool, err error) {
+	for i := range c.paths {
+		c.paths[i].reset()
+	}
+	for k := range p.nodes {
+		mine, err := c.walk(&p.nodes[k])
 		if err != nil {
 			return false, err
 		}
 		ours = ours || mine
-		if !s.users || i == len(p.nodes)-1 {
-			fn()
-			c.all.reset()
+		for i, s := range c.specs {
+			if !s.users || k == len(p.nodes)-1 {
+				fn(i, &c.paths[i])
+				c.paths[i].reset()
+			}
 		}
 	}
 	return ours, nil
 }
 
-// unit counts what is in c.all as one identity or user, and gives the bit of its
+// unit counts what is in x as one identity or user, and gives the bit of its
 // frequency, 0 without impressions.
-func (c *campaignScan) unit(whole counts, sign int) (frequent uint) {
+func (c *campaignScan) unit(x *path, whole counts, sign int) (frequent uint) {
 	clear(c.counts)
-	c.all.count(c.spec, c.counts)
+	x.count(c.spec, c.counts)
 	for x, n := range c.counts {
 		if x.of == cellValue {
 			x.value = c.valueOf(x.value)
@@ -338,14 +354,16 @@ func (c *campaignScan) cell(x campaignCell) *met {
 	return m
 }
 
-// walk takes what a node did to a path; ours: some of it was of the campaign.
-func (c *campaignScan) walk(k *known, s *campaignSpec, p *path) (ours bool, err error) {
+// walk takes what a node did to the paths; ours: some of it was of the campaign.
+func (c *campaignScan) walk(k *known) (ours bool, err error) {
 	f := k.state.Client(c.client.ID)
 	h := history{snap: c.lanes[c.node.laneFor(k.node.Hash).id].snap, node: k.node, gen: k.state.Gen(), facts: f}
 	h.walk(func(t proto.Millis, e *proto.EventBody) bool {
 		v, ok := e.Prop("campaign")
-		mine := ok && v.String() == s.campaign
-		p.take(s, t, e, mine)
+		mine := ok && v.String() == c.spec.campaign
+		for i, s := range c.specs {
+			c.paths[i].take(s, t, e, mine)
+		}
 		ours = ours || mine
 		return true
 	})

@@ -77,7 +77,7 @@ type path struct {
 // take adds an event, which is of the campaign or not.
 func (p *path) take(s *campaignSpec, t proto.Millis, e *proto.EventBody, ours bool) {
 	day := t.Day()
-	if day > s.last || t < millisOf(s.first)-s.window {
+	if day > s.last || t < proto.MillisOf(s.first.Start())-s.window {
 		return
 	}
 	if ours && (e.Name == s.impression || e.Name == s.click) {
@@ -91,8 +91,6 @@ func (p *path) take(s *campaignSpec, t proto.Millis, e *proto.EventBody, ours bo
 		p.conversions = append(p.conversions, t)
 	}
 }
-
-func millisOf(d proto.Day) proto.Millis { return proto.Millis(d) * 24 * 60 * 60 * 1000 }
 
 // campaignMetric is what a report counts.
 type campaignMetric uint8

@@ -404,6 +404,12 @@ func (n *Node) nameOfPeer(node proto.Node) (id proto.Identity, err error) {
 // one day of all lanes is in memory.
 func (x *clientExport) sizes(ctx context.Context) error {
 	ever := x.node.registry.versionsEver(x.client.ID)
+	names := map[proto.SegmentKey]proto.SegmentID{}
+	for id, versions := range ever {
+		for _, v := range versions {
+			names[v.key] = id
+		}
+	}
 	days, err := x.node.sizedDays(x.client.ID)
 	if err != nil {
 		return err
@@ -412,7 +418,7 @@ func (x *clientExport) sizes(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		list, err := x.node.sizesOn(x.client.ID, day, ever)
+		list, err := x.node.sizesOn(x.client.ID, day, ever, names)
 		if err != nil {
 			return err
 		}

@@ -57,6 +57,13 @@ func (d dayCells) add(k cellKey, x *cell) {
 	c.add(x)
 }
 
+// join adds all of o.
+func (d dayCells) join(o dayCells) {
+	for k, x := range o {
+		d.add(k, x)
+	}
+}
+
 func (d dayCells) names(kind actors.TallyKind) (n int) {
 	for k := range d {
 		if k.kind == kind && k.name != "" {

@@ -135,7 +135,7 @@ func (n *Node) Segment(client proto.ClientInfo, id proto.SegmentID) (proto.Segme
 			return s, false
 		}
 		n.measure(client.ID, &s)
-		if s.Next = n.nextOf(client.ID, next); *s.Filled || n.registry.inForce(s.Version) {
+		if s.Next = n.nextOf(client.ID, next); *s.Filled || n.registry.current().inForce(s.Version) {
 			return s, true
 		}
 	}
@@ -148,7 +148,7 @@ func (n *Node) nextOf(c proto.ClientID, s *proto.SegmentSpec) *proto.SegmentNext
 	if s == nil {
 		return nil
 	}
-	return &proto.SegmentNext{Scope: s.Scope, When: s.When, Version: s.Version, Filled: n.filledSince(s.Version, n.registry.sinceOf(s.Version)[0]), Progress: n.fillShare(c, s.Version)}
+	return &proto.SegmentNext{Scope: s.Scope, When: s.When, Version: s.Version, Filled: n.filled(s.Version), Progress: n.fillShare(c, s.Version)}
 }
 
 // Segments are all of the client's definitions, by id.
@@ -169,7 +169,7 @@ func (n *Node) measure(c proto.ClientID, s *proto.SegmentSpec) {
 	for _, l := range n.lanes {
 		size += l.bitmaps.Cardinality(s.Version)
 	}
-	filled := n.filledSince(s.Version, n.registry.sinceOf(s.Version)[0]) // afterwards: else a version that went would have lost members unnoticed
+	filled := n.filled(s.Version) // afterwards: else a version that went would have lost members unnoticed
 	if s.Size, s.Filled = &size, &filled; !filled {
 		share := n.fillShare(c, s.Version)
 		s.Progress = &share

@@ -35,7 +35,8 @@ func (n *Node) OpenAudience(ctx context.Context, client proto.ClientInfo, r *pro
 
 // replaced reports whether one of the versions does not answer any more.
 func (r *registry) replaced(specs []proto.SegmentSpec) bool {
-	return slices.ContainsFunc(specs, func(s proto.SegmentSpec) bool { return !r.inForce(s.Version) })
+	now := r.current()
+	return slices.ContainsFunc(specs, func(s proto.SegmentSpec) bool { return !now.inForce(s.Version) })
 }
 
 func (n *Node) openAudience(ctx context.Context, client proto.ClientInfo, r *proto.ExportRequest) (_ *exports.Audience, a audience, err error) {
@@ -133,29 +134,37 @@ type frozen struct {
 	linked []linkedMember  // and the others
 }
 
-// freeze takes bitmaps, snapshot and offset of one and the same commit; false
-// of a lane that stopped. The committer makes all three visible under visible,
-// so none of them moves meanwhile.
+// freeze takes a lane's part out as of one commit; false of a lane that stopped.
 func (l *lane) freeze(a audience, users, known bool) (f frozen, ok bool) {
+	ok = l.atCommit(func(snap *laneSnapshot, applied proto.Offset) {
+		keys := versionsOf(a.specs)
+		f.exact, f.offset, f.snap = l.progress.allFilled(keys, l.node.registry.sinceOf(keys...)), applied, snap
+		l.bitmaps.View(func(get getBits, universe getUniverse) {
+			f.part.Set = a.set(get, universe)
+			if users {
+				f.alone, f.linked = l.users.linkedOf(l.id, f.part.Set)
+			}
+			if known {
+				f.part.Known = copyOf(universe(a.client))
+			}
+		})
+	})
+	return f, ok
+}
+
+// atCommit calls fn while snapshot, offset and bitmaps are of one and the same
+// commit; false, and without that, of a lane that stopped. The committer makes all
+// three visible under visible, so none of them moves meanwhile. The snapshot is
+// the caller's to release.
+func (l *lane) atCommit(fn func(snap *laneSnapshot, applied proto.Offset)) bool {
 	l.visible.RLock()
 	defer l.visible.RUnlock()
 	applied, _, _, fault := l.progress.get()
 	if fault != nil {
-		return f, false
+		return false
 	}
-	keys := versionsOf(a.specs)
-	f.exact, f.offset = l.progress.allFilled(keys, l.node.registry.sinceOf(keys...)), applied
-	l.bitmaps.View(func(get getBits, universe getUniverse) {
-		f.part.Set = a.set(get, universe)
-		if users {
-			f.alone, f.linked = l.users.linkedOf(l.id, f.part.Set)
-		}
-		if known {
-			f.part.Known = copyOf(universe(a.client))
-		}
-	})
-	f.snap = l.acquire()
-	return f, true
+	fn(l.acquire(), applied)
+	return true
 }
 
 // audienceNames are the snapshots of an open audience. It implements

@@ -77,6 +77,15 @@ func (l *lane) markedChunk(ctx context.Context, index int, it roaring.IntPeekabl
 	return ctx.Err()
 }
 
+// noneByLane is a set of nobody for each lane.
+func (n *Node) noneByLane() []*roaring.Bitmap {
+	sets := make([]*roaring.Bitmap, len(n.lanes))
+	for i := range sets {
+		sets[i] = roaring.New()
+	}
+	return sets
+}
+
 // mark is the value of one of its marks.
 func (m *markedNode) mark(key string) (uint64, bool) {
 	for i := range m.marks {

@@ -68,24 +68,29 @@ func errNoImport(number uint64) error {
 	return proto.Errorf(proto.CodeNotFound, "there is no import %d: GET /v1/imports lists them", number)
 }
 
+func errGivenUp(i *proto.Import) error {
+	return proto.Errorf(proto.CodeConflict, "import %d was given up: %s", i.Number, cmp.Or(i.Reason, "it was deleted"))
+}
+
 // importOf is what is known of an import.
-func (n *Node) importOf(client proto.ClientInfo, number uint64) (proto.Import, error) {
-	n.registry.mu.Lock()
-	defer n.registry.mu.Unlock()
-	if i := n.registry.imports(client.ID).imports[number]; i != nil {
-		return *i, nil
-	}
-	return proto.Import{}, errNoImport(number)
+func (n *Node) importOf(client proto.ClientInfo, number uint64) (out proto.Import, err error) {
+	err = errNoImport(number)
+	n.registry.withImports(client.ID, func(b *importBook) {
+		if i := b.imports[number]; i != nil {
+			out, err = *i, nil
+		}
+	})
+	return out, err
 }
 
 // Imports are a client's, newest first; those that came to their end for a
 // while only.
 func (n *Node) Imports(client proto.ClientInfo) (list []proto.Import) {
-	n.registry.mu.Lock()
-	defer n.registry.mu.Unlock()
-	for _, i := range n.registry.imports(client.ID).imports {
-		list = append(list, *i)
-	}
+	n.registry.withImports(client.ID, func(b *importBook) {
+		for _, i := range b.imports {
+			list = append(list, *i)
+		}
+	})
 	slices.SortFunc(list, func(a, b proto.Import) int { return cmp.Compare(b.Number, a.Number) })
 	return list
 }
@@ -100,7 +105,7 @@ func (n *Node) AddToImport(ctx context.Context, client proto.ClientInfo, number 
 	case err != nil:
 		return proto.Submitted{}, err
 	case i.State == proto.ImportEnded:
-		return proto.Submitted{}, proto.Errorf(proto.CodeConflict, "import %d was given up: %s", number, cmp.Or(i.Reason, "it was deleted"))
+		return proto.Submitted{}, errGivenUp(&i)
 	case i.State != proto.ImportOpen:
 		return proto.Submitted{}, proto.Errorf(proto.CodeConflict, "import %d was committed: begin another one", number)
 	}
@@ -142,7 +147,7 @@ func (n *Node) sealImport(ctx context.Context, client proto.ClientInfo, number u
 		case i == nil:
 			return nil, errNoImport(number)
 		case i.State == proto.ImportEnded:
-			return nil, proto.Errorf(proto.CodeConflict, "import %d was given up: %s", number, cmp.Or(i.Reason, "it was deleted"))
+			return nil, errGivenUp(i)
 		case i.State != proto.ImportOpen:
 			return nil, nil
 		}

@@ -195,10 +195,7 @@ func (n *Node) measureImport(ctx context.Context, job importJob) (importMeasure,
 	m := newImportMeasure()
 	staged, live := proto.StagedTrait(job.one.Number), proto.ListTrait(job.one.Segment)
 	lists := n.registry.importLists(job.client.ID)
-	after := make([]*roaring.Bitmap, len(n.lanes)) // who would be on the list, and is known otherwise
-	for i := range after {
-		after[i] = roaring.New()
-	}
+	after := n.noneByLane() // who would be on the list, and is known otherwise
 	err := n.marked(ctx, job.client, func(x *markedNode) error {
 		_, in := x.mark(staged)
 		value, was := x.mark(live)
@@ -222,7 +219,7 @@ func (n *Node) measureImport(ctx context.Context, job importJob) (importMeasure,
 	if err != nil {
 		return m, err
 	}
-	m.people, err = n.peopleOf(ctx, after, uint64(job.one.Floor))
+	m.people, err = distinctUsers(ctx, n.lanes, uint64(max(job.one.Floor, 1)), func(i int, count func(*roaring.Bitmap)) { count(after[i]) })
 	return m, err
 }
 
@@ -235,21 +232,6 @@ func listed(mode proto.ImportMode, was, in bool) bool {
 		return was && !in
 	}
 	return in
-}
-
-// peopleOf counts the users of some nodes, by lane; it may stop at most.
-func (n *Node) peopleOf(ctx context.Context, sets []*roaring.Bitmap, most uint64) (uint64, error) {
-	seen := map[uint64]struct{}{}
-	var alone uint64
-	for i, l := range n.lanes {
-		select {
-		case <-l.users.read:
-		case <-ctx.Done():
-			return 0, ctx.Err()
-		}
-		alone += l.users.distinct(sets[i], seen, max(most, 1))
-	}
-	return alone + uint64(len(seen)), nil
 }
 
 // importLists are the numbers and figures of a client's lists.
@@ -269,10 +251,7 @@ func (r *registry) importLists(c proto.ClientID) map[proto.SegmentID]importList 
 func (n *Node) mergeImport(ctx context.Context, job importJob) error {
 	one := &job.one
 	staged, live := proto.StagedTrait(one.Number), proto.ListTrait(one.Segment)
-	rows, before := make([]*roaring.Bitmap, len(n.lanes)), make([]*roaring.Bitmap, len(n.lanes))
-	for i := range rows {
-		rows[i], before[i] = roaring.New(), roaring.New()
-	}
+	rows, before := n.noneByLane(), n.noneByLane()
 	err := n.marked(ctx, job.client, func(x *markedNode) error {
 		if _, in := x.mark(staged); in {
 			rows[x.lane].Add(uint32(x.ordinal))
@@ -326,10 +305,7 @@ func (n *Node) sweepImports(ctx context.Context, job importJob) error {
 				}
 				key := x.marks[i].Key
 				if stale[key] == nil {
-					stale[key] = make([]*roaring.Bitmap, len(n.lanes))
-					for l := range stale[key] {
-						stale[key][l] = roaring.New()
-					}
+					stale[key] = n.noneByLane()
 				}
 				stale[key][x.lane].Add(uint32(x.ordinal))
 			}

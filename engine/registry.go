@@ -383,14 +383,6 @@ func (r *registry) spec(c proto.ClientID, id proto.SegmentID) (proto.SegmentSpec
 	return s, ok
 }
 
-// inForce reports whether the version with the key is one that answers.
-func (r *registry) inForce(k proto.SegmentKey) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	d, ok := r.rules.defines[k]
-	return ok && !r.rules.programs[d.client].Waits(k)
-}
-
 // specWithNext is the same with what waits beside it, nil if nothing does.
 func (r *registry) specWithNext(c proto.ClientID, id proto.SegmentID) (s proto.SegmentSpec, next *proto.SegmentSpec, ok bool) {
 	r.mu.Lock()

@@ -99,11 +99,14 @@ func (n *Node) Sizes(client proto.ClientInfo, id proto.SegmentID, from, to proto
 	if len(versions) == 0 {
 		return nil, notDefined(id)
 	}
-	days := daySizes{}
-	for _, l := range n.lanes {
-		if err := l.addDays(client.ID, versions, from, to, days); err != nil {
-			return nil, err
+	days := sizesBy[proto.Day]{}
+	err := n.eachSize(client.ID, from, to, func(day proto.Day, s segmentSize, partitions int) {
+		if slices.ContainsFunc(versions, func(v version) bool { return v.key == s.key }) {
+			days.add(day, s, partitions)
 		}
+	})
+	if err != nil {
+		return nil, err
 	}
 	out := make([]proto.DaySize, 0, len(days)+1)
 	for day, of := range days {
@@ -119,9 +122,16 @@ func (n *Node) Sizes(client proto.ClientInfo, id proto.SegmentID, from, to proto
 	return out, nil
 }
 
-// daySizes are sizes by day and version: while one waits beside another, lanes
-// write down both.
-type daySizes map[proto.Day]versionSizes
+// sizesBy are sizes by day, or by segment, and version: while one waits beside
+// another, lanes write down both.
+type sizesBy[K comparable] map[K]versionSizes
+
+func (x sizesBy[K]) add(k K, s segmentSize, partitions int) {
+	if x[k] == nil {
+		x[k] = versionSizes{}
+	}
+	x[k].add(s, partitions)
+}
 
 type versionSizes map[proto.SegmentKey]*versionSize
 
@@ -162,21 +172,22 @@ func (x versionSizes) answered(day proto.Day, versions []version) proto.DaySize 
 	return out
 }
 
-// addDays adds what the lane has of the days.
-func (l *lane) addDays(c proto.ClientID, versions []version, from, to proto.Day, days daySizes) error {
-	snap := l.acquire()
-	defer snap.release()
-	return scanSizes(snap, sizesPrefix(l.id, c), sizesKey(l.id, c, from), to, func(day proto.Day, list []segmentSize) {
-		for _, s := range list {
-			if !slices.ContainsFunc(versions, func(v version) bool { return v.key == s.key }) {
-				continue
+// eachSize calls fn with all that lanes have of the days for a client, and of how
+// many partitions that is.
+func (n *Node) eachSize(c proto.ClientID, from, to proto.Day, fn func(day proto.Day, s segmentSize, partitions int)) error {
+	for _, l := range n.lanes {
+		snap := l.acquire()
+		err := scanSizes(snap, sizesPrefix(l.id, c), sizesKey(l.id, c, from), to, func(day proto.Day, list []segmentSize) {
+			for _, s := range list {
+				fn(day, s, len(l.partitions))
 			}
-			if days[day] == nil {
-				days[day] = versionSizes{}
-			}
-			days[day].add(s, len(l.partitions))
+		})
+		snap.release()
+		if err != nil {
+			return err
 		}
-	})
+	}
+	return nil
 }
 
 func scanSizes(snap store.Snapshot, prefix, from []byte, to proto.Day, fn func(proto.Day, []segmentSize)) error {
@@ -211,40 +222,18 @@ func (n *Node) sizedDays(c proto.ClientID) ([]proto.Day, error) {
 }
 
 // sizesOn are the sizes of a client's segments when a day ended, of all that they
-// have stood for by the rule that answered then.
-func (n *Node) sizesOn(c proto.ClientID, day proto.Day, ever map[proto.SegmentID][]version) (map[proto.SegmentID]proto.DaySize, error) {
-	of := map[proto.SegmentID]versionSizes{}
-	names := map[proto.SegmentKey]proto.SegmentID{}
-	for id, versions := range ever {
-		for _, v := range versions {
-			names[v.key] = id
+// have ever stood for by the rule that answered then. names has the segments of
+// those versions.
+func (n *Node) sizesOn(c proto.ClientID, day proto.Day, ever map[proto.SegmentID][]version, names map[proto.SegmentKey]proto.SegmentID) (map[proto.SegmentID]proto.DaySize, error) {
+	of := sizesBy[proto.SegmentID]{}
+	err := n.eachSize(c, day, day, func(_ proto.Day, s segmentSize, partitions int) {
+		if name, ok := names[s.key]; ok {
+			of.add(name, s, partitions)
 		}
-	}
-	for _, l := range n.lanes {
-		if err := l.addSizesOn(c, day, names, of); err != nil {
-			return nil, err
-		}
-	}
+	})
 	sizes := map[proto.SegmentID]proto.DaySize{}
 	for id, x := range of {
 		sizes[id] = x.answered(day, ever[id])
 	}
-	return sizes, nil
-}
-
-func (l *lane) addSizesOn(c proto.ClientID, day proto.Day, names map[proto.SegmentKey]proto.SegmentID, of map[proto.SegmentID]versionSizes) error {
-	snap := l.acquire()
-	defer snap.release()
-	return scanSizes(snap, sizesPrefix(l.id, c), sizesKey(l.id, c, day), day, func(_ proto.Day, list []segmentSize) {
-		for _, s := range list {
-			name, ok := names[s.key]
-			if !ok {
-				continue
-			}
-			if of[name] == nil {
-				of[name] = versionSizes{}
-			}
-			of[name].add(s, len(l.partitions))
-		}
-	})
+	return sizes, err
 }

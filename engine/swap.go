@@ -74,6 +74,11 @@ func (n *Node) filledSince(k, since proto.SegmentKey) bool {
 	return true
 }
 
+// filled is filledSince by what the registry knows.
+func (n *Node) filled(k proto.SegmentKey) bool {
+	return n.filledSince(k, n.registry.sinceOf(k)[0])
+}
+
 // fillEnded has versions that wait looked at again.
 func (n *Node) fillEnded() {
 	select {

@@ -57,9 +57,7 @@ func (l *lane) addTotals(ctx context.Context, client proto.ClientID, first, last
 			days[at.day] = d
 			return ctx.Err()
 		}
-		for k, c := range d {
-			days[at.day].add(k, c)
-		}
+		days[at.day].join(d)
 		return ctx.Err()
 	})
 }

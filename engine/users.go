@@ -144,14 +144,22 @@ func countUsers(ctx context.Context, lanes []*lane, set setOf) (uint64, error) {
 
 // usersUpTo is countUsers, but stops once there are most or more.
 func usersUpTo(ctx context.Context, lanes []*lane, set setOf, most uint64) (uint64, error) {
+	return distinctUsers(ctx, lanes, most, func(i int, count func(*roaring.Bitmap)) {
+		lanes[i].bitmaps.View(func(get getBits, universe getUniverse) { count(set(get, universe)) })
+	})
+}
+
+// distinctUsers counts the users of nodes of the lanes, and stops once there are
+// most or more: sets calls count with those of lane number i, which is not kept.
+func distinctUsers(ctx context.Context, lanes []*lane, most uint64, sets func(i int, count func(*roaring.Bitmap))) (uint64, error) {
 	seen := map[uint64]struct{}{}
 	var alone uint64
-	for _, l := range lanes {
+	for i, l := range lanes {
 		if err := l.users.ready(ctx); err != nil {
 			return 0, err
 		}
-		l.bitmaps.View(func(get getBits, universe getUniverse) {
-			alone += l.users.distinct(set(get, universe), seen, most-min(alone, most))
+		sets(i, func(set *roaring.Bitmap) {
+			alone += l.users.distinct(set, seen, most-min(alone, most))
 		})
 		if alone+uint64(len(seen)) >= most {
 			break
