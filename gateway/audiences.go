@@ -120,7 +120,7 @@ func (g *Gateway) countAll(ctx context.Context, who proto.Principal, client prot
 
 // shown applies the floor to a count: only an admin key sees less.
 func (g *Gateway) shown(who proto.Principal, client proto.ClientInfo, n *uint64) (*uint64, int) {
-	if floor := g.floor(client); who.Role != proto.RoleAdmin && n != nil && *n < uint64(floor) {
+	if floor := g.floorFor(who, client); n != nil && *n < uint64(floor) {
 		return nil, floor
 	}
 	return n, 0

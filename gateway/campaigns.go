@@ -7,9 +7,6 @@ import (
 	"kith/proto"
 )
 
-// aggregateDays is how many days are answered if from is not given.
-const aggregateDays = 30
-
 // campaignRequest is the body of a campaign report.
 type campaignRequest struct {
 	proto.CampaignRequest
@@ -23,14 +20,6 @@ func noReportKey(who proto.Principal) error {
 		return nil
 	}
 	return proto.Errorf(proto.CodeForbidden, "campaign reports and daily totals are not for report keys: their many numbers cannot each be held against all that such keys were told. Have a segment defined of who saw the campaign, and count that with POST /v1/audiences/count")
-}
-
-// floorFor is the least that the principal may see a number of.
-func (g *Gateway) floorFor(who proto.Principal, client proto.ClientInfo) int {
-	if who.Role == proto.RoleAdmin {
-		return 0
-	}
-	return g.floor(client)
 }
 
 func (g *Gateway) postCampaign(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
@@ -57,7 +46,7 @@ func (g *Gateway) postCampaign(w http.ResponseWriter, r *http.Request, who proto
 		x.To = g.millis().Day()
 	}
 	if x.From == 0 {
-		x.From = x.To - min(x.To, aggregateDays-1)
+		x.From = firstDay(x.To)
 	}
 	unhurried(w)
 	out, err := g.deps.Campaigns.CampaignReport(r.Context(), client, &x.CampaignRequest, g.floorFor(who, client))
@@ -76,11 +65,7 @@ func (g *Gateway) getAggregates(w http.ResponseWriter, r *http.Request, who prot
 	if err != nil {
 		return err
 	}
-	to, err := dayOf(r, "to", g.millis().Day())
-	if err != nil {
-		return err
-	}
-	from, err := dayOf(r, "from", to-min(to, aggregateDays-1))
+	from, to, err := g.daysOf(r)
 	if err != nil {
 		return err
 	}

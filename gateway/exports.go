@@ -116,8 +116,8 @@ func checkExport(x *proto.ExportRequest) error {
 // all the same, as if nobody were left: the recall must reach whoever has the
 // earlier export.
 func (g *Gateway) applyFloor(who proto.Principal, client proto.ClientInfo, a *exports.Audience, delta bool) error {
-	floor := g.floor(client)
-	if who.Role == proto.RoleAdmin || a.Manifest.Count >= uint64(floor) {
+	floor := g.floorFor(who, client)
+	if a.Manifest.Count >= uint64(floor) {
 		return nil
 	}
 	if delta {

@@ -138,6 +138,14 @@ func (g *Gateway) floor(client proto.ClientInfo) int {
 	return g.c.FloorDefault
 }
 
+// floorFor is the least that the principal may see a number of.
+func (g *Gateway) floorFor(who proto.Principal, client proto.ClientInfo) int {
+	if who.Role == proto.RoleAdmin {
+		return 0
+	}
+	return g.floor(client)
+}
+
 // exempt reports whether the client's accounts need no proof.
 func (g *Gateway) exempt(client proto.ClientInfo) bool {
 	return slices.Contains(g.c.Unproven, client.Name) || g.c.Dev && client.Name == "demo"

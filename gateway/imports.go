@@ -6,7 +6,6 @@ import (
 	"math"
 	"net/http"
 	"strconv"
-	"time"
 	"unicode/utf8"
 
 	"kith/proto"
@@ -19,40 +18,24 @@ type importRequest struct {
 	Scope   string `json:"scope"`
 }
 
-// importAnswer is an import as it is told of. The figures are exact for admin
-// keys; for others they are rounded, or not told.
-type importAnswer struct {
-	ID         string           `json:"id"`
-	Segment    proto.SegmentID  `json:"segment"`
-	Mode       proto.ImportMode `json:"mode"`
-	State      string           `json:"state"`
-	Opened     time.Time        `json:"opened"`
-	Identities *uint64          `json:"identities,omitempty"`
-	Matched    *uint64          `json:"matched,omitempty"`
-	Rate       *float64         `json:"rate,omitempty"`
-	Rounded    int              `json:"rounded,omitempty"`
-	Below      int              `json:"below,omitempty"`
-	Reason     string           `json:"reason,omitempty"`
-}
-
 // toldImport is what a principal may know of an import.
-func toldImport(who proto.Principal, i proto.Import) importAnswer {
-	a := importAnswer{ID: strconv.FormatUint(i.Number, 10), Segment: i.Segment, Mode: i.Mode, State: i.State.String(), Opened: i.Opened, Reason: i.Reason}
+func toldImport(who proto.Principal, i proto.Import) proto.ImportStatus {
+	a := proto.ImportStatus{ID: strconv.FormatUint(i.Number, 10), Segment: i.Segment, Mode: i.Mode, State: i.State.String(), Opened: i.Opened, Reason: i.Reason}
 	if i.State == proto.ImportBelow {
 		a.Below = i.Floor
 	}
 	decided := i.State == proto.ImportMerging || i.State == proto.ImportDone || i.State == proto.ImportBelow
 	switch {
 	case who.Role == proto.RoleAdmin && decided:
-		a.figures(i.Identities, i.Matched)
+		setFigures(&a, i.Identities, i.Matched)
 	case i.ToldIdentities > 0:
-		a.figures(i.ToldIdentities, i.ToldMatched)
+		setFigures(&a, i.ToldIdentities, i.ToldMatched)
 		a.Rounded = i.Rounded
 	}
 	return a
 }
 
-func (a *importAnswer) figures(identities, matched uint64) {
+func setFigures(a *proto.ImportStatus, identities, matched uint64) {
 	a.Identities, a.Matched = &identities, &matched
 	if identities > 0 {
 		rate := math.Round(100*float64(matched)/float64(identities)) / 100
@@ -88,7 +71,7 @@ func (g *Gateway) listImports(w http.ResponseWriter, r *http.Request, who proto.
 	if err != nil {
 		return err
 	}
-	list := []importAnswer{}
+	list := []proto.ImportStatus{}
 	for _, i := range g.deps.Imports.Imports(client) {
 		list = append(list, toldImport(who, i))
 	}
@@ -151,11 +134,7 @@ func (g *Gateway) commitImport(w http.ResponseWriter, r *http.Request, who proto
 	if err != nil {
 		return err
 	}
-	floor := g.floor(client)
-	if who.Role == proto.RoleAdmin {
-		floor = 0
-	}
-	i, err := g.deps.Imports.CommitImport(r.Context(), client, number, floor)
+	i, err := g.deps.Imports.CommitImport(r.Context(), client, number, g.floorFor(who, client))
 	switch {
 	case err != nil:
 		return err
@@ -178,16 +157,22 @@ func (g *Gateway) postImportRows(w http.ResponseWriter, r *http.Request, who pro
 	if err != nil {
 		return err
 	}
-	return g.takeImportRows(w, r, who, number)
+	parse := func(p *post, body []byte) error { return p.parseImportRows(body, number) }
+	return g.takeRows(w, r, who, parse, func(ctx context.Context, client proto.ClientInfo, b *proto.Batch) (proto.Submitted, error) {
+		return g.deps.Imports.AddToImport(ctx, client, number, b)
+	})
 }
 
 // checkImportRows says which rows an import would refuse, and does nothing: what
 // it answers depends on the rows alone.
 func (g *Gateway) checkImportRows(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
-	return g.takeImportRows(w, r, who, 0)
+	return g.takeRows(w, r, who, func(p *post, body []byte) error { return p.parseImportRows(body, 0) }, nil)
 }
 
-func (g *Gateway) takeImportRows(w http.ResponseWriter, r *http.Request, who proto.Principal, number uint64) error {
+// takeRows reads a body of rows of JSON and makes them durable by way of take; nil:
+// they are checked only.
+func (g *Gateway) takeRows(w http.ResponseWriter, r *http.Request, who proto.Principal, parse func(*post, []byte) error,
+	take func(context.Context, proto.ClientInfo, *proto.Batch) (proto.Submitted, error)) error {
 	client, err := g.clientOf(who, r)
 	if err != nil {
 		return err
@@ -195,13 +180,20 @@ func (g *Gateway) takeImportRows(w http.ResponseWriter, r *http.Request, who pro
 	p := g.newPost()
 	defer g.freePost(p)
 	p.client, p.known = client, true
-	if err := g.readRows(w, r, p, func(body []byte) error { return p.parseImportRows(body, number) }); err != nil {
+	body, err := g.readJSON(w, r)
+	if err != nil {
+		return err
+	}
+	if !utf8.Valid(body) {
+		return proto.Errorf(proto.CodeJSON, "the body is not valid UTF-8")
+	}
+	if err := parse(p, body); err != nil {
 		return err
 	}
 	var pos proto.Position
-	if number > 0 {
+	if take != nil {
 		pos, err = g.submitTo(r.Context(), false, p, func(ctx context.Context, b *proto.Batch) (proto.Submitted, error) {
-			return g.deps.Imports.AddToImport(ctx, client, number, b)
+			return take(ctx, client, b)
 		})
 		if err != nil {
 			return err
@@ -210,18 +202,6 @@ func (g *Gateway) takeImportRows(w http.ResponseWriter, r *http.Request, who pro
 	p.answer = p.appendAnswer(p.answer, pos, len(p.refused), 0)
 	writeJSON(w, http.StatusOK, p.answer)
 	return nil
-}
-
-// readRows reads a body of rows of JSON.
-func (g *Gateway) readRows(w http.ResponseWriter, r *http.Request, p *post, parse func([]byte) error) error {
-	body, err := g.readJSON(w, r)
-	if err != nil {
-		return err
-	}
-	if !utf8.Valid(body) {
-		return proto.Errorf(proto.CodeJSON, "the body is not valid UTF-8")
-	}
-	return parse(body)
 }
 
 // parseImportRows makes commands of the rows of an import.
@@ -291,26 +271,13 @@ type traitRows struct {
 
 // postTraits sets traits of many identities, each by the rules of a single one.
 func (g *Gateway) postTraits(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
-	client, err := g.clientOf(who, r)
-	if err != nil {
-		return err
+	take := func(ctx context.Context, _ proto.ClientInfo, b *proto.Batch) (proto.Submitted, error) {
+		return g.deps.Intake.Submit(ctx, b), nil
 	}
-	p := g.newPost()
-	defer g.freePost(p)
-	p.client, p.known = client, true
-	dry := queryValue(r.URL.RawQuery, "dry_run") == "true"
-	if err := g.readRows(w, r, p, p.parseTraitRows); err != nil {
-		return err
+	if queryValue(r.URL.RawQuery, "dry_run") == "true" {
+		take = nil
 	}
-	var pos proto.Position
-	if !dry {
-		if pos, err = g.submit(r.Context(), false, p); err != nil {
-			return err
-		}
-	}
-	p.answer = p.appendAnswer(p.answer, pos, len(p.refused), 0)
-	writeJSON(w, http.StatusOK, p.answer)
-	return nil
+	return g.takeRows(w, r, who, (*post).parseTraitRows, take)
 }
 
 func (p *post) parseTraitRows(body []byte) error {

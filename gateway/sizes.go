@@ -6,8 +6,8 @@ import (
 	"kith/proto"
 )
 
-// sizesDays is how many days are answered if from is not given.
-const sizesDays = 30
+// daysAnswered is how many days are answered if from is not given.
+const daysAnswered = 30
 
 // getSizes answers with how many were in a segment at the end of each day.
 func (g *Gateway) getSizes(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
@@ -15,11 +15,7 @@ func (g *Gateway) getSizes(w http.ResponseWriter, r *http.Request, who proto.Pri
 	if err != nil {
 		return err
 	}
-	to, err := dayOf(r, "to", g.millis().Day())
-	if err != nil {
-		return err
-	}
-	from, err := dayOf(r, "from", to-min(to, sizesDays-1))
+	from, to, err := g.daysOf(r)
 	if err != nil {
 		return err
 	}
@@ -35,6 +31,17 @@ func (g *Gateway) getSizes(w http.ResponseWriter, r *http.Request, who proto.Pri
 	}
 	return writeValue(w, http.StatusOK, map[string]any{"id": id, "sizes": list})
 }
+
+// daysOf reads the days from and to of the query.
+func (g *Gateway) daysOf(r *http.Request) (from, to proto.Day, err error) {
+	if to, err = dayOf(r, "to", g.millis().Day()); err == nil {
+		from, err = dayOf(r, "from", firstDay(to))
+	}
+	return from, to, err
+}
+
+// firstDay is the first day that is answered if only the last is given.
+func firstDay(to proto.Day) proto.Day { return to - min(to, daysAnswered-1) }
 
 // dayOf reads a day of the query.
 func dayOf(r *http.Request, name string, otherwise proto.Day) (proto.Day, error) {

@@ -95,6 +95,22 @@ type ImportSpec struct {
 	Scope   string // of the segment, where it is made; "" for user
 }
 
+// ImportStatus is an import as the API tells of it. The figures are exact for admin
+// keys; for others they are rounded, or not told.
+type ImportStatus struct {
+	ID         string     `json:"id"`
+	Segment    SegmentID  `json:"segment"`
+	Mode       ImportMode `json:"mode"`
+	State      string     `json:"state"`
+	Opened     time.Time  `json:"opened"`
+	Identities *uint64    `json:"identities,omitempty"`
+	Matched    *uint64    `json:"matched,omitempty"`
+	Rate       *float64   `json:"rate,omitempty"`
+	Rounded    int        `json:"rounded,omitempty"`
+	Below      int        `json:"below,omitempty"`
+	Reason     string     `json:"reason,omitempty"`
+}
+
 // Import is one import. Identities and Matched are what client keys may be told
 // if Told, exact numbers are for admin keys.
 type Import struct {

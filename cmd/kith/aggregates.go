@@ -26,15 +26,10 @@ client's key is told nothing: their events are under "other".`,
 	c.flags(cmd)
 	asJSON := jsonFlag(cmd)
 	by := cmd.Flags().String("by", "event", "event or campaign")
-	from := cmd.Flags().String("from", "", "first `DAY`, as 2026-11-27; default: 30 days")
-	to := cmd.Flags().String("to", "", "last `DAY`; default: today")
+	days := dayFlags(cmd, "first `DAY`, as 2026-11-27; default: 30 days", "last `DAY`; default: today")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		query := url.Values{"by": {*by}}
-		for name, v := range map[string]string{"from": *from, "to": *to} {
-			if v != "" {
-				query.Set(name, v)
-			}
-		}
+		days(query.Set)
 		var out proto.Aggregates
 		if err := c.call(cmd.Context(), http.MethodGet, "/v1/aggregates", query, nil, &out); err != nil {
 			return err

@@ -37,8 +37,7 @@ and --to say otherwise. Of fewer people than the floor a client's key is told no
 	asJSON := jsonFlag(cmd)
 	var x proto.CampaignRequest
 	f := cmd.Flags()
-	from := f.String("from", "", "first `DAY`, as 2026-11-27")
-	to := f.String("to", "", "last `DAY`")
+	days := dayFlags(cmd, "first `DAY`, as 2026-11-27", "last `DAY`")
 	unit := unitFlag(cmd)
 	f.StringVar(&x.By, "by", "", "a `PROPERTY` of impressions and clicks to tell apart, such as creative")
 	f.StringVar(&x.Conversion, "conversion", "", "`CONDITION` on an event that is a conversion (default event.name == \"conversion\")")
@@ -48,11 +47,7 @@ and --to say otherwise. Of fewer people than the floor a client's key is told no
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		x.Campaign, x.Unit = args[0], *unit
 		in := map[string]any{"campaign": x.Campaign, "unit": x.Unit, "by": x.By, "conversion": x.Conversion, "window": x.Window, "impression": x.Impression, "click": x.Click}
-		for name, v := range map[string]string{"from": *from, "to": *to} {
-			if v != "" {
-				in[name] = v
-			}
-		}
+		days(func(name, day string) { in[name] = day })
 		var out proto.CampaignReport
 		if err := c.call(cmd.Context(), http.MethodPost, "/v1/campaigns/report", nil, in, &out); err != nil {
 			return err

@@ -28,21 +28,6 @@ func newImportCommand(c *connection) *cobra.Command {
 	return cmd
 }
 
-// imported is an import as the node tells of it.
-type imported struct {
-	ID         string   `json:"id"`
-	Segment    string   `json:"segment"`
-	Mode       string   `json:"mode"`
-	State      string   `json:"state"`
-	Opened     string   `json:"opened"`
-	Identities *uint64  `json:"identities,omitempty"`
-	Matched    *uint64  `json:"matched,omitempty"`
-	Rate       *float64 `json:"rate,omitempty"`
-	Rounded    int      `json:"rounded,omitempty"`
-	Below      int      `json:"below,omitempty"`
-	Reason     string   `json:"reason,omitempty"`
-}
-
 func importPath(id, more string) string { return "/v1/imports/" + url.PathEscape(id) + more }
 
 // poster is where the rows of a load go.
@@ -136,8 +121,8 @@ func checkKind(kind string) error {
 // audienceReport is what became of a load of a list.
 type audienceReport struct {
 	ingest.Report
-	DryRun bool      `json:"dry_run,omitempty"`
-	Import *imported `json:"import,omitempty"`
+	DryRun bool                `json:"dry_run,omitempty"`
+	Import *proto.ImportStatus `json:"import,omitempty"`
 }
 
 func runImportAudience(cmd *cobra.Command, c *connection, file string, f audienceFlags, mode proto.ImportMode, asJSON bool) error {
@@ -152,7 +137,7 @@ func runImportAudience(cmd *cobra.Command, c *connection, file string, f audienc
 		out.Report, err = loadFile(cmd, src, poster{c: c, path: "/v1/imports/check"}, o)
 		return printAudienceReport(cmd, out, asJSON, err)
 	}
-	var i imported
+	var i proto.ImportStatus
 	begin := map[string]string{"segment": f.segment, "mode": string(mode), "scope": f.scope}
 	if err := c.call(cmd.Context(), http.MethodPost, "/v1/imports", nil, begin, &i); err != nil {
 		return err
@@ -172,15 +157,6 @@ func runImportAudience(cmd *cobra.Command, c *connection, file string, f audienc
 	return printAudienceReport(cmd, out, asJSON, err)
 }
 
-// loadFile sends all rows of a file.
-func loadFile(cmd *cobra.Command, src *ingest.Source, to poster, o ingest.Options) (ingest.Report, error) {
-	bar := newProgress(cmd.ErrOrStderr(), src)
-	o.Progress = bar.read
-	report, err := ingest.Run(cmd.Context(), src, to, o)
-	bar.done()
-	return report, err
-}
-
 // giveUpImport ends an import that will not be committed. If that fails too, the
 // next one of the segment or the end of the day does it.
 func (c *connection) giveUpImport(cmd *cobra.Command, id string) {
@@ -192,13 +168,13 @@ func (c *connection) giveUpImport(cmd *cobra.Command, id string) {
 }
 
 // commitImport has an import judged and waits until it came to its end.
-func (c *connection) commitImport(cmd *cobra.Command, id string) (i imported, err error) {
+func (c *connection) commitImport(cmd *cobra.Command, id string) (i proto.ImportStatus, err error) {
 	spin := newSpinner(cmd.ErrOrStderr(), "matching")
 	defer spin.done()
 	for again := 0; ; {
 		err = c.call(cmd.Context(), http.MethodPost, importPath(id, "/commit"), nil, nil, &i)
 		switch {
-		case err != nil && again < 10 && retryLater(err): // asked twice it is committed once
+		case err != nil && again < 10 && ingest.Retryable(proto.CodeOf(err)): // asked twice it is committed once
 			again++
 		case err != nil:
 			return i, err
@@ -208,27 +184,9 @@ func (c *connection) commitImport(cmd *cobra.Command, id string) (i imported, er
 			return i, proto.Errorf(proto.CodeConflict, "the import was given up: %s", cmp.Or(i.Reason, i.State))
 		}
 		spin.turn()
-		if err := sleep(cmd.Context(), time.Second); err != nil {
+		if err := ingest.Sleep(cmd.Context(), time.Second); err != nil {
 			return i, err
 		}
-	}
-}
-
-// retryLater reports whether an error is of a node that may be well again soon.
-func retryLater(err error) bool {
-	switch proto.CodeOf(err) {
-	case proto.CodeUnavailable, proto.CodeOverloaded, proto.CodeRateLimited, proto.CodeTimeout:
-		return true
-	}
-	return false
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 
@@ -240,7 +198,7 @@ func printAudienceReport(cmd *cobra.Command, r audienceReport, asJSON bool, err 
 	if r.Lines == 0 && err != nil {
 		return err
 	}
-	printRows(cmd, r.Report)
+	printReport(cmd, r.Report, "rows")
 	i := r.Import
 	switch {
 	case r.DryRun:
@@ -256,16 +214,6 @@ func printAudienceReport(cmd *cobra.Command, r audienceReport, asJSON bool, err 
 		printf(cmd, "segment %s has the list: %s%d of %d identities (%.0f %%) are known otherwise\n", i.Segment, about, *i.Matched, *i.Identities, 100**i.Rate)
 	}
 	return err
-}
-
-// printRows is printReport for rows.
-func printRows(cmd *cobra.Command, r ingest.Report) {
-	rate := float64(r.Lines) / max(r.Seconds, 1e-9)
-	printf(cmd, "%d rows: %d accepted, %d refused in %.1fs (%.0f/s)\n", r.Lines, r.Accepted, r.Refused, r.Seconds, rate)
-	if r.Unsent > 0 {
-		printf(cmd, "%d read but not sent\n", r.Unsent)
-	}
-	printReasons(cmd, r)
 }
 
 func newImportTraitsCommand(c *connection) *cobra.Command {
@@ -341,7 +289,7 @@ func newImportListCommand(c *connection) *cobra.Command {
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		var out struct {
-			Imports []imported `json:"imports"`
+			Imports []proto.ImportStatus `json:"imports"`
 		}
 		if err := c.call(cmd.Context(), http.MethodGet, "/v1/imports", nil, nil, &out); err != nil {
 			return err
@@ -352,7 +300,7 @@ func newImportListCommand(c *connection) *cobra.Command {
 		w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 		fmt.Fprintln(w, "ID\tSEGMENT\tMODE\tSTATE\tOPENED")
 		for _, i := range out.Imports {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", i.ID, i.Segment, i.Mode, i.State, i.Opened)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", i.ID, i.Segment, i.Mode, i.State, i.Opened.Format(time.RFC3339Nano))
 		}
 		return w.Flush()
 	}

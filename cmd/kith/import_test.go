@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"kith/internal/config"
+	"kith/proto"
 )
 
 // customer is the keyed hash of a customer's number, as a client makes it.
@@ -275,14 +276,14 @@ func TestImportsOverKills(t *testing.T) {
 	}
 	begin := func(p *process) string {
 		t.Helper()
-		var i imported
+		var i proto.ImportStatus
 		if err := p.call(t.Context(), http.MethodPost, "/v1/imports", "demo-key", map[string]string{"segment": "crm", "mode": "replace"}, &i); err != nil {
 			t.Fatal(err)
 		}
 		return i.ID
 	}
 	// The admin's key has no floor.
-	commit := func(p *process, id string) (i imported, err error) {
+	commit := func(p *process, id string) (i proto.ImportStatus, err error) {
 		for i.State != "active" && err == nil {
 			err = p.call(t.Context(), http.MethodPost, importPath(id, "/commit"), "dev-admin-key", nil, &i)
 		}

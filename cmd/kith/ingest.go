@@ -95,10 +95,7 @@ func runIngest(cmd *cobra.Command, c *connection, f ingestFlags, asJSON bool) er
 		return err
 	}
 	defer src.Close()
-	bar := newProgress(cmd.ErrOrStderr(), src)
-	o.Progress = bar.read
-	report, err := ingest.Run(cmd.Context(), src, c, o)
-	bar.done()
+	report, err := loadFile(cmd, src, c, o)
 	if report.Lines == 0 && err != nil {
 		return err
 	}
@@ -110,7 +107,7 @@ func runIngest(cmd *cobra.Command, c *connection, f ingestFlags, asJSON bool) er
 			return printErr
 		}
 	} else {
-		printReport(cmd, report)
+		printReport(cmd, report, "lines")
 	}
 	return err
 }
@@ -127,9 +124,18 @@ func awaitVisible(cmd *cobra.Command, c *connection, position string) {
 	}
 }
 
-func printReport(cmd *cobra.Command, r ingest.Report) {
+// loadFile sends all rows of a file, with progress.
+func loadFile(cmd *cobra.Command, src *ingest.Source, to ingest.Intake, o ingest.Options) (ingest.Report, error) {
+	bar := newProgress(cmd.ErrOrStderr(), src)
+	o.Progress = bar.read
+	report, err := ingest.Run(cmd.Context(), src, to, o)
+	bar.done()
+	return report, err
+}
+
+func printReport(cmd *cobra.Command, r ingest.Report, what string) {
 	rate := float64(r.Lines) / max(r.Seconds, 1e-9)
-	printf(cmd, "%d lines: %d accepted, %d refused in %.1fs (%.0f/s)\n", r.Lines, r.Accepted, r.Refused, r.Seconds, rate)
+	printf(cmd, "%d %s: %d accepted, %d refused in %.1fs (%.0f/s)\n", r.Lines, what, r.Accepted, r.Refused, r.Seconds, rate)
 	if r.Unsent > 0 {
 		printf(cmd, "%d read but not sent\n", r.Unsent)
 	}

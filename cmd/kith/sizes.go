@@ -22,15 +22,10 @@ func newSegmentsSizesCommand(c *connection) *cobra.Command {
 	}
 	c.flags(cmd)
 	asJSON := jsonFlag(cmd)
-	from := cmd.Flags().String("from", "", "first `DAY`, as 2026-11-27")
-	to := cmd.Flags().String("to", "", "last `DAY`")
+	days := dayFlags(cmd, "first `DAY`, as 2026-11-27", "last `DAY`")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		query := url.Values{}
-		for name, v := range map[string]string{"from": *from, "to": *to} {
-			if v != "" {
-				query.Set(name, v)
-			}
-		}
+		days(query.Set)
 		var out struct {
 			ID    proto.SegmentID `json:"id"`
 			Sizes []proto.DaySize `json:"sizes"`
@@ -49,6 +44,21 @@ func newSegmentsSizesCommand(c *connection) *cobra.Command {
 		return w.Flush()
 	}
 	return cmd
+}
+
+// dayFlags adds --from and --to. What it gives calls set with those that were
+// passed.
+func dayFlags(cmd *cobra.Command, first, last string) func(set func(name, day string)) {
+	from := cmd.Flags().String("from", "", first)
+	to := cmd.Flags().String("to", "", last)
+	return func(set func(name, day string)) {
+		if *from != "" {
+			set("from", *from)
+		}
+		if *to != "" {
+			set("to", *to)
+		}
+	}
 }
 
 func soFar(d proto.DaySize) string {

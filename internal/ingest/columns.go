@@ -37,11 +37,10 @@ const reasonHeader proto.Code = "header"
 // not sent: a file of hashes is no place for them.
 type columnDecoder struct {
 	Columns
+	csvRows
 	traits   bool
-	header   []string
 	identity int
 	names    []string // of the trait that a column is; "": none
-	cells    []string
 }
 
 func newColumnDecoder(o Options) *columnDecoder {
@@ -53,15 +52,8 @@ func (d *columnDecoder) decode(line []byte, row *Row) *proto.Error {
 	if d.header == nil {
 		return d.readHeader(text)
 	}
-	if !utf8.ValidString(text) {
-		return proto.Errorf(ReasonMalformed, "the row is not valid UTF-8")
-	}
-	var ok bool
-	if d.cells, ok = splitCSV(text, d.cells[:0]); !ok {
-		return proto.Errorf(ReasonMalformed, "a quote is not closed, or stands inside a cell that does not begin with one")
-	}
-	if len(d.cells) != len(d.header) {
-		return proto.Errorf(ReasonMalformed, "the row has %d cells but the header has %d", len(d.cells), len(d.header))
+	if refusal := d.split(text); refusal != nil {
+		return refusal
 	}
 	if refusal := d.personal(); refusal != nil {
 		return refusal

@@ -13,25 +13,35 @@ import (
 // own; every other column is a text property, left out where the cell is
 // empty (rules compare text with numbers where it parses as one). A row is one
 // line: a line break inside quotes is refused.
-type csvDecoder struct {
+type csvDecoder struct{ csvRows }
+
+// csvRows are rows of as many cells as their header.
+type csvRows struct {
 	header []string
 	cells  []string
+}
+
+// split reads a row's cells.
+func (c *csvRows) split(text string) *proto.Error {
+	if !utf8.ValidString(text) {
+		return proto.Errorf(ReasonMalformed, "the row is not valid UTF-8")
+	}
+	var ok bool
+	if c.cells, ok = splitCSV(text, c.cells[:0]); !ok {
+		return proto.Errorf(ReasonMalformed, "a quote is not closed, or stands inside a cell that does not begin with one")
+	}
+	if len(c.cells) != len(c.header) {
+		return proto.Errorf(ReasonMalformed, "the row has %d cells but the header has %d", len(c.cells), len(c.header))
+	}
+	return nil
 }
 
 func (d *csvDecoder) decode(line []byte, row *Row) *proto.Error {
 	if d.header == nil {
 		return d.readHeader(string(line))
 	}
-	text := string(line)
-	if !utf8.ValidString(text) {
-		return proto.Errorf(ReasonMalformed, "the row is not valid UTF-8")
-	}
-	var ok bool
-	if d.cells, ok = splitCSV(text, d.cells[:0]); !ok {
-		return proto.Errorf(ReasonMalformed, "a quote is not closed, or stands inside a cell that does not begin with one")
-	}
-	if len(d.cells) != len(d.header) {
-		return proto.Errorf(ReasonMalformed, "the row has %d cells but the header has %d", len(d.cells), len(d.header))
+	if refusal := d.split(string(line)); refusal != nil {
+		return refusal
 	}
 	for i, cell := range d.cells {
 		if cell == "" {

@@ -98,7 +98,7 @@ func (o *Options) setDefaults() {
 		o.Now = time.Now
 	}
 	if o.Wait == nil {
-		o.Wait = waitTimer
+		o.Wait = Sleep
 	}
 	if o.Progress == nil {
 		o.Progress = func(int64) {}
@@ -263,7 +263,8 @@ func wholeDays(d time.Duration) int {
 	return days
 }
 
-func waitTimer(ctx context.Context, d time.Duration) error {
+// Sleep waits for d, or until ctx ends, whose error it gives then.
+func Sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

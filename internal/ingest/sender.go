@@ -34,8 +34,8 @@ type Refusal struct {
 	Message string     `json:"message"`
 }
 
-// retryable are the codes that say "again, later".
-func retryable(code proto.Code) bool {
+// Retryable reports whether a code says "again, later".
+func Retryable(code proto.Code) bool {
 	switch code {
 	case proto.CodeUnavailable, proto.CodeOverloaded, proto.CodeRateLimited, proto.CodeTimeout:
 		return true
@@ -185,7 +185,7 @@ func (s *sender) send(b *batch, body *[]byte) error {
 	for attempt := 1; ; attempt++ {
 		*body = s.wrap((*body)[:0], b)
 		answer, err := s.node.Post(s.ctx, *body)
-		if err != nil && !retryable(proto.CodeOf(err)) {
+		if err != nil && !Retryable(proto.CodeOf(err)) {
 			return err
 		}
 		again := b.ends
@@ -239,7 +239,7 @@ func (s *sender) settle(b *batch, answer Answer) ([]int, error) {
 		if r.Index < 0 || r.Index >= sent {
 			return nil, proto.Errorf(proto.CodeInternal, "the node refused row %d of %d: is --service the address of a kith node?", r.Index, sent)
 		}
-		if retryable(r.Code) {
+		if Retryable(r.Code) {
 			again.add(b.lines[r.Index], b.event(r.Index))
 			s.report.Retried++
 			continue
