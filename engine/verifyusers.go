@@ -235,9 +235,11 @@ func sameEdges(a, b []graph.Edge) bool {
 func (u *userVerifier) checkMemberships(root proto.Node, list []graph.Hash) {
 	facts := map[proto.ClientID][]*history{}
 	devices, upToDate := 0, true
+	var now proto.Millis
 	for _, h := range list {
 		n := proto.Node{Hash: h, Space: root.Space}
 		v := u.nodes[n].lane
+		now = max(now, u.nodes[n].now)
 		s, _, err := readNode(v.snap, n)
 		if err != nil {
 			u.problem("%v cannot be read: %v", h, err)
@@ -256,13 +258,14 @@ func (u *userVerifier) checkMemberships(root proto.Node, list []graph.Hash) {
 		return
 	}
 	for client, parts := range facts {
-		u.checkClient(root, list, client, parts, devices)
+		u.checkClient(root, list, client, parts, devices, now)
 	}
 }
 
-func (u *userVerifier) checkClient(root proto.Node, list []graph.Hash, client proto.ClientID, parts []*history, devices int) {
-	r := u.nodes[root]
-	g := r.lane.rules.Program(client)
+// checkClient compares at the time of the lane that is furthest: a member's newest
+// event may be later than the root's lane is.
+func (u *userVerifier) checkClient(root proto.Node, list []graph.Hash, client proto.ClientID, parts []*history, devices int, now proto.Millis) {
+	g := u.nodes[root].lane.rules.Program(client)
 	if g == nil {
 		return
 	}
@@ -280,16 +283,16 @@ func (u *userVerifier) checkClient(root proto.Node, list []graph.Hash, client pr
 	}
 	x.Member = func(id proto.SegmentID) bool {
 		d, ok := g.Get(id)
-		return ok && x.Holds(d.Rule, r.now)
+		return ok && x.Holds(d.Rule, now)
 	}
 	for _, d := range g.All() {
 		if d.Scope != segments.ScopeUser {
 			continue
 		}
-		want := x.Holds(d.Rule, r.now)
+		want := x.Holds(d.Rule, now)
 		for _, h := range list {
 			u.out.Memberships++
-			if got := u.shows(proto.Node{Hash: h, Space: root.Space}, client, d.Key, r.now); got != want && x.Sure(d.Rule) {
+			if got := u.shows(proto.Node{Hash: h, Space: root.Space}, client, d.Key, now); got != want && x.Sure(d.Rule) {
 				u.problem("%v: segment %q of client %d holds %v over its user's %d histories but is shown as %v", h, d.ID, client, want, len(parts), got)
 			}
 		}

@@ -2,6 +2,7 @@ package graph
 
 import (
 	"encoding/binary"
+	"math"
 	"slices"
 
 	"kith/proto"
@@ -38,8 +39,11 @@ func (x *State) AppendNode(b []byte) []byte {
 	}
 	b = binary.AppendUvarint(b, uint64(len(x.Asks)))
 	for _, a := range x.Asks {
-		b = append(append(b, a.Peer[:]...), flag(a.Sent))
+		b = append(append(b, a.Peer[:]...), flag(a.Sent)|flag(a.Since > 0)<<1)
 		b = binary.AppendUvarint(b, a.Command)
+		if a.Since > 0 {
+			b = binary.AppendUvarint(b, uint64(a.Since))
+		}
 	}
 	b = binary.AppendUvarint(b, uint64(len(x.Commands)))
 	for _, c := range x.Commands {
@@ -187,7 +191,7 @@ func (x *State) DecodeNode(b []byte) error {
 		x.Cuts = append(x.Cuts, readCut(&r))
 	}
 	for range r.Count(18) {
-		x.Asks = append(x.Asks, Asked{Peer: r.hash(), Sent: r.flag(), Command: r.Uvarint()})
+		x.Asks = append(x.Asks, readAsked(&r))
 	}
 	for range r.Count(1) {
 		x.Commands = append(x.Commands, r.Uvarint())
@@ -213,6 +217,19 @@ func (x *State) readRootLists(r *reader) {
 	for range r.Count(20) {
 		x.Owed = append(x.Owed, Owed{Peer: r.hash(), Gen: r.gen(), Ver: r.Uvarint(), After: r.Uvarint(), Told: r.Uvarint()})
 	}
+}
+
+func readAsked(r *reader) Asked {
+	a := Asked{Peer: r.hash()}
+	flags := r.Byte()
+	a.Sent, a.Command = flags&1 != 0, r.Uvarint()
+	if flags&2 != 0 {
+		a.Since = proto.Millis(r.uint(math.MaxInt64))
+	}
+	if flags > 3 || flags&2 != 0 && a.Since == 0 {
+		r.Fail()
+	}
+	return a
 }
 
 func readCut(r *reader) CutRecord {

@@ -72,19 +72,35 @@ func (s *step) linked(m *Message) {
 	s.asked(m)
 }
 
-// asked notes that somebody waits for the decision on a link.
+// asked notes that somebody waits for the decision on a link. It comes when the
+// other end has the evidence too: a removal that is older, and still on its way
+// there, takes nothing away that was answered.
 func (s *step) asked(m *Message) {
 	x := s.x
 	known := slices.ContainsFunc(x.Asks, func(a Asked) bool { return a.Peer == m.About && a.Command == m.Command })
 	switch {
 	case m.Command == 0 || known:
-	case x.promised(m.About):
-		s.fx.Decisions = append(s.fx.Decisions, Decision{Command: m.Command, Linked: true})
 	case len(x.Asks) >= asksMax:
 		s.fx.ignored(m, ReasonBusy)
 	default:
-		x.Asks = append(x.Asks, Asked{Peer: m.About, Command: m.Command})
+		x.Asks = append(x.Asks, Asked{Peer: m.About, Command: m.Command, Since: m.Time})
 		s.changed()
+		if l := x.edge(m.About); l != nil {
+			s.propose(l.Peer, l.Evidence, true, m.Body)
+		}
+	}
+}
+
+// agreed takes in that the other end of an edge has evidence of time t.
+func (s *step) agreed(l *Neighbour, t proto.Millis) {
+	for i := range s.x.Asks {
+		if a := &s.x.Asks[i]; a.Peer == l.Peer && a.Since > 0 && a.Since <= t {
+			a.Since = 0
+			s.changed()
+		}
+	}
+	if l.Settled {
+		s.decide(l.Peer, true, ReasonNone)
 	}
 }
 
@@ -207,6 +223,10 @@ func (s *step) halfOK(m *Message) {
 		return
 	}
 	l := get(s.x.Links, &m.From)
+	if l != nil && l.Stage == Established && l.Gen == m.Gen {
+		s.agreed(l, m.Time)
+		return
+	}
 	if l == nil || l.Stage != Pending {
 		s.takeBack(m, l)
 		return
@@ -218,7 +238,7 @@ func (s *step) halfOK(m *Message) {
 	if m.Time > e.Time {
 		e = m.Evidence
 	}
-	s.establish(m.From, m.Gen, e)
+	s.agreed(s.establish(m.From, m.Gen, e), m.Time)
 	s.edges = true
 }
 
@@ -242,6 +262,8 @@ func (s *step) halfNo(m *Message) {
 	switch {
 	case l.Stage == Pending && l.Time <= m.Time:
 		s.unedge(l, m.Reason)
+	case l.Stage == Established && !m.Again && s.x.waits(l.Peer): // it crossed with the other end's
+		s.propose(l.Peer, l.Evidence, true, nil)
 	case l.Stage == Established && m.Again && l.Gen <= m.Gen:
 		if l.Time > m.Time {
 			s.propose(l.Peer, l.Evidence, true, nil)
@@ -423,10 +445,11 @@ func (s *step) nextVer() uint64 {
 	return s.x.Ver
 }
 
-// decide answers the Link commands for the edge to peer.
+// decide answers the Link commands for the edge to peer: all, or if they are
+// linked those that the other end knows of.
 func (s *step) decide(peer Hash, linked bool, r Reason) {
 	s.x.Asks = slices.DeleteFunc(s.x.Asks, func(a Asked) bool {
-		if a.Peer != peer {
+		if a.Peer != peer || linked && a.Since > 0 {
 			return false
 		}
 		s.fx.Decisions = append(s.fx.Decisions, Decision{Command: a.Command, Linked: linked, Reason: r})

@@ -155,3 +155,38 @@ func TestWaitingCommandsAreBounded(t *testing.T) {
 		t.Errorf("the last one's decision (-want +got):\n%s", diff)
 	}
 }
+
+// R10: a link is answered when the other end has its evidence, not that of an
+// earlier one: a removal from in between may still be under way to there.
+func TestAnswerWaitsForTheOtherEnd(t *testing.T) {
+	x := newHome(a)
+	x.established(b)
+	x.take(contrib(b, 1, a))
+	decided := func(what string, out []graph.Message, sent []string, commands ...uint64) {
+		t.Helper()
+		wantSends(t, what, out, sent...)
+		var got []uint64
+		for _, d := range x.fx.Decisions {
+			if got = append(got, d.Command); !d.Linked {
+				t.Errorf("%s: %+v", what, d)
+			}
+		}
+		if diff := cmp.Diff(commands, got); diff != "" {
+			t.Errorf("%s: answered (-want +got):\n%s", what, diff)
+		}
+	}
+	link := func(t proto.Millis, command uint64) []graph.Message {
+		return x.take(graph.Message{Kind: graph.Link, About: b.hash(), Evidence: at(t), Command: command})
+	}
+	agree := func(t proto.Millis, gen uint32) []graph.Message {
+		return x.take(graph.Message{Kind: graph.HalfOK, From: b.hash(), ToGen: 1, Gen: gen, Evidence: at(t), Echo: t})
+	}
+	asks := []string{"a -> b Half"}
+	decided("a link", link(20, 1), asks)
+	decided("a newer one", link(30, 2), asks)
+	decided("the other end has the first", agree(20, 1), []string{"a -> b Joined of a"}, 1)
+	decided("an older link", link(25, 3), asks)
+	decided("another generation has it", agree(30, 2), nil)
+	decided("the other end has the newer", agree(30, 1), nil, 2, 3)
+	decided("one that nobody waits for", x.take(graph.Message{Kind: graph.Link, About: b.hash(), Evidence: at(40)}), nil)
+}

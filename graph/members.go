@@ -243,7 +243,7 @@ func (s *step) askAgain() {
 func (s *step) ask() {
 	x := s.x
 	for i := range x.Asks {
-		if a := &x.Asks[i]; !a.Sent && x.edge(a.Peer) != nil {
+		if a := &x.Asks[i]; !a.Sent && a.Since == 0 && x.edge(a.Peer) != nil {
 			a.Sent = true
 			s.emit(x.Root, Message{Kind: Ask, About: a.Peer})
 			s.changed()

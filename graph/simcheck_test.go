@@ -24,12 +24,19 @@ type ledger struct {
 	decided   map[uint64]graph.Decision
 	shown     map[id]graph.Value
 	gone      map[pair]bool // decided linked, removed by a cap
+	held      map[pair]held // decided linked
+}
+
+// held is an edge that was promised, by the generations of its ends.
+type held struct {
+	since proto.Millis
+	gens  [2]uint32
 }
 
 func newLedger() ledger {
 	return ledger{
 		refused: map[pair]int{}, acked: map[id]uint32{}, derived: map[id]map[uint64]map[id]uint32{}, began: map[id]int{},
-		withdrawn: map[pair]proto.Millis{}, decided: map[uint64]graph.Decision{}, shown: map[id]graph.Value{}, gone: map[pair]bool{},
+		withdrawn: map[pair]proto.Millis{}, decided: map[uint64]graph.Decision{}, shown: map[id]graph.Value{}, gone: map[pair]bool{}, held: map[pair]held{},
 	}
 }
 
@@ -44,6 +51,7 @@ func (w *world) observe(i id, n *simNode, g *graph.Group) {
 		w.decided[d.Command] = d
 		if d.Linked {
 			w.stats.linked++
+			w.promised(&w.ops[d.Command-1])
 		} else {
 			w.stats.unlinked++
 		}
@@ -70,6 +78,43 @@ func (w *world) observe(i id, n *simNode, g *graph.Group) {
 		w.receipt(i, r)
 	}
 	w.flap(i, &n.state)
+	for p := range w.held {
+		if p[0] == i || p[1] == i {
+			w.holds(p)
+		}
+	}
+}
+
+// promised notes that a link was answered.
+func (w *world) promised(o *op) {
+	p, x := pairOf(o.a, o.b), &w.headNode(o.a).state
+	if l := x.Link(o.b.hash()); l != nil && l.Stage == graph.Established {
+		h := held{since: max(w.held[p].since, o.t), gens: [2]uint32{x.Gen, l.Gen}}
+		if o.a > o.b {
+			h.gens[0], h.gens[1] = h.gens[1], h.gens[0]
+		}
+		w.held[p] = h
+	}
+}
+
+// holds sees that an edge that was promised is there at both ends, at every
+// moment, until a removal that is not older, a cap or a cut takes it away.
+func (w *world) holds(p pair) {
+	h := w.held[p]
+	for k, i := range p {
+		x := &w.headNode(i).state
+		var l graph.Neighbour
+		if known := x.Link(p[1-k].hash()); known != nil {
+			l = *known
+		}
+		switch {
+		case x.Gen != h.gens[k] || l.Mark == graph.CappedMark || l.Mark == graph.RemovedMark && l.MarkTime >= h.since:
+			delete(w.held, p)
+			return
+		case l.Stage != graph.Established:
+			w.fail("PROMISE: %d and %d were answered linked as of %d, but %d has %+v", p[0], p[1], h.since, i, l)
+		}
+	}
 }
 
 // prove notes which members the verdicts that receivers have come from.

@@ -125,7 +125,8 @@ type Owed struct {
 type Asked struct {
 	Peer    Hash
 	Command uint64
-	Sent    bool // to the present root
+	Sent    bool         // to the present root
+	Since   proto.Millis // evidence that the other end has not confirmed yet; 0: it has
 }
 
 // CutRecord is a cut that is not yet final.
@@ -306,10 +307,9 @@ func (x *State) edge(h Hash) *Neighbour {
 	return nil
 }
 
-// promised reports whether a link to h was answered and still holds.
-func (x *State) promised(h Hash) bool {
-	l := x.edge(h)
-	return l != nil && l.Settled
+// waits reports whether somebody waits until peer has the evidence for a link.
+func (x *State) waits(peer Hash) bool {
+	return slices.ContainsFunc(x.Asks, func(a Asked) bool { return a.Peer == peer && a.Since > 0 })
 }
 
 // slots counts the edges that a cap bounds.

@@ -381,7 +381,7 @@ func (s *step) answer() {
 	}
 	x.Questions = nil
 	for i := 0; i < len(x.Asks); {
-		if l := x.edge(x.Asks[i].Peer); l != nil {
+		if l := x.edge(x.Asks[i].Peer); l != nil && x.Asks[i].Since == 0 {
 			s.promise(l.Peer, s.self.Hash, false)
 			s.settle(l)
 		} else {

@@ -254,14 +254,11 @@ func (w *killWorker) optOut(ctx context.Context, f *killFamily, everywhere bool)
 	return true
 }
 
-// joined are those whom acknowledged links join with i, who is not out yet. A link
-// that was removed before does not count: its removal may still be under way
-// from one lane to another, takes the newer link away when it arrives and is
-// answered with it, and in between the root does not see who is joined.
+// joined are those whom acknowledged links join with i, who is not out yet.
 func (f *killFamily) joined(i int32) (list []int32) {
 	p := newParts(len(f.ids))
 	for e, c := range f.edges {
-		if c == sure && !f.parted[e] && f.stays(e[0], i) && f.stays(e[1], i) {
+		if c == sure && f.stays(e[0], i) && f.stays(e[1], i) {
 			p.join(e[0], e[1])
 		}
 	}
