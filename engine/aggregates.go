@@ -185,7 +185,12 @@ func (l *lane) foldTallies(b *batch) {
 		d := a.days[at]
 		switch {
 		case d.changed:
-			b.puts = append(b.puts, put{aggregateKey(l.id, at.day, at.client), encodeDay(d.cells)})
+			key := aggregateKey(l.id, at.day, at.client)
+			if len(d.cells) > 0 {
+				b.puts = append(b.puts, put{key, encodeDay(d.cells)})
+			} else {
+				b.deletes = append(b.deletes, key)
+			}
 			d.changed, d.batch = false, b.number
 		case d.batch <= b.source.batch:
 			delete(a.days, at)
@@ -219,7 +224,7 @@ func (l *lane) agedTallies(b *batch, was, now proto.Day) error {
 		return err
 	}
 	return l.eachDay(b.source, 0, now-min(now, l.aggregatesKept()), func(at clientDay) error {
-		l.dropDay(b, at)
+		l.dropDay(at)
 		return nil
 	})
 }
@@ -260,15 +265,17 @@ func (l *lane) eachDay(snap store.Snapshot, first, next proto.Day, fn func(clien
 	return err
 }
 
-func (l *lane) dropDay(b *batch, at clientDay) {
+// dropDay has a day begin from nothing. It is kept in memory until the store has
+// no value of it: events of it may still come.
+func (l *lane) dropDay(at clientDay) {
 	a := &l.totals
-	if d := a.days[at]; d != nil {
-		if d.changed {
-			a.changed--
-		}
-		delete(a.days, at)
+	d := a.days[at]
+	if d == nil {
+		d = &aggregateDay{}
+		a.days[at] = d
 	}
-	b.deletes = append(b.deletes, aggregateKey(l.id, at.day, at.client))
+	d.cells = dayCells{}
+	a.mark(d)
 	a.due = true // its part of the records goes too
 }
 
@@ -276,7 +283,7 @@ func (l *lane) dropDay(b *batch, at clientDay) {
 func (l *lane) forgetTotals(b *batch, client proto.ClientID) error {
 	err := l.eachDay(b.source, 0, math.MaxUint32, func(at clientDay) error {
 		if at.client == client {
-			l.dropDay(b, at)
+			l.dropDay(at)
 		}
 		return nil
 	})

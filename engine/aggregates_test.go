@@ -285,6 +285,36 @@ func TestAggregatesGrowOld(t *testing.T) {
 	}
 }
 
+// Events of days that are kept no longer still come: such a day begins from
+// nothing, wherever batches end, and goes again.
+func TestAggregatesOfDaysThatWent(t *testing.T) {
+	s := newScript(t)
+	c := s.client("acme", "")
+	s.control(&pb.Control{Body: &pb.Control_Retain{Retain: &pb.Retain{AggregatesMs: (3 * day).Milliseconds()}}})
+	s.beat(0)
+	r := rand.New(rand.NewPCG(2, 7))
+	for range 300 {
+		var list []*proto.Event
+		for range 1 + r.IntN(5) {
+			e := s.named(c, fmt.Sprint("v", r.IntN(40)), "page", "")
+			e.Time -= proto.Millis(r.IntN(6)) * proto.Millis(day.Milliseconds())
+			list = append(list, e)
+		}
+		s.events(list...)
+		if r.IntN(4) == 0 {
+			s.beat(7 * time.Hour)
+		}
+	}
+	s.beat(time.Second)
+	whole := s.apply(store.NewMemory()).Lanes[0].StateHash
+	for most := range 6 {
+		s.lump = func() int { return 1 + r.IntN(1<<most) }
+		if st := store.NewMemory(); s.apply(st).Lanes[0].StateHash != whole {
+			t.Errorf("in batches of up to %d the state differs", 1<<most)
+		}
+	}
+}
+
 // Verify holds totals against histories.
 func TestVerifyFindsLostTotals(t *testing.T) {
 	s := newScript(t)
