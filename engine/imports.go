@@ -31,6 +31,8 @@ func (n *Node) BeginImport(ctx context.Context, client proto.ClientInfo, x proto
 	if _, err := segments.ParseScope(x.Scope); err != nil {
 		return proto.Import{}, err
 	}
+	n.staging.Lock() // an older import of the segment may end by it
+	defer n.staging.Unlock()
 	seq, err := n.registry.propose(ctx, func() (*pb.Control, error) {
 		r := n.registry
 		if !r.living(client) {

@@ -456,6 +456,9 @@ func TestRateLimit(t *testing.T) {
 	if a := post("acme-key"); a != 200 {
 		t.Errorf("a second later %d", a)
 	}
+	if w := r.serve("POST", "/v1/imports/check", rows(someHash), auth, key("acme-key")); w.Code != 429 {
+		t.Errorf("a check of rows, of a client over its rate: %d %s", w.Code, w.Body)
+	}
 }
 
 func TestProtobuf(t *testing.T) {

@@ -195,9 +195,11 @@ func (g *Gateway) takeRows(w http.ResponseWriter, r *http.Request, who proto.Pri
 		pos, err = g.submitTo(r.Context(), false, p, func(ctx context.Context, b *proto.Batch) (proto.Submitted, error) {
 			return take(ctx, client, b)
 		})
-		if err != nil {
-			return err
-		}
+	} else {
+		err = g.admitRate(false, client, p.events)
+	}
+	if err != nil {
+		return err
 	}
 	p.answer = p.appendAnswer(p.answer, pos, len(p.refused), 0)
 	writeJSON(w, http.StatusOK, p.answer)
@@ -310,7 +312,11 @@ func (p *post) parseTraitRows(body []byte) error {
 // personalTraits refuses what must not be in a file of traits.
 func personalTraits(set []proto.Prop) error {
 	for i := range set {
-		if what := PersonalCell(set[i].Value.Text); what != "" {
+		text := set[i].Value.Text
+		if set[i].Value.Kind == proto.NumberValue {
+			text = strconv.FormatFloat(set[i].Value.Number, 'f', -1, 64)
+		}
+		if what := PersonalCell(text); what != "" {
 			return proto.Errorf(proto.CodePII, "trait %q holds %s: leave it out", clip(set[i].Key), what)
 		}
 	}

@@ -128,7 +128,8 @@ func TestTraitRows(t *testing.T) {
 		{"identity":"` + someHash + `","traits":{}},
 		{"identity":"` + someHash + `","traits":[1]},
 		{"identity":"` + someHash + `"},
-		{"identity":"` + someHash + `","traits":{"day":"2026-11-27","when":"10:30","nr":1234567890,"size":"7.5","zip":"03012"}}]}`
+		{"identity":"` + someHash + `","traits":{"day":"2026-11-27","when":"10:30","nr":1234567890,"size":"7.5","zip":"03012"}},
+		{"identity":"` + someHash + `","traits":{"card":4111111111111111}}]}`
 	w := r.serve("POST", "/v1/traits?dry_run=true", body, auth, key("acme-key"))
 	if w.Code != 200 || len(r.twin.traits) != 0 {
 		t.Fatalf("a dry run: %d %s, %d taken", w.Code, w.Body, len(r.twin.traits))
@@ -138,7 +139,7 @@ func TestTraitRows(t *testing.T) {
 	for _, part := range strings.SplitAfter(w.Body.String(), `"index":`)[1:] {
 		got = append(got, strings.Split(part, ",")[0]+strings.Split(strings.SplitAfter(part, `"code":"`)[1], `"`)[0])
 	}
-	if want := "1pii 2pii 3pii 4event 5event 6event 7json 8json"; strings.Join(got, " ") != want || !strings.Contains(w.Body.String(), `"accepted":2`) {
+	if want := "1pii 2pii 3pii 4event 5event 6event 7json 8json 10pii"; strings.Join(got, " ") != want || !strings.Contains(w.Body.String(), `"accepted":2`) {
 		t.Errorf("refused %v, want %s\n%s", got, want, w.Body)
 	}
 	if len(r.twin.traits) != 2 || len(r.twin.traits[0].Set) != 3 {
