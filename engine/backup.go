@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"kith/engine/log"
@@ -23,8 +24,9 @@ import (
 // A backup is: backupMagic, then sections: manifest (JSON), hash secret
 // (hexadecimal), store (Badger's backup format), control records, the ledger of
 // opt-outs (records each with its length as uvarint), the receipts' key. Control
-// records are read after the store, and so hold at least what it obeys. A section is chunks of length (4 bytes), CRC-32C (4 bytes) and data;
-// a length of 0 ends it. After the last: backupEnd.
+// records go as far as they did when the store's snapshot had been taken, and so
+// hold at least what it obeys. A section is chunks of length (4 bytes), CRC-32C (4
+// bytes) and data; a length of 0 ends it. After the last: backupEnd.
 const (
 	backupMagic    = "KITHBAK3"
 	backupEnd      = "KITHEND1"
@@ -66,10 +68,14 @@ func (n *Node) Backup(ctx context.Context, w io.Writer) error {
 	b.raw([]byte(backupMagic))
 	b.section(func(w io.Writer) error { _, err := w.Write(manifest); return err })
 	b.section(func(w io.Writer) error { _, err := io.WriteString(w, hex.EncodeToString(secret[:])); return err })
-	n.swapping.Lock() // a version must not answer in the control records that is not filled in the store
-	b.section(n.store.Backup)
-	b.section(n.writeControl)
-	n.swapping.Unlock()
+	var last uint64
+	b.section(func(w io.Writer) error {
+		n.swapping.Lock() // a version must not answer in the control records that is not filled in the store
+		unlock := sync.OnceFunc(n.swapping.Unlock)
+		defer unlock()
+		return n.store.Backup(w, func() { last = n.registry.last(); unlock() })
+	})
+	b.section(func(w io.Writer) error { return n.writeControl(w, last) })
 	b.section(func(w io.Writer) error { return writeLedger(ctx, n.log.Ledger(), w) })
 	b.section(func(w io.Writer) error {
 		_, err := io.WriteString(w, hex.EncodeToString(n.signer.key.Seed()))
@@ -85,8 +91,8 @@ func (n *Node) Backup(ctx context.Context, w io.Writer) error {
 	return nil
 }
 
-func (n *Node) writeControl(w io.Writer) error {
-	for _, r := range n.registry.from(1, int(n.registry.last())) {
+func (n *Node) writeControl(w io.Writer, last uint64) error {
+	for _, r := range n.registry.from(1, int(last)) {
 		if _, err := w.Write(append(binary.AppendUvarint(nil, uint64(len(r))), r...)); err != nil {
 			return err
 		}

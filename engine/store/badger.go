@@ -299,11 +299,12 @@ func (r *badgerSnapshot) Release() {
 }
 
 // Backup implements Store.
-func (s *Badger) Backup(w io.Writer) error {
+func (s *Badger) Backup(w io.Writer, begun func()) error {
 	s.mu.Lock()
 	ts := s.done.Load()
 	s.reads[ts]++
 	s.mu.Unlock()
+	begun()
 	defer func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()

@@ -436,7 +436,7 @@ func TestBackupAndLoad(t *testing.T) {
 			commit(t, s, "pair-a", fmt.Sprint(i), "pair-b", fmt.Sprint(i))
 		}
 	})
-	if err := s.Backup(&file); err != nil {
+	if err := s.Backup(&file, func() {}); err != nil {
 		t.Fatal(err)
 	}
 	wait.Wait()
@@ -463,7 +463,7 @@ func TestBackupAndLoad(t *testing.T) {
 	if err := cut.Load(bytes.NewReader(file.Bytes()[:file.Len()-5])); proto.CodeOf(err) != proto.CodeCorrupt {
 		t.Errorf("a cut backup: %v", err)
 	}
-	if err := store.NewMemory().Backup(&file); err == nil {
+	if err := store.NewMemory().Backup(&file, func() {}); err == nil {
 		t.Error("the store in memory wrote a backup")
 	}
 }
