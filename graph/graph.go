@@ -77,8 +77,9 @@
 // R10 (edges.go, view.go) Caps: a pending edge counts. The root joins edges
 // that were answered linked first, then the oldest, and refuses the newest that
 // would exceed; a full root counts who is beyond and refuses without inviting.
-// A Link command is answered (Ask, Joined) when the edge is within the user and
-// nobody is still invited. Both ends keep the name as a mark until the
+// A Link command is answered (Ask, Joined) when the other end has its evidence
+// (Half again, if the edge stood already), the edge is within the user and nobody
+// is still invited. Both ends keep the name as a mark until the
 // other has none of it in any copy ("forgot"), so that a later cut misses
 // nobody.
 //
