@@ -168,12 +168,17 @@ func (s *step) half(m *Message) {
 	if (pending || established) && l.Time > e.Time {
 		e = l.Evidence
 	}
-	if !established || l.Gen != m.Gen {
-		s.edges = true
-	}
-	settled := established && l.Gen == m.Gen && l.Settled
+	known := established && l.Gen == m.Gen
+	settled := known && l.Settled
 	s.establish(m.From, m.Gen, e).Settled = settled
 	s.emit(m.From, Message{Kind: HalfOK, ToGen: m.Gen, Gen: x.Gen, Evidence: e, Echo: m.Time})
+	if known {
+		return
+	}
+	s.edges = true
+	if x.waits(m.From) { // the answer to this home's own proposal may be about an earlier generation, or no
+		s.propose(m.From, e, true, nil)
+	}
 }
 
 // decline says no to a proposal. If it answered a removal of this home's, as
@@ -262,8 +267,6 @@ func (s *step) halfNo(m *Message) {
 	switch {
 	case l.Stage == Pending && l.Time <= m.Time:
 		s.unedge(l, m.Reason)
-	case l.Stage == Established && !m.Again && s.x.waits(l.Peer): // it crossed with the other end's
-		s.propose(l.Peer, l.Evidence, true, nil)
 	case l.Stage == Established && m.Again && l.Gen <= m.Gen:
 		if l.Time > m.Time {
 			s.propose(l.Peer, l.Evidence, true, nil)

@@ -190,3 +190,16 @@ func TestAnswerWaitsForTheOtherEnd(t *testing.T) {
 	decided("the other end has the newer", agree(30, 1), nil, 2, 3)
 	decided("one that nobody waits for", x.take(graph.Message{Kind: graph.Link, About: b.hash(), Evidence: at(40)}), nil)
 }
+
+// R10: the root is asked again when the edge is to a later generation: what it
+// answers may be about the earlier one.
+func TestAskedAgainOfALaterGeneration(t *testing.T) {
+	x := newHome(c)
+	x.established(b)
+	x.take(graph.Message{Kind: graph.Invite, From: b.hash(), ToGen: 1, List: []graph.Ref{{Peer: b.hash(), Gen: 1}}})
+	x.take(graph.Message{Kind: graph.Link, About: b.hash(), Evidence: at(20), Command: 1})
+	out := x.take(graph.Message{Kind: graph.HalfOK, From: b.hash(), ToGen: 1, Gen: 1, Evidence: at(20), Echo: 20})
+	wantSends(t, "the other end has it", out, "c -> b Ask of b")
+	out = x.take(graph.Message{Kind: graph.Half, From: b.hash(), Gen: 2, Evidence: at(30)})
+	wantSends(t, "the other end was erased and is linked again", out, "c -> b HalfOK", "c -> b Contrib", "c -> b Ask of b")
+}

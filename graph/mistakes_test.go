@@ -113,7 +113,7 @@ func gate() *mistakes.Gate {
 		{Name: "agreeany", File: "edges.go", Old: "a.Since > 0 && a.Since <= t {", New: "a.Since > 0 {"},
 		{Name: "decideall", File: "edges.go", Old: "a.Peer != peer || linked && a.Since > 0 {", New: "a.Peer != peer {"},
 		{Name: "untold", File: "edges.go", Old: "\t\tif l := x.edge(m.About); l != nil {\n\t\t\ts.propose(", New: "\t\tif l := x.edge(m.About); false {\n\t\t\ts.propose("},
-		{Name: "crossed", File: "edges.go", Old: "!m.Again && s.x.waits(l.Peer)", New: "false"},
+		{Name: "crossed", File: "edges.go", Old: "if x.waits(m.From) {", New: "if false {"},
 		{Name: "askearly", File: "members.go", Old: "!a.Sent && a.Since == 0 && x.edge", New: "!a.Sent && x.edge"},
 		{Name: "losesince", File: "codec.go", Old: "\t\ta.Since = proto.Millis(r.uint(math.MaxInt64))\n", New: "\t\t_ = r.uint(math.MaxInt64)\n\t\ta.Since = 1\n"},
 		{Name: "forgetpromise", File: "view.go", Old: "\t\ts.x.Promises = append(s.x.Promises, Question{end, other})\n", New: ""},
