@@ -146,7 +146,8 @@ func shuffle[T any](chance *rand.Rand, list []T) {
 }
 
 // addStranger joins a user, and in one case of four the one before too, so
-// that one user has to become two again.
+// that one user has to become two again; never more than five in a row, who with
+// their strangers are within the cap of 64.
 func (w *unmergeWorld) addStranger(u int, members, before []string) {
 	s := stranger{id: fmt.Sprintf("%s:x%d", townKinds[w.chance.IntN(len(townKinds))], u), way: awayBy(u % int(awayWays))}
 	s.events = w.did(s.id, 6)
@@ -156,7 +157,7 @@ func (w *unmergeWorld) addStranger(u int, members, before []string) {
 	for range 1 + w.chance.IntN(3) {
 		s.links = append(s.links, members[w.chance.IntN(len(members))])
 	}
-	if len(before) > 0 && w.chance.IntN(4) == 0 {
+	if u%5 != 0 && w.chance.IntN(4) == 0 {
 		s.links = append(s.links, before[w.chance.IntN(len(before))])
 	}
 	w.strangers = append(w.strangers, s)
