@@ -270,9 +270,12 @@ func (l *lane) eachDay(snap store.Snapshot, first, next proto.Day, fn func(clien
 func (l *lane) dropDay(at clientDay) {
 	a := &l.totals
 	d := a.days[at]
-	if d == nil {
+	switch {
+	case d == nil:
 		d = &aggregateDay{}
 		a.days[at] = d
+	case len(d.cells) == 0 && !d.changed: // it went, and only waits for the store
+		return
 	}
 	d.cells = dayCells{}
 	a.mark(d)

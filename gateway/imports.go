@@ -313,8 +313,8 @@ func (p *post) parseTraitRows(body []byte) error {
 func personalTraits(set []proto.Prop) error {
 	for i := range set {
 		text := set[i].Value.Text
-		if set[i].Value.Kind == proto.NumberValue {
-			text = strconv.FormatFloat(set[i].Value.Number, 'f', -1, 64)
+		if x := set[i].Value; x.Kind == proto.NumberValue && x.Number == math.Trunc(x.Number) {
+			text = strconv.FormatFloat(x.Number, 'f', -1, 64)
 		}
 		if what := PersonalCell(text); what != "" {
 			return proto.Errorf(proto.CodePII, "trait %q holds %s: leave it out", clip(set[i].Key), what)

@@ -22,7 +22,7 @@ func PersonalCell(s string) string {
 		return "an IP address"
 	}
 	switch digits, plain := digitsOf(s); {
-	case plain && cardNumber(digits):
+	case plain && strings.Count(s, ".") != 1 && cardNumber(digits): // one point is a fraction's
 		return "a payment card's number"
 	case plain && telephone(s, digits):
 		return "a telephone number"

@@ -12,7 +12,7 @@ import (
 // link row for each of Links, a copy row for each of Members. The keys, which
 // hold the neighbour's or member's hash, are the caller's.
 
-const rowVersion = 2 // 1 had no numbers of removals
+const rowVersion = 3 // 1 had no numbers of removals, 2 none of refusals
 
 // AppendNode encodes the node row: version, flags (1 dark), gen, ver, fence,
 // removals, root, joined, shown (root, number, value), number, given, then the lists
@@ -65,6 +65,7 @@ func (x *State) appendMemberLists(b []byte) []byte {
 		b = binary.AppendUvarint(b, uint64(w.Gen))
 		b = binary.AppendUvarint(b, w.Ver)
 		b = proto.AppendVarint(b, int64(w.Time))
+		b = append(binary.AppendUvarint(b, w.Number), flag(w.Own))
 	}
 	return b
 }
@@ -183,8 +184,8 @@ func (x *State) DecodeNode(b []byte) error {
 	for range r.Count(18) {
 		x.Holders = append(x.Holders, Holder{Root: r.hash(), Ver: r.Uvarint(), Acked: r.Uvarint()})
 	}
-	for range r.Count(19) {
-		x.Waits = append(x.Waits, Wait{Peer: r.hash(), Gen: r.gen(), Ver: r.Uvarint(), Time: proto.Millis(r.Varint())})
+	for range r.Count(21) {
+		x.Waits = append(x.Waits, Wait{Peer: r.hash(), Gen: r.gen(), Ver: r.Uvarint(), Time: proto.Millis(r.Varint()), Number: r.Uvarint(), Own: r.flag()})
 	}
 	x.readRootLists(&r)
 	for range r.Count(11) {
@@ -270,10 +271,11 @@ func (x *State) valid() bool {
 }
 
 // AppendLink encodes a link row, without the neighbour's hash: version, stage
-// | mark<<2 | settled<<4, then if there is an edge its gen and evidence, then if there is a
-// mark its gen and time, and if it is an unconfirmed removal its number.
+// | mark<<2 | settled<<4 | theirs<<5, then if there is an edge its gen and
+// evidence, then if there is a mark its gen and time, and its number unless it is
+// a confirmed removal.
 func (n *Neighbour) AppendLink(b []byte) []byte {
-	b = append(b, rowVersion, byte(n.Stage)|byte(n.Mark)<<2|flag(n.Settled)<<4)
+	b = append(b, rowVersion, byte(n.Stage)|byte(n.Mark)<<2|flag(n.Settled)<<4|flag(n.Theirs)<<5)
 	if n.Stage != Absent {
 		b = binary.AppendUvarint(b, uint64(n.Gen))
 		b = n.Evidence.append(b)
@@ -281,7 +283,7 @@ func (n *Neighbour) AppendLink(b []byte) []byte {
 	if n.Mark != Unmarked {
 		b = binary.AppendUvarint(b, uint64(n.MarkGen))
 		b = proto.AppendVarint(b, int64(n.MarkTime))
-		if n.MarkGen == 0 {
+		if n.MarkGen == 0 || n.Mark == CappedMark {
 			b = binary.AppendUvarint(b, n.Told)
 		}
 	}
@@ -295,17 +297,17 @@ func (x *State) AddLink(peer Hash, b []byte) error {
 		return badVersion("link", version)
 	}
 	kinds := r.Byte()
-	n := Neighbour{Peer: peer, Stage: Stage(kinds & 3), Mark: MarkKind(kinds >> 2 & 3), Settled: kinds>>4&1 == 1}
+	n := Neighbour{Peer: peer, Stage: Stage(kinds & 3), Mark: MarkKind(kinds >> 2 & 3), Settled: kinds>>4&1 == 1, Theirs: kinds>>5&1 == 1}
 	if n.Stage != Absent {
 		n.Gen, n.Evidence = r.gen(), r.evidence()
 	}
 	if n.Mark != Unmarked {
 		n.MarkGen, n.MarkTime = r.gen(), proto.Millis(r.Varint())
-		if n.MarkGen == 0 {
+		if n.MarkGen == 0 || n.Mark == CappedMark {
 			n.Told = r.Uvarint()
 		}
 	}
-	if r.Bad() || r.Len() != 0 || kinds == 0 || kinds > 31 || n.Settled && n.Stage != Established || n.Stage > Established || n.Mark > CappedMark || n.Stage == Established && n.Gen == 0 {
+	if r.Bad() || r.Len() != 0 || kinds == 0 || kinds > 63 || n.Theirs && n.Mark != CappedMark || n.Settled && n.Stage != Established || n.Stage > Established || n.Mark > CappedMark || n.Stage == Established && n.Gen == 0 {
 		return malformed("link")
 	}
 	*add(&x.Links, peer) = n

@@ -33,7 +33,7 @@ func (s *step) takeEdge(m *Message) {
 			s.unmark(l)
 		}
 	case Forgot:
-		if l := get(s.x.Links, &m.From); l != nil && l.Mark == CappedMark && l.MarkTime <= m.Time {
+		if l := get(s.x.Links, &m.From); l != nil && l.Mark == CappedMark && l.Told == m.Number && l.Theirs == m.Out {
 			s.unmark(l)
 		}
 	case Refuse:
@@ -74,7 +74,7 @@ func (s *step) linked(m *Message) {
 
 // asked notes that somebody waits for the decision on a link. It comes when the
 // other end has the evidence too: a removal that is older, and still on its way
-// there, takes nothing away that was answered.
+// there, does not take an edge away that was answered.
 func (s *step) asked(m *Message) {
 	x := s.x
 	known := slices.ContainsFunc(x.Asks, func(a Asked) bool { return a.Peer == m.About && a.Command == m.Command })
@@ -185,14 +185,29 @@ func (s *step) half(m *Message) {
 // being newer, the other end has not taken the removal in: it is told again,
 // so that both ends know that the other remembers it.
 func (s *step) decline(m *Message, l *Neighbour, r Reason) {
-	s.emit(m.From, Message{Kind: HalfNo, Reason: r, Again: m.Again, ToGen: m.Gen, Gen: s.x.Gen, Evidence: m.Evidence})
+	no := Message{Kind: HalfNo, Reason: r, Again: m.Again, ToGen: m.Gen, Gen: s.x.Gen, Evidence: m.Evidence}
 	if !m.Again {
+		s.emit(m.From, no)
 		return
 	}
-	s.forget(m.From, m.Time)
-	if l != nil && l.Mark == RemovedMark && l.MarkGen == 0 {
+	no.Number = s.number()
+	s.emit(m.From, no)
+	s.forget(m.From, m.Time, no.Number, true)
+	switch {
+	case l == nil:
+	case l.Mark == CappedMark: // the Drop that told it was not obeyed, this is
+		l.Told, l.Theirs = no.Number, false
+		s.fx.touched(l.Peer)
+	case l.Mark == RemovedMark && l.MarkGen == 0:
 		s.tellRemoval(l)
 	}
+}
+
+// number is the next by which the other end knows a removal or a refusal.
+func (s *step) number() uint64 {
+	s.x.Removals++
+	s.changed()
+	return s.x.Removals
 }
 
 // establish sets an edge, which ends its marks.
@@ -202,7 +217,7 @@ func (s *step) establish(peer Hash, gen uint32, e Evidence) *Neighbour {
 	s.x.copied = nil
 	for i := range s.x.Asks {
 		if a := &s.x.Asks[i]; a.Peer == peer && a.Sent {
-			a.Sent = false // the root has a copy without the edge
+			a.Sent = false // the root may have a copy without it, or of another generation
 			s.changed()
 		}
 	}
@@ -253,18 +268,14 @@ func (s *step) takeBack(m *Message, l *Neighbour) {
 	if l != nil && (l.Stage == Established || l.Mark == RemovedMark && l.MarkTime >= m.Echo) {
 		return
 	}
-	s.mark(m.From, CappedMark, m.Gen, m.Echo)
-	s.forget(m.From, m.Echo)
-	s.emit(m.From, Message{Kind: Drop, Capped: true, ToGen: m.Gen, Gen: s.x.Gen, Evidence: Evidence{Time: m.Echo}})
+	s.cap(m.From, m.Gen, Message{Kind: Drop, Evidence: Evidence{Time: m.Echo}})
 }
 
 // halfNo gives the edge up, unless there is newer evidence.
 func (s *step) halfNo(m *Message) {
 	l := get(s.x.Links, &m.From)
-	if s.x.Dark || m.ToGen != s.x.Gen || l == nil {
-		return
-	}
 	switch {
+	case s.x.Dark || m.ToGen != s.x.Gen || l == nil:
 	case l.Stage == Pending && l.Time <= m.Time:
 		s.unedge(l, m.Reason)
 	case l.Stage == Established && m.Again && l.Gen <= m.Gen:
@@ -274,16 +285,32 @@ func (s *step) halfNo(m *Message) {
 		}
 		gen := l.Gen
 		s.unestablish(l, m.Reason)
-		s.mark(m.From, CappedMark, gen, m.Time)
-		s.forget(m.From, m.Time)
+		s.capped(m, gen)
 	}
+	if m.Again {
+		s.forget(m.From, m.Time, m.Number, false)
+	}
+}
+
+// capped remembers an edge that the other end refused.
+func (s *step) capped(m *Message, gen uint32) {
+	l := s.mark(m.From, CappedMark, gen, m.Time)
+	l.Told, l.Theirs = m.Number, true
+}
+
+// cap refuses an edge to generation gen of peer: drop tells the other end.
+func (s *step) cap(peer Hash, gen uint32, drop Message) {
+	drop.Capped, drop.ToGen, drop.Gen, drop.Number = true, gen, s.x.Gen, s.number()
+	s.mark(peer, CappedMark, gen, drop.Time).Told = drop.Number
+	s.forget(peer, drop.Time, drop.Number, true)
+	s.emit(peer, drop)
 }
 
 // dropped takes in that the other end removed the edge.
 func (s *step) dropped(m *Message) {
 	x := s.x
 	if m.Capped && (x.Dark || m.ToGen != x.Gen) {
-		s.forget(m.From, m.Time)
+		s.forget(m.From, m.Time, m.Number, false)
 		return
 	}
 	if !m.Capped && (x.Dark || m.Time <= x.Fence) {
@@ -298,11 +325,11 @@ func (s *step) dropped(m *Message) {
 		gen := l.Gen
 		s.unestablish(l, dropReason(m))
 		if m.Capped {
-			s.mark(m.From, CappedMark, gen, m.Time)
+			s.capped(m, gen)
 		}
 	}
 	if m.Capped {
-		s.forget(m.From, m.Time)
+		s.forget(m.From, m.Time, m.Number, false)
 		return
 	}
 	s.markRemoved(m)
@@ -349,9 +376,7 @@ func (s *step) remove(peer Hash, t proto.Millis) {
 // before the answer about the earlier one comes.
 func (s *step) tellRemoval(l *Neighbour) {
 	if l.Told == 0 {
-		s.x.Removals++
-		l.Told = s.x.Removals
-		s.changed()
+		l.Told = s.number()
 	}
 	s.emit(l.Peer, Message{Kind: Drop, Gen: s.x.Gen, Number: l.Told, Evidence: Evidence{Time: l.MarkTime}})
 }
@@ -382,9 +407,7 @@ func (s *step) refusedByRoot(m *Message) {
 	gen := l.Gen
 	s.unestablish(l, ReasonUserCap)
 	s.fx.Refused = append(s.fx.Refused, Refusal{s.self, m.About, ReasonUserCap})
-	s.mark(m.About, CappedMark, gen, m.Time)
-	s.forget(m.About, m.Time)
-	s.emit(m.About, Message{Kind: Drop, Reason: ReasonUserCap, Capped: true, ToGen: gen, Gen: s.x.Gen, Evidence: Evidence{Time: m.Time}})
+	s.cap(m.About, gen, Message{Kind: Drop, Reason: ReasonUserCap, Evidence: Evidence{Time: m.Time}})
 }
 
 // unestablish ends an established edge.
@@ -405,13 +428,13 @@ func (s *step) unedge(l *Neighbour, r Reason) {
 // mark remembers a neighbour without an edge.
 func (s *step) mark(peer Hash, k MarkKind, gen uint32, t proto.Millis) *Neighbour {
 	l := add(&s.x.Links, peer)
-	l.Mark, l.MarkGen, l.MarkTime, l.Told = k, gen, t, 0
+	l.Mark, l.MarkGen, l.MarkTime, l.Told, l.Theirs = k, gen, t, 0, false
 	s.fx.touched(peer)
 	return l
 }
 
 func (s *step) unmark(l *Neighbour) {
-	l.Mark, l.MarkGen, l.MarkTime, l.Told = Unmarked, 0, 0, 0
+	l.Mark, l.MarkGen, l.MarkTime, l.Told, l.Theirs = Unmarked, 0, 0, 0, false
 	s.tidy(l)
 }
 
@@ -427,16 +450,17 @@ func (s *step) tidy(l *Neighbour) {
 
 // toldMark is the mark that a DropOK or DropNo speaks of, if it is still there.
 func (s *step) toldMark(m *Message) *Neighbour {
-	if l := get(s.x.Links, &m.From); l != nil && l.Told > 0 && l.Told == m.Number {
+	if l := get(s.x.Links, &m.From); l != nil && l.Mark == RemovedMark && l.Told > 0 && l.Told == m.Number {
 		return l
 	}
 	return nil
 }
 
-// forget owes peer a Forgot, for when no copy of this node names it by an edge
-// of time t any more.
-func (s *step) forget(peer Hash, t proto.Millis) {
-	s.x.Waits = append(s.x.Waits, Wait{Peer: peer, Ver: s.nextVer(), Time: t})
+// forget owes peer a Forgot of what has that number, for when no copy of this
+// node names it by an edge of time t any more. The same edge can be refused more
+// than once with the same evidence: the time would not say which.
+func (s *step) forget(peer Hash, t proto.Millis, number uint64, own bool) {
+	s.x.Waits = append(s.x.Waits, Wait{Peer: peer, Ver: s.nextVer(), Time: t, Number: number, Own: own})
 	s.changed()
 }
 

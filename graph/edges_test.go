@@ -203,3 +203,53 @@ func TestAskedAgainOfALaterGeneration(t *testing.T) {
 	out = x.take(graph.Message{Kind: graph.Half, From: b.hash(), Gen: 2, Evidence: at(30)})
 	wantSends(t, "the other end was erased and is linked again", out, "c -> b HalfOK", "c -> b Contrib", "c -> b Ask of b")
 }
+
+// R10: an edge can be refused twice with the same evidence. What the other end
+// says of the first time does not end the mark of the second, without which a cut
+// would not tell it.
+func TestForgotOfAnEarlierRefusal(t *testing.T) {
+	x := newHome(a)
+	x.env.Config.EdgesMax = 1
+	refused := func() uint64 {
+		x.take(graph.Message{Kind: graph.Link, About: b.hash(), Evidence: at(10)})
+		x.take(graph.Message{Kind: graph.HalfOK, From: b.hash(), ToGen: 1, Gen: 1, Evidence: at(10), Echo: 10})
+		out := x.take(graph.Message{Kind: graph.Refuse, From: c.hash(), About: b.hash(), AboutGen: 1, ToGen: 1, Evidence: at(10)})
+		if len(out) == 0 || out[0].Kind != graph.Drop || out[0].Number == 0 {
+			t.Fatalf("refused: %+v", out)
+		}
+		return out[0].Number
+	}
+	marked := func(what string, number uint64, theirs, want bool) {
+		t.Helper()
+		x.take(graph.Message{Kind: graph.Forgot, From: b.hash(), Number: number, Out: theirs, Evidence: at(10)})
+		if l := x.state.Link(b.hash()); (l != nil) != want {
+			t.Errorf("%s: %+v", what, l)
+		}
+	}
+	first := refused()
+	second := refused()
+	marked("about the first", first, false, true)
+	marked("a number of the other end's", second, true, true)
+	x.established(c)
+	out := x.take(graph.Message{Kind: graph.Half, From: b.hash(), Again: true, Gen: 1, Evidence: at(20)})
+	wantSends(t, "there is no room for newer evidence", out, "a -> b HalfNo", "a -> b Forgot")
+	if out[0].Number <= second {
+		t.Errorf("declined as number %d, after %d", out[0].Number, second)
+	}
+	marked("about what was declined", out[0].Number, false, false)
+
+	y := newHome(b)
+	y.established(a)
+	y.take(graph.Message{Kind: graph.Drop, From: a.hash(), Capped: true, ToGen: 1, Gen: 1, Number: second, Evidence: at(10)})
+	if l := y.state.Link(a.hash()); l == nil || l.Mark != graph.CappedMark {
+		t.Fatalf("the other end remembers %+v", l)
+	}
+	y.take(graph.Message{Kind: graph.Forgot, From: a.hash(), Number: second, Evidence: at(10)})
+	if y.state.Link(a.hash()) == nil {
+		t.Error("the mark is gone by a number that is its own")
+	}
+	y.take(graph.Message{Kind: graph.Forgot, From: a.hash(), Number: second, Out: true, Evidence: at(10)})
+	if l := y.state.Link(a.hash()); l != nil {
+		t.Errorf("forgotten, and here it still is: %+v", l)
+	}
+}

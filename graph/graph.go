@@ -65,8 +65,7 @@
 // each at the generation that its home knows.
 //
 // R8 (lane.go, outbox.go) Between lanes there is one number per (entry,
-// destination), or several if that is too much for one batch: then the last
-// carries the vector. Numbers at or below the last are skipped, a gap drops the
+// destination), or several if that is too much for one batch. Numbers at or below the last are skipped, a gap drops the
 // pack; the outbox is trimmed to what the destination applied; each batch
 // carries its lane's position vector.
 //

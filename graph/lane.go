@@ -106,7 +106,6 @@ func (l *Lane) Apply(offset proto.Offset, in []Message, homes Homes, out *Outcom
 			return err
 		}
 	}
-	l.seal()
 	return nil
 }
 
@@ -142,10 +141,7 @@ func (l *Lane) post(m *Message, out *Outcome) {
 	c, o := &l.Outbox[d], &l.open[d]
 	size := m.size()
 	if o.place == 0 || o.bytes+size > l.batchBytes {
-		if o.place > 0 { // whoever has only this does not have the entry yet
-			c.Batches[o.place-1].Vector = make([]proto.Offset, len(l.Vector))
-		}
-		c.Batches = append(c.Batches, Batch{})
+		c.Batches = append(c.Batches, Batch{Vector: slices.Clone(l.Vector)}) // with the entry's own position, whose doing they are
 		*o = openBatch{place: len(c.Batches)}
 	}
 	b := &c.Batches[o.place-1]
@@ -157,16 +153,6 @@ func (l *Lane) post(m *Message, out *Outcome) {
 // openBatch is the batch that an entry's messages to a lane go into: place is 1
 // + its index, 0 if there is none.
 type openBatch struct{ place, bytes int }
-
-// seal gives the last of this entry's batches to each lane the lane's position
-// vector.
-func (l *Lane) seal() {
-	for d, o := range l.open {
-		if o.place > 0 {
-			l.Outbox[d].Batches[o.place-1].Vector = slices.Clone(l.Vector)
-		}
-	}
-}
 
 // group sorts the inbox by receiver and sender and splits it by receiver.
 func (l *Lane) group() {

@@ -120,7 +120,7 @@ type Message struct {
 	About    Hash // a third identity
 	Kind     Kind
 	Reason   Reason
-	Out      bool // Verdict: the receiver is no member
+	Out      bool // Verdict: the receiver is no member; Forgot: Number is the sender's
 	All      bool // Cut: everywhere; CutDone: the answer to who took the sender along
 	Again    bool // Half, HalfNo: about an established edge
 	Capped   bool // Drop: because of a cap, or nobody waited for the edge
@@ -128,7 +128,7 @@ type Message struct {
 	ToGen    uint32       // the receiver's generation that is meant
 	AboutGen uint32       // Refuse: generation of About
 	Ver      uint64       // of a copy
-	Number   uint64       // of a verdict; Drop, DropOK, DropNo: of a removal
+	Number   uint64       // of a verdict; Drop, DropOK, DropNo, HalfNo, Forgot: of a removal or refusal
 	Command  uint64       // from outside: id, by which a repeated command is known
 	Echo     proto.Millis // HalfOK: the time that it answers
 	Evidence

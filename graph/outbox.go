@@ -6,7 +6,7 @@ import "kith/proto"
 
 // Batch is what one entry has for one other lane, or a part of it.
 type Batch struct {
-	Vector   []proto.Offset // the sender's, after the entry; of a part but the last zeros
+	Vector   []proto.Offset // the sender's, with the entry
 	Messages []Message
 }
 

@@ -49,7 +49,7 @@ func (s *step) settleWaits() {
 			}
 		}
 		if w.Time > 0 {
-			s.emit(w.Peer, Message{Kind: Forgot, Evidence: Evidence{Time: w.Time}})
+			s.emit(w.Peer, Message{Kind: Forgot, Number: w.Number, Out: w.Own, Evidence: Evidence{Time: w.Time}})
 		} else {
 			s.emit(w.Peer, Message{Kind: UnlinkAck, Gen: w.Gen})
 		}

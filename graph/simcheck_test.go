@@ -368,6 +368,9 @@ func (w *world) checkSettled(i id, every bool) {
 		if l.Mark == graph.RemovedMark && l.MarkGen == 0 {
 			w.fail("UNFINISHED at %d: nobody confirmed the removal of %d", i, idOf(l.Peer))
 		}
+		if l.Mark == graph.CappedMark {
+			w.fail("UNFINISHED at %d: the mark of %d was not forgotten: %+v", i, idOf(l.Peer), l)
+		}
 	}
 	if len(x.Invited) > 0 {
 		w.fail("UNFINISHED at %d: invited %v", i, x.Invited)

@@ -16,7 +16,7 @@ type State struct {
 	Dark     bool         // opted out; Gen is the tombstone's
 	Fence    proto.Millis // evidence must be newer
 	Links    []Neighbour
-	Removals uint64 // number of the newest removal that was told; never restarts
+	Removals uint64 // number of the newest removal or refusal that was told; never restarts
 	Root     Hash   // zero: the node itself
 	Joined   uint64 // Ver of the first copy for this root
 
@@ -71,7 +71,8 @@ type Neighbour struct {
 	Mark     MarkKind
 	MarkGen  uint32 // generation of the neighbour; 0: not confirmed
 	MarkTime proto.Millis
-	Told     uint64 // number of the Drop that told a RemovedMark, until it is confirmed; else 0
+	Told     uint64 // number by which the ends know a CappedMark, or of the Drop that told a RemovedMark, until it is confirmed; else 0
+	Theirs   bool   // CappedMark: Told is a number of the neighbour's
 }
 
 // Member is an identity of a root's view, the root itself excepted.
@@ -92,6 +93,9 @@ type Wait struct {
 	Gen  uint32       // of the cut, when Time is 0
 	Ver  uint64       // of own facts
 	Time proto.Millis // above 0: answer Forgot, else UnlinkAck
+
+	Number uint64 // of what is forgotten
+	Own    bool   // the number is this node's
 }
 
 // Shown is what a user's value at a node comes from. The zero Shown is the

@@ -86,7 +86,7 @@ func describe(m *graph.Message) string {
 	if m.About != (graph.Hash{}) {
 		s += " of " + letter(m.About)
 	}
-	if m.Out {
+	if m.Out && m.Kind == graph.Verdict {
 		s += " out"
 	}
 	if m.Value != "" {
