@@ -65,7 +65,7 @@ func (x *State) appendMemberLists(b []byte) []byte {
 		b = binary.AppendUvarint(b, uint64(w.Gen))
 		b = binary.AppendUvarint(b, w.Ver)
 		b = proto.AppendVarint(b, int64(w.Time))
-		b = append(binary.AppendUvarint(b, w.Number), flag(w.Own))
+		b = append(binary.AppendUvarint(b, w.Number), byte(w.Answer), flag(w.Own))
 	}
 	return b
 }
@@ -184,8 +184,8 @@ func (x *State) DecodeNode(b []byte) error {
 	for range r.Count(18) {
 		x.Holders = append(x.Holders, Holder{Root: r.hash(), Ver: r.Uvarint(), Acked: r.Uvarint()})
 	}
-	for range r.Count(21) {
-		x.Waits = append(x.Waits, Wait{Peer: r.hash(), Gen: r.gen(), Ver: r.Uvarint(), Time: proto.Millis(r.Varint()), Number: r.Uvarint(), Own: r.flag()})
+	for range r.Count(22) {
+		x.Waits = append(x.Waits, Wait{Peer: r.hash(), Gen: r.gen(), Ver: r.Uvarint(), Time: proto.Millis(r.Varint()), Number: r.Uvarint(), Answer: Kind(r.Byte()), Own: r.flag()})
 	}
 	x.readRootLists(&r)
 	for range r.Count(11) {
@@ -271,11 +271,11 @@ func (x *State) valid() bool {
 }
 
 // AppendLink encodes a link row, without the neighbour's hash: version, stage
-// | mark<<2 | settled<<4 | theirs<<5, then if there is an edge its gen and
+// | mark<<2 | settled<<4 | theirs<<5 | open<<6, then if there is an edge its gen and
 // evidence, then if there is a mark its gen and time, and its number unless it is
-// a confirmed removal.
+// a confirmed removal, then if proposals are open how many.
 func (n *Neighbour) AppendLink(b []byte) []byte {
-	b = append(b, rowVersion, byte(n.Stage)|byte(n.Mark)<<2|flag(n.Settled)<<4|flag(n.Theirs)<<5)
+	b = append(b, rowVersion, byte(n.Stage)|byte(n.Mark)<<2|flag(n.Settled)<<4|flag(n.Theirs)<<5|flag(n.Open > 0)<<6)
 	if n.Stage != Absent {
 		b = binary.AppendUvarint(b, uint64(n.Gen))
 		b = n.Evidence.append(b)
@@ -286,6 +286,9 @@ func (n *Neighbour) AppendLink(b []byte) []byte {
 		if n.MarkGen == 0 || n.Mark == CappedMark {
 			b = binary.AppendUvarint(b, n.Told)
 		}
+	}
+	if n.Open > 0 {
+		b = binary.AppendUvarint(b, uint64(n.Open))
 	}
 	return b
 }
@@ -307,7 +310,13 @@ func (x *State) AddLink(peer Hash, b []byte) error {
 			n.Told = r.Uvarint()
 		}
 	}
-	if r.Bad() || r.Len() != 0 || kinds == 0 || kinds > 63 || n.Theirs && n.Mark != CappedMark || n.Settled && n.Stage != Established || n.Stage > Established || n.Mark > CappedMark || n.Stage == Established && n.Gen == 0 {
+	if kinds>>6&1 == 1 {
+		n.Open = uint32(r.uint(math.MaxUint32))
+		if n.Open == 0 {
+			r.Fail()
+		}
+	}
+	if r.Bad() || r.Len() != 0 || kinds == 0 || kinds > 127 || n.Theirs && n.Mark != CappedMark || n.Settled && n.Stage != Established || n.Stage > Established || n.Mark > CappedMark || n.Stage == Established && n.Gen == 0 {
 		return malformed("link")
 	}
 	*add(&x.Links, peer) = n

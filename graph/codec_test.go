@@ -42,7 +42,7 @@ func fullState() *graph.State {
 	return &graph.State{
 		Gen: 3, Ver: 9, Fence: 1_000_030, Removals: 5, Root: a.hash(), Joined: 7,
 		Holders:   []graph.Holder{{Root: a.hash(), Ver: 9, Acked: 8}},
-		Waits:     []graph.Wait{{Peer: c.hash(), Gen: 2, Ver: 9}, {Peer: d.hash(), Ver: 8, Time: 77}},
+		Waits:     []graph.Wait{{Peer: c.hash(), Answer: graph.UnlinkAck, Gen: 2, Ver: 9}, {Peer: d.hash(), Answer: graph.Forgot, Ver: 8, Time: 77, Number: 5, Own: true}},
 		Shown:     graph.Shown{Root: a.hash(), Number: 300, Value: "value"},
 		Invited:   []graph.Hash{c.hash(), d.hash()},
 		Questions: []graph.Question{{Peer: d.hash(), About: e.hash()}},
@@ -55,7 +55,7 @@ func fullState() *graph.State {
 			Telling: true, All: true, Spread: 3, Parent: graph.Ref{Peer: c.hash(), Gen: 2}, Also: []graph.Also{{Ref: graph.Ref{Peer: c.hash(), Gen: 1}, Done: true}},
 			Origins: []graph.Ref{{Peer: e.hash(), Gen: 5}}, Copies: 1, Replaced: 2,
 		}},
-		Asks:     []graph.Asked{{Peer: c.hash(), Command: 99, Sent: true}},
+		Asks:     []graph.Asked{{Peer: c.hash(), Command: 99, Sent: true, Since: 78}},
 		Commands: []uint64{99, 1 << 60},
 	}
 }

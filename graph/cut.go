@@ -136,7 +136,7 @@ func (s *step) unlinked(m *Message) {
 	if l := get(x.Links, &m.From); l != nil && l.Mark != Unmarked && l.MarkGen > 0 && l.MarkGen <= m.Gen {
 		s.unmark(l)
 	}
-	w := Wait{Peer: m.From, Gen: m.Gen}
+	w := Wait{Peer: m.From, Answer: UnlinkAck, Gen: m.Gen}
 	if !x.Dark {
 		w.Ver = s.nextVer()
 	}

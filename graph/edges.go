@@ -135,11 +135,12 @@ func (s *step) refuse(m *Message, r Reason) {
 
 // propose makes or renews a pending edge. body is passed on to the peer's home.
 func (s *step) propose(peer Hash, e Evidence, again bool, body []byte) {
+	l := add(&s.x.Links, peer)
 	if !again {
-		l := add(&s.x.Links, peer)
 		l.Stage, l.Gen, l.Settled, l.Evidence = Pending, 0, false, e
-		s.fx.touched(peer)
 	}
+	l.Open++
+	s.fx.touched(peer)
 	s.emit(peer, Message{Kind: Half, Again: again, Gen: s.x.Gen, Evidence: e, Body: body})
 }
 
@@ -213,7 +214,7 @@ func (s *step) number() uint64 {
 // establish sets an edge, which ends its marks.
 func (s *step) establish(peer Hash, gen uint32, e Evidence) *Neighbour {
 	l := add(&s.x.Links, peer)
-	*l = Neighbour{Peer: peer, Stage: Established, Gen: gen, Evidence: e}
+	*l = Neighbour{Peer: peer, Stage: Established, Gen: gen, Evidence: e, Open: l.Open}
 	s.x.copied = nil
 	for i := range s.x.Asks {
 		if a := &s.x.Asks[i]; a.Peer == peer && a.Sent {
@@ -237,23 +238,34 @@ func (s *step) settle(l *Neighbour) {
 	s.decide(l.Peer, true, ReasonNone)
 }
 
+// answered is the neighbour who answers a proposal of this generation.
+func (s *step) answered(m *Message) *Neighbour {
+	l := get(s.x.Links, &m.From)
+	if l != nil && l.Open > 0 {
+		l.Open--
+		s.fx.touched(l.Peer)
+	}
+	return l
+}
+
 // halfOK establishes the edge that was proposed.
 func (s *step) halfOK(m *Message) {
 	if s.x.Dark || m.ToGen != s.x.Gen {
 		return
 	}
-	l := get(s.x.Links, &m.From)
-	if l != nil && l.Stage == Established && l.Gen == m.Gen {
-		s.agreed(l, m.Time)
-		return
-	}
-	if l == nil || l.Stage != Pending {
+	l := s.answered(m)
+	switch {
+	case l == nil || l.Stage == Absent:
 		s.takeBack(m, l)
 		return
-	}
-	if m.Time < l.Time {
+	case l.Stage == Established && l.Gen == m.Gen:
+		s.agreed(l, m.Time)
+		return
+	case l.Stage == Established && l.Gen > m.Gen:
+		return
+	case l.Stage == Pending && m.Time < l.Time:
 		return // newer evidence was proposed since
-	}
+	} // else the edge is to a generation that the other end has begun since
 	e := l.Evidence
 	if m.Time > e.Time {
 		e = m.Evidence
@@ -265,7 +277,7 @@ func (s *step) halfOK(m *Message) {
 // takeBack undoes at the other end an edge that is no longer wanted here,
 // unless a removal at least as new is on its way there.
 func (s *step) takeBack(m *Message, l *Neighbour) {
-	if l != nil && (l.Stage == Established || l.Mark == RemovedMark && l.MarkTime >= m.Echo) {
+	if l != nil && l.Mark == RemovedMark && l.MarkTime >= m.Echo {
 		return
 	}
 	s.cap(m.From, m.Gen, Message{Kind: Drop, Evidence: Evidence{Time: m.Echo}})
@@ -273,9 +285,15 @@ func (s *step) takeBack(m *Message, l *Neighbour) {
 
 // halfNo gives the edge up, unless there is newer evidence.
 func (s *step) halfNo(m *Message) {
-	l := get(s.x.Links, &m.From)
+	if s.x.Dark || m.ToGen != s.x.Gen {
+		if m.Again {
+			s.forget(m.From, m.Time, m.Number, false)
+		}
+		return
+	}
+	l := s.answered(m)
 	switch {
-	case s.x.Dark || m.ToGen != s.x.Gen || l == nil:
+	case l == nil:
 	case l.Stage == Pending && l.Time <= m.Time:
 		s.unedge(l, m.Reason)
 	case l.Stage == Established && m.Again && l.Gen <= m.Gen:
@@ -286,6 +304,8 @@ func (s *step) halfNo(m *Message) {
 		gen := l.Gen
 		s.unestablish(l, m.Reason)
 		s.capped(m, gen)
+	default:
+		s.tidy(l)
 	}
 	if m.Again {
 		s.forget(m.From, m.Time, m.Number, false)
@@ -314,7 +334,9 @@ func (s *step) dropped(m *Message) {
 		return
 	}
 	if !m.Capped && (x.Dark || m.Time <= x.Fence) {
-		s.emit(m.From, Message{Kind: DropNo, ToGen: m.Gen, Number: m.Number})
+		// Not before the copies are taken back: one may name who asks, who then has no mark.
+		x.Waits = append(x.Waits, Wait{Peer: m.From, Answer: DropNo, Gen: m.Gen, Ver: s.nextVer(), Number: m.Number})
+		s.changed()
 		return
 	}
 	if l := x.edge(m.From); l != nil {
@@ -442,7 +464,7 @@ func (s *step) unmark(l *Neighbour) {
 // afterwards.
 func (s *step) tidy(l *Neighbour) {
 	s.fx.touched(l.Peer)
-	if l.Stage == Absent && l.Mark == Unmarked {
+	if l.Stage == Absent && l.Mark == Unmarked && l.Open == 0 {
 		peer := l.Peer
 		drop(&s.x.Links, &peer)
 	}
@@ -460,7 +482,7 @@ func (s *step) toldMark(m *Message) *Neighbour {
 // node names it by an edge of time t any more. The same edge can be refused more
 // than once with the same evidence: the time would not say which.
 func (s *step) forget(peer Hash, t proto.Millis, number uint64, own bool) {
-	s.x.Waits = append(s.x.Waits, Wait{Peer: peer, Ver: s.nextVer(), Time: t, Number: number, Own: own})
+	s.x.Waits = append(s.x.Waits, Wait{Peer: peer, Answer: Forgot, Ver: s.nextVer(), Time: t, Number: number, Own: own})
 	s.changed()
 }
 

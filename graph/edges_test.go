@@ -178,16 +178,15 @@ func TestAnswerWaitsForTheOtherEnd(t *testing.T) {
 	link := func(t proto.Millis, command uint64) []graph.Message {
 		return x.take(graph.Message{Kind: graph.Link, About: b.hash(), Evidence: at(t), Command: command})
 	}
-	agree := func(t proto.Millis, gen uint32) []graph.Message {
-		return x.take(graph.Message{Kind: graph.HalfOK, From: b.hash(), ToGen: 1, Gen: gen, Evidence: at(t), Echo: t})
+	agree := func(t proto.Millis) []graph.Message {
+		return x.take(graph.Message{Kind: graph.HalfOK, From: b.hash(), ToGen: 1, Gen: 1, Evidence: at(t), Echo: t})
 	}
 	asks := []string{"a -> b Half"}
 	decided("a link", link(20, 1), asks)
 	decided("a newer one", link(30, 2), asks)
-	decided("the other end has the first", agree(20, 1), []string{"a -> b Joined of a"}, 1)
+	decided("the other end has the first", agree(20), []string{"a -> b Joined of a"}, 1)
 	decided("an older link", link(25, 3), asks)
-	decided("another generation has it", agree(30, 2), nil)
-	decided("the other end has the newer", agree(30, 1), nil, 2, 3)
+	decided("the other end has the newer", agree(30), nil, 2, 3)
 	decided("one that nobody waits for", x.take(graph.Message{Kind: graph.Link, About: b.hash(), Evidence: at(40)}), nil)
 }
 
@@ -251,5 +250,70 @@ func TestForgotOfAnEarlierRefusal(t *testing.T) {
 	y.take(graph.Message{Kind: graph.Forgot, From: a.hash(), Number: second, Out: true, Evidence: at(10)})
 	if l := y.state.Link(a.hash()); l != nil {
 		t.Errorf("forgotten, and here it still is: %+v", l)
+	}
+}
+
+// R1: who was erased and agrees anew has the edge in its new generation, and a
+// later refusal must name that.
+func TestAgreementOfALaterGeneration(t *testing.T) {
+	x := newHome(a)
+	x.established(b)
+	for _, gen := range []uint32{3, 1} {
+		x.take(graph.Message{Kind: graph.HalfOK, From: b.hash(), ToGen: 1, Gen: gen, Evidence: at(20), Echo: 20})
+		if l := x.state.Link(b.hash()); l.Stage != graph.Established || l.Gen != 3 {
+			t.Errorf("after an agreement of generation %d: %+v", gen, l)
+		}
+	}
+}
+
+// R1: whom a proposal is under way to is remembered until it is answered: it may
+// yet make the edge there, and a cut must tell.
+func TestOpenProposalsAreRemembered(t *testing.T) {
+	x := newHome(a)
+	link := func(t proto.Millis) {
+		x.take(graph.Message{Kind: graph.Link, About: b.hash(), Evidence: at(t), Command: uint64(t)})
+	}
+	no := func(t proto.Millis) {
+		x.take(graph.Message{Kind: graph.HalfNo, From: b.hash(), ToGen: 1, Gen: 1, Evidence: at(t)})
+	}
+	link(10)
+	link(20)
+	no(20) // of another command with that time
+	if l := x.state.Link(b.hash()); l == nil || l.Stage != graph.Absent || l.Open != 1 {
+		t.Fatalf("one of two is answered: %+v", l)
+	}
+	if x.state.Settled() {
+		t.Error("it counts as settled")
+	}
+	out := x.take(graph.Message{Kind: graph.Cut, Command: 1, Evidence: at(50)})
+	wantSends(t, "a cut", out, "a -> b Unlink")
+	y := newHome(a)
+	y.established(b)
+	y.take(graph.Message{Kind: graph.Link, About: b.hash(), Evidence: at(30), Command: 1})
+	y.take(graph.Message{Kind: graph.Half, From: b.hash(), Gen: 1, Evidence: at(40)})
+	y.take(graph.Message{Kind: graph.Drop, From: b.hash(), Capped: true, ToGen: 1, Gen: 1, Number: 1, Evidence: at(40)})
+	y.take(graph.Message{Kind: graph.Forgot, From: b.hash(), Number: 1, Out: true, Evidence: at(40)})
+	if l := y.state.Link(b.hash()); l == nil || l.Open != 1 {
+		t.Errorf("a proposal is still under way: %+v", l)
+	}
+	y.take(graph.Message{Kind: graph.HalfNo, From: b.hash(), Again: true, ToGen: 1, Gen: 1, Number: 2, Evidence: at(30)})
+	if l := y.state.Link(b.hash()); l != nil {
+		t.Errorf("all is answered: %+v", l)
+	}
+}
+
+// R7: a tombstone says that it does not remember a removal only when no copy of it
+// is left: who asks has no mark then, and a copy may name it.
+func TestTombstoneAnswersARemovalLast(t *testing.T) {
+	x := newHome(c)
+	x.established(b)
+	x.take(graph.Message{Kind: graph.Invite, From: b.hash(), ToGen: 1, List: []graph.Ref{{Peer: b.hash(), Gen: 1}}})
+	x.take(graph.Message{Kind: graph.Cut, Command: 1, Evidence: at(50)})
+	drop := graph.Message{Kind: graph.Drop, From: d.hash(), Gen: 1, Number: 7, Evidence: at(40)}
+	wantSends(t, "a removal while a copy is taken back", x.take(drop))
+	out := x.take(graph.Message{Kind: graph.Release, From: b.hash(), Ver: x.state.Ver, Gen: 1})
+	wantSends(t, "the copy is gone", out, "c -> d DropNo", "c -> b Unlink")
+	if out[0].Number != 7 {
+		t.Errorf("it answers removal %d, want 7", out[0].Number)
 	}
 }

@@ -48,10 +48,13 @@ func (s *step) settleWaits() {
 				return false
 			}
 		}
-		if w.Time > 0 {
-			s.emit(w.Peer, Message{Kind: Forgot, Number: w.Number, Out: w.Own, Evidence: Evidence{Time: w.Time}})
-		} else {
+		switch w.Answer {
+		case UnlinkAck:
 			s.emit(w.Peer, Message{Kind: UnlinkAck, Gen: w.Gen})
+		case Forgot:
+			s.emit(w.Peer, Message{Kind: Forgot, Number: w.Number, Out: w.Own, Evidence: Evidence{Time: w.Time}})
+		case DropNo:
+			s.emit(w.Peer, Message{Kind: DropNo, ToGen: w.Gen, Number: w.Number})
 		}
 		s.changed()
 		return true

@@ -73,6 +73,7 @@ type Neighbour struct {
 	MarkTime proto.Millis
 	Told     uint64 // number by which the ends know a CappedMark, or of the Drop that told a RemovedMark, until it is confirmed; else 0
 	Theirs   bool   // CappedMark: Told is a number of the neighbour's
+	Open     uint32 // proposals of this home that are not answered; until they are, a cut tells the neighbour
 }
 
 // Member is an identity of a root's view, the root itself excepted.
@@ -89,13 +90,13 @@ type Holder struct {
 
 // Wait is an answer that is due when all holders have confirmed version Ver.
 type Wait struct {
-	Peer Hash
-	Gen  uint32       // of the cut, when Time is 0
-	Ver  uint64       // of own facts
-	Time proto.Millis // above 0: answer Forgot, else UnlinkAck
-
-	Number uint64 // of what is forgotten
-	Own    bool   // the number is this node's
+	Peer   Hash
+	Answer Kind         // UnlinkAck, Forgot or DropNo
+	Gen    uint32       // UnlinkAck: of the cut; DropNo: of the peer
+	Ver    uint64       // of own facts
+	Time   proto.Millis // Forgot: of the edge
+	Number uint64       // Forgot, DropNo: of what is answered
+	Own    bool         // Forgot: the number is this node's
 }
 
 // Shown is what a user's value at a node comes from. The zero Shown is the
@@ -256,7 +257,7 @@ func (x *State) leads() bool { return !x.Dark && x.Root == Hash{} }
 // Settled reports whether nothing is under way at this node.
 func (x *State) Settled() bool {
 	for i := range x.Links {
-		if x.Links[i].Stage == Pending || x.Links[i].Mark == CappedMark {
+		if l := &x.Links[i]; l.Stage == Pending || l.Mark == CappedMark || l.Open > 0 {
 			return false
 		}
 	}

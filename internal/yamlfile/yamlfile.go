@@ -46,15 +46,30 @@ func Decode(b []byte, into any, hint string) (f File, err error) {
 // Position is the place of a path such as $.keys[0].scope, or of the nearest
 // part of it that the file has; 0, 0 if it has none.
 func (f File) Position(path string) (line, column int) {
-	for path != "$" && path != "" {
-		if p, err := yaml.PathString(path); err == nil {
-			if n, err := p.FilterFile(f.tree); err == nil && n != nil && n.GetToken() != nil {
-				return n.GetToken().Position.Line, n.GetToken().Position.Column
-			}
-		}
+	for path != "$" && path != "" && line == 0 {
+		line, column = f.at(path)
 		path = path[:max(strings.LastIndexAny(path, ".["), 0)]
 	}
-	return 0, 0
+	return line, column
+}
+
+// at is the place of a path, 0, 0 if the file does not have it or it is none: the
+// library panics on some.
+func (f File) at(path string) (line, column int) {
+	defer func() {
+		if recover() != nil {
+			line, column = 0, 0
+		}
+	}()
+	p, err := yaml.PathString(path)
+	if err != nil {
+		return 0, 0
+	}
+	n, err := p.FilterFile(f.tree)
+	if err != nil || n == nil || n.GetToken() == nil {
+		return 0, 0
+	}
+	return n.GetToken().Position.Line, n.GetToken().Position.Column
 }
 
 // explained turns the library's error into ours, with the line and a fix.
