@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"runtime"
 	"slices"
 	"sync"
 
@@ -305,7 +304,7 @@ func (m *matrix) add(i int, get getBits) {
 
 // spread does one row on all cores.
 func spread(row *roaring.Bitmap, columns []*roaring.Bitmap, out []uint64) {
-	shares := min(runtime.GOMAXPROCS(0), 1+len(columns)/overlapShare)
+	shares := min(cores(), 1+len(columns)/overlapShare)
 	var busy sync.WaitGroup
 	defer busy.Wait()
 	for n := range shares {

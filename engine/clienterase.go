@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"math"
+	"time"
 
 	"github.com/RoaringBitmap/roaring/v2"
 
@@ -86,6 +87,7 @@ func (l *lane) eraseClients(ctx context.Context) {
 		if err != nil {
 			return
 		}
+		began := time.Now()
 		if err := l.eraseStep(ctx, x); err != nil {
 			if ctx.Err() == nil {
 				l.logger.Warn("a client cannot be erased, trying again", "error", err)
@@ -93,6 +95,10 @@ func (l *lane) eraseClients(ctx context.Context) {
 			if !pause(ctx, beatEvery) {
 				return
 			}
+			continue
+		}
+		if !l.node.pace.rest(ctx, time.Since(began)) {
+			return
 		}
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"kith/segments"
 )
 
-// segmentsMax bounds the segments of one client. With segments.KeptMax it keeps
+// segmentsMax bounds the segments of one client. With segments.MemoryMax it keeps
 // one identity's facts of one client below what the store takes as one value.
 const segmentsMax = 20_000
 

@@ -90,7 +90,7 @@ type Config struct {
 	ActiveIdle time.Duration
 	// ViewsMax bounds the read views in memory. Default 500,000.
 	ViewsMax int
-	// Workers is how many hosts may run at once. Default half of GOMAXPROCS.
+	// Workers is how many hosts may run at once. Default half of the cores.
 	Workers int
 	// HashSecret keys identity hashes. Default: made at the first start, kept
 	// in Dir/secrets. Whoever keeps the opt-out ledger must keep it too.

@@ -89,9 +89,8 @@ func (p *progress) openFill() (f fillProgress, found bool) {
 
 // fillFromHistory appends fills for segments that want their history gone
 // through, a step at a time, each once the one before is published: so live
-// events go first, and a restart goes on where it was. While events come, at
-// least two thirds of the time are left to them, and a step is as large as
-// the lane takes fillWork for.
+// events go first, and a restart goes on where it was. Between two steps it rests
+// as the node's pace says, and a step is as large as the lane takes fillWork for.
 func (l *lane) fillFromHistory(ctx context.Context) {
 	step := fillStep
 	for {
@@ -110,7 +109,7 @@ func (l *lane) fillFromHistory(ctx context.Context) {
 			}
 			continue
 		}
-		began, events := time.Now(), l.events.Load()
+		began := time.Now()
 		x := l.nextFill(f, step)
 		if err := l.appendOwn(ctx, proto.CommandFill, [][]byte{x.Append(nil)}); err != nil {
 			l.logger.Warn("history cannot be gone through, trying again", "error", err)
@@ -131,7 +130,7 @@ func (l *lane) fillFromHistory(ctx context.Context) {
 		} else if work < fillWork/2 {
 			step = min(step*2, fillStepMax)
 		}
-		if l.events.Load() != events && !pause(ctx, min(2*time.Since(began), fillPauseMax)) {
+		if !l.node.pace.rest(ctx, time.Since(began)) {
 			return
 		}
 	}

@@ -16,6 +16,7 @@ func (n *Node) Hasher() proto.Hasher { return n.hasher }
 // Commands that ctx left undecided are given as failed: they may still come,
 // and a client that sends them again should give its events ids.
 func (n *Node) Submit(ctx context.Context, b *proto.Batch) proto.Submitted {
+	n.pace.ask()
 	refusal := n.refusal()
 	if refusal == nil && b.Len() > 0 {
 		refusal = n.keepPace(ctx)

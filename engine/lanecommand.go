@@ -2,6 +2,7 @@ package engine
 
 import (
 	"encoding/binary"
+	"time"
 
 	"kith/actors"
 	"kith/proto"
@@ -12,6 +13,7 @@ import (
 func (l *lane) laneEntry(b *batch, e *laneEntry) (int, error) {
 	rest := e.Commands
 	var digest uint64
+	filled := false
 	l.enter(b, e.offset)
 	for len(rest) > 0 {
 		c, more, err := proto.NextCommand(rest)
@@ -27,12 +29,17 @@ func (l *lane) laneEntry(b *batch, e *laneEntry) (int, error) {
 			b.full = true
 			return 0, nil
 		}
+		filled = filled || c.Kind == proto.CommandFill
 		digest = chain(digest, uint64(c.Kind), d)
 	}
 	l.enter(b, e.offset)
+	began := time.Now()
 	digest, err := l.supersteps(b, e.offset, digest)
 	if err != nil {
 		return 0, l.entryError(e, err)
+	}
+	if filled { // what it made users exchange is a part of it
+		l.filling.Add(int64(time.Since(began)))
 	}
 	l.noteProducer(e)
 	l.endEntry(b, e, digest)

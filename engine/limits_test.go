@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -53,31 +54,50 @@ func TestManyBitsAtOnce(t *testing.T) {
 	closeNode(t, n)
 }
 
-// What the rules of a client may keep of one identity is bounded when they are
-// defined: a value that the store does not take would end the lane.
+// What the rules of a client may ask for is bounded when they are defined, and
+// what is kept of one identity when events come: a value that the store does not
+// take would end the lane.
 func TestKeptIsBounded(t *testing.T) {
 	n := testNode(t, t.TempDir())
 	defer closeNode(t, n)
+	c := acme(t, n)
 	var err error
 	defined := 0
-	for i := range 8 {
+	for i := range 40 {
 		var parts []string
 		for j := range 30 {
 			parts = append(parts, fmt.Sprintf(`count(event.n > %d, "30d") >= 1000`, i*30+j))
 		}
 		spec := proto.SegmentSpec{ID: proto.SegmentID(fmt.Sprint("s", i)), Scope: "identity", When: strings.Join(parts, " || ")}
-		if _, err = n.Define(t.Context(), acme(t, n), spec); err != nil {
+		if _, err = n.Define(t.Context(), c, spec); err != nil {
 			break
 		}
 		defined++
 	}
-	if proto.CodeOf(err) != proto.CodeRule || defined == 0 {
+	if proto.CodeOf(err) != proto.CodeRule || defined < 30 {
 		t.Fatalf("after %d segments of 30,000 times: %v, want a refusal with code rule", defined, err)
 	}
-	if err := n.Undefine(t.Context(), acme(t, n), "s0"); err != nil {
+	events := make([]*proto.Event, 120) // each meets all of some 990 conditions
+	for i := range events {
+		e := page(c, "robot", "x", time.Now())
+		e.Props = append(e.Props, proto.Prop{Key: "n", Value: proto.NumberOf(10_000)})
+		events[i] = e
+	}
+	for part := range slices.Chunk(events, 20) {
+		submit(t, n, part...)
+	}
+	submit(t, n, page(c, "person", "x", time.Now()))
+	for id, want := range map[proto.Identity]bool{"browser:robot": true, "browser:person": false} {
+		r, err := n.Record(t.Context(), c, id)
+		if err != nil || !r.Known || r.Truncated != want {
+			t.Errorf("%s: known %v, truncated %v (%v)", id, r.Known, r.Truncated, err)
+		}
+	}
+	verifyClean(t, n)
+	if err := n.Undefine(t.Context(), c, "s0"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.Define(t.Context(), acme(t, n), proto.SegmentSpec{ID: "again", Scope: "identity", When: `count(event.n > 1, "30d") >= 1000`}); err != nil {
+	if _, err := n.Define(t.Context(), c, proto.SegmentSpec{ID: "again", Scope: "identity", When: `count(event.n > 1, "30d") >= 1000`}); err != nil {
 		t.Errorf("with room again: %v", err)
 	}
 }

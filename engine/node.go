@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -67,6 +66,7 @@ type Node struct {
 	ready     atomic.Bool
 	disk      *disk
 	clock     *clock
+	pace      *pace
 
 	fillsEnded chan struct{} // one slot: a version may be ready to answer
 
@@ -123,7 +123,7 @@ func open(c Config) (*Node, error) {
 func newNode(c Config, lg log.Logs, st store.Store, secret [16]byte) *Node {
 	n := &Node{
 		config: c, logger: c.Logger, hasher: proto.NewHasher(secret), log: lg, store: st,
-		views: newViews(c.ViewsMax), clock: newClock(c.Now), reporting: make(chan struct{}, 1), fillsEnded: make(chan struct{}, 1), campaigns: newCampaigns(),
+		views: newViews(c.ViewsMax), clock: newClock(c.Now), pace: &pace{}, reporting: make(chan struct{}, 1), fillsEnded: make(chan struct{}, 1), campaigns: newCampaigns(),
 		conn: func() *nats.Conn { return nil }, cutSeconds: newCutSeconds(), disk: newDisk(c.DiskReserve, c.storeDir(), c.logDir()),
 	}
 	n.place()
@@ -230,7 +230,7 @@ func (n *Node) start(ctx context.Context) error {
 	}
 	workers := n.config.Workers
 	if workers == 0 {
-		workers = max(1, runtime.GOMAXPROCS(0)/2)
+		workers = max(1, cores()/2)
 	}
 	dispatcher, stopPool := actorsDispatcher(workers)
 	n.stopPool = stopPool

@@ -12,6 +12,7 @@ import (
 // Lookup appends the ids of the client's segments that id is in at now to dst.
 // It reads views only, and on a miss the store; it never waits for the log.
 func (n *Node) Lookup(client proto.ClientInfo, id proto.Identity, now proto.Millis, dst []proto.SegmentID) (proto.Seen, []proto.SegmentID, error) {
+	n.pace.ask()
 	node := proto.Node{Hash: n.hasher.Hash(id), Space: client.Space}
 	view, err := n.view(node)
 	if err != nil {

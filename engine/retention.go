@@ -196,6 +196,7 @@ func (l *lane) nextExpire(ctx context.Context, keep retentions, first proto.Ordi
 	snap := l.acquire()
 	defer snap.release()
 	nodes, cost := 0, 0
+	work := l.node.pace.begin()
 	err = l.scanNames(snap, first, func(o proto.Ordinal, node proto.Node, _ proto.Identity) (bool, error) {
 		if nodes++; nodes > expireScan || len(step.Ordinals) >= expireNodes || cost >= expireCost {
 			next, more = o, true
@@ -207,7 +208,7 @@ func (l *lane) nextExpire(ctx context.Context, keep retentions, first proto.Ordi
 			cost += blocks
 		}
 		if err == nil {
-			err = ctx.Err()
+			err = work.breathe(ctx)
 		}
 		return true, err
 	})

@@ -14,11 +14,9 @@ const (
 	beatSoonest = 20 * time.Millisecond
 	controlMax  = 64  // control records in one relayed entry
 	fillStep    = 256 // identities in the first fill
-	fillStepMin = 64
+	fillStepMin = 32
 	fillStepMax = 1024
-
-	fillWork     = 10 * time.Millisecond // of the lane, in one fill
-	fillPauseMax = time.Second           // after a fill beside events
+	fillWork    = 5 * time.Millisecond // of the lane, in one fill
 )
 
 // clock notices when wall time does not run with the monotonic clock. It is

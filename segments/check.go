@@ -41,7 +41,7 @@ func (p *Program) check(d Definition, beside bool) ([]*segment, error) {
 		}
 	}
 	if sum := p.kept + d.Rule.root.kept(); sum > KeptMax {
-		return nil, proto.Errorf(proto.CodeRule, "with segment %q the rules of this client would keep up to %d times of each identity, more than %d (an amount counts as three, a distinct value too): lower a threshold of count, days or distinct, sum fewer properties, or delete a segment", d.ID, sum, KeptMax)
+		return nil, proto.Errorf(proto.CodeRule, "with segment %q the rules of this client would ask for up to %d times of each identity, more than %d (an amount counts as three, a distinct value too): lower a threshold of count, days or distinct, sum fewer properties, or delete a segment", d.ID, sum, KeptMax)
 	}
 	return p.checkRefs(d, beside)
 }

@@ -13,10 +13,15 @@ type Delta struct {
 	Entered, Left []proto.SegmentKey // by key
 	Touched       bool               // a membership or a Next changed
 	Shared        bool               // what AppendShared packs of the Memory may have changed
+	Dropped       bool               // something that the rules ask for was not kept, for MemoryMax
 }
 
 // Reset empties d and keeps its buffers.
 func (d *Delta) Reset() { *d = Delta{Entered: d.Entered[:0], Left: d.Left[:0]} }
+
+func (d *Delta) note(n noted) {
+	d.Shared, d.Dropped = d.Shared || n.given, d.Dropped || n.dropped
+}
 
 func (d *Delta) enter(key proto.SegmentKey) { turn(&d.Entered, &d.Left, key) }
 func (d *Delta) leave(key proto.SegmentKey) { turn(&d.Left, &d.Entered, key) }
@@ -203,11 +208,11 @@ func (ev *Evaluator) Observe(p *Program, m *Memory, e *proto.EventBody, t, now p
 	p.index.find(ev, e)
 	t = min(t, now)
 	for _, q := range ev.matched {
-		changed, given := m.observe(q, e, t, now, &ev.scratch)
-		if changed {
+		n := m.observe(q, e, t, now, &ev.scratch)
+		if n.changed {
 			ev.markAll(m, q.rules)
 		}
-		d.Shared = d.Shared || given
+		d.note(n)
 	}
 	ev.run(m, now, d)
 }

@@ -17,6 +17,7 @@ type Memory struct {
 	traits  []proto.Prop // by key; of a user's union several of one key, by value
 	members []Membership // by key
 	matches []matches    // by id
+	kept    int          // what matches take, in times
 }
 
 // Membership is one segment's state. Next is when time alone changes In, 0 for
@@ -55,7 +56,7 @@ func (m *Memory) Traits() []proto.Prop { return m.traits }
 
 // Reset makes m the zero value and keeps its buffers.
 func (m *Memory) Reset() {
-	m.version, m.next = 0, 0
+	m.version, m.next, m.kept = 0, 0, 0
 	m.traits, m.members, m.matches = m.traits[:0], m.members[:0], m.matches[:0]
 }
 
@@ -157,34 +158,76 @@ func (m *Memory) setTrait(t proto.Prop) bool {
 	return true
 }
 
-// observe adds a match at t and reports whether what is kept changed, and
-// whether what is given to the user did.
-func (m *Memory) observe(q *tracked, e *proto.EventBody, t, now proto.Millis, sc *scratch) (changed, given bool) {
+// noted says what a match did.
+type noted struct {
+	changed bool // what is kept
+	given   bool // what is given to the user
+	dropped bool // there was no room for it, or an older one went that the rules ask for
+}
+
+// observe adds a match at t.
+func (m *Memory) observe(q *tracked, e *proto.EventBody, t, now proto.Millis, sc *scratch) (n noted) {
 	v, counts := q.value(e, sc)
 	if !counts {
-		return false, false
+		return noted{}
 	}
 	i, found := m.findMatch(q.id)
+	need := &q.need
+	if m.kept >= MemoryMax {
+		if !found || q.series == pairs {
+			return noted{dropped: true}
+		}
+		need, n.dropped = m.matches[i].within(need)
+	}
 	if !found {
 		m.insertMatch(i, q.id)
+		m.kept += entryCost
 	}
 	s := &m.matches[i]
-	times, days := len(s.times), len(s.days)
+	times, days, kept := len(s.times), len(s.days), s.kept()
 	var before extent
 	if q.gives == givesPart {
 		before = s.extent(&q.shared)
 	}
-	changed = s.add(q.predicate, &q.need, t, now, v)
+	n.changed = s.add(q.predicate, need, t, now, v)
 	switch q.gives {
 	case givesAll:
-		given = changed || len(s.times) != times || len(s.days) != days
+		n.given = n.changed || len(s.times) != times || len(s.days) != days
 	case givesPart:
-		given = s.extent(&q.shared) != before || changed && (q.series != noSeries || s.among(&q.shared, t))
+		n.given = s.extent(&q.shared) != before || n.changed && (q.series != noSeries || s.among(&q.shared, t))
 	}
-	if !changed && s.empty() { // late, and all else expired
+	m.kept += s.kept() - kept
+	if !n.changed && s.empty() { // late, and all else expired
 		m.removeMatch(i)
+		m.kept -= entryCost
 	}
-	return changed, given
+	return n
+}
+
+// What matches take, in times of six bytes: an entry for its predicate's number,
+// a total, the newest and the oldest; and a value beside a time.
+const (
+	entryCost = 4
+	valueCost = 2
+)
+
+// within is a need that s does not grow by, and whether that is less than need.
+func (s *matches) within(need *need) (*need, bool) {
+	least := *need
+	least.times, least.days = min(need.times, len(s.times)), min(need.days, len(s.days))
+	return &least, least != *need
+}
+
+// measure counts what all matches take.
+func (m *Memory) measure() {
+	m.kept = 0
+	for i := range m.matches {
+		m.kept += m.matches[i].kept()
+	}
+}
+
+func (s *matches) kept() int {
+	return entryCost + len(s.times) + valueCost*len(s.values) + len(s.days)
 }
 
 // insertMatch opens an entry, with the buffers of one that was given up.

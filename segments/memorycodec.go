@@ -231,6 +231,7 @@ func (m *Memory) readMatches(r *proto.Reader, base proto.Millis) {
 		}
 		base, before = m.appendMatch(id).read(r, base, what, nil), id
 	}
+	m.measure()
 }
 
 // readMatchHead reads a predicate's number and what is there of it.

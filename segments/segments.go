@@ -41,11 +41,12 @@ const (
 	AmountsMax        = 1000 // sum(), min() and max() are over so many of the newest events
 	PairsMax          = 256  // events kept for a pair of sequence() that is newer than the newest
 	RegexBytesMax     = 256
-	TraitsMax         = 64     // traits of one identity
-	ImportTraitsMax   = 256    // of those, besides, that only imports set
-	NestingMax        = 8      // levels of member() below a rule
-	KeptMax           = 96_000 // times and days that the rules of one client keep of an identity at most, two more for each condition
-	ReachMax          = 1000   // parts of all rules that a rule reaches by member(), its own included
+	TraitsMax         = 64        // traits of one identity
+	ImportTraitsMax   = 256       // of those, besides, that only imports set
+	NestingMax        = 8         // levels of member() below a rule
+	KeptMax           = 1_000_000 // times and days that the rules of one client ask for of an identity at most, two more for each condition
+	MemoryMax         = 96_000    // of them are kept of one identity, about: 600 kB beside its traits and memberships
+	ReachMax          = 1000      // parts of all rules that a rule reaches by member(), its own included
 )
 
 // Scope is what a rule's history is of.

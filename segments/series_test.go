@@ -1,8 +1,10 @@
 package segments_test
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -179,12 +181,13 @@ func TestSeriesOfUsers(t *testing.T) {
 	phone.wants("the phone alone", false, false, false, true)
 }
 
-// What rules keep is bounded in bytes: values beside times count too.
-func TestAmountsCountForWhatTheyTake(t *testing.T) {
+// What rules ask for is bounded, and what is kept of one identity in bytes,
+// values beside times included. What did not find room is told.
+func TestWhatIsKeptOfOneIdentityIsBounded(t *testing.T) {
 	p := segments.NewProgram()
 	var err error
 	n := 0
-	for ; err == nil && n < 200; n++ {
+	for ; err == nil && n < 1000; n++ {
 		rule := compile(t, fmt.Sprintf(`sum(event.p%d) >= 5`, n))
 		err = p.Define(segments.Definition{Key: proto.SegmentKey(n + 1), ID: proto.SegmentID(fmt.Sprint("s", n)), Rule: rule})
 	}
@@ -192,16 +195,52 @@ func TestAmountsCountForWhatTheyTake(t *testing.T) {
 		t.Fatalf("%d sums are taken: %v", n, err)
 	}
 	m, ev, d := &segments.Memory{}, segments.NewEvaluator(), &segments.Delta{}
+	dropped := -1
 	for i := range segments.AmountsMax {
 		e := &proto.EventBody{Name: "order"}
-		for k := range n {
+		for k := range 60 {
 			e.Props = append(e.Props, proto.Prop{Key: fmt.Sprint("p", k), Value: proto.NumberOf(float64(i*37+k) / 100)})
 		}
 		at := start + proto.Millis(i)*601_000
+		d.Reset()
 		ev.Observe(p, m, e, at, at, d)
+		if d.Dropped && dropped < 0 {
+			dropped = i
+		}
 	}
-	if size := len(m.Append(nil, start)); size > 6*segments.KeptMax || size < 200_000 {
-		t.Errorf("the memory has %d bytes, the bound is six for each of %d", size, segments.KeptMax)
+	if least := segments.MemoryMax / 60 / 3; dropped < least-2 || dropped > least+2 {
+		t.Errorf("the first value without room is the %dth of 60, about the %dth is due", dropped, least)
+	}
+	packed := m.Append(nil, start)
+	if len(packed) > 6*segments.MemoryMax || len(packed) < 200_000 {
+		t.Errorf("the memory has %d bytes, the bound is six for each of %d", len(packed), segments.MemoryMax)
+	}
+	// Who was read from the store is as full as who was not.
+	again := &segments.Memory{}
+	r := proto.NewReader(packed)
+	segments.ReadMemory(&r, start, again)
+	at := start + segments.AmountsMax*601_000
+	for _, x := range []*segments.Memory{m, again} {
+		d.Reset()
+		ev.Observe(p, x, &proto.EventBody{Name: "order", Props: []proto.Prop{{Key: "p0", Value: proto.NumberOf(1)}, {Key: "p70", Value: proto.NumberOf(9)}}}, at, at, d)
+		if !d.Dropped || slices.Contains(d.Entered, 71) {
+			t.Errorf("a full memory took in more: %+v", d)
+		}
+	}
+	if !bytes.Equal(m.Append(nil, start), again.Append(nil, start)) {
+		t.Error("a full memory goes on in another way after it was stored")
+	}
+	// Rules that go make room.
+	for k := range 30 {
+		if err := p.Undefine(proto.SegmentID(fmt.Sprint("s", k)), proto.SegmentKey(2000+k)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ev.Update(p, m, nil, at, d)
+	d.Reset()
+	ev.Observe(p, m, &proto.EventBody{Name: "order", Props: []proto.Prop{{Key: "p70", Value: proto.NumberOf(9)}}}, at, at, d)
+	if d.Dropped || !slices.Contains(d.Entered, 71) {
+		t.Errorf("with half of the rules gone there is no room: %+v", d)
 	}
 }
 

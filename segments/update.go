@@ -34,7 +34,7 @@ func (ev *Evaluator) update(p *Program, m *Memory, since proto.SegmentKey, histo
 	ev.begin(p)
 	ev.forget(p, m, since, d)
 	if fill := p.newerThan(since); len(fill) > 0 && history != nil {
-		ev.fill(p, m, fill, since, history, now)
+		ev.fill(p, m, fill, since, history, now, d)
 	}
 	ev.begin(p)
 	ev.markFacts(p, m, since, now)
@@ -82,18 +82,19 @@ func (ev *Evaluator) forget(p *Program, m *Memory, since proto.SegmentKey, d *De
 			}
 		}
 	}
+	m.measure()
 }
 
 // fillTriedMax is up to how many predicates are tried one by one on an event
 // of the history instead of asking the index.
 const fillTriedMax = 8
 
-func (ev *Evaluator) fill(p *Program, m *Memory, fill []*tracked, since proto.SegmentKey, history iter.Seq2[proto.Millis, *proto.EventBody], now proto.Millis) {
+func (ev *Evaluator) fill(p *Program, m *Memory, fill []*tracked, since proto.SegmentKey, history iter.Seq2[proto.Millis, *proto.EventBody], now proto.Millis, d *Delta) {
 	for t, e := range history {
 		if len(fill) <= fillTriedMax {
 			for _, q := range fill {
 				if q.tree.matches(e, &ev.scratch) {
-					m.observe(q, e, t, now, &ev.scratch)
+					d.note(m.observe(q, e, t, now, &ev.scratch))
 				}
 			}
 			continue
@@ -102,7 +103,7 @@ func (ev *Evaluator) fill(p *Program, m *Memory, fill []*tracked, since proto.Se
 		p.index.find(ev, e)
 		for _, q := range ev.matched {
 			if q.since > since {
-				m.observe(q, e, t, now, &ev.scratch)
+				d.note(m.observe(q, e, t, now, &ev.scratch))
 			}
 		}
 	}

@@ -421,6 +421,9 @@ func (p *Stepper) collect(s *State, client proto.ClientID, fx *Effects) {
 	}
 	fx.Published = fx.Published || p.delta.Touched
 	fx.Shared = fx.Shared || p.delta.Shared
+	if p.delta.Dropped {
+		s.Client(client).History.Truncated = true
+	}
 }
 
 // forget drops what one client knows.

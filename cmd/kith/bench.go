@@ -115,6 +115,7 @@ func newBenchYardstickCommand() *cobra.Command {
 	cmd.Flags().StringVar(&dir, "dir", "", "data `DIR`ectory of pipeline")
 	cmd.Flags().StringVar(&file, "file", "", "`FILE` of answers")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		useProcessors() // as a node does
 		if args[0] == "pipeline" {
 			return bench.ServePipeline(dir, cmd.InOrStdin(), cmd.OutOrStdout())
 		}

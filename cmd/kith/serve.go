@@ -143,6 +143,7 @@ func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
 // serve runs a node until ctx is done or a part of it fails.
 func serve(ctx context.Context, c config.Config, f serveFlags, out io.Writer, log *slog.Logger) (err error) {
 	useMemory(log)
+	useProcessors()
 	public, service, err := listen(c) // 2
 	if err != nil {
 		return err

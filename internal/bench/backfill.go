@@ -29,6 +29,7 @@ const (
 	fillColdShare   = 10 // of so many look-ups one is of anybody, the others of who is about
 	fillPoll        = 50 * time.Millisecond
 	fillKillAt      = 0.4 // of the first segment
+	fillWithout     = 20  // samples long it is looked without a fill: the store compacts every half minute
 )
 
 // steady is a rate, a quarter of it for a quick run.
@@ -192,7 +193,7 @@ func (f *filling) without(ctx context.Context) (x sample, err error) {
 	looks, events := f.around(ctx)
 	var cpu sample
 	err = f.profiled(&cpu, func() (err error) {
-		pause(ctx, 2*f.s.Time)
+		pause(ctx, fillWithout*f.s.Time)
 		x, err = stopped(looks, events)
 		return err
 	})

@@ -3,6 +3,7 @@ package main
 import (
 	"log/slog"
 	"os"
+	"runtime"
 	"runtime/debug"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
@@ -17,7 +18,22 @@ const (
 	// more frequent instead: the rest is the file cache's, which the store lives
 	// on.
 	memoryShare = 0.5
+	// spareProcs is how many goroutines may compute for long beside those that
+	// answer: what the store's compaction and the lanes have. Go lets each run for
+	// 10 ms before another; the system's scheduler has who slept go first. With as
+	// many threads as cores a look-up waited for all of them, up to a second on two
+	// cores; with these beside, some milliseconds.
+	spareProcs = 8
 )
+
+// useProcessors lets more goroutines run than there are cores. GOMAXPROCS in the
+// environment wins, and so does a quota of the cgroup: there, threads that run at
+// once only use it up sooner.
+func useProcessors() {
+	if procs := runtime.GOMAXPROCS(0); os.Getenv("GOMAXPROCS") == "" && procs == runtime.NumCPU() {
+		runtime.GOMAXPROCS(procs + spareProcs)
+	}
+}
 
 // useMemory lets a node's heap grow further between collections while there is
 // memory. GOGC and GOMEMLIMIT in the environment win.
