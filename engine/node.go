@@ -123,7 +123,7 @@ func open(c Config) (*Node, error) {
 func newNode(c Config, lg log.Logs, st store.Store, secret [16]byte) *Node {
 	n := &Node{
 		config: c, logger: c.Logger, hasher: proto.NewHasher(secret), log: lg, store: st,
-		views: newViews(c.ViewsMax), clock: newClock(c.Now), pace: &pace{}, reporting: make(chan struct{}, 1), fillsEnded: make(chan struct{}, 1), campaigns: newCampaigns(),
+		views: newViews(c.ViewsMax), clock: newClock(c.Now), pace: newPace(), reporting: make(chan struct{}, 1), fillsEnded: make(chan struct{}, 1), campaigns: newCampaigns(),
 		conn: func() *nats.Conn { return nil }, cutSeconds: newCutSeconds(), disk: newDisk(c.DiskReserve, c.storeDir(), c.logDir()),
 	}
 	n.place()

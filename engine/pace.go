@@ -10,7 +10,8 @@ import (
 
 // Bounds of background work beside work that somebody waits for.
 const (
-	paceShare   = 0.2              // of the time, while somebody asks
+	pacePart    = 1.0 / 16         // of the processor, while somebody asks
+	paceMost    = 1.0 / 2          // of the time of one that does it
 	paceSlice   = time.Millisecond // of work without a rest
 	paceRestMax = time.Second
 	paceAlone   = 500 * time.Millisecond // after the last question nobody asks any more
@@ -19,11 +20,14 @@ const (
 // pace has background work rest while somebody asks: whatever it does beside
 // answers is taken from them, by the processor, the disk and the caches.
 type pace struct {
+	share float64     // of the time, while somebody asks
 	asked atomic.Bool // since it was last looked
 
 	mu   sync.Mutex
 	last time.Time // when it was seen that somebody had asked
 }
+
+func newPace() *pace { return &pace{share: min(float64(cores())*pacePart, paceMost)} }
 
 // ask notes that somebody waits for an answer. It is called for each question,
 // so it writes only what is not so already.
@@ -49,7 +53,7 @@ func (p *pace) rest(ctx context.Context, work time.Duration) bool {
 		runtime.Gosched()
 		return ctx.Err() == nil
 	}
-	return pause(ctx, min(time.Duration(float64(work)*(1-paceShare)/paceShare), paceRestMax))
+	return pause(ctx, min(time.Duration(float64(work)*(1-p.share)/p.share), paceRestMax))
 }
 
 // spell is one goroutine's background work.

@@ -11,7 +11,7 @@ import (
 // somebody does.
 func TestBackgroundWorkRests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &pace{}
+		p := &pace{share: 0.2}
 		rested := func(work time.Duration) time.Duration {
 			start := time.Now()
 			if !p.rest(t.Context(), work) {
