@@ -90,7 +90,6 @@ func (x *userIndex) loaded() {
 // survey reads all nodes once: for the index of users, and so that the hosts
 // know who is new.
 func (l *lane) survey(ctx context.Context, snap store.Snapshot) error {
-	work := l.node.pace.begin()
 	for _, p := range l.partitions {
 		stored := &actors.Filter{}
 		prefix := []byte{'N', byte(p)}
@@ -101,7 +100,7 @@ func (l *lane) survey(ctx context.Context, snap store.Snapshot) error {
 					return false, err
 				}
 			}
-			return true, work.breathe(ctx)
+			return true, ctx.Err()
 		})
 		if err != nil {
 			return err

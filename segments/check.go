@@ -40,7 +40,10 @@ func (p *Program) check(d Definition, beside bool) ([]*segment, error) {
 			return nil, proto.Errorf(proto.CodeConflict, "conditions %s and %s have the same number: write one another way", clip(d.Rule.preds[i].text), clip(d.Rule.preds[i-1].text))
 		}
 	}
-	if sum := p.kept + d.Rule.root.kept(); sum > KeptMax {
+	if sum := p.series + d.Rule.root.sum(need.series); sum > MemoryMax {
+		return nil, proto.Errorf(proto.CodeRule, "with segment %q the sums, least and greatest amounts, distinct values and sequences of this client would ask for up to %d times of each identity, more than %d (an amount or a distinct value counts as three): sum fewer properties, or delete a segment", d.ID, sum, MemoryMax)
+	}
+	if sum := p.kept + d.Rule.root.sum(need.kept); sum > KeptMax {
 		return nil, proto.Errorf(proto.CodeRule, "with segment %q the rules of this client would ask for up to %d times of each identity, more than %d (an amount counts as three, a distinct value too): lower a threshold of count, days or distinct, sum fewer properties, or delete a segment", d.ID, sum, KeptMax)
 	}
 	return p.checkRefs(d, beside)

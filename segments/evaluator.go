@@ -207,6 +207,7 @@ func (ev *Evaluator) Observe(p *Program, m *Memory, e *proto.EventBody, t, now p
 	ev.begin(p)
 	p.index.find(ev, e)
 	t = min(t, now)
+	ev.orderMatched(m)
 	for _, q := range ev.matched {
 		n := m.observe(q, e, t, now, &ev.scratch)
 		if n.changed {
@@ -215,6 +216,14 @@ func (ev *Evaluator) Observe(p *Program, m *Memory, e *proto.EventBody, t, now p
 		d.note(n)
 	}
 	ev.run(m, now, d)
+}
+
+// orderMatched sorts what an event met where there may not be room for all of it:
+// what gets the last room must not depend on how the index came to be.
+func (ev *Evaluator) orderMatched(m *Memory) {
+	if m.kept+len(ev.matched)*matchCost >= MemoryMax {
+		slices.SortFunc(ev.matched, func(a, b *tracked) int { return cmp.Compare(a.id, b.id) })
+	}
 }
 
 // SetTraits sets traits, and removes those set to the text "". At most

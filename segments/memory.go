@@ -209,6 +209,7 @@ func (m *Memory) observe(q *tracked, e *proto.EventBody, t, now proto.Millis, sc
 const (
 	entryCost = 4
 	valueCost = 2
+	matchCost = entryCost + 1 + valueCost + 1 // one match adds no more
 )
 
 // within is a need that s does not grow by, and whether that is less than need.

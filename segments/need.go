@@ -66,14 +66,22 @@ func (a need) join(b need) need {
 // each six bytes of a value beside a time.
 func (a need) kept() int { return a.times*(1+a.beside) + a.days + 2 }
 
-// kept is the same for all aggregates of a rule.
-func (n *node) kept() int {
+// series is kept of a need that has a value beside each time, and else nothing.
+func (a need) series() int {
+	if a.beside == 0 {
+		return 0
+	}
+	return a.kept()
+}
+
+// sum is of the needs of all aggregates of a rule.
+func (n *node) sum(of func(need) int) int {
 	sum := 0
 	if n.owner != nil {
-		sum = needOf(n).kept()
+		sum = of(needOf(n))
 	}
 	for _, k := range n.kids {
-		sum += k.kept()
+		sum += k.sum(of)
 	}
 	return sum
 }

@@ -25,6 +25,7 @@ type Program struct {
 	traits   map[string]*watched
 	index    index
 	kept     int // times and days that one identity may have to keep
+	series   int // of them, those with values beside
 
 	segmentSlots, predSlots slots
 }
@@ -416,6 +417,7 @@ func bySince(a, b *tracked) int {
 func (p *Program) file(t *tracked) {
 	t.weigh()
 	p.kept += t.need.kept()
+	p.series += t.need.series()
 	i, _ := slices.BinarySearchFunc(p.filled, t, bySince)
 	p.filled = slices.Insert(p.filled, i, t)
 }
@@ -423,6 +425,7 @@ func (p *Program) file(t *tracked) {
 func (p *Program) unfile(t *tracked) {
 	if i, found := slices.BinarySearchFunc(p.filled, t, bySince); found {
 		p.kept -= t.need.kept()
+		p.series -= t.need.series()
 		p.filled = slices.Delete(p.filled, i, i+1)
 	}
 }

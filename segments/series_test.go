@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -181,66 +180,99 @@ func TestSeriesOfUsers(t *testing.T) {
 	phone.wants("the phone alone", false, false, false, true)
 }
 
-// What rules ask for is bounded, and what is kept of one identity in bytes,
-// values beside times included. What did not find room is told.
-func TestWhatIsKeptOfOneIdentityIsBounded(t *testing.T) {
-	p := segments.NewProgram()
-	var err error
-	n := 0
-	for ; err == nil && n < 1000; n++ {
-		rule := compile(t, fmt.Sprintf(`sum(event.p%d) >= 5`, n))
-		err = p.Define(segments.Definition{Key: proto.SegmentKey(n + 1), ID: proto.SegmentID(fmt.Sprint("s", n)), Rule: rule})
-	}
-	if proto.CodeOf(err) != proto.CodeRule {
-		t.Fatalf("%d sums are taken: %v", n, err)
-	}
-	m, ev, d := &segments.Memory{}, segments.NewEvaluator(), &segments.Delta{}
-	dropped := -1
-	for i := range segments.AmountsMax {
-		e := &proto.EventBody{Name: "order"}
-		for k := range 60 {
-			e.Props = append(e.Props, proto.Prop{Key: fmt.Sprint("p", k), Value: proto.NumberOf(float64(i*37+k) / 100)})
+// defineUntil defines rules of a pattern, by a number, until one is refused.
+func defineUntil(t *testing.T, p *segments.Program, pattern string, most int) (defined int) {
+	t.Helper()
+	for n := range most {
+		err := p.Define(segments.Definition{Key: proto.SegmentKey(n + 1), ID: proto.SegmentID(fmt.Sprint("s", n)), Rule: compile(t, fmt.Sprintf(pattern, n))})
+		if proto.CodeOf(err) == proto.CodeRule {
+			return n
 		}
-		at := start + proto.Millis(i)*601_000
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Fatalf("%d of %s are taken", most, pattern)
+	return 0
+}
+
+// What rules ask for is bounded: of amounts, of which a person may have many, by
+// what one identity may keep.
+func TestAmountsCountForWhatTheyTake(t *testing.T) {
+	if n := defineUntil(t, segments.NewProgram(), `sum(event.p%d) >= 5`, 200); n != segments.MemoryMax/(3*segments.AmountsMax+2) {
+		t.Errorf("%d sums are taken", n)
+	}
+}
+
+// What is kept of one identity is bounded in bytes. What did not find room is
+// told, and does not depend on how the rules came to be.
+func TestWhatIsKeptOfOneIdentityIsBounded(t *testing.T) {
+	const met = 120
+	p := segments.NewProgram()
+	n := defineUntil(t, p, `count(event.p%d > 0, "30d") >= 1000`, 2000)
+	if n < met+10 {
+		t.Fatalf("only %d counts are taken", n)
+	}
+	other := segments.NewProgram() // the same rules, in another order
+	for k := n - 1; k >= 0; k-- {
+		d, _ := p.Get(proto.SegmentID(fmt.Sprint("s", k)))
+		if err := other.Define(d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, turned, ev, d := &segments.Memory{}, &segments.Memory{}, segments.NewEvaluator(), &segments.Delta{}
+	event := func(i, props int) (*proto.EventBody, proto.Millis) {
+		e := &proto.EventBody{Name: "order"}
+		for k := range props {
+			e.Props = append(e.Props, proto.Prop{Key: fmt.Sprint("p", k), Value: proto.NumberOf(float64(i + 1))})
+		}
+		return e, start + proto.Millis(i)*601_000
+	}
+	dropped := -1
+	for i := range 1000 {
+		e, at := event(i, met)
+		d.Reset()
+		ev.Observe(other, turned, e, at, at, d)
 		d.Reset()
 		ev.Observe(p, m, e, at, at, d)
 		if d.Dropped && dropped < 0 {
 			dropped = i
 		}
 	}
-	if least := segments.MemoryMax / 60 / 3; dropped < least-2 || dropped > least+2 {
-		t.Errorf("the first value without room is the %dth of 60, about the %dth is due", dropped, least)
+	if least := segments.MemoryMax/met - 4; dropped < least-2 || dropped > least+2 {
+		t.Errorf("the first event without room is the %dth, about the %dth is due", dropped, least)
 	}
 	packed := m.Append(nil, start)
 	if len(packed) > 6*segments.MemoryMax || len(packed) < 200_000 {
 		t.Errorf("the memory has %d bytes, the bound is six for each of %d", len(packed), segments.MemoryMax)
 	}
+	if !bytes.Equal(packed, turned.Append(nil, start)) {
+		t.Error("what is kept depends on the order in which the rules were defined")
+	}
 	// Who was read from the store is as full as who was not.
 	again := &segments.Memory{}
 	r := proto.NewReader(packed)
 	segments.ReadMemory(&r, start, again)
-	at := start + segments.AmountsMax*601_000
+	e, at := event(1000, met+10)
 	for _, x := range []*segments.Memory{m, again} {
 		d.Reset()
-		ev.Observe(p, x, &proto.EventBody{Name: "order", Props: []proto.Prop{{Key: "p0", Value: proto.NumberOf(1)}, {Key: "p70", Value: proto.NumberOf(9)}}}, at, at, d)
-		if !d.Dropped || slices.Contains(d.Entered, 71) {
-			t.Errorf("a full memory took in more: %+v", d)
+		if ev.Observe(p, x, e, at, at, d); !d.Dropped {
+			t.Error("a full memory took in more")
 		}
 	}
-	if !bytes.Equal(m.Append(nil, start), again.Append(nil, start)) {
+	if packed = m.Append(nil, start); !bytes.Equal(packed, again.Append(nil, start)) {
 		t.Error("a full memory goes on in another way after it was stored")
 	}
 	// Rules that go make room.
 	for k := range 30 {
-		if err := p.Undefine(proto.SegmentID(fmt.Sprint("s", k)), proto.SegmentKey(2000+k)); err != nil {
+		if err := p.Undefine(proto.SegmentID(fmt.Sprint("s", k)), proto.SegmentKey(5000+k)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	ev.Update(p, m, nil, at, d)
 	d.Reset()
-	ev.Observe(p, m, &proto.EventBody{Name: "order", Props: []proto.Prop{{Key: "p70", Value: proto.NumberOf(9)}}}, at, at, d)
-	if d.Dropped || !slices.Contains(d.Entered, 71) {
-		t.Errorf("with half of the rules gone there is no room: %+v", d)
+	if ev.Observe(p, m, e, at, at, d); d.Dropped {
+		t.Error("with a quarter of the rules gone there is no room")
 	}
 }
 

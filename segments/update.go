@@ -1,6 +1,7 @@
 package segments
 
 import (
+	"cmp"
 	"iter"
 	"slices"
 
@@ -90,8 +91,12 @@ func (ev *Evaluator) forget(p *Program, m *Memory, since proto.SegmentKey, d *De
 const fillTriedMax = 8
 
 func (ev *Evaluator) fill(p *Program, m *Memory, fill []*tracked, since proto.SegmentKey, history iter.Seq2[proto.Millis, *proto.EventBody], now proto.Millis, d *Delta) {
+	few := len(fill) <= fillTriedMax
+	if few { // as in orderMatched
+		fill = slices.SortedFunc(slices.Values(fill), func(a, b *tracked) int { return cmp.Compare(a.id, b.id) })
+	}
 	for t, e := range history {
-		if len(fill) <= fillTriedMax {
+		if few {
 			for _, q := range fill {
 				if q.tree.matches(e, &ev.scratch) {
 					d.note(m.observe(q, e, t, now, &ev.scratch))
@@ -101,6 +106,7 @@ func (ev *Evaluator) fill(p *Program, m *Memory, fill []*tracked, since proto.Se
 		}
 		ev.begin(p)
 		p.index.find(ev, e)
+		ev.orderMatched(m)
 		for _, q := range ev.matched {
 			if q.since > since {
 				d.note(m.observe(q, e, t, now, &ev.scratch))

@@ -3,8 +3,11 @@ package main
 import (
 	"log/slog"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
+	"strings"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 )
@@ -27,12 +30,40 @@ const (
 )
 
 // useProcessors lets more goroutines run than there are cores. GOMAXPROCS in the
-// environment wins, and so does a quota of the cgroup: there, threads that run at
+// environment wins, and so does a quota of a cgroup: there, threads that run at
 // once only use it up sooner.
 func useProcessors() {
-	if procs := runtime.GOMAXPROCS(0); os.Getenv("GOMAXPROCS") == "" && procs == runtime.NumCPU() {
-		runtime.GOMAXPROCS(procs + spareProcs)
+	if os.Getenv("GOMAXPROCS") == "" && !processorQuota("/proc/self/cgroup", "/sys/fs/cgroup") {
+		runtime.GOMAXPROCS(runtime.NumCPU() + spareProcs)
 	}
+}
+
+// processorQuota reports whether the process's cgroup, or one above it, bounds how
+// much of the processors it may use: cpu.max of version 2, cpu.cfs_quota_us of
+// version 1. self and root are where Linux tells of cgroups.
+func processorQuota(self, root string) bool {
+	groups, err := os.ReadFile(self)
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(groups)) {
+		part := strings.SplitN(strings.TrimSpace(line), ":", 3) // number, controllers, path
+		if len(part) < 3 || part[1] != "" && !slices.Contains(strings.Split(part[1], ","), "cpu") {
+			continue
+		}
+		for dir := filepath.Clean("/" + part[2]); ; dir = filepath.Dir(dir) {
+			for _, file := range []string{filepath.Join(dir, "cpu.max"), filepath.Join("cpu", dir, "cpu.cfs_quota_us"), filepath.Join("cpu,cpuacct", dir, "cpu.cfs_quota_us")} {
+				b, err := os.ReadFile(filepath.Join(root, file))
+				if err == nil && !strings.HasPrefix(string(b), "max") && !strings.HasPrefix(string(b), "-1") {
+					return true
+				}
+			}
+			if dir == "/" {
+				break
+			}
+		}
+	}
+	return false
 }
 
 // useMemory lets a node's heap grow further between collections while there is
