@@ -49,7 +49,7 @@ func VerifyStore(ctx context.Context, c Config, st store.Store) (VerifyReport, e
 	if err := c.Validate(); err != nil {
 		return r, err
 	}
-	n := &Node{config: c, logger: c.Logger, hasher: proto.NewHasher([16]byte{1}), store: st, pace: newPace()}
+	n := &Node{config: c, logger: c.Logger, hasher: proto.NewHasher([16]byte{1}), store: st}
 	n.place()
 	snap := st.Snapshot()
 	defer snap.Release()

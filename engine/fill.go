@@ -174,7 +174,7 @@ func (l *lane) fill(b *batch, body []byte) (digest uint64, later bool, err error
 	if !ok || f.done || x.First != f.first() {
 		return 0, false, nil // undefined or replaced meanwhile, or a step of a fill that was begun anew
 	}
-	defer func(began time.Time) { l.filling.Store(int64(time.Since(began))) }(time.Now())
+	l.fillBegan = time.Now()
 	nodes, err := l.nodesBetween(b.source, x.Client, x.First, x.Last)
 	if err != nil {
 		return 0, false, err

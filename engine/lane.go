@@ -103,6 +103,7 @@ type lane struct {
 	events       atomic.Uint64
 	acknowledged atomic.Uint64 // the newest entry of intake that is durable
 	filling      atomic.Int64  // how long the lane took for the last step of a fill
+	fillBegan    time.Time     // the step under way; of the stepper alone
 	since        atomic.Int64  // not after the oldest entry that is durable and not applied, if there is one; ms
 	repeated     atomic.Uint64
 	dead         atomic.Uint64

@@ -13,7 +13,6 @@ import (
 func (l *lane) laneEntry(b *batch, e *laneEntry) (int, error) {
 	rest := e.Commands
 	var digest uint64
-	filled := false
 	l.enter(b, e.offset)
 	for len(rest) > 0 {
 		c, more, err := proto.NextCommand(rest)
@@ -29,17 +28,16 @@ func (l *lane) laneEntry(b *batch, e *laneEntry) (int, error) {
 			b.full = true
 			return 0, nil
 		}
-		filled = filled || c.Kind == proto.CommandFill
 		digest = chain(digest, uint64(c.Kind), d)
 	}
 	l.enter(b, e.offset)
-	began := time.Now()
 	digest, err := l.supersteps(b, e.offset, digest)
 	if err != nil {
 		return 0, l.entryError(e, err)
 	}
-	if filled { // what it made users exchange is a part of it
-		l.filling.Add(int64(time.Since(began)))
+	if !l.fillBegan.IsZero() { // what it made users exchange is a part of it
+		l.filling.Store(int64(time.Since(l.fillBegan)))
+		l.fillBegan = time.Time{}
 	}
 	l.noteProducer(e)
 	l.endEntry(b, e, digest)

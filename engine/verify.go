@@ -107,7 +107,7 @@ func openStored(c Config) (_ *Node, done func(), err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	n := &Node{config: c, logger: c.Logger, hasher: proto.NewHasher(secret), store: st, signer: signer{secret: secret}, pace: newPace()}
+	n := &Node{config: c, logger: c.Logger, hasher: proto.NewHasher(secret), store: st, signer: signer{secret: secret}}
 	n.signer.key, err = receiptKey(c)
 	if err == nil {
 		n.config.Lanes, err = n.storedLanes()

@@ -1,7 +1,6 @@
 package segments
 
 import (
-	"cmp"
 	"iter"
 	"slices"
 
@@ -91,21 +90,17 @@ func (ev *Evaluator) forget(p *Program, m *Memory, since proto.SegmentKey, d *De
 const fillTriedMax = 8
 
 func (ev *Evaluator) fill(p *Program, m *Memory, fill []*tracked, since proto.SegmentKey, history iter.Seq2[proto.Millis, *proto.EventBody], now proto.Millis, d *Delta) {
-	few := len(fill) <= fillTriedMax
-	if few { // as in orderMatched
-		fill = slices.SortedFunc(slices.Values(fill), func(a, b *tracked) int { return cmp.Compare(a.id, b.id) })
-	}
 	for t, e := range history {
-		if few {
+		ev.begin(p)
+		if len(fill) <= fillTriedMax {
 			for _, q := range fill {
 				if q.tree.matches(e, &ev.scratch) {
-					d.note(m.observe(q, e, t, now, &ev.scratch))
+					ev.matched = append(ev.matched, q)
 				}
 			}
-			continue
+		} else {
+			p.index.find(ev, e)
 		}
-		ev.begin(p)
-		p.index.find(ev, e)
 		ev.orderMatched(m)
 		for _, q := range ev.matched {
 			if q.since > since {

@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -82,7 +80,7 @@ func TestAlarmsAskForWhatThereIs(t *testing.T) {
 	for i := range 40 { // the last of which are refused for the cap, and counted
 		n.kith(t, "link", "account:hub", fmt.Sprint("browser:b", i), "--json")
 	}
-	told := metricLabels(t, n.service+"/metrics")
+	told := metricLabels(t, n.service)
 	asked := 0
 	check := func(what, expr string) {
 		for _, m := range seriesOf(expr) {
@@ -145,19 +143,13 @@ func seriesOf(expr string) (list []series) {
 	return list
 }
 
-// metricLabels are the label names of each metric that an address tells.
-func metricLabels(t *testing.T, url string) map[string][]string {
+// metricLabels are the label names of each metric that a node tells.
+func metricLabels(t *testing.T, service string) map[string][]string {
 	t.Helper()
-	r, err := http.Get(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Body.Close()
 	labels := map[string][]string{}
-	lines := bufio.NewScanner(r.Body)
-	line := regexp.MustCompile(`^([a-z0-9_]+)(?:\{(.*)\})? `)
-	for lines.Scan() {
-		m := line.FindStringSubmatch(lines.Text())
+	sample := regexp.MustCompile(`^([a-z0-9_]+)(?:\{(.*)\})? `)
+	for _, line := range metricLines(t, service) {
+		m := sample.FindStringSubmatch(line)
 		if m == nil {
 			continue
 		}
@@ -168,9 +160,6 @@ func metricLabels(t *testing.T, url string) map[string][]string {
 			}
 		}
 		labels[m[1]] = list
-	}
-	if err := lines.Err(); err != nil {
-		t.Fatal(err)
 	}
 	return labels
 }

@@ -1,11 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -264,15 +264,9 @@ func (n *graphNode) settled(t *testing.T) engine.VerifyReport {
 // metrics reads a counter of the node by one of its labels, summed over the others.
 func (n *graphNode) metrics(t *testing.T, name, label string) map[string]int {
 	t.Helper()
-	resp, err := http.Get(n.service + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
 	sums := map[string]int{}
-	lines := bufio.NewScanner(resp.Body)
-	for lines.Scan() {
-		labels, ok := strings.CutPrefix(lines.Text(), name+"{")
+	for _, line := range metricLines(t, n.service) {
+		labels, ok := strings.CutPrefix(line, name+"{")
 		labels, value, _ := strings.Cut(labels, "} ")
 		if !ok {
 			continue
@@ -286,6 +280,21 @@ func (n *graphNode) metrics(t *testing.T, name, label string) map[string]int {
 		sums[key] += int(v)
 	}
 	return sums
+}
+
+// metricLines are what the metrics at a service plane's URL say.
+func metricLines(t *testing.T, service string) []string {
+	t.Helper()
+	resp, err := http.Get(service + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Split(string(b), "\n")
 }
 
 // inParallel calls do for all of list from some goroutines, until one fails.

@@ -52,11 +52,8 @@ func processorQuota(self, root string) bool {
 			continue
 		}
 		for dir := filepath.Clean("/" + part[2]); ; dir = filepath.Dir(dir) {
-			for _, file := range []string{filepath.Join(dir, "cpu.max"), filepath.Join("cpu", dir, "cpu.cfs_quota_us"), filepath.Join("cpu,cpuacct", dir, "cpu.cfs_quota_us")} {
-				b, err := os.ReadFile(filepath.Join(root, file))
-				if err == nil && !strings.HasPrefix(string(b), "max") && !strings.HasPrefix(string(b), "-1") {
-					return true
-				}
+			if bounded(filepath.Join(root, dir, "cpu.max")) || bounded(filepath.Join(root, "cpu", dir, "cpu.cfs_quota_us")) || bounded(filepath.Join(root, "cpu,cpuacct", dir, "cpu.cfs_quota_us")) {
+				return true
 			}
 			if dir == "/" {
 				break
@@ -64,6 +61,12 @@ func processorQuota(self, root string) bool {
 		}
 	}
 	return false
+}
+
+// bounded reports whether there is a file of a quota, and a quota in it.
+func bounded(file string) bool {
+	b, err := os.ReadFile(file)
+	return err == nil && !strings.HasPrefix(string(b), "max") && !strings.HasPrefix(string(b), "-1")
 }
 
 // useMemory lets a node's heap grow further between collections while there is
