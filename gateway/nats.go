@@ -25,6 +25,7 @@ const (
 type messages struct {
 	g     *Gateway
 	ctx   context.Context
+	nc    *nats.Conn
 	slots chan struct{} // one for each message in work
 
 	mu     sync.Mutex
@@ -35,10 +36,10 @@ type messages struct {
 // ServeNATS answers events, look-ups, counts and opt-outs over nc until ctx is done;
 // then it drains what it took. nc stays open.
 func (g *Gateway) ServeNATS(ctx context.Context, nc *nats.Conn) error {
-	m := &messages{g: g, ctx: ctx, slots: make(chan struct{}, g.c.NATSConcurrency)}
+	m := &messages{g: g, ctx: ctx, nc: nc, slots: make(chan struct{}, g.c.NATSConcurrency)}
 	sub, err := nc.QueueSubscribe("kith.in.*", "kith", func(msg *nats.Msg) {
 		if m.answerable(msg.Reply) {
-			m.dispatch(msg.Reply != "", func() { m.intake(msg) }, func(e error) { m.refuse(msg, e) })
+			m.dispatch(msg.Reply != "", func() { m.intake(msg) }, func(e error) { m.refuse(msg.Reply, e) })
 		}
 	})
 	if err != nil {
@@ -175,7 +176,7 @@ func (m *messages) intake(msg *nats.Msg) {
 	kind := msg.Header.Get("Content-Type")
 	pos, err := m.take(p, kind, msg)
 	if err != nil {
-		m.refuse(msg, err)
+		m.refuse(msg.Reply, err)
 		return
 	}
 	if msg.Reply == "" {
@@ -184,14 +185,14 @@ func (m *messages) intake(msg *nats.Msg) {
 	if kind == protobufType {
 		b, err := gproto.Marshal(p.response(pos))
 		if err != nil {
-			m.refuse(msg, err)
+			m.refuse(msg.Reply, err)
 			return
 		}
-		_ = msg.Respond(b) // a requester that went away is no error of ours
+		m.reply(msg.Reply, b)
 		return
 	}
 	p.answer = p.appendAnswer(p.answer, pos, len(p.refused), 0)
-	_ = msg.Respond(p.answer)
+	m.reply(msg.Reply, p.answer)
 }
 
 // take makes a message's events durable.
@@ -217,19 +218,28 @@ func (m *messages) take(p *post, kind string, msg *nats.Msg) (proto.Position, er
 	return m.g.submit(context.WithoutCancel(m.ctx), false, p)
 }
 
+// reply answers a message, if somebody waits for it. Endpoints of the service
+// answer by it too: the service reads what a request's own Respond and Error
+// note as soon as its handler has returned, and ours go on working.
+func (m *messages) reply(to string, b []byte) {
+	if to != "" {
+		_ = m.nc.Publish(to, b) // a requester that went away is no error of ours
+	}
+}
+
 // refuse answers a message with an error, by the conventions of NATS services
 // and with the body that HTTP has.
-func (m *messages) refuse(msg *nats.Msg, err error) {
+func (m *messages) refuse(to string, err error) {
 	m.g.metrics.natsRefused.Inc()
-	if msg.Reply == "" {
+	if to == "" {
 		return
 	}
 	e := asError(err)
-	out := nats.NewMsg(msg.Reply)
+	out := nats.NewMsg(to)
 	out.Header.Set(micro.ErrorHeader, e.Message)
 	out.Header.Set(micro.ErrorCodeHeader, strconv.Itoa(statusOf(e.Code)))
 	out.Data = appendError(nil, e)
-	_ = msg.RespondMsg(out)
+	_ = m.nc.PublishMsg(out)
 }
 
 // addService makes the endpoints known to NATS.
@@ -248,7 +258,7 @@ func (m *messages) addService(nc *nats.Conn) (micro.Service, error) {
 			if m.answerable(r.Reply()) {
 				// An opt-out that nobody waits for is not dropped either.
 				reply := subject != "kith.optout" || r.Reply() != ""
-				m.dispatch(reply, func() { m.respond(r, answer) }, func(e error) { m.refuseQuery(r, e) })
+				m.dispatch(reply, func() { m.respond(r, answer) }, func(e error) { m.refuse(r.Reply(), e) })
 			}
 		}), micro.WithEndpointSubject(subject), micro.WithEndpointPendingLimits(natsPendingMax, natsPendingBytesMax))
 		if err != nil {
@@ -262,21 +272,10 @@ func (m *messages) addService(nc *nats.Conn) (micro.Service, error) {
 func (m *messages) respond(r micro.Request, answer func(micro.Request) ([]byte, error)) {
 	b, err := answer(r)
 	if err != nil {
-		m.refuseQuery(r, err)
+		m.refuse(r.Reply(), err)
 		return
 	}
-	if r.Reply() != "" { // with none the service would note a failure, from two goroutines
-		_ = r.Respond(b)
-	}
-}
-
-func (m *messages) refuseQuery(r micro.Request, err error) {
-	m.g.metrics.natsRefused.Inc()
-	if r.Reply() == "" {
-		return
-	}
-	e := asError(err)
-	_ = r.Error(strconv.Itoa(statusOf(e.Code)), e.Message, appendError(nil, e))
+	m.reply(r.Reply(), b)
 }
 
 // lookup answers kith.query.lookup: the body of POST /v1/lookup.
