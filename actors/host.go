@@ -115,6 +115,15 @@ func (h *host) begin(batch, committed uint64, source Source, began time.Time) {
 	h.forgetTombs()
 }
 
+// waiting is how many tasks of an entry are to be run next.
+func (h *host) waiting(entry int) int {
+	n := h.ran
+	for n < len(h.tasks) && h.tasks[n].entry == entry {
+		n++
+	}
+	return n - h.ran
+}
+
 // run takes in the tasks of one entry and gives the digest of their effects.
 func (h *host) run() (digest uint64) {
 	for h.ran < len(h.tasks) && h.tasks[h.ran].entry == h.entry.Index && h.fault == nil {

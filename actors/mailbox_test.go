@@ -179,7 +179,7 @@ func TestMailboxPanic(t *testing.T) {
 func TestMailboxConcurrent(t *testing.T) {
 	const posters, each = 8, 500
 	type message struct{ poster, n int }
-	dispatcher, stop := actors.NewDispatcher(3)
+	dispatcher := actor.NewDefaultDispatcher(16)
 	m, r := mailbox(dispatcher)
 	var running sync.Mutex
 	all := make(chan struct{})
@@ -211,7 +211,7 @@ func TestMailboxConcurrent(t *testing.T) {
 	}
 	wait.Wait()
 	<-all
-	stop()
+	running.Lock() // the last has ended
 	next := make([]int, posters)
 	for _, x := range r.got {
 		if x, ok := x.(message); ok {

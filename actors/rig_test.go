@@ -384,11 +384,9 @@ func newShell(t testing.TB, c actors.Config, workers int) *actors.Shell {
 
 func actorShell(t interface{ Cleanup(func()) }, c actors.Config, workers int) *actors.Shell {
 	system := actor.NewActorSystem(actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }))
-	dispatcher, stop := actors.NewDispatcher(workers)
-	s := actors.NewShell(system, dispatcher, c)
+	s := actors.NewShell(system, actors.NewHelpers(workers-1), c)
 	t.Cleanup(func() {
 		s.Close()
-		stop()
 		system.Shutdown()
 	})
 	return s

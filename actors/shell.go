@@ -36,12 +36,14 @@ type Config struct {
 
 // Shell is a lane's hosts. Its methods are for one goroutine, the lane's.
 type Shell struct {
-	hosts []*host // by Config.Partitions
-	index [proto.Partitions]int8
-	send  func(i int, t *turn) // as a message, or by a direct call
-	stop  func()
-	turns []turn
-	wait  sync.WaitGroup
+	hosts   []*host // by Config.Partitions
+	index   [proto.Partitions]int8
+	send    func(i int, t *turn) // as a message, or by a direct call
+	stop    func()
+	helpers *Helpers
+	turns   []turn
+	given   []int // the hosts with a turn of the call under way
+	wait    sync.WaitGroup
 
 	// the batch under way
 	batch, committed uint64
@@ -78,9 +80,12 @@ const (
 	opSweep
 )
 
-// NewShell spawns the hosts as actors of system, each on dispatcher.
-func NewShell(system *actor.ActorSystem, dispatcher actor.Dispatcher, c Config) *Shell {
+// NewShell spawns the hosts as actors of system. They run on the goroutine of
+// the Shell's caller, and on those of helpers, which may be nil.
+func NewShell(system *actor.ActorSystem, helpers *Helpers, c Config) *Shell {
 	s := newShell(c)
+	s.helpers = helpers
+	dispatcher := &yielding{Dispatcher: actor.NewSynchronizedDispatcher(16)}
 	pids := make([]*actor.PID, len(s.hosts))
 	for i, h := range s.hosts {
 		props := actor.PropsFromProducer(func() actor.Actor { return &hostActor{host: h} }, actor.WithDispatcher(dispatcher))
@@ -163,9 +168,9 @@ func (s *Shell) Prepare(c *Commands) error {
 			return proto.Errorf(proto.CodeCorrupt, "a command names partition %d, which this lane does not carry", p)
 		}
 	}
-	s.each(turn{op: opPrepare}, func(i int, t *turn) bool {
+	s.each(turn{op: opPrepare}, func(i int, t *turn) int {
 		t.commands = c.lists[s.hosts[i].partition]
-		return len(t.commands) > 0
+		return len(t.commands)
 	})
 	return s.fault()
 }
@@ -180,9 +185,9 @@ func (s *Shell) Due(list []*Due) error {
 		}
 		byHost[i] = append(byHost[i], d)
 	}
-	s.each(turn{op: opDue}, func(i int, t *turn) bool {
+	s.each(turn{op: opDue}, func(i int, t *turn) int {
 		t.due = byHost[i]
-		return len(t.due) > 0
+		return len(t.due)
 	})
 	return s.fault()
 }
@@ -193,9 +198,11 @@ func (s *Shell) Enter(e Entry) { s.entry, s.digest = e, 0 }
 // Run takes in what was prepared for the entry and gives the digest of its
 // effects.
 func (s *Shell) Run() (digest uint64, err error) {
-	s.each(turn{op: opRun}, func(i int, _ *turn) bool {
-		h := s.hosts[i]
-		return s.touched[i] && h.ran < len(h.tasks) && h.tasks[h.ran].entry == s.entry.Index
+	s.each(turn{op: opRun}, func(i int, _ *turn) int {
+		if !s.touched[i] {
+			return 0
+		}
+		return s.hosts[i].waiting(s.entry.Index)
 	})
 	return s.fold(), s.fault()
 }
@@ -231,9 +238,9 @@ func (s *Shell) Step(groups []graph.Group) error {
 		}
 		s.groups[h] = append(s.groups[h], &groups[i])
 	}
-	s.each(turn{op: opStep}, func(i int, t *turn) bool {
+	s.each(turn{op: opStep}, func(i int, t *turn) int {
 		t.groups = s.groups[i]
-		return len(t.groups) > 0
+		return len(t.groups)
 	})
 	for i := range s.groups {
 		clear(s.groups[i])
@@ -250,7 +257,12 @@ func (s *Shell) Digest() uint64 { return s.digest }
 // in partition order.
 func (s *Shell) Collect() ([]*Outcome, error) {
 	var outs []*Outcome
-	s.each(turn{op: opCollect}, func(i int, _ *turn) bool { return s.touched[i] })
+	s.each(turn{op: opCollect}, func(i int, _ *turn) int {
+		if !s.touched[i] {
+			return 0
+		}
+		return 1 + len(s.hosts[i].dirty)
+	})
 	for i := range s.turns {
 		if o := s.turns[i].out; o != nil {
 			outs = append(outs, o)
@@ -268,8 +280,11 @@ const sweptHosts = 8
 func (s *Shell) Sweep() {
 	first := s.swept
 	s.swept = (s.swept + sweptHosts) % len(s.hosts)
-	s.each(turn{op: opSweep}, func(i int, _ *turn) bool {
-		return (i-first+len(s.hosts))%len(s.hosts) < sweptHosts
+	s.each(turn{op: opSweep}, func(i int, _ *turn) int {
+		if (i-first+len(s.hosts))%len(s.hosts) < sweptHosts {
+			return 1
+		}
+		return 0
 	})
 }
 
@@ -306,21 +321,33 @@ func (s *Shell) Active() int {
 	return n
 }
 
-// each gives every host that wants one a turn like t and waits for all.
-func (s *Shell) each(like turn, wants func(i int, t *turn) bool) {
+// each gives every host that wants one a turn like t and waits for all. wants
+// says how many pieces of work the turn is; 0: none.
+func (s *Shell) each(like turn, wants func(i int, t *turn) int) {
+	s.given = s.given[:0]
+	work := 0
 	for i := range s.turns {
 		t := &s.turns[i]
 		*t = like
-		if !wants(i, t) {
+		n := wants(i, t)
+		if n == 0 {
 			continue
 		}
+		work += n
 		t.shell, t.begin, t.wait = s, !s.touched[i], &s.wait
 		s.touched[i] = true
-		s.wait.Add(1)
-		s.send(i, t)
+		s.given = append(s.given, i)
+	}
+	s.wait.Add(len(s.given))
+	if !s.helpers.share(work, s.given, s.give) {
+		for _, i := range s.given {
+			s.give(i)
+		}
 	}
 	s.wait.Wait()
 }
+
+func (s *Shell) give(i int) { s.send(i, &s.turns[i]) }
 
 func (s *Shell) fault() error {
 	for _, h := range s.hosts {
@@ -411,20 +438,6 @@ func (direct) activate(*resident)  {}
 func (direct) deliver(r *resident) { r.step() }
 func (direct) passivate(*resident) {}
 
-// NewDispatcher gives hosts their processors: with one worker they run on the
-// caller's goroutine, in turn; with more, beside one another on a bounded pool.
-// The second result stops the pool.
-func NewDispatcher(workers int) (actor.Dispatcher, func()) {
-	if workers <= 1 {
-		return &yielding{Dispatcher: actor.NewSynchronizedDispatcher(16)}, func() {}
-	}
-	p := &pool{work: make(chan func(), proto.Partitions*proto.LanesMax)}
-	for range workers {
-		p.done.Go(p.serve)
-	}
-	return p, p.close
-}
-
 // yielding lets other goroutines run between hosts' turns: 64 hosts back to
 // back would starve look-ups, a yield after every turn costs a tenth.
 type yielding struct {
@@ -440,28 +453,4 @@ func (y *yielding) Schedule(fn func()) {
 		y.last.Store(now)
 		runtime.Gosched()
 	}
-}
-
-type pool struct {
-	work chan func()
-	done sync.WaitGroup
-}
-
-func (p *pool) serve() {
-	for fn := range p.work {
-		fn()
-		runtime.Gosched()
-	}
-}
-
-// Schedule implements actor.Dispatcher. Each mailbox schedules at most one
-// function at a time, so the channel never blocks while hosts are few enough.
-func (p *pool) Schedule(fn func()) { p.work <- fn }
-
-// Throughput implements actor.Dispatcher.
-func (p *pool) Throughput() int { return 16 }
-
-func (p *pool) close() {
-	close(p.work)
-	p.done.Wait()
 }

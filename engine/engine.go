@@ -90,8 +90,9 @@ type Config struct {
 	ActiveIdle time.Duration
 	// ViewsMax bounds the read views in memory. Default 500,000.
 	ViewsMax int
-	// Workers is how many hosts may run at once. Default half of the cores.
-	Workers int
+	// Helpers is how many goroutines may help those of the lanes to run hosts;
+	// negative: none. Default half of the cores.
+	Helpers int
 	// HashSecret keys identity hashes. Default: made at the first start, kept
 	// in Dir/secrets. Whoever keeps the opt-out ledger must keep it too.
 	HashSecret []byte

@@ -21,6 +21,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"kith/actors"
 	"kith/actors/identity"
 	"kith/engine/log"
 	"kith/engine/store"
@@ -47,7 +48,6 @@ type Node struct {
 	lanes      []*lane
 	packers    []*log.Packer
 	system     *actor.ActorSystem
-	stopPool   func()
 
 	life      context.Context    // ends with stop
 	stop      context.CancelFunc // ends what writes and waits, first
@@ -228,14 +228,13 @@ func (n *Node) start(ctx context.Context) error {
 	if err := n.ledger.open(ctx); err != nil {
 		return err
 	}
-	workers := n.config.Workers
-	if workers == 0 {
-		workers = max(1, cores()/2)
+	count := n.config.Helpers
+	if count == 0 {
+		count = max(1, cores()/2)
 	}
-	dispatcher, stopPool := actorsDispatcher(workers)
-	n.stopPool = stopPool
+	helpers := actors.NewHelpers(count)
 	for id := range n.config.Lanes {
-		l, err := n.openLane(ctx, proto.LaneID(id), dispatcher)
+		l, err := n.openLane(ctx, proto.LaneID(id), helpers)
 		if err != nil {
 			return err
 		}
@@ -401,9 +400,6 @@ func (n *Node) Close() error {
 		l.shell.Close()
 		errs = append(errs, l.seal())
 		l.snapshot.Load().release()
-	}
-	if n.stopPool != nil {
-		n.stopPool()
 	}
 	if n.system != nil {
 		n.system.Shutdown()

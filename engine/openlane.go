@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/asynkron/protoactor-go/actor"
 	gproto "google.golang.org/protobuf/proto"
 
 	"kith/actors"
@@ -22,8 +21,6 @@ import (
 // logicVersion is the version of what applying an entry means.
 const logicVersion = 1
 
-func actorsDispatcher(workers int) (actor.Dispatcher, func()) { return actors.NewDispatcher(workers) }
-
 // partitionsOf gives a lane its partitions: those whose number is the lane's
 // modulo the number of lanes. The number of lanes is recorded in the store.
 func partitionsOf(id proto.LaneID, lanes int) []proto.PartitionID {
@@ -34,9 +31,9 @@ func partitionsOf(id proto.LaneID, lanes int) []proto.PartitionID {
 	return list
 }
 
-// openLane brings a lane to where the store has it. Without a dispatcher its
+// openLane brings a lane to where the store has it. Without an actor system its
 // hosts are called directly.
-func (n *Node) openLane(ctx context.Context, id proto.LaneID, dispatcher actor.Dispatcher) (*lane, error) {
+func (n *Node) openLane(ctx context.Context, id proto.LaneID, helpers *actors.Helpers) (*lane, error) {
 	l := &lane{
 		id: id, node: n, logger: n.logger.With("lane", id.String()), stream: n.log.Lane(id), store: n.store,
 		partitions: partitionsOf(id, n.config.Lanes), rules: newLaneRules(), exits: exitIndex{lane: id},
@@ -70,10 +67,10 @@ func (n *Node) openLane(ctx context.Context, id proto.LaneID, dispatcher actor.D
 		Kept:   l.rules.keep.of,
 		Limits: graphLimits(), Spaces: l.spaces, Cut: func(p proto.PartitionID) *actors.Filter { return cut[p] },
 	}
-	if dispatcher == nil {
+	if n.system == nil {
 		l.shell = actors.NewDirect(config)
 	} else {
-		l.shell = actors.NewShell(n.system, dispatcher, config)
+		l.shell = actors.NewShell(n.system, helpers, config)
 	}
 	l.base, l.logName = l.record.Base, logNameOf(l.record.StreamCreatedNs)
 	l.from = proto.Offset(l.record.Offset-l.record.Base) + 1

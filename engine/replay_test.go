@@ -143,7 +143,7 @@ func TestReplay(t *testing.T) {
 				"1": func() int { return 1 }, "7": func() int { return 7 }, "random": func() int { return 1 + r.IntN(20) },
 			} {
 				s.lump = lump
-				got := s.apply(store.NewMemory(), func(c *engine.Config) { c.Workers, c.ActiveMax = 4, 64 })
+				got := s.apply(store.NewMemory(), func(c *engine.Config) { c.Helpers, c.ActiveMax = 4, 64 })
 				if diff := cmp.Diff(want, got); diff != "" {
 					t.Errorf("lumps of %s (-all at once +in lumps):\n%s", name, diff)
 				}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"iter"
 	"log/slog"
-	"runtime"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -96,11 +95,9 @@ func NewDrive(direct bool) (*Drive, error) {
 		return d, nil
 	}
 	system := actor.NewActorSystem(actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return slog.New(slog.DiscardHandler) }))
-	dispatcher, stop := actors.NewDispatcher(max(1, runtime.GOMAXPROCS(0)/2))
-	d.shell = actors.NewShell(system, dispatcher, c)
+	d.shell = actors.NewShell(system, nil, c)
 	d.close = func() {
 		d.shell.Close()
-		stop()
 		system.Shutdown()
 	}
 	return d, nil
