@@ -1,8 +1,10 @@
 package log
 
 import (
+	"crypto/tls"
 	"log/slog"
 	"net"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -24,6 +26,9 @@ type Config struct {
 	MaxBytes int64
 	// Name is the node's name.
 	Name string
+	// Cluster joins the embedded server with those of other nodes, which keep
+	// the streams together. Nil: alone.
+	Cluster *Cluster
 	// ClientListen is host:port for NATS clients; empty: no open port.
 	ClientListen string
 	// Authorize decides about network clients. Needed with ClientListen.
@@ -33,6 +38,55 @@ type Config struct {
 	AppendTimeout time.Duration
 	// Logger takes what the server has to say, at warn and above. Nil: none.
 	Logger *slog.Logger
+}
+
+// Cluster is how the embedded servers of several nodes find and trust one
+// another. All nodes need the same Name, Secret and Replicas.
+type Cluster struct {
+	Name string
+	// Listen is this server's host:port for the others.
+	Listen string
+	// Routes are the Listen addresses of the nodes that form the cluster, this
+	// one's may be among them; a node that comes later needs one of them.
+	Routes []string
+	// Secret is what the servers know one another by.
+	Secret string
+	// TLS has a certificate of this node's and the authority of the others', for
+	// both directions. Nil on loopback only.
+	TLS *tls.Config
+	// Replicas is how many nodes keep each stream. 0: 3, or all of Routes if
+	// they are fewer.
+	Replicas int
+}
+
+func (c *Cluster) validate() error {
+	host, _, err := net.SplitHostPort(c.Listen)
+	switch {
+	case c.Name == "" || strings.ContainsAny(c.Name, " \t\r\n"):
+		return proto.Errorf(proto.CodeInvalid, "cluster name %q is not valid: use letters, digits, - and _", c.Name)
+	case err != nil:
+		return proto.Errorf(proto.CodeInvalid, "the address %q for the other nodes' NATS servers is not host:port: %w", c.Listen, err)
+	case c.Secret == "":
+		return proto.Errorf(proto.CodeInvalid, "the NATS servers of a cluster need a secret in common: set one")
+	case c.TLS == nil && !loopback(host):
+		return proto.Errorf(proto.CodeInvalid, "NATS servers talk to one another at %s without TLS: give them certificates, or listen on 127.0.0.1", c.Listen)
+	case c.Replicas < 0 || c.Replicas > 5:
+		return proto.Errorf(proto.CodeInvalid, "%d replicas of a stream are not possible: use 1 to 5", c.Replicas)
+	}
+	for _, r := range c.Routes {
+		if _, _, err := net.SplitHostPort(r); err != nil {
+			return proto.Errorf(proto.CodeInvalid, "the address %q of another node's NATS server is not host:port: %w", r, err)
+		}
+	}
+	if c.Replicas == 0 {
+		c.Replicas = min(max(len(c.Routes), 1), 3)
+	}
+	return nil
+}
+
+func loopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
 // Credentials are what a network client presented.
@@ -65,6 +119,14 @@ func (c *Config) Validate() error {
 		return proto.Errorf(proto.CodeInvalid, "a NATS client address needs keys to check clients by")
 	case c.AppendTimeout < 0:
 		return proto.Errorf(proto.CodeInvalid, "the append timeout %v is negative", c.AppendTimeout)
+	}
+	if c.Cluster != nil {
+		if c.URL != "" {
+			return proto.Errorf(proto.CodeInvalid, "a cluster of embedded NATS servers was asked for with an external NATS at %s: leave one out", c.URL)
+		}
+		if err := c.Cluster.validate(); err != nil {
+			return err
+		}
 	}
 	if c.ClientListen != "" {
 		if _, _, err := net.SplitHostPort(c.ClientListen); err != nil {

@@ -19,6 +19,7 @@ func openers() map[string]func(t *testing.T) log.Logs {
 	return map[string]func(t *testing.T) log.Logs{
 		"memory":    func(t *testing.T) log.Logs { return closed(t, log.NewMemory(2, nil)) },
 		"jetstream": func(t *testing.T) log.Logs { return closed(t, open(t, config(t.TempDir()))) },
+		"cluster":   func(t *testing.T) log.Logs { return closed(t, openTrio(t)) },
 	}
 }
 
@@ -43,7 +44,12 @@ func closed(t testing.TB, l log.Logs) log.Logs {
 // each runs a conformance test on every implementation.
 func each(t *testing.T, test func(t *testing.T, l log.Logs)) {
 	for name, opener := range openers() {
-		t.Run(name, func(t *testing.T) { test(t, opener(t)) })
+		t.Run(name, func(t *testing.T) {
+			if name == "cluster" && testing.Short() {
+				t.Skip("three servers elect a leader for each test: not in short runs")
+			}
+			test(t, opener(t))
+		})
 	}
 }
 

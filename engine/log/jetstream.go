@@ -26,7 +26,8 @@ type Log struct {
 	control  *control
 	ledger   *control
 	feed     *control
-	health   lastText // why the newest append failed, "" if it did not
+	health   lastText      // why the newest append failed, "" if it did not
+	doubt    time.Duration // for how long a cluster's streams must seem to have lost records
 
 	closing sync.Once
 }
@@ -37,7 +38,7 @@ func Open(ctx context.Context, c Config) (_ *Log, err error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	l := &Log{config: c}
+	l := &Log{config: c, doubt: doubtMax}
 	defer func() {
 		if err != nil {
 			l.Close()
@@ -102,7 +103,7 @@ func (l *Log) connect(ctx context.Context, laneMax int64) (err error) {
 func (l *Log) openStreams(ctx context.Context, laneMax int64) error {
 	for i := range l.config.Lanes {
 		id := proto.LaneID(i)
-		s, err := l.ensure(ctx, laneStreamConfig(id, laneMax, 0))
+		s, err := l.await(ctx, laneStreamConfig(id, laneMax, 0))
 		if err != nil {
 			return err
 		}
@@ -118,7 +119,7 @@ func (l *Log) openStreams(ctx context.Context, laneMax int64) error {
 		{&l.ledger, streamConfig("KITH_OPTOUT", "kith.ledger", ledgerBytesMax)},
 		{&l.feed, feed},
 	} {
-		s, err := l.ensure(ctx, x.config)
+		s, err := l.await(ctx, x.config)
 		if err != nil {
 			return err
 		}
@@ -155,8 +156,47 @@ func streamConfig(name, subject string, maxBytes int64) jetstream.StreamConfig {
 	}
 }
 
+// await is ensure as soon as enough of a cluster's servers are there; until
+// then it says now and then what it waits for.
+func (l *Log) await(ctx context.Context, want jetstream.StreamConfig) (jetstream.Stream, error) {
+	c := l.config.Cluster
+	if c == nil {
+		return l.ensure(ctx, want)
+	}
+	want.Replicas = c.Replicas
+	// A replica that lags would answer that it has no such record.
+	want.AllowDirect = false
+	told := time.Now()
+	for {
+		s, err := l.ensure(ctx, want)
+		if err == nil || proto.CodeOf(err) != proto.CodeUnavailable {
+			return s, err
+		}
+		if now := time.Now(); now.Sub(told) > clusterTellEvery {
+			told = now
+			l.config.Logger.Warn("waiting for the cluster's other NATS servers", "cluster", c.Name, "routes", c.Routes, "connected", l.embedded.server.NumRoutes(), "stream", want.Name, "error", err)
+		}
+		select {
+		case <-time.After(clusterTryEvery):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
+const (
+	clusterTryEvery  = 200 * time.Millisecond
+	clusterTryMax    = 5 * time.Second // without an answer, in a cluster that elects
+	clusterTellEvery = 5 * time.Second
+)
+
 // ensure opens the stream that want describes, and makes it if it is missing.
 func (l *Log) ensure(ctx context.Context, want jetstream.StreamConfig) (jetstream.Stream, error) {
+	if l.config.Cluster != nil {
+		try, cancel := context.WithTimeout(ctx, clusterTryMax)
+		defer cancel()
+		ctx = try
+	}
 	s, err := l.js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		s, err = l.js.CreateStream(ctx, want)
@@ -168,17 +208,25 @@ func (l *Log) ensure(ctx context.Context, want jetstream.StreamConfig) (jetstrea
 	if err := checkStream(&want, &info.Config); err != nil {
 		return nil, err
 	}
-	if info.Config.MaxBytes == want.MaxBytes || l.config.MaxBytes == 0 && info.Config.MaxBytes > want.MaxBytes {
+	changed := info.Config
+	changed.Replicas = max(changed.Replicas, want.Replicas) // of a cluster that grew
+	bounded := changed.MaxBytes == want.MaxBytes
+	if l.config.MaxBytes == 0 && (changed.MaxBytes > want.MaxBytes || l.config.Cluster != nil) {
+		bounded = true // derived from a disk, in a cluster from that of who made it
+	}
+	if bounded && changed.Replicas == info.Config.Replicas {
 		return s, nil
+	}
+	if bounded {
+		want.MaxBytes = changed.MaxBytes
 	}
 	// A stream must never be bounded below what it holds.
 	if uint64(want.MaxBytes) < info.State.Bytes {
 		return nil, proto.Errorf(proto.CodeInvalid, "log.max_bytes is %d but stream %s holds %d bytes: raise it", want.MaxBytes, want.Name, info.State.Bytes)
 	}
-	changed := info.Config
 	changed.MaxBytes = want.MaxBytes
 	if s, err = l.js.UpdateStream(ctx, changed); err != nil {
-		return nil, proto.Errorf(proto.CodeUnavailable, "the bound of stream %s cannot be changed to %d bytes: %w", want.Name, want.MaxBytes, err)
+		return nil, proto.Errorf(proto.CodeUnavailable, "stream %s cannot be changed to at most %d bytes and %d replicas: %w", want.Name, want.MaxBytes, changed.Replicas, err)
 	}
 	return s, nil
 }
@@ -203,8 +251,8 @@ func checkStream(want, got *jetstream.StreamConfig) error {
 		wrong = "a maximum age or number of messages"
 	case got.NoAck || got.Sealed || got.DenyPurge || got.Mirror != nil || len(got.Sources) > 0 || got.SubjectTransform != nil || got.AllowRollup || got.AllowMsgTTL:
 		wrong = "no_ack, sealed, deny_purge, mirror, sources, transform, rollup or message TTL"
-	case !got.AllowDirect:
-		wrong = "allow_direct off"
+	case got.AllowDirect != want.AllowDirect:
+		wrong = fmt.Sprintf("allow_direct %t", got.AllowDirect)
 	default:
 		return nil
 	}
@@ -303,7 +351,9 @@ func (t *lastText) get() string {
 // log that lost its tail. Not while the lane is in use.
 func (l *Log) StartOver(ctx context.Context, id proto.LaneID, next proto.Offset) error {
 	old := l.lanes[id]
-	c := laneStreamConfig(id, old.js.CachedInfo().Config.MaxBytes, next)
+	had := old.js.CachedInfo().Config
+	c := laneStreamConfig(id, had.MaxBytes, next)
+	c.Replicas, c.AllowDirect = had.Replicas, had.AllowDirect
 	if err := l.js.DeleteStream(ctx, c.Name); err != nil {
 		return proto.Errorf(proto.CodeUnavailable, "stream %s cannot be deleted: %w", c.Name, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -28,6 +29,9 @@ const (
 	otherBytesMax = 4 << 30
 
 	serverStartMax = 60 * time.Second
+
+	routeUser = "kith"
+	lameDuck  = 2 * time.Second // from handing its streams over to the end
 )
 
 // embedded is the NATS server inside this process.
@@ -37,12 +41,14 @@ type embedded struct {
 	user   string // of our own connection
 	secret string
 	prefix string // of our own reply subjects
+
+	clustered bool
 }
 
 // startEmbedded locks the directory and starts the server in it. No port is
 // opened unless c.ClientListen says so.
 func startEmbedded(ctx context.Context, c *Config, maxStore int64) (_ *embedded, err error) {
-	x := &embedded{user: "kith-" + rand.Text(), secret: rand.Text(), prefix: "_KITH." + rand.Text()}
+	x := &embedded{user: "kith-" + rand.Text(), secret: rand.Text(), prefix: "_KITH." + rand.Text(), clustered: c.Cluster != nil}
 	if x.lock, err = lockDir(c.Dir); err != nil {
 		return nil, err
 	}
@@ -88,6 +94,11 @@ func (x *embedded) options(c *Config, maxStore int64) (*server.Options, error) {
 		DisableJetStreamBanner:     true,
 		CustomClientAuthentication: &authentication{own: x, authorize: c.Authorize},
 	}
+	if c.Cluster != nil {
+		if err := joinOptions(o, c.Cluster); err != nil {
+			return nil, err
+		}
+	}
 	if c.ClientListen == "" {
 		return o, nil
 	}
@@ -103,6 +114,33 @@ func (x *embedded) options(c *Config, maxStore int64) (*server.Options, error) {
 	}
 	o.Host, o.DontListen = host, false
 	return o, nil
+}
+
+// joinOptions makes the server one of a cluster.
+func joinOptions(o *server.Options, c *Cluster) error {
+	host, port, err := net.SplitHostPort(c.Listen)
+	if err != nil {
+		return proto.Errorf(proto.CodeInvalid, "the address %q for the other nodes' NATS servers is not host:port: %w", c.Listen, err)
+	}
+	o.NoSystemAccount = false // by which the servers agree on streams
+	o.LameDuckDuration, o.LameDuckGracePeriod = lameDuck, lameDuck/2
+	o.Cluster = server.ClusterOpts{
+		Name: c.Name, Host: host, Username: routeUser, Password: c.Secret, TLSConfig: c.TLS, NoAdvertise: true,
+		ConnectRetries: -1, PoolSize: -1, // one connection: entries are few and large
+	}
+	if c.TLS != nil {
+		o.Cluster.TLSTimeout = 5
+	}
+	if o.Cluster.Port, err = strconv.Atoi(port); err != nil {
+		return proto.Errorf(proto.CodeInvalid, "the address %q for the other nodes' NATS servers has no port number: %w", c.Listen, err)
+	}
+	for _, r := range c.Routes {
+		o.Routes = append(o.Routes, &url.URL{Scheme: "nats", Host: r, User: url.UserPassword(routeUser, c.Secret)})
+	}
+	// The routes are opened when clients' port is: on loopback, where only our
+	// own connection's secret is taken.
+	o.Host, o.Port, o.DontListen = "127.0.0.1", server.RANDOM_PORT, false
+	return nil
 }
 
 // ready waits until the server takes connections, which is after it has
@@ -129,6 +167,9 @@ func (x *embedded) connect(c *Config) (*nats.Conn, error) {
 
 func (x *embedded) stop() {
 	if x.server != nil {
+		if x.clustered {
+			x.server.LameDuckShutdown() // others lead its streams before it goes
+		}
 		x.server.Shutdown()
 		x.server.WaitForShutdown()
 	}

@@ -20,6 +20,9 @@ const (
 	// readCheckEvery is how often an idle reader looks whether its stream is
 	// still the one that it reads, and whether its next record is lost.
 	readCheckEvery = 2 * time.Second
+	// readWaitsMax is how often in a row a record may be there that is not
+	// delivered.
+	readWaitsMax = 1
 	// settleRounds bounds how often Settle is overtaken by others.
 	settleRounds = 100
 	// settlePauseMax is the longest pause between attempts of Append.
@@ -32,11 +35,37 @@ type stream struct {
 	name    string
 	subject string
 	js      jetstream.Stream
+
+	doubted atomic.Int64 // since when the stream seems to have lost something, in nanoseconds; 0: it does not
+}
+
+// Questions to JetStream: who would answer may have gone, in a cluster until
+// another leads the stream.
+const (
+	askTry  = time.Second
+	askMany = 30 // tries of who has no deadline
+)
+
+// ask asks until there is an answer or ctx ends: a question that nobody was
+// there for is never answered.
+func (s *stream) ask(ctx context.Context, question func(context.Context) error) error {
+	for n := 1; ; n++ {
+		try, cancel := context.WithTimeout(ctx, askTry)
+		err := question(try)
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, nats.ErrTimeout) || ctx.Err() != nil || n == askMany {
+			return err
+		}
+	}
 }
 
 // Info describes the stream now.
 func (s *stream) Info(ctx context.Context) (Info, error) {
-	i, err := s.js.Info(ctx)
+	var i *jetstream.StreamInfo
+	err := s.ask(ctx, func(ctx context.Context) (err error) {
+		i, err = s.js.Info(ctx)
+		return err
+	})
 	if err != nil {
 		return Info{}, proto.Errorf(proto.CodeUnavailable, "%s gives no information: %w", s.name, err)
 	}
@@ -60,7 +89,11 @@ func (s *stream) Get(ctx context.Context, at proto.Offset) (Record, error) {
 }
 
 func (s *stream) raw(ctx context.Context, at proto.Offset) (*jetstream.RawStreamMsg, error) {
-	m, err := s.js.GetMsg(ctx, uint64(at))
+	var m *jetstream.RawStreamMsg
+	err := s.ask(ctx, func(ctx context.Context) (err error) {
+		m, err = s.js.GetMsg(ctx, uint64(at))
+		return err
+	})
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, proto.Errorf(proto.CodeNotFound, "%s holds no record %d: it was purged, or never written", s.name, at)
 	}
@@ -73,18 +106,41 @@ func (s *stream) raw(ctx context.Context, at proto.Offset) (*jetstream.RawStream
 // check says whether a reader that wants next can be served by the stream
 // without a gap. An idle one also looks whether next is there at all: the
 // server waits silently behind records that it cannot read.
-func (s *stream) check(ctx context.Context, next proto.Offset, idle bool) error {
+// waits tells that it is there, and should have been delivered.
+func (s *stream) check(ctx context.Context, next proto.Offset, idle bool) (waits bool, err error) {
 	i, err := s.Info(ctx)
 	if err != nil {
+		return false, err
+	}
+	if next < i.First {
+		return false, checkStart(s.name, i, next) // which no server is too early to know
+	}
+	if err = checkStart(s.name, i, next); err == nil && idle && next <= i.Last {
+		if _, e := s.raw(ctx, next); proto.CodeOf(e) == proto.CodeNotFound {
+			err = proto.Errorf(proto.CodeCorrupt, "record %d of %s is lost or damaged, the stream ends at %d: restore the log from a backup", next, s.name, i.Last)
+		}
+	}
+	return err == nil && next <= i.Last, s.believe(err)
+}
+
+// doubtMax is for how long a cluster's stream must seem to have lost records
+// before it has.
+const doubtMax = 30 * time.Second
+
+// believe makes of an error that a stream lost something one to try again by,
+// at first and in a cluster: a leader that was just elected may not yet have
+// taken in all that was committed before.
+func (s *stream) believe(err error) error {
+	if s.log.config.Cluster == nil || proto.CodeOf(err) != proto.CodeCorrupt {
+		s.doubted.Store(0)
 		return err
 	}
-	if err := checkStart(s.name, i, next); err != nil || !idle || next > i.Last {
-		return err
+	now := time.Now().UnixNano()
+	s.doubted.CompareAndSwap(0, now)
+	if now-s.doubted.Load() < int64(s.log.doubt) {
+		return proto.Errorf(proto.CodeUnavailable, "%s is perhaps being led by another server, trying again: %w", s.name, err)
 	}
-	if _, err := s.raw(ctx, next); proto.CodeOf(err) == proto.CodeNotFound {
-		return proto.Errorf(proto.CodeCorrupt, "record %d of %s is lost or damaged, the stream ends at %d: restore the log from a backup", next, s.name, i.Last)
-	}
-	return nil
+	return err
 }
 
 func checkStart(name string, i Info, next proto.Offset) error {
@@ -101,7 +157,7 @@ func checkStart(name string, i Info, next proto.Offset) error {
 
 // Read delivers records in order from from on.
 func (s *stream) Read(ctx context.Context, from proto.Offset, fn func(Record) error) error {
-	if err := s.check(ctx, from, false); err != nil {
+	if _, err := s.check(ctx, from, false); err != nil {
 		return err
 	}
 	c, err := s.js.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
@@ -128,9 +184,10 @@ func (s *stream) Read(ctx context.Context, from proto.Offset, fn func(Record) er
 
 // next waits for record want. While none comes it looks now and then whether
 // the stream was replaced by another: the ordered consumer would then wait
-// for ever beyond its end.
+// for ever beyond its end. It may also wait for ever for a server that is gone:
+// if a record is there and does not come the reading breaks off.
 func (s *stream) next(ctx context.Context, it jetstream.MessagesContext, want proto.Offset) (Record, error) {
-	for {
+	for waited := 0; ; {
 		wait, cancel := context.WithTimeout(ctx, readCheckEvery)
 		m, err := it.Next(jetstream.NextContext(wait))
 		cancel()
@@ -142,8 +199,14 @@ func (s *stream) next(ctx context.Context, it jetstream.MessagesContext, want pr
 		case !errors.Is(err, context.DeadlineExceeded):
 			return Record{}, proto.Errorf(proto.CodeUnavailable, "reading %s at %d broke off: %w", s.name, want, err)
 		}
-		if err := s.check(ctx, want, true); err != nil {
+		waits, err := s.check(ctx, want, true)
+		if err != nil {
 			return Record{}, err
+		}
+		if !waits {
+			waited = 0
+		} else if waited++; waited > readWaitsMax {
+			return Record{}, proto.Errorf(proto.CodeUnavailable, "reading %s: record %d is there and is not delivered", s.name, want)
 		}
 	}
 }

@@ -1,0 +1,316 @@
+package log_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/binary"
+	"math/big"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"kith/engine/log"
+	"kith/proto"
+)
+
+// three are the configurations of a cluster's nodes on loopback.
+func three(t testing.TB) (list [3]log.Config) {
+	t.Helper()
+	var routes []string
+	for range list {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close() // all are open until all are known
+		routes = append(routes, l.Addr().String())
+	}
+	for i := range list {
+		list[i] = config(t.TempDir())
+		list[i].Name = "n" + string(rune('1'+i))
+		list[i].Cluster = &log.Cluster{Name: "test", Listen: routes[i], Routes: routes, Secret: "s3cret"}
+	}
+	return list
+}
+
+// openThree opens them at once, as none gets ready alone.
+func openThree(t testing.TB, list [3]log.Config) (logs [3]*log.Log) {
+	t.Helper()
+	var wait sync.WaitGroup
+	for i := range list {
+		wait.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			l, err := log.Open(ctx, list[i])
+			if err != nil {
+				t.Errorf("node %s: %v", list[i].Name, err)
+				return
+			}
+			logs[i] = l
+		})
+	}
+	wait.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+	return logs
+}
+
+// trio closes with the last of its logs what the others are.
+type trio struct {
+	log.Logs
+	others []*log.Log
+}
+
+func (x trio) Close() error {
+	err := x.Logs.Close()
+	for _, l := range x.others {
+		l.Kill()
+	}
+	return err
+}
+
+func openTrio(t *testing.T) log.Logs {
+	logs := openThree(t, three(t))
+	logs[0].NoDoubt()
+	return trio{logs[0], logs[1:]}
+}
+
+// TestClusterLosesNothing: what was acknowledged through any node is read
+// through all others once and in one order, whichever of them stops and comes
+// back meanwhile.
+func TestClusterLosesNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("servers go and come, and each time a leader is elected: not in short runs")
+	}
+	list := three(t)
+	logs := openThree(t, list)
+	acked := newOutcomes(t)
+	const perRound = 60
+	submit := func(through []int, round int) {
+		var wait sync.WaitGroup
+		for _, i := range through {
+			wait.Go(func() {
+				c := packerConfig()
+				c.Producer, c.EventsMax, c.RetryMax = uint64(10*round+i+1), 8, 30*time.Second
+				p := log.NewPacker(logs[i].Lane(1), c)
+				for k := range perRound {
+					id := (round*3+i)*perRound + k
+					if err := p.Submit(commands(id, id), 1, acked.done(id)); err != nil {
+						t.Error(err)
+					}
+				}
+				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+				defer cancel()
+				if err := p.Close(ctx); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wait.Wait()
+	}
+	submit([]int{0, 1, 2}, 0)
+	for round, gone := range []int{0, 1, 2} {
+		var wait sync.WaitGroup
+		wait.Go(func() { submit([]int{(gone + 1) % 3, (gone + 2) % 3}, round+1) })
+		if round == 1 {
+			logs[gone].Kill() // nobody is told
+		} else {
+			logs[gone].Close()
+		}
+		wait.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		l, err := log.Open(ctx, list[gone])
+		cancel()
+		if err != nil {
+			t.Fatal(err)
+		}
+		logs[gone] = l
+	}
+	acked.wg.Wait()
+	var first []int
+	for i, l := range logs {
+		all := numbers(t, l.Lane(1))
+		if first == nil {
+			first = all
+		}
+		if diff := cmp.Diff(first, all); diff != "" {
+			t.Errorf("node %d reads another log (-n1 +it):\n%s", i+1, diff)
+		}
+	}
+	sorted := slices.Sorted(slices.Values(first))
+	if unique := slices.Compact(slices.Clone(sorted)); len(unique) != len(sorted) {
+		t.Errorf("%d commands are stored more than once", len(sorted)-len(unique))
+	}
+	answered := 0
+	for id, err := range acked.err {
+		if err != nil {
+			t.Errorf("command %d: %v", id, err)
+		}
+		if _, ok := slices.BinarySearch(sorted, id); !ok {
+			t.Errorf("command %d was acknowledged and is not there", id)
+		}
+		answered++
+	}
+	if answered != 9*perRound {
+		t.Errorf("%d commands were answered, %d sent", answered, 9*perRound)
+	}
+	for _, l := range logs {
+		l.Kill()
+	}
+}
+
+// numbers are the commands of a lane up to its end as a reader gets them.
+func numbers(t *testing.T, s log.Stream) (all []int) {
+	t.Helper()
+	info, err := s.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	err = s.Read(ctx, 1, func(r log.Record) error {
+		e, err := proto.DecodeEntry(r.Data, 1)
+		if err != nil {
+			return err
+		}
+		for rest := e.Commands; len(rest) > 0; {
+			var c proto.Command
+			if c, rest, err = proto.NextCommand(rest); err != nil {
+				return err
+			}
+			all = append(all, int(binary.BigEndian.Uint32(c.Body)))
+		}
+		if r.Offset == info.Last {
+			return errEnough
+		}
+		return nil
+	})
+	if err != errEnough {
+		t.Fatalf("reading ended with %v", err)
+	}
+	return all
+}
+
+// TestClusterKeepsStrangersOut: a server without the secret, or without a
+// certificate of the cluster's authority, becomes no member.
+func TestClusterKeepsStrangersOut(t *testing.T) {
+	list := three(t)
+	authority := newAuthority(t)
+	for i := range list {
+		list[i].Cluster.TLS = authority.certificate(t, "127.0.0.1")
+	}
+	logs := openThree(t, list)
+	appendAll(t, logs[2].Lane(1), 1, 3)
+	for name, spoil := range map[string]func(c *log.Cluster){
+		"another secret":                 func(c *log.Cluster) { c.Secret = "guess" },
+		"no TLS":                         func(c *log.Cluster) { c.TLS = nil },
+		"no certificate":                 func(c *log.Cluster) { c.TLS = c.TLS.Clone(); c.TLS.Certificates = nil },
+		"a certificate of somebody else": func(c *log.Cluster) { c.TLS = newAuthority(t).certificate(t, "127.0.0.1") },
+	} {
+		stranger := three(t)[0]
+		stranger.Name = "stranger"
+		x := *list[0].Cluster
+		x.Listen = stranger.Cluster.Listen
+		stranger.Cluster = &x
+		spoil(stranger.Cluster)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		l, err := log.Open(ctx, stranger)
+		cancel()
+		if err == nil {
+			t.Errorf("%s: the log was opened", name)
+			l.Kill()
+		} else if proto.CodeOf(err) != proto.CodeUnavailable {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if got := read(t, logs[0].Lane(1), 1, 3); !slices.Equal(got, bodies(1, 3)) {
+		t.Errorf("afterwards the log is %v", got)
+	}
+	for _, l := range logs {
+		l.Kill()
+	}
+}
+
+func TestClusterConfigValidate(t *testing.T) {
+	good := func() log.Config {
+		c := config("x")
+		c.Cluster = &log.Cluster{Name: "a", Listen: "127.0.0.1:1", Routes: []string{"127.0.0.1:1", "h:2"}, Secret: "s"}
+		return c
+	}
+	c := good()
+	if err := c.Validate(); err != nil || c.Cluster.Replicas != 2 {
+		t.Errorf("%v, %d replicas", err, c.Cluster.Replicas)
+	}
+	for want, spoil := range map[string]func(c *log.Config){
+		"cluster name":      func(c *log.Config) { c.Cluster.Name = "a b" },
+		"not host:port":     func(c *log.Config) { c.Cluster.Listen = "127.0.0.1" },
+		"secret":            func(c *log.Config) { c.Cluster.Secret = "" },
+		"without TLS":       func(c *log.Config) { c.Cluster.Listen = "10.0.0.1:1" },
+		"without TLS at :1": func(c *log.Config) { c.Cluster.Listen = ":1" },
+		"replicas":          func(c *log.Config) { c.Cluster.Replicas = 6 },
+		"another node":      func(c *log.Config) { c.Cluster.Routes = []string{"h"} },
+		"external":          func(c *log.Config) { c.URL = "nats://h" },
+	} {
+		c := good()
+		spoil(&c)
+		want, _, _ = strings.Cut(want, " at ")
+		if err := c.Validate(); proto.CodeOf(err) != proto.CodeInvalid || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+}
+
+// authority signs certificates of test nodes.
+type authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+	pool *x509.CertPool
+}
+
+func newAuthority(t testing.TB) *authority {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	der, err := x509.CreateCertificate(rand.Reader, x, x, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &authority{key: key, pool: x509.NewCertPool()}
+	if a.cert, err = x509.ParseCertificate(der); err != nil {
+		t.Fatal(err)
+	}
+	a.pool.AddCert(a.cert)
+	return a
+}
+
+// certificate makes both ends' configuration of a node.
+func (a *authority) certificate(t testing.TB, ip string) *tls.Config {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := &x509.Certificate{SerialNumber: big.NewInt(2), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.ParseIP(ip)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}}
+	der, err := x509.CreateCertificate(rand.Reader, x, a.cert, &key.PublicKey, a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tls.Config{
+		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
+		RootCAs:      a.pool, ClientCAs: a.pool, ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS13,
+	}
+}
