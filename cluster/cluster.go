@@ -1,10 +1,12 @@
-// Package cluster says which node answers for which lane. So far it holds the
-// placement, which is pure: everybody who knows the same members comes to the
-// same answer, without talking. Membership, readiness and handoff come with
-// clusters of several nodes; until then nothing uses it.
+// Package cluster says which nodes there are and which answers for which lane.
+// The placement is pure: everybody who knows the same members comes to the same
+// answer, without talking (Holders, Table). Who the members are, which lanes
+// they have ready and whether they are leaving is gossiped (Membership).
 //
 // It guarantees that a member that comes or goes moves only the lanes that it
-// gets or had. It does not balance beyond what hashing does.
+// gets or had, and that a lane stays with who has it until those that should
+// have it say that they do. It does not guarantee that all see the same
+// members: two may take themselves for a lane's owner, or none for a while.
 package cluster
 
 import (
@@ -16,10 +18,13 @@ import (
 	"kith/proto"
 )
 
-// Member is a node by its stable name.
+// Member is a node of the cluster as it tells of itself.
 type Member struct {
-	Name     string
-	Draining bool // takes no lane, unless all are draining
+	Name     string       // stable: the same after a restart
+	Started  proto.Millis // of its process
+	Remote   string       // host:port at which other nodes reach its actors
+	Draining bool         // takes no lane, unless all are draining
+	Ready    Lanes        // those that it has and answers for
 }
 
 // Holders gives the members that hold a lane: the owner first, then the
