@@ -389,7 +389,7 @@ func (x *graphKills) summary(t *testing.T) {
 	}
 	t.Logf("%d families; edges: %d acknowledged, %d unsure, %d removed; opt-outs: %d acknowledged, %d unsure, %d of them everywhere",
 		len(x.families), edges[sure], edges[unsure], edges[sureNot], outs[sure], outs[unsure], everywhere)
-	if slices.Contains([]int{edges[sure], outs[sure], outs[unsure]}, 0) {
+	if slices.Contains([]int{edges[sure], outs[sure], edges[unsure] + outs[unsure]}, 0) { // few kills may miss all opt-outs
 		t.Error("nothing was acknowledged, or nothing was cut short: the test shows too little")
 	}
 }
