@@ -72,6 +72,8 @@ test-mistakes: ## plant known mistakes in the graph and the engine and see that 
 test-browser: ## the tag in Debian's chromium
 	go test -count=1 -v -run InABrowser ./gateway
 
-# These have nothing to run before the issues that bring clusters.
-test-cluster cluster:
-	@echo "make $@: there is nothing to run yet (see CHANGELOG.md)"
+test-cluster: ## three nodes as processes: killed, paused, compared; some minutes
+	go test -count=1 -v -timeout 30m -run 'Cluster|Paused' ./cmd/kith ./engine/log ./cluster
+
+cluster: build ## three nodes on loopback, until interrupted
+	deploy/three-nodes.sh

@@ -128,8 +128,9 @@ type UserChange struct {
 
 // Final is a cut of which nothing is left to do.
 type Final struct {
-	Hash graph.Hash
-	Cut  identity.Cut
+	Hash   graph.Hash
+	Cut    identity.Cut
+	Offset proto.Offset // of the entry by which that became known
 }
 
 // Turned is an identity that was opted out or in, or erased. It goes into the ledger.

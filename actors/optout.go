@@ -244,7 +244,7 @@ func (h *host) liftCut(t *task) uint64 {
 func (h *host) settle(o *tomb, hash graph.Hash) {
 	held := o.Settle(h.entry.Vector, func(c *identity.Cut) {
 		final := *c
-		h.out.Finals = append(h.out.Finals, Final{hash, final})
+		h.out.Finals = append(h.out.Finals, Final{hash, final, h.entry.Offset})
 	})
 	if held != nil {
 		o.Held = held // settleCuts sends them

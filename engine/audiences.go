@@ -152,7 +152,7 @@ func (n *Node) Counts(ctx context.Context, client proto.ClientInfo, exprs []stri
 			return proto.Counts{}, err
 		}
 	}
-	return out, nil
+	return out, n.mayAnswerAll()
 }
 
 // counts is one try; again says that a segment's version was replaced under it,
@@ -215,7 +215,10 @@ func (n *Node) Overlap(ctx context.Context, client proto.ClientInfo, rows, colum
 	for again, tries := true, versionTries; again && tries > 0 && err == nil; tries-- {
 		out, again, err = n.overlap(ctx, client, rows, columns, unit)
 	}
-	return out, err
+	if err != nil {
+		return out, err
+	}
+	return out, n.mayAnswerAll()
 }
 
 // overlap is one try, as counts is.

@@ -33,6 +33,7 @@ type batch struct {
 	journal  uint64
 	control  uint64
 	beats    int
+	proofs   []proto.Beat // that nodes are alive
 	laneTime proto.Millis
 	fired    proto.Millis // no exit record before it is still to fire
 	chain    uint64

@@ -156,6 +156,7 @@ func (l *lane) publish(b *batch) {
 		p.control, p.laneTime, p.chain = b.control, b.laneTime, b.chain
 		p.received, p.carry = b.taken, b.carry
 		p.beats += b.beats
+		l.leases.published(b.proofs, l.producer)
 		for _, f := range b.fills {
 			if _, ok := p.fills[f.key]; ok || f.next == 0 {
 				p.fills[f.key] = f

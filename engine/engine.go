@@ -78,6 +78,10 @@ type Config struct {
 	// NATSURL uses an external NATS; NATSListen opens the embedded one to
 	// clients.
 	NATSURL, NATSListen string
+	// Cluster joins the embedded NATS with those of other nodes, and Peers are
+	// these nodes; nil: the node is alone.
+	Cluster *log.Cluster
+	Peers   Peers
 	// NATSAuthorize decides about network clients of NATSListen.
 	NATSAuthorize func(log.Credentials) (log.Grant, bool)
 	// LogRetention is how long applied entries stay in the log. Default 24 h.
@@ -166,6 +170,10 @@ func (c *Config) Validate() error {
 		return proto.Errorf(proto.CodeInvalid, "log retention %v is too short: use at least 1s", c.LogRetention)
 	case c.ActiveMax < proto.Partitions:
 		return proto.Errorf(proto.CodeInvalid, "active identities are bounded to %d: use at least %d", c.ActiveMax, proto.Partitions)
+	case (c.Cluster == nil) != (c.Peers == nil) && c.NATSURL == "":
+		return proto.Errorf(proto.CodeInternal, "a node of a cluster needs both its log's and its members' configuration")
+	case c.Peers != nil && len(c.HashSecret) == 0:
+		return proto.Errorf(proto.CodeInvalid, "the nodes of a cluster need the key of identity hashes in common: give all the same secret_file")
 	case len(c.HashSecret) != 0 && len(c.HashSecret) != 16:
 		return proto.Errorf(proto.CodeInvalid, "the hash secret has %d bytes: use 16", len(c.HashSecret))
 	}

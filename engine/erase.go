@@ -53,7 +53,7 @@ func (n *Node) purgedSoFar() (sum uint64) {
 
 // beatApplied sends a beat and returns when it is applied.
 func (l *lane) beatApplied(ctx context.Context) error {
-	if err := l.sendBeat(ctx); err != nil {
+	if err := l.sendBeat(ctx, false); err != nil {
 		return err
 	}
 	info, err := l.stream.Info(ctx)

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"encoding/binary"
 	"slices"
 
@@ -120,8 +121,9 @@ func (l *lane) finishGraph(b *batch) {
 		}
 		b.notices = appendNotices(b.notices, o)
 	}
+	slices.SortStableFunc(b.notices, func(x, y notice) int { return cmp.Compare(x.at, y.at) })
 	for i := range b.notices {
-		b.notices[i].at, b.notices[i].number = b.offsets[len(b.offsets)-1], uint32(i)
+		b.notices[i].number = uint32(i)
 	}
 	b.count()
 }

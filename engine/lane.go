@@ -56,6 +56,7 @@ type lane struct {
 	pending []*laneEntry // read, not yet stepped
 	paced   time.Time    // when the last batch was gathered
 	busy    bool         // it had so many commands that the next may wait for more
+	leases  leases
 	letters letters
 	totals  aggregates
 	spaces  []proto.SpaceID // in which there may be nodes; sorted

@@ -69,9 +69,14 @@ func (l *lane) beat(b *batch, e *laneEntry, body []byte) (digest uint64, later b
 	if err != nil {
 		return 0, false, err
 	}
+	b.proofs = append(b.proofs, x)
+	if x.Follows {
+		return 0, false, nil
+	}
 	now := max(proto.Millis(l.record.NowMs), x.Time)
 	load, ended := l.exits.needsLoad(now), l.dayEnds(x.Time)
 	if (load || ended) && !l.drained(b) {
+		b.proofs = b.proofs[:len(b.proofs)-1] // it comes again
 		return 0, true, nil
 	}
 	if load {

@@ -24,12 +24,20 @@ import (
 // it is there. Final opt-outs go to the feed as well, for downstream systems;
 // they may come twice there.
 //
-// A ledger record is: version 1 | lanes, each the offset up to which all of the
-// lane's opt-outs were told before this record | opt-outs, each: hash (16) | gen
-// | time (varint, ms). Gen is identity.OptOut.Gen: odd is out. A message of the
-// feed is lines of JSON.
+// A ledger record is: version 1 or 2 | lanes, each the offset up to which all of
+// the lane's opt-outs were told before this record | opt-outs, each: hash (16) |
+// gen | time (varint, ms). Gen is identity.OptOut.Gen: odd is out. In version 2,
+// which the nodes of a cluster write, the offsets are those with this record. A
+// message of the feed is lines of JSON.
+//
+// In a cluster a lane's owner tells what the lane has to tell. The others keep
+// theirs until they read in the ledger that it was told: whoever owns the lane
+// next goes on from there.
 
-const ledgerVersion = 1
+const (
+	ledgerVersion = 1
+	ledgerShared  = 2
+)
 
 // noticesPerRecord is from how many notices a record takes no further batch, and
 // linesPerMessage bounds a message of the feed.
@@ -41,7 +49,7 @@ const (
 // notice is one thing to tell the ledger or, if final, the feed. In the store
 // it is: version 1 | flags (1 final) | hash (16) | gen | time | the cut.
 type notice struct {
-	at     proto.Offset // the newest entry of the batch that it is of
+	at     proto.Offset // the entry that it is of
 	number uint32       // in the batch
 	final  bool
 	hash   proto.IdentityHash
@@ -52,10 +60,10 @@ type notice struct {
 
 func appendNotices(list []notice, o *actors.Outcome) []notice {
 	for _, t := range o.Turned {
-		list = append(list, notice{hash: t.Hash, gen: t.Gen, time: t.Time})
+		list = append(list, notice{at: t.Offset, hash: t.Hash, gen: t.Gen, time: t.Time})
 	}
 	for _, f := range o.Finals {
-		list = append(list, notice{final: true, hash: f.Hash, gen: f.Cut.Gen - 1, time: f.Cut.Time, cut: f.Cut})
+		list = append(list, notice{at: f.Offset, final: true, hash: f.Hash, gen: f.Cut.Gen - 1, time: f.Cut.Time, cut: f.Cut})
 	}
 	return list
 }
@@ -99,12 +107,17 @@ type ledgerEntry struct {
 
 // ledgerRecord is one record of the ledger.
 type ledgerRecord struct {
+	shared  bool           // the marks hold with this record
 	marks   []proto.Offset // by lane
 	entries []ledgerEntry
 }
 
 func (x *ledgerRecord) append(b []byte) []byte {
-	b = append(b, ledgerVersion)
+	version := byte(ledgerVersion)
+	if x.shared {
+		version = ledgerShared
+	}
+	b = append(b, version)
 	b = binary.AppendUvarint(b, uint64(len(x.marks)))
 	for _, m := range x.marks {
 		b = binary.AppendUvarint(b, uint64(m))
@@ -127,13 +140,14 @@ func decodeLedger(b []byte) (x ledgerRecord, err error) {
 	for range r.Count(18) {
 		x.entries = append(x.entries, ledgerEntry{r.Hash(), uint32(r.Uvarint()), proto.Millis(r.Varint())})
 	}
-	if version != ledgerVersion || r.Bad() || r.Len() != 0 {
-		return x, proto.Errorf(proto.CodeCorrupt, "a record of the opt-out ledger has version %d or is malformed: this build reads version %d", version, ledgerVersion)
+	x.shared = version == ledgerShared
+	if version != ledgerVersion && !x.shared || r.Bad() || r.Len() != 0 {
+		return x, proto.Errorf(proto.CodeCorrupt, "a record of the opt-out ledger has version %d or is malformed: this build reads versions %d and %d", version, ledgerVersion, ledgerShared)
 	}
 	return x, nil
 }
 
-// told is a batch's notices.
+// told is an entry's notices.
 type told struct {
 	lane proto.LaneID
 	list []notice
@@ -154,6 +168,7 @@ type ledger struct {
 	wake    chan struct{}                // one slot
 	told    chan struct{}                // closed and replaced after each record
 	written uint64                       // opt-outs in the ledger since the start
+	opened  uint64                       // the last record at the start
 }
 
 func newLedger(n *Node, stream, feed log.ControlStream) *ledger {
@@ -166,6 +181,7 @@ func newLedger(n *Node, stream, feed log.ControlStream) *ledger {
 // open reads how far the ledger is.
 func (x *ledger) open(ctx context.Context) error {
 	last, err := x.stream.Last(ctx)
+	x.opened = last
 	if err != nil || last == 0 {
 		return err
 	}
@@ -209,14 +225,26 @@ func (x *ledger) expect(list []notice) {
 	}
 }
 
-// add takes a batch's notices, which were expected.
+// add takes a batch's notices, which were expected, in the order of entries.
 func (x *ledger) add(lane proto.LaneID, list []notice) {
 	if len(list) == 0 {
 		return
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.waiting = append(x.waiting, told{lane, list})
+	for len(list) > 0 {
+		n := 1
+		for n < len(list) && list[n].at == list[0].at {
+			n++
+		}
+		x.waiting = append(x.waiting, told{lane, list[:n:n]})
+		list = list[n:]
+	}
+	x.rouse()
+}
+
+// rouse has the writer look again.
+func (x *ledger) rouse() {
 	select {
 	case x.wake <- struct{}{}:
 	default:
@@ -255,6 +283,7 @@ func (x *ledger) write(ctx context.Context) {
 		if !x.tell(ctx) {
 			select {
 			case <-x.wake:
+			case <-x.node.ownersChanged():
 			case <-ctx.Done():
 				return
 			}
@@ -265,9 +294,51 @@ func (x *ledger) write(ctx context.Context) {
 	}
 }
 
+// follow reads what other nodes tell, until ctx ends.
+func (x *ledger) follow(ctx context.Context) {
+	next := x.opened + 1
+	for {
+		err := x.stream.Read(ctx, next, func(raw log.Record) error {
+			r, err := decodeLedger(raw.Data)
+			if err != nil {
+				return err
+			}
+			next = uint64(raw.Offset) + 1
+			if r.shared {
+				x.heard(r.marks)
+			}
+			return nil
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		x.node.logger.Warn("the opt-out ledger cannot be read, trying again", "error", err)
+		if !pause(ctx, relayRetry) {
+			return
+		}
+	}
+}
+
+// heard takes up to where lanes are told.
+func (x *ledger) heard(marks []proto.Offset) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.marks = latest(x.marks, marks)
+	x.rouse()
+}
+
+// latest gives the greater of each; it changes neither.
+func latest(a, b []proto.Offset) []proto.Offset {
+	list := slices.Clone(a)
+	for i := range min(len(a), len(b)) {
+		list[i] = max(a[i], b[i])
+	}
+	return list
+}
+
 // tell writes one record, if there is anything to write.
 func (x *ledger) tell(ctx context.Context) bool {
-	list, batches := x.gather()
+	list, mine, batches := x.gather()
 	if batches == 0 {
 		return false
 	}
@@ -275,8 +346,9 @@ func (x *ledger) tell(ctx context.Context) bool {
 		what string
 		do   func() error
 	}{
-		{"opt-outs cannot be written to the ledger", func() error { return x.append(ctx, list) }},
+		{"opt-outs cannot be written to the ledger", func() error { return x.append(ctx, mine) }},
 		{"opt-outs are not answered: what is under way between lanes is not applied, or cannot be deleted", func() error { return x.node.cleanOutboxes(ctx) }},
+		{"opt-outs are not answered: other nodes do not say that they have applied them", func() error { return x.node.othersSettled(ctx) }},
 	}
 	for _, step := range steps {
 		for tries := 0; ; tries++ {
@@ -296,37 +368,64 @@ func (x *ledger) tell(ctx context.Context) bool {
 	return true
 }
 
-// gather gives what one record holds, whole batches, without taking it away.
-func (x *ledger) gather() (list []notice, batches int) {
+// gather gives what comes next, whole batches, without taking it away: what
+// one record holds, and of that what is for this node to tell. What another
+// node's lanes have to tell is among it once that is told.
+func (x *ledger) gather() (list []notice, mine []told, batches int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	shared := x.node.config.Peers != nil
 	for batches < len(x.waiting) && len(list) < noticesPerRecord {
-		list = append(list, x.waiting[batches].list...)
+		t := x.waiting[batches]
+		if heard := shared && t.list[0].at <= x.marks[t.lane]; !heard {
+			if !x.node.lanes[t.lane].owns() {
+				break
+			}
+			mine = append(mine, t)
+		}
+		list = append(list, t.list...)
 		batches++
 	}
-	return list, batches
+	return list, mine, batches
 }
 
-// append writes notices to the ledger and the feed, both at once: the record's
-// marks are those of before, so that after a crash both are told again.
-func (x *ledger) append(ctx context.Context, list []notice) error {
+// append writes notices to the ledger and the feed. Of a node that is alone
+// both at once: the record's marks are those of before, so that after a crash
+// both are told again. In a cluster others go by the marks, which hold with the
+// record; so the feed is written first.
+func (x *ledger) append(ctx context.Context, batches []told) error {
+	if len(batches) == 0 {
+		return nil
+	}
+	shared := x.node.config.Peers != nil
 	x.mu.Lock()
-	r := ledgerRecord{marks: slices.Clone(x.marks)}
+	r := ledgerRecord{shared: shared, marks: slices.Clone(x.marks)}
 	x.mu.Unlock()
 	var finals [][]byte
-	for i := range list {
-		n := &list[i]
-		if !n.final {
-			r.entries = append(r.entries, ledgerEntry{n.hash, n.gen, n.time})
-			continue
+	for _, t := range batches {
+		if shared {
+			r.marks[t.lane] = max(r.marks[t.lane], t.list[0].at)
 		}
-		line, err := x.feedLine(n)
-		if err != nil {
+		for i := range t.list {
+			n := &t.list[i]
+			if !n.final {
+				r.entries = append(r.entries, ledgerEntry{n.hash, n.gen, n.time})
+				continue
+			}
+			line, err := x.feedLine(n)
+			if err != nil {
+				return err
+			}
+			if line != nil {
+				finals = append(finals, line)
+			}
+		}
+	}
+	if shared {
+		if err := x.appendShared(ctx, x.feed, finals); err != nil {
 			return err
 		}
-		if line != nil {
-			finals = append(finals, line)
-		}
+		return x.appendShared(ctx, x.stream, [][]byte{r.append(nil)})
 	}
 	var feed, ledger error
 	var wait sync.WaitGroup
@@ -344,6 +443,27 @@ func (x *ledger) append(ctx context.Context, list []notice) error {
 	wait.Wait()
 	x.ends[x.feed], x.ends[x.stream] = ends[0], ends[1]
 	return errors.Join(feed, ledger)
+}
+
+// appendShared puts lines or a record at the end of a stream to which others
+// write too. What is not known to have come is written again: it may be there
+// twice.
+func (x *ledger) appendShared(ctx context.Context, s log.ControlStream, list [][]byte) error {
+	for lines := range slices.Chunk(list, linesPerMessage) {
+		for {
+			last, err := s.Last(ctx)
+			if err != nil {
+				return err
+			}
+			if _, err = s.Append(ctx, bytes.Join(lines, nil), last); err == nil {
+				break
+			}
+			if proto.CodeOf(err) != proto.CodeConflict {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // appendLast puts a record at the end of a stream that nobody else writes. last
@@ -435,15 +555,8 @@ func (l *lane) loadNotices(snap store.Snapshot) error {
 		}
 		return true, nil
 	})
-	for len(list) > 0 { // a commit's are of one offset
-		n := 1
-		for n < len(list) && list[n].at == list[0].at {
-			n++
-		}
-		l.node.ledger.expect(list[:n])
-		l.node.ledger.add(l.id, list[:n])
-		list = list[n:]
-	}
+	l.node.ledger.expect(list)
+	l.node.ledger.add(l.id, list)
 	return err
 }
 

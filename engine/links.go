@@ -75,7 +75,11 @@ func (n *Node) User(_ context.Context, client proto.ClientInfo, id proto.Identit
 	if err != nil || v == nil || !v.has(node.Hash) {
 		return alone, err
 	}
-	return v.user(n, client.Space)
+	u, err := v.user(n, client.Space)
+	if err != nil {
+		return u, err
+	}
+	return u, n.mayAnswer(n.laneFor(root.Hash))
 }
 
 // userView is a root's view of its user, with only those whose own homes say

@@ -103,13 +103,15 @@ func open(c Config) (*Node, error) {
 	}
 	lg, err := log.Open(context.Background(), log.Config{
 		Dir: c.logDir(), URL: c.NATSURL, Lanes: c.Lanes, MaxBytes: c.LogBytesMax, Name: c.Node, Logger: c.Logger,
-		ClientListen: c.NATSListen, Authorize: c.NATSAuthorize,
+		ClientListen: c.NATSListen, Authorize: c.NATSAuthorize, Cluster: c.Cluster,
 	})
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
 	n := newNode(c, lg, st, secret)
-	if n.signer.key, err = receiptKey(c); err != nil {
+	if c.Peers != nil {
+		n.signer.key = commonReceiptKey(secret)
+	} else if n.signer.key, err = receiptKey(c); err != nil {
 		return nil, errors.Join(err, lg.Close(), st.Close())
 	}
 	n.conn = lg.Conn
@@ -244,22 +246,26 @@ func (n *Node) start(ctx context.Context) error {
 	for _, l := range n.lanes {
 		l.run(reading, &n.applying)
 		n.done.Go(func() { l.keepTime(background) })
-		n.done.Go(func() { l.relay(background) })
-		n.done.Go(func() { l.fillFromHistory(background) })
-		n.done.Go(func() { l.eraseClients(background) })
-		n.done.Go(func() { l.expireOld(background) })
-		n.done.Go(func() { l.retain(background) })
+		for _, upkeep := range []func(context.Context){l.relay, l.fillFromHistory, l.eraseClients, l.expireOld, l.retain} {
+			n.done.Go(func() { l.asOwner(background, upkeep) })
+		}
 		n.done.Go(func() { l.surveyBeside(background) })
 		for _, to := range n.lanes {
 			if to != l {
-				n.done.Go(func() { l.relayGraph(background, to) })
+				n.done.Go(func() { to.asOwner(background, func(ctx context.Context) { l.relayGraph(ctx, to) }) })
 			}
 		}
 		n.packers = append(n.packers, log.NewPacker(l.stream, log.PackerConfig{Lane: l.id, Producer: newProducer(), Now: n.now}))
 	}
-	n.done.Go(func() { n.swapVersions(background) })
+	n.done.Go(func() { n.lanes[0].asOwner(background, n.swapVersions) })
 	n.done.Go(func() { n.watchDisk(background) })
-	n.done.Go(func() { n.workImports(background) })
+	n.done.Go(func() { n.lanes[0].asOwner(background, n.workImports) })
+	if n.config.Peers != nil {
+		if err := n.answerSettling(background); err != nil {
+			return err
+		}
+		n.done.Go(func() { n.ledger.follow(background) })
+	}
 	if len(n.lanes) > 1 {
 		n.done.Go(func() { n.sweepOutboxes(background) })
 	}
@@ -270,6 +276,9 @@ func (n *Node) start(ctx context.Context) error {
 		return err
 	}
 	n.ready.Store(true)
+	if n.config.Peers != nil {
+		n.config.Peers.SetReady(true)
+	}
 	return nil
 }
 
@@ -291,7 +300,7 @@ func (n *Node) catchUp(ctx context.Context) error {
 		}
 		target := info.Last + proto.Offset(l.base)
 		err = l.progress.wait(ctx, func(p *progress) bool {
-			return p.applied >= target && p.control >= seq && p.beats > 0
+			return p.applied >= target && p.control >= seq && p.beats > 0 && n.mayAnswer(l) == nil
 		})
 		if err != nil && n.disk.stopped() {
 			return errDiskFull // and that is why
@@ -389,6 +398,7 @@ func (n *Node) Close() error {
 	for _, p := range n.packers {
 		errs = append(errs, p.Close(ctx))
 	}
+	n.farewell(ctx)
 	if n.stop != nil {
 		n.stop()
 		n.slow.Wait()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	gproto "google.golang.org/protobuf/proto"
 
@@ -42,11 +43,12 @@ func (n *Node) openLane(ctx context.Context, id proto.LaneID, helpers *actors.He
 		progress: progress{changed: make(chan struct{}), faulted: make(chan struct{})}, producer: newProducer(), nearer: make(chan struct{}, 1),
 	}
 	l.users.init()
+	l.leases.init()
 	l.renewSnapshot(0)
 	if err := l.load(l.snapshot.Load()); err != nil {
 		return nil, err
 	}
-	if err := l.checkFingerprint(ctx); err != nil {
+	if err := l.knowLog(ctx); err != nil {
 		return nil, err
 	}
 	if err := errors.Join(l.loadOutbox(l.snapshot.Load()), l.loadNotices(l.snapshot.Load())); err != nil {
@@ -233,6 +235,21 @@ func (l *lane) noteJournal(number uint64, size int) {
 		return
 	}
 	l.journal.keys = append(l.journal.keys, journalEntry{number, 1})
+}
+
+// electionMax is for how long a cluster's log may seem to have lost its end, as
+// it does while its leader takes in what was committed before.
+const electionMax = 30 * time.Second
+
+// knowLog is checkFingerprint; in a cluster a log that does not fit is looked at
+// again for a while.
+func (l *lane) knowLog(ctx context.Context) error {
+	for began := time.Now(); ; {
+		err := l.checkFingerprint(ctx)
+		if l.node.config.Peers == nil || proto.CodeOf(err) != proto.CodeQuarantined || time.Since(began) > electionMax || !pause(ctx, relayRetry) {
+			return err
+		}
+	}
 }
 
 // checkFingerprint holds what the store applied against what the log has. If

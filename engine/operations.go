@@ -65,6 +65,9 @@ func (n *Node) Ready() error {
 		if _, _, _, fault := l.progress.get(); fault != nil {
 			return fault
 		}
+		if err := n.mayAnswer(l); err != nil {
+			return err
+		}
 	}
 	return n.log.Healthy()
 }
@@ -84,7 +87,7 @@ func (n *Node) Lanes() []proto.LaneStatus {
 func (l *lane) status() proto.LaneStatus {
 	applied, _, laneTime, fault := l.progress.get()
 	s := proto.LaneStatus{
-		Lane: l.id, Applied: applied, LaneTime: laneTime.String(), Owner: l.node.config.Node,
+		Lane: l.id, Applied: applied, LaneTime: laneTime.String(), Owner: l.owner(),
 		Chain: fmt.Sprintf("%016x", l.progress.chainNow()), Active: int(l.active.Load()),
 	}
 	for _, p := range l.partitions {
@@ -103,6 +106,14 @@ func (l *lane) status() proto.LaneStatus {
 		s.Quarantined = fault.Error()
 	}
 	return s
+}
+
+func (l *lane) owner() string {
+	if l.node.config.Peers == nil {
+		return l.node.config.Node
+	}
+	owner, _ := l.node.config.Peers.Owner(l.id)
+	return owner
 }
 
 func (p *progress) chainNow() uint64 {

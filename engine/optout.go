@@ -173,7 +173,7 @@ func (n *Node) OptOutState(_ context.Context, id proto.Identity) (proto.OptOutSt
 	if c := o.Newest(); c != nil && c.Final && known {
 		s.Final, s.Receipt = true, n.receipt(h, c)
 	}
-	return s, nil
+	return s, n.mayAnswer(n.laneFor(h))
 }
 
 // knows reports whether nothing of an identity is still to be told.

@@ -19,10 +19,10 @@ func (n *Node) Lookup(client proto.ClientInfo, id proto.Identity, now proto.Mill
 		return proto.Seen{}, dst, err
 	}
 	if view != nil && view.OptedOut {
-		return proto.Seen{OptedOut: true}, dst, nil
+		return proto.Seen{OptedOut: true}, dst, n.mayAnswer(n.laneFor(node.Hash))
 	}
 	seen, dst := n.registry.current().segments(view, client.ID, now, dst)
-	return seen, dst, nil
+	return seen, dst, n.mayAnswer(n.laneFor(node.Hash))
 }
 
 // segments appends the ids of the client's segments in which a view is at now.
@@ -68,7 +68,10 @@ func (n *Node) state(node proto.Node) (identity.State, error) {
 	snap := n.laneOf[node.Hash.Partition()].acquire()
 	defer snap.release()
 	s, _, err := readNode(snap, node)
-	return s, err
+	if err != nil {
+		return s, err
+	}
+	return s, n.mayAnswer(n.laneFor(node.Hash))
 }
 
 // readNode reads a node as its identity's opt-out says, without its copies of
@@ -121,13 +124,19 @@ func (n *Node) facts(client proto.ClientInfo, id proto.Identity, fn func(*identi
 	}
 	f := s.Client(client.ID)
 	if f == nil {
-		return fn(nil, func(func(proto.Millis, *proto.EventBody) bool) {})
+		if err := fn(nil, func(func(proto.Millis, *proto.EventBody) bool) {}); err != nil {
+			return err
+		}
+		return n.mayAnswer(n.laneFor(node.Hash))
 	}
 	h := history{snap: snap, node: node, gen: s.Gen(), facts: f}
 	if err := fn(f, h.walk); err != nil {
 		return err
 	}
-	return h.err
+	if h.err != nil {
+		return h.err
+	}
+	return n.mayAnswer(n.laneFor(node.Hash))
 }
 
 // Record is everything that the client holds of id.

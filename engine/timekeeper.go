@@ -75,10 +75,12 @@ func (l *lane) keepTime(ctx context.Context) {
 			l.logger.Error("the wall clock was stepped: no lane sends a beat for one interval", "by", by)
 		} else if !ok {
 			wait = beatEvery / 4
-		} else if err := l.sendBeat(ctx); err != nil && ctx.Err() == nil {
+		} else if err := l.sendBeat(ctx, false); err != nil && ctx.Err() == nil {
 			l.logger.Warn("beat cannot be appended", "error", err)
 		}
-		if l.progress.carries() {
+		if !l.owns() {
+			wait = beatEvery // what is due is the owner's
+		} else if l.progress.carries() {
 			wait = 0 // a tick at once, for the graph messages that are left over
 		} else if next := l.nextExit.Load(); next != 0 {
 			wait = min(wait, max(proto.Millis(next).Time().Sub(l.node.config.Now()), beatSoonest))
@@ -119,10 +121,14 @@ func (l *lane) sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-func (l *lane) sendBeat(ctx context.Context) error {
+// sendBeat appends a beat, or the last of all.
+func (l *lane) sendBeat(ctx context.Context, last bool) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	b := proto.Beat{Node: l.node.config.Node, Incarnation: l.producer, Time: l.node.now()}
+	b := proto.Beat{Node: l.node.config.Node, Incarnation: l.producer, Time: l.node.now(), Follows: last || !l.owns(), Last: last}
+	if !last && l.node.config.Peers != nil && !l.leases.sending(b.Time) {
+		return nil
+	}
 	return l.appendOwn(ctx, proto.CommandBeat, [][]byte{b.Append(nil)})
 }
 

@@ -143,6 +143,12 @@ type Operations interface {
 	Replay(ctx context.Context, id string) error
 }
 
+// Cluster is who the nodes are.
+type Cluster interface {
+	// Nodes are all that are known, by name.
+	Nodes() []proto.NodeStatus
+}
+
 // Maintenance is the slow work on a whole node.
 type Maintenance interface {
 	// Backup streams a consistent copy of the node's data to w.
@@ -239,6 +245,7 @@ type Dependencies struct {
 	Maintenance Maintenance // optional: without it those routes are 404
 	Exports     Exports     // optional likewise
 	Imports     Imports     // optional likewise
+	Cluster     Cluster     // optional: without it the node is alone
 
 	Registry *prometheus.Registry // optional: for the gateway's metrics and /metrics
 	Log      *slog.Logger         // optional: for what no caller is told

@@ -131,25 +131,23 @@ func (g *Gateway) listPartitions(w http.ResponseWriter, _ *http.Request, _ proto
 	return writeValue(w, http.StatusOK, map[string]any{"partitions": list, "lanes": lanes})
 }
 
-// nodeStatus is one node of the cluster.
-type nodeStatus struct {
-	Name  string `json:"name"`
-	Ready bool   `json:"ready"`
-	Why   string `json:"why,omitempty"`
-	Lanes []int  `json:"lanes"`
-}
-
-// getCluster shows this node, which is the whole cluster until there are more.
+// getCluster shows the nodes as this one knows them, or it alone.
 func (g *Gateway) getCluster(w http.ResponseWriter, _ *http.Request, _ proto.Principal) error {
-	node := nodeStatus{Ready: true, Lanes: []int{}}
-	for _, l := range g.deps.Operations.Lanes() {
-		node.Name = l.Owner
-		node.Lanes = append(node.Lanes, int(l.Lane))
+	var nodes []proto.NodeStatus
+	if g.deps.Cluster != nil {
+		nodes = g.deps.Cluster.Nodes()
+	} else {
+		node := proto.NodeStatus{Ready: true, Lanes: []int{}}
+		for _, l := range g.deps.Operations.Lanes() {
+			node.Name = l.Owner
+			node.Lanes = append(node.Lanes, int(l.Lane))
+		}
+		if err := g.deps.Operations.Ready(); err != nil {
+			node.Ready, node.Why = false, messageOf(err)
+		}
+		nodes = append(nodes, node)
 	}
-	if err := g.deps.Operations.Ready(); err != nil {
-		node.Ready, node.Why = false, messageOf(err)
-	}
-	return writeValue(w, http.StatusOK, map[string]any{"nodes": []nodeStatus{node}, "partitions": proto.Partitions})
+	return writeValue(w, http.StatusOK, map[string]any{"nodes": nodes, "partitions": proto.Partitions})
 }
 
 // unhurried lifts the deadlines of an answer that takes long.

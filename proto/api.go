@@ -288,6 +288,16 @@ type DeadLetter struct {
 	Replayed bool      `json:"replayed"`
 }
 
+// NodeStatus is a node of the cluster, as the one that was asked knows it.
+type NodeStatus struct {
+	Name     string `json:"name"`
+	Ready    bool   `json:"ready"` // for all lanes
+	Why      string `json:"why,omitempty"`
+	Draining bool   `json:"draining,omitempty"`
+	Lanes    []int  `json:"lanes"`          // that it answers for
+	Owns     []int  `json:"owns,omitempty"` // of which it does the upkeep
+}
+
 // LaneStatus is a lane as operators see it.
 type LaneStatus struct {
 	Lane        LaneID  `json:"lane"`

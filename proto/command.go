@@ -69,25 +69,50 @@ func NextCommand(b []byte) (Command, []byte, error) {
 	return c, r.b, nil
 }
 
-// Beat advances a lane's time and proves that a node is alive.
+// Beat advances a lane's time, unless it is a follower's, and proves that a
+// node is alive and has applied what was logged before.
 type Beat struct {
 	Node        string
 	Incarnation uint64
 	Time        Millis
+	Follows     bool // the node does not own the lane
+	Last        bool // the node answers nothing more
 }
+
+// Flags of a beat.
+const (
+	beatFollows = 1 << iota
+	beatLast
+)
 
 // Append packs the beat.
 func (x *Beat) Append(b []byte) []byte {
 	b = AppendString(b, x.Node)
 	b = binary.AppendUvarint(b, x.Incarnation)
-	return AppendVarint(b, int64(x.Time))
+	b = AppendVarint(b, int64(x.Time))
+	flags := byte(0)
+	if x.Follows {
+		flags |= beatFollows
+	}
+	if x.Last {
+		flags |= beatLast
+	}
+	if flags != 0 { // without any a beat is as it was when nodes ran alone
+		b = append(b, flags)
+	}
+	return b
 }
 
 // DecodeBeat reads what Append wrote.
 func DecodeBeat(b []byte) (Beat, error) {
 	r := NewReader(b)
 	x := Beat{Node: r.String(), Incarnation: r.Uvarint(), Time: Millis(r.Varint())}
-	if r.Bad() || r.Len() != 0 {
+	flags := byte(0)
+	if r.Len() > 0 && !r.Bad() {
+		flags = r.Byte()
+		x.Follows, x.Last = flags&beatFollows != 0, flags&beatLast != 0
+	}
+	if r.Bad() || r.Len() != 0 || flags > beatFollows|beatLast {
 		return Beat{}, Errorf(CodeCorrupt, "packed beat is malformed")
 	}
 	return x, nil

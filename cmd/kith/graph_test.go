@@ -48,7 +48,11 @@ type graphNode struct {
 // startGraphNode is startProcess with connections that are kept.
 func startGraphNode(t *testing.T, data string, args ...string) *graphNode {
 	t.Helper()
-	n := &graphNode{process: startProcess(t, data, args...)}
+	return speakTo(t, startProcess(t, data, args...))
+}
+
+func speakTo(t *testing.T, p *process) *graphNode {
+	n := &graphNode{process: p}
 	transport := &http.Transport{MaxIdleConnsPerHost: 1024}
 	t.Cleanup(transport.CloseIdleConnections)
 	none := func(string) string { return "" }

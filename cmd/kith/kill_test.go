@@ -65,12 +65,21 @@ func TestKilledNodeLosesNothing(t *testing.T) {
 // process is a node in a process of its own.
 type process struct {
 	cmd     *exec.Cmd
-	service string
+	service string // once answers is closed
 	log     lockedBuffer
+	answers chan struct{}
 	exited  chan struct{}
 }
 
 func startProcess(t *testing.T, data string, args ...string) *process {
+	t.Helper()
+	p := launchProcess(t, data, args...)
+	p.await(t)
+	return p
+}
+
+// launchProcess does not wait until the node answers.
+func launchProcess(t *testing.T, data string, args ...string) *process {
 	t.Helper()
 	cmd := exec.Command("kith", append([]string{"serve", "--dev", "--data", data, "--public", "127.0.0.1:0", "--service", "127.0.0.1:0"}, args...)...)
 	p := &process{cmd: cmd, exited: make(chan struct{})}
@@ -83,27 +92,34 @@ func startProcess(t *testing.T, data string, args ...string) *process {
 		t.Fatal(err)
 	}
 	t.Cleanup(p.kill)
-	lines := bufio.NewScanner(out)
-	for lines.Scan() && p.service == "" {
-		if m := planeLine.FindStringSubmatch(lines.Text()); m != nil && m[1] == "service" {
-			p.service = m[2]
-		}
-	}
+	p.answers = make(chan struct{})
 	go func() {
+		lines := bufio.NewScanner(out)
+		for lines.Scan() && p.service == "" {
+			if m := planeLine.FindStringSubmatch(lines.Text()); m != nil && m[1] == "service" {
+				p.service = m[2]
+			}
+		}
+		close(p.answers)
 		_, _ = io.Copy(io.Discard, out)
 		_ = cmd.Wait() // killed, as it should be
 		close(p.exited)
 	}()
-	if p.service == "" {
-		<-p.exited
-		t.Fatalf("the node did not start:\n%s", p.log.String())
-	}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the node said:\n%s", tail(p.log.String(), 4<<10))
 		}
 	})
 	return p
+}
+
+// await waits until the node answers.
+func (p *process) await(t *testing.T) {
+	t.Helper()
+	if <-p.answers; p.service == "" {
+		<-p.exited
+		t.Fatalf("the node did not start:\n%s", p.log.String())
+	}
 }
 
 // kill sends SIGKILL and waits for the end.

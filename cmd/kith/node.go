@@ -42,12 +42,15 @@ type node interface {
 	Collector() prometheus.Collector
 }
 
-func openNode(ctx context.Context, c config.Config, rebaseLog bool, logger *slog.Logger) (node, gateway.Maintenance, error) {
+func openNode(ctx context.Context, c config.Config, members *members, rebaseLog bool, logger *slog.Logger) (node, gateway.Maintenance, error) {
 	ec, err := engineConfig(c, logger)
 	if err != nil {
 		return nil, nil, err
 	}
 	ec.RebaseLog = rebaseLog
+	if err := members.configure(&ec); err != nil {
+		return nil, nil, err
+	}
 	var door natsDoor
 	ec.NATSAuthorize = door.admit
 	n, err := engine.Open(ctx, ec)
@@ -188,11 +191,15 @@ func gatewayConfig(c config.Config) gateway.Config {
 	return g
 }
 
-func newGateway(c config.Config, n node, m gateway.Maintenance, logger *slog.Logger) (*gateway.Gateway, error) {
+func newGateway(c config.Config, n node, members *members, m gateway.Maintenance, logger *slog.Logger) (*gateway.Gateway, error) {
+	var nodes gateway.Cluster
+	if members != nil { // an interface of a nil pointer is not nil
+		nodes = members
+	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(n.Collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return gateway.New(gatewayConfig(c), gateway.Dependencies{
-		Intake: n, Memberships: n, Definitions: n, Audiences: n, Saved: n, Campaigns: n, Accounts: n, Holdings: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Exports: n, Imports: n,
+		Intake: n, Memberships: n, Definitions: n, Audiences: n, Saved: n, Campaigns: n, Accounts: n, Holdings: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Exports: n, Imports: n, Cluster: nodes,
 		Registry: registry, Log: logger,
 	})
 }

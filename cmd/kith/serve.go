@@ -29,12 +29,14 @@ import (
 //	                                    │
 //	                               3 engine node ── log, actors, store
 //	                                    │
-//	                             1 data directory
+//	                1 data directory, other nodes of a cluster
 //
 // It stops from the outside in: demo, planes and NATS, node, directory.
 
 type serveFlags struct {
 	config, data, public, service, nats string
+	name, cluster                       string
+	join                                []string
 	lanes                               int
 	dev, demo, rebaseLog                bool
 	demoListen                          string
@@ -63,6 +65,9 @@ with at least one key.`,
 	fl.StringVar(&f.public, "public", "", "`ADDR`ess for browsers (default 127.0.0.1:8080)")
 	fl.StringVar(&f.service, "service", "", "`ADDR`ess for servers and operators (default 127.0.0.1:8081)")
 	fl.StringVar(&f.nats, "nats", "", "`URL` of a NATS server to use instead of the embedded one")
+	fl.StringVar(&f.name, "name", "", "the node's `NAME`, the same for the life of its data (default n1)")
+	fl.StringVar(&f.cluster, "cluster", "", "this node's `ADDR`ess for the others of a cluster; the next port is used too")
+	fl.StringSliceVar(&f.join, "join", nil, "cluster `ADDR`esses of all nodes of a new cluster, or of a member")
 	fl.IntVar(&f.lanes, "lanes", 0, "log streams, fixed when the data directory is made (default 1)")
 	fl.BoolVar(&f.rebaseLog, "rebase-log", false, "once, after a log was lost: go on with the store as it is and give up what only the log held")
 	fl.StringVar(&f.demoListen, "demo-listen", "127.0.0.1:8090", "`ADDR`ess of the demo site")
@@ -101,10 +106,13 @@ func (f *serveFlags) load(cmd *cobra.Command) (config.Config, error) {
 		flag string
 		to   *string
 		from string
-	}{{"data", &c.Data, f.data}, {"public", &c.Public, f.public}, {"service", &c.Service, f.service}, {"nats", &c.NATS.URL, f.nats}} {
+	}{{"data", &c.Data, f.data}, {"public", &c.Public, f.public}, {"service", &c.Service, f.service}, {"nats", &c.NATS.URL, f.nats}, {"name", &c.Node, f.name}, {"cluster", &c.Cluster.Listen, f.cluster}} {
 		if cmd.Flags().Changed(v.flag) {
 			*v.to = v.from
 		}
+	}
+	if cmd.Flags().Changed("join") {
+		c.Cluster.Join = f.join
 	}
 	if cmd.Flags().Changed("lanes") {
 		c.Lanes = f.lanes
@@ -150,7 +158,12 @@ func serve(ctx context.Context, c config.Config, f serveFlags, out io.Writer, lo
 	}
 	defer public.Close() // Serve closes them too, if it comes so far
 	defer service.Close()
-	n, m, err := openNode(ctx, c, f.rebaseLog, log) // 1, 3
+	members, err := joinCluster(c, log) // 1
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, members.leave()) }()
+	n, m, err := openNode(ctx, c, members, f.rebaseLog, log) // 1, 3
 	if err != nil {
 		return err
 	}
@@ -158,7 +171,7 @@ func serve(ctx context.Context, c config.Config, f serveFlags, out io.Writer, lo
 	if err := refuseDevData(c, n); err != nil {
 		return err
 	}
-	g, err := newGateway(c, n, m, log) // 4
+	g, err := newGateway(c, n, members, m, log) // 4
 	if err != nil {
 		return err
 	}

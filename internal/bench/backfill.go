@@ -137,6 +137,7 @@ func (s *session) backfill(ctx context.Context) (_ []Result, err error) {
 			return nil, err
 		}
 		busy = append(busy, x)
+		f.s.say("look-ups' p99 without: %v, during: %v", quiet[round].latencies.quantile(0.99), x.latencies.quantile(0.99))
 		f.loads = append(f.loads, loadAverage())
 	}
 	compared, err := f.compare(ctx)

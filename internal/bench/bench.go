@@ -54,7 +54,7 @@ type Config struct {
 const (
 	timeMax   = time.Minute
 	roundsMax = 25
-	workMax   = 30 * time.Minute // of one measurement
+	workMax   = time.Hour // of one measurement
 )
 
 // Validate fills in defaults and reports the first thing that is wrong.

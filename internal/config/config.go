@@ -10,6 +10,7 @@ package config
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
@@ -43,6 +44,8 @@ type Config struct {
 	Service string `yaml:"service"`
 	TLS     TLS    `yaml:"tls"`
 	NATS    NATS   `yaml:"nats"`
+	// Cluster makes this node one of several.
+	Cluster Cluster `yaml:"cluster"`
 
 	// Lanes is the number of log streams, fixed when the data directory is
 	// made. Few are better: each costs its own fsyncs.
@@ -78,6 +81,28 @@ type TLS struct {
 type NATS struct {
 	URL    string `yaml:"url"`
 	Listen string `yaml:"listen"` // address for other programs; empty: in process only
+}
+
+// Cluster is how a node finds and trusts the others; without Listen it is
+// alone. What goes between nodes is encrypted by a key from the secret that they
+// have in common (secret_file), and by certificates off loopback.
+type Cluster struct {
+	// Name is the same on all nodes.
+	Name string `yaml:"name"`
+	// Listen is host:port for the others: gossip there, the log's NATS servers on
+	// the next port.
+	Listen string `yaml:"listen"`
+	// Join are the Listen addresses of the nodes that form a new cluster, this
+	// one's among them, or of any member for a node that comes later.
+	Join []string `yaml:"join"`
+	// LogReplicas is how many nodes keep each stream of the log. 0: 3, or all of
+	// Join if they are fewer.
+	LogReplicas int `yaml:"log_replicas"`
+	// CA signed the certificates of all nodes; Cert and Key are this node's, for
+	// the host that others name in Join.
+	CA   string `yaml:"ca"`
+	Cert string `yaml:"cert"`
+	Key  string `yaml:"key"`
 }
 
 // Key is a service key, hashed; `kith key create --offline` prints one.
@@ -137,6 +162,7 @@ func Default() Config {
 		Data:         "./kith-data",
 		Public:       "127.0.0.1:8080",
 		Service:      "127.0.0.1:8081",
+		Cluster:      Cluster{Name: "kith", Join: []string{}},
 		Lanes:        1,
 		LogRetention: Duration(24 * time.Hour),
 		ActiveMax:    200_000,
@@ -195,7 +221,7 @@ type problem struct{ path, message string }
 func (p *problem) name() string { return strings.TrimPrefix(p.path, "$.") }
 
 func (c *Config) problem() *problem {
-	checks := []func() *problem{c.checkNode, c.checkAddresses, c.checkSizes, c.checkKeys, c.checkClients, c.checkLinks, c.checkLimits, c.checkRetention}
+	checks := []func() *problem{c.checkNode, c.checkAddresses, c.checkCluster, c.checkSizes, c.checkKeys, c.checkClients, c.checkLinks, c.checkLimits, c.checkRetention}
 	for _, check := range checks {
 		if p := check(); p != nil {
 			return p
@@ -233,6 +259,62 @@ func (c *Config) checkAddresses() *problem {
 	}
 	if c.Public == c.Service && !strings.HasSuffix(c.Public, ":0") {
 		return &problem{"$.service", "the planes need an address each: service must differ from public"}
+	}
+	return nil
+}
+
+// ClusterPort is host:port of what listens so many ports after a node's cluster
+// address: 1 is the log's NATS server.
+func ClusterPort(addr string, after int) (string, error) {
+	host, p, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", err
+	}
+	port, err := strconv.Atoi(p)
+	if err != nil || port < 1 || port+after > 65535 {
+		return "", proto.Errorf(proto.CodeInvalid, "port %q is not from 1 to %d", p, 65535-after)
+	}
+	return net.JoinHostPort(host, strconv.Itoa(port+after)), nil
+}
+
+func (c *Config) checkCluster() *problem {
+	x := &c.Cluster
+	if x.Listen == "" {
+		if len(x.Join) > 0 {
+			return &problem{"$.cluster.listen", "name this node's own address for the others, as they name it in join"}
+		}
+		return nil
+	}
+	host, _, err := net.SplitHostPort(x.Listen)
+	if _, err2 := ClusterPort(x.Listen, 1); err != nil || err2 != nil {
+		return &problem{"$.cluster.listen", "write host:port with a port number, such as 10.0.0.1:7946; the next port is used too"}
+	}
+	for i, j := range x.Join {
+		if _, err := ClusterPort(j, 1); err != nil {
+			return &problem{fmt.Sprintf("$.cluster.join[%d]", i), "write host:port with a port number, as in that node's cluster.listen"}
+		}
+	}
+	named := 0
+	for _, f := range []string{x.CA, x.Cert, x.Key} {
+		if f != "" {
+			named++
+		}
+	}
+	switch {
+	case !proto.ValidName(x.Name):
+		return &problem{"$.cluster.name", "use 1 to 64 of A-Z a-z 0-9 _ - and dots"}
+	case len(x.Join) == 0:
+		return &problem{"$.cluster.join", "list the cluster addresses of all nodes of a new cluster, or one of a member to join"}
+	case c.NATS.URL != "":
+		return &problem{"$.cluster.listen", "nodes of a cluster keep the log themselves: leave out nats.url"}
+	case c.SecretFile == "" && !c.Dev:
+		return &problem{"$.secret_file", "the nodes of a cluster need one in common: make it with openssl rand -hex 16 and give it to all"}
+	case named != 0 && named != 3:
+		return &problem{"$.cluster", "name all of ca, cert and key, or none"}
+	case named == 0 && !isLoopback(host):
+		return &problem{"$.cluster", "nodes that talk over a network need certificates: name ca, cert and key, or listen on 127.0.0.1"}
+	case x.LogReplicas < 0 || x.LogReplicas > 5:
+		return &problem{"$.cluster.log_replicas", "use 1 to 5, or 0 for the default: 3, or as many as join lists"}
 	}
 	return nil
 }

@@ -1,0 +1,333 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"kith/proto"
+)
+
+// trio is a cluster of three nodes on loopback, each in a process of its own.
+type trio struct {
+	args  [3][]string
+	data  [3]string
+	nodes [3]*graphNode
+}
+
+func startTrio(t *testing.T, lanes int) *trio {
+	t.Helper()
+	x := &trio{}
+	var join []string
+	for range x.nodes {
+		join = append(join, freePair(t))
+	}
+	for i := range x.nodes {
+		x.data[i] = t.TempDir() + "/data"
+		x.args[i] = []string{"--name", fmt.Sprintf("n%d", i+1), "--cluster", join[i], "--join", strings.Join(join, ","), "--lanes", fmt.Sprint(lanes)}
+	}
+	var list [3]*process
+	for i := range list { // none gets ready alone
+		list[i] = launchProcess(t, x.data[i], x.args[i]...)
+	}
+	for i, p := range list {
+		p.await(t)
+		x.nodes[i] = speakTo(t, p)
+	}
+	return x
+}
+
+// freePair is an address that is free with the next port.
+func freePair(t *testing.T) string {
+	t.Helper()
+	for range 100 {
+		a, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		port := a.Addr().(*net.TCPAddr).Port
+		b, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+1))
+		a.Close()
+		if err == nil {
+			b.Close()
+			return a.Addr().String()
+		}
+	}
+	t.Fatal("no two ports in a row are free")
+	return ""
+}
+
+// restart starts a node again that was ended, and waits until it answers.
+func (x *trio) restart(t *testing.T, i int) {
+	t.Helper()
+	p := launchProcess(t, x.data[i], x.args[i]...)
+	p.await(t)
+	x.nodes[i] = speakTo(t, p)
+}
+
+// agree waits until all nodes have applied as much of all lanes, and compares
+// what they came to.
+func (x *trio) agree(t *testing.T) {
+	t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	for {
+		var seen []string
+		for _, n := range x.nodes {
+			var out struct{ Lanes []proto.LaneStatus }
+			if err := n.admin.call(t.Context(), http.MethodGet, "/v1/partitions", nil, nil, &out); err != nil {
+				t.Fatal(err)
+			}
+			var s []string
+			for _, l := range out.Lanes {
+				if l.Quarantined != "" {
+					t.Fatal(l.Quarantined)
+				}
+				s = append(s, fmt.Sprintf("%d:%d:%s", l.Lane, l.Applied, l.Chain))
+			}
+			seen = append(seen, strings.Join(s, " "))
+		}
+		if seen[0] == seen[1] && seen[1] == seen[2] {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the nodes differ:\n%s", strings.Join(seen, "\n"))
+		}
+		time.Sleep(50 * time.Millisecond) // lanes go on beating: they are to be met at one moment
+	}
+}
+
+// TestClusterAnswersAsOne: what one node acknowledged all others show, and what
+// is opted out at one none shows any more.
+func TestClusterAnswersAsOne(t *testing.T) {
+	x := startTrio(t, 2)
+	ctx := t.Context()
+	rule := map[string]any{"scope": "identity", "when": `count(event.name == "buy", "30d") >= 1`}
+	if err := x.nodes[0].call(ctx, http.MethodPut, "/v1/segments/buyers", "demo-key", rule, nil); err != nil {
+		t.Fatal(err)
+	}
+	var ids []string
+	for i := range 60 {
+		ids = append(ids, fmt.Sprintf("browser:c%d", i))
+	}
+	for i, n := range x.nodes {
+		var events []graphEvent
+		for _, id := range ids[20*i : 20*i+20] {
+			events = append(events, graphEvent{Event: "buy", Identities: []string{id, "account:a" + id[9:]}})
+		}
+		_, position, err := n.post(ctx, events)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for j, other := range x.nodes {
+			if err := other.reach(ctx, position); err != nil {
+				t.Fatal(err)
+			}
+			list, err := other.lookup(ctx, ids[20*i:20*i+20])
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range list {
+				if !slices.Contains(r.Segments, "buyers") {
+					t.Fatalf("node %d does not show at %s what node %d acknowledged: %+v", j+1, position, i+1, r)
+				}
+			}
+		}
+	}
+	raw, err := x.nodes[2].user(ctx, ids[0])
+	if err != nil || !strings.Contains(string(raw), "account:a0") {
+		t.Errorf("node 3 shows the user %s, %v", raw, err)
+	}
+	for i, id := range ids {
+		n := x.nodes[i%3]
+		s, err := n.optOut(ctx, id, i%2 == 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !s.Final {
+			t.Errorf("the opt-out of %s is not final: %+v", id, s)
+			continue
+		}
+		for j, other := range x.nodes {
+			list, err := other.lookup(ctx, []string{id})
+			if err != nil || !list[0].OptedOut || len(list[0].Segments) > 0 {
+				t.Fatalf("opted out at node %d and final, node %d shows %+v, %v", i%3+1, j+1, list, err)
+			}
+		}
+	}
+	x.agree(t)
+	var status struct{ Nodes []proto.NodeStatus }
+	if err := x.nodes[1].admin.call(ctx, http.MethodGet, "/v1/cluster", nil, nil, &status); err != nil {
+		t.Fatal(err)
+	}
+	owned := 0
+	for _, n := range status.Nodes {
+		owned += len(n.Owns)
+		if !n.Ready || len(n.Lanes) != 2 {
+			t.Errorf("node %s is %+v", n.Name, n)
+		}
+	}
+	if len(status.Nodes) != 3 || owned != 2 {
+		t.Errorf("%d nodes own %d lanes: %+v", len(status.Nodes), owned, status)
+	}
+}
+
+// TestClusterOutlivesItsNodes: nodes are killed one after the other and come
+// back; nothing that was acknowledged is lost, and whoever asks the others is
+// answered all the time.
+func TestClusterOutlivesItsNodes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("kills three nodes and waits for elections: not in short runs")
+	}
+	x := startTrio(t, 2)
+	ctx := t.Context()
+	rule := map[string]any{"scope": "identity", "when": `count(true, "30d") >= 1`}
+	if err := x.nodes[0].call(ctx, http.MethodPut, "/v1/segments/seen", "demo-key", rule, nil); err != nil {
+		t.Fatal(err)
+	}
+	var acked []string
+	var mu sync.Mutex
+	for round := range 3 {
+		gone := round
+		left := []*graphNode{x.nodes[(gone+1)%3], x.nodes[(gone+2)%3]}
+		stop := make(chan struct{})
+		var load sync.WaitGroup
+		var asked, refused atomic.Int64
+		for k, n := range left {
+			load.Go(func() {
+				for i := 0; ; i++ {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					id := fmt.Sprintf("browser:r%d-%d-%d", round, k, i)
+					err := n.patiently(ctx, func() error {
+						_, _, err := n.post(ctx, []graphEvent{{Event: "visit", ID: id, Identities: []string{id}}})
+						return err
+					})
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					mu.Lock()
+					acked = append(acked, id)
+					mu.Unlock()
+				}
+			})
+			load.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					case <-time.After(5 * time.Millisecond):
+					}
+					asked.Add(1)
+					if _, err := n.lookup(ctx, []string{"browser:x"}); err != nil {
+						refused.Add(1)
+						t.Errorf("round %d: a look-up at a node that runs: %v", round, err)
+					}
+				}
+			})
+		}
+		time.Sleep(300 * time.Millisecond)
+		x.nodes[gone].kill()
+		time.Sleep(3 * time.Second)
+		x.restart(t, gone)
+		close(stop)
+		load.Wait()
+		t.Logf("round %d: %d look-ups, %d refused; %d events acknowledged so far", round, asked.Load(), refused.Load(), len(acked))
+	}
+	x.agree(t)
+	for i, n := range x.nodes {
+		list, err := n.lookup(ctx, acked)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lost := 0
+		for _, r := range list {
+			if !slices.Contains(r.Segments, "seen") {
+				lost++
+			}
+		}
+		if lost > 0 {
+			t.Errorf("node %d lacks %d of %d acknowledged events", i+1, lost, len(acked))
+		}
+	}
+}
+
+// TestPausedNodeAnswersNothingStale: a node that stood still while an opt-out
+// became final shows the identity at no time afterwards.
+func TestPausedNodeAnswersNothingStale(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for a lease to end, a quarter of a minute: not in short runs")
+	}
+	x := startTrio(t, 1)
+	ctx := t.Context()
+	rule := map[string]any{"scope": "identity", "when": `count(true, "30d") >= 1`}
+	if err := x.nodes[0].call(ctx, http.MethodPut, "/v1/segments/seen", "demo-key", rule, nil); err != nil {
+		t.Fatal(err)
+	}
+	_, position, err := x.nodes[0].post(ctx, []graphEvent{{Event: "visit", Identities: []string{"browser:p1", "account:p1"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range x.nodes {
+		if err := n.reach(ctx, position); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if list, err := x.nodes[1].lookup(ctx, []string{"browser:p1"}); err != nil || len(list[0].Segments) == 0 {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	paused := x.nodes[1]
+	if err := paused.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	s, err := x.nodes[0].optOut(ctx, "browser:p1", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Final {
+		t.Error("the opt-out was final while a node with a lease had not heard of it")
+	}
+	if s, err = x.nodes[0].finalOptOut(ctx, "browser:p1"); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("final after %v", time.Since(began))
+	asking, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	var answered atomic.Bool
+	var ask sync.WaitGroup
+	for range 8 { // their questions wait in its socket until it wakes
+		ask.Go(func() {
+			for asking.Err() == nil && !answered.Load() {
+				list, err := paused.lookup(asking, []string{"browser:p1"})
+				if err != nil {
+					continue // it says that it must catch up first
+				}
+				if !list[0].OptedOut || len(list[0].Segments) > 0 {
+					t.Errorf("the node that stood still shows %+v", list[0])
+				}
+				answered.Store(true)
+			}
+		})
+	}
+	time.Sleep(200 * time.Millisecond)
+	if err := paused.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	ask.Wait()
+	if !answered.Load() {
+		t.Error("the node that stood still did not come back within a minute")
+	}
+	x.agree(t)
+}

@@ -1,0 +1,334 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sys/unix"
+
+	"kith/proto"
+)
+
+// This file is what a node of a cluster does about the others, all of which
+// apply the same logs. One of them owns each lane: it advances the lane's time
+// and does its upkeep. All answer queries, each while it has a lease: while the
+// newest of its own beats that it has applied was sent less than leaseFor ago.
+// So a node that was parted from the log, or stood still, stops to answer, and
+// whoever acknowledges an opt-out knows for whom to wait.
+//
+// Two nodes that take themselves for the owner do everything twice, which
+// changes nothing: entries say from which state they go on. While nobody is
+// known to be the owner all do.
+
+// Peers are the other nodes of a cluster.
+type Peers interface {
+	// Owner is the node that does a lane's upkeep, "" while none is known;
+	// changed is closed when any lane's may be another.
+	Owner(id proto.LaneID) (node string, changed <-chan struct{})
+	// SetReady tells the others whether this node answers.
+	SetReady(ready bool)
+}
+
+const (
+	// leaseFor is how long a node answers after its last beat. A killed leader of
+	// the log stalls it for 4 to 9 seconds.
+	leaseFor = 15 * time.Second
+	// settleTry is after how long those that did not answer are asked again.
+	settleTry = 250 * time.Millisecond
+	// settleMax bounds the waiting for what somebody asks about.
+	settleMax     = 5 * time.Second
+	settleSubject = "_KITH.settle" // out of network clients' reach
+	settlersMax   = 256
+)
+
+// bootTime is the time since the machine was started, suspended or not.
+func bootTime() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		panic("CLOCK_BOOTTIME: " + err.Error()) // Linux has it since 2.6.39
+	}
+	return time.Duration(t.Nano())
+}
+
+// owns reports whether this node does the lane's upkeep.
+func (l *lane) owns() bool {
+	if l.node.config.Peers == nil {
+		return true
+	}
+	owner, _ := l.node.config.Peers.Owner(l.id)
+	return owner == "" || owner == l.node.config.Node
+}
+
+// ownersChanged is closed when another node may own some lane; nil without
+// others.
+func (n *Node) ownersChanged() <-chan struct{} {
+	if n.config.Peers == nil {
+		return nil
+	}
+	_, changed := n.config.Peers.Owner(0) // of all lanes: the members' table is one
+	return changed
+}
+
+// asOwner runs do while this node owns the lane, until ctx ends or do does by
+// itself. The context of do ends when another node takes over.
+func (l *lane) asOwner(ctx context.Context, do func(context.Context)) {
+	peers := l.node.config.Peers
+	if peers == nil {
+		do(ctx)
+		return
+	}
+	for ctx.Err() == nil {
+		_, changed := peers.Owner(l.id)
+		if !l.owns() {
+			select {
+			case <-changed:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		term, end := context.WithCancel(ctx)
+		go func() {
+			defer end()
+			for l.owns() {
+				select {
+				case <-changed:
+					_, changed = peers.Owner(l.id)
+				case <-term.Done():
+					return
+				}
+			}
+		}()
+		do(term)
+		over := term.Err() == nil
+		end()
+		if over {
+			return
+		}
+	}
+}
+
+// leases are a node's own and what it knows of the others'.
+type leases struct {
+	now func() time.Duration // of the machine, also while it was suspended
+
+	mu   sync.Mutex
+	sent []sentBeat // guarded by mu: own beats that are not applied yet
+	// others are, by node, when the last beat of it was applied here. Its lease by
+	// that beat began before.
+	others map[string]time.Duration // guarded by mu
+	until  time.Duration            // guarded by mu: of the own lease
+	ended  bool                     // guarded by mu: for good
+}
+
+// sentBeat is an own beat by the time that is in it, and when it was sent.
+type sentBeat struct {
+	beat proto.Millis
+	at   time.Duration
+}
+
+// sentMax bounds the own beats that are waited for.
+const sentMax = 64
+
+func (x *leases) init() {
+	x.now, x.others = bootTime, map[string]time.Duration{}
+}
+
+// sending notes that a beat is about to be sent; false: none may be any more.
+func (x *leases) sending(beat proto.Millis) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.ended {
+		return false
+	}
+	x.sent = append(x.sent, sentBeat{beat, x.now()})
+	if len(x.sent) > sentMax {
+		x.sent = x.sent[1:]
+	}
+	return true
+}
+
+// published takes beats of a batch that readers see.
+func (x *leases) published(list []proto.Beat, producer uint64) {
+	if len(list) == 0 {
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, b := range list {
+		switch i := slices.IndexFunc(x.sent, func(s sentBeat) bool { return s.beat == b.Time }); {
+		case b.Incarnation != producer && b.Last:
+			delete(x.others, b.Node)
+		case b.Incarnation != producer:
+			x.others[b.Node] = x.now()
+		case i >= 0 && !b.Last && !x.ended:
+			x.until = max(x.until, x.sent[i].at+leaseFor)
+			x.sent = x.sent[i+1:]
+		}
+	}
+}
+
+// end gives the own lease up for good.
+func (x *leases) end() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.until, x.sent, x.ended = 0, nil, true
+}
+
+func (x *leases) held() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.now() < x.until
+}
+
+// holders are the other nodes that may answer, each with when its lease ends.
+func (x *leases) holders() map[string]time.Duration {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	now := x.now()
+	list := map[string]time.Duration{}
+	for node, seen := range x.others {
+		if seen+leaseFor <= now {
+			delete(x.others, node)
+			continue
+		}
+		list[node] = seen + leaseFor
+	}
+	return list
+}
+
+var errNoLease = proto.Errorf(proto.CodeUnavailable, "this node is behind the log and answers nothing until it has caught up: ask another, or try again")
+
+// mayAnswer is nil while what this node has of a lane is not older than others
+// rely on. It is to be asked after the answer was made.
+func (n *Node) mayAnswer(l *lane) error {
+	if n.config.Peers == nil || l.leases.held() {
+		return nil
+	}
+	return errNoLease
+}
+
+func (n *Node) mayAnswerAll() error {
+	for _, l := range n.lanes {
+		if err := n.mayAnswer(l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settleRequest asks a node to answer when it has published so much.
+type settleRequest struct {
+	Applied []proto.Offset `json:"applied"` // by lane
+}
+
+// othersSettled returns when every node that may answer has published what this one
+// has.
+func (n *Node) othersSettled(ctx context.Context) error {
+	if n.config.Peers == nil {
+		return nil
+	}
+	var x settleRequest
+	for _, l := range n.lanes {
+		applied, _, _, _ := l.progress.get()
+		x.Applied = append(x.Applied, applied)
+	}
+	body, err := json.Marshal(x)
+	if err != nil {
+		return proto.Errorf(proto.CodeInternal, "encode a question to the other nodes: %w", err)
+	}
+	said := map[string]bool{}
+	missing := func() bool {
+		for _, l := range n.lanes {
+			for node := range l.leases.holders() {
+				if !said[node] {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	if !missing() {
+		return nil
+	}
+	nc := n.conn()
+	answers := make(chan *nats.Msg, 4*proto.LanesMax)
+	inbox := nc.NewRespInbox()
+	sub, err := nc.ChanSubscribe(inbox, answers)
+	if err != nil {
+		return proto.Errorf(proto.CodeUnavailable, "the other nodes cannot be asked: %w", err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	for missing() {
+		if err := nc.PublishRequest(settleSubject, inbox, body); err != nil {
+			return proto.Errorf(proto.CodeUnavailable, "the other nodes cannot be asked: %w", err)
+		}
+		again := time.NewTimer(settleTry)
+		for waiting := true; waiting && missing(); {
+			select {
+			case m := <-answers:
+				said[string(m.Data)] = true
+			case <-again.C:
+				waiting = false
+			case <-ctx.Done():
+				again.Stop()
+				return ctx.Err()
+			}
+		}
+		again.Stop()
+	}
+	return nil
+}
+
+// answerSettling answers what others ask by othersSettled, until ctx ends.
+func (n *Node) answerSettling(ctx context.Context) error {
+	slots := make(chan struct{}, settlersMax)
+	sub, err := n.conn().Subscribe(settleSubject, func(m *nats.Msg) {
+		var x settleRequest
+		if json.Unmarshal(m.Data, &x) != nil || len(x.Applied) != len(n.lanes) || m.Reply == "" {
+			n.logger.Warn("another node asks how far this one is and names other lanes", "lanes", len(x.Applied))
+			return
+		}
+		select {
+		case slots <- struct{}{}:
+		default:
+			return // it asks again
+		}
+		n.slow.Add(1)
+		go func() {
+			defer n.slow.Done()
+			defer func() { <-slots }()
+			wait, cancel := context.WithTimeout(ctx, settleMax)
+			defer cancel()
+			for i, at := range x.Applied {
+				if n.lanes[i].progress.wait(wait, func(p *progress) bool { return p.applied >= at }) != nil {
+					return
+				}
+			}
+			_ = n.conn().Publish(m.Reply, []byte(n.config.Node))
+		}()
+	})
+	if err != nil {
+		return proto.Errorf(proto.CodeUnavailable, "other nodes' questions cannot be taken: %w", err)
+	}
+	context.AfterFunc(ctx, func() { _ = sub.Unsubscribe() })
+	return nil
+}
+
+// farewell tells the others that this node answers nothing more, so that they
+// need not wait for its leases to end.
+func (n *Node) farewell(ctx context.Context) {
+	if n.config.Peers == nil {
+		return
+	}
+	n.config.Peers.SetReady(false)
+	for _, l := range n.lanes {
+		l.leases.end()
+		if err := l.sendBeat(ctx, true); err != nil {
+			l.logger.Warn("other nodes were not told that this one stops: opt-outs may take up to 15 s to be final", "error", err)
+		}
+	}
+}
