@@ -399,3 +399,28 @@ func (n *Node) Unswept(c proto.ClientInfo) (dirty bool) {
 	n.registry.withImports(c.ID, func(b *importBook) { dirty = b.dirty > 0 })
 	return dirty
 }
+
+// Leases are a lane's, by a clock of the test's.
+type Leases struct{ x leases }
+
+// NewLeases are none.
+func NewLeases(now func() time.Duration) *Leases {
+	var l Leases
+	l.x.init()
+	l.x.now = now
+	return &l
+}
+
+func (l *Leases) Sending(beat proto.Millis) bool { return l.x.sending(beat) }
+func (l *Leases) Published(producer uint64, list ...proto.Beat) {
+	l.x.published(list, producer)
+}
+func (l *Leases) Held() bool                        { return l.x.held() }
+func (l *Leases) Holders() map[string]time.Duration { return l.x.holders() }
+func (l *Leases) End()                              { l.x.end() }
+
+// AsOwner runs do as the upkeep of lane 0 of a node of that name.
+func AsOwner(ctx context.Context, node string, peers Peers, do func(context.Context)) {
+	l := &lane{node: &Node{config: Config{Node: node, Peers: peers}}}
+	l.asOwner(ctx, do)
+}

@@ -1,0 +1,124 @@
+package engine_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"kith/engine"
+	"kith/proto"
+)
+
+// TestLeases: a node answers for 15 seconds from when it sent the newest own
+// beat that it has applied, and knows until when others may.
+func TestLeases(t *testing.T) {
+	now := time.Duration(0)
+	x := engine.NewLeases(func() time.Duration { return now })
+	own := func(at proto.Millis) proto.Beat { return proto.Beat{Node: "a", Incarnation: 1, Time: at} }
+	at := func(d time.Duration, held bool, others map[string]time.Duration) {
+		t.Helper()
+		now = d
+		if x.Held() != held {
+			t.Errorf("after %v the lease is held: %t", d, !held)
+		}
+		if diff := cmp.Diff(others, x.Holders()); diff != "" {
+			t.Errorf("after %v others hold leases (-want +got):\n%s", d, diff)
+		}
+	}
+	none := map[string]time.Duration{}
+	at(0, false, none)
+	if !x.Sending(100) {
+		t.Error("no beat may be sent")
+	}
+	at(4*time.Second, false, none) // sent, and not applied
+	x.Published(1, own(100), proto.Beat{Node: "b", Incarnation: 2, Time: 90})
+	at(14*time.Second, true, map[string]time.Duration{"b": 19 * time.Second})
+	at(15*time.Second, false, map[string]time.Duration{"b": 19 * time.Second}) // by the time it was sent
+	at(19*time.Second, false, none)                                            // by the time it was applied here
+	// A beat of the process before, under the same name, gives nothing.
+	x.Published(1, proto.Beat{Node: "a", Incarnation: 9, Time: 100})
+	at(20*time.Second, false, map[string]time.Duration{"a": 34 * time.Second})
+	// Beats that were sent before the one applied last are not waited for.
+	now = 30 * time.Second
+	x.Sending(200)
+	now = 32 * time.Second
+	x.Sending(300)
+	now = 33 * time.Second
+	x.Published(1, own(300))
+	x.Published(1, own(200))
+	at(46*time.Second, true, none)
+	at(47*time.Second, false, none)
+	// The last beat of another ends its lease; the own end is for good.
+	x.Published(1, proto.Beat{Node: "b", Incarnation: 2, Time: 400, Follows: true})
+	at(48*time.Second, false, map[string]time.Duration{"b": 62 * time.Second})
+	x.Published(1, proto.Beat{Node: "b", Incarnation: 2, Time: 401, Follows: true, Last: true})
+	at(49*time.Second, false, none)
+	x.Sending(500)
+	x.End()
+	x.Published(1, own(500))
+	at(50*time.Second, false, none)
+	if x.Sending(600) {
+		t.Error("a beat may be sent after the end")
+	}
+}
+
+// owners says who owns all lanes.
+type owners struct {
+	mu      sync.Mutex
+	owner   string
+	changed chan struct{}
+}
+
+func (o *owners) Owner(proto.LaneID) (string, <-chan struct{}) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.owner, o.changed
+}
+
+func (o *owners) SetReady(bool) {}
+
+func (o *owners) set(owner string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.owner = owner
+	close(o.changed)
+	o.changed = make(chan struct{})
+}
+
+// TestUpkeepIsTheOwners: it runs while the node owns the lane or nobody does,
+// ends when another takes over, and begins again.
+func TestUpkeepIsTheOwners(t *testing.T) {
+	o := &owners{changed: make(chan struct{})}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	began, ended, over := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(over)
+		engine.AsOwner(ctx, "a", o, func(ctx context.Context) {
+			began <- struct{}{}
+			<-ctx.Done()
+			ended <- struct{}{}
+		})
+	}()
+	<-began // nobody owns it
+	o.set("a")
+	o.set("b")
+	<-ended
+	o.set("c")
+	o.set("a")
+	<-began
+	o.set("")
+	cancel()
+	<-ended
+	<-over
+
+	// What ends by itself does not begin again.
+	times := 0
+	engine.AsOwner(t.Context(), "a", &owners{owner: "a", changed: make(chan struct{})}, func(context.Context) { times++ })
+	if times != 1 {
+		t.Errorf("it ran %d times", times)
+	}
+}
