@@ -7,11 +7,16 @@ import (
 	"kith/proto"
 )
 
+var errEraseCluster = proto.Errorf(proto.CodeConflict, "bytes cannot be erased at once in a cluster yet: other nodes may still have to read what would go from the log. What was purged leaves the log with its retention, and the stores as they compact")
+
 // EraseBytes removes the bytes of everything that was purged: the log is emptied,
 // and the store is rewritten without what was deleted or replaced. Look-ups go on
 // meanwhile; intake and commits wait for moments. What comes in while it runs may
 // leave bytes again.
 func (n *Node) EraseBytes(ctx context.Context) (proto.Erased, error) {
+	if n.config.Peers != nil {
+		return proto.Erased{}, errEraseCluster
+	}
 	ctx, done, err := n.working(ctx)
 	if err != nil {
 		return proto.Erased{}, err

@@ -43,7 +43,11 @@ const (
 // linesPerMessage bounds a message of the feed.
 const (
 	noticesPerRecord = 2048
-	linesPerMessage  = 2048
+	ledgerPoll       = 50 * time.Millisecond
+	// ledgerOpens is of how many records the latest marks are taken at the start:
+	// the nodes of a cluster each write what they know.
+	ledgerOpens     = 256
+	linesPerMessage = 2048
 )
 
 // notice is one thing to tell the ledger or, if final, the feed. In the store
@@ -153,6 +157,8 @@ type told struct {
 	list []notice
 }
 
+func (t *told) at() proto.Offset { return t.list[0].at }
+
 // ledger writes notices of all lanes, in the order in which they were committed:
 // what is final comes after all that it waited for, of whatever lane.
 type ledger struct {
@@ -185,9 +191,13 @@ func (x *ledger) open(ctx context.Context) error {
 	if err != nil || last == 0 {
 		return err
 	}
-	return readStream(ctx, x.stream, last, last, func(raw []byte) error {
+	first := last
+	if x.node.config.Peers != nil {
+		first = max(last, ledgerOpens) - ledgerOpens + 1
+	}
+	return readStream(ctx, x.stream, first, last, func(raw []byte) error {
 		r, err := decodeLedger(raw)
-		copy(x.marks, r.marks)
+		x.marks = latest(x.marks, r.marks)
 		return err
 	})
 }
@@ -280,10 +290,16 @@ func (x *ledger) counts() (written uint64, waiting int) {
 // write tells what waits, until ctx ends.
 func (x *ledger) write(ctx context.Context) {
 	for {
+		changed := x.node.ownersChanged()
 		if !x.tell(ctx) {
+			var later <-chan time.Time
+			if _, waiting := x.counts(); waiting > 0 { // for another lane to be applied
+				later = time.After(ledgerPoll)
+			}
 			select {
 			case <-x.wake:
-			case <-x.node.ownersChanged():
+			case <-changed:
+			case <-later:
 			case <-ctx.Done():
 				return
 			}
@@ -338,17 +354,20 @@ func latest(a, b []proto.Offset) []proto.Offset {
 
 // tell writes one record, if there is anything to write.
 func (x *ledger) tell(ctx context.Context) bool {
-	list, mine, batches := x.gather()
-	if batches == 0 {
+	taken, mine := x.gather()
+	if len(taken) == 0 {
 		return false
 	}
-	steps := []struct {
+	type step struct {
 		what string
 		do   func() error
-	}{
+	}
+	steps := []step{
 		{"opt-outs cannot be written to the ledger", func() error { return x.append(ctx, mine) }},
 		{"opt-outs are not answered: what is under way between lanes is not applied, or cannot be deleted", func() error { return x.node.cleanOutboxes(ctx) }},
-		{"opt-outs are not answered: other nodes do not say that they have applied them", func() error { return x.node.othersSettled(ctx) }},
+	}
+	if x.node.config.Peers != nil && len(mine) > 0 { // whoever reads what is told may answer by it
+		steps = append([]step{{"opt-outs are not final: other nodes do not say that they have applied them", func() error { return x.node.othersSettled(ctx) }}}, steps...)
 	}
 	for _, step := range steps {
 		for tries := 0; ; tries++ {
@@ -364,29 +383,58 @@ func (x *ledger) tell(ctx context.Context) bool {
 			}
 		}
 	}
-	x.done(list, batches)
+	x.done(taken)
 	return true
 }
 
-// gather gives what comes next, whole batches, without taking it away: what
-// one record holds, and of that what is for this node to tell. What another
-// node's lanes have to tell is among it once that is told.
-func (x *ledger) gather() (list []notice, mine []told, batches int) {
+// gather gives what comes next, without taking it away: what one record holds,
+// and of that what is for this node to tell. What another node's lanes have to
+// tell is among it once that is told. Each lane's is in order; one lane waits for
+// another only if a cut was in both.
+func (x *ledger) gather() (taken, mine []told) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	shared := x.node.config.Peers != nil
-	for batches < len(x.waiting) && len(list) < noticesPerRecord {
-		t := x.waiting[batches]
-		if heard := shared && t.list[0].at <= x.marks[t.lane]; !heard {
-			if !x.node.lanes[t.lane].owns() {
-				break
+	stuck := map[proto.LaneID]proto.Offset{} // by lane: the first that is not taken
+	size := 0
+	for _, t := range x.waiting {
+		if size >= noticesPerRecord {
+			break
+		}
+		if stuck[t.lane] > 0 {
+			continue
+		}
+		if heard := shared && t.at() <= x.marks[t.lane]; shared && !heard {
+			if !x.node.lanes[t.lane].owns() || !x.follows(t, stuck) {
+				stuck[t.lane] = t.at()
+				continue
 			}
 			mine = append(mine, t)
+		} else if !shared {
+			mine = append(mine, t)
 		}
-		list = append(list, t.list...)
-		batches++
+		taken = append(taken, t)
+		size += len(t.list)
 	}
-	return list, mine, batches
+	return taken, mine
+}
+
+// follows reports whether all that final cuts waited for in other lanes is told
+// or among what is taken. It is called with x.mu held.
+func (x *ledger) follows(t told, stuck map[proto.LaneID]proto.Offset) bool {
+	for i := range t.list {
+		for lane, at := range t.list[i].cut.Vector {
+			id := proto.LaneID(lane)
+			if id == t.lane || at == 0 || !t.list[i].final {
+				continue
+			}
+			applied, _, _, _ := x.node.lanes[id].progress.get()
+			if first := stuck[id]; applied < at || first > 0 && first <= at {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // append writes notices to the ledger and the feed. Of a node that is alone
@@ -512,16 +560,25 @@ func (x *ledger) feedLine(n *notice) ([]byte, error) {
 	return append(raw, '\n'), nil
 }
 
-// done takes what was told away and tells whoever waits for it.
-func (x *ledger) done(list []notice, batches int) {
+// done takes what was told away and tells whoever waits for it. Of a lane it is
+// what waits first.
+func (x *ledger) done(taken []told) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	marks := slices.Clone(x.marks)
-	for _, b := range x.waiting[:batches] {
-		marks[b.lane] = max(marks[b.lane], b.list[0].at)
+	upTo := map[proto.LaneID]proto.Offset{}
+	for _, t := range taken {
+		marks[t.lane] = max(marks[t.lane], t.at())
+		upTo[t.lane] = t.at()
+		x.finish(t.list)
 	}
-	clear(x.waiting[:batches])
-	x.waiting = x.waiting[batches:]
+	x.waiting = slices.DeleteFunc(x.waiting, func(t told) bool { return t.at() <= upTo[t.lane] })
+	x.marks = marks
+	close(x.told)
+	x.told = make(chan struct{})
+}
+
+func (x *ledger) finish(list []notice) {
 	for i := range list {
 		h := list[i].hash
 		if x.pending[h]--; x.pending[h] == 0 {
@@ -533,9 +590,6 @@ func (x *ledger) done(list []notice, batches int) {
 			x.written++
 		}
 	}
-	x.marks = marks
-	close(x.told)
-	x.told = make(chan struct{})
 }
 
 // loadNotices reads what is still to be told.

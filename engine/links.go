@@ -79,7 +79,7 @@ func (n *Node) User(_ context.Context, client proto.ClientInfo, id proto.Identit
 	if err != nil {
 		return u, err
 	}
-	return u, n.mayAnswer(n.laneFor(root.Hash))
+	return u, n.mayAnswerAll() // members may be of any lane
 }
 
 // userView is a root's view of its user, with only those whose own homes say

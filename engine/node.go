@@ -245,7 +245,7 @@ func (n *Node) start(ctx context.Context) error {
 	n.done.Go(func() { n.ledger.write(background) })
 	for _, l := range n.lanes {
 		l.run(reading, &n.applying)
-		n.done.Go(func() { l.keepTime(background) })
+		n.done.Go(func() { l.beatWhenCaughtUp(background) })
 		for _, upkeep := range []func(context.Context){l.relay, l.fillFromHistory, l.eraseClients, l.expireOld, l.retain} {
 			n.done.Go(func() { l.asOwner(background, upkeep) })
 		}
@@ -265,6 +265,7 @@ func (n *Node) start(ctx context.Context) error {
 			return err
 		}
 		n.done.Go(func() { n.ledger.follow(background) })
+		n.done.Go(func() { n.tellReady(background) })
 	}
 	if len(n.lanes) > 1 {
 		n.done.Go(func() { n.sweepOutboxes(background) })
@@ -276,9 +277,6 @@ func (n *Node) start(ctx context.Context) error {
 		return err
 	}
 	n.ready.Store(true)
-	if n.config.Peers != nil {
-		n.config.Peers.SetReady(true)
-	}
 	return nil
 }
 
@@ -375,6 +373,9 @@ func (n *Node) checkGlobal() error {
 func (n *Node) working(ctx context.Context) (_ context.Context, done func(), err error) {
 	if !n.ready.Load() {
 		return nil, nil, proto.Errorf(proto.CodeUnavailable, "the node is starting or stopping: try again shortly")
+	}
+	if err := n.mayAnswerAll(); err != nil {
+		return nil, nil, err
 	}
 	n.slow.Add(1)
 	ctx, cancel := context.WithCancel(ctx)

@@ -162,8 +162,11 @@ func (n *Node) OptOutState(_ context.Context, id proto.Identity) (proto.OptOutSt
 	h := n.hasher.Hash(id)
 	known := n.ledger.knows(h) // before it is read: what is read then was told
 	o, err := n.optOut(h)
-	if err != nil || o == nil {
+	if err != nil {
 		return s, err
+	}
+	if o == nil {
+		return s, n.mayAnswer(n.laneFor(h))
 	}
 	s.OptedOut = o.Dark()
 	if o.Since > 0 {

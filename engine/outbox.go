@@ -158,6 +158,11 @@ func (n *Node) sweepOutboxes(ctx context.Context) {
 		if n.disk.stopped() {
 			continue
 		}
+		for _, l := range n.lanes { // another node may be who relays
+			for to := range n.lanes {
+				l.outbox.trim(proto.LaneID(to), n.lanes[to].progress.takenFrom(l.id))
+			}
+		}
 		if err := n.deleteGone(); err != nil {
 			n.logger.Error("graph messages that were applied cannot be deleted", "error", err)
 			return // the store is broken: the lanes stop too

@@ -43,6 +43,12 @@ const (
 	settleMax     = 5 * time.Second
 	settleSubject = "_KITH.settle" // out of network clients' reach
 	settlersMax   = 256
+	// leaseSlack is how much longer others wait for a lease: clocks do not run
+	// evenly.
+	leaseSlack = time.Second
+	// readyEvery is how often the others are told whether this node answers, if
+	// that changed.
+	readyEvery = 500 * time.Millisecond
 )
 
 // bootTime is the time since the machine was started, suspended or not.
@@ -121,6 +127,7 @@ type leases struct {
 	// that beat began before.
 	others map[string]time.Duration // guarded by mu
 	until  time.Duration            // guarded by mu: of the own lease
+	opened time.Duration            // since when beats are seen: others may hold leases by earlier ones
 	ended  bool                     // guarded by mu: for good
 }
 
@@ -135,7 +142,11 @@ const sentMax = 64
 
 func (x *leases) init() {
 	x.now, x.others = bootTime, map[string]time.Duration{}
+	x.opened = x.now()
 }
+
+// somebody is who may hold a lease by a beat from before this node started.
+const somebody = ""
 
 // sending notes that a beat is about to be sent; false: none may be any more.
 func (x *leases) sending(beat proto.Millis) bool {
@@ -190,12 +201,16 @@ func (x *leases) holders() map[string]time.Duration {
 	defer x.mu.Unlock()
 	now := x.now()
 	list := map[string]time.Duration{}
+	if end := x.opened + leaseFor + leaseSlack; now < end {
+		list[somebody] = end
+	}
 	for node, seen := range x.others {
-		if seen+leaseFor <= now {
+		end := seen + leaseFor + leaseSlack
+		if end <= now {
 			delete(x.others, node)
 			continue
 		}
-		list[node] = seen + leaseFor
+		list[node] = end
 	}
 	return list
 }
@@ -252,7 +267,7 @@ func (n *Node) othersSettled(ctx context.Context) error {
 		return false
 	}
 	if !missing() {
-		return nil
+		return n.mayAnswerAll() // or it would not know of beats by which others do
 	}
 	nc := n.conn()
 	answers := make(chan *nats.Msg, 4*proto.LanesMax)
@@ -280,7 +295,7 @@ func (n *Node) othersSettled(ctx context.Context) error {
 		}
 		again.Stop()
 	}
-	return nil
+	return n.mayAnswerAll()
 }
 
 // answerSettling answers what others ask by othersSettled, until ctx ends.
@@ -316,6 +331,46 @@ func (n *Node) answerSettling(ctx context.Context) error {
 	}
 	context.AfterFunc(ctx, func() { _ = sub.Unsubscribe() })
 	return nil
+}
+
+// tellReady tells the others whether this node answers, until ctx ends: one that
+// does not must not own a lane.
+func (n *Node) tellReady(ctx context.Context) {
+	for {
+		n.config.Peers.SetReady(n.ready.Load() && !n.disk.stopped() && !n.faulty() && n.mayAnswerAll() == nil)
+		if !pause(ctx, readyEvery) {
+			return
+		}
+	}
+}
+
+// faulty reports whether some lane applies nothing any more.
+func (n *Node) faulty() bool {
+	for _, l := range n.lanes {
+		if _, _, _, fault := l.progress.get(); fault != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// beatWhenCaughtUp is keepTime, in a cluster from when the lane has applied what
+// the log held at the start: whoever sees a beat waits for the node.
+func (l *lane) beatWhenCaughtUp(ctx context.Context) {
+	for l.node.config.Peers != nil {
+		info, err := l.stream.Info(ctx)
+		if err == nil {
+			target := info.Last + proto.Offset(l.base)
+			err = l.progress.wait(ctx, func(p *progress) bool { return p.applied >= target })
+		}
+		if err == nil {
+			break
+		}
+		if !pause(ctx, relayRetry) {
+			return
+		}
+	}
+	l.keepTime(ctx)
 }
 
 // farewell tells the others that this node answers nothing more, so that they

@@ -78,9 +78,13 @@ func (l *lane) keepTime(ctx context.Context) {
 		} else if err := l.sendBeat(ctx, false); err != nil && ctx.Err() == nil {
 			l.logger.Warn("beat cannot be appended", "error", err)
 		}
-		if !l.owns() {
-			wait = beatEvery // what is due is the owner's
-		} else if l.progress.carries() {
+		if !l.owns() { // what is due is the owner's
+			if !pause(ctx, wait) {
+				return
+			}
+			continue
+		}
+		if l.progress.carries() {
 			wait = 0 // a tick at once, for the graph messages that are left over
 		} else if next := l.nextExit.Load(); next != 0 {
 			wait = min(wait, max(proto.Millis(next).Time().Sub(l.node.config.Now()), beatSoonest))
@@ -126,8 +130,8 @@ func (l *lane) sendBeat(ctx context.Context, last bool) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	b := proto.Beat{Node: l.node.config.Node, Incarnation: l.producer, Time: l.node.now(), Follows: last || !l.owns(), Last: last}
-	if !last && l.node.config.Peers != nil && !l.leases.sending(b.Time) {
-		return nil
+	if !last && l.node.config.Peers != nil && (l.node.faulty() || !l.leases.sending(b.Time)) {
+		return nil // it answers nothing, or soon will not
 	}
 	return l.appendOwn(ctx, proto.CommandBeat, [][]byte{b.Append(nil)})
 }

@@ -210,11 +210,12 @@ func (l *Log) ensure(ctx context.Context, want jetstream.StreamConfig) (jetstrea
 	}
 	changed := info.Config
 	changed.Replicas = max(changed.Replicas, want.Replicas) // of a cluster that grew
+	changed.AllowDirect = want.AllowDirect                  // as it was for a node alone
 	bounded := changed.MaxBytes == want.MaxBytes
 	if l.config.MaxBytes == 0 && (changed.MaxBytes > want.MaxBytes || l.config.Cluster != nil) {
 		bounded = true // derived from a disk, in a cluster from that of who made it
 	}
-	if bounded && changed.Replicas == info.Config.Replicas {
+	if bounded && changed.Replicas == info.Config.Replicas && changed.AllowDirect == info.Config.AllowDirect {
 		return s, nil
 	}
 	if bounded {
@@ -251,8 +252,8 @@ func checkStream(want, got *jetstream.StreamConfig) error {
 		wrong = "a maximum age or number of messages"
 	case got.NoAck || got.Sealed || got.DenyPurge || got.Mirror != nil || len(got.Sources) > 0 || got.SubjectTransform != nil || got.AllowRollup || got.AllowMsgTTL:
 		wrong = "no_ack, sealed, deny_purge, mirror, sources, transform, rollup or message TTL"
-	case got.AllowDirect != want.AllowDirect:
-		wrong = fmt.Sprintf("allow_direct %t", got.AllowDirect)
+	case want.AllowDirect && !got.AllowDirect:
+		wrong = "allow_direct off"
 	default:
 		return nil
 	}

@@ -92,7 +92,7 @@ func (x *embedded) options(c *Config, maxStore int64) (*server.Options, error) {
 		SyncAlways:                 true,
 		MaxPayload:                 natsPayloadMax,
 		DisableJetStreamBanner:     true,
-		CustomClientAuthentication: &authentication{own: x, authorize: c.Authorize},
+		CustomClientAuthentication: &authentication{own: x, authorize: network(c)},
 	}
 	if c.Cluster != nil {
 		if err := joinOptions(o, c.Cluster); err != nil {
@@ -245,6 +245,15 @@ func (a *authentication) Check(c server.ClientAuthentication) bool {
 		Subscribe: &server.SubjectPermission{Allow: orNothing(g.Subscribe), Deny: forbidden},
 	}})
 	return true
+}
+
+// network decides about network clients; without a port for them nobody is let
+// in, also where a cluster needs one.
+func network(c *Config) func(Credentials) (Grant, bool) {
+	if c.ClientListen == "" {
+		return nil
+	}
+	return c.Authorize
 }
 
 // orNothing keeps an empty list from meaning "everything".

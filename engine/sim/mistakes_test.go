@@ -45,7 +45,7 @@ func gate() *mistakes.Gate {
 		{Name: "losecarry", File: "engine/graph.go", Old: "\tl.graph.Vector[l.id] = max(l.graph.Vector[l.id], proto.Offset(l.record.Offset))\n\t_, err = snap", New: "\tl.graph.Carry = nil\n\tl.graph.Vector[l.id] = max(l.graph.Vector[l.id], proto.Offset(l.record.Offset))\n\t_, err = snap"},
 		{Name: "overdue", File: "engine/exits.go", Old: "\t\tstart = prefix\n", New: "\t\tstart = exitKey(x.lane, hourOf(at), 0)\n"},
 		{Name: "nofills", File: "engine/fill.go", Old: "\t\tf, err := decodeFill(k, v)\n", New: "\t\tf, err := decodeFill(k, v)\n\t\tf.done = true\n"},
-		{Name: "untold", File: "engine/ledger.go", Old: "\t\tl.node.ledger.add(l.id, list[:n])\n", New: ""},
+		{Name: "untold", File: "engine/ledger.go", Old: "\tl.node.ledger.add(l.id, list)\n", New: ""},
 		{Name: "newatstart", File: "engine/users.go", Old: "\t\t\t\tstored.Add(key.node.Hash)\n", New: ""},
 		{Name: "newagain", File: "actors/resident.go", Old: "\t\th.stored.Add(r.node.Hash)\n", New: ""},
 		{Name: "aloneatstart", File: "engine/users.go", Old: "if s.Named && s.Follows && !x.fresh[s.Ordinal] {", New: "if false {"},
