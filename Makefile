@@ -23,10 +23,10 @@ build: ## static binary bin/kith
 	CGO_ENABLED=0 go build $(GOFLAGS_BUILD) -o bin/kith ./cmd/kith
 
 test: ## all tests that need no network namespace, browser or hour
-	go test $(PKGS)
+	go test -timeout 20m $(PKGS)
 
 test-race: ## the short tests under the race detector
-	go test -race -short $(PKGS)
+	go test -race -short -timeout 20m $(PKGS)
 
 test-kill: ## kill -9 a node under load, KILLS times (50); a few minutes
 	KITH_KILLS=$(KILLS) go test -count=1 -timeout 30m -v -run 'TestKilledNodeLosesNothing|TestGraphKills' ./cmd/kith
@@ -73,7 +73,7 @@ test-browser: ## the tag in Debian's chromium
 	go test -count=1 -v -run InABrowser ./gateway
 
 test-cluster: ## three nodes as processes: killed, paused, compared; some minutes
-	go test -count=1 -v -timeout 30m -run 'Cluster|Paused' ./cmd/kith ./engine/log ./cluster
+	KITH_CLUSTER=1 go test -count=1 -v -timeout 30m -run 'TestCluster|TestPaused' ./cmd/kith
 
 cluster: build ## three nodes on loopback, until interrupted
 	deploy/three-nodes.sh

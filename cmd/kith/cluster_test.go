@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -186,13 +187,19 @@ func TestClusterAnswersAsOne(t *testing.T) {
 	}
 }
 
+// longCluster skips what make test-cluster runs.
+func longCluster(t *testing.T) {
+	t.Helper()
+	if os.Getenv("KITH_CLUSTER") == "" {
+		t.Skip("waits for elections and leases: KITH_CLUSTER=1, as in make test-cluster")
+	}
+}
+
 // TestClusterOutlivesItsNodes: nodes are killed one after the other and come
 // back; nothing that was acknowledged is lost, and whoever asks the others is
 // answered all the time.
 func TestClusterOutlivesItsNodes(t *testing.T) {
-	if testing.Short() {
-		t.Skip("kills three nodes and waits for elections: not in short runs")
-	}
+	longCluster(t)
 	x := startTrio(t, 2)
 	ctx := t.Context()
 	rule := map[string]any{"scope": "identity", "when": `count(true, "30d") >= 1`}
@@ -273,9 +280,7 @@ func TestClusterOutlivesItsNodes(t *testing.T) {
 // TestPausedNodeAnswersNothingStale: a node that stood still while an opt-out
 // became final shows the identity at no time afterwards.
 func TestPausedNodeAnswersNothingStale(t *testing.T) {
-	if testing.Short() {
-		t.Skip("waits for a lease to end, a quarter of a minute: not in short runs")
-	}
+	longCluster(t)
 	x := startTrio(t, 1)
 	ctx := t.Context()
 	rule := map[string]any{"scope": "identity", "when": `count(true, "30d") >= 1`}
