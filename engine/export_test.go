@@ -406,8 +406,7 @@ type Leases struct{ x leases }
 // NewLeases are none.
 func NewLeases(now func() time.Duration) *Leases {
 	var l Leases
-	l.x.init()
-	l.x.now = now
+	l.x.init(now)
 	return &l
 }
 

@@ -44,9 +44,9 @@ const (
 const (
 	noticesPerRecord = 2048
 	ledgerPoll       = 50 * time.Millisecond
-	// ledgerOpens is of how many records the latest marks are taken at the start:
-	// the nodes of a cluster each write what they know.
-	ledgerOpens     = 256
+	// ledgerTries is how often other nodes may write first, with a pause each.
+	ledgerTries     = 500
+	ledgerPause     = 10 * time.Millisecond
 	linesPerMessage = 2048
 )
 
@@ -174,7 +174,7 @@ type ledger struct {
 	wake    chan struct{}                // one slot
 	told    chan struct{}                // closed and replaced after each record
 	written uint64                       // opt-outs in the ledger since the start
-	opened  uint64                       // the last record at the start
+	read    uint64                       // of a cluster's: the newest record whose marks are among ours
 }
 
 func newLedger(n *Node, stream, feed log.ControlStream) *ledger {
@@ -187,15 +187,11 @@ func newLedger(n *Node, stream, feed log.ControlStream) *ledger {
 // open reads how far the ledger is.
 func (x *ledger) open(ctx context.Context) error {
 	last, err := x.stream.Last(ctx)
-	x.opened = last
+	x.read = last
 	if err != nil || last == 0 {
 		return err
 	}
-	first := last
-	if x.node.config.Peers != nil {
-		first = max(last, ledgerOpens) - ledgerOpens + 1
-	}
-	return readStream(ctx, x.stream, first, last, func(raw []byte) error {
+	return readStream(ctx, x.stream, last, last, func(raw []byte) error {
 		r, err := decodeLedger(raw)
 		x.marks = latest(x.marks, r.marks)
 		return err
@@ -312,7 +308,7 @@ func (x *ledger) write(ctx context.Context) {
 
 // follow reads what other nodes tell, until ctx ends.
 func (x *ledger) follow(ctx context.Context) {
-	next := x.opened + 1
+	next := x.readUpTo() + 1
 	for {
 		err := x.stream.Read(ctx, next, func(raw log.Record) error {
 			r, err := decodeLedger(raw.Data)
@@ -320,9 +316,7 @@ func (x *ledger) follow(ctx context.Context) {
 				return err
 			}
 			next = uint64(raw.Offset) + 1
-			if r.shared {
-				x.heard(r.marks)
-			}
+			x.heard(&r, uint64(raw.Offset))
 			return nil
 		})
 		if ctx.Err() != nil {
@@ -335,11 +329,20 @@ func (x *ledger) follow(ctx context.Context) {
 	}
 }
 
-// heard takes up to where lanes are told.
-func (x *ledger) heard(marks []proto.Offset) {
+func (x *ledger) readUpTo() uint64 {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.marks = latest(x.marks, marks)
+	return x.read
+}
+
+// heard takes up to where lanes are told.
+func (x *ledger) heard(r *ledgerRecord, at uint64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if r.shared {
+		x.marks = latest(x.marks, r.marks)
+	}
+	x.read = max(x.read, at)
 	x.rouse()
 }
 
@@ -447,13 +450,12 @@ func (x *ledger) append(ctx context.Context, batches []told) error {
 	}
 	shared := x.node.config.Peers != nil
 	x.mu.Lock()
-	r := ledgerRecord{shared: shared, marks: slices.Clone(x.marks)}
+	r := ledgerRecord{marks: slices.Clone(x.marks)}
 	x.mu.Unlock()
+	upTo := make([]proto.Offset, len(r.marks)) // told with this record
 	var finals [][]byte
 	for _, t := range batches {
-		if shared {
-			r.marks[t.lane] = max(r.marks[t.lane], t.list[0].at)
-		}
+		upTo[t.lane] = t.at()
 		for i := range t.list {
 			n := &t.list[i]
 			if !n.final {
@@ -470,10 +472,10 @@ func (x *ledger) append(ctx context.Context, batches []told) error {
 		}
 	}
 	if shared {
-		if err := x.appendShared(ctx, x.feed, finals); err != nil {
+		if err := x.appendFeed(ctx, finals); err != nil {
 			return err
 		}
-		return x.appendShared(ctx, x.stream, [][]byte{r.append(nil)})
+		return x.appendShared(ctx, r.entries, upTo)
 	}
 	var feed, ledger error
 	var wait sync.WaitGroup
@@ -493,17 +495,17 @@ func (x *ledger) append(ctx context.Context, batches []told) error {
 	return errors.Join(feed, ledger)
 }
 
-// appendShared puts lines or a record at the end of a stream to which others
-// write too. What is not known to have come is written again: it may be there
-// twice.
-func (x *ledger) appendShared(ctx context.Context, s log.ControlStream, list [][]byte) error {
+// appendFeed puts lines at the end of the feed, to which other nodes write too.
+// What is not known to have come is written again: it may be there twice.
+func (x *ledger) appendFeed(ctx context.Context, list [][]byte) error {
 	for lines := range slices.Chunk(list, linesPerMessage) {
+		body := bytes.Join(lines, nil)
 		for {
-			last, err := s.Last(ctx)
+			last, err := x.feed.Last(ctx)
 			if err != nil {
 				return err
 			}
-			if _, err = s.Append(ctx, bytes.Join(lines, nil), last); err == nil {
+			if _, err = x.feed.Append(ctx, body, last); err == nil {
 				break
 			}
 			if proto.CodeOf(err) != proto.CodeConflict {
@@ -512,6 +514,25 @@ func (x *ledger) appendShared(ctx context.Context, s log.ControlStream, list [][
 		}
 	}
 	return nil
+}
+
+// appendShared puts a record at the end of a cluster's ledger. It follows what
+// was read, so that the marks of one record are never behind those before.
+func (x *ledger) appendShared(ctx context.Context, entries []ledgerEntry, upTo []proto.Offset) error {
+	for tries := 0; ; tries++ {
+		x.mu.Lock()
+		r := ledgerRecord{shared: true, marks: latest(x.marks, upTo), entries: entries}
+		last := x.read
+		x.mu.Unlock()
+		at, err := x.stream.Append(ctx, r.append(nil), last)
+		if err == nil {
+			x.heard(&r, at)
+			return nil
+		}
+		if proto.CodeOf(err) != proto.CodeConflict || tries == ledgerTries || !pause(ctx, ledgerPause) {
+			return err
+		}
+	}
 }
 
 // appendLast puts a record at the end of a stream that nobody else writes. last

@@ -140,8 +140,8 @@ type sentBeat struct {
 // sentMax bounds the own beats that are waited for.
 const sentMax = 64
 
-func (x *leases) init() {
-	x.now, x.others = bootTime, map[string]time.Duration{}
+func (x *leases) init(now func() time.Duration) {
+	x.now, x.others = now, map[string]time.Duration{}
 	x.opened = x.now()
 }
 

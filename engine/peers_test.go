@@ -29,37 +29,39 @@ func TestLeases(t *testing.T) {
 		}
 	}
 	none := map[string]time.Duration{}
-	at(0, false, none)
+	before := map[string]time.Duration{"": 16 * time.Second} // by beats from before the start
+	at(0, false, before)
 	if !x.Sending(100) {
 		t.Error("no beat may be sent")
 	}
-	at(4*time.Second, false, none) // sent, and not applied
+	at(4*time.Second, false, before) // sent, and not applied
 	x.Published(1, own(100), proto.Beat{Node: "b", Incarnation: 2, Time: 90})
-	at(14*time.Second, true, map[string]time.Duration{"b": 19 * time.Second})
-	at(15*time.Second, false, map[string]time.Duration{"b": 19 * time.Second}) // by the time it was sent
-	at(19*time.Second, false, none)                                            // by the time it was applied here
+	at(14*time.Second, true, map[string]time.Duration{"": 16 * time.Second, "b": 20 * time.Second})
+	at(15*time.Second, false, map[string]time.Duration{"": 16 * time.Second, "b": 20 * time.Second}) // by the time it was sent
+	at(16*time.Second, false, map[string]time.Duration{"b": 20 * time.Second})
+	at(20*time.Second, false, none) // by the time it was applied here, and a little longer
 	// A beat of the process before, under the same name, gives nothing.
 	x.Published(1, proto.Beat{Node: "a", Incarnation: 9, Time: 100})
-	at(20*time.Second, false, map[string]time.Duration{"a": 34 * time.Second})
+	at(20*time.Second, false, map[string]time.Duration{"a": 36 * time.Second})
 	// Beats that were sent before the one applied last are not waited for.
-	now = 30 * time.Second
+	now = 40 * time.Second
 	x.Sending(200)
-	now = 32 * time.Second
+	now = 42 * time.Second
 	x.Sending(300)
-	now = 33 * time.Second
+	now = 43 * time.Second
 	x.Published(1, own(300))
 	x.Published(1, own(200))
-	at(46*time.Second, true, none)
-	at(47*time.Second, false, none)
+	at(56*time.Second, true, none)
+	at(57*time.Second, false, none)
 	// The last beat of another ends its lease; the own end is for good.
 	x.Published(1, proto.Beat{Node: "b", Incarnation: 2, Time: 400, Follows: true})
-	at(48*time.Second, false, map[string]time.Duration{"b": 62 * time.Second})
+	at(58*time.Second, false, map[string]time.Duration{"b": 73 * time.Second})
 	x.Published(1, proto.Beat{Node: "b", Incarnation: 2, Time: 401, Follows: true, Last: true})
-	at(49*time.Second, false, none)
+	at(59*time.Second, false, none)
 	x.Sending(500)
 	x.End()
 	x.Published(1, own(500))
-	at(50*time.Second, false, none)
+	at(60*time.Second, false, none)
 	if x.Sending(600) {
 		t.Error("a beat may be sent after the end")
 	}
