@@ -34,7 +34,7 @@ type Config struct {
 	// Authorize decides about network clients. Needed with ClientListen.
 	Authorize func(Credentials) (Grant, bool)
 	// AppendTimeout is after how long an append without an answer counts as
-	// ambiguous. 0: 5 s.
+	// ambiguous. 0: 5 s, in a cluster 2 s.
 	AppendTimeout time.Duration
 	// Logger takes what the server has to say, at warn and above. Nil: none.
 	Logger *slog.Logger
@@ -132,6 +132,9 @@ func (c *Config) Validate() error {
 		if _, _, err := net.SplitHostPort(c.ClientListen); err != nil {
 			return proto.Errorf(proto.CodeInvalid, "NATS client address %q is not host:port: %w", c.ClientListen, err)
 		}
+	}
+	if c.AppendTimeout == 0 && c.Cluster != nil {
+		c.AppendTimeout = 2 * time.Second // a leader that was killed answers nothing
 	}
 	if c.AppendTimeout == 0 {
 		c.AppendTimeout = 5 * time.Second

@@ -20,6 +20,9 @@ const (
 	// readCheckEvery is how often an idle reader looks whether its stream is
 	// still the one that it reads, and whether its next record is lost.
 	readCheckEvery = 2 * time.Second
+	// clusterCheckEvery is the same in a cluster, where a server that delivers may
+	// go: a node that hears nothing for long must stop to answer.
+	clusterCheckEvery = 700 * time.Millisecond
 	// readWaitsMax is how often in a row a record may be there that is not
 	// delivered.
 	readWaitsMax = 1
@@ -42,15 +45,16 @@ type stream struct {
 // Questions to JetStream: who would answer may have gone, in a cluster until
 // another leads the stream.
 const (
-	askTry  = time.Second
-	askMany = 30 // tries of who has no deadline
+	askTry    = time.Second
+	createTry = 3 * time.Second // for a consumer, whose place the servers agree on
+	askMany   = 30              // tries of who has no deadline
 )
 
 // ask asks until there is an answer or ctx ends: a question that nobody was
 // there for is never answered.
-func (s *stream) ask(ctx context.Context, question func(context.Context) error) error {
+func (s *stream) ask(ctx context.Context, each time.Duration, question func(context.Context) error) error {
 	for n := 1; ; n++ {
-		try, cancel := context.WithTimeout(ctx, askTry)
+		try, cancel := context.WithTimeout(ctx, each)
 		err := question(try)
 		cancel()
 		if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, nats.ErrTimeout) || ctx.Err() != nil || n == askMany {
@@ -62,7 +66,7 @@ func (s *stream) ask(ctx context.Context, question func(context.Context) error) 
 // Info describes the stream now.
 func (s *stream) Info(ctx context.Context) (Info, error) {
 	var i *jetstream.StreamInfo
-	err := s.ask(ctx, func(ctx context.Context) (err error) {
+	err := s.ask(ctx, askTry, func(ctx context.Context) (err error) {
 		i, err = s.js.Info(ctx)
 		return err
 	})
@@ -90,7 +94,7 @@ func (s *stream) Get(ctx context.Context, at proto.Offset) (Record, error) {
 
 func (s *stream) raw(ctx context.Context, at proto.Offset) (*jetstream.RawStreamMsg, error) {
 	var m *jetstream.RawStreamMsg
-	err := s.ask(ctx, func(ctx context.Context) (err error) {
+	err := s.ask(ctx, askTry, func(ctx context.Context) (err error) {
 		m, err = s.js.GetMsg(ctx, uint64(at))
 		return err
 	})
@@ -160,8 +164,12 @@ func (s *stream) Read(ctx context.Context, from proto.Offset, fn func(Record) er
 	if _, err := s.check(ctx, from, false); err != nil {
 		return err
 	}
-	c, err := s.js.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: uint64(from),
+	var c jetstream.Consumer
+	err := s.ask(ctx, createTry, func(ctx context.Context) (err error) {
+		c, err = s.js.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+			DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: uint64(from),
+		})
+		return err
 	})
 	if err != nil {
 		return proto.Errorf(proto.CodeUnavailable, "%s cannot be read: %w", s.name, err)
@@ -187,8 +195,12 @@ func (s *stream) Read(ctx context.Context, from proto.Offset, fn func(Record) er
 // for ever beyond its end. It may also wait for ever for a server that is gone:
 // if a record is there and does not come the reading breaks off.
 func (s *stream) next(ctx context.Context, it jetstream.MessagesContext, want proto.Offset) (Record, error) {
+	every := readCheckEvery
+	if s.log.config.Cluster != nil {
+		every = clusterCheckEvery
+	}
 	for waited := 0; ; {
-		wait, cancel := context.WithTimeout(ctx, readCheckEvery)
+		wait, cancel := context.WithTimeout(ctx, every)
 		m, err := it.Next(jetstream.NextContext(wait))
 		cancel()
 		switch {
