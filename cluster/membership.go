@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
@@ -46,13 +45,13 @@ type Config struct {
 func (c *Config) Validate() error {
 	host, _, err := net.SplitHostPort(c.Listen)
 	switch {
-	case !nameable(c.Name):
-		return proto.Errorf(proto.CodeInvalid, "node name %q is not valid: use 1 to %d letters, digits, - and _", c.Name, nameMax)
-	case !nameable(c.Cluster):
-		return proto.Errorf(proto.CodeInvalid, "cluster name %q is not valid: use 1 to %d letters, digits, - and _", c.Cluster, nameMax)
+	case !proto.ValidName(c.Name):
+		return proto.Errorf(proto.CodeInvalid, "node name %q is not valid: use 1 to %d letters, digits, - and _", c.Name, proto.NameBytesMax)
+	case !proto.ValidName(c.Cluster):
+		return proto.Errorf(proto.CodeInvalid, "cluster name %q is not valid: use 1 to %d letters, digits, - and _", c.Cluster, proto.NameBytesMax)
 	case err != nil:
 		return proto.Errorf(proto.CodeInvalid, "the gossip address %q is not host:port: %w", c.Listen, err)
-	case len(c.Keys) == 0 && !loopback(host):
+	case len(c.Keys) == 0 && !proto.Loopback(host):
 		return proto.Errorf(proto.CodeInvalid, "gossip at %s would go out in the clear: give the cluster a key, or listen on 127.0.0.1", c.Listen)
 	case c.Lanes < 1 || c.Lanes > proto.LanesMax:
 		return proto.Errorf(proto.CodeInvalid, "%d lanes are not possible: use 1 to %d", c.Lanes, proto.LanesMax)
@@ -80,19 +79,7 @@ func (c *Config) Validate() error {
 	return nil
 }
 
-const (
-	nameMax   = 64
-	remoteMax = 255
-)
-
-func nameable(s string) bool {
-	return s != "" && len(s) <= nameMax && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") == ""
-}
-
-func loopback(host string) bool {
-	ip, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && ip.IsLoopback()
-}
+const remoteMax = 255
 
 // Membership is a node's part in the gossip. Its methods may be called by
 // several goroutines at once.
@@ -324,7 +311,7 @@ func decodeState(b []byte, cluster string) (Member, error) {
 	if s.Cluster != cluster {
 		return Member{}, proto.Errorf(proto.CodeInvalid, "a node of cluster %q gossips with cluster %q", s.Cluster, cluster)
 	}
-	if !nameable(s.Name) || len(s.Remote) > remoteMax {
+	if !proto.ValidName(s.Name) || len(s.Remote) > remoteMax {
 		return Member{}, proto.Errorf(proto.CodeInvalid, "a node's gossip has the name %q", s.Name)
 	}
 	return Member{Name: s.Name, Started: s.Started, Remote: s.Remote, Draining: s.Draining, Ready: s.Ready}, nil

@@ -61,11 +61,10 @@ func (l *lane) beatApplied(ctx context.Context) error {
 	if err := l.sendBeat(ctx, false); err != nil {
 		return err
 	}
-	info, err := l.stream.Info(ctx)
+	at, err := l.logEnd(ctx)
 	if err != nil {
 		return err
 	}
-	at := info.Last + proto.Offset(l.base)
 	return l.progress.wait(ctx, func(p *progress) bool { return p.applied >= at })
 }
 

@@ -39,15 +39,16 @@ const (
 	ledgerShared  = 2
 )
 
-// noticesPerRecord is from how many notices a record takes no further batch, and
-// linesPerMessage bounds a message of the feed.
 const (
+	// noticesPerRecord is from how many notices a record takes no further entry, and
+	// linesPerMessage bounds a message of the feed.
 	noticesPerRecord = 2048
-	ledgerPoll       = 50 * time.Millisecond
+	linesPerMessage  = 2048
+	// ledgerPoll is after how long what waits for another lane is looked at again.
+	ledgerPoll = 50 * time.Millisecond
 	// ledgerTries is how often other nodes may write first, with a pause each.
-	ledgerTries     = 500
-	ledgerPause     = 10 * time.Millisecond
-	linesPerMessage = 2048
+	ledgerTries = 500
+	ledgerPause = 10 * time.Millisecond
 )
 
 // notice is one thing to tell the ledger or, if final, the feed. In the store
@@ -407,13 +408,12 @@ func (x *ledger) gather() (taken, mine []told) {
 		if stuck[t.lane] > 0 {
 			continue
 		}
-		if heard := shared && t.at() <= x.marks[t.lane]; shared && !heard {
-			if !x.node.lanes[t.lane].owns() || !x.follows(t, stuck) {
-				stuck[t.lane] = t.at()
-				continue
-			}
-			mine = append(mine, t)
-		} else if !shared {
+		heard := shared && t.at() <= x.marks[t.lane]
+		if shared && !heard && !(x.node.lanes[t.lane].owns() && x.inOrder(t, stuck)) {
+			stuck[t.lane] = t.at()
+			continue
+		}
+		if !heard {
 			mine = append(mine, t)
 		}
 		taken = append(taken, t)
@@ -422,9 +422,9 @@ func (x *ledger) gather() (taken, mine []told) {
 	return taken, mine
 }
 
-// follows reports whether all that final cuts waited for in other lanes is told
+// inOrder reports whether all that final cuts waited for in other lanes is told
 // or among what is taken. It is called with x.mu held.
-func (x *ledger) follows(t told, stuck map[proto.LaneID]proto.Offset) bool {
+func (x *ledger) inOrder(t told, stuck map[proto.LaneID]proto.Offset) bool {
 	for i := range t.list {
 		for lane, at := range t.list[i].cut.Vector {
 			id := proto.LaneID(lane)

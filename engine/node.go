@@ -110,7 +110,8 @@ func open(c Config) (*Node, error) {
 	}
 	n := newNode(c, lg, st, secret)
 	if c.Peers != nil {
-		n.signer.key = commonReceiptKey(secret)
+		// A receipt of any node verifies by the same public key.
+		n.signer.key = ed25519.NewKeyFromSeed(CommonKey(secret[:], "key of receipts"))
 	} else if n.signer.key, err = receiptKey(c); err != nil {
 		return nil, errors.Join(err, lg.Close(), st.Close())
 	}
@@ -292,11 +293,10 @@ func newProducer() uint64 {
 func (n *Node) catchUp(ctx context.Context) error {
 	seq := n.registry.last()
 	for _, l := range n.lanes {
-		info, err := l.stream.Info(ctx)
+		target, err := l.logEnd(ctx)
 		if err != nil {
 			return err
 		}
-		target := info.Last + proto.Offset(l.base)
 		err = l.progress.wait(ctx, func(p *progress) bool {
 			return p.applied >= target && p.control >= seq && p.beats > 0 && n.mayAnswer(l) == nil
 		})
@@ -308,6 +308,12 @@ func (n *Node) catchUp(ctx context.Context) error {
 		}
 	}
 	return n.graphAtRest(ctx)
+}
+
+// logEnd is the lane's last entry in the log now.
+func (l *lane) logEnd(ctx context.Context) (proto.Offset, error) {
+	info, err := l.stream.Info(ctx)
+	return info.Last + proto.Offset(l.base), err
 }
 
 // graphAtRest returns when nothing of the graph is under way between lanes: a

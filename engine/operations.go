@@ -61,13 +61,11 @@ func (n *Node) Ready() error {
 	if n.disk.low() {
 		return errDiskFull
 	}
-	for _, l := range n.lanes {
-		if _, _, _, fault := l.progress.get(); fault != nil {
-			return fault
-		}
-		if err := n.mayAnswer(l); err != nil {
-			return err
-		}
+	if err := n.fault(); err != nil {
+		return err
+	}
+	if err := n.mayAnswerAll(); err != nil {
+		return err
 	}
 	return n.log.Healthy()
 }
@@ -106,14 +104,6 @@ func (l *lane) status() proto.LaneStatus {
 		s.Quarantined = fault.Error()
 	}
 	return s
-}
-
-func (l *lane) owner() string {
-	if l.node.config.Peers == nil {
-		return l.node.config.Node
-	}
-	owner, _ := l.node.config.Peers.Owner(l.id)
-	return owner
 }
 
 func (p *progress) chainNow() uint64 {

@@ -60,12 +60,18 @@ func bootTime() time.Duration {
 	return time.Duration(t.Nano())
 }
 
-// owns reports whether this node does the lane's upkeep.
-func (l *lane) owns() bool {
+// owner is the node that does the lane's upkeep, "" while none is known.
+func (l *lane) owner() string {
 	if l.node.config.Peers == nil {
-		return true
+		return l.node.config.Node
 	}
 	owner, _ := l.node.config.Peers.Owner(l.id)
+	return owner
+}
+
+// owns reports whether this node does the lane's upkeep.
+func (l *lane) owns() bool {
+	owner := l.owner()
 	return owner == "" || owner == l.node.config.Node
 }
 
@@ -337,30 +343,29 @@ func (n *Node) answerSettling(ctx context.Context) error {
 // does not must not own a lane.
 func (n *Node) tellReady(ctx context.Context) {
 	for {
-		n.config.Peers.SetReady(n.ready.Load() && !n.disk.stopped() && !n.faulty() && n.mayAnswerAll() == nil)
+		n.config.Peers.SetReady(n.ready.Load() && !n.disk.stopped() && n.fault() == nil && n.mayAnswerAll() == nil)
 		if !pause(ctx, readyEvery) {
 			return
 		}
 	}
 }
 
-// faulty reports whether some lane applies nothing any more.
-func (n *Node) faulty() bool {
+// fault is why some lane applies nothing any more, nil if all do.
+func (n *Node) fault() error {
 	for _, l := range n.lanes {
 		if _, _, _, fault := l.progress.get(); fault != nil {
-			return true
+			return fault
 		}
 	}
-	return false
+	return nil
 }
 
 // beatWhenCaughtUp is keepTime, in a cluster from when the lane has applied what
 // the log held at the start: whoever sees a beat waits for the node.
 func (l *lane) beatWhenCaughtUp(ctx context.Context) {
 	for l.node.config.Peers != nil {
-		info, err := l.stream.Info(ctx)
+		target, err := l.logEnd(ctx)
 		if err == nil {
-			target := info.Last + proto.Offset(l.base)
 			err = l.progress.wait(ctx, func(p *progress) bool { return p.applied >= target })
 		}
 		if err == nil {

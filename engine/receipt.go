@@ -77,12 +77,12 @@ func ValidReceipt(r *proto.Receipt) bool {
 	return err1 == nil && err2 == nil && len(key) == ed25519.PublicKeySize && ed25519.Verify(key, r.SignedBytes(), sig)
 }
 
-// commonReceiptKey is the one key of a cluster's nodes, from the secret that they
-// have in common: a receipt of any of them verifies by the same public key.
-func commonReceiptKey(secret [16]byte) ed25519.PrivateKey {
-	m := hmac.New(sha256.New, secret[:])
-	m.Write([]byte("kith: key of receipts"))
-	return ed25519.NewKeyFromSeed(m.Sum(nil))
+// CommonKey is a key of 32 bytes, for one purpose, that all nodes with a secret
+// in common come to: HMAC-SHA-256 of the purpose.
+func CommonKey(secret []byte, purpose string) []byte {
+	m := hmac.New(sha256.New, secret)
+	m.Write([]byte("kith: " + purpose))
+	return m.Sum(nil)
 }
 
 // receiptKey is the key kept in the data directory, made at the first start.

@@ -130,7 +130,7 @@ func (l *lane) sendBeat(ctx context.Context, last bool) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	b := proto.Beat{Node: l.node.config.Node, Incarnation: l.producer, Time: l.node.now(), Follows: last || !l.owns(), Last: last}
-	if !last && l.node.config.Peers != nil && (l.node.faulty() || !l.leases.sending(b.Time)) {
+	if !last && l.node.config.Peers != nil && (l.node.fault() != nil || !l.leases.sending(b.Time)) {
 		return nil // it answers nothing, or soon will not
 	}
 	return l.appendOwn(ctx, proto.CommandBeat, [][]byte{b.Append(nil)})

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -47,17 +46,10 @@ func joinCluster(c config.Config, logger *slog.Logger) (*members, error) {
 		m.lanes = m.lanes.With(proto.LaneID(i))
 	}
 	m.Membership, err = cluster.Join(cluster.Config{
-		Name: c.Node, Cluster: c.Cluster.Name, Listen: c.Cluster.Listen, Join: c.Cluster.Join, Keys: [][]byte{m.key("gossip")},
+		Name: c.Node, Cluster: c.Cluster.Name, Listen: c.Cluster.Listen, Join: c.Cluster.Join, Keys: [][]byte{engine.CommonKey(secret, "gossip")},
 		Lanes: c.Lanes, Replicas: max(len(c.Cluster.Join), 1), Logger: logger,
 	})
 	return m, err
-}
-
-// key is one that all nodes come to, for one purpose.
-func (m *members) key(purpose string) []byte {
-	h := hmac.New(sha256.New, m.secret)
-	h.Write([]byte("kith: " + purpose))
-	return h.Sum(nil)
 }
 
 // configure makes the engine's node one of the cluster.
@@ -66,7 +58,7 @@ func (m *members) configure(ec *engine.Config) error {
 		return nil
 	}
 	x := &m.config.Cluster
-	c := &log.Cluster{Name: x.Name, Secret: hex.EncodeToString(m.key("log")), Replicas: x.LogReplicas}
+	c := &log.Cluster{Name: x.Name, Secret: hex.EncodeToString(engine.CommonKey(m.secret, "log")), Replicas: x.LogReplicas}
 	var err error
 	if c.Listen, err = config.ClusterPort(x.Listen, 1); err != nil {
 		return err

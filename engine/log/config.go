@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"net"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -68,7 +67,7 @@ func (c *Cluster) validate() error {
 		return proto.Errorf(proto.CodeInvalid, "the address %q for the other nodes' NATS servers is not host:port: %w", c.Listen, err)
 	case c.Secret == "":
 		return proto.Errorf(proto.CodeInvalid, "the NATS servers of a cluster need a secret in common: set one")
-	case c.TLS == nil && !loopback(host):
+	case c.TLS == nil && !proto.Loopback(host):
 		return proto.Errorf(proto.CodeInvalid, "NATS servers talk to one another at %s without TLS: give them certificates, or listen on 127.0.0.1", c.Listen)
 	case c.Replicas < 0 || c.Replicas > 5:
 		return proto.Errorf(proto.CodeInvalid, "%d replicas of a stream are not possible: use 1 to 5", c.Replicas)
@@ -82,11 +81,6 @@ func (c *Cluster) validate() error {
 		c.Replicas = min(max(len(c.Routes), 1), 3)
 	}
 	return nil
-}
-
-func loopback(host string) bool {
-	ip, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
 // Credentials are what a network client presented.
@@ -133,11 +127,10 @@ func (c *Config) Validate() error {
 			return proto.Errorf(proto.CodeInvalid, "NATS client address %q is not host:port: %w", c.ClientListen, err)
 		}
 	}
-	if c.AppendTimeout == 0 && c.Cluster != nil {
-		c.AppendTimeout = 2 * time.Second // a leader that was killed answers nothing
-	}
 	if c.AppendTimeout == 0 {
-		c.AppendTimeout = 5 * time.Second
+		if c.AppendTimeout = 5 * time.Second; c.Cluster != nil {
+			c.AppendTimeout = 2 * time.Second // a leader that was killed answers nothing
+		}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -208,24 +208,21 @@ func (l *Log) ensure(ctx context.Context, want jetstream.StreamConfig) (jetstrea
 	if err := checkStream(&want, &info.Config); err != nil {
 		return nil, err
 	}
-	changed := info.Config
-	changed.Replicas = max(changed.Replicas, want.Replicas) // of a cluster that grew
-	changed.AllowDirect = want.AllowDirect                  // as it was for a node alone
-	bounded := changed.MaxBytes == want.MaxBytes
-	if l.config.MaxBytes == 0 && (changed.MaxBytes > want.MaxBytes || l.config.Cluster != nil) {
-		bounded = true // derived from a disk, in a cluster from that of who made it
+	had := info.Config
+	if l.config.MaxBytes == 0 && (had.MaxBytes > want.MaxBytes || l.config.Cluster != nil) {
+		want.MaxBytes = had.MaxBytes // derived from a disk, in a cluster from that of who made it
 	}
-	if bounded && changed.Replicas == info.Config.Replicas && changed.AllowDirect == info.Config.AllowDirect {
+	changed := had
+	changed.MaxBytes = want.MaxBytes
+	changed.Replicas = max(had.Replicas, want.Replicas) // of a cluster that grew
+	changed.AllowDirect = want.AllowDirect              // as it was for a node alone
+	if changed.MaxBytes == had.MaxBytes && changed.Replicas == had.Replicas && changed.AllowDirect == had.AllowDirect {
 		return s, nil
-	}
-	if bounded {
-		want.MaxBytes = changed.MaxBytes
 	}
 	// A stream must never be bounded below what it holds.
 	if uint64(want.MaxBytes) < info.State.Bytes {
 		return nil, proto.Errorf(proto.CodeInvalid, "log.max_bytes is %d but stream %s holds %d bytes: raise it", want.MaxBytes, want.Name, info.State.Bytes)
 	}
-	changed.MaxBytes = want.MaxBytes
 	if s, err = l.js.UpdateStream(ctx, changed); err != nil {
 		return nil, proto.Errorf(proto.CodeUnavailable, "stream %s cannot be changed to at most %d bytes and %d replicas: %w", want.Name, want.MaxBytes, changed.Replicas, err)
 	}

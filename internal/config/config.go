@@ -253,7 +253,7 @@ func (c *Config) checkAddresses() *problem {
 		if err != nil || port == "" {
 			return &problem{a.path, "write host:port, such as 127.0.0.1:8080"}
 		}
-		if c.Dev && !isLoopback(host) {
+		if c.Dev && !proto.Loopback(host) {
 			return &problem{a.path, "--dev has well-known keys and so is for loopback only: use 127.0.0.1, or configure keys and leave out --dev"}
 		}
 	}
@@ -285,8 +285,7 @@ func (c *Config) checkCluster() *problem {
 		}
 		return nil
 	}
-	host, _, err := net.SplitHostPort(x.Listen)
-	if _, err2 := ClusterPort(x.Listen, 1); err != nil || err2 != nil {
+	if _, err := ClusterPort(x.Listen, 1); err != nil {
 		return &problem{"$.cluster.listen", "write host:port with a port number, such as 10.0.0.1:7946; the next port is used too"}
 	}
 	for i, j := range x.Join {
@@ -294,6 +293,7 @@ func (c *Config) checkCluster() *problem {
 			return &problem{fmt.Sprintf("$.cluster.join[%d]", i), "write host:port with a port number, as in that node's cluster.listen"}
 		}
 	}
+	host, _, _ := net.SplitHostPort(x.Listen) // as ClusterPort did
 	named := 0
 	for _, f := range []string{x.CA, x.Cert, x.Key} {
 		if f != "" {
@@ -311,20 +311,12 @@ func (c *Config) checkCluster() *problem {
 		return &problem{"$.secret_file", "the nodes of a cluster need one in common: make it with openssl rand -hex 16 and give it to all"}
 	case named != 0 && named != 3:
 		return &problem{"$.cluster", "name all of ca, cert and key, or none"}
-	case named == 0 && !isLoopback(host):
+	case named == 0 && !proto.Loopback(host):
 		return &problem{"$.cluster", "nodes that talk over a network need certificates: name ca, cert and key, or listen on 127.0.0.1"}
 	case x.LogReplicas < 0 || x.LogReplicas > 5:
 		return &problem{"$.cluster.log_replicas", "use 1 to 5, or 0 for the default: 3, or as many as join lists"}
 	}
 	return nil
-}
-
-func isLoopback(host string) bool {
-	if host == "localhost" {
-		return true
-	}
-	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback()
 }
 
 func (c *Config) checkSizes() *problem {

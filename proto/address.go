@@ -1,0 +1,9 @@
+package proto
+
+import "net/netip"
+
+// Loopback reports whether a host, without a port, is this machine alone.
+func Loopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.Zone() == "" && ip.IsLoopback()
+}
