@@ -110,6 +110,9 @@ func TestTableTakesTheNewestProcess(t *testing.T) {
 	if got := table.Answering(0); !slices.Equal(got, []string{"b"}) {
 		t.Errorf("answering: %v", got)
 	}
+	if table.MayLetGo("a", 5) {
+		t.Error("a lane that nobody should hold may be let go of")
+	}
 	if _, ok := table.Member("c"); ok {
 		t.Error("c is a member")
 	}

@@ -212,6 +212,20 @@ func TestClusterKeepsStrangersOut(t *testing.T) {
 	}
 	logs := openThree(t, list)
 	appendAll(t, logs[2].Lane(1), 1, 3)
+	const known = 2
+	// A member that comes later is taken in, in the time that strangers are given.
+	fourth := three(t)[0]
+	fourth.Name, fourth.Cluster.Routes, fourth.Cluster.TLS = "fourth", list[0].Cluster.Routes, list[0].Cluster.TLS
+	l, routes, err := visit(t, fourth, logs[0])
+	if routes != known+1 {
+		t.Fatalf("with one that may come there were %d routes, %v", routes, err)
+	}
+	if err == nil {
+		l.Kill()
+	}
+	for logs[0].Routes() > known {
+		time.Sleep(5 * time.Millisecond) // until it is noticed that it went
+	}
 	for name, spoil := range map[string]func(c *log.Cluster){
 		"another secret":                 func(c *log.Cluster) { c.Secret = "guess" },
 		"no TLS":                         func(c *log.Cluster) { c.TLS = nil },
@@ -224,9 +238,10 @@ func TestClusterKeepsStrangersOut(t *testing.T) {
 		x.Listen = stranger.Cluster.Listen
 		stranger.Cluster = &x
 		spoil(stranger.Cluster)
-		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-		l, err := log.Open(ctx, stranger)
-		cancel()
+		l, routes, err := visit(t, stranger, logs[0])
+		if routes != known {
+			t.Errorf("%s: there were %d routes", name, routes)
+		}
 		if err == nil {
 			t.Errorf("%s: the log was opened", name)
 			l.Kill()
@@ -239,6 +254,27 @@ func TestClusterKeepsStrangersOut(t *testing.T) {
 	}
 	for _, l := range logs {
 		l.Kill()
+	}
+}
+
+// visit opens a log for three seconds at most, and gives how many routes another
+// had at most meanwhile.
+func visit(t *testing.T, c log.Config, other *log.Log) (l *log.Log, routes int, err error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	opened := make(chan struct{})
+	go func() {
+		defer close(opened)
+		l, err = log.Open(ctx, c)
+	}()
+	for {
+		routes = max(routes, other.Routes())
+		select {
+		case <-opened:
+			return l, routes, err
+		case <-time.After(5 * time.Millisecond):
+		}
 	}
 }
 

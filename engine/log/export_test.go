@@ -26,3 +26,6 @@ func (l *Log) Kill() {
 
 // NoDoubt believes a cluster's streams at once that they lost something.
 func (l *Log) NoDoubt() { l.doubt = 0 }
+
+// Routes is to how many other servers the embedded one has a connection.
+func (l *Log) Routes() int { return l.embedded.server.NumRoutes() }
