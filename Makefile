@@ -46,7 +46,7 @@ fmt: ## format with gofumpt
 deadcode: ## functions that nothing reaches
 	$(TOOL) deadcode -test $(PKGS)
 
-fuzz: ## every fuzz target for T (30s)
+fuzz: ## every fuzz target for T, a time or a number of inputs (30s, 20000x)
 	@.ci/fuzz $(T)
 
 bench: build ## the comparisons of the design on this machine

@@ -456,6 +456,7 @@ func comparePacked(t *testing.T, e proto.Event, raw json.RawMessage) {
 func FuzzParseLookup(f *testing.F) {
 	f.Add([]byte(`{"identities":["browser:a","x"],"after":"0:1"}`))
 	f.Add([]byte(`{"identities":["\u0062"],"client":"demo","z":[{}]}`))
+	f.Add([]byte(`{"identities":["\b0\f\r\t"]}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		ids, _, err := gateway.ParseLookup(b)
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/bits"
 	"strconv"
+	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
 	"unsafe"
@@ -219,7 +220,7 @@ func (s *scanner) escape() bool {
 	case '"', '\\', '/':
 	case 'b', 'f', 'n', 'r', 't':
 		s.odd = true
-		c = '\n'
+		c = "\b\f\n\r\t"[strings.IndexByte("bfnrt", c)]
 	case 'u':
 		return s.unicode()
 	default:
