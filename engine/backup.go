@@ -232,7 +232,7 @@ func Restore(ctx context.Context, c Config, r io.Reader) error {
 	if err := checkEmpty(c.storeDir(), c.logDir()); err != nil {
 		return err
 	}
-	if err := markRestoring(c.markerDir()); err != nil {
+	if err := markRestoring(c.markerDir(), ""); err != nil {
 		return err
 	}
 	err := restoreAll(ctx, c, bufio.NewReaderSize(readerUntil{ctx, r}, 1<<20))
@@ -298,21 +298,26 @@ func restoreLog(ctx context.Context, c Config, made time.Time, r *bufio.Reader, 
 // markerDir is where the marker of an unfinished restore is.
 func (c *Config) markerDir() string { return cmp.Or(c.Dir, c.StoreDir) }
 
-// checkRestored refuses a directory whose restore did not finish.
+// checkRestored refuses a directory whose restore did not finish. A copy of
+// another node's store that was not finished is begun again by withinReach.
 func checkRestored(c Config) error {
 	dir := c.markerDir()
-	_, err := os.Stat(filepath.Join(dir, restoringName))
-	if errors.Is(err, fs.ErrNotExist) {
+	text, err := os.ReadFile(filepath.Join(dir, restoringName))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil
-	}
-	if err != nil {
+	case err != nil:
 		return proto.Errorf(proto.CodeUnavailable, "see whether %s was restored whole: %w", dir, err)
+	case string(text) == copyingMark && c.Peers != nil:
+		return nil
+	case string(text) == copyingMark:
+		return proto.Errorf(proto.CodeConflict, "%s was to become a copy of another node's data, and is not whole: start the node in its cluster, which begins that again", dir)
 	}
 	return proto.Errorf(proto.CodeConflict, "the restore of %s did not finish: remove the directory (and those of the log and the store, if they are elsewhere) and restore again", dir)
 }
 
 // markRestoring makes dir and its marker, so that they outlive a power cut.
-func markRestoring(dir string) error {
+func markRestoring(dir, mark string) error {
 	sync := []string{dir}
 	if _, err := os.Stat(dir); err != nil { // one that was there may have a parent that may not be read
 		sync = append(sync, filepath.Dir(filepath.Clean(dir)))
@@ -320,7 +325,7 @@ func markRestoring(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return proto.Errorf(proto.CodeUnavailable, "make %s: %w", dir, err)
 	}
-	if err := writeSynced(filepath.Join(dir, restoringName), nil); err != nil {
+	if err := writeSynced(filepath.Join(dir, restoringName), []byte(mark)); err != nil {
 		return err
 	}
 	return syncDirs(sync...)
@@ -410,18 +415,21 @@ func restoreControl(ctx context.Context, r io.Reader, lg *log.Log) error {
 	}
 }
 
-// restoreStore loads the store.
+// restoreStore loads the store of a backup.
 func restoreStore(c Config, r io.Reader) error {
+	s := &sectionReader{r: r}
+	if err := loadStore(&c, s); err != nil {
+		return err
+	}
+	_, err := io.Copy(io.Discard, s)
+	return err
+}
+
+// loadStore makes the store from what another one's Backup wrote.
+func loadStore(c *Config, r io.Reader) error {
 	st, err := store.Open(store.Config{Dir: c.storeDir(), Logger: c.Logger})
 	if err != nil {
 		return err
 	}
-	s := &sectionReader{r: r}
-	if err := st.Load(s); err != nil {
-		return errors.Join(err, st.Close())
-	}
-	if _, err := io.Copy(io.Discard, s); err != nil {
-		return errors.Join(err, st.Close())
-	}
-	return st.Close()
+	return errors.Join(st.Load(r), st.Close())
 }

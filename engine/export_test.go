@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"io"
 	"maps"
 	"math"
 	"slices"
@@ -422,4 +424,25 @@ func (l *Leases) End()                              { l.x.end() }
 func AsOwner(ctx context.Context, node string, peers Peers, do func(context.Context)) {
 	l := &lane{node: &Node{config: Config{Node: node, Peers: peers}}}
 	l.asOwner(ctx, do)
+}
+
+// CopyChunkMax is the most bytes in a chunk of a copy.
+const CopyChunkMax = copyChunkMax
+
+// NewCopyChunks gives the chunks of a copy by number.
+func NewCopyChunks(in io.Reader) func(number uint64) []byte {
+	c := copyChunks{in: in, sum: crc32.New(crcTable)}
+	return c.get
+}
+
+// TakeCopy puts chunks together.
+func TakeCopy(chunk func(number uint64) []byte) (all []byte, err error) {
+	r := copyReader{sum: crc32.New(crcTable)}
+	for !r.end && err == nil {
+		if err = r.take(chunk(r.number + 1)); err == nil {
+			all = append(all, r.left...)
+			r.left = nil
+		}
+	}
+	return all, err
 }

@@ -67,6 +67,7 @@ type Node struct {
 	disk      *disk
 	clock     *clock
 	pace      *pace
+	copies    copies
 
 	fillsEnded chan struct{} // one slot: a version may be ready to answer
 
@@ -79,7 +80,7 @@ func Open(ctx context.Context, c Config) (*Node, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	n, err := open(c)
+	n, err := open(ctx, c)
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +90,7 @@ func Open(ctx context.Context, c Config) (*Node, error) {
 	return n, nil
 }
 
-func open(c Config) (*Node, error) {
+func open(ctx context.Context, c Config) (*Node, error) {
 	if err := checkRestored(c); err != nil {
 		return nil, err
 	}
@@ -97,7 +98,7 @@ func open(c Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	st, err := store.Open(store.Config{Dir: c.storeDir(), Small: smallDisk(c.storeDir()), CheckTables: c.CheckTables, Logger: c.Logger})
+	st, err := openStore(&c)
 	if err != nil {
 		return nil, err
 	}
@@ -107,6 +108,9 @@ func open(c Config) (*Node, error) {
 	})
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
+	}
+	if st, err = withinReach(ctx, &c, lg, st); err != nil {
+		return nil, errors.Join(err, lg.Close())
 	}
 	n := newNode(c, lg, st, secret)
 	if c.Peers != nil {
@@ -129,6 +133,7 @@ func newNode(c Config, lg log.Logs, st store.Store, secret [16]byte) *Node {
 		views: newViews(c.ViewsMax), clock: newClock(c.Now), pace: newPace(), reporting: make(chan struct{}, 1), fillsEnded: make(chan struct{}, 1), campaigns: newCampaigns(),
 		conn: func() *nats.Conn { return nil }, cutSeconds: newCutSeconds(), disk: newDisk(c.DiskReserve, c.storeDir(), c.logDir()),
 	}
+	n.copies.given = map[string]chan<- copyQuestion{}
 	n.place()
 	n.answers.init()
 	seed := sha256.Sum256(secret[:])
@@ -262,7 +267,7 @@ func (n *Node) start(ctx context.Context) error {
 	n.done.Go(func() { n.watchDisk(background) })
 	n.done.Go(func() { n.lanes[0].asOwner(background, n.workImports) })
 	if n.config.Peers != nil {
-		if err := n.answerSettling(background); err != nil {
+		if err := errors.Join(n.answerSettling(background), n.giveCopies(background)); err != nil {
 			return err
 		}
 		n.done.Go(func() { n.ledger.follow(background) })

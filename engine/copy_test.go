@@ -1,0 +1,167 @@
+package engine_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats-server/v2/server"
+
+	"kith/engine"
+	"kith/proto"
+)
+
+// startNATS is a NATS server that nodes share.
+func startNATS(t *testing.T) string {
+	t.Helper()
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), MaxPayload: 2 * proto.EntryBytesMax, NoLog: true, NoSigs: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() {
+		s.Shutdown()
+		s.WaitForShutdown()
+	})
+	if !s.ReadyForConnections(10 * time.Second) {
+		t.Fatal("NATS does not start")
+	}
+	return s.ClientURL()
+}
+
+// A node whose store the log does not reach back to takes another's: a new one,
+// one that was away for too long, and one that was killed while it did so.
+func TestCopyOfAnotherNode(t *testing.T) {
+	url, o := startNATS(t), &owners{owner: "a", changed: make(chan struct{})}
+	member := func(name string) func(*engine.Config) {
+		return func(c *engine.Config) {
+			c.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
+			c.Node, c.Lanes, c.NATSURL, c.Peers, c.HashSecret, c.LogRetention = name, 2, url, o, bytes.Repeat([]byte{7}, 16), time.Second
+		}
+	}
+	a := testNode(t, t.TempDir(), member("a"))
+	defer closeNode(t, a)
+	define(t, a, "seen", `count(true, "30d") >= 1`)
+	sent := 0
+	send := func() {
+		t.Helper()
+		var list []*proto.Event
+		for range 300 {
+			list = append(list, page(acme(t, a), fmt.Sprint("v", sent), "auto", time.Now()))
+			sent++
+		}
+		submit(t, a, list...)
+		before := a.Lanes()
+		until(t, a, 30*time.Second, "the log is purged", func() bool {
+			for i, l := range a.Lanes() {
+				if l.First <= before[i].Applied {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	dir := t.TempDir()
+	check := func(what string) *engine.Node {
+		t.Helper()
+		b := testNode(t, dir, member("b"))
+		if got := count(t, b, acme(t, b), "seen"); got != uint64(sent) {
+			t.Errorf("%s: %d identities, want %d", what, got, sent)
+		}
+		chains := func(n *engine.Node) (list []string) {
+			for _, l := range n.Lanes() {
+				list = append(list, fmt.Sprint(l.Applied, l.Chain))
+			}
+			return list
+		}
+		for deadline := time.Now().Add(30 * time.Second); !cmp.Equal(chains(a), chains(b)); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: the nodes differ: %s and %s", what, chains(a), chains(b))
+			}
+		}
+		verifyClean(t, b)
+		return b
+	}
+	send()
+	closeNode(t, check("a new node"))
+	send()
+	closeNode(t, check("a node that was away"))
+
+	marker := filepath.Join(dir, "RESTORING")
+	if err := os.WriteFile(marker, []byte("copy\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	alone := engine.Config{Dir: dir, Lanes: 2, NATSURL: url, HashSecret: bytes.Repeat([]byte{7}, 16)}
+	if _, err := engine.Open(t.Context(), alone); proto.CodeOf(err) != proto.CodeConflict {
+		t.Errorf("half a copy is served: %v", err)
+	}
+	closeNode(t, check("a node that was killed meanwhile"))
+	if _, err := os.Stat(marker); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the marker is left: %v", err)
+	}
+}
+
+// A node that needs a copy and gets none says so and serves nothing.
+func TestNoCopyOfAnotherNode(t *testing.T) {
+	url, o := startNATS(t), &owners{owner: "a", changed: make(chan struct{})}
+	c := engine.Config{Dir: t.TempDir(), Node: "b", LogBytesMax: 64 << 20, NATSURL: url, Peers: o, HashSecret: bytes.Repeat([]byte{7}, 16)}
+	if err := os.WriteFile(filepath.Join(c.Dir, "RESTORING"), []byte("copy\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	if _, err := engine.Open(ctx, c); proto.CodeOf(err) != proto.CodeTimeout {
+		t.Errorf("it opens without a copy: %v", err)
+	}
+}
+
+// Chunks may be asked for twice, and what is not whole is found out.
+func TestCopyChunks(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 1))
+	for _, size := range []int{0, 1, engine.CopyChunkMax, 3*engine.CopyChunkMax + 5} {
+		data := make([]byte, size)
+		for i := range data {
+			data[i] = byte(r.Uint32())
+		}
+		for _, spoiled := range []bool{false, true} {
+			give := engine.NewCopyChunks(bytes.NewReader(data))
+			got, err := engine.TakeCopy(func(number uint64) []byte {
+				chunk := give(number)
+				if again := give(number); !bytes.Equal(chunk, again) {
+					t.Errorf("chunk %d is another when it is asked for again", number)
+				}
+				if give(number+2) != nil || number > 1 && give(number-1) != nil {
+					t.Errorf("chunks beside %d are given", number)
+				}
+				if spoiled && number == 1 {
+					chunk = bytes.Clone(chunk)
+					chunk[len(chunk)-1] ^= 1
+				}
+				return chunk
+			})
+			switch {
+			case spoiled && proto.CodeOf(err) != proto.CodeCorrupt:
+				t.Errorf("%d bytes, one of them another, were taken: %v", size, err)
+			case !spoiled && (err != nil || !bytes.Equal(got, data)):
+				t.Errorf("%d bytes: %d came, %v", size, len(got), err)
+			}
+		}
+	}
+	give := engine.NewCopyChunks(io.MultiReader(bytes.NewReader(make([]byte, 10)), failing{}))
+	if _, err := engine.TakeCopy(give); proto.CodeOf(err) != proto.CodeUnavailable {
+		t.Errorf("a copy that broke off was taken: %v", err)
+	}
+}
+
+type failing struct{}
+
+func (failing) Read([]byte) (int, error) { return 0, errors.New("broken") }
