@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"strconv"
 	"strings"
@@ -97,6 +98,7 @@ type Membership struct {
 	mu      sync.Mutex
 	self    Member            // guarded by mu
 	heard   map[string]Member // guarded by mu; by process
+	placed  Placed            // guarded by mu; never changed, but replaced
 	changed chan struct{}     // guarded by mu; closed when the table is another
 }
 
@@ -124,7 +126,7 @@ func Join(c Config) (*Membership, error) {
 		self: Member{Name: c.Name, Started: c.Now(), Remote: c.Remote},
 	}
 	m.life, m.end = context.WithCancel(context.Background())
-	m.table.Store(NewTable(nil, c.Lanes, c.Replicas))
+	m.table.Store(NewTable(nil, c.Lanes, c.Replicas, nil))
 	mc, err := m.gossip()
 	if err != nil {
 		return nil, err
@@ -197,6 +199,15 @@ func (m *Membership) SetReady(lanes Lanes) { m.set(func(x *Member) { x.Ready = l
 // SetDraining tells the others that this node is about to leave, or that it
 // stays.
 func (m *Membership) SetDraining(draining bool) { m.set(func(x *Member) { x.Draining = draining }) }
+
+// SetPlaced names owners of lanes by hand. All members are to be told the same;
+// it is not gossiped.
+func (m *Membership) SetPlaced(placed Placed) {
+	m.mu.Lock()
+	m.placed = maps.Clone(placed)
+	m.mu.Unlock()
+	poke(m.look)
+}
 
 func (m *Membership) set(change func(*Member)) {
 	m.mu.Lock()
@@ -288,7 +299,7 @@ func (m *Membership) renew() {
 			list = append(list, x)
 		}
 	}
-	m.table.Store(NewTable(list, m.config.Lanes, m.config.Replicas))
+	m.table.Store(NewTable(list, m.config.Lanes, m.config.Replicas, m.placed))
 	close(m.changed)
 	m.changed = make(chan struct{})
 }

@@ -27,10 +27,14 @@ type Table struct {
 	answer  [proto.LanesMax][]string
 }
 
+// Placed are lanes whose owner was named by hand. It counts while that member
+// answers for the lane and does not drain.
+type Placed map[proto.LaneID]string
+
 // NewTable places lanes on members, each on replicas of them. Of several
 // members of a name the one that started last counts: the others are its
 // process before.
-func NewTable(members []Member, lanes, replicas int) *Table {
+func NewTable(members []Member, lanes, replicas int, placed Placed) *Table {
 	t := &Table{members: slices.Clone(members)}
 	slices.SortFunc(t.members, func(a, b Member) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(b.Started, a.Started))
@@ -38,16 +42,27 @@ func NewTable(members []Member, lanes, replicas int) *Table {
 	t.members = slices.CompactFunc(t.members, func(a, b Member) bool { return a.Name == b.Name })
 	for i := range min(lanes, proto.LanesMax) {
 		id := proto.LaneID(i)
-		t.holders[i] = Holders(id, t.members, replicas)
+		t.holders[i] = t.first(Holders(id, t.members, len(t.members)), placed[id])
+		t.holders[i] = t.holders[i][:min(replicas, len(t.holders[i]))]
 		var ready []Member
 		for _, m := range t.members {
 			if m.Ready.Has(id) {
 				ready = append(ready, m)
 			}
 		}
-		t.answer[i] = Holders(id, ready, len(ready))
+		t.answer[i] = t.first(Holders(id, ready, len(ready)), placed[id])
 	}
 	return t
+}
+
+// first puts the member of a name before the others, if it is among them and
+// stays.
+func (t *Table) first(list []string, name string) []string {
+	i := slices.Index(list, name)
+	if m, ok := t.Member(name); i < 0 || !ok || m.Draining {
+		return list
+	}
+	return slices.Concat([]string{name}, list[:i], list[i+1:])
 }
 
 // Members are all members, by name.

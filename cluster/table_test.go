@@ -30,7 +30,7 @@ func drawMembers(t *rapid.T) []cluster.Member {
 func TestTableAnswers(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		list := drawMembers(t)
-		table := cluster.NewTable(list, lanes, 2)
+		table := cluster.NewTable(list, lanes, 2, nil)
 		for id := range proto.LaneID(lanes) {
 			stays := false
 			for _, m := range list {
@@ -57,7 +57,7 @@ func TestTableAnswers(t *testing.T) {
 			}
 		}
 		rand.Shuffle(len(list), func(a, b int) { list[a], list[b] = list[b], list[a] })
-		if diff := cmp.Diff(table, cluster.NewTable(list, lanes, 2), cmp.AllowUnexported(cluster.Table{})); diff != "" {
+		if diff := cmp.Diff(table, cluster.NewTable(list, lanes, 2, nil), cmp.AllowUnexported(cluster.Table{})); diff != "" {
 			t.Fatalf("the order matters: %s", diff)
 		}
 	})
@@ -68,7 +68,7 @@ func TestTableAnswers(t *testing.T) {
 func TestTableHandsOver(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		list := names(rapid.IntRange(2, 7).Draw(t, "members"))
-		before := cluster.NewTable(list, lanes, 2)
+		before := cluster.NewTable(list, lanes, 2, nil)
 		for i := range list {
 			for id := range proto.LaneID(lanes) {
 				if slices.Contains(before.Holders(id), list[i].Name) {
@@ -76,11 +76,11 @@ func TestTableHandsOver(t *testing.T) {
 				}
 			}
 		}
-		before = cluster.NewTable(list, lanes, 2)
+		before = cluster.NewTable(list, lanes, 2, nil)
 		comes := cluster.Member{Name: "new"}
-		after := cluster.NewTable(append(list, comes), lanes, 2)
+		after := cluster.NewTable(append(list, comes), lanes, 2, nil)
 		comes.Ready = 1<<lanes - 1
-		ready := cluster.NewTable(append(list, comes), lanes, 2)
+		ready := cluster.NewTable(append(list, comes), lanes, 2, nil)
 		for id := range proto.LaneID(lanes) {
 			if before.Owner(id) != after.Owner(id) {
 				t.Fatalf("lane %d went from %s to %s when a member came that has nothing", id, before.Owner(id), after.Owner(id))
@@ -98,12 +98,39 @@ func TestTableHandsOver(t *testing.T) {
 	})
 }
 
+// An owner that was named by hand owns the lane while it answers and does not
+// drain; nothing else changes.
+func TestTableKeepsToWhoWasNamed(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		list := drawMembers(t)
+		named := list[rapid.IntRange(0, len(list)-1).Draw(t, "named")]
+		id := proto.LaneID(rapid.IntRange(0, lanes-1).Draw(t, "lane"))
+		before := cluster.NewTable(list, lanes, 2, nil)
+		after := cluster.NewTable(list, lanes, 2, cluster.Placed{id: named.Name, (id + 1) % lanes: "nobody"})
+		for x := range proto.LaneID(lanes) {
+			want := before.Owner(x)
+			if x == id && named.Ready.Has(id) && !named.Draining {
+				want = named.Name
+			}
+			if after.Owner(x) != want {
+				t.Fatalf("lane %d is owned by %s, want %s", x, after.Owner(x), want)
+			}
+			if x != id && !slices.Equal(before.Holders(x), after.Holders(x)) || len(before.Holders(x)) != len(after.Holders(x)) {
+				t.Fatalf("lane %d is held by %v, was by %v", x, after.Holders(x), before.Holders(x))
+			}
+		}
+		if !named.Draining && after.Holders(id)[0] != named.Name {
+			t.Fatalf("lane %d is to be held by %v, not first by %s", id, after.Holders(id), named.Name)
+		}
+	})
+}
+
 // TestTableTakesTheNewestProcess: a restarted node is one member, with what
 // its newest process says.
 func TestTableTakesTheNewestProcess(t *testing.T) {
 	table := cluster.NewTable([]cluster.Member{
 		{Name: "a", Started: 2, Remote: "new"}, {Name: "a", Started: 1, Remote: "old", Ready: 1}, {Name: "b", Started: 1, Ready: 1},
-	}, 1, 2)
+	}, 1, 2, nil)
 	if got := table.Members(); len(got) != 2 || got[0].Remote != "new" {
 		t.Errorf("members: %+v", got)
 	}

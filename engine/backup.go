@@ -75,7 +75,7 @@ func (n *Node) Backup(ctx context.Context, w io.Writer) error {
 		defer unlock()
 		return n.store.Backup(w, func() { last = n.registry.last(); unlock() })
 	})
-	b.section(func(w io.Writer) error { return n.writeControl(w, last) })
+	b.section(func(w io.Writer) error { return writeRecords(w, n.registry.from(1, int(last))) })
 	b.section(func(w io.Writer) error { return writeLedger(ctx, n.log.Ledger(), w) })
 	b.section(func(w io.Writer) error {
 		_, err := io.WriteString(w, hex.EncodeToString(n.signer.key.Seed()))
@@ -87,15 +87,6 @@ func (n *Node) Backup(ctx context.Context, w io.Writer) error {
 	}
 	if b.err != nil {
 		return proto.Errorf(proto.CodeUnavailable, "the backup broke off: %w", b.err)
-	}
-	return nil
-}
-
-func (n *Node) writeControl(w io.Writer, last uint64) error {
-	for _, r := range n.registry.from(1, int(last)) {
-		if _, err := w.Write(append(binary.AppendUvarint(nil, uint64(len(r))), r...)); err != nil {
-			return err
-		}
 	}
 	return nil
 }
@@ -215,7 +206,9 @@ var errBackup = proto.Errorf(proto.CodeCorrupt, "the backup is damaged or not wh
 
 // Restore makes a data directory from a backup; there must be none yet. If it
 // fails or is killed, the directory is left incomplete, is refused by Open and
-// Verify, and must be removed.
+// Verify, and must be removed. With c.ForCluster the directory is for a node of a
+// cluster whose log is new: what belongs into it lies beside the store until the
+// nodes have started (restored.go).
 func Restore(ctx context.Context, c Config, r io.Reader) error {
 	if err := c.Validate(); err != nil {
 		return err
@@ -261,38 +254,47 @@ func restoreAll(ctx context.Context, c Config, r *bufio.Reader) error {
 	if err := restoreStore(c, r); err != nil {
 		return err
 	}
+	x, err := readRestored(ctx, c, m.Time, r)
+	if err != nil {
+		return err
+	}
+	if c.ForCluster {
+		return x.keep(c.markerDir())
+	}
 	lg, err := log.Open(ctx, log.Config{Dir: c.logDir(), Lanes: c.Lanes, MaxBytes: c.LogBytesMax, Name: c.Node, Logger: c.Logger})
 	if err != nil {
 		return err
 	}
-	err = restoreLog(ctx, c, m.Time, r, lg)
-	return errors.Join(err, lg.Close())
+	st, err := store.Open(store.Config{Dir: c.storeDir(), Logger: c.Logger})
+	if err != nil {
+		return errors.Join(err, lg.Close())
+	}
+	err = followRestored(ctx, &c, lg, st)
+	if err == nil {
+		err = x.plant(ctx, c, lg, st)
+	}
+	return errors.Join(err, st.Close(), lg.Close())
 }
 
-// restoreLog makes the new log: control records, the ledger, and the commands
-// by which the store catches up with it.
-func restoreLog(ctx context.Context, c Config, made time.Time, r *bufio.Reader, lg *log.Log) error {
-	if err := restoreControl(ctx, r, lg); err != nil {
-		return err
+// readRestored reads what a backup has for the new log, with the ledger that the
+// restore was given in the place of the backup's own.
+func readRestored(ctx context.Context, c Config, made time.Time, r *bufio.Reader) (x restored, err error) {
+	if err := readRecords(r, func(raw []byte) error { x.control = append(x.control, raw); return nil }); err != nil {
+		return x, err
 	}
-	var records [][]byte
-	keep := func(raw []byte) error { records = append(records, raw); return nil }
-	if err := readLedger(r, keep); err != nil {
-		return err
+	if err := readRecords(r, func(raw []byte) error { x.ledger = append(x.ledger, raw); return nil }); err != nil {
+		return x, err
 	}
 	if err := restoreSecret(c, "receipt.key", r); err != nil {
-		return err
+		return x, err
 	}
 	if err := expect(r, backupEnd); err != nil {
-		return err
+		return x, err
 	}
 	if c.Ledger != "" {
-		var err error
-		if records, err = newerLedger(ctx, c, made, records); err != nil {
-			return err
-		}
+		x.ledger, err = newerLedger(ctx, c, made, x.ledger)
 	}
-	return applyLedger(ctx, c, lg, records)
+	return x, err
 }
 
 // markerDir is where the marker of an unfinished restore is.
@@ -393,26 +395,6 @@ func restoreSecret(c Config, name string, r io.Reader) error {
 		return err
 	}
 	return syncDirs(dir)
-}
-
-func restoreControl(ctx context.Context, r io.Reader, lg *log.Log) error {
-	s := bufio.NewReader(&sectionReader{r: r})
-	for seq := uint64(0); ; seq++ {
-		n, err := binary.ReadUvarint(s)
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil || n > proto.EntryBytesMax {
-			return errBackup
-		}
-		rec := make([]byte, n)
-		if _, err := io.ReadFull(s, rec); err != nil {
-			return errBackup
-		}
-		if _, err := lg.Control().Append(ctx, rec, seq); err != nil {
-			return err
-		}
-	}
 }
 
 // restoreStore loads the store of a backup.

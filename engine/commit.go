@@ -169,6 +169,7 @@ func (l *lane) publish(b *batch) {
 			delete(p.fills, k)
 		}
 	})
+	l.agree(b.proofs)
 	if len(b.fills) > 0 {
 		l.node.fillEnded()
 	}

@@ -236,6 +236,8 @@ func outOfReach(ctx context.Context, c *Config, lg *log.Log, st *store.Badger) (
 		}
 		at := proto.Offset(l.record.Offset - l.record.Base)
 		switch r := l.record; {
+		case r.Offset == 0 && info.Follows > 0:
+			return fmt.Sprintf("it is new, and the log of lane %s goes on from a backup", l.id), nil
 		case r.Offset == 0 && info.First > 1:
 			return fmt.Sprintf("it is new, and the log of lane %s begins at entry %d", l.id, info.First), nil
 		case r.Offset > 0 && r.StreamCreatedNs == info.Created.UnixNano() && at+1 < info.First:

@@ -124,6 +124,39 @@ func TestNoCopyOfAnotherNode(t *testing.T) {
 	}
 }
 
+// A node that comes to another state than the two others stops; they go on.
+func TestDifferingNodeStops(t *testing.T) {
+	url, o := startNATS(t), &owners{owner: "a", changed: make(chan struct{})}
+	member := func(name string) func(*engine.Config) {
+		return func(c *engine.Config) {
+			c.Node, c.NATSURL, c.Peers, c.HashSecret = name, url, o, bytes.Repeat([]byte{7}, 16)
+		}
+	}
+	a, c := testNode(t, t.TempDir(), member("a")), testNode(t, t.TempDir(), member("c"))
+	defer closeNode(t, a)
+	defer closeNode(t, c)
+	submit(t, a, page(acme(t, a), "v", "auto", time.Now()))
+	dir := t.TempDir()
+	closeNode(t, testNode(t, dir, member("b")))
+	engine.SpoilChain(t, dir)
+	b := testNode(t, dir, member("b"))
+	for deadline := time.Now().Add(20 * time.Second); b.Lanes()[0].Quarantined == ""; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("a node with another chain goes on")
+		}
+	}
+	t.Log(b.Lanes()[0].Quarantined)
+	time.Sleep(2 * time.Second) // a beat of each
+	for _, n := range []*engine.Node{a, c} {
+		if why := n.Lanes()[0].Quarantined; why != "" {
+			t.Errorf("one that agrees with the third stopped: %s", why)
+		}
+	}
+	if err := b.Close(); err != nil {
+		t.Log(err)
+	}
+}
+
 // Chunks may be asked for twice, and what is not whole is found out.
 func TestCopyChunks(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))

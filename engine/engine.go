@@ -111,6 +111,8 @@ type Config struct {
 	// AcceptLostOptOuts lets Restore go on without it: whoever opted out since
 	// the backup is known again.
 	AcceptLostOptOuts bool
+	// ForCluster has Restore make the directory of a node of a cluster.
+	ForCluster bool
 	// AdminKeys are SHA-256 hashes of keys that may do anything.
 	AdminKeys [][32]byte
 	// Retention is for how long data are kept, unless Clients says otherwise for

@@ -125,6 +125,9 @@ func (l *lane) endEntry(b *batch, e *laneEntry, digest uint64) {
 	l.record.Offset = uint64(e.offset)
 	l.record.OffsetCrc = e.CRC
 	l.record.Chain = chain(l.record.Chain, uint64(e.CRC)<<32^uint64(e.offset), digest)
+	if l.node.config.Peers != nil {
+		l.agreement.note(e.offset, l.record.Chain)
+	}
 	b.offsets = append(b.offsets, e.offset)
 	b.newest = e.Time
 }

@@ -10,7 +10,10 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"testing"
 	"time"
+
+	gproto "google.golang.org/protobuf/proto"
 
 	"kith/actors/identity"
 	"kith/engine/log"
@@ -445,4 +448,23 @@ func TakeCopy(chunk func(number uint64) []byte) (all []byte, err error) {
 		}
 	}
 	return all, err
+}
+
+// SpoilChain changes what the store in a node's directory says of lane 0's past.
+func SpoilChain(t *testing.T, dir string) {
+	t.Helper()
+	c := Config{Dir: dir}
+	st, err := store.Open(store.Config{Dir: c.storeDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, snap := &lane{}, st.Snapshot()
+	err = l.loadRecord(snap)
+	snap.Release()
+	l.record.Chain++
+	raw, err2 := gproto.Marshal(l.record)
+	b := st.NewBatch()
+	if err := errors.Join(err, err2, b.Set(recordKey(0), raw), b.Commit(), st.Close()); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -47,19 +47,20 @@ type lane struct {
 	partitions []proto.PartitionID
 
 	// The stepper's.
-	shell   *actors.Shell
-	rules   *laneRules
-	fills   map[proto.SegmentKey]fillProgress // as of the entry under way
-	exits   exitIndex
-	record  *pb.LaneRecord
-	batches uint64
-	pending []*laneEntry // read, not yet stepped
-	paced   time.Time    // when the last batch was gathered
-	busy    bool         // it had so many commands that the next may wait for more
-	leases  leases
-	letters letters
-	totals  aggregates
-	spaces  []proto.SpaceID // in which there may be nodes; sorted
+	shell     *actors.Shell
+	rules     *laneRules
+	fills     map[proto.SegmentKey]fillProgress // as of the entry under way
+	exits     exitIndex
+	record    *pb.LaneRecord
+	batches   uint64
+	pending   []*laneEntry // read, not yet stepped
+	paced     time.Time    // when the last batch was gathered
+	busy      bool         // it had so many commands that the next may wait for more
+	leases    leases
+	agreement agreement
+	letters   letters
+	totals    aggregates
+	spaces    []proto.SpaceID // in which there may be nodes; sorted
 
 	graph    *graph.Lane
 	outcome  graph.Outcome

@@ -7,15 +7,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"maps"
 	"os"
-	"slices"
 	"time"
 
-	gproto "google.golang.org/protobuf/proto"
-
 	"kith/engine/log"
-	"kith/engine/store"
 	"kith/proto"
 )
 
@@ -78,27 +73,6 @@ func (s ledgerState) take(raw []byte) error {
 	return err
 }
 
-// readLedger reads a section of records.
-func readLedger(r io.Reader, take func([]byte) error) error {
-	s := bufio.NewReader(&sectionReader{r: r})
-	for {
-		n, err := binary.ReadUvarint(s)
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil || n > proto.EntryBytesMax {
-			return errBackup
-		}
-		raw := make([]byte, n)
-		if _, err := io.ReadFull(s, raw); err != nil {
-			return errBackup
-		}
-		if err := take(raw); err != nil {
-			return err
-		}
-	}
-}
-
 // newerLedger reads the ledger that a restore was given: a file that WriteLedger
 // wrote, or the data directory of a node that does not run. It must be the one
 // of which old, the backup's, is the beginning, and be from after the backup.
@@ -151,7 +125,7 @@ func loadLedger(ctx context.Context, c Config, want proto.IdentityHash, take fun
 		return written, errOtherLedger
 	}
 	written = proto.Millis(binary.BigEndian.Uint64(head[16:])).Time()
-	if err := readLedger(r, take); err != nil {
+	if err := readRecords(r, take); err != nil {
 		return written, err
 	}
 	return written, expect(r, backupEnd)
@@ -182,147 +156,4 @@ func loadLedgerDir(ctx context.Context, c Config, want proto.IdentityHash, take 
 		err = readStream(ctx, lg.Ledger(), 1, last, take)
 	}
 	return errors.Join(err, lg.Close())
-}
-
-// applyLedger makes a restored directory honour the ledger: whoever was opted
-// out, or erased, after the backup is cut by commands at the end of the new
-// log, which is applied before anything is served.
-func applyLedger(ctx context.Context, c Config, lg log.Logs, records [][]byte) error {
-	st, err := store.Open(store.Config{Dir: c.storeDir(), Logger: c.Logger})
-	if err != nil {
-		return err
-	}
-	defer st.Close()
-	late, err := beginRestored(ctx, c, lg, st, records)
-	if err != nil {
-		return err
-	}
-	now := proto.MillisOf(c.Now())
-	for id := range late {
-		if err := appendCommands(ctx, lg.Lane(proto.LaneID(id)), proto.LaneID(id), now, late[id]); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// beginRestored ties a restored store to the new log, which gets the ledger,
-// and gives for each lane the commands that it has to begin with.
-func beginRestored(ctx context.Context, c Config, lg log.Logs, st store.Store, records [][]byte) ([][]proto.Batch, error) {
-	state := ledgerState{}
-	for seq, raw := range records {
-		if err := state.take(raw); err != nil {
-			return nil, err
-		}
-		if _, err := lg.Ledger().Append(ctx, raw, uint64(seq)); err != nil {
-			return nil, err
-		}
-	}
-	snap := st.Snapshot()
-	defer snap.Release()
-	if err := markRestored(ctx, c, lg, uint64(len(records))); err != nil {
-		return nil, err
-	}
-	if err := tieRestored(ctx, c, lg, st, snap); err != nil {
-		return nil, err
-	}
-	return lateCommands(snap, c, state)
-}
-
-// markRestored ends the ledger with nothing told: offsets of the node that it
-// was mean nothing any more, and what was under way when the backup was made is
-// told again.
-func markRestored(ctx context.Context, c Config, lg log.Logs, last uint64) error {
-	r := ledgerRecord{marks: make([]proto.Offset, c.Lanes)}
-	_, err := lg.Ledger().Append(ctx, r.append(nil), last)
-	return err
-}
-
-// tieRestored makes the new, empty log begin where the restored lanes are.
-func tieRestored(ctx context.Context, c Config, lg log.Logs, st store.Store, snap store.Snapshot) error {
-	b := st.NewBatch()
-	for id := range c.Lanes {
-		l := &lane{id: proto.LaneID(id)}
-		if err := l.loadRecord(snap); err != nil {
-			return err
-		}
-		info, err := lg.Lane(l.id).Info(ctx)
-		if err != nil {
-			return err
-		}
-		l.tie(info)
-		raw, err := gproto.MarshalOptions{Deterministic: true}.Marshal(l.record)
-		if err != nil {
-			return proto.Errorf(proto.CodeInternal, "lane record: %w", err)
-		}
-		if err := b.Set(recordKey(l.id), raw); err != nil {
-			return err
-		}
-	}
-	return b.Commit()
-}
-
-// lateCommands are what has to be done to a restored store for it to honour the
-// ledger, by lane.
-func lateCommands(snap store.Snapshot, c Config, state ledgerState) ([][]proto.Batch, error) {
-	rounds := make([][]proto.Batch, c.Lanes) // one command of an identity each
-	round := func(lane, i int) *proto.Batch {
-		for len(rounds[lane]) <= i {
-			rounds[lane] = append(rounds[lane], proto.Batch{})
-		}
-		return &rounds[lane][i]
-	}
-	now := proto.MillisOf(c.Now())
-	hashes := slices.SortedFunc(maps.Keys(state), func(a, b proto.IdentityHash) int { return slices.Compare(a[:], b[:]) })
-	for _, hash := range hashes {
-		e, have := state[hash], uint32(0)
-		o, err := storedOptOut(snap, hash)
-		if err != nil {
-			return nil, err
-		}
-		if o != nil {
-			have = o.Gen
-		}
-		// As many commands as it takes to be at the ledger's generation: what is
-		// told from then on must be newer than all that the ledger has.
-		i := 0
-		for received := min(e.time, now); have < e.gen; {
-			b := round(int(hash.Partition())%c.Lanes, i)
-			i++
-			switch {
-			case e.gen&1 == 1:
-				b.AddCut(&proto.CutCommand{Hash: hash, Kind: proto.CutOptOut, Received: received})
-				have += 1 + have&1
-			case have&1 == 1: // it came back after the backup
-				b.AddOptIn(&proto.OptInCommand{Hash: hash, Gen: have, Received: received})
-				have++
-			default: // it was cut and came back, or was erased
-				b.AddCut(&proto.CutCommand{Hash: hash, Kind: proto.CutErase, Received: received})
-				have += 2
-			}
-		}
-	}
-	return rounds, nil
-}
-
-// appendCommands puts commands into a lane's log: each round into entries of its
-// own, so that an identity's one is carried out before its next.
-func appendCommands(ctx context.Context, s log.Stream, id proto.LaneID, now proto.Millis, rounds []proto.Batch) error {
-	producer, seq := newProducer(), uint64(0)
-	for k := range rounds {
-		b := &rounds[k]
-		for i := 0; i < b.Len(); {
-			seq++
-			e := &proto.Entry{Lane: id, Producer: producer, Seq: seq, Time: now}
-			for ; i < b.Len() && e.Count < 512; i++ {
-				raw, _ := b.Item(i)
-				e.Commands = append(e.Commands, raw...)
-				e.Count++
-			}
-			if _, err := s.Append(ctx, e); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }

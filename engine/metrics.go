@@ -42,6 +42,7 @@ func (n *Node) Collector() prometheus.Collector {
 		"ledger":      desc("ledger_written_total", "Opt-outs, opt-ins and erasures written to the ledger since the start."),
 		"untold":      desc("ledger_waiting", "Opt-outs that are not in the ledger yet."),
 		"views":       desc("views", "Cached read views."),
+		"differ":      desc("lane_differing_nodes", "Other nodes that came to another state of the lane from the same log.", "lane"),
 		"diskFull":    desc("disk_full", "1 while events are refused because the disk is nearly full."),
 	}}
 }
@@ -102,6 +103,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		put("entries", prometheus.CounterValue, float64(s.Entries), lane)
 		put("packed", prometheus.CounterValue, float64(s.Commands), lane)
 		put("overloads", prometheus.CounterValue, float64(s.Refused), lane)
+		put("differ", prometheus.GaugeValue, float64(l.agreement.differing()), lane)
 		c.collectGraph(put, l)
 	}
 	for i, k := range c.usersBySize() {

@@ -30,19 +30,21 @@ import (
 
 // Node is one running kith. Its methods may run concurrently.
 type Node struct {
-	config   Config
-	logger   *slog.Logger
-	hasher   proto.Hasher
-	log      log.Logs
-	conn     func() *nats.Conn
-	store    store.Store
-	registry *registry
-	views    *views
-	laneOf   [proto.Partitions]*lane
-	laneIDs  [proto.Partitions]proto.LaneID
-	answers  answers
-	ledger   *ledger
-	signer   signer
+	config       Config
+	logger       *slog.Logger
+	hasher       proto.Hasher
+	log          log.Logs
+	conn         func() *nats.Conn
+	streams      func(context.Context) []proto.StreamStatus // nil without NATS, as is the next
+	removeServer func(ctx context.Context, node string) error
+	store        store.Store
+	registry     *registry
+	views        *views
+	laneOf       [proto.Partitions]*lane
+	laneIDs      [proto.Partitions]proto.LaneID
+	answers      answers
+	ledger       *ledger
+	signer       signer
 
 	cutSeconds prometheus.Histogram
 	lanes      []*lane
@@ -64,6 +66,8 @@ type Node struct {
 	done      sync.WaitGroup
 	applying  sync.WaitGroup
 	ready     atomic.Bool
+	draining  atomic.Bool // others take over, and nobody new is to ask
+	started   time.Time
 	disk      *disk
 	clock     *clock
 	pace      *pace
@@ -109,6 +113,9 @@ func open(ctx context.Context, c Config) (*Node, error) {
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
+	if err = plantKept(ctx, &c, lg, st); err != nil {
+		return nil, errors.Join(err, lg.Close(), st.Close())
+	}
 	if st, err = withinReach(ctx, &c, lg, st); err != nil {
 		return nil, errors.Join(err, lg.Close())
 	}
@@ -119,7 +126,7 @@ func open(ctx context.Context, c Config) (*Node, error) {
 	} else if n.signer.key, err = receiptKey(c); err != nil {
 		return nil, errors.Join(err, lg.Close(), st.Close())
 	}
-	n.conn = lg.Conn
+	n.conn, n.streams, n.removeServer = lg.Conn, lg.Streams, lg.RemoveServer
 	for _, w := range lg.Warnings() {
 		c.Logger.Warn(w)
 	}
@@ -220,7 +227,7 @@ func writeSynced(name string, data []byte) error {
 func (n *Node) start(ctx context.Context) error {
 	background, stop := context.WithCancel(context.Background())
 	reading, stopRead := context.WithCancel(context.Background())
-	n.stop, n.stopRead, n.life = stop, stopRead, background
+	n.stop, n.stopRead, n.life, n.started = stop, stopRead, background, n.config.Now().UTC()
 	n.system = actor.NewActorSystem(actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return n.logger }))
 	n.done.Go(func() { n.registry.follow(background) })
 	last, err := n.log.Control().Last(ctx)
@@ -267,9 +274,10 @@ func (n *Node) start(ctx context.Context) error {
 	n.done.Go(func() { n.watchDisk(background) })
 	n.done.Go(func() { n.lanes[0].asOwner(background, n.workImports) })
 	if n.config.Peers != nil {
-		if err := errors.Join(n.answerSettling(background), n.giveCopies(background)); err != nil {
+		if err := errors.Join(n.goOnDraining(), n.answerSettling(background), n.giveCopies(background), n.answerOperators(background)); err != nil {
 			return err
 		}
+		n.done.Go(func() { n.tellPlaced(background) })
 		n.done.Go(func() { n.ledger.follow(background) })
 		n.done.Go(func() { n.tellReady(background) })
 	}

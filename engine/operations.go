@@ -58,6 +58,9 @@ func (n *Node) Ready() error {
 	if !n.ready.Load() {
 		return proto.Errorf(proto.CodeUnavailable, "the node is starting or stopping")
 	}
+	if n.draining.Load() {
+		return proto.Errorf(proto.CodeUnavailable, "the node drains: ask another (`kith cluster drain --undo` ends that)")
+	}
 	if n.disk.low() {
 		return errDiskFull
 	}
@@ -107,7 +110,13 @@ func (l *lane) status() proto.LaneStatus {
 }
 
 func (p *progress) chainNow() uint64 {
+	_, chain := p.point()
+	return chain
+}
+
+// point is the newest offset that readers see and the chain there.
+func (p *progress) point() (proto.Offset, uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.chain
+	return p.applied, p.chain
 }

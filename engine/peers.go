@@ -29,8 +29,15 @@ type Peers interface {
 	// Owner is the node that does a lane's upkeep, "" while none is known;
 	// changed is closed when any lane's may be another.
 	Owner(id proto.LaneID) (node string, changed <-chan struct{})
-	// SetReady tells the others whether this node answers.
+	// SetReady tells the others whether this node answers, SetDraining whether it
+	// is about to leave.
 	SetReady(ready bool)
+	SetDraining(draining bool)
+	// SetPlaced says which lanes' owners were named by hand.
+	SetPlaced(placed map[proto.LaneID]string)
+	// Nodes are all that are known, this one too, by name, without what they say
+	// of themselves.
+	Nodes() []proto.NodeStatus
 }
 
 const (
@@ -199,6 +206,13 @@ func (x *leases) held() bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.now() < x.until
+}
+
+// left is for how long the own lease lasts.
+func (x *leases) left() time.Duration {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return max(0, x.until-x.now())
 }
 
 // holders are the other nodes that may answer, each with when its lease ends.

@@ -80,7 +80,10 @@ func (o *owners) Owner(proto.LaneID) (string, <-chan struct{}) {
 	return o.owner, o.changed
 }
 
-func (o *owners) SetReady(bool) {}
+func (*owners) SetReady(bool)                     {}
+func (*owners) SetDraining(bool)                  {}
+func (*owners) SetPlaced(map[proto.LaneID]string) {}
+func (*owners) Nodes() []proto.NodeStatus         { return nil }
 
 func (o *owners) set(owner string) {
 	o.mu.Lock()

@@ -40,6 +40,7 @@ type registry struct {
 	reports map[proto.ClientID]*segments.ReportBook
 	books   map[proto.ClientID]*importBook
 	since   map[proto.SegmentKey]proto.SegmentKey // versions whose rule refers to one that was swapped: by which record
+	owners  map[proto.LaneID]string               // of lanes, that were named by hand
 	ever    map[defined][]version                 // all that a segment's name has stood for, oldest first
 
 	stale atomic.Bool // view must be made anew; set under mu
@@ -76,7 +77,7 @@ func newRegistry(c log.ControlStream, static map[[32]byte]proto.Principal, now f
 		keys: map[[32]byte]proto.Principal{}, specs: specs{}, next: specs{},
 		rules: newLaneRules(), saved: map[proto.ClientID]map[proto.AudienceID]proto.AudienceSpec{},
 		reports: map[proto.ClientID]*segments.ReportBook{}, ever: map[defined][]version{}, since: map[proto.SegmentKey]proto.SegmentKey{},
-		books: map[proto.ClientID]*importBook{},
+		books: map[proto.ClientID]*importBook{}, owners: map[proto.LaneID]string{},
 	}
 	r.stale.Store(true)
 	return r
@@ -185,6 +186,8 @@ func (r *registry) obey(seq uint64, c *pb.Control) error {
 		return r.obeyReport(b.Report)
 	case *pb.Control_Import:
 		return r.obeyImport(seq, proto.Millis(c.TimeMs), b.Import)
+	case *pb.Control_Place:
+		r.obeyPlace(b.Place)
 	}
 	return nil
 }

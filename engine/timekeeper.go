@@ -130,6 +130,9 @@ func (l *lane) sendBeat(ctx context.Context, last bool) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	b := proto.Beat{Node: l.node.config.Node, Incarnation: l.producer, Time: l.node.now(), Follows: last || !l.owns(), Last: last}
+	if l.node.config.Peers != nil {
+		b.At, b.Chain = l.progress.point()
+	}
 	if !last && l.node.config.Peers != nil && (l.node.fault() != nil || !l.leases.sending(b.Time)) {
 		return nil // it answers nothing, or soon will not
 	}

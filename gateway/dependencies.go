@@ -143,10 +143,18 @@ type Operations interface {
 	Replay(ctx context.Context, id string) error
 }
 
-// Cluster is who the nodes are.
+// Cluster is the nodes and what is done with them.
 type Cluster interface {
-	// Nodes are all that are known, by name.
-	Nodes() []proto.NodeStatus
+	// ClusterStatus is how nodes and log are, as far as is known and others
+	// answer within a second.
+	ClusterStatus(ctx context.Context) proto.ClusterStatus
+	// Drain has others take over from a node, or ends that, and returns when they
+	// have. CodeNotFound, CodeConflict if nobody else is ready, CodeTimeout.
+	Drain(ctx context.Context, node string, drain bool) error
+	// Place names a lane's owner; none: as the order of placement has it.
+	Place(ctx context.Context, lane proto.LaneID, node string) error
+	// Forget gives up a node that is gone for good. CodeConflict while it runs.
+	Forget(ctx context.Context, node string) error
 }
 
 // Maintenance is the slow work on a whole node.
@@ -245,7 +253,7 @@ type Dependencies struct {
 	Maintenance Maintenance // optional: without it those routes are 404
 	Exports     Exports     // optional likewise
 	Imports     Imports     // optional likewise
-	Cluster     Cluster     // optional: without it the node is alone
+	Cluster     Cluster
 
 	Registry *prometheus.Registry // optional: for the gateway's metrics and /metrics
 	Log      *slog.Logger         // optional: for what no caller is told

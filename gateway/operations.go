@@ -131,23 +131,51 @@ func (g *Gateway) listPartitions(w http.ResponseWriter, _ *http.Request, _ proto
 	return writeValue(w, http.StatusOK, map[string]any{"partitions": list, "lanes": lanes})
 }
 
-// getCluster shows the nodes as this one knows them, or it alone.
-func (g *Gateway) getCluster(w http.ResponseWriter, _ *http.Request, _ proto.Principal) error {
-	var nodes []proto.NodeStatus
-	if g.deps.Cluster != nil {
-		nodes = g.deps.Cluster.Nodes()
-	} else {
-		node := proto.NodeStatus{Ready: true, Lanes: []int{}}
-		for _, l := range g.deps.Operations.Lanes() {
-			node.Name = l.Owner
-			node.Lanes = append(node.Lanes, int(l.Lane))
+// getCluster shows the nodes as this one knows them.
+func (g *Gateway) getCluster(w http.ResponseWriter, r *http.Request, _ proto.Principal) error {
+	return writeValue(w, http.StatusOK, g.deps.Cluster.ClusterStatus(r.Context()))
+}
+
+// drainNode is POST and DELETE: begin and end.
+func (g *Gateway) drainNode(drain bool) keyed {
+	return func(w http.ResponseWriter, r *http.Request, _ proto.Principal) error {
+		node := r.PathValue("name")
+		if err := g.deps.Cluster.Drain(r.Context(), node, drain); err != nil {
+			return err
 		}
-		if err := g.deps.Operations.Ready(); err != nil {
-			node.Ready, node.Why = false, messageOf(err)
-		}
-		nodes = append(nodes, node)
+		return writeValue(w, http.StatusOK, map[string]any{"node": node, "draining": drain})
 	}
-	return writeValue(w, http.StatusOK, map[string]any{"nodes": nodes, "partitions": proto.Partitions})
+}
+
+func (g *Gateway) forgetNode(w http.ResponseWriter, r *http.Request, _ proto.Principal) error {
+	node := r.PathValue("name")
+	if err := g.deps.Cluster.Forget(r.Context(), node); err != nil {
+		return err
+	}
+	return writeValue(w, http.StatusOK, map[string]any{"node": node, "forgotten": true})
+}
+
+// placeLane is PUT with {"node": …} and DELETE.
+func (g *Gateway) placeLane(w http.ResponseWriter, r *http.Request, _ proto.Principal) error {
+	lane, err := strconv.ParseUint(r.PathValue("lane"), 10, 8)
+	if err != nil || lane >= proto.LanesMax {
+		return proto.Errorf(proto.CodeInvalid, "%q is not a lane: use 0 to %d", clip(r.PathValue("lane")), proto.LanesMax-1)
+	}
+	var x struct {
+		Node string `json:"node"`
+	}
+	if r.Method == http.MethodPut {
+		if err := g.readValue(w, r, &x); err != nil {
+			return err
+		}
+		if x.Node == "" {
+			return proto.Errorf(proto.CodeInvalid, `name the node that is to own the lane: {"node":"n1"}; DELETE gives it back`)
+		}
+	}
+	if err := g.deps.Cluster.Place(r.Context(), proto.LaneID(lane), x.Node); err != nil {
+		return err
+	}
+	return writeValue(w, http.StatusOK, map[string]any{"lane": lane, "node": x.Node})
 }
 
 // unhurried lifts the deadlines of an answer that takes long.

@@ -288,14 +288,57 @@ type DeadLetter struct {
 	Replayed bool      `json:"replayed"`
 }
 
-// NodeStatus is a node of the cluster, as the one that was asked knows it.
+// NodeStatus is a node as operators see it: as it is known of by the one that was
+// asked, with what it says of itself if it does.
 type NodeStatus struct {
-	Name     string `json:"name"`
-	Ready    bool   `json:"ready"` // for all lanes
-	Why      string `json:"why,omitempty"`
-	Draining bool   `json:"draining,omitempty"`
-	Lanes    []int  `json:"lanes"`          // that it answers for
-	Owns     []int  `json:"owns,omitempty"` // of which it does the upkeep
+	Name     string    `json:"name"`
+	Ready    bool      `json:"ready"` // answers for all lanes
+	Why      string    `json:"why,omitempty"`
+	Draining bool      `json:"draining,omitempty"`
+	Started  time.Time `json:"started"`
+	Lanes    []int     `json:"lanes"` // that it answers for
+	Owns     []int     `json:"owns"`  // of which it does the upkeep
+	// States are what it says of its lanes, none if it says nothing.
+	States []LaneState `json:"states"`
+}
+
+// LaneState is a lane on one node.
+type LaneState struct {
+	Lane         LaneID  `json:"lane"`
+	Applied      Offset  `json:"applied"`
+	LagSeconds   float64 `json:"lag_seconds"`   // by how far its lane time is back
+	LeaseSeconds float64 `json:"lease_seconds"` // for how long it may still answer; alone, always: -1
+	Quarantined  string  `json:"quarantined,omitempty"`
+}
+
+// NodeState is what a node says of itself.
+type NodeState struct {
+	Node  string      `json:"node"`
+	Why   string      `json:"why,omitempty"` // it is not ready
+	Lanes []LaneState `json:"lanes"`
+}
+
+// StreamStatus is a stream of the log: which node leads it and which others keep
+// it. Without a leader nothing can be appended to it.
+type StreamStatus struct {
+	Stream string       `json:"stream"`
+	Leader string       `json:"leader"`
+	Others []StreamCopy `json:"others"`
+}
+
+// StreamCopy is a stream on a node that does not lead it.
+type StreamCopy struct {
+	Node    string `json:"node"`
+	Current bool   `json:"current"`
+	Lag     uint64 `json:"lag"` // operations that it has not got yet
+}
+
+// ClusterStatus is the answer to GET /v1/cluster.
+type ClusterStatus struct {
+	Nodes      []NodeStatus      `json:"nodes"`
+	Log        []StreamStatus    `json:"log"`
+	Placed     map[LaneID]string `json:"placed"` // lanes whose owner was named, by whom
+	Partitions int               `json:"partitions"`
 }
 
 // LaneStatus is a lane as operators see it.

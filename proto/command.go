@@ -77,12 +77,16 @@ type Beat struct {
 	Time        Millis
 	Follows     bool // the node does not own the lane
 	Last        bool // the node answers nothing more
+	// Chain is the node's chain at an offset that it has applied; 0: it says none.
+	At    Offset
+	Chain uint64
 }
 
 // Flags of a beat.
 const (
 	beatFollows = 1 << iota
 	beatLast
+	beatChain // At (uvarint) and Chain (8 bytes) follow
 )
 
 // Append packs the beat.
@@ -97,8 +101,14 @@ func (x *Beat) Append(b []byte) []byte {
 	if x.Last {
 		flags |= beatLast
 	}
+	if x.At != 0 {
+		flags |= beatChain
+	}
 	if flags != 0 { // without any a beat is as it was when nodes ran alone
 		b = append(b, flags)
+	}
+	if x.At != 0 {
+		b = binary.LittleEndian.AppendUint64(binary.AppendUvarint(b, uint64(x.At)), x.Chain)
 	}
 	return b
 }
@@ -112,7 +122,10 @@ func DecodeBeat(b []byte) (Beat, error) {
 		flags = r.Byte()
 		x.Follows, x.Last = flags&beatFollows != 0, flags&beatLast != 0
 	}
-	if r.Bad() || r.Len() != 0 || flags > beatFollows|beatLast {
+	if flags&beatChain != 0 {
+		x.At, x.Chain = Offset(r.Uvarint()), r.Uint64()
+	}
+	if r.Bad() || r.Len() != 0 || flags > beatFollows|beatLast|beatChain || flags&beatChain != 0 && x.At == 0 {
 		return Beat{}, Errorf(CodeCorrupt, "packed beat is malformed")
 	}
 	return x, nil

@@ -1,144 +1,233 @@
 package main
 
 import (
-	"context"
-	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
-	"encoding/hex"
-	"log/slog"
-	"os"
-	"time"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
 
-	"kith/cluster"
-	"kith/engine"
-	"kith/engine/log"
-	"kith/internal/config"
+	"github.com/spf13/cobra"
+
 	"kith/proto"
 )
 
-// members are the nodes of the cluster that this node is in; nil: it is alone.
-type members struct {
-	*cluster.Membership
-	config config.Config
-	secret []byte
-	lanes  cluster.Lanes // all
-}
-
-// leaveMax is how long the others are told that the node goes.
-const leaveMax = 2 * time.Second
-
-// joinCluster begins to look for the other nodes.
-func joinCluster(c config.Config, logger *slog.Logger) (*members, error) {
-	if c.Cluster.Listen == "" {
-		return nil, nil
-	}
-	secret, err := readSecret(c.SecretFile)
-	if err != nil {
-		return nil, err
-	}
-	if secret == nil && c.Dev {
-		sum := sha256.Sum256([]byte(config.DevAdminKey))
-		secret = sum[:16]
-	}
-	m := &members{config: c, secret: secret}
-	for i := range c.Lanes {
-		m.lanes = m.lanes.With(proto.LaneID(i))
-	}
-	m.Membership, err = cluster.Join(cluster.Config{
-		Name: c.Node, Cluster: c.Cluster.Name, Listen: c.Cluster.Listen, Join: c.Cluster.Join, Keys: [][]byte{engine.CommonKey(secret, "gossip")},
-		Lanes: c.Lanes, Replicas: max(len(c.Cluster.Join), 1), Logger: logger,
+func newClusterCommand(c *connection) *cobra.Command {
+	cmd := asGroup(&cobra.Command{
+		Use:     "cluster",
+		Short:   "The nodes of a cluster (admin)",
+		Example: "  kith cluster status --key dev-admin-key\n  kith cluster drain n2 --key dev-admin-key",
 	})
-	return m, err
+	cmd.AddCommand(newClusterStatusCommand(c), newClusterDrainCommand(c), newClusterMoveCommand(c), newClusterForgetCommand(c))
+	return cmd
 }
 
-// configure makes the engine's node one of the cluster.
-func (m *members) configure(ec *engine.Config) error {
-	if m == nil {
-		return nil
+func newClusterStatusCommand(c *connection) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show the nodes, who answers for which lane and who owns it, and who keeps the log",
+		Long: `Shows the nodes as the one that is asked knows them, with what they say of
+themselves within a second: how far each lane's time is back (2 s are usual), and for
+how long the node may go on answering without news from the log.`,
+		Example: "  kith cluster status --key dev-admin-key --json",
+		Args:    noArgs,
 	}
-	x := &m.config.Cluster
-	c := &log.Cluster{Name: x.Name, Secret: hex.EncodeToString(engine.CommonKey(m.secret, "log")), Replicas: x.LogReplicas}
-	var err error
-	if c.Listen, err = config.ClusterPort(x.Listen, 1); err != nil {
-		return err
-	}
-	for _, j := range x.Join {
-		r, err := config.ClusterPort(j, 1)
-		if err != nil {
+	c.flags(cmd)
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		var s proto.ClusterStatus
+		if err := c.call(cmd.Context(), http.MethodGet, "/v1/cluster", nil, nil, &s); err != nil {
 			return err
 		}
-		c.Routes = append(c.Routes, r)
+		if *asJSON {
+			return printJSON(cmd, s)
+		}
+		return printCluster(cmd, s)
 	}
-	if c.TLS, err = nodeTLS(x); err != nil {
+	return cmd
+}
+
+func printCluster(cmd *cobra.Command, s proto.ClusterStatus) error {
+	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "NODE\tSTATE\tOWNS\tANSWERS FOR\tLAG\tLEASE")
+	for _, n := range s.Nodes {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", n.Name, stateOf(n), laneList(n.Owns), laneList(n.Lanes), lagAndLease(n.States))
+	}
+	fmt.Fprintln(w, "\t\t\t\t\t\nSTREAM\tLEADER\tOTHERS\t\t\t")
+	for _, x := range s.Log {
+		leader := x.Leader
+		if leader == "" {
+			leader = "none"
+		}
+		var others []string
+		for _, o := range x.Others {
+			text := o.Node
+			if !o.Current {
+				text += fmt.Sprintf(" (behind by %d)", o.Lag)
+			}
+			others = append(others, text)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t\t\t\n", x.Stream, leader, dashIfNone(strings.Join(others, ", ")))
+	}
+	if err := w.Flush(); err != nil {
 		return err
 	}
-	ec.Cluster, ec.Peers, ec.HashSecret = c, m, m.secret
+	var lanes []proto.LaneID
+	for id := range s.Placed {
+		lanes = append(lanes, id)
+	}
+	slices.Sort(lanes)
+	for _, id := range lanes {
+		printf(cmd, "lane %d was moved to %s by hand\n", id, s.Placed[id])
+	}
 	return nil
 }
 
-// nodeTLS is for both ends of a connection between nodes; nil without files.
-func nodeTLS(c *config.Cluster) (*tls.Config, error) {
-	if c.CA == "" {
-		return nil, nil
+func stateOf(n proto.NodeStatus) string {
+	switch {
+	case n.Draining:
+		return "draining"
+	case n.Ready && n.Why == "":
+		return "ready"
+	case n.Why != "":
+		return "not ready: " + n.Why
 	}
-	pair, err := tls.LoadX509KeyPair(c.Cert, c.Key)
-	if err != nil {
-		return nil, proto.Errorf(proto.CodeInvalid, "the node's certificate cannot be used; cluster.cert and cluster.key must be PEM files that belong together: %w", err)
-	}
-	ca, err := os.ReadFile(c.CA)
-	if err != nil {
-		return nil, proto.Errorf(proto.CodeInvalid, "cannot read cluster.ca: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(ca) {
-		return nil, proto.Errorf(proto.CodeInvalid, "cluster.ca %s holds no PEM certificate", c.CA)
-	}
-	return &tls.Config{
-		Certificates: []tls.Certificate{pair}, RootCAs: pool, ClientCAs: pool,
-		ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS13,
-	}, nil
+	return "not ready"
 }
 
-// Owner implements engine.Peers.
-func (m *members) Owner(id proto.LaneID) (string, <-chan struct{}) {
-	changed := m.Changed() // before the table is looked at
-	return m.Table().Owner(id), changed
-}
-
-// SetReady implements engine.Peers.
-func (m *members) SetReady(ready bool) {
-	if !ready {
-		m.Membership.SetReady(0)
-		return
-	}
-	m.Membership.SetReady(m.lanes)
-}
-
-// Nodes implements gateway.Cluster.
-func (m *members) Nodes() []proto.NodeStatus {
-	t := m.Table()
-	var list []proto.NodeStatus
-	for _, x := range t.Members() {
-		n := proto.NodeStatus{Name: x.Name, Ready: x.Ready == m.lanes, Draining: x.Draining, Lanes: []int{}}
-		for i := range m.config.Lanes {
-			if id := proto.LaneID(i); x.Ready.Has(id) {
-				n.Lanes = append(n.Lanes, i)
-				if t.Owner(id) == x.Name {
-					n.Owns = append(n.Owns, i)
-				}
-			}
+func laneList(lanes []int) string {
+	var list []string
+	for i := 0; i < len(lanes); i++ {
+		first := i
+		for i+1 < len(lanes) && lanes[i+1] == lanes[i]+1 {
+			i++
 		}
-		list = append(list, n)
+		switch i - first {
+		case 0:
+			list = append(list, strconv.Itoa(lanes[i]))
+		default:
+			list = append(list, fmt.Sprintf("%d-%d", lanes[first], lanes[i]))
+		}
 	}
-	return list
+	return dashIfNone(strings.Join(list, ","))
 }
 
-func (m *members) leave() error {
-	if m == nil {
+func dashIfNone(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// lagAndLease are the worst of a node's lanes.
+func lagAndLease(list []proto.LaneState) string {
+	if len(list) == 0 {
+		return "-\t-"
+	}
+	lag, lease := 0.0, list[0].LeaseSeconds
+	for _, l := range list {
+		lag, lease = max(lag, l.LagSeconds), min(lease, l.LeaseSeconds)
+	}
+	if lease < 0 {
+		return fmt.Sprintf("%.1f s\tneeds none", lag)
+	}
+	return fmt.Sprintf("%.1f s\t%.0f s", lag, lease)
+}
+
+func newClusterDrainCommand(c *connection) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "drain NODE",
+		Short: "Have other nodes take over from one, before it is stopped",
+		Long: `Has the other nodes take over what NODE owns, and NODE say on /readyz that it is not
+ready, so that load balancers leave it. It answers whoever asks it still, until it is
+stopped. It stays so over restarts, until --undo.`,
+		Example: "  kith cluster drain n2 --key dev-admin-key\n  kith cluster drain n2 --undo --key dev-admin-key",
+		Args:    exactly(1, "a node's name"),
+	}
+	c.flags(cmd)
+	asJSON := jsonFlag(cmd)
+	undo := cmd.Flags().Bool("undo", false, "let it own lanes again")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		method, said := http.MethodPost, "%s drains: others own its lanes, it can be stopped\n"
+		if *undo {
+			method, said = http.MethodDelete, "%s does not drain any more\n"
+		}
+		var out map[string]any
+		if err := c.call(cmd.Context(), method, "/v1/cluster/nodes/"+url.PathEscape(args[0])+"/drain", nil, nil, &out); err != nil {
+			return err
+		}
+		if *asJSON {
+			return printJSON(cmd, out)
+		}
+		printf(cmd, said, args[0])
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), leaveMax)
-	defer cancel()
-	return m.Leave(ctx)
+	return cmd
+}
+
+func newClusterMoveCommand(c *connection) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "move LANE NODE",
+		Short: "Name the node that owns a lane",
+		Long: `Has NODE own the lane, which is to advance its time and do its upkeep, for as long as
+it answers and does not drain. --back gives the lane to whom the order of placement
+gives it.`,
+		Example: "  kith cluster move 3 n2 --key dev-admin-key\n  kith cluster move 3 --back --key dev-admin-key",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) < 1 || len(args) > 2 {
+				return usagef("name a lane and a node, or a lane and --back")
+			}
+			return nil
+		},
+	}
+	c.flags(cmd)
+	asJSON := jsonFlag(cmd)
+	back := cmd.Flags().Bool("back", false, "as the order of placement has it")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if *back != (len(args) == 1) {
+			return usagef("name a lane and a node, or a lane and --back")
+		}
+		path, out := "/v1/cluster/lanes/"+url.PathEscape(args[0])+"/owner", map[string]any{}
+		method, body, said := http.MethodDelete, any(nil), "lane "+args[0]+" is owned as the order of placement has it\n"
+		if !*back {
+			method, body, said = http.MethodPut, map[string]string{"node": args[1]}, "lane "+args[0]+" is owned by "+args[1]+" while that answers\n"
+		}
+		if err := c.call(cmd.Context(), method, path, nil, body, &out); err != nil {
+			return err
+		}
+		if *asJSON {
+			return printJSON(cmd, out)
+		}
+		printf(cmd, "%s", said)
+		return nil
+	}
+	return cmd
+}
+
+func newClusterForgetCommand(c *connection) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "forget NODE",
+		Short: "Give up a node that is gone for good",
+		Long: `Has the log do without a node that was stopped and does not come back: it counts no
+more in the votes of the log's servers, and what it kept of the log another node keeps.
+A node of that name may come again, with an empty data directory.`,
+		Example: "  kith cluster forget n3 --key dev-admin-key",
+		Args:    exactly(1, "a node's name"),
+	}
+	c.flags(cmd)
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		var out map[string]any
+		if err := c.call(cmd.Context(), http.MethodDelete, "/v1/cluster/nodes/"+url.PathEscape(args[0]), nil, nil, &out); err != nil {
+			return err
+		}
+		if *asJSON {
+			return printJSON(cmd, out)
+		}
+		printf(cmd, "%s is forgotten\n", args[0])
+		return nil
+	}
+	return cmd
 }

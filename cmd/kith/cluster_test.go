@@ -26,6 +26,14 @@ type trio struct {
 
 func startTrio(t *testing.T, lanes int) *trio {
 	t.Helper()
+	x := newTrio(t, lanes)
+	x.start(t)
+	return x
+}
+
+// newTrio is one that does not run yet.
+func newTrio(t *testing.T, lanes int) *trio {
+	t.Helper()
 	x := &trio{}
 	var join []string
 	for range x.nodes {
@@ -35,6 +43,11 @@ func startTrio(t *testing.T, lanes int) *trio {
 		x.data[i] = t.TempDir() + "/data"
 		x.args[i] = []string{"--name", fmt.Sprintf("n%d", i+1), "--cluster", join[i], "--join", strings.Join(join, ","), "--lanes", fmt.Sprint(lanes)}
 	}
+	return x
+}
+
+func (x *trio) start(t *testing.T) {
+	t.Helper()
 	var list [3]*process
 	for i := range list { // none gets ready alone
 		list[i] = launchProcess(t, x.data[i], x.args[i]...)
@@ -43,7 +56,6 @@ func startTrio(t *testing.T, lanes int) *trio {
 		p.await(t)
 		x.nodes[i] = speakTo(t, p)
 	}
-	return x
 }
 
 // freePair is an address that is free with the next port.

@@ -108,7 +108,7 @@ Try it: "kith serve --dev --demo" runs a node with a demo site and visitors.`,
 		newIngestCommand(c), newImportCommand(c), newLookupCommand(c), newAudienceCommand(c), newCampaignCommand(c), newAggregatesCommand(c), newExplainCommand(c), newDeadLettersCommand(c),
 		newUserCommand(c), newLinkCommand(c), newUnlinkCommand(c), newIdentityCommand(c),
 		newOptOutCommand(c), newOptInCommand(c), newOptOutsCommand(c), newReceiptCommand(c), newEraseCommand(c),
-		newBackupCommand(c), newRestoreCommand(), newVerifyCommand(c), newBenchCommand(), newVersionCommand(),
+		newClusterCommand(c), newBackupCommand(c), newRestoreCommand(), newVerifyCommand(c), newBenchCommand(), newVersionCommand(),
 	)
 	asGroup(root)
 	return root

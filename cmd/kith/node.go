@@ -33,6 +33,7 @@ type node interface {
 	gateway.Accounts
 	gateway.Holdings
 	gateway.Operations
+	gateway.Cluster
 	gateway.Graph
 	gateway.OptOuts
 	gateway.Exports
@@ -132,7 +133,7 @@ func engineConfig(c config.Config, logger *slog.Logger) (engine.Config, error) {
 	ec := engine.Config{
 		Dir: c.Data, LogDir: c.LogDir, StoreDir: c.StoreDir, Node: c.Node, Lanes: c.Lanes,
 		NATSURL: c.NATS.URL, NATSListen: c.NATS.Listen,
-		LogRetention: time.Duration(c.LogRetention), ActiveMax: c.ActiveMax, HashSecret: secret, Logger: logger,
+		LogRetention: time.Duration(c.LogRetention), LogBytesMax: c.LogMaxBytes, ActiveMax: c.ActiveMax, HashSecret: secret, Logger: logger,
 		Retention: retentionOf(c),
 	}
 	for _, k := range c.Keys {
@@ -191,15 +192,11 @@ func gatewayConfig(c config.Config) gateway.Config {
 	return g
 }
 
-func newGateway(c config.Config, n node, members *members, m gateway.Maintenance, logger *slog.Logger) (*gateway.Gateway, error) {
-	var nodes gateway.Cluster
-	if members != nil { // an interface of a nil pointer is not nil
-		nodes = members
-	}
+func newGateway(c config.Config, n node, m gateway.Maintenance, logger *slog.Logger) (*gateway.Gateway, error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(n.Collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return gateway.New(gatewayConfig(c), gateway.Dependencies{
-		Intake: n, Memberships: n, Definitions: n, Audiences: n, Saved: n, Campaigns: n, Accounts: n, Holdings: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Exports: n, Imports: n, Cluster: nodes,
+		Intake: n, Memberships: n, Definitions: n, Audiences: n, Saved: n, Campaigns: n, Accounts: n, Holdings: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Exports: n, Imports: n, Cluster: n,
 		Registry: registry, Log: logger,
 	})
 }

@@ -25,7 +25,11 @@ fails or is interrupted, no node serves the directory: remove it and restore aga
 Whoever opted out after the backup was made must stay out: --ledger names a file of
 kith optouts export, or the data directory that was lost if it can still be read. If
 neither is left, --accept-lost-optouts gives those opt-outs up.
-It restores with the embedded log: nats.url must not be set.`,
+It restores with the embedded log: nats.url must not be set.
+
+With cluster.listen in the configuration the directory is for a node of a new
+cluster: restore the same backup on each of its nodes, with the same secret_file and
+number of lanes, then start them. Nodes that come later need no backup.`,
 		Example: "  kith restore /backups --ledger /backups/optouts.ledger --data ./kith-data\n" +
 			"  kith restore /backups/kith-20261122T093000.000Z.kithbackup --ledger ./old-data --data ./kith-data",
 		Args: exactly(1, "a directory with backups, or one backup"),
@@ -76,7 +80,9 @@ func offlineConfig(cmd *cobra.Command, file, data string) (engine.Config, error)
 	if err != nil {
 		return engine.Config{}, err
 	}
-	return engineConfig(c, log)
+	ec, err := engineConfig(c, log)
+	ec.ForCluster = c.Cluster.Listen != ""
+	return ec, err
 }
 
 // newestBackup is path itself if it is a file, else the newest backup in it.

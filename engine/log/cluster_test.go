@@ -208,14 +208,15 @@ func TestClusterKeepsStrangersOut(t *testing.T) {
 	list := three(t)
 	authority := newAuthority(t)
 	for i := range list {
-		list[i].Cluster.TLS = authority.certificate(t, "127.0.0.1")
+		list[i].Cluster.TLS, list[i].Cluster.Accept = authority.certificate(t, "127.0.0.1"), []string{"next"}
 	}
 	logs := openThree(t, list)
 	appendAll(t, logs[2].Lane(1), 1, 3)
 	const known = 2
-	// A member that comes later is taken in, in the time that strangers are given.
+	// A member that comes later is taken in, in the time that strangers are given,
+	// with the secret that is to be the next.
 	fourth := three(t)[0]
-	fourth.Name, fourth.Cluster.Routes, fourth.Cluster.TLS = "fourth", list[0].Cluster.Routes, list[0].Cluster.TLS
+	fourth.Name, fourth.Cluster.Routes, fourth.Cluster.TLS, fourth.Cluster.Secret = "fourth", list[0].Cluster.Routes, list[0].Cluster.TLS, "next"
 	l, routes, err := visit(t, fourth, logs[0])
 	if routes != known+1 {
 		t.Fatalf("with one that may come there were %d routes, %v", routes, err)

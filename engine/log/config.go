@@ -48,8 +48,10 @@ type Cluster struct {
 	// Routes are the Listen addresses of the nodes that form the cluster, this
 	// one's may be among them; a node that comes later needs one of them.
 	Routes []string
-	// Secret is what the servers know one another by.
+	// Secret is what the servers know one another by. Accept are others that are
+	// taken too, while a secret is being changed.
 	Secret string
+	Accept []string
 	// TLS has a certificate of this node's and the authority of the others', for
 	// both directions. Nil on loopback only.
 	TLS *tls.Config
@@ -106,7 +108,7 @@ func (c *Config) Validate() error {
 	case c.Lanes < 1 || c.Lanes > proto.LanesMax:
 		return proto.Errorf(proto.CodeInvalid, "%d lanes are not possible: use 1 to %d", c.Lanes, proto.LanesMax)
 	case c.MaxBytes != 0 && c.MaxBytes < laneBytesMin:
-		return proto.Errorf(proto.CodeInvalid, "log.max_bytes is %d: give each lane at least %d, or 0 to derive it from the disk", c.MaxBytes, laneBytesMin)
+		return proto.Errorf(proto.CodeInvalid, "log_max_bytes is %d: give each lane at least %d, or 0 to derive it from the disk", c.MaxBytes, laneBytesMin)
 	case c.Name == "" || strings.ContainsAny(c.Name, " \t\r\n"):
 		return proto.Errorf(proto.CodeInvalid, "node name %q is not valid: use letters, digits, - and _", c.Name)
 	case c.ClientListen != "" && c.Authorize == nil:

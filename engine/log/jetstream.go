@@ -221,7 +221,7 @@ func (l *Log) ensure(ctx context.Context, want jetstream.StreamConfig) (jetstrea
 	}
 	// A stream must never be bounded below what it holds.
 	if uint64(want.MaxBytes) < info.State.Bytes {
-		return nil, proto.Errorf(proto.CodeInvalid, "log.max_bytes is %d but stream %s holds %d bytes: raise it", want.MaxBytes, want.Name, info.State.Bytes)
+		return nil, proto.Errorf(proto.CodeInvalid, "log_max_bytes is %d but stream %s holds %d bytes: raise it", want.MaxBytes, want.Name, info.State.Bytes)
 	}
 	if s, err = l.js.UpdateStream(ctx, changed); err != nil {
 		return nil, proto.Errorf(proto.CodeUnavailable, "stream %s cannot be changed to at most %d bytes and %d replicas: %w", want.Name, want.MaxBytes, changed.Replicas, err)

@@ -54,6 +54,9 @@ type Info struct {
 	Created     time.Time
 	Bytes       uint64
 	BytesMax    uint64 // appends are refused beyond this
+	// Follows is the offset of the store that the stream goes on from, 0 if there
+	// was none.
+	Follows proto.Offset
 }
 
 // Appender adds entries to one lane's log. Safe for concurrent use; entries

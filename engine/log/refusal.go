@@ -60,5 +60,5 @@ func refusalOf(stream string, e *jetstream.APIError) error {
 }
 
 func diskFull(stream string, cause error) error {
-	return proto.Errorf(proto.CodeDiskFull, "%s is full: free disk space, raise log.max_bytes or shorten log.retention: %w", stream, cause)
+	return proto.Errorf(proto.CodeDiskFull, "%s is full: free disk space, raise log_max_bytes or shorten log_retention: %w", stream, cause)
 }

@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -39,6 +41,7 @@ type embedded struct {
 	server *server.Server
 	lock   *os.File
 	user   string // of our own connection
+	system string // of one to the account by which the servers run their cluster
 	secret string
 	prefix string // of our own reply subjects
 
@@ -48,7 +51,7 @@ type embedded struct {
 // startEmbedded locks the directory and starts the server in it. No port is
 // opened unless c.ClientListen says so.
 func startEmbedded(ctx context.Context, c *Config, maxStore int64) (_ *embedded, err error) {
-	x := &embedded{user: "kith-" + rand.Text(), secret: rand.Text(), prefix: "_KITH." + rand.Text(), clustered: c.Cluster != nil}
+	x := &embedded{user: "kith-" + rand.Text(), system: "system-" + rand.Text(), secret: rand.Text(), prefix: "_KITH." + rand.Text(), clustered: c.Cluster != nil}
 	if x.lock, err = lockDir(c.Dir); err != nil {
 		return nil, err
 	}
@@ -67,7 +70,7 @@ func startEmbedded(ctx context.Context, c *Config, maxStore int64) (_ *embedded,
 	if x.server, err = server.NewServer(opts); err != nil {
 		return nil, proto.Errorf(proto.CodeInternal, "the embedded NATS server refuses its options: %w", err)
 	}
-	said := &serverLog{to: c.Logger}
+	said := &serverLog{to: c.Logger, said: map[string]time.Time{}}
 	x.server.SetLoggerV2(said, false, false, false)
 	x.server.Start()
 	if err := x.ready(ctx); err != nil {
@@ -128,6 +131,7 @@ func joinOptions(o *server.Options, c *Cluster) error {
 		Name: c.Name, Host: host, Username: routeUser, Password: c.Secret, TLSConfig: c.TLS, NoAdvertise: true,
 		ConnectRetries: -1, PoolSize: -1, // one connection: entries are few and large
 	}
+	o.CustomRouterAuthentication = routeSecrets(append([]string{c.Secret}, c.Accept...))
 	if c.TLS != nil {
 		o.Cluster.TLSTimeout = 5
 	}
@@ -159,9 +163,11 @@ func (x *embedded) ready(ctx context.Context) error {
 }
 
 // connect is our own connection, which never leaves the process.
-func (x *embedded) connect(c *Config) (*nats.Conn, error) {
+func (x *embedded) connect(c *Config) (*nats.Conn, error) { return x.connectAs(x.user, c) }
+
+func (x *embedded) connectAs(user string, c *Config) (*nats.Conn, error) {
 	return nats.Connect("", nats.InProcessServer(x.server), nats.Name(c.Name),
-		nats.UserInfo(x.user, x.secret), nats.CustomInboxPrefix(x.prefix),
+		nats.UserInfo(user, x.secret), nats.CustomInboxPrefix(x.prefix),
 		nats.MaxReconnects(-1), nats.ReconnectBufSize(-1), quietErrors(c.Logger))
 }
 
@@ -233,6 +239,10 @@ func (a *authentication) Check(c server.ClientAuthentication) bool {
 		c.RegisterUser(&server.User{Username: a.own.user})
 		return true
 	}
+	if a.own.clustered && same(o.Username, a.own.system) && same(o.Password, a.own.secret) {
+		c.RegisterUser(&server.User{Username: a.own.system, Account: a.own.server.SystemAccount()})
+		return true
+	}
 	if a.authorize == nil {
 		return false
 	}
@@ -245,6 +255,19 @@ func (a *authentication) Check(c server.ClientAuthentication) bool {
 		Subscribe: &server.SubjectPermission{Allow: orNothing(g.Subscribe), Deny: forbidden},
 	}})
 	return true
+}
+
+// routeSecrets lets other servers of the cluster in by any of some secrets.
+type routeSecrets []string
+
+// Check implements server.Authentication.
+func (list routeSecrets) Check(c server.ClientAuthentication) bool {
+	o := c.GetOpts()
+	ok := false
+	for _, s := range list {
+		ok = same(o.Username, routeUser) && same(o.Password, s) || ok
+	}
+	return ok
 }
 
 // network decides about network clients; without a port for them nobody is let
@@ -270,9 +293,26 @@ func same(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byt
 type serverLog struct {
 	to    *slog.Logger
 	error lastText
+
+	mu   sync.Mutex
+	said map[string]time.Time // guarded by mu: when what is repeated each second was said, by its form
 }
 
+// repeated begins what is said each second while another server is away.
+const repeated = "Error trying to connect to route"
+
 func (l *serverLog) say(level slog.Level, format string, v []any) {
+	if strings.HasPrefix(format, repeated) {
+		l.mu.Lock()
+		soon := time.Since(l.said[format]) < time.Minute
+		if !soon {
+			l.said[format] = time.Now()
+		}
+		l.mu.Unlock()
+		if soon {
+			return
+		}
+	}
 	text := fmt.Sprintf(format, v...)
 	if level >= slog.LevelError {
 		l.error.set(text)

@@ -3,6 +3,7 @@ package log
 import (
 	"context"
 	"errors"
+	"maps"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -75,12 +76,53 @@ func (s *stream) Info(ctx context.Context) (Info, error) {
 	}
 	x := Info{
 		First: proto.Offset(i.State.FirstSeq), Last: proto.Offset(i.State.LastSeq),
-		Created: i.Created.UTC(), Bytes: i.State.Bytes, BytesMax: uint64(max(i.Config.MaxBytes, 0)),
+		Created: i.Created.UTC(), Follows: followed(i), Bytes: i.State.Bytes, BytesMax: uint64(max(i.Config.MaxBytes, 0)),
 	}
 	if i.State.Msgs == 0 {
 		x.First = x.Last + 1
 	}
 	return x, nil
+}
+
+// followsKey is where a stream's metadata say which offset it goes on from.
+const followsKey = "kith.follows"
+
+func followed(i *jetstream.StreamInfo) proto.Offset {
+	n, err := strconv.ParseUint(i.Config.Metadata[followsKey], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return proto.Offset(n)
+}
+
+// Follow notes that a lane's stream, which must be new, goes on from a store at an
+// offset, so that nobody reads it as all there ever was. CodeConflict if the
+// stream is not new, or goes on from another offset.
+func (l *Log) Follow(ctx context.Context, id proto.LaneID, at proto.Offset) error {
+	s := l.lanes[id]
+	for {
+		var info *jetstream.StreamInfo
+		err := s.ask(ctx, askTry, func(ctx context.Context) (err error) {
+			info, err = s.js.Info(ctx)
+			return err
+		})
+		if err != nil {
+			return proto.Errorf(proto.CodeUnavailable, "%s gives no information: %w", s.name, err)
+		}
+		has := followed(info)
+		switch {
+		case at == 0 || has == at:
+			return nil
+		case has != 0 || info.State.LastSeq > 0:
+			return proto.Errorf(proto.CodeConflict, "stream %s is not new, or goes on from another backup: restore the same backup for all nodes, and start them with empty log directories", s.name)
+		}
+		c := info.Config
+		c.Metadata = maps.Clone(c.Metadata)
+		c.Metadata[followsKey] = strconv.FormatUint(uint64(at), 10)
+		if _, err := l.js.UpdateStream(ctx, c); err != nil {
+			return proto.Errorf(proto.CodeUnavailable, "stream %s cannot be marked: %w", s.name, err)
+		}
+	}
 }
 
 // Get reads one record.

@@ -52,6 +52,9 @@ type Config struct {
 	Lanes int `yaml:"lanes"`
 	// LogRetention is how long applied log entries are kept.
 	LogRetention Duration `yaml:"log_retention"`
+	// LogMaxBytes bounds each lane's log; half of it is kept at most. 0: derived
+	// from the disk, in a cluster from that of the node that makes the log.
+	LogMaxBytes int64 `yaml:"log_max_bytes"`
 	// ActiveMax bounds the identity actors in memory.
 	ActiveMax int `yaml:"active_max"`
 	// SecretFile holds the 16-byte key of identity hashes, in hex. Empty: one
@@ -98,6 +101,9 @@ type Cluster struct {
 	// LogReplicas is how many nodes keep each stream of the log. 0: 3, or all of
 	// Join if they are fewer.
 	LogReplicas int `yaml:"log_replicas"`
+	// KeyFiles hold keys of 16 bytes or more, in hex, that nodes know one another
+	// by: the first is used, all are taken. None: one from the secret_file.
+	KeyFiles []string `yaml:"key_files"`
 	// CA signed the certificates of all nodes; Cert and Key are this node's, for
 	// the host that others name in Join.
 	CA   string `yaml:"ca"`
@@ -162,7 +168,7 @@ func Default() Config {
 		Data:         "./kith-data",
 		Public:       "127.0.0.1:8080",
 		Service:      "127.0.0.1:8081",
-		Cluster:      Cluster{Name: "kith", Join: []string{}},
+		Cluster:      Cluster{Name: "kith", Join: []string{}, KeyFiles: []string{}},
 		Lanes:        1,
 		LogRetention: Duration(24 * time.Hour),
 		ActiveMax:    200_000,
@@ -325,6 +331,8 @@ func (c *Config) checkSizes() *problem {
 		return &problem{"$.lanes", "use 1 to 64; 1 is best for one node"}
 	case c.LogRetention < Duration(time.Minute):
 		return &problem{"$.log_retention", "use at least 1m; the default is 24h"}
+	case c.LogMaxBytes != 0 && c.LogMaxBytes < 64<<20:
+		return &problem{"$.log_max_bytes", "use at least 67108864 for each lane, or 0 to derive it from the disk"}
 	case c.ActiveMax < 1000:
 		return &problem{"$.active_max", "use at least 1000; the default is 200000"}
 	}

@@ -146,6 +146,7 @@ type Control struct {
 	//	*Control_Report
 	//	*Control_Swap
 	//	*Control_Import
+	//	*Control_Place
 	Body          isControl_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -319,6 +320,15 @@ func (x *Control) GetImport() *Import {
 	return nil
 }
 
+func (x *Control) GetPlace() *Place {
+	if x != nil {
+		if x, ok := x.Body.(*Control_Place); ok {
+			return x.Place
+		}
+	}
+	return nil
+}
+
 type isControl_Body interface {
 	isControl_Body()
 }
@@ -375,6 +385,10 @@ type Control_Import struct {
 	Import *Import `protobuf:"bytes,20,opt,name=import,proto3,oneof"`
 }
 
+type Control_Place struct {
+	Place *Place `protobuf:"bytes,21,opt,name=place,proto3,oneof"`
+}
+
 func (*Control_Client) isControl_Body() {}
 
 func (*Control_Key) isControl_Body() {}
@@ -400,6 +414,8 @@ func (*Control_Report) isControl_Body() {}
 func (*Control_Swap) isControl_Body() {}
 
 func (*Control_Import) isControl_Body() {}
+
+func (*Control_Place) isControl_Body() {}
 
 // Client is a customer whose data is kept apart. Its number is the control
 // sequence that made it.
@@ -900,6 +916,60 @@ func (x *Retain) GetAggregatesMs() int64 {
 	return 0
 }
 
+// Place has a node own a lane while it answers for it; without a node, the one
+// that the order of placement gives.
+type Place struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Lane          uint32                 `protobuf:"varint,1,opt,name=lane,proto3" json:"lane,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Place) Reset() {
+	*x = Place{}
+	mi := &file_proto_kith_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Place) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Place) ProtoMessage() {}
+
+func (x *Place) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_kith_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Place.ProtoReflect.Descriptor instead.
+func (*Place) Descriptor() ([]byte, []int) {
+	return file_proto_kith_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Place) GetLane() uint32 {
+	if x != nil {
+		return x.Lane
+	}
+	return 0
+}
+
+func (x *Place) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
 // SaveAudience keeps an audience expression under a name, or replaces it.
 type SaveAudience struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -913,7 +983,7 @@ type SaveAudience struct {
 
 func (x *SaveAudience) Reset() {
 	*x = SaveAudience{}
-	mi := &file_proto_kith_proto_msgTypes[10]
+	mi := &file_proto_kith_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -925,7 +995,7 @@ func (x *SaveAudience) String() string {
 func (*SaveAudience) ProtoMessage() {}
 
 func (x *SaveAudience) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[10]
+	mi := &file_proto_kith_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -938,7 +1008,7 @@ func (x *SaveAudience) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveAudience.ProtoReflect.Descriptor instead.
 func (*SaveAudience) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{10}
+	return file_proto_kith_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SaveAudience) GetClient() uint32 {
@@ -979,7 +1049,7 @@ type DropAudience struct {
 
 func (x *DropAudience) Reset() {
 	*x = DropAudience{}
-	mi := &file_proto_kith_proto_msgTypes[11]
+	mi := &file_proto_kith_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -991,7 +1061,7 @@ func (x *DropAudience) String() string {
 func (*DropAudience) ProtoMessage() {}
 
 func (x *DropAudience) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[11]
+	mi := &file_proto_kith_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1004,7 +1074,7 @@ func (x *DropAudience) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropAudience.ProtoReflect.Descriptor instead.
 func (*DropAudience) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{11}
+	return file_proto_kith_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DropAudience) GetClient() uint32 {
@@ -1037,7 +1107,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_proto_kith_proto_msgTypes[12]
+	mi := &file_proto_kith_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1049,7 +1119,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[12]
+	mi := &file_proto_kith_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1062,7 +1132,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{12}
+	return file_proto_kith_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Report) GetClient() uint32 {
@@ -1138,7 +1208,7 @@ type Import struct {
 
 func (x *Import) Reset() {
 	*x = Import{}
-	mi := &file_proto_kith_proto_msgTypes[13]
+	mi := &file_proto_kith_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1150,7 +1220,7 @@ func (x *Import) String() string {
 func (*Import) ProtoMessage() {}
 
 func (x *Import) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[13]
+	mi := &file_proto_kith_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1163,7 +1233,7 @@ func (x *Import) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Import.ProtoReflect.Descriptor instead.
 func (*Import) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{13}
+	return file_proto_kith_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Import) GetClient() uint32 {
@@ -1267,7 +1337,7 @@ type Activate struct {
 
 func (x *Activate) Reset() {
 	*x = Activate{}
-	mi := &file_proto_kith_proto_msgTypes[14]
+	mi := &file_proto_kith_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1279,7 +1349,7 @@ func (x *Activate) String() string {
 func (*Activate) ProtoMessage() {}
 
 func (x *Activate) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[14]
+	mi := &file_proto_kith_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1292,7 +1362,7 @@ func (x *Activate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activate.ProtoReflect.Descriptor instead.
 func (*Activate) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{14}
+	return file_proto_kith_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Activate) GetLogic() uint32 {
@@ -1317,7 +1387,7 @@ type Value struct {
 
 func (x *Value) Reset() {
 	*x = Value{}
-	mi := &file_proto_kith_proto_msgTypes[15]
+	mi := &file_proto_kith_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1329,7 +1399,7 @@ func (x *Value) String() string {
 func (*Value) ProtoMessage() {}
 
 func (x *Value) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[15]
+	mi := &file_proto_kith_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1342,7 +1412,7 @@ func (x *Value) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Value.ProtoReflect.Descriptor instead.
 func (*Value) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{15}
+	return file_proto_kith_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Value) GetKind() isValue_Kind {
@@ -1418,7 +1488,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_proto_kith_proto_msgTypes[16]
+	mi := &file_proto_kith_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +1500,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[16]
+	mi := &file_proto_kith_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +1513,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{16}
+	return file_proto_kith_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Event) GetEvent() string {
@@ -1505,7 +1575,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_proto_kith_proto_msgTypes[17]
+	mi := &file_proto_kith_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1517,7 +1587,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[17]
+	mi := &file_proto_kith_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1530,7 +1600,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{17}
+	return file_proto_kith_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *EventsRequest) GetClient() string {
@@ -1558,7 +1628,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_proto_kith_proto_msgTypes[18]
+	mi := &file_proto_kith_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1570,7 +1640,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[18]
+	mi := &file_proto_kith_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1583,7 +1653,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{18}
+	return file_proto_kith_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Refused) GetIndex() uint32 {
@@ -1618,7 +1688,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_proto_kith_proto_msgTypes[19]
+	mi := &file_proto_kith_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1630,7 +1700,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[19]
+	mi := &file_proto_kith_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1643,7 +1713,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{19}
+	return file_proto_kith_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *EventsResponse) GetAccepted() uint32 {
@@ -1678,7 +1748,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_proto_kith_proto_msgTypes[20]
+	mi := &file_proto_kith_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1690,7 +1760,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[20]
+	mi := &file_proto_kith_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1703,7 +1773,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{20}
+	return file_proto_kith_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *LookupRequest) GetIdentities() []string {
@@ -1739,7 +1809,7 @@ type LookupResult struct {
 
 func (x *LookupResult) Reset() {
 	*x = LookupResult{}
-	mi := &file_proto_kith_proto_msgTypes[21]
+	mi := &file_proto_kith_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1751,7 +1821,7 @@ func (x *LookupResult) String() string {
 func (*LookupResult) ProtoMessage() {}
 
 func (x *LookupResult) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[21]
+	mi := &file_proto_kith_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1764,7 +1834,7 @@ func (x *LookupResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResult.ProtoReflect.Descriptor instead.
 func (*LookupResult) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{21}
+	return file_proto_kith_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *LookupResult) GetIdentity() string {
@@ -1804,7 +1874,7 @@ type LookupResponse struct {
 
 func (x *LookupResponse) Reset() {
 	*x = LookupResponse{}
-	mi := &file_proto_kith_proto_msgTypes[22]
+	mi := &file_proto_kith_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1816,7 +1886,7 @@ func (x *LookupResponse) String() string {
 func (*LookupResponse) ProtoMessage() {}
 
 func (x *LookupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[22]
+	mi := &file_proto_kith_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1829,7 +1899,7 @@ func (x *LookupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResponse.ProtoReflect.Descriptor instead.
 func (*LookupResponse) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{22}
+	return file_proto_kith_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *LookupResponse) GetResults() []*LookupResult {
@@ -1862,7 +1932,7 @@ type LaneRecord struct {
 
 func (x *LaneRecord) Reset() {
 	*x = LaneRecord{}
-	mi := &file_proto_kith_proto_msgTypes[23]
+	mi := &file_proto_kith_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1874,7 +1944,7 @@ func (x *LaneRecord) String() string {
 func (*LaneRecord) ProtoMessage() {}
 
 func (x *LaneRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[23]
+	mi := &file_proto_kith_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1887,7 +1957,7 @@ func (x *LaneRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaneRecord.ProtoReflect.Descriptor instead.
 func (*LaneRecord) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{23}
+	return file_proto_kith_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *LaneRecord) GetVersion() uint32 {
@@ -2001,7 +2071,7 @@ type Producer struct {
 
 func (x *Producer) Reset() {
 	*x = Producer{}
-	mi := &file_proto_kith_proto_msgTypes[24]
+	mi := &file_proto_kith_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2013,7 +2083,7 @@ func (x *Producer) String() string {
 func (*Producer) ProtoMessage() {}
 
 func (x *Producer) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[24]
+	mi := &file_proto_kith_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2026,7 +2096,7 @@ func (x *Producer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Producer.ProtoReflect.Descriptor instead.
 func (*Producer) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{24}
+	return file_proto_kith_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Producer) GetId() uint64 {
@@ -2070,7 +2140,7 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\atime_ms\x18\x05 \x01(\x03R\x06timeMs\x12\x14\n" +
 	"\x05count\x18\x06 \x01(\rR\x05count\x12\x1a\n" +
 	"\bcommands\x18\a \x01(\fR\bcommands\x12\x10\n" +
-	"\x03crc\x18\b \x01(\aR\x03crc\"\xb0\x05\n" +
+	"\x03crc\x18\b \x01(\aR\x03crc\"\xd8\x05\n" +
 	"\aControl\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12)\n" +
@@ -2088,7 +2158,8 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\rdrop_audience\x18\f \x01(\v2\x15.kith.v1.DropAudienceH\x00R\fdropAudience\x12)\n" +
 	"\x06report\x18\r \x01(\v2\x0f.kith.v1.ReportH\x00R\x06report\x12#\n" +
 	"\x04swap\x18\x0e \x01(\v2\r.kith.v1.SwapH\x00R\x04swap\x12)\n" +
-	"\x06import\x18\x14 \x01(\v2\x0f.kith.v1.ImportH\x00R\x06importB\x06\n" +
+	"\x06import\x18\x14 \x01(\v2\x0f.kith.v1.ImportH\x00R\x06import\x12&\n" +
+	"\x05place\x18\x15 \x01(\v2\x0e.kith.v1.PlaceH\x00R\x05placeB\x06\n" +
 	"\x04body\"H\n" +
 	"\x06Client\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
@@ -2123,7 +2194,10 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\vsessions_ms\x18\x02 \x01(\x03R\n" +
 	"sessionsMs\x12\x17\n" +
 	"\aidle_ms\x18\x03 \x01(\x03R\x06idleMs\x12#\n" +
-	"\raggregates_ms\x18\x04 \x01(\x03R\faggregatesMs\"l\n" +
+	"\raggregates_ms\x18\x04 \x01(\x03R\faggregatesMs\"/\n" +
+	"\x05Place\x12\x12\n" +
+	"\x04lane\x18\x01 \x01(\rR\x04lane\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\"l\n" +
 	"\fSaveAudience\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\rR\x06client\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -2241,7 +2315,7 @@ func file_proto_kith_proto_rawDescGZIP() []byte {
 	return file_proto_kith_proto_rawDescData
 }
 
-var file_proto_kith_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_proto_kith_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_proto_kith_proto_goTypes = []any{
 	(*Entry)(nil),          // 0: kith.v1.Entry
 	(*Control)(nil),        // 1: kith.v1.Control
@@ -2253,22 +2327,23 @@ var file_proto_kith_proto_goTypes = []any{
 	(*Swap)(nil),           // 7: kith.v1.Swap
 	(*EraseClient)(nil),    // 8: kith.v1.EraseClient
 	(*Retain)(nil),         // 9: kith.v1.Retain
-	(*SaveAudience)(nil),   // 10: kith.v1.SaveAudience
-	(*DropAudience)(nil),   // 11: kith.v1.DropAudience
-	(*Report)(nil),         // 12: kith.v1.Report
-	(*Import)(nil),         // 13: kith.v1.Import
-	(*Activate)(nil),       // 14: kith.v1.Activate
-	(*Value)(nil),          // 15: kith.v1.Value
-	(*Event)(nil),          // 16: kith.v1.Event
-	(*EventsRequest)(nil),  // 17: kith.v1.EventsRequest
-	(*Refused)(nil),        // 18: kith.v1.Refused
-	(*EventsResponse)(nil), // 19: kith.v1.EventsResponse
-	(*LookupRequest)(nil),  // 20: kith.v1.LookupRequest
-	(*LookupResult)(nil),   // 21: kith.v1.LookupResult
-	(*LookupResponse)(nil), // 22: kith.v1.LookupResponse
-	(*LaneRecord)(nil),     // 23: kith.v1.LaneRecord
-	(*Producer)(nil),       // 24: kith.v1.Producer
-	nil,                    // 25: kith.v1.Event.PropsEntry
+	(*Place)(nil),          // 10: kith.v1.Place
+	(*SaveAudience)(nil),   // 11: kith.v1.SaveAudience
+	(*DropAudience)(nil),   // 12: kith.v1.DropAudience
+	(*Report)(nil),         // 13: kith.v1.Report
+	(*Import)(nil),         // 14: kith.v1.Import
+	(*Activate)(nil),       // 15: kith.v1.Activate
+	(*Value)(nil),          // 16: kith.v1.Value
+	(*Event)(nil),          // 17: kith.v1.Event
+	(*EventsRequest)(nil),  // 18: kith.v1.EventsRequest
+	(*Refused)(nil),        // 19: kith.v1.Refused
+	(*EventsResponse)(nil), // 20: kith.v1.EventsResponse
+	(*LookupRequest)(nil),  // 21: kith.v1.LookupRequest
+	(*LookupResult)(nil),   // 22: kith.v1.LookupResult
+	(*LookupResponse)(nil), // 23: kith.v1.LookupResponse
+	(*LaneRecord)(nil),     // 24: kith.v1.LaneRecord
+	(*Producer)(nil),       // 25: kith.v1.Producer
+	nil,                    // 26: kith.v1.Event.PropsEntry
 }
 var file_proto_kith_proto_depIdxs = []int32{
 	2,  // 0: kith.v1.Control.client:type_name -> kith.v1.Client
@@ -2276,25 +2351,26 @@ var file_proto_kith_proto_depIdxs = []int32{
 	5,  // 2: kith.v1.Control.define:type_name -> kith.v1.Define
 	6,  // 3: kith.v1.Control.undefine:type_name -> kith.v1.Undefine
 	4,  // 4: kith.v1.Control.revoke_key:type_name -> kith.v1.RevokeKey
-	14, // 5: kith.v1.Control.activate:type_name -> kith.v1.Activate
+	15, // 5: kith.v1.Control.activate:type_name -> kith.v1.Activate
 	8,  // 6: kith.v1.Control.erase_client:type_name -> kith.v1.EraseClient
 	9,  // 7: kith.v1.Control.retain:type_name -> kith.v1.Retain
-	10, // 8: kith.v1.Control.save_audience:type_name -> kith.v1.SaveAudience
-	11, // 9: kith.v1.Control.drop_audience:type_name -> kith.v1.DropAudience
-	12, // 10: kith.v1.Control.report:type_name -> kith.v1.Report
+	11, // 8: kith.v1.Control.save_audience:type_name -> kith.v1.SaveAudience
+	12, // 9: kith.v1.Control.drop_audience:type_name -> kith.v1.DropAudience
+	13, // 10: kith.v1.Control.report:type_name -> kith.v1.Report
 	7,  // 11: kith.v1.Control.swap:type_name -> kith.v1.Swap
-	13, // 12: kith.v1.Control.import:type_name -> kith.v1.Import
-	25, // 13: kith.v1.Event.props:type_name -> kith.v1.Event.PropsEntry
-	16, // 14: kith.v1.EventsRequest.events:type_name -> kith.v1.Event
-	18, // 15: kith.v1.EventsResponse.refused:type_name -> kith.v1.Refused
-	21, // 16: kith.v1.LookupResponse.results:type_name -> kith.v1.LookupResult
-	24, // 17: kith.v1.LaneRecord.producers:type_name -> kith.v1.Producer
-	15, // 18: kith.v1.Event.PropsEntry.value:type_name -> kith.v1.Value
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	14, // 12: kith.v1.Control.import:type_name -> kith.v1.Import
+	10, // 13: kith.v1.Control.place:type_name -> kith.v1.Place
+	26, // 14: kith.v1.Event.props:type_name -> kith.v1.Event.PropsEntry
+	17, // 15: kith.v1.EventsRequest.events:type_name -> kith.v1.Event
+	19, // 16: kith.v1.EventsResponse.refused:type_name -> kith.v1.Refused
+	22, // 17: kith.v1.LookupResponse.results:type_name -> kith.v1.LookupResult
+	25, // 18: kith.v1.LaneRecord.producers:type_name -> kith.v1.Producer
+	16, // 19: kith.v1.Event.PropsEntry.value:type_name -> kith.v1.Value
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_proto_kith_proto_init() }
@@ -2316,8 +2392,9 @@ func file_proto_kith_proto_init() {
 		(*Control_Report)(nil),
 		(*Control_Swap)(nil),
 		(*Control_Import)(nil),
+		(*Control_Place)(nil),
 	}
-	file_proto_kith_proto_msgTypes[15].OneofWrappers = []any{
+	file_proto_kith_proto_msgTypes[16].OneofWrappers = []any{
 		(*Value_Text)(nil),
 		(*Value_Number)(nil),
 		(*Value_Flag)(nil),
@@ -2328,7 +2405,7 @@ func file_proto_kith_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_kith_proto_rawDesc), len(file_proto_kith_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
