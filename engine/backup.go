@@ -44,14 +44,18 @@ type backupManifest struct {
 }
 
 // Backup writes a consistent copy of the node's data to w: each lane as of one
-// commit, definitions, clients and keys, and the hash secret. Keep it as
-// secret as the data directory. It fails soon after ctx is done.
+// commit, definitions, clients and keys, and the hash secret. What was
+// acknowledged before, by whatever node, is in it, unless its lane stands still.
+// Keep it as secret as the data directory. It fails soon after ctx is done.
 func (n *Node) Backup(ctx context.Context, w io.Writer) error {
 	ctx, done, err := n.working(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
+	if err := n.applyLogged(ctx); err != nil {
+		return err
+	}
 	m := backupManifest{Time: n.config.Now().UTC(), Node: n.config.Node, Lanes: n.config.Lanes, At: map[proto.LaneID]proto.Offset{}}
 	for _, l := range n.lanes {
 		m.At[l.id], _, _, _ = l.progress.get()
@@ -87,6 +91,26 @@ func (n *Node) Backup(ctx context.Context, w io.Writer) error {
 	}
 	if b.err != nil {
 		return proto.Errorf(proto.CodeUnavailable, "the backup broke off: %w", b.err)
+	}
+	return nil
+}
+
+// backupWait bounds the waiting for what is logged and not applied yet.
+const backupWait = 30 * time.Second
+
+// applyLogged waits until lanes have applied what their logs hold now; one that
+// stands still is not waited for.
+func (n *Node) applyLogged(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, backupWait)
+	defer cancel()
+	for _, l := range n.lanes {
+		end, err := l.logEnd(ctx)
+		if err == nil {
+			err = l.progress.wait(ctx, func(p *progress) bool { return p.applied >= end })
+		}
+		if err != nil && proto.CodeOf(err) != proto.CodeQuarantined {
+			return proto.Errorf(proto.CodeUnavailable, "the backup would not hold what was acknowledged: lane %s is behind its log: %w", l.id, err)
+		}
 	}
 	return nil
 }

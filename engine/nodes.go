@@ -222,6 +222,15 @@ func (n *Node) goOnDraining() error {
 	return nil
 }
 
+// Leave has the node say that it is not ready, and the others take over, until it
+// is closed.
+func (n *Node) Leave() {
+	n.draining.Store(true)
+	if n.config.Peers != nil {
+		n.config.Peers.SetDraining(true)
+	}
+}
+
 // Place names the node that owns a lane while it answers and does not drain;
 // none: the one that the order of placement gives.
 func (n *Node) Place(ctx context.Context, lane proto.LaneID, node string) error {

@@ -59,7 +59,7 @@ func (n *Node) Ready() error {
 		return proto.Errorf(proto.CodeUnavailable, "the node is starting or stopping")
 	}
 	if n.draining.Load() {
-		return proto.Errorf(proto.CodeUnavailable, "the node drains: ask another (`kith cluster drain --undo` ends that)")
+		return proto.Errorf(proto.CodeUnavailable, "the node drains, or is about to stop: ask another (`kith cluster drain --undo` ends a drain)")
 	}
 	if n.disk.low() {
 		return errDiskFull

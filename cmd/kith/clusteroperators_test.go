@@ -39,6 +39,16 @@ func (n *graphNode) awaitStatus(t *testing.T, within time.Duration, what string,
 	}
 }
 
+// allReady waits until each node sees all three answer.
+func (x *trio) allReady(t *testing.T) {
+	t.Helper()
+	for _, n := range x.nodes {
+		n.awaitStatus(t, 20*time.Second, "all are ready", func(s proto.ClusterStatus) bool {
+			return len(s.Nodes) == 3 && !slices.ContainsFunc(s.Nodes, func(n proto.NodeStatus) bool { return !n.Ready })
+		})
+	}
+}
+
 // owners gives the node that owns each lane.
 func owners(s proto.ClusterStatus) map[int]string {
 	of := map[int]string{}
@@ -90,132 +100,143 @@ func (n *graphNode) stop(t *testing.T) {
 // forgotten and a new one takes its place; queries are answered all the time.
 func TestOperators(t *testing.T) {
 	longCluster(t)
-	const lanes = 4
-	x := startTrio(t, lanes)
-	ctx := t.Context()
+	x := startTrio(t, operatorLanes)
 	rule := map[string]any{"scope": "identity", "when": `count(true, "30d") >= 1`}
-	if err := x.nodes[0].call(ctx, http.MethodPut, "/v1/segments/seen", "demo-key", rule, nil); err != nil {
+	if err := x.nodes[0].call(t.Context(), http.MethodPut, "/v1/segments/seen", "demo-key", rule, nil); err != nil {
 		t.Fatal(err)
 	}
 	var ids []string
 	for i := range 50 {
 		ids = append(ids, fmt.Sprintf("browser:o%d", i))
-		if _, _, err := x.nodes[i%3].post(ctx, []graphEvent{{Event: "page", Identities: ids[i:]}}); err != nil {
+		if _, _, err := x.nodes[i%3].post(t.Context(), []graphEvent{{Event: "page", Identities: ids[i:]}}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	name := func(i int) string { return fmt.Sprintf("n%d", i+1) }
-	ownsNone := func(name string) func(proto.ClusterStatus) bool {
-		return func(s proto.ClusterStatus) bool {
-			of := owners(s)
-			for _, owner := range of {
-				if owner == name {
-					return false
-				}
-			}
-			return len(of) == lanes
-		}
-	}
-	x.nodes[0].awaitStatus(t, 20*time.Second, "all are ready", func(s proto.ClusterStatus) bool {
-		return len(s.Nodes) == 3 && len(owners(s)) == lanes && !slices.ContainsFunc(s.Nodes, func(n proto.NodeStatus) bool { return !n.Ready })
-	})
+	x.allReady(t)
 	if err := x.nodes[0].operate(t, "status"); err != nil {
 		t.Error(err)
 	}
+	x.moves(t)
+	x.drains(t, ids)
+	x.replaces(t, ids)
+}
 
-	t.Run("move", func(t *testing.T) {
-		before := owners(x.nodes[0].status(t))
-		for i := range x.nodes {
-			if err := x.nodes[i].operate(t, "move", "2", name(i)); err != nil {
-				t.Fatal(err)
-			}
-			for _, n := range x.nodes {
-				n.awaitStatus(t, 10*time.Second, "lane 2 is moved", func(s proto.ClusterStatus) bool { return owners(s)[2] == name(i) && s.Placed[2] == name(i) })
-			}
-		}
-		if err := x.nodes[0].operate(t, "move", "2", "--back"); err != nil {
-			t.Fatal(err)
-		}
-		x.nodes[1].awaitStatus(t, 10*time.Second, "lane 2 is back", func(s proto.ClusterStatus) bool { return owners(s)[2] == before[2] })
-		for _, wrong := range [][]string{{"move", "4", "n1"}, {"move", "0", "n9"}, {"move", "x", "n1"}, {"drain", "n9"}, {"forget", "n1"}, {"forget", "../x"}} {
-			if err := x.nodes[0].operate(t, wrong...); err == nil {
-				t.Errorf("%v is taken", wrong)
-			}
-		}
-	})
+const operatorLanes = 4
 
-	t.Run("drain", func(t *testing.T) {
-		if err := x.nodes[0].operate(t, "drain", "n2"); err != nil {
+// ownsNone tells whether a node owns no lane, and others all.
+func ownsNone(name string) func(proto.ClusterStatus) bool {
+	return func(s proto.ClusterStatus) bool {
+		of := owners(s)
+		for _, owner := range of {
+			if owner == name {
+				return false
+			}
+		}
+		return len(of) == operatorLanes
+	}
+}
+
+// moves has each node in turn own a lane.
+func (x *trio) moves(t *testing.T) {
+	t.Helper()
+	before := owners(x.nodes[0].status(t))
+	for i := range x.nodes {
+		if err := x.nodes[i].operate(t, "move", "2", fmt.Sprintf("n%d", i+1)); err != nil {
 			t.Fatal(err)
 		}
 		for _, n := range x.nodes {
-			n.awaitStatus(t, 10*time.Second, "n2 owns nothing", ownsNone("n2"))
+			n.awaitStatus(t, 10*time.Second, "lane 2 is moved", func(s proto.ClusterStatus) bool {
+				return owners(s)[2] == fmt.Sprintf("n%d", i+1) && s.Placed[2] == fmt.Sprintf("n%d", i+1)
+			})
 		}
-		if x.nodes[1].ready(t) || !x.nodes[0].ready(t) {
-			t.Error("the node that drains is ready, or another is not")
+	}
+	if err := x.nodes[0].operate(t, "move", "2", "--back"); err != nil {
+		t.Fatal(err)
+	}
+	x.nodes[1].awaitStatus(t, 10*time.Second, "lane 2 is back", func(s proto.ClusterStatus) bool { return owners(s)[2] == before[2] })
+	for _, wrong := range [][]string{{"move", "4", "n1"}, {"move", "0", "n9"}, {"move", "x", "n1"}, {"drain", "n9"}, {"forget", "n1"}, {"forget", "../x"}} {
+		if err := x.nodes[0].operate(t, wrong...); err == nil {
+			t.Errorf("%v is taken", wrong)
 		}
-		if seen, err := x.nodes[1].lookup(ctx, ids); err != nil || !slices.Equal(seen[7].Segments, []string{"seen"}) {
-			t.Errorf("a node that drains answers %+v, %v", seen, err)
-		}
-		x.nodes[1].stop(t)
-		x.restart(t, 1)
-		x.nodes[1].awaitStatus(t, 20*time.Second, "n2 drains after a restart too", func(s proto.ClusterStatus) bool {
-			return len(s.Nodes) == 3 && s.Nodes[1].Draining && len(s.Nodes[1].Lanes) == lanes && ownsNone("n2")(s)
-		})
-		if err := x.nodes[2].operate(t, "drain", "n1"); err != nil {
-			t.Error(err)
-		}
-		if err := x.nodes[2].operate(t, "drain", "n3"); err == nil {
-			t.Error("the last node drains")
-		}
-		for _, node := range []string{"n1", "n2"} {
-			if err := x.nodes[1].operate(t, "drain", node, "--undo"); err != nil {
-				t.Error(err)
-			}
-		}
-		x.nodes[2].awaitStatus(t, 10*time.Second, "nobody drains", func(s proto.ClusterStatus) bool {
-			return !slices.ContainsFunc(s.Nodes, func(n proto.NodeStatus) bool { return n.Draining || !n.Ready })
-		})
-	})
+	}
+}
 
-	t.Run("replace", func(t *testing.T) {
-		x.nodes[2].stop(t)
-		x.nodes[0].awaitStatus(t, 20*time.Second, "n3 is gone", func(s proto.ClusterStatus) bool { return len(s.Nodes) == 2 })
-		if err := x.nodes[0].operate(t, "forget", "n3"); err != nil {
-			t.Fatal(err)
-		}
-		x.data[2] = t.TempDir() + "/data"
-		join := x.args[0][3] // n1's address
-		x.args[2] = []string{"--name", "n4", "--cluster", freePair(t), "--join", join, "--lanes", fmt.Sprint(lanes)}
-		x.restart(t, 2)
-		x.nodes[0].awaitStatus(t, time.Minute, "n4 keeps what n3 kept", func(s proto.ClusterStatus) bool {
-			kept := 0
-			for _, l := range s.Log {
-				if l.Leader == "n4" || slices.ContainsFunc(l.Others, func(c proto.StreamCopy) bool { return c.Node == "n4" && c.Current }) {
-					kept++
-				}
-				if slices.ContainsFunc(l.Others, func(c proto.StreamCopy) bool { return c.Node == "n3" }) {
-					return false
-				}
-			}
-			return len(s.Nodes) == 3 && kept == len(s.Log)
-		})
-		x.agree(t)
-		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-		defer cancel()
-		if seen, err := x.nodes[2].lookup(ctx, ids); err != nil || slices.ContainsFunc(seen, func(r lookupResult) bool { return !slices.Equal(r.Segments, []string{"seen"}) }) {
-			t.Errorf("the new node answers %+v, %v", seen, err)
-		}
-		// The log is kept by three again: one may go.
-		x.nodes[1].kill()
-		err := x.nodes[2].patiently(ctx, func() error {
-			_, _, err := x.nodes[2].post(ctx, []graphEvent{{Event: "page", Identities: []string{"browser:late"}}})
-			return err
-		})
-		if err != nil {
+// drains drains nodes, one of which is restarted meanwhile, but not the last.
+func (x *trio) drains(t *testing.T, ids []string) {
+	t.Helper()
+	ctx := t.Context()
+	if err := x.nodes[0].operate(t, "drain", "n2"); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range x.nodes {
+		n.awaitStatus(t, 10*time.Second, "n2 owns nothing", ownsNone("n2"))
+	}
+	if x.nodes[1].ready(t) || !x.nodes[0].ready(t) {
+		t.Error("the node that drains is ready, or another is not")
+	}
+	if seen, err := x.nodes[1].lookup(ctx, ids); err != nil || !slices.Equal(seen[7].Segments, []string{"seen"}) {
+		t.Errorf("a node that drains answers %+v, %v", seen, err)
+	}
+	x.nodes[1].stop(t)
+	x.restart(t, 1)
+	x.nodes[1].awaitStatus(t, 20*time.Second, "n2 drains after a restart too", func(s proto.ClusterStatus) bool {
+		return len(s.Nodes) == 3 && s.Nodes[1].Draining && len(s.Nodes[1].Lanes) == operatorLanes && ownsNone("n2")(s)
+	})
+	if err := x.nodes[2].operate(t, "drain", "n1"); err != nil {
+		t.Error(err)
+	}
+	if err := x.nodes[2].operate(t, "drain", "n3"); err == nil {
+		t.Error("the last node drains")
+	}
+	for _, node := range []string{"n1", "n2"} {
+		if err := x.nodes[1].operate(t, "drain", node, "--undo"); err != nil {
 			t.Error(err)
 		}
+	}
+	x.nodes[2].awaitStatus(t, 10*time.Second, "nobody drains", func(s proto.ClusterStatus) bool {
+		return !slices.ContainsFunc(s.Nodes, func(n proto.NodeStatus) bool { return n.Draining || !n.Ready })
 	})
+}
+
+// replaces has a new node take the place of one that is gone for good.
+func (x *trio) replaces(t *testing.T, ids []string) {
+	t.Helper()
+	x.nodes[2].stop(t)
+	x.nodes[0].awaitStatus(t, 20*time.Second, "n3 is gone", func(s proto.ClusterStatus) bool { return len(s.Nodes) == 2 })
+	if err := x.nodes[0].operate(t, "forget", "n3"); err != nil {
+		t.Fatal(err)
+	}
+	x.data[2] = t.TempDir() + "/data"
+	join := x.args[0][3] // n1's address
+	x.args[2] = []string{"--name", "n4", "--cluster", freePair(t), "--join", join, "--lanes", fmt.Sprint(operatorLanes)}
+	x.restart(t, 2)
+	x.nodes[0].awaitStatus(t, time.Minute, "n4 keeps what n3 kept", func(s proto.ClusterStatus) bool {
+		kept := 0
+		for _, l := range s.Log {
+			if l.Leader == "n4" || slices.ContainsFunc(l.Others, func(c proto.StreamCopy) bool { return c.Node == "n4" && c.Current }) {
+				kept++
+			}
+			if slices.ContainsFunc(l.Others, func(c proto.StreamCopy) bool { return c.Node == "n3" }) {
+				return false
+			}
+		}
+		return len(s.Nodes) == 3 && kept == len(s.Log)
+	})
+	x.agree(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if seen, err := x.nodes[2].lookup(ctx, ids); err != nil || slices.ContainsFunc(seen, func(r lookupResult) bool { return !slices.Equal(r.Segments, []string{"seen"}) }) {
+		t.Errorf("the new node answers %+v, %v", seen, err)
+	}
+	// The log is kept by three again: one may go.
+	x.nodes[1].kill()
+	err := x.nodes[2].patiently(ctx, func() error {
+		_, _, err := x.nodes[2].post(ctx, []graphEvent{{Event: "page", Identities: []string{"browser:late"}}})
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
 }
 
 // configure gives the nodes configurations with a secret and keys of files, and
@@ -236,7 +257,7 @@ func (x *trio) configure(t *testing.T) (files [3]string) {
 		if i == 1 {
 			keys = []string{b, a}
 		}
-		text := fmt.Sprintf("secret_file: %q\nlanes: %s\nnode: %s\ncluster:\n  listen: %q\n  join: [%s]\n  key_files: [%q, %q]\n",
+		text := fmt.Sprintf("stop_wait: 1s\nsecret_file: %q\nlanes: %s\nnode: %s\ncluster:\n  listen: %q\n  join: [%s]\n  key_files: [%q, %q]\n",
 			secret, x.args[i][7], x.args[i][1], x.args[i][3], x.args[i][5], keys[0], keys[1])
 		files[i] = write(fmt.Sprintf("kith%d.yaml", i), text)
 		x.args[i] = []string{"--config", files[i]}

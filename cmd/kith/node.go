@@ -38,6 +38,7 @@ type node interface {
 	gateway.OptOuts
 	gateway.Exports
 	gateway.Imports
+	Leave()
 	Close() error
 	Conn() *nats.Conn
 	Collector() prometheus.Collector

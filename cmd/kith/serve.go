@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -175,7 +176,11 @@ func serve(ctx context.Context, c config.Config, f serveFlags, out io.Writer, lo
 	if err != nil {
 		return err
 	}
-	return runParts(ctx, n, g, public, service, func(ctx context.Context) error {
+	leave := func() {
+		n.Leave()
+		time.Sleep(time.Duration(c.StopWait))
+	}
+	return runParts(ctx, n, g, public, service, leave, func(ctx context.Context) error {
 		return welcome(ctx, c, f, public, service, out, log) // 6
 	})
 }
@@ -187,8 +192,8 @@ type part struct {
 }
 
 // runParts starts gateway and guests, and stops them in the opposite order
-// when ctx is done or one of them fails.
-func runParts(ctx context.Context, n node, g *gateway.Gateway, public, service net.Listener, guests func(context.Context) error) error {
+// when ctx is done, after leave, or one of them fails.
+func runParts(ctx context.Context, n node, g *gateway.Gateway, public, service net.Listener, leave func(), guests func(context.Context) error) error {
 	failed := make(chan error, 3)
 	// Each layer has its own life: what stops it is stop below, not ctx.
 	start := func(parts ...func(context.Context) error) *part {
@@ -210,6 +215,7 @@ func runParts(ctx context.Context, n node, g *gateway.Gateway, public, service n
 	var err error
 	select {
 	case <-ctx.Done():
+		leave()
 	case err = <-failed:
 		if err == nil {
 			err = proto.Errorf(proto.CodeInternal, "a part of the node stopped without being asked to: see the log")

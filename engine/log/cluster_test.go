@@ -170,6 +170,47 @@ func TestClusterLosesNothing(t *testing.T) {
 	}
 }
 
+// TestClusterStopsInTurn: servers that stop as they should, one after the other,
+// each come back before the next, never leave the others without a leader for
+// longer than one that is killed.
+func TestClusterStopsInTurn(t *testing.T) {
+	if testing.Short() {
+		t.Skip("servers go and come, and each time a leader is elected: not in short runs")
+	}
+	list := three(t)
+	logs := openThree(t, list)
+	seq := uint64(0)
+	for round, gone := range []int{1, 2, 0, 1} {
+		if round > 0 {
+			last := []int{1, 2, 0, 1}[round-1]
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			l, err := log.Open(ctx, list[last])
+			cancel()
+			if err != nil {
+				t.Fatal(err)
+			}
+			logs[last] = l
+			time.Sleep(3 * time.Second)
+		}
+		logs[gone].Close()
+		began := time.Now()
+		for i := range 2 {
+			s := logs[(gone+1)%3].Lane(proto.LaneID(i))
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			seq++
+			_, err := s.Append(ctx, &proto.Entry{Lane: proto.LaneID(i), Producer: 1, Seq: seq, Time: 1, Count: 1, Commands: commands(int(seq), int(seq))})
+			cancel()
+			if err != nil {
+				t.Fatalf("round %d, lane %d: %v", round, i, err)
+			}
+		}
+		t.Logf("round %d: without node %d appends went on after %v", round, gone+1, time.Since(began))
+	}
+	for _, l := range logs {
+		l.Kill()
+	}
+}
+
 // numbers are the commands of a lane up to its end as a reader gets them.
 func numbers(t *testing.T, s log.Stream) (all []int) {
 	t.Helper()
@@ -179,7 +220,9 @@ func numbers(t *testing.T, s log.Stream) (all []int) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	err = s.Read(ctx, 1, func(r log.Record) error {
+	next := proto.Offset(1)
+	take := func(r log.Record) error {
+		next = r.Offset + 1
 		e, err := proto.DecodeEntry(r.Data, 1)
 		if err != nil {
 			return err
@@ -195,7 +238,10 @@ func numbers(t *testing.T, s log.Stream) (all []int) {
 			return errEnough
 		}
 		return nil
-	})
+	}
+	for err = s.Read(ctx, next, take); proto.CodeOf(err) == proto.CodeUnavailable && ctx.Err() == nil; { // as whoever reads does
+		err = s.Read(ctx, next, take)
+	}
 	if err != errEnough {
 		t.Fatalf("reading ended with %v", err)
 	}

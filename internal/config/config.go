@@ -55,6 +55,9 @@ type Config struct {
 	// LogMaxBytes bounds each lane's log; half of it is kept at most. 0: derived
 	// from the disk, in a cluster from that of the node that makes the log.
 	LogMaxBytes int64 `yaml:"log_max_bytes"`
+	// StopWait is for how long a node that is to stop says so on /readyz and goes
+	// on answering, so that load balancers leave it first.
+	StopWait Duration `yaml:"stop_wait"`
 	// ActiveMax bounds the identity actors in memory.
 	ActiveMax int `yaml:"active_max"`
 	// SecretFile holds the 16-byte key of identity hashes, in hex. Empty: one
@@ -333,6 +336,8 @@ func (c *Config) checkSizes() *problem {
 		return &problem{"$.log_retention", "use at least 1m; the default is 24h"}
 	case c.LogMaxBytes != 0 && c.LogMaxBytes < 64<<20:
 		return &problem{"$.log_max_bytes", "use at least 67108864 for each lane, or 0 to derive it from the disk"}
+	case c.StopWait < 0 || c.StopWait > Duration(5*time.Minute):
+		return &problem{"$.stop_wait", "use 0s to 5m"}
 	case c.ActiveMax < 1000:
 		return &problem{"$.active_max", "use at least 1000; the default is 200000"}
 	}
