@@ -202,7 +202,9 @@ func TestRollingRestart(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		t.Logf("stopping n%d after %v", i+1, time.Since(began))
 		x.nodes[i].stop(t)
+		t.Logf("stopped n%d after %v", i+1, time.Since(began))
 		x.restart(t, i)
 		if drains {
 			if err := other.operate(t, "drain", name, "--undo"); err != nil {

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"context"
 	"flag"
-	"os"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -13,11 +11,7 @@ import (
 // The command's tests are in its own package: main cannot be imported.
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
-		"kith": func() {
-			os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv))
-		},
-	})
+	testscript.Main(m, map[string]func(){"kith": main})
 }
 
 var update = flag.Bool("update", false, "rewrite what the scripts compare with")
