@@ -25,7 +25,8 @@ type Config struct {
 	// have in common. Others are refused.
 	Name, Cluster string
 	// Listen is host:port for gossip, UDP and TCP. Advertise is how others reach
-	// it if that differs.
+	// it if that differs, as it does where Listen names no one address. Hosts'
+	// names are looked up once, by Join.
 	Listen, Advertise string
 	// Join are gossip addresses of others; this node's may be among them.
 	Join []string
@@ -54,6 +55,8 @@ func (c *Config) Validate() error {
 		return proto.Errorf(proto.CodeInvalid, "the gossip address %q is not host:port: %w", c.Listen, err)
 	case len(c.Keys) == 0 && !proto.Loopback(host):
 		return proto.Errorf(proto.CodeInvalid, "gossip at %s would go out in the clear: give the cluster a key, or listen on 127.0.0.1", c.Listen)
+	case c.Advertise == "" && proto.Unspecified(host):
+		return proto.Errorf(proto.CodeInvalid, "the others cannot reach %q, which is all addresses of this machine: listen on one, or name it as Advertise", c.Listen)
 	case c.Lanes < 1 || c.Lanes > proto.LanesMax:
 		return proto.Errorf(proto.CodeInvalid, "%d lanes are not possible: use 1 to %d", c.Lanes, proto.LanesMax)
 	case c.Replicas < 1:
@@ -153,9 +156,15 @@ func (m *Membership) gossip() (*memberlist.Config, error) {
 	// of the one before.
 	mc.Name = fmt.Sprintf("%s/%d", c.Name, m.self.Started)
 	mc.Label = c.Cluster
-	mc.BindAddr, mc.BindPort, mc.AdvertisePort = host, port, port
+	mc.BindPort, mc.AdvertisePort = port, port
+	if mc.BindAddr, err = lookUp(host); err != nil {
+		return nil, err
+	}
 	if c.Advertise != "" {
-		if mc.AdvertiseAddr, mc.AdvertisePort, err = hostPort(c.Advertise); err != nil {
+		if host, mc.AdvertisePort, err = hostPort(c.Advertise); err != nil {
+			return nil, err
+		}
+		if mc.AdvertiseAddr, err = lookUp(host); err != nil {
 			return nil, err
 		}
 	}
@@ -181,6 +190,20 @@ func hostPort(addr string) (string, int, error) {
 		return "", 0, proto.Errorf(proto.CodeInvalid, "the gossip address %q has no port number: %w", addr, err)
 	}
 	return host, port, nil
+}
+
+// lookUp gives a host's IP address, of several an IPv4 one, "" for all of this
+// machine's. memberlist takes addresses only: at a name it would listen
+// everywhere, at localhost too.
+func lookUp(host string) (string, error) {
+	if proto.Unspecified(host) {
+		return host, nil
+	}
+	a, err := net.ResolveIPAddr("ip", host)
+	if err != nil {
+		return "", proto.Errorf(proto.CodeUnavailable, "the gossip address has the host %q, which cannot be looked up: name one that the resolver knows, or an IP address: %w", host, err)
+	}
+	return a.String(), nil
 }
 
 // Table is who answers for what, as far as this node knows.

@@ -134,6 +134,41 @@ func TestMembersFindOneAnother(t *testing.T) {
 	await(t, back, "n2 knows of n1", hasNames("n1 n2"))
 }
 
+// TestMembersByName: hosts may be named, a node may listen everywhere if it
+// says where it is, and one at localhost listens there only, as whoever leaves
+// out the key relies on.
+func TestMembersByName(t *testing.T) {
+	list := gossipers(t, 2)
+	byName := func(addr string) string { return strings.Replace(addr, "127.0.0.1", "localhost", 1) }
+	list[0].Listen = byName(list[0].Listen)
+	list[1].Listen, list[1].Advertise = strings.Replace(list[1].Listen, "127.0.0.1", "0.0.0.0", 1), byName(list[1].Listen)
+	list[1].Join = []string{list[0].Listen}
+	list[0].Join = nil // it hears of the other's address from that
+	nodes := []*cluster.Membership{join(t, list[0]), join(t, list[1])}
+	for _, m := range nodes {
+		await(t, m, "both are there", hasNames("n1 n2"))
+	}
+	nodes[1].SetReady(1)
+	await(t, nodes[0], "gossip arrives", func(x *cluster.Table) bool { return x.Owner(0) == "n2" })
+	nodes[0].SetReady(1 << 1)
+	await(t, nodes[1], "the other way too", func(x *cluster.Table) bool { return x.Owner(1) == "n1" })
+	_, port, err := net.SplitHostPort(list[0].Listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.2:"+port) // taken by who listens everywhere
+	if err != nil {
+		t.Fatalf("a node at localhost listens elsewhere too: %v", err)
+	}
+	l.Close()
+
+	lost := list[0]
+	lost.Listen = "no-such-host.invalid:7946"
+	if _, err := cluster.Join(lost); proto.CodeOf(err) != proto.CodeUnavailable || !strings.Contains(err.Error(), "no-such-host.invalid") {
+		t.Errorf("a host that nobody knows: %v", err)
+	}
+}
+
 // TestKeysChangeWithoutPause: while keys are exchanged one node after the
 // other, all see all.
 func TestKeysChangeWithoutPause(t *testing.T) {
@@ -235,6 +270,7 @@ func TestConfigValidate(t *testing.T) {
 		"cluster name": func(c *cluster.Config) { c.Cluster = strings.Repeat("x", 65) },
 		"host:port":    func(c *cluster.Config) { c.Listen = "127.0.0.1" },
 		"in the clear": func(c *cluster.Config) { c.Listen = "0.0.0.0:1" },
+		"cannot reach": func(c *cluster.Config) { c.Listen, c.Keys = "[::]:1", [][]byte{make([]byte, 16)} },
 		"lanes":        func(c *cluster.Config) { c.Lanes = proto.LanesMax + 1 },
 		"replicas":     func(c *cluster.Config) { c.Replicas = 0 },
 		"16, 24 or 32": func(c *cluster.Config) { c.Keys = [][]byte{{1}} },

@@ -16,3 +16,14 @@ func TestLoopback(t *testing.T) {
 		}
 	}
 }
+
+func TestUnspecified(t *testing.T) {
+	for host, want := range map[string]bool{
+		"": true, "0.0.0.0": true, "::": true, "0:0::0": true,
+		"127.0.0.1": false, "localhost": false, "example.org": false, "0": false, "::1": false,
+	} {
+		if got := proto.Unspecified(host); got != want {
+			t.Errorf("Unspecified(%q) is %t", host, got)
+		}
+	}
+}

@@ -51,7 +51,7 @@ func joinCluster(c config.Config, logger *slog.Logger) (*members, error) {
 		m.lanes = m.lanes.With(proto.LaneID(i))
 	}
 	m.Membership, err = cluster.Join(cluster.Config{
-		Name: c.Node, Cluster: c.Cluster.Name, Listen: c.Cluster.Listen, Join: c.Cluster.Join, Keys: m.keysFor("gossip"),
+		Name: c.Node, Cluster: c.Cluster.Name, Listen: c.Cluster.Listen, Advertise: c.Cluster.Advertise, Join: c.Cluster.Join, Keys: m.keysFor("gossip"),
 		Lanes: c.Lanes, Replicas: max(len(c.Cluster.Join), 1), Logger: logger,
 	})
 	return m, err

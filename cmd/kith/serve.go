@@ -36,7 +36,7 @@ import (
 
 type serveFlags struct {
 	config, data, public, service, nats string
-	name, cluster                       string
+	name, cluster, advertise            string
 	join                                []string
 	lanes                               int
 	dev, demo, rebaseLog                bool
@@ -58,23 +58,7 @@ with at least one key.`,
 		Example: "  kith serve --dev --demo\n  kith serve --config kith.yaml --data /var/lib/kith",
 		Args:    noArgs,
 	}
-	fl := cmd.Flags()
-	fl.StringVar(&f.config, "config", "", "configuration `FILE` (see kith config init)")
-	fl.BoolVar(&f.dev, "dev", false, "try it out: loopback only, well-known keys")
-	fl.BoolVar(&f.demo, "demo", false, "run the demo site and visitors too (with --dev)")
-	fl.StringVar(&f.data, "data", "", "data `DIR`ectory (default ./kith-data)")
-	fl.StringVar(&f.public, "public", "", "`ADDR`ess for browsers (default 127.0.0.1:8080)")
-	fl.StringVar(&f.service, "service", "", "`ADDR`ess for servers and operators (default 127.0.0.1:8081)")
-	fl.StringVar(&f.nats, "nats", "", "`URL` of a NATS server to use instead of the embedded one")
-	fl.StringVar(&f.name, "name", "", "the node's `NAME`, the same for the life of its data (default n1)")
-	fl.StringVar(&f.cluster, "cluster", "", "this node's `ADDR`ess for the others of a cluster; the next port is used too")
-	fl.StringSliceVar(&f.join, "join", nil, "cluster `ADDR`esses of all nodes of a new cluster, or of a member")
-	fl.IntVar(&f.lanes, "lanes", 0, "log streams, fixed when the data directory is made (default 1)")
-	fl.BoolVar(&f.rebaseLog, "rebase-log", false, "once, after a log was lost: go on with the store as it is and give up what only the log held")
-	fl.StringVar(&f.demoListen, "demo-listen", "127.0.0.1:8090", "`ADDR`ess of the demo site")
-	fl.IntVar(&f.demoRate, "demo-rate", 20, "events per second of the demo's visitors")
-	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
-	fl.StringVar(&f.logFormat, "log-format", "text", "text or json")
+	f.define(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := f.load(cmd)
 		if err != nil {
@@ -87,6 +71,28 @@ with at least one key.`,
 		return serve(cmd.Context(), c, f, cmd.OutOrStdout(), log)
 	}
 	return cmd
+}
+
+// define gives cmd the flags.
+func (f *serveFlags) define(cmd *cobra.Command) {
+	fl := cmd.Flags()
+	fl.StringVar(&f.config, "config", "", "configuration `FILE` (see kith config init)")
+	fl.BoolVar(&f.dev, "dev", false, "try it out: loopback only, well-known keys")
+	fl.BoolVar(&f.demo, "demo", false, "run the demo site and visitors too (with --dev)")
+	fl.StringVar(&f.data, "data", "", "data `DIR`ectory (default ./kith-data)")
+	fl.StringVar(&f.public, "public", "", "`ADDR`ess for browsers (default 127.0.0.1:8080)")
+	fl.StringVar(&f.service, "service", "", "`ADDR`ess for servers and operators (default 127.0.0.1:8081)")
+	fl.StringVar(&f.nats, "nats", "", "`URL` of a NATS server to use instead of the embedded one")
+	fl.StringVar(&f.name, "name", "", "the node's `NAME`, the same for the life of its data (default n1)")
+	fl.StringVar(&f.cluster, "cluster", "", "this node's `ADDR`ess for the others of a cluster; the next port is used too")
+	fl.StringVar(&f.advertise, "advertise", "", "`ADDR`ess by which the others reach --cluster, if that differs")
+	fl.StringSliceVar(&f.join, "join", nil, "cluster `ADDR`esses of all nodes of a new cluster, or of a member")
+	fl.IntVar(&f.lanes, "lanes", 0, "log streams, fixed when the data directory is made (default 1)")
+	fl.BoolVar(&f.rebaseLog, "rebase-log", false, "once, after a log was lost: go on with the store as it is and give up what only the log held")
+	fl.StringVar(&f.demoListen, "demo-listen", "127.0.0.1:8090", "`ADDR`ess of the demo site")
+	fl.IntVar(&f.demoRate, "demo-rate", 20, "events per second of the demo's visitors")
+	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+	fl.StringVar(&f.logFormat, "log-format", "text", "text or json")
 }
 
 // configOf is a file's configuration, or the defaults.
@@ -107,7 +113,7 @@ func (f *serveFlags) load(cmd *cobra.Command) (config.Config, error) {
 		flag string
 		to   *string
 		from string
-	}{{"data", &c.Data, f.data}, {"public", &c.Public, f.public}, {"service", &c.Service, f.service}, {"nats", &c.NATS.URL, f.nats}, {"name", &c.Node, f.name}, {"cluster", &c.Cluster.Listen, f.cluster}} {
+	}{{"data", &c.Data, f.data}, {"public", &c.Public, f.public}, {"service", &c.Service, f.service}, {"nats", &c.NATS.URL, f.nats}, {"name", &c.Node, f.name}, {"cluster", &c.Cluster.Listen, f.cluster}, {"advertise", &c.Cluster.Advertise, f.advertise}} {
 		if cmd.Flags().Changed(v.flag) {
 			*v.to = v.from
 		}

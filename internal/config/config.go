@@ -98,6 +98,10 @@ type Cluster struct {
 	// Listen is host:port for the others: gossip there, the log's NATS servers on
 	// the next port.
 	Listen string `yaml:"listen"`
+	// Advertise is host:port by which the others reach the gossip at Listen, if
+	// that differs: behind a translation of addresses, or with a Listen that is
+	// all addresses of the machine. The log's servers go by Join.
+	Advertise string `yaml:"advertise"`
 	// Join are the Listen addresses of the nodes that form a new cluster, this
 	// one's among them, or of any member for a node that comes later.
 	Join []string `yaml:"join"`
@@ -292,6 +296,9 @@ func (c *Config) checkCluster() *problem {
 		if len(x.Join) > 0 {
 			return &problem{"$.cluster.listen", "name this node's own address for the others, as they name it in join"}
 		}
+		if x.Advertise != "" {
+			return &problem{"$.cluster.advertise", "leave it out, or name listen, the address that others reach by it"}
+		}
 		return nil
 	}
 	if _, err := ClusterPort(x.Listen, 1); err != nil {
@@ -303,6 +310,9 @@ func (c *Config) checkCluster() *problem {
 		}
 	}
 	host, _, _ := net.SplitHostPort(x.Listen) // as ClusterPort did
+	if p := checkAdvertise(host, x.Advertise); p != nil {
+		return p
+	}
 	named := 0
 	for _, f := range []string{x.CA, x.Cert, x.Key} {
 		if f != "" {
@@ -324,6 +334,21 @@ func (c *Config) checkCluster() *problem {
 		return &problem{"$.cluster", "nodes that talk over a network need certificates: name ca, cert and key, or listen on 127.0.0.1"}
 	case x.LogReplicas < 0 || x.LogReplicas > 5:
 		return &problem{"$.cluster.log_replicas", "use 1 to 5, or 0 for the default: 3, or as many as join lists"}
+	}
+	return nil
+}
+
+// checkAdvertise sees that others can reach what listens on host.
+func checkAdvertise(host, advertise string) *problem {
+	if advertise == "" {
+		if proto.Unspecified(host) {
+			return &problem{"$.cluster.listen", "that is all addresses of this machine: write the one that the others name in join, or name it in advertise"}
+		}
+		return nil
+	}
+	to, _, _ := net.SplitHostPort(advertise)
+	if _, err := ClusterPort(advertise, 0); err != nil || proto.Unspecified(to) {
+		return &problem{"$.cluster.advertise", "write the host:port by which the others reach this node, such as 203.0.113.5:7946"}
 	}
 	return nil
 }

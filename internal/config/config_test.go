@@ -144,6 +144,57 @@ func TestDevIsLoopbackOnly(t *testing.T) {
 	}
 }
 
+// What is wrong with a cluster's addresses is said where it stands.
+func TestClusterAddresses(t *testing.T) {
+	good := func() config.Config {
+		c := config.Default()
+		c.SecretFile = "secret"
+		c.Cluster = config.Cluster{
+			Name: "c", Listen: "node-1.example:7946", Join: []string{"node-1.example:7946", "node-2.example:7946"},
+			CA: "ca.pem", Cert: "cert.pem", Key: "key.pem",
+		}
+		return c
+	}
+	for name, change := range map[string]func(*config.Cluster){
+		"a name":                         func(*config.Cluster) {},
+		"all addresses, one advertised":  func(c *config.Cluster) { c.Listen, c.Advertise = "0.0.0.0:7946", "203.0.113.5:17946" },
+		"all of them, a name advertised": func(c *config.Cluster) { c.Listen, c.Advertise = ":7946", "node-1.example:7946" },
+		"behind a translation":           func(c *config.Cluster) { c.Advertise = "203.0.113.5:65535" },
+		"loopback without certificates":  func(c *config.Cluster) { c.Listen, c.CA, c.Cert, c.Key = "127.0.0.1:7946", "", "", "" },
+	} {
+		c := good()
+		change(&c.Cluster)
+		if err := c.Validate(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, tt := range map[string]struct {
+		change func(*config.Config)
+		want   string
+	}{
+		"no port":                 {func(c *config.Config) { c.Cluster.Listen = "10.0.0.1" }, "cluster.listen: write host:port"},
+		"no next port":            {func(c *config.Config) { c.Cluster.Listen = "10.0.0.1:65535" }, "cluster.listen: write host:port"},
+		"all addresses":           {func(c *config.Config) { c.Cluster.Listen = "0.0.0.0:7946" }, "cluster.listen: that is all addresses"},
+		"all, by six":             {func(c *config.Config) { c.Cluster.Listen = "[::]:7946" }, "cluster.listen: that is all addresses"},
+		"all, by nothing":         {func(c *config.Config) { c.Cluster.Listen = ":7946" }, "cluster.listen: that is all addresses"},
+		"all advertised":          {func(c *config.Config) { c.Cluster.Advertise = "0.0.0.0:7946" }, "cluster.advertise: write the host:port"},
+		"half advertised":         {func(c *config.Config) { c.Cluster.Advertise = "203.0.113.5" }, "cluster.advertise: write the host:port"},
+		"advertised, not listen":  {func(c *config.Config) { c.Cluster.Listen, c.Cluster.Join, c.Cluster.Advertise = "", nil, "h:1" }, "cluster.advertise: leave it out"},
+		"join, not listen":        {func(c *config.Config) { c.Cluster.Listen = "" }, "cluster.listen: name this node's own"},
+		"nobody to join":          {func(c *config.Config) { c.Cluster.Join = nil }, "cluster.join: list"},
+		"half of another":         {func(c *config.Config) { c.Cluster.Join[1] = "h" }, "cluster.join[1]: write host:port"},
+		"no secret":               {func(c *config.Config) { c.SecretFile = "" }, "secret_file"},
+		"no key of a certificate": {func(c *config.Config) { c.Cluster.Key = "" }, "cluster: name all of"},
+		"no certificates":         {func(c *config.Config) { c.Cluster.CA, c.Cluster.Cert, c.Cluster.Key = "", "", "" }, "cluster: nodes that talk over a network"},
+	} {
+		c := good()
+		tt.change(&c)
+		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want %q", name, err, tt.want)
+		}
+	}
+}
+
 func TestNeedKeysSaysWhatToWrite(t *testing.T) {
 	c := config.Default()
 	err := c.NeedKeys()
