@@ -28,6 +28,9 @@ func (n *Node) Collector() prometheus.Collector {
 		"entries":     desc("log_entries_total", "Entries appended and acknowledged.", "lane"),
 		"packed":      desc("log_commands_total", "Commands appended and acknowledged.", "lane"),
 		"overloads":   desc("intake_overloads_total", "Submissions refused because the buffer was full.", "lane"),
+		"failed":      desc("log_append_failures_total", "Entries that did not get into the log: those who sent what is in them were told to send it again.", "lane"),
+		"owned":       desc("lane_owned", "In a cluster: 1 if this node does the lane's upkeep, as far as it knows who the members are.", "lane"),
+		"lease":       desc("lane_lease_held", "In a cluster: 1 while this node may answer for the lane.", "lane"),
 		"ignored":     desc("events_ignored_total", "Events that changed nothing: of opted-out identities, or from before they came back.", "lane"),
 		"messages":    desc("graph_messages_total", "Messages of the graph taken in, those that came from outside included.", "lane"),
 		"sent":        desc("graph_sent_bytes", "Graph messages on their way to other lanes.", "lane"),
@@ -44,6 +47,9 @@ func (n *Node) Collector() prometheus.Collector {
 		"views":       desc("views", "Cached read views."),
 		"differ":      desc("lane_differing_nodes", "Other nodes that came to another state of the lane from the same log.", "lane"),
 		"diskFull":    desc("disk_full", "1 while events are refused because the disk is nearly full."),
+		"free":        desc("disk_free_bytes", "What may still be written where the log and the store are; of two disks, the fuller."),
+		"reserve":     desc("disk_reserve_bytes", "With less free than this events are refused."),
+		"logHealthy":  desc("log_healthy", "0 if the log takes no entries: its disk failed or is full, or most of a cluster's nodes are gone."),
 	}}
 }
 
@@ -104,6 +110,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		put("packed", prometheus.CounterValue, float64(s.Commands), lane)
 		put("overloads", prometheus.CounterValue, float64(s.Refused), lane)
 		put("differ", prometheus.GaugeValue, float64(l.agreement.differing()), lane)
+		put("failed", prometheus.CounterValue, float64(s.Failed), lane)
+		if c.n.config.Peers != nil {
+			put("owned", prometheus.GaugeValue, flag(l.owner() == c.n.config.Node), lane)
+			put("lease", prometheus.GaugeValue, flag(l.leases.held()), lane)
+		}
 		c.collectGraph(put, l)
 	}
 	for i, k := range c.usersBySize() {
@@ -115,6 +126,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	c.n.cutSeconds.Collect(ch)
 	put("views", prometheus.GaugeValue, float64(c.n.views.len()))
 	put("diskFull", prometheus.GaugeValue, flag(c.n.disk.low()))
+	put("free", prometheus.GaugeValue, float64(c.n.disk.left()))
+	put("reserve", prometheus.GaugeValue, float64(c.n.disk.reserve))
+	put("logHealthy", prometheus.GaugeValue, flag(c.n.log.Healthy() == nil))
 }
 
 func (c *collector) collectGraph(put func(string, prometheus.ValueType, float64, ...string), l *lane) {

@@ -7,8 +7,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"kith/engine"
+	"kith/engine/log"
 	"kith/proto"
 )
 
@@ -126,4 +128,66 @@ func TestUpkeepIsTheOwners(t *testing.T) {
 	if times != 1 {
 		t.Errorf("it ran %d times", times)
 	}
+}
+
+// TestClusterMetrics: a node of a cluster tells which lanes are its to keep up
+// and for which it may answer. One alone has no such question.
+func TestClusterMetrics(t *testing.T) {
+	alone := testNode(t, t.TempDir())
+	told := gauges(t, alone)
+	for _, name := range []string{"kith_lane_owned", "kith_lane_lease_held"} {
+		if v, ok := told[name]; ok {
+			t.Errorf("a node alone tells %s %v", name, v)
+		}
+	}
+	if told["kith_log_healthy"] != 1 || told["kith_disk_reserve_bytes"] != 1<<20 || told["kith_disk_free_bytes"] < 1<<20 {
+		t.Errorf("log and disk: %v", told)
+	}
+	if err := alone.Close(); err != nil {
+		t.Error(err)
+	}
+	if told := gauges(t, alone); told["kith_log_healthy"] != 0 {
+		t.Error("a log that is closed takes entries")
+	}
+
+	o := &owners{owner: "a", changed: make(chan struct{})}
+	n := testNode(t, t.TempDir(), func(c *engine.Config) {
+		c.Node, c.Peers, c.Lanes, c.HashSecret = "a", o, 2, make([]byte, 16)
+		c.Cluster = &log.Cluster{Name: "test", Listen: "127.0.0.1:0", Secret: "s"}
+	})
+	if told := gauges(t, n); told["kith_lane_owned"] != 2 || told["kith_lane_lease_held"] != 2 {
+		t.Errorf("an owner of two lanes tells %v", told)
+	}
+	for _, owner := range []string{"b", ""} { // while none is known it does the upkeep, and says that it is not the owner
+		o.set(owner)
+		if told := gauges(t, n); told["kith_lane_owned"] != 0 || told["kith_lane_lease_held"] != 2 {
+			t.Errorf("with the owner %q it tells %v", owner, told)
+		}
+	}
+	if err := n.Close(); err != nil {
+		t.Error(err)
+	}
+	if told := gauges(t, n); told["kith_lane_lease_held"] != 0 {
+		t.Errorf("one that has stopped tells %v", told)
+	}
+}
+
+// gauges are a node's, those of lanes summed.
+func gauges(t *testing.T, n *engine.Node) map[string]float64 {
+	t.Helper()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(n.Collector())
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sums := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if g := m.GetGauge(); g != nil {
+				sums[f.GetName()] += g.GetValue()
+			}
+		}
+	}
+	return sums
 }

@@ -8,8 +8,11 @@ import (
 	"encoding/hex"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"kith/cluster"
 	"kith/engine"
@@ -171,6 +174,26 @@ func (m *members) Nodes() []proto.NodeStatus {
 		list = append(list, n)
 	}
 	return list
+}
+
+// tell gives Prometheus what this node knows of the others.
+func (m *members) tell(registry prometheus.Registerer) {
+	if m == nil {
+		return
+	}
+	for _, g := range []struct {
+		name, help string
+		count      func() int
+	}{
+		{"members", "Nodes of the cluster that this one sees, itself included.", func() int { return len(m.Table().Members()) }},
+		{"members_ready", "Those of them that say they answer for all lanes.", func() int {
+			return len(slices.DeleteFunc(m.Table().Members(), func(x cluster.Member) bool { return x.Ready != m.lanes }))
+		}},
+		{"members_expected", "Nodes that cluster.join names.", func() int { return len(m.config.Cluster.Join) }},
+	} {
+		registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "kith_cluster_" + g.name, Help: g.help},
+			func() float64 { return float64(g.count()) }))
+	}
 }
 
 func (m *members) leave() error {

@@ -193,9 +193,10 @@ func gatewayConfig(c config.Config) gateway.Config {
 	return g
 }
 
-func newGateway(c config.Config, n node, m gateway.Maintenance, logger *slog.Logger) (*gateway.Gateway, error) {
+func newGateway(c config.Config, n node, members *members, m gateway.Maintenance, logger *slog.Logger) (*gateway.Gateway, error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(n.Collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	members.tell(registry)
 	return gateway.New(gatewayConfig(c), gateway.Dependencies{
 		Intake: n, Memberships: n, Definitions: n, Audiences: n, Saved: n, Campaigns: n, Accounts: n, Holdings: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Exports: n, Imports: n, Cluster: n,
 		Registry: registry, Log: logger,

@@ -178,7 +178,7 @@ func serve(ctx context.Context, c config.Config, f serveFlags, out io.Writer, lo
 	if err := refuseDevData(c, n); err != nil {
 		return err
 	}
-	g, err := newGateway(c, n, m, log) // 4
+	g, err := newGateway(c, n, members, m, log) // 4
 	if err != nil {
 		return err
 	}
