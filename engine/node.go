@@ -106,7 +106,7 @@ func open(ctx context.Context, c Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	lg, err := log.Open(context.Background(), log.Config{
+	lg, err := log.Open(ctx, log.Config{
 		Dir: c.logDir(), URL: c.NATSURL, Lanes: c.Lanes, MaxBytes: c.LogBytesMax, Name: c.Node, Logger: c.Logger,
 		ClientListen: c.NATSListen, Authorize: c.NATSAuthorize, Cluster: c.Cluster,
 	})

@@ -26,7 +26,13 @@ type trio struct {
 
 func startTrio(t *testing.T, lanes int) *trio {
 	t.Helper()
-	x := newTrio(t, lanes)
+	return startTrioAt(t, "127.0.0.1", lanes)
+}
+
+// startTrioAt is startTrio by a host of loopback, with further arguments.
+func startTrioAt(t *testing.T, host string, lanes int, args ...string) *trio {
+	t.Helper()
+	x := newTrioAt(t, host, lanes, args...)
 	x.start(t)
 	return x
 }
@@ -34,14 +40,19 @@ func startTrio(t *testing.T, lanes int) *trio {
 // newTrio is one that does not run yet.
 func newTrio(t *testing.T, lanes int) *trio {
 	t.Helper()
+	return newTrioAt(t, "127.0.0.1", lanes)
+}
+
+func newTrioAt(t *testing.T, host string, lanes int, args ...string) *trio {
+	t.Helper()
 	x := &trio{}
 	var join []string
 	for range x.nodes {
-		join = append(join, freePair(t))
+		join = append(join, strings.Replace(freePair(t), "127.0.0.1", host, 1))
 	}
 	for i := range x.nodes {
 		x.data[i] = t.TempDir() + "/data"
-		x.args[i] = []string{"--name", fmt.Sprintf("n%d", i+1), "--cluster", join[i], "--join", strings.Join(join, ","), "--lanes", fmt.Sprint(lanes)}
+		x.args[i] = append([]string{"--name", fmt.Sprintf("n%d", i+1), "--cluster", join[i], "--join", strings.Join(join, ","), "--lanes", fmt.Sprint(lanes)}, args...)
 	}
 	return x
 }
@@ -197,6 +208,46 @@ func TestClusterAnswersAsOne(t *testing.T) {
 	if len(status.Nodes) != 3 || owned != 2 {
 		t.Errorf("%d nodes own %d lanes: %+v", len(status.Nodes), owned, status)
 	}
+	owners := map[string]int{}
+	for i, n := range x.nodes {
+		told := metricLines(t, n.service)
+		for _, want := range []string{
+			"kith_cluster_members 3", "kith_cluster_members_ready 3", "kith_cluster_members_expected 3", "kith_log_healthy 1",
+			`kith_lane_lease_held{lane="00"} 1`, `kith_lane_lease_held{lane="01"} 1`,
+		} {
+			if !slices.Contains(told, want) {
+				t.Errorf("node %d does not tell %s", i+1, want)
+			}
+		}
+		for _, lane := range []string{"00", "01"} {
+			if slices.Contains(told, fmt.Sprintf("kith_lane_owned{lane=%q} 1", lane)) {
+				owners[lane]++
+			}
+		}
+	}
+	if owners["00"] != 1 || owners["01"] != 1 {
+		t.Errorf("by the metrics lanes have %v owners", owners)
+	}
+}
+
+// TestClusterNodeStopsWhileItWaits: one that looks for the others in vain goes when
+// it is asked to, without being killed.
+func TestClusterNodeStopsWhileItWaits(t *testing.T) {
+	x := newTrio(t, 1)
+	p := launchProcess(t, x.data[0], x.args[0]...)
+	for deadline := time.Now().Add(time.Minute); !strings.Contains(p.log.String(), "waiting for the cluster's other NATS servers"); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it waits for nobody")
+		}
+	}
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-p.exited:
+	case <-time.After(20 * time.Second):
+		t.Error("it does not stop")
+	}
 }
 
 // longCluster skips what make test-cluster runs.
@@ -285,6 +336,58 @@ func TestClusterOutlivesItsNodes(t *testing.T) {
 		}
 		if lost > 0 {
 			t.Errorf("node %d lacks %d of %d acknowledged events", i+1, lost, len(acked))
+		}
+	}
+}
+
+// TestClusterReplacesANode: one that lost its disk comes back with an empty one,
+// under its name, and holds what the others hold.
+func TestClusterReplacesANode(t *testing.T) {
+	longCluster(t)
+	x := startTrio(t, 2)
+	ctx := t.Context()
+	rule := map[string]any{"scope": "identity", "when": `count(true, "30d") >= 1`}
+	if err := x.nodes[0].call(ctx, http.MethodPut, "/v1/segments/seen", "demo-key", rule, nil); err != nil {
+		t.Fatal(err)
+	}
+	var ids []string
+	position := ""
+	post := func(n *graphNode, from, to int) {
+		var events []graphEvent
+		for i := from; i < to; i++ {
+			ids = append(ids, fmt.Sprintf("browser:d%d", i))
+			events = append(events, graphEvent{Event: "visit", ID: ids[i], Identities: []string{ids[i], "account:" + ids[i][8:]}})
+		}
+		if err := n.patiently(ctx, func() (err error) {
+			_, position, err = n.post(ctx, events)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	post(x.nodes[0], 0, 100)
+	x.nodes[2].kill()
+	if err := os.RemoveAll(x.data[2]); err != nil {
+		t.Fatal(err)
+	}
+	post(x.nodes[1], 100, 200)
+	x.restart(t, 2)
+	post(x.nodes[2], 200, 300)
+	for _, n := range x.nodes {
+		if err := n.reach(ctx, position); err != nil {
+			t.Fatal(err)
+		}
+	}
+	x.agree(t)
+	for i, n := range x.nodes {
+		list, err := n.lookup(ctx, ids)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range list {
+			if !slices.Contains(r.Segments, "seen") {
+				t.Fatalf("node %d shows %+v", i+1, r)
+			}
 		}
 	}
 }
