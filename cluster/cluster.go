@@ -32,6 +32,11 @@ type Member struct {
 // does not matter. Rendezvous hashing: each member has a score for each lane,
 // the highest win (Thaler and Ravishankar, 1998).
 func Holders(lane proto.LaneID, members []Member, replicas int) []string {
+	return place(uint64(lane), members, replicas)
+}
+
+// place is Holders for as many lanes as one likes.
+func place(lane uint64, members []Member, replicas int) []string {
 	type scored struct {
 		score    uint64
 		name     string
@@ -61,8 +66,8 @@ func Holders(lane proto.LaneID, members []Member, replicas int) []string {
 
 // score mixes a hash of the name with the lane, so that members whose names
 // differ by a digit get unrelated scores for neighbouring lanes.
-func score(lane proto.LaneID, name string) uint64 {
-	h := xxhash.Sum64String(name) ^ (uint64(lane)+1)*0x9e3779b97f4a7c15
+func score(lane uint64, name string) uint64 {
+	h := xxhash.Sum64String(name) ^ (lane+1)*0x9e3779b97f4a7c15
 	h ^= h >> 32 // the finaliser of SplitMix64
 	h *= 0xbf58476d1ce4e5b9
 	h ^= h >> 29

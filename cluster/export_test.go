@@ -3,6 +3,11 @@ package cluster
 // DecodeState is decodeState.
 func DecodeState(b []byte, cluster string) (Member, error) { return decodeState(b, cluster) }
 
+// Place is place.
+func Place(lane uint64, members []Member, replicas int) []string {
+	return place(lane, members, replicas)
+}
+
 // Kill ends the gossip without telling anybody.
 func (m *Membership) Kill() {
 	m.left.Do(func() {
