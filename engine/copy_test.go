@@ -23,7 +23,7 @@ import (
 // startNATS is a NATS server that nodes share.
 func startNATS(t *testing.T) string {
 	t.Helper()
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), MaxPayload: 2 * proto.EntryBytesMax, NoLog: true, NoSigs: true})
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, JetStreamMaxStore: 1 << 40, StoreDir: t.TempDir(), MaxPayload: 2 * proto.EntryBytesMax, NoLog: true, NoSigs: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -452,6 +452,19 @@ func TakeCopy(chunk func(number uint64) []byte) (all []byte, err error) {
 
 // SpoilChain changes what the store in a node's directory says of lane 0's past.
 func SpoilChain(t *testing.T, dir string) {
+	changeRecord(t, dir, func(r *pb.LaneRecord) { r.Chain++ })
+}
+
+// SpendNumbers leaves lane 0 so many numbers in each partition.
+func SpendNumbers(t *testing.T, dir string, left uint32) {
+	changeRecord(t, dir, func(r *pb.LaneRecord) {
+		for p := range r.NextOrdinal {
+			r.NextOrdinal[p] = proto.LocalMax - numbersSpare - left
+		}
+	})
+}
+
+func changeRecord(t *testing.T, dir string, change func(*pb.LaneRecord)) {
 	t.Helper()
 	c := Config{Dir: dir}
 	st, err := store.Open(store.Config{Dir: c.storeDir()})
@@ -461,7 +474,7 @@ func SpoilChain(t *testing.T, dir string) {
 	l, snap := &lane{}, st.Snapshot()
 	err = l.loadRecord(snap)
 	snap.Release()
-	l.record.Chain++
+	change(l.record)
 	raw, err2 := gproto.Marshal(l.record)
 	b := st.NewBatch()
 	if err := errors.Join(err, err2, b.Set(recordKey(0), raw), b.Commit(), st.Close()); err != nil {

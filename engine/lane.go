@@ -354,9 +354,16 @@ func (l *lane) beatSooner() {
 	}
 }
 
+// numbersSpare is more than the nodes that one batch numbers: a lane stops before a
+// number is given twice, which would be another identity's memberships.
+const numbersSpare = 1 << 20
+
 // finish seals the batch's lane record.
 func (l *lane) finish(b *batch) error {
 	for i, o := range b.outcomes {
+		if o.Next > proto.LocalMax-numbersSpare {
+			return proto.Errorf(proto.CodeTooLarge, "partition %d has numbered %d identities, and numbers are not used again: what is here can be read, exported and backed up, but takes nothing more in", o.Partition, o.Next)
+		}
 		l.record.NextOrdinal[o.Partition] = b.outcomes[i].Next
 		b.exits = append(b.exits, o.Exits...)
 		for i := range o.Dead {

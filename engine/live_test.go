@@ -111,6 +111,34 @@ func TestExitsOnTime(t *testing.T) {
 	verifyClean(t, n)
 }
 
+// A lane whose partitions have given out their numbers stops before it gives one
+// twice, and what it has is still answered.
+func TestNumbersEnd(t *testing.T) {
+	dir := t.TempDir()
+	n := testNode(t, dir)
+	define(t, n, "seen", `count(true, "30d") >= 1`)
+	submit(t, n, page(acme(t, n), "first", "x", time.Now()))
+	closeNode(t, n)
+	engine.SpendNumbers(t, dir, 5)
+	n = testNode(t, dir)
+	c := acme(t, n)
+	for i := 0; n.Lanes()[0].Quarantined == ""; i++ {
+		if i == 64*20 {
+			t.Fatal("the lane goes on")
+		}
+		var b proto.Batch
+		b.AddEvent(n.Hasher(), page(c, fmt.Sprint("v", i), "x", time.Now()))
+		n.Submit(t.Context(), &b)
+	}
+	if why := n.Lanes()[0].Quarantined; !strings.Contains(why, "numbers are not used again") {
+		t.Error(why)
+	}
+	if _, in, err := n.Lookup(c, "browser:first", proto.MillisOf(time.Now()), nil); err != nil || !slices.Equal(in, []proto.SegmentID{"seen"}) {
+		t.Errorf("what was there before is in %v, %v", in, err)
+	}
+	_ = n.Close() // its lane stands still
+}
+
 // slowly is d, more under the race detector or on a machine that others use.
 func slowly(d time.Duration) time.Duration { return d * 3 / 2 }
 

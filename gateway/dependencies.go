@@ -253,7 +253,7 @@ type Dependencies struct {
 	Maintenance Maintenance // optional: without it those routes are 404
 	Exports     Exports     // optional likewise
 	Imports     Imports     // optional likewise
-	Cluster     Cluster
+	Cluster     Cluster     // optional likewise
 
 	Registry *prometheus.Registry // optional: for the gateway's metrics and /metrics
 	Log      *slog.Logger         // optional: for what no caller is told

@@ -63,10 +63,12 @@ func (g *Gateway) serviceRoutes() *plane {
 	p.add("/v1/deadletters", get(admin(g.listDeadLetters)))
 	p.add("/v1/deadletters/{id}/replay", post(admin(g.replayDeadLetter)))
 	p.add("/v1/partitions", get(admin(g.listPartitions)))
-	p.add("/v1/cluster", get(admin(g.getCluster)))
-	p.add("/v1/cluster/nodes/{name}", map[string]handler{http.MethodDelete: admin(g.forgetNode)})
-	p.add("/v1/cluster/nodes/{name}/drain", map[string]handler{http.MethodPost: admin(g.drainNode(true)), http.MethodDelete: admin(g.drainNode(false))})
-	p.add("/v1/cluster/lanes/{lane}/owner", map[string]handler{http.MethodPut: admin(g.placeLane), http.MethodDelete: admin(g.placeLane)})
+	if g.deps.Cluster != nil {
+		p.add("/v1/cluster", get(admin(g.getCluster)))
+		p.add("/v1/cluster/nodes/{name}", map[string]handler{http.MethodDelete: admin(g.forgetNode)})
+		p.add("/v1/cluster/nodes/{name}/drain", map[string]handler{http.MethodPost: admin(g.drainNode(true)), http.MethodDelete: admin(g.drainNode(false))})
+		p.add("/v1/cluster/lanes/{lane}/owner", map[string]handler{http.MethodPut: admin(g.placeLane), http.MethodDelete: admin(g.placeLane)})
+	}
 	p.add("/debug/pprof/{profile}", get(admin(g.getProfile)))
 	if g.deps.Maintenance != nil {
 		p.add("/v1/backup", post(admin(g.postBackup)))

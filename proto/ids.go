@@ -200,6 +200,9 @@ type (
 	Millis int64
 )
 
+// LocalMax bounds a partition's local count: of 32 bits six are the partition.
+const LocalMax = 1 << 26
+
 // MakeOrdinal joins a partition's local count with the partition.
 func MakeOrdinal(local uint32, p PartitionID) Ordinal { return Ordinal(local<<6 | uint32(p)&63) }
 
