@@ -85,6 +85,10 @@ func CommonKey(secret []byte, purpose string) []byte {
 	return m.Sum(nil)
 }
 
+// PseudonymKey keys what others are told instead of identities. It is the same on
+// all nodes of a cluster, and after a restore.
+func (n *Node) PseudonymKey() []byte { return CommonKey(n.signer.secret[:], "pseudonyms") }
+
 // receiptKey is the key kept in the data directory, made at the first start.
 func receiptKey(c Config) (ed25519.PrivateKey, error) {
 	dir := c.secretsDir()

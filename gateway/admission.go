@@ -56,7 +56,7 @@ func (a *admission) admit(d *draft) {
 			}
 			device = true
 		default:
-			if !a.exempt && (kind != "account" || !proven(a.secret, id, a.browser(), d.proof, a.now)) {
+			if !a.exempt && (kind != "account" || !proven(a.secret, accountClaim(id, a.browser()), d.proof, a.now)) {
 				a.unproven++
 				continue
 			}
@@ -82,10 +82,15 @@ func (a *admission) admit(d *draft) {
 	}
 }
 
+// accountClaim is what an account's proof says: both identities, with their
+// kinds.
+func accountClaim(account, browser proto.Identity) string {
+	return string(account) + "|" + string(browser)
+}
+
 // proven checks a proof: EXPIRY "." HEX, where EXPIRY is in Unix seconds and
-// HEX is HMAC-SHA256(secret, account "|" browser "|" EXPIRY), both identities
-// with their kinds.
-func proven(secret []byte, account, browser proto.Identity, proof string, now proto.Millis) bool {
+// HEX is HMAC-SHA256(secret, claim "|" EXPIRY).
+func proven(secret []byte, claim, proof string, now proto.Millis) bool {
 	expiry, sum, ok := strings.Cut(proof, ".")
 	if !ok || len(secret) == 0 || len(sum) != 2*sha256.Size || len(expiry) > 12 {
 		return false
@@ -95,18 +100,28 @@ func proven(secret []byte, account, browser proto.Identity, proof string, now pr
 		return false
 	}
 	given, err := hex.DecodeString(sum)
-	return err == nil && hmac.Equal(given, proofSum(secret, account, browser, expiry))
+	return err == nil && hmac.Equal(given, proofSum(secret, claim, expiry))
 }
 
-func proofSum(secret []byte, account, browser proto.Identity, expiry string) []byte {
+func proofSum(secret []byte, claim, expiry string) []byte {
 	h := hmac.New(sha256.New, secret)
-	h.Write([]byte(string(account) + "|" + string(browser) + "|" + expiry))
+	h.Write([]byte(claim + "|" + expiry))
 	return h.Sum(nil)
 }
 
 // Proof makes the proof that account and browser are the same person, valid
 // until expiry (Unix seconds): what a publisher's server does.
 func Proof(secret []byte, account, browser proto.Identity, expiry int64) string {
+	return proofOf(secret, accountClaim(account, browser), expiry)
+}
+
+// PartnerProof makes the proof that a partner gave out its id, valid until expiry
+// (Unix seconds): what a partner's server does.
+func PartnerProof(secret []byte, id proto.Identity, expiry int64) string {
+	return proofOf(secret, string(id), expiry)
+}
+
+func proofOf(secret []byte, claim string, expiry int64) string {
 	e := strconv.FormatInt(expiry, 10)
-	return e + "." + hex.EncodeToString(proofSum(secret, account, browser, e))
+	return e + "." + hex.EncodeToString(proofSum(secret, claim, e))
 }

@@ -1,6 +1,9 @@
 package gateway
 
 import (
+	"cmp"
+	"crypto/rand"
+	"strings"
 	"time"
 
 	"kith/proto"
@@ -51,6 +54,20 @@ type Config struct {
 	// anybody.
 	Blocked []proto.Identity
 
+	// OpenRTB says, for each client, how its bid requests are read and filled.
+	OpenRTB map[proto.ClientName]OpenRTB
+	// EIDSource is the source of our entries in user.eids, a domain. Default:
+	// CookieDomain, or else "kith".
+	EIDSource string
+	// TCFVendor is the operator's number in the list of vendors of the TCF, whose
+	// consent is needed too where consent is. 0: that to the purposes will do.
+	TCFVendor int
+	// PseudonymKey keys what others are told instead of identities: 16 bytes or
+	// more, the same on all nodes and for ever. Default: of chance, for tests.
+	PseudonymKey []byte
+	// Partners are, for each client, those that it exchanges ids with.
+	Partners map[proto.ClientName][]Partner
+
 	// NATSOpen takes messages without a key: the NATS server's own permissions
 	// guard the subjects.
 	NATSOpen bool
@@ -78,6 +95,11 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.NATSConcurrency, 256)
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	c.EIDSource = cmp.Or(c.EIDSource, strings.TrimPrefix(c.CookieDomain, "."), "kith")
+	if len(c.PseudonymKey) == 0 {
+		c.PseudonymKey = make([]byte, 16)
+		_, _ = rand.Read(c.PseudonymKey) // never fails
 	}
 	c.NATSOpen = c.NATSOpen || c.Dev
 	return c
@@ -113,6 +135,9 @@ func (c Config) Validate() error {
 			return proto.Errorf(proto.CodeInvalid, "the proof secret of client %q has %d bytes: use 16 or more", name, len(secret))
 		}
 	}
+	if err := c.validateOutside(); err != nil {
+		return err
+	}
 	for name, v := range c.LinkConfidenceMin {
 		if !(v >= 0 && v <= 1) {
 			return proto.Errorf(proto.CodeInvalid, "inferred links of client %q need a confidence of %g: use 0 to 1", name, v)
@@ -121,6 +146,41 @@ func (c Config) Validate() error {
 	for _, id := range c.Blocked {
 		if _, err := proto.ParseIdentity(string(id)); err != nil {
 			return proto.Errorf(proto.CodeInvalid, "the block list holds no identity but %q: %w", clip(string(id)), err)
+		}
+	}
+	return nil
+}
+
+// validateOutside checks what has to do with bid requests and partners.
+func (c Config) validateOutside() error {
+	switch {
+	case c.TCFVendor < 0 || c.TCFVendor > 1<<16-1:
+		return proto.Errorf(proto.CodeInvalid, "the TCF's number of a vendor is %d: use 1 to 65535, or 0 for none", c.TCFVendor)
+	case len(c.PseudonymKey) < 16:
+		return proto.Errorf(proto.CodeInvalid, "the key of pseudonyms has %d bytes: use 16 or more", len(c.PseudonymKey))
+	case len(c.EIDSource) > 253 || strings.ContainsFunc(c.EIDSource, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return proto.Errorf(proto.CodeInvalid, "the source of eids is %q: use a domain", clip(c.EIDSource))
+	}
+	for name, o := range c.OpenRTB {
+		if o.Segtax != 0 && (o.Segtax < SegtaxMin || o.Segtax > SegtaxMax) {
+			return proto.Errorf(proto.CodeInvalid, "the segtax of client %q is %d: use one of the vendors' range, from %d", name, o.Segtax, SegtaxMin)
+		}
+		for _, kind := range []string{o.UserID, o.BuyerUID} {
+			if kind != "" && !proto.ValidKind(kind) {
+				return proto.Errorf(proto.CodeInvalid, "bid requests of client %q name identities of kind %q: use browser, aaid, idfa, account, stat or partner.NAME", name, clip(kind))
+			}
+		}
+	}
+	for name, list := range c.Partners {
+		seen := map[string]bool{}
+		for _, p := range list {
+			if err := p.validate(name); err != nil {
+				return err
+			}
+			if seen[p.Name] {
+				return proto.Errorf(proto.CodeInvalid, "client %q has partner %q twice: keep one", name, p.Name)
+			}
+			seen[p.Name] = true
 		}
 	}
 	return nil

@@ -14,7 +14,20 @@ var (
 	TagScript      = func() (zipped int) { t, _ := newTag(); return len(t.zipped) }
 	AppendText     = appendText
 	NamesNobody    = namesNobody
+	TCAllows       = tcAllows
 )
+
+// BidSegmentsMax is how many segments an answer to a bid request holds.
+const BidSegmentsMax = bidSegmentsMax
+
+// ReadGPP reads a GPP string; list is gpp_sid as in a query, "" if there is none.
+func ReadGPP(s, list string) (tc string, refused bool) {
+	var x sections
+	if list != "" {
+		x.parse(list)
+	}
+	return readGPP(s, x)
+}
 
 // Refusal is one refused event.
 type Refusal struct {

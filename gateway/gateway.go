@@ -39,12 +39,16 @@ type Gateway struct {
 	tag     tag
 	blocked map[proto.Identity]struct{} // read only after New
 
+	partners map[partnerKey]partner // read only after New
+
 	exporting chan struct{} // a slot for each export under way
 
 	posts   sync.Pool // *post
 	lookups sync.Pool // *lookup
 	gzips   sync.Pool // *gzip.Reader
 	zstds   sync.Pool // *zstd.Decoder
+	bids    sync.Pool // *bid
+	macs    sync.Pool // hash.Hash, of pseudonyms
 
 	limiters sync.Map // limiterKey -> *rate.Limiter, at most two a client
 }
@@ -76,6 +80,9 @@ func New(c Config, deps Dependencies) (*Gateway, error) {
 		g.blocked[id] = struct{}{}
 	}
 	var err error
+	if g.partners, err = partnersOf(g.c.Partners); err != nil {
+		return nil, err
+	}
 	if g.metrics, err = newMetrics(deps.Registry); err != nil {
 		return nil, proto.Errorf(proto.CodeInvalid, "register the gateway's metrics: %w", err)
 	}
@@ -84,6 +91,8 @@ func New(c Config, deps Dependencies) (*Gateway, error) {
 	}
 	g.posts.New = func() any { return new(post) }
 	g.lookups.New = func() any { return new(lookup) }
+	g.bids.New = func() any { return new(bid) }
+	g.macs.New = newMAC(g.c.PseudonymKey)
 	g.public = g.publicRoutes()
 	g.service = g.serviceRoutes()
 	return g, nil

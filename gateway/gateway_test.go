@@ -25,12 +25,12 @@ import (
 
 // rig is a gateway in front of a twin.
 type rig struct {
-	t *testing.T
+	t testing.TB
 	*twin
 	g *gateway.Gateway
 }
 
-func newRig(t *testing.T, edit ...func(*gateway.Config)) *rig {
+func newRig(t testing.TB, edit ...func(*gateway.Config)) *rig {
 	t.Helper()
 	tw := newTwin()
 	c := gateway.Config{

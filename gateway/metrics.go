@@ -23,6 +23,8 @@ type metrics struct {
 	natsDropped  prometheus.Counter
 	natsRefused  prometheus.Counter
 
+	bids        map[string]prometheus.Counter // by why nothing was added, "" if something was; read only after newMetrics
+	matches     map[string]prometheus.Counter // likewise, "" for those that were stored
 	exports     prometheus.Counter
 	exportBytes prometheus.Counter
 
@@ -88,7 +90,20 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m.exports = counter("exports_total", "Exports streamed to their end.")
 	m.exportBytes = counter("export_bytes_total", "Bytes of exports, of those that broke off too.")
 	m.countGraph(register, counter)
+	m.bids = byWithheld(register, "bid_requests_total", "Bid requests answered, by why nothing was added (none: something was).")
+	m.matches = byWithheld(register, "matches_total", "Partners' ids, by why nothing was stored (none: it was).")
 	return m, err
+}
+
+// byWithheld makes a counter for each reason, and for none.
+func byWithheld(register func(prometheus.Collector), name, help string) map[string]prometheus.Counter {
+	v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "kith_gateway_" + name, Help: help}, []string{"withheld"})
+	register(v)
+	m := map[string]prometheus.Counter{"": v.WithLabelValues("none")}
+	for _, why := range withheldReasons {
+		m[why] = v.WithLabelValues(why)
+	}
+	return m
 }
 
 // countGraph makes the counters of links and opt-outs.

@@ -10,6 +10,7 @@ func (g *Gateway) publicRoutes() *plane {
 		return map[string]handler{method: h, http.MethodOptions: g.preflight}
 	}
 	p.add("/v1/pixel.gif", get(g.pixel))
+	p.add("/v1/match", get(g.getMatch))
 	p.add("/v1/events", withPreflight(http.MethodPost, g.publicEvents))
 	p.add("/v1/me/segments", withPreflight(http.MethodGet, g.ownSegments))
 	p.add("/v1/me", map[string]handler{http.MethodGet: g.ownRecord, http.MethodDelete: g.eraseOwn, http.MethodOptions: g.preflight})

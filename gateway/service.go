@@ -19,6 +19,7 @@ func (g *Gateway) serviceRoutes() *plane {
 
 	p.add("/v1/events", post(client(g.serviceEvents)))
 	p.add("/v1/lookup", post(client(g.postLookup)))
+	p.add("/v1/openrtb", post(client(g.postOpenRTB)))
 	p.segment = p.add("/v1/identities/{identity}/segments", get(client(g.getSegments)))
 	p.add("/v1/identities/{identity}", map[string]handler{http.MethodGet: client(g.getRecord), http.MethodDelete: client(g.deleteIdentity)})
 	p.add("/v1/identities/{identity}/traits", map[string]handler{http.MethodPatch: client(g.patchTraits)})

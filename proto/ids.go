@@ -40,7 +40,7 @@ func ParseIdentity(s string) (Identity, error) {
 	if !ok {
 		return "", Errorf(CodeIdentity, "identity %q has no kind: write kind:value, such as browser:abc", clip(s))
 	}
-	if !validKind(kind) {
+	if !ValidKind(kind) {
 		return "", Errorf(CodeIdentity, "identity kind %q is unknown: use browser, aaid, idfa, account, stat or partner.NAME", clip(kind))
 	}
 	if len(value) > 256 {
@@ -65,7 +65,9 @@ func ParseIdentity(s string) (Identity, error) {
 	return Identity(s), nil
 }
 
-func validKind(kind string) bool {
+// ValidKind reports whether identities may be of a kind: browser, aaid, idfa,
+// account, stat or partner.NAME.
+func ValidKind(kind string) bool {
 	if slices.Contains(identityKinds, kind) {
 		return true
 	}

@@ -42,6 +42,7 @@ type node interface {
 	Close() error
 	Conn() *nats.Conn
 	Collector() prometheus.Collector
+	PseudonymKey() []byte
 }
 
 func openNode(ctx context.Context, c config.Config, members *members, rebaseLog bool, logger *slog.Logger) (node, gateway.Maintenance, error) {
@@ -175,6 +176,8 @@ func gatewayConfig(c config.Config) gateway.Config {
 		EventsPerSecond: float64(c.Limits.RateEventsMax),
 		CookieDomain:    c.Cookies.Domain, CookieInsecure: c.Cookies.Insecure,
 		Secrets: map[proto.ClientName][]byte{}, Origins: map[proto.ClientName][]string{}, Dev: c.Dev, Version: version,
+		EIDSource: c.OpenRTB.Source, TCFVendor: c.Consent.TCFVendor,
+		OpenRTB: map[proto.ClientName]gateway.OpenRTB{}, Partners: map[proto.ClientName][]gateway.Partner{},
 	}
 	for _, id := range c.Links.Blocked {
 		g.Blocked = append(g.Blocked, proto.Identity(id))
@@ -189,6 +192,10 @@ func gatewayConfig(c config.Config) gateway.Config {
 		if len(cl.Origins) > 0 {
 			g.Origins[proto.ClientName(cl.Name)] = cl.Origins
 		}
+		g.OpenRTB[proto.ClientName(cl.Name)] = gateway.OpenRTB{Segtax: cl.OpenRTB.Segtax, UserID: cl.OpenRTB.UserID, BuyerUID: cl.OpenRTB.BuyerUID}
+		for _, p := range cl.Partners {
+			g.Partners[proto.ClientName(cl.Name)] = append(g.Partners[proto.ClientName(cl.Name)], gateway.Partner{Name: p.Name, Redirects: p.Redirects, Secret: []byte(p.ProofSecret)})
+		}
 	}
 	return g
 }
@@ -197,7 +204,9 @@ func newGateway(c config.Config, n node, members *members, m gateway.Maintenance
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(n.Collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	members.tell(registry)
-	return gateway.New(gatewayConfig(c), gateway.Dependencies{
+	gc := gatewayConfig(c)
+	gc.PseudonymKey = n.PseudonymKey()
+	return gateway.New(gc, gateway.Dependencies{
 		Intake: n, Memberships: n, Definitions: n, Audiences: n, Saved: n, Campaigns: n, Accounts: n, Holdings: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Exports: n, Imports: n, Cluster: n,
 		Registry: registry, Log: logger,
 	})

@@ -72,6 +72,8 @@ type Config struct {
 	Retention Retention `yaml:"retention"`
 	Limits    Limits    `yaml:"limits"`
 	Cookies   Cookies   `yaml:"cookies"`
+	Consent   Consent   `yaml:"consent"`
+	OpenRTB   OpenRTB   `yaml:"openrtb"`
 
 	// Dev is the --dev flag: never in a file.
 	Dev bool `yaml:"-"`
@@ -138,6 +140,40 @@ type Client struct {
 	// RetentionSessions is for how long its events are kept. Zero: as
 	// Retention.Sessions says.
 	RetentionSessions Duration `yaml:"retention_sessions"`
+	// OpenRTB says how its bid requests are read and filled.
+	OpenRTB ClientOpenRTB `yaml:"openrtb"`
+	// Partners are those that it exchanges ids with.
+	Partners []Partner `yaml:"partners"`
+}
+
+// ClientOpenRTB is how a client's bid requests are read and filled.
+type ClientOpenRTB struct {
+	Segtax int `yaml:"segtax"` // its taxonomy's number in user.data, from 500. 0: 7100
+	// UserID and BuyerUID are the kinds of the identities in user.id and
+	// user.buyeruid. Empty: they name nobody.
+	UserID   string `yaml:"user_id"`
+	BuyerUID string `yaml:"buyeruid"`
+}
+
+// Partner is one whose ids of browsers GET /v1/match takes.
+type Partner struct {
+	Name string `yaml:"name"` // its ids are identities partner.NAME:…
+	// Redirects are where its browsers may be sent: https://host or
+	// https://host/path.
+	Redirects []string `yaml:"redirects"`
+	// ProofSecret is the key of proofs that the partner gave an id out. Empty:
+	// none is needed.
+	ProofSecret string `yaml:"proof_secret"`
+}
+
+// Consent is what the operator is in others' frameworks of consent.
+type Consent struct {
+	TCFVendor int `yaml:"tcf_vendor"` // number in the TCF's list of vendors; 0: none
+}
+
+// OpenRTB is what bid requests are told of this deployment.
+type OpenRTB struct {
+	Source string `yaml:"source"` // of user.eids, a domain. Empty: cookies.domain, or "kith"
 }
 
 // Retention is for how long data are kept; 0s is for ever.
@@ -234,7 +270,7 @@ type problem struct{ path, message string }
 func (p *problem) name() string { return strings.TrimPrefix(p.path, "$.") }
 
 func (c *Config) problem() *problem {
-	checks := []func() *problem{c.checkNode, c.checkAddresses, c.checkCluster, c.checkSizes, c.checkKeys, c.checkClients, c.checkLinks, c.checkLimits, c.checkRetention}
+	checks := []func() *problem{c.checkNode, c.checkAddresses, c.checkCluster, c.checkSizes, c.checkKeys, c.checkClients, c.checkPartners, c.checkOutside, c.checkLinks, c.checkLimits, c.checkRetention}
 	for _, check := range checks {
 		if p := check(); p != nil {
 			return p
@@ -417,6 +453,52 @@ func (c *Config) checkClients() *problem {
 		for j, o := range cl.Origins {
 			if !validOrigin(o) {
 				return &problem{at("$.clients", i, "origins["+strconv.Itoa(j)+"]"), "write an origin as browsers send it, such as https://www.example.com: https, in lower case, without path, final slash or :443"}
+			}
+		}
+	}
+	return nil
+}
+
+func (c *Config) checkPartners() *problem {
+	for i, cl := range c.Clients {
+		seen := map[string]bool{}
+		for j, p := range cl.Partners {
+			list := at("$.clients", i, "partners")
+			switch {
+			case !proto.ValidName(p.Name):
+				return &problem{at(list, j, "name"), "use 1 to 64 of A-Z a-z 0-9 _ - and, not first, dots"}
+			case seen[p.Name]:
+				return &problem{at(list, j, "name"), "partner " + p.Name + " is named twice: keep one"}
+			case p.ProofSecret != "" && len(p.ProofSecret) < 16:
+				return &problem{at(list, j, "proof_secret"), "use at least 16 characters"}
+			}
+			seen[p.Name] = true
+			for k, r := range p.Redirects {
+				if _, err := proto.ParseRedirectPrefix(r); err != nil {
+					return &problem{at(list, j, "redirects["+strconv.Itoa(k)+"]"), "write https://host or https://host/path: in lower case, without port, user, query, fragment and escapes"}
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// checkOutside checks what bid requests are told and read by.
+func (c *Config) checkOutside() *problem {
+	switch s := c.OpenRTB.Source; {
+	case len(s) > 253 || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-.") != "":
+		return &problem{"$.openrtb.source", "write a domain of yours in lower case, such as kith.example.com"}
+	case c.Consent.TCFVendor < 0 || c.Consent.TCFVendor > 1<<16-1:
+		return &problem{"$.consent.tcf_vendor", "write your number in the TCF's list of vendors, or 0 if you have none"}
+	}
+	for i, cl := range c.Clients {
+		o := cl.OpenRTB
+		if o.Segtax != 0 && (o.Segtax < 500 || o.Segtax > 1<<31-1) {
+			return &problem{at("$.clients", i, "openrtb.segtax"), "use a number of the vendors' range, from 500; the default is 7100"}
+		}
+		for _, f := range []struct{ field, kind string }{{"user_id", o.UserID}, {"buyeruid", o.BuyerUID}} {
+			if f.kind != "" && !proto.ValidKind(f.kind) {
+				return &problem{at("$.clients", i, "openrtb."+f.field), "use browser, aaid, idfa, account, stat or partner.NAME, or leave it out"}
 			}
 		}
 	}

@@ -1,0 +1,216 @@
+package gateway
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+
+	"kith/proto"
+)
+
+// OpenRTB is how one client's bid requests are read and filled.
+type OpenRTB struct {
+	// Segtax is the taxonomy's number in user.data: the client's own, from the
+	// range of vendors, which begins at 500. 0: SegtaxDefault.
+	Segtax int
+	// UserID and BuyerUID are the kinds of the identities that user.id and
+	// user.buyeruid name, such as "browser" or "partner.adx". Empty: none.
+	UserID, BuyerUID string
+}
+
+// The range of vendors' taxonomies (IAB Tech Lab, "Segment Taxonomies"), and the
+// number that stands for kith's segments where a client has none of its own. It
+// is not registered.
+const (
+	SegtaxMin     = 500
+	SegtaxMax     = 1<<31 - 1
+	SegtaxDefault = 7100
+)
+
+// bidSegmentsMax bounds the segments in an answer, so that a bid request stays
+// one.
+const bidSegmentsMax = 256
+
+// agent types of user.eids.uids (AdCOM, "Agent Types").
+const (
+	agentBrowser = 1 // one browser or device
+	agentPerson  = 3 // the same on a person's devices
+)
+
+// postOpenRTB answers with the BidRequest that it is sent, with what the client
+// knows of the person in it, or as it came, and why. It stores nothing.
+func (g *Gateway) postOpenRTB(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
+	client, err := g.clientOf(who, r)
+	if err != nil {
+		return err
+	}
+	x := g.bids.Get().(*bid)
+	defer g.freeBid(x)
+	if x.body, err = g.readBody(w, r, x.body); err != nil {
+		return err
+	}
+	if kind := contentType(r); kind != "application/json" && kind != "text/plain" {
+		return proto.Errorf(proto.CodeMediaType, "content type %q is not taken: use application/json", clip(kind))
+	}
+	x.source = g.c.EIDSource
+	if err := x.parse(x.body); err != nil {
+		return err
+	}
+	if r.URL.RawQuery != "" {
+		if err := g.wait(r.Context(), queryValue(r.URL.RawQuery, "after")); err != nil {
+			return err
+		}
+	}
+	x.signals.fromHeaders(r.Header)
+	why, err := g.fill(x, client)
+	if err != nil {
+		return err
+	}
+	g.metrics.bids[why].Inc()
+	if why != "" {
+		w.Header()[withheldHeader] = []string{why}
+	}
+	x.splice()
+	writeJSON(w, http.StatusOK, x.answer)
+	return nil
+}
+
+func (g *Gateway) freeBid(x *bid) {
+	x.scan.b, x.scan.err = nil, nil
+	x.reset()
+	if cap(x.body) <= pooledBytesMax && cap(x.answer) <= pooledBytesMax && cap(x.scan.text) <= pooledBytesMax && cap(x.edits) <= pooledBytesMax>>5 {
+		g.bids.Put(x)
+	}
+}
+
+// fill finds out what is added to x, or why nothing is. The request is about
+// the first of its identities that is known; if any of them is opted out it is
+// about nobody.
+func (g *Gateway) fill(x *bid, client proto.ClientInfo) (why string, err error) {
+	if why := x.signals.against(g.c.TCFVendor); why != "" {
+		return why, nil
+	}
+	c := g.c.OpenRTB[client.Name]
+	var room [uidsMax + 4]proto.Identity
+	ids := g.named(room[:0], x, c)
+	if len(ids) == 0 {
+		return withheldNobody, nil
+	}
+	l := g.lookups.Get().(*lookup)
+	defer g.freeLookup(l)
+	now := g.millis()
+	for _, id := range ids {
+		v, err := g.look(l, client, id, now)
+		if err != nil {
+			return "", err
+		}
+		if v.OptedOut {
+			x.subject = ""
+			return withheldOptedOut, nil
+		}
+		if v.Known && x.subject == "" {
+			x.subject = id
+			x.segments, l.segments = l.segments, x.segments
+		}
+	}
+	g.metrics.identities.Add(float64(len(ids)))
+	if x.subject == "" {
+		return withheldUnknown, nil
+	}
+	if n := len(x.segments); n > 0 {
+		x.data = appendData(x.data, x.segments[:min(n, bidSegmentsMax)], c.Segtax)
+	}
+	x.eid = g.appendEID(x.eid, client, x.subject)
+	return "", nil
+}
+
+// named appends the identities that a request is about, the surest first: eids
+// of our source, what the client says that user.buyeruid and user.id are, and
+// the device.
+func (g *Gateway) named(ids []proto.Identity, x *bid, c OpenRTB) []proto.Identity {
+	for _, v := range x.uids {
+		if strings.IndexByte(v, ':') < 0 {
+			ids = g.appendNamed(ids, string(browserIdentity(v)))
+		} else {
+			ids = g.appendNamed(ids, v)
+		}
+	}
+	if c.BuyerUID != "" && x.buyerUID != "" {
+		ids = g.appendNamed(ids, c.BuyerUID+":"+x.buyerUID)
+	}
+	if c.UserID != "" && x.userID != "" {
+		ids = g.appendNamed(ids, c.UserID+":"+x.userID)
+	}
+	if x.ifa == "" {
+		return ids
+	}
+	android, apple := platform(x.os)
+	if android {
+		ids = g.appendNamed(ids, "aaid:"+x.ifa)
+	}
+	if apple {
+		ids = g.appendNamed(ids, "idfa:"+x.ifa)
+	}
+	return ids
+}
+
+// appendNamed appends s if it is an identity, of one person, without personal
+// data.
+func (g *Gateway) appendNamed(ids []proto.Identity, s string) []proto.Identity {
+	id, err := parseIdentity(s)
+	if err != nil || personal(s) {
+		return ids
+	}
+	if _, many := g.blocked[id]; many {
+		return ids
+	}
+	return append(ids, id)
+}
+
+// platform tells whose advertising id device.ifa is by device.os. Where that
+// does not say, it may be either's.
+func platform(os string) (android, apple bool) {
+	for _, name := range [...]string{"ios", "ipados", "tvos"} {
+		if strings.EqualFold(os, name) {
+			return false, true
+		}
+	}
+	if strings.EqualFold(os, "android") {
+		return true, false
+	}
+	return true, true
+}
+
+// appendData writes our entry of user.data. The ids need no escaping.
+func appendData(b []byte, segments []proto.SegmentID, segtax int) []byte {
+	b = append(b, `{"id":"`+dataProvider+`","name":"`+dataProvider+`","segment":[`...)
+	for i, s := range segments {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, `{"id":"`...)
+		b = append(b, s...)
+		b = append(b, `"}`...)
+	}
+	b = append(b, `],"ext":{"segtax":`...)
+	if segtax == 0 {
+		segtax = SegtaxDefault
+	}
+	b = strconv.AppendInt(b, int64(segtax), 10)
+	return append(b, "}}"...)
+}
+
+// appendEID writes our entry of user.eids.
+func (g *Gateway) appendEID(b []byte, client proto.ClientInfo, id proto.Identity) []byte {
+	agent := agentBrowser
+	if strings.HasPrefix(string(id), "account:") {
+		agent = agentPerson
+	}
+	b = append(b, `{"source":`...)
+	b = appendText(b, g.c.EIDSource)
+	b = append(b, `,"uids":[{"id":"`...)
+	b = g.appendPseudonym(b, client, id)
+	b = append(b, `","atype":`...)
+	b = strconv.AppendInt(b, int64(agent), 10)
+	return append(b, "}]}"...)
+}
