@@ -41,13 +41,51 @@ func BenchmarkHTTPLookup(b *testing.B) {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(map[string]any{"identity": id, "known": ok, "opted_out": false, "segments": segments})
 	})
-	b.Run("bare", func(b *testing.B) { benchHTTP(b, bare) })
-	b.Run("kith", func(b *testing.B) { benchHTTP(b, g.Service()) })
+	request := []byte("GET /v1/identities/browser:3f0c9a/segments HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer acme-key\r\n\r\n")
+	b.Run("bare", func(b *testing.B) { benchHTTP(b, bare, request) })
+	b.Run("kith", func(b *testing.B) { benchHTTP(b, g.Service(), request) })
 }
 
-// benchHTTP asks h over 16 connections of its own, with as little work on the
-// asking side as there can be.
-func benchHTTP(b *testing.B, h http.Handler) {
+// bidRequest is what an exchange sends for one place on a page: 2 KiB.
+const bidRequest = `{"id":"80ce30c53c16e6ede735f123ef6e32361bfc7b22","at":1,"cur":["USD"],"tmax":120,"imp":[{"id":"1","bidfloor":0.03,"bidfloorcur":"USD","secure":1,"tagid":"agltb3B1Yi1pbmNyDQsSBFNpdGUY7fD0FAw",` +
+	`"banner":{"h":250,"w":300,"pos":0,"format":[{"w":300,"h":250},{"w":300,"h":600},{"w":320,"h":50}],"btype":[4],"battr":[1,3,14],"api":[3,5,6]},"pmp":{"private_auction":1,"deals":[{"id":"AB-Agency1-0001","at":1,"bidfloor":2.5,"wseat":["Agency1"]},{"id":"XY-Agency2-0001","at":2,"bidfloor":2,"wseat":["Agency2"]}]},"ext":{"gpid":"/1111/homepage#div-1","data":{"pbadslot":"/1111/homepage"}}}],` +
+	`"site":{"id":"102855","name":"News of the day","cat":["IAB3-1","IAB12"],"domain":"www.news.example","page":"https://www.news.example/economy/2026/11/27/markets-open-lower-after-a-long-week-1234.html","ref":"https://search.example/","publisher":{"id":"8953","name":"news.example","cat":["IAB3-1"],"domain":"news.example"},"content":{"keywords":"economy,markets,shares","language":"en"}},` +
+	`"device":{"ua":"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36","sua":{"browsers":[{"brand":"Chromium","version":["142","0","7444","59"]},{"brand":"Not A Brand","version":["99"]}],"platform":{"brand":"Linux","version":["6"]},"mobile":0},"ip":"192.0.2.0","language":"en","devicetype":2,"dnt":0,"lmt":0,"geo":{"country":"CHE","region":"BE","type":2}},` +
+	`"user":{"id":"55816b39711f9b5acf3b90e313ed29e51665623f","buyeruid":"3f0c9a","consent":"COzTVhaOzTVhaGvAAAENAiCIAP_AAH_AAAAAAEEUACCKAAA","data":[{"id":"6","name":"another.example","segment":[{"id":"12341318394918"},{"id":"23849302"}],"ext":{"segtax":4}}],"eids":[{"source":"another.example","uids":[{"id":"gTAIAOAAAA4cZxJpF4TZ0000000000","atype":1}]}]},` +
+	`"regs":{"coppa":0,"gdpr":1,"us_privacy":"1---","gpp":"DBACNYA~COzTVhaOzTVhaGvAAAENAiCIAP_AAH_AAAAAAEEUACCKAAA~1YNN","gpp_sid":[2],"ext":{"gdpr":1}},"source":{"tid":"f3a1c9e2-4f1f-4a3d-a5be-7a3f6a9e8f11","schain":{"ver":"1.0","complete":1,"nodes":[{"asi":"exchange.example","sid":"1234","hp":1,"rid":"bid-1"}]}}}`
+
+// BenchmarkHTTPOpenRTB fills one bid request in each request over loopback, and
+// beside it the least that net/http can do with the same: read it and send it
+// back.
+func BenchmarkHTTPOpenRTB(b *testing.B) {
+	known := map[proto.Identity][]proto.SegmentID{"browser:3f0c9a": {"auto", "owners", "news-readers", "s4", "s5", "s6", "s7", "s8"}}
+	tw := newTwin()
+	g, err := gateway.New(gateway.Config{OpenRTB: map[proto.ClientName]gateway.OpenRTB{"acme": {BuyerUID: "browser", UserID: "partner.adx"}}},
+		gateway.Dependencies{Intake: tw, Memberships: readOnly{tw, known}, Definitions: tw, Audiences: tw, Saved: tw, Accounts: tw, Holdings: tw, Operations: tw, Graph: tw, OptOuts: tw})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if w := send(g.Service(), "POST", "/v1/openrtb", bidRequest, auth, key("acme-key")); w.Code != 200 || !strings.Contains(w.Body.String(), `"owners"`) {
+		b.Fatal(w.Code, w.Header(), w.Body)
+	}
+	bare := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body := make([]byte, r.ContentLength)
+		if _, err := io.ReadFull(r.Body, body); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+		_, _ = w.Write(body)
+	})
+	request := []byte("POST /v1/openrtb HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer acme-key\r\nContent-Type: application/json\r\nContent-Length: " + strconv.Itoa(len(bidRequest)) + "\r\n\r\n" + bidRequest)
+	b.Run("bare", func(b *testing.B) { benchHTTP(b, bare, request) })
+	b.Run("kith", func(b *testing.B) { benchHTTP(b, g.Service(), request) })
+}
+
+// benchHTTP sends h a request over 16 connections of its own, with as little
+// work on the asking side as there can be.
+func benchHTTP(b *testing.B, h http.Handler, request []byte) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
@@ -55,7 +93,6 @@ func benchHTTP(b *testing.B, h http.Handler) {
 	s := &http.Server{Handler: h}
 	done := make(chan struct{})
 	go func() { _ = s.Serve(l); close(done) }()
-	request := []byte("GET /v1/identities/browser:3f0c9a/segments HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer acme-key\r\n\r\n")
 	b.SetParallelism(8)
 	b.RunParallel(func(pb *testing.PB) {
 		c, err := net.Dial("tcp", l.Addr().String())
