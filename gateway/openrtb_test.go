@@ -42,8 +42,14 @@ func exchange(t testing.TB, edit ...func(*gateway.Config)) *rig {
 	}}, edit...)...)
 	var events strings.Builder
 	for i, e := range []struct{ id, section string }{
-		{"browser:seen1", "auto"}, {"browser:mine1", "boats"}, {"idfa:EA7583CD-A667-48BC-B806-42ECB2B48606", "moto"},
-		{"aaid:cdda802e-fb9c-47ad-9866-0794d394c912", "bikes"}, {"account:a1", "news"}, {"partner.adx:77", "sport"}, {"browser:out1", "auto"}, {"browser:kiosk1", "auto"},
+		{"browser:seen1", "auto"},
+		{"browser:mine1", "boats"},
+		{"idfa:EA7583CD-A667-48BC-B806-42ECB2B48606", "moto"},
+		{"aaid:cdda802e-fb9c-47ad-9866-0794d394c912", "bikes"},
+		{"account:a1", "news"},
+		{"partner.adx:77", "sport"},
+		{"browser:out1", "auto"},
+		{"browser:kiosk1", "auto"},
 	} {
 		if i > 0 {
 			events.WriteByte(',')
@@ -104,8 +110,10 @@ func TestOpenRTB(t *testing.T) {
 		{"by an eid of ours with its kind", `{"user":{"eids":[{"uids":[{"atype":3,"id":"account:a1"}],"source":"KITH.example"}]}}`, `{"user":{"eids":[` + ourEID("account:a1") + `],"data":[` + ourData("all", "news") + `]}}`, ""},
 		{"by an eid of another", `{"user":{"eids":[{"source":"other.example","uids":[{"id":"seen1"}]}]}}`, "", "no_identity"},
 		{"a pseudonym names nobody", `{"user":{"eids":[` + ourEID("browser:seen1") + `]}}`, `{"user":{"eids":[]}}`, "no_identity"},
-		{"the eid before the buyer before the user before the device", `{"device":{"ifa":"` + idfa + `"},"user":{"id":"77","buyeruid":"mine1","eids":[` + raw + `]}}`,
-			`{"device":{"ifa":"` + idfa + `"},"user":{"id":"77","buyeruid":"mine1","eids":[` + ourEID("browser:seen1") + `],"data":[` + ourData("all", "auto") + `]}}`, ""},
+		{
+			"the eid before the buyer before the user before the device", `{"device":{"ifa":"` + idfa + `"},"user":{"id":"77","buyeruid":"mine1","eids":[` + raw + `]}}`,
+			`{"device":{"ifa":"` + idfa + `"},"user":{"id":"77","buyeruid":"mine1","eids":[` + ourEID("browser:seen1") + `],"data":[` + ourData("all", "auto") + `]}}`, "",
+		},
 		{"the first that is known", `{"user":{"buyeruid":"new1","id":"77"}}`, `{"user":{"buyeruid":"new1","id":"77",` + ours("partner.adx:77", "all", "sport") + `}}`, ""},
 		{"one of them opted out", `{"user":{"buyeruid":"seen1","id":"out1"}}`, "", "opted_out"},
 		{"opted out", `{"user":{"buyeruid":"out1"}}`, "", "opted_out"},
@@ -125,15 +133,23 @@ func TestOpenRTB(t *testing.T) {
 		{"data and eids null", `{"user":{"data":null,"buyeruid":"seen1","eids":null}}`, `{"user":{"data":[` + ourData("all", "auto") + `],"buyeruid":"seen1","eids":[` + ourEID("browser:seen1") + `]}}`, ""},
 		{"data and eids null, nobody", `{"user":{"data":null,"eids":null}}`, "", "no_identity"},
 		{"data and eids empty", `{"user":{"data":[ ],"buyeruid":"seen1","eids":[]}}`, `{"user":{"data":[` + ourData("all", "auto") + ` ],"buyeruid":"seen1","eids":[` + ourEID("browser:seen1") + `]}}`, ""},
-		{"behind others", `{"user":{"data":[{"id":"x","segment":[]} ],"buyeruid":"seen1","eids":[{"source":"a.example"},{}]}}`,
-			`{"user":{"data":[{"id":"x","segment":[]},` + ourData("all", "auto") + ` ],"buyeruid":"seen1","eids":[{"source":"a.example"},{},` + ourEID("browser:seen1") + `]}}`, ""},
-		{"in place of ours", `{"user":{"buyeruid":"seen1","data":[{"id":"kith"} , {"id":"x"}, {"name":"kith","\u0069d":"\u006bith","segment":[{"id":"old"}]},{"id":"kith"},{"id":"y"}, {"id":"kith"}]}}`,
-			`{"user":{"buyeruid":"seen1","data":[{"id":"x"},{"id":"y"},` + ourData("all", "auto") + `],"eids":[` + ourEID("browser:seen1") + `]}}`, ""},
+		{
+			"behind others", `{"user":{"data":[{"id":"x","segment":[]} ],"buyeruid":"seen1","eids":[{"source":"a.example"},{}]}}`,
+			`{"user":{"data":[{"id":"x","segment":[]},` + ourData("all", "auto") + ` ],"buyeruid":"seen1","eids":[{"source":"a.example"},{},` + ourEID("browser:seen1") + `]}}`, "",
+		},
+		{
+			"in place of ours", `{"user":{"buyeruid":"seen1","data":[{"id":"kith"} , {"id":"x"}, {"name":"kith","\u0069d":"\u006bith","segment":[{"id":"old"}]},{"id":"kith"},{"id":"y"}, {"id":"kith"}]}}`,
+			`{"user":{"buyeruid":"seen1","data":[{"id":"x"},{"id":"y"},` + ourData("all", "auto") + `],"eids":[` + ourEID("browser:seen1") + `]}}`, "",
+		},
 		{"in place of ours alone", `{"user":{"buyeruid":"seen1","data":[ {"id":"kith"},{"id":"kith"} ],"eids":[]}}`, `{"user":{"buyeruid":"seen1","data":[ ` + ourData("all", "auto") + ` ],"eids":[` + ourEID("browser:seen1") + `]}}`, ""},
-		{"another's of our name", `{"user":{"data":[{"id":"other","name":"kith"},{"id":5},7,"kith",[{"id":"kith"}],{"ext":{"id":"kith"}}],"buyeruid":"seen1","eids":[]}}`,
-			`{"user":{"data":[{"id":"other","name":"kith"},{"id":5},7,"kith",[{"id":"kith"}],{"ext":{"id":"kith"}},` + ourData("all", "auto") + `],"buyeruid":"seen1","eids":[` + ourEID("browser:seen1") + `]}}`, ""},
-		{"all else as it is", " {\"imp\":[{\"bidfloor\":1.50,\"n\":1E+2,\"big\":123456789012345678901234567890,\"neg\":-0.0}],\n\t\"user\" : { \"buyeruid\" : \"se\\u0065n1\", \"\\u00fc\":\"\\/\\ud83d\\ude00\" } , \"ext\":{\"b\":1,\"a\":[true,null]},\"user2\":{\"data\":1} } \n",
-			" {\"imp\":[{\"bidfloor\":1.50,\"n\":1E+2,\"big\":123456789012345678901234567890,\"neg\":-0.0}],\n\t\"user\" : { \"buyeruid\" : \"se\\u0065n1\", \"\\u00fc\":\"\\/\\ud83d\\ude00\" ," + seen + "} , \"ext\":{\"b\":1,\"a\":[true,null]},\"user2\":{\"data\":1} } \n", ""},
+		{
+			"another's of our name", `{"user":{"data":[{"id":"other","name":"kith"},{"id":5},7,"kith",[{"id":"kith"}],{"ext":{"id":"kith"}}],"buyeruid":"seen1","eids":[]}}`,
+			`{"user":{"data":[{"id":"other","name":"kith"},{"id":5},7,"kith",[{"id":"kith"}],{"ext":{"id":"kith"}},` + ourData("all", "auto") + `],"buyeruid":"seen1","eids":[` + ourEID("browser:seen1") + `]}}`, "",
+		},
+		{
+			"all else as it is", " {\"imp\":[{\"bidfloor\":1.50,\"n\":1E+2,\"big\":123456789012345678901234567890,\"neg\":-0.0}],\n\t\"user\" : { \"buyeruid\" : \"se\\u0065n1\", \"\\u00fc\":\"\\/\\ud83d\\ude00\" } , \"ext\":{\"b\":1,\"a\":[true,null]},\"user2\":{\"data\":1} } \n",
+			" {\"imp\":[{\"bidfloor\":1.50,\"n\":1E+2,\"big\":123456789012345678901234567890,\"neg\":-0.0}],\n\t\"user\" : { \"buyeruid\" : \"se\\u0065n1\", \"\\u00fc\":\"\\/\\ud83d\\ude00\" ," + seen + "} , \"ext\":{\"b\":1,\"a\":[true,null]},\"user2\":{\"data\":1} } \n", "",
+		},
 		{"user of imp.ext is none", `{"imp":[{"user":{"buyeruid":"seen1","data":1}}],"user":{"ext":{"buyeruid":"seen1","eids":[` + raw + `]}}}`, "", "no_identity"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

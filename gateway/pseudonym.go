@@ -14,9 +14,6 @@ import (
 // pseudonym that comes back is not taken for one, and needs no escape in a URL.
 const pseudonymPrefix = "k1~"
 
-// pseudonymBytes is how long one is: 32 bytes in base64 without padding.
-const pseudonymBytes = len(pseudonymPrefix) + 43
-
 // newMAC makes the HMAC of pseudonyms. They are kept: a key costs two blocks.
 func newMAC(key []byte) func() any {
 	return func() any { return hmac.New(sha256.New, key) }
