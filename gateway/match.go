@@ -257,6 +257,10 @@ func (g *Gateway) storeMatch(ctx context.Context, client proto.ClientInfo, brows
 	d.addIdentity(string(browser))
 	d.addIdentity(string(id))
 	d.addProp("partner", proto.TextOf(partner))
+	// A page that asks at each view is not worth an event each time.
+	if name := "match " + string(id); len(name) <= proto.EventIDBytesMax {
+		d.setID(name)
+	}
 	p.take()
 	pos, err := g.submit(ctx, true, p)
 	if err == nil && len(p.refused) > 0 {

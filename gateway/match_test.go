@@ -42,7 +42,7 @@ func TestMatch(t *testing.T) {
 		t.Errorf("the cookie is not renewed: %v", c)
 	}
 	want := []proto.Event{{
-		Client: 2, Space: 2, Time: proto.MillisOf(now), Received: proto.MillisOf(now), Identities: []proto.Identity{me, "partner.adx:4711a"},
+		Client: 2, Space: 2, Time: proto.MillisOf(now), Received: proto.MillisOf(now), ID: "match partner.adx:4711a", Identities: []proto.Identity{me, "partner.adx:4711a"},
 		EventBody: proto.EventBody{Name: "match", Props: []proto.Prop{{Key: "partner", Value: proto.TextOf("adx")}}},
 	}}
 	if d := cmp.Diff(want, r.matches()); d != "" {
@@ -50,6 +50,11 @@ func TestMatch(t *testing.T) {
 	}
 	if u := r.user(2, "partner.adx:4711a"); !slices.Contains(u, me) {
 		t.Errorf("not linked: %v", u)
+	}
+	// An id that is too long for an event's is taken all the same.
+	long := strings.Repeat("x1", 100)
+	if w := r.visit("GET", "/v1/match?client=acme&partner=adx&uid="+long, "", "Cookie", mine); w.Code != 200 || len(r.matches()) != 2 || r.matches()[1].ID != "" {
+		t.Errorf("%d %v %+v", w.Code, w.Header(), r.matches())
 	}
 }
 

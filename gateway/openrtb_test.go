@@ -124,6 +124,7 @@ func TestOpenRTB(t *testing.T) {
 		{"a mail address", `{"user":{"buyeruid":"jane@example.com"}}`, "", "no_identity"},
 		{"many people's", `{"user":{"buyeruid":"kiosk1"}}`, "", "no_identity"},
 		{"no text", `{"user":{"buyeruid":77,"id":null}}`, "", "no_identity"},
+		{"half a letter", `{"user":{"buyeruid":"\ud800x1"}}`, "", "no_identity"},
 		{"no identity", `{"user":{"buyeruid":"a b","id":"x\u0000"}}`, "", "no_identity"},
 
 		{"no user", `{"device":{"ifa":"` + idfa + `"}  }`, `{"device":{"ifa":"` + idfa + `"}  ,"user":{` + ours("idfa:"+idfa, "all", "moto") + `}}`, ""},
