@@ -31,7 +31,7 @@ const (
 // one.
 const bidSegmentsMax = 256
 
-// agent types of user.eids.uids (AdCOM, "Agent Types").
+// Agent types of user.eids.uids (AdCOM, "Agent Types").
 const (
 	agentBrowser = 1 // one browser or device
 	agentPerson  = 3 // the same on a person's devices

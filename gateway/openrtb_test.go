@@ -324,6 +324,7 @@ var everySignal = []signal{
 	{name: "gdpr in ext, no string", withheld: "gdpr", regs: `"ext":{"gdpr":1}`},
 	{name: "gdpr in ext, consented", regs: `"ext":{"gdpr":1}`, user: `"ext":{"consent":"` + consented + `"}`, open: true},
 	{name: "gdpr, two strings, one refuses", withheld: "gdpr", regs: `"gdpr":1`, user: `"consent":"` + consented + `","ext":{"consent":"` + refused + `"}`},
+	{name: "gdpr, two strings, the other refuses", withheld: "gdpr", regs: `"gdpr":1`, user: `"consent":"` + refused + `","ext":{"consent":"` + consented + `"}`},
 	{name: "no gdpr, refused", regs: `"gdpr":0`, user: `"consent":"` + refused + `"`, query: "gdpr=0&gdpr_consent=" + refused, open: true},
 	{name: "gdpr by gpp_sid, refused", withheld: "gdpr", regs: `"gpp":"DBABMA~` + refused + `","gpp_sid":[2]`, query: "gpp=DBABMA~" + refused + "&gpp_sid=2"},
 	{name: "gdpr by gpp_sid, consented", regs: `"gpp":"DBABMA~` + consented + `","gpp_sid":[2]`, query: "gpp=DBABMA~" + consented + "&gpp_sid=2", open: true},

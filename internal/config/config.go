@@ -229,13 +229,18 @@ func Default() Config {
 	}
 }
 
-// UseDev adds what --dev gives: the demo client and two well-known keys.
+// UseDev adds what --dev gives: two well-known keys and the demo client, with
+// bid requests and a partner to try them out.
 func (c *Config) UseDev() {
 	c.Dev = true
 	c.Keys = append(c.Keys,
 		Key{SHA256: HashKey(DevAdminKey), Role: string(proto.RoleAdmin)},
 		Key{SHA256: HashKey(DevKey), Role: string(proto.RoleClient), Client: DevClient})
-	c.Clients = append(c.Clients, Client{Name: DevClient})
+	c.Clients = append(c.Clients, Client{
+		Name:     DevClient,
+		OpenRTB:  ClientOpenRTB{UserID: "browser", BuyerUID: "browser"},
+		Partners: []Partner{{Name: DevClient, Redirects: []string{"https://partner.example"}}},
+	})
 }
 
 // HashKey is how a key stands in kith.yaml and in the log.
