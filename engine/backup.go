@@ -232,7 +232,8 @@ var errBackup = proto.Errorf(proto.CodeCorrupt, "the backup is damaged or not wh
 // fails or is killed, the directory is left incomplete, is refused by Open and
 // Verify, and must be removed. With c.ForCluster the directory is for a node of a
 // cluster whose log is new: what belongs into it lies beside the store until the
-// nodes have started (restored.go).
+// nodes have started (restored.go). With c.RestoreLanes the directory has another
+// number of lanes than the backup (relane.go).
 func Restore(ctx context.Context, c Config, r io.Reader) error {
 	if err := c.Validate(); err != nil {
 		return err
@@ -281,6 +282,12 @@ func restoreAll(ctx context.Context, c Config, r *bufio.Reader) error {
 	x, err := readRestored(ctx, c, m.Time, r)
 	if err != nil {
 		return err
+	}
+	if c.RestoreLanes > 0 && c.RestoreLanes != c.Lanes {
+		if err := x.relane(ctx, c, m.Time); err != nil {
+			return err
+		}
+		c.Lanes = c.RestoreLanes
 	}
 	if c.ForCluster {
 		return x.keep(c.markerDir())

@@ -28,6 +28,9 @@
 //
 // # Keys
 //
+// A new kind of a lane's keys must be known to relanekinds.go, which brings it
+// into other lanes.
+//
 // Numbers are big-endian. L is the lane (1 byte), P the partition (1 byte).
 //
 //	'G' 's'                                     secret check: hash of a constant; lanes (2 bytes)
@@ -73,7 +76,8 @@ type Config struct {
 	Dir, LogDir, StoreDir string
 	// Node is the node's stable name. Default "kith-1".
 	Node string
-	// Lanes is fixed when the directory is made. Default 1.
+	// Lanes is fixed when the directory is made. Default 1. Restore takes no
+	// notice of it.
 	Lanes int
 	// NATSURL uses an external NATS; NATSListen opens the embedded one to
 	// clients.
@@ -113,6 +117,9 @@ type Config struct {
 	AcceptLostOptOuts bool
 	// ForCluster has Restore make the directory of a node of a cluster.
 	ForCluster bool
+	// RestoreLanes is for Restore: how many lanes the directory is to have. 0: as
+	// many as the backup's.
+	RestoreLanes int
 	// AdminKeys are SHA-256 hashes of keys that may do anything.
 	AdminKeys [][32]byte
 	// Retention is for how long data are kept, unless Clients says otherwise for
@@ -168,6 +175,8 @@ func (c *Config) Validate() error {
 		return proto.Errorf(proto.CodeInvalid, "node name %q is not valid: use 1 to 64 of A-Z a-z 0-9 _ - .", c.Node)
 	case c.Lanes < 1 || c.Lanes > proto.LanesMax:
 		return proto.Errorf(proto.CodeInvalid, "lanes is %d: use 1 to %d", c.Lanes, proto.LanesMax)
+	case c.RestoreLanes < 0 || c.RestoreLanes > proto.LanesMax:
+		return proto.Errorf(proto.CodeInvalid, "a restore cannot make %d lanes: use 1 to %d", c.RestoreLanes, proto.LanesMax)
 	case c.LogRetention < time.Second:
 		return proto.Errorf(proto.CodeInvalid, "log retention %v is too short: use at least 1s", c.LogRetention)
 	case c.ActiveMax < proto.Partitions:

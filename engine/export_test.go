@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -13,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/RoaringBitmap/roaring/v2"
 	gproto "google.golang.org/protobuf/proto"
 
 	"kith/actors/identity"
@@ -237,15 +240,16 @@ func BlocksOf(st store.Store, client proto.ClientID) (list []string) {
 
 // SegmentSize is an entry of a day's sizes.
 type SegmentSize struct {
-	Key  proto.SegmentKey
-	Size uint64
+	Key        proto.SegmentKey
+	Size       uint64
+	Partitions int
 }
 
 // AppendSizes writes a day's sizes.
 func AppendSizes(b []byte, list []SegmentSize) []byte {
 	in := make([]segmentSize, len(list))
 	for i, s := range list {
-		in[i] = segmentSize{s.Key, s.Size}
+		in[i] = segmentSize{s.Key, s.Size, s.Partitions}
 	}
 	return appendSizes(b, in)
 }
@@ -254,7 +258,7 @@ func AppendSizes(b []byte, list []SegmentSize) []byte {
 func ReadSizes(b []byte) (list []SegmentSize, err error) {
 	in, err := readSizes(b)
 	for _, s := range in {
-		list = append(list, SegmentSize{s.key, s.size})
+		list = append(list, SegmentSize{s.key, s.size, s.partitions})
 	}
 	return list, err
 }
@@ -480,4 +484,198 @@ func changeRecord(t *testing.T, dir string, change func(*pb.LaneRecord)) {
 	if err := errors.Join(err, err2, b.Set(recordKey(0), raw), b.Commit(), st.Close()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// LaneKinds are the kinds of keys that relane knows.
+func LaneKinds() string {
+	x := &relaning{}
+	return string(slices.Sorted(maps.Keys(x.kinds())))
+}
+
+// SettleStore brings a restored store to rest.
+func SettleStore(ctx context.Context, c Config, made time.Time, control [][]byte, st store.Store) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	return settleStored(ctx, c, made, control, st)
+}
+
+// LaneKindsOf are the kinds of keys that the lanes of a store have.
+func LaneKindsOf(st store.Store) string {
+	kinds := map[byte]bool{}
+	rowsUnder(st, []byte{'L'}, func(k, _ []byte) { kinds[k[2]] = true })
+	return string(slices.Sorted(maps.Keys(kinds)))
+}
+
+// RowsOf are all rows of a store.
+func RowsOf(st store.Store) (list []string) {
+	rowsUnder(st, nil, func(k, v []byte) { list = append(list, fmt.Sprintf("%q %x", k, v)) })
+	return list
+}
+
+func rowsUnder(st store.Store, prefix []byte, fn func(k, v []byte)) {
+	snap := st.Snapshot()
+	defer snap.Release()
+	err := snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
+		if len(k) > 0 && k[0] != 0 {
+			fn(slices.Clone(k), slices.Clone(v))
+		}
+		return true, nil
+	})
+	if err != nil {
+		panic(err)
+	}
+}
+
+// StateOf is what the lanes of a store come to together, by kind of key, without
+// which lane has it. How far work has come is of the least far of all lanes.
+func StateOf(st store.Store, lanes int) map[string][]string {
+	out := map[string][]string{}
+	add := func(kind byte, format string, args ...any) {
+		out[string(kind)] = append(out[string(kind)], fmt.Sprintf(format, args...))
+	}
+	must := func(err error) {
+		if err != nil {
+			panic(err)
+		}
+	}
+	bits, sizes, totals := map[string]*roaring.Bitmap{}, map[string]segmentSize{}, map[clientDay]dayCells{}
+	spaces, next, done := map[uint64]bool{}, map[proto.PartitionID]uint32{}, map[string]bool{}
+	whole := func(kind byte, name string, is bool) {
+		name = string(kind) + name
+		before, known := done[name]
+		done[name] = is && (before || !known)
+	}
+	var control, laneTime []string
+	rowsUnder(st, []byte{'L'}, func(k, v []byte) {
+		lane, kind, rest := int(k[1]), k[2], k[3:]
+		home := func(p proto.PartitionID) {
+			if int(laneIn(p, lanes)) != lane {
+				add(kind, "%q is in lane %d of %d", k, lane, lanes)
+			}
+		}
+		switch kind {
+		case 'o':
+			home(ordinalOf(k).Partition())
+			add(kind, "%x %q", rest, v)
+		case 'd', 'v', 'w', 'p':
+			for l := range lanes { // each has it
+				found := false
+				rowsUnder(st, append(laneKey(proto.LaneID(l), kind), rest...), func(_, other []byte) { found = bytes.Equal(v, other) })
+				if !found {
+					add(kind, "lane %d has not what lane %d has under %x", l, lane, rest)
+				}
+			}
+			add(kind, "%x %x", rest, v)
+		case 'b':
+			cut := roaring.New()
+			must(cut.UnmarshalBinary(v))
+			for _, o := range cut.ToArray() {
+				home(proto.Ordinal(o).Partition())
+			}
+			name := fmt.Sprintf("%x", rest[:8])
+			if bits[name] == nil {
+				bits[name] = roaring.New()
+			}
+			bits[name].Or(cut)
+		case 'x':
+			list, err := decodeExits(v)
+			must(err)
+			for _, e := range list {
+				home(e.Node.Hash.Partition())
+				add(kind, "%d %v", e.At, e.Node)
+			}
+		case 's':
+			for r := proto.NewReader(v); r.Len() > 0; {
+				spaces[r.Uvarint()] = true
+			}
+		case 'q':
+			home(proto.PartitionID(v[9]))
+			add(kind, "%x", v)
+		case 'u':
+			n, err := decodeNotice(v)
+			must(err)
+			home(n.hash.Partition())
+			if n.final {
+				add(kind, "%v %d", n.hash, n.gen)
+			}
+		case 'z':
+			list, err := readSizes(v)
+			must(err)
+			for _, s := range list {
+				name := fmt.Sprintf("%x %d", rest, s.key)
+				sum := sizes[name]
+				sum.size += s.size
+				sum.partitions += cmp.Or(s.partitions, len(partitionsOf(proto.LaneID(lane), lanes)))
+				sizes[name] = sum
+			}
+		case 'y':
+			at, err := aggregateOf(k)
+			must(err)
+			d, err := decodeDay(v)
+			must(err)
+			if totals[at] == nil {
+				totals[at] = dayCells{}
+			}
+			totals[at].join(d)
+		case 'a':
+			must(decodeAdded(v, func(at clientDay, d dayCells) error {
+				if totals[at] == nil {
+					totals[at] = dayCells{}
+				}
+				totals[at].join(d)
+				return nil
+			}))
+		case 'g':
+			f, err := decodeFill(k, v)
+			must(err)
+			whole(kind, fmt.Sprintf("%x", rest), f.exact())
+		case 'k':
+			e, err := decodeClientErasure(0, v)
+			must(err)
+			whole(kind, fmt.Sprintf("%x of %d", rest, e.seq), e.done)
+		case 'r':
+			r := &pb.LaneRecord{}
+			must(gproto.Unmarshal(v, r))
+			for _, p := range partitionsOf(proto.LaneID(lane), lanes) {
+				next[p] = r.NextOrdinal[p]
+			}
+			control, laneTime = append(control, fmt.Sprint(r.Control)), append(laneTime, fmt.Sprint(r.LaneTimeMs))
+		case 'c':
+			add(kind, "%d", len(v))
+		case 'e', 'm', 'j':
+		default:
+			add(kind, "this test knows nothing of it")
+		}
+	})
+	for name, b := range bits {
+		add('b', "%s %v", name, b.ToArray())
+	}
+	for name, s := range sizes {
+		add('z', "%s: %d of %d", name, s.size, s.partitions)
+	}
+	for at, d := range totals {
+		add('y', "%v %x", at, encodeDay(d))
+	}
+	for name, is := range done {
+		add(name[0], "%s is whole: %v", name, is)
+	}
+	for s := range spaces {
+		add('s', "%d", s)
+	}
+	for p := range proto.Partitions {
+		add('r', "next of %d: %d", p, next[proto.PartitionID(p)])
+	}
+	slices.Sort(control)
+	slices.Sort(laneTime)
+	add('r', "control %v", slices.Compact(control))
+	add('r', "lane time at most %s", laneTime[len(laneTime)-1])
+	for _, prefix := range []string{"N", "T"} {
+		rowsUnder(st, []byte(prefix), func(k, v []byte) { add(prefix[0], "%x %x", k, v) })
+	}
+	for kind, list := range out {
+		slices.Sort(list)
+		out[kind] = slices.Compact(list)
+	}
+	return out
 }

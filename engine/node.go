@@ -382,7 +382,7 @@ func (n *Node) checkGlobal() error {
 		return proto.Errorf(proto.CodeConflict, "the hash secret is not the one that this store was made with: put back secrets/hash.key (or the configured hash secret)")
 	}
 	if lanes := binary.BigEndian.Uint16(got[16:]); int(lanes) != n.config.Lanes {
-		return proto.Errorf(proto.CodeConflict, "this store was made with %d lanes, the configuration says %d: the number of lanes is fixed, set it to %d", lanes, n.config.Lanes, lanes)
+		return proto.Errorf(proto.CodeConflict, "this store was made with %d lanes, the configuration says %d: the number of lanes is fixed, set it to %d, or make a directory with another number from a backup (`kith restore --lanes`)", lanes, n.config.Lanes, lanes)
 	}
 	return nil
 }

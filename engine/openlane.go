@@ -32,6 +32,9 @@ func partitionsOf(id proto.LaneID, lanes int) []proto.PartitionID {
 	return list
 }
 
+// laneIn is the lane that carries a partition where there are so many.
+func laneIn(p proto.PartitionID, lanes int) proto.LaneID { return proto.LaneID(int(p) % lanes) }
+
 // openLane brings a lane to where the store has it. Without an actor system its
 // hosts are called directly.
 func (n *Node) openLane(ctx context.Context, id proto.LaneID, helpers *actors.Helpers) (*lane, error) {

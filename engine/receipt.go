@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"crypto/hmac"
 	"crypto/rand"
@@ -48,17 +49,18 @@ func commandID(id uint64) string { return strconv.FormatUint(id, 16) }
 
 // receipt is the signed proof of a final cut.
 func (n *Node) receipt(h proto.IdentityHash, c *identity.Cut) *proto.Receipt {
-	l := n.laneFor(h)
+	// A receipt is of the lanes that there were, also where a restore made others.
+	lane := laneIn(h.Partition(), cmp.Or(len(c.Vector), n.config.Lanes))
 	p := proto.Position{}
-	for lane, at := range c.Vector {
+	for id, at := range c.Vector {
 		if at > 0 {
-			p[proto.LaneID(lane)] = at
+			p[proto.LaneID(id)] = at
 		}
 	}
 	r := &proto.Receipt{
 		Version: proto.ReceiptVersion, ID: commandID(c.Command), Node: n.config.Node, Action: actionOf(c.Kind),
 		IdentityHMAC: n.signer.mac(h), IdentityHash: h.String(), Generation: c.Gen, Everywhere: c.Everywhere, Also: int(c.Also),
-		Partition: int(h.Partition()), Lane: l.id, Offset: c.Offset, Time: c.Time.Time(),
+		Partition: int(h.Partition()), Lane: lane, Offset: c.Offset, Time: c.Time.Time(),
 		CopiesRetracted: int(c.Copies), MembersRefreshed: int(c.Members), Position: p.String(),
 		LogClearBy: c.Time.Time().Add(n.config.LogRetention + 2*time.Minute).Truncate(time.Second),
 		PublicKey:  n.ReceiptKey(),

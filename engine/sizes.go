@@ -16,20 +16,34 @@ const sizesDaysMax = 5*366 + 1
 
 // segmentSize is how many identities of a lane are in a segment.
 type segmentSize struct {
-	key  proto.SegmentKey
-	size uint64
+	key        proto.SegmentKey
+	size       uint64
+	partitions int // of how many that is; 0: of the lane's
 }
 
-// Sizes are stored as: version 1; per segment, ascending by key: the key's
-// distance from the one before, the size. All are uvarints.
-const sizesVersion = 1
+// Sizes are stored as: version 1 or 2; per segment, ascending by key: the key's
+// distance from the one before, the size, in version 2 of how many partitions.
+// All are uvarints. A lane writes version 1; where a restore gave the store
+// another number of lanes, what lanes were before wrote is there as version 2.
+const (
+	sizesVersion = 1
+	sizesMoved   = 2
+)
 
 func appendSizes(b []byte, list []segmentSize) []byte {
-	b = binary.AppendUvarint(b, sizesVersion)
+	moved := slices.ContainsFunc(list, func(s segmentSize) bool { return s.partitions > 0 })
+	version := uint64(sizesVersion)
+	if moved {
+		version = sizesMoved
+	}
+	b = binary.AppendUvarint(b, version)
 	var last proto.SegmentKey
 	for _, s := range list {
 		b = binary.AppendUvarint(b, uint64(s.key-last))
 		b = binary.AppendUvarint(b, s.size)
+		if moved {
+			b = binary.AppendUvarint(b, uint64(s.partitions))
+		}
 		last = s.key
 	}
 	return b
@@ -37,17 +51,21 @@ func appendSizes(b []byte, list []segmentSize) []byte {
 
 func readSizes(b []byte) (list []segmentSize, err error) {
 	r := proto.NewReader(b)
-	if r.Uvarint() != sizesVersion {
+	version := r.Uvarint()
+	if version != sizesVersion && version != sizesMoved {
 		r.Fail()
 	}
 	var last uint64
 	for !r.Bad() && r.Len() > 0 {
-		gap, size := r.Uvarint(), r.Uvarint()
-		if gap == 0 || gap > math.MaxUint32-last || size > math.MaxUint32 {
+		gap, size, partitions := r.Uvarint(), r.Uvarint(), uint64(0)
+		if version == sizesMoved {
+			partitions = r.Uvarint()
+		}
+		if gap == 0 || gap > math.MaxUint32-last || size > math.MaxUint32 || partitions > proto.Partitions || version == sizesMoved && partitions == 0 {
 			r.Fail()
 		}
 		last += gap
-		list = append(list, segmentSize{proto.SegmentKey(last), size})
+		list = append(list, segmentSize{proto.SegmentKey(last), size, int(partitions)})
 	}
 	if r.Bad() {
 		return nil, proto.Errorf(proto.CodeCorrupt, "a day's sizes of segments are malformed: restore a backup")
@@ -68,7 +86,7 @@ func (l *lane) keepSizes(b *batch) error {
 	byClient := map[proto.ClientID][]segmentSize{}
 	for _, key := range slices.Sorted(maps.Keys(l.rules.defines)) {
 		c := l.rules.defines[key].client
-		byClient[c] = append(byClient[c], segmentSize{key, l.bitmaps.Cardinality(key)})
+		byClient[c] = append(byClient[c], segmentSize{key: key, size: l.bitmaps.Cardinality(key)})
 	}
 	for _, c := range slices.Sorted(maps.Keys(byClient)) {
 		b.puts = append(b.puts, put{sizesKey(l.id, c, day), appendSizes(nil, byClient[c])})
@@ -179,7 +197,7 @@ func (n *Node) eachSize(c proto.ClientID, from, to proto.Day, fn func(day proto.
 		snap := l.acquire()
 		err := scanSizes(snap, sizesPrefix(l.id, c), sizesKey(l.id, c, from), to, func(day proto.Day, list []segmentSize) {
 			for _, s := range list {
-				fn(day, s, len(l.partitions))
+				fn(day, s, cmp.Or(s.partitions, len(l.partitions)))
 			}
 		})
 		snap.release()

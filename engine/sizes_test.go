@@ -146,7 +146,16 @@ func TestSizesCodec(t *testing.T) {
 	if d := cmp.Diff(list, got); d != "" || err != nil {
 		t.Error(d, err)
 	}
-	for _, bad := range []string{"", "\x02", "\x01\x03", "\x01\x00\x00", "\x01\xff\xff\xff\xff\xff\x01\x00", "\x01\x01\x80"} {
+	moved := []engine.SegmentSize{{Key: 3, Size: 0, Partitions: 64}, {Key: 5, Size: 9, Partitions: 48}}
+	b = engine.AppendSizes(nil, moved)
+	if want := []byte("\x02\x03\x00\x40\x02\x09\x30"); !bytes.Equal(b, want) {
+		t.Errorf("with partitions %q is written, want %q", b, want)
+	}
+	got, err = engine.ReadSizes(b)
+	if d := cmp.Diff(moved, got); d != "" || err != nil {
+		t.Error(d, err)
+	}
+	for _, bad := range []string{"", "\x03", "\x02\x03\x00", "\x02\x03\x00\x00", "\x02\x03\x00\x41", "\x01\x03", "\x01\x00\x00", "\x01\xff\xff\xff\xff\xff\x01\x00", "\x01\x01\x80"} {
 		if _, err := engine.ReadSizes([]byte(bad)); proto.CodeOf(err) != proto.CodeCorrupt {
 			t.Errorf("%q is read: %v", bad, err)
 		}

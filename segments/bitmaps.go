@@ -270,6 +270,33 @@ func (x *Bitmaps) Load(c Chunk) error {
 	return nil
 }
 
+// DealChunks deals out anew the bits of chunks that different lanes had: of one
+// segment, or universe, and the same 65,536 numbers. to says which of the lanes,
+// counted from 0, each number goes to; a chunk without Data has no bits. It gives
+// a chunk for each lane. CodeCorrupt if one is not what TakeDirty gave.
+func DealChunks(chunks []Chunk, lanes int, to func(proto.Ordinal) int) ([]Chunk, error) {
+	sets := make([]*roaring.Bitmap, lanes)
+	out := make([]Chunk, lanes)
+	for _, c := range chunks {
+		cut, err := readChunk(c)
+		if err != nil {
+			return nil, err
+		}
+		for it := cut.Iterator(); it.HasNext(); {
+			o := it.Next()
+			i := to(proto.Ordinal(o))
+			if sets[i] == nil {
+				sets[i] = roaring.New()
+			}
+			sets[i].Add(o)
+		}
+	}
+	for i := range out {
+		out[i] = Chunk{Key: chunks[0].Key, Client: chunks[0].Client, High: chunks[0].High, Data: cutChunk(sets[i], chunks[0].High)}
+	}
+	return out, nil
+}
+
 func readChunk(c Chunk) (*roaring.Bitmap, error) {
 	cut := roaring.New()
 	if len(c.Data) == 0 {
