@@ -40,6 +40,47 @@ type aggregates struct {
 	opened  bool      // since is known
 	since   proto.Day // all events of it and later days are in
 	begun   bool      // since is to be written
+	moved   movedTotals
+}
+
+// movedTotals says of days that were counted before a restore made other lanes
+// how many lanes it took for all identities: what few did is fewer in one of many.
+type movedTotals struct {
+	before proto.Day // 0: none were
+	lanes  int
+}
+
+// sinceOf reads a lane's record of from when on its totals are whole: the day,
+// and if totals were moved the day before which, and of how many lanes (1 byte).
+func sinceOf(v []byte) (since proto.Day, moved movedTotals, err error) {
+	switch len(v) {
+	case 9:
+		moved = movedTotals{proto.Day(binary.BigEndian.Uint32(v[4:])), int(v[8])}
+	case 4:
+	default:
+		return 0, moved, corruptAggregates()
+	}
+	if len(v) == 9 && (moved.lanes < 1 || moved.lanes > proto.LanesMax) {
+		return 0, moved, corruptAggregates()
+	}
+	return proto.Day(binary.BigEndian.Uint32(v)), moved, nil
+}
+
+// appendSince packs what sinceOf reads.
+func appendSince(b []byte, since proto.Day, moved movedTotals) []byte {
+	b = binary.BigEndian.AppendUint32(b, uint32(since))
+	if moved.before == 0 {
+		return b
+	}
+	return append(binary.BigEndian.AppendUint32(b, uint32(moved.before)), byte(moved.lanes))
+}
+
+// few is how many identities in the lane are too few for a name on a day.
+func (a *aggregates) few(day proto.Day, lanes int) uint64 {
+	if day < a.moved.before {
+		lanes = a.moved.lanes
+	}
+	return uint64(max(aggregateFew/lanes, 2))
 }
 
 type aggregateDay struct {
@@ -77,12 +118,9 @@ func (a *aggregates) mark(d *aggregateDay) {
 func (l *lane) loadAggregates(snap store.Snapshot) error {
 	a := &l.totals
 	a.days = map[clientDay]*aggregateDay{}
-	found, err := snap.Get(sinceKey(l.id), func(v []byte) error {
-		if len(v) != 4 {
-			return corruptAggregates()
-		}
-		a.since = proto.Day(binary.BigEndian.Uint32(v))
-		return nil
+	found, err := snap.Get(sinceKey(l.id), func(v []byte) (err error) {
+		a.since, a.moved, err = sinceOf(v)
+		return err
 	})
 	if err != nil {
 		return err
@@ -161,7 +199,7 @@ func (l *lane) addTally(added map[clientDay]dayCells, d *aggregateDay, k cellKey
 func (l *lane) writeTallies(b *batch, added map[clientDay]dayCells) {
 	a := &l.totals
 	if a.begun {
-		b.puts, a.begun = append(b.puts, put{sinceKey(l.id), make([]byte, 4)}), false
+		b.puts, a.begun = append(b.puts, put{sinceKey(l.id), appendSince(nil, 0, a.moved)}), false
 	}
 	if len(added) > 0 {
 		if len(a.records) < aggregateFoldEvery && a.bytes < aggregateFoldBytes && a.changed < aggregateFoldDays && !a.due {
@@ -209,12 +247,12 @@ func (l *lane) agedTallies(b *batch, was, now proto.Day) error {
 	a := &l.totals
 	if !a.opened {
 		a.opened, a.since = true, now+1 // some of today's may have come before this build
-		b.puts = append(b.puts, put{sinceKey(l.id), binary.BigEndian.AppendUint32(nil, uint32(a.since))})
+		b.puts = append(b.puts, put{sinceKey(l.id), appendSince(nil, a.since, a.moved)})
 	}
 	first, next := was-min(was, actors.TallyYoungDays), now-min(now, actors.TallyYoungDays)
 	err := l.eachDay(b.source, first, next, func(at clientDay) error {
 		d, err := l.aggregateDay(b.source, at)
-		if err == nil && d.cells.forgetFew(uint64(max(aggregateFew/l.node.config.Lanes, 2))) {
+		if err == nil && d.cells.forgetFew(a.few(at.day, l.node.config.Lanes)) {
 			a.mark(d)
 			a.due = true
 		}

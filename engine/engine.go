@@ -53,7 +53,7 @@
 //	'L' L 'z' client(4) day(4)                  sizes of the client's segments when the day ended (sizes.go)
 //	'L' L 'y' day(4) client(4)                  the client's totals of the day (aggregates.go)
 //	'L' L 'a' number(8)                         what one commit adds to totals
-//	'L' L 'c'                                   day (4) from which on all events are in the totals
+//	'L' L 'c'                                   day (4) from which on all events are in the totals; what was moved (aggregates.go)
 //	'T' P hash(16)                              identity.OptOut of whoever was ever cut
 //	'N' P hash(16) generation(2) space(4) 'f'   node: facts, links, what its user comes to (identity.State)
 //	'N' P hash(16) generation(2) space(4) 'h' client(4) block(4)   sealed history

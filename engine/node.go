@@ -381,10 +381,14 @@ func (n *Node) checkGlobal() error {
 	if len(got) != 18 || string(got[:16]) != string(want[:16]) {
 		return proto.Errorf(proto.CodeConflict, "the hash secret is not the one that this store was made with: put back secrets/hash.key (or the configured hash secret)")
 	}
-	if lanes := binary.BigEndian.Uint16(got[16:]); int(lanes) != n.config.Lanes {
-		return proto.Errorf(proto.CodeConflict, "this store was made with %d lanes, the configuration says %d: the number of lanes is fixed, set it to %d, or make a directory with another number from a backup (`kith restore --lanes`)", lanes, n.config.Lanes, lanes)
+	if lanes := int(binary.BigEndian.Uint16(got[16:])); lanes != n.config.Lanes {
+		return otherLanes(lanes, n.config.Lanes)
 	}
 	return nil
+}
+
+func otherLanes(stored, configured int) error {
+	return proto.Errorf(proto.CodeConflict, "this store has %d lanes, the configuration says %d: the number of lanes is fixed, set it to %d, or make a directory with another number from a backup (`kith restore --lanes`)", stored, configured, stored)
 }
 
 // working begins slow work that reads the store: Close ends its context and

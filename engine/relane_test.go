@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -490,6 +491,15 @@ func (w *township) wantReceipts(n *engine.Node) {
 // goOn has a node take in what is new, over all that it holds.
 func (w *township) goOn(n *engine.Node) {
 	w.t.Helper()
+	before := proto.Offset(0) // what was known of lanes when the backup was made
+	for _, r := range w.receipts {
+		at, err := proto.ParsePosition(r.Position)
+		w.check(err)
+		before = max(before, slices.Max(slices.Collect(maps.Values(at))))
+	}
+	if placed := n.ClusterStatus(w.t.Context()).Placed; len(placed) > 0 {
+		w.t.Errorf("owners of lanes are named still: %v", placed)
+	}
 	list := deadLetters(w.t, n)
 	if len(list) == 0 {
 		w.t.Fatal("no dead letters")
@@ -513,6 +523,9 @@ func (w *township) goOn(n *engine.Node) {
 	}
 	for _, id := range []proto.Identity{townsman(100), "browser:fresh2", townsman(72)} {
 		r := optOut(w.t, n, id, false)
+		if at, err := proto.ParsePosition(r.Position); err != nil || len(at) != len(n.Lanes()) || slices.Min(slices.Collect(maps.Values(at))) < before {
+			w.t.Errorf("the cut of %s knows lanes up to %s, which were at %d already", id, r.Position, before)
+		}
 		if check := wantClean(w.t, n, r); !check.Clean {
 			w.t.Errorf("the cut of %s left something", id)
 		}
@@ -526,7 +539,7 @@ func (w *township) goOn(n *engine.Node) {
 // A backup is restored with other numbers of lanes, and back with the first one:
 // all answers are the same, and it goes on.
 func TestRelane(t *testing.T) {
-	for _, pair := range [][2]int{{1, 4}, {4, 1}, {4, 3}, {3, 64}, {2, 4}} {
+	for _, pair := range [][2]int{{1, 4}, {4, 1}, {4, 3}, {3, 64}} {
 		t.Run(fmt.Sprintf("%d to %d", pair[0], pair[1]), func(t *testing.T) {
 			w := newTownship(t, pair[0])
 			w.populate()

@@ -389,31 +389,46 @@ func (x *relaning) totals() error {
 }
 
 // since is from when on all events of a lane's identities are in its totals: if
-// those of before are in other lanes' too, from the day that is next.
+// those of before are in other lanes' too, from the day that is next. What totals
+// a lane got are of so many of the lanes before.
 func (x *relaning) since() error {
-	next := proto.Day(0)
-	begun := make([][]byte, x.from)
+	type begin struct {
+		known bool
+		day   proto.Day
+		moved movedTotals
+	}
+	next, old := proto.Day(0), make([]begin, x.from)
 	for n := range x.from {
-		if err := x.scan(n, 'c', func(_, v []byte) error { begun[n] = slices.Clone(v); return nil }); err != nil {
+		err := x.scan(n, 'c', func(_, v []byte) (err error) {
+			old[n].known = true
+			old[n].day, old[n].moved, err = sinceOf(v)
+			return err
+		})
+		if err != nil {
 			return err
 		}
 		next = max(next, proto.Millis(max(x.old[n].LaneTimeMs, x.old[n].NowMs)).Day()+1)
 	}
 	for m := range x.to {
-		day, known := proto.Day(0), true
+		day, known, moved := proto.Day(0), true, movedTotals{lanes: x.from}
 		beside := x.besideOf(m)
 		for _, n := range x.ofLane(m) {
 			if !slices.Contains(beside, n) {
 				day = next
 			}
-			if known = known && len(begun[n]) == 4; known {
-				day = max(day, proto.Day(binary.BigEndian.Uint32(begun[n])))
-			}
+			day, known = max(day, old[n].day), known && old[n].known
 		}
 		if !known {
 			continue // the lane finds out when a day ends
 		}
-		if err := x.put(m, 'c', nil, binary.BigEndian.AppendUint32(nil, uint32(day))); err != nil {
+		for _, n := range beside {
+			moved.before = next
+			if old[n].moved.before > 0 {
+				moved.lanes = min(moved.lanes, old[n].moved.lanes)
+			}
+		}
+		moved.lanes = max(moved.lanes/max(len(beside), 1), 1)
+		if err := x.put(m, 'c', nil, appendSince(nil, day, moved)); err != nil {
 			return err
 		}
 	}

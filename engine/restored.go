@@ -123,6 +123,13 @@ func plantKept(ctx context.Context, c *Config, lg *log.Log, st store.Store) erro
 	if c.Peers == nil {
 		return proto.Errorf(proto.CodeConflict, "%s was restored for a node of a cluster: start it as one, or restore it without cluster.listen", c.markerDir())
 	}
+	lanes, err := (&Node{config: *c, store: st}).storedLanes()
+	if err != nil {
+		return err
+	}
+	if lanes != c.Lanes { // before anything is in the log of a lane that is not there
+		return otherLanes(lanes, c.Lanes)
+	}
 	c.Logger.Info("what was restored goes into the cluster's log", "control", len(x.control), "ledger", len(x.ledger))
 	if err := followRestored(ctx, c, lg, st); err != nil {
 		return err

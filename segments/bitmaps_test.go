@@ -402,3 +402,55 @@ func BenchmarkAppendDeltas(b *testing.B) {
 	b.ReportMetric(float64(len(buf))/float64(len(d)), "B/delta")
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(d)), "ns/delta")
 }
+
+// Chunks of several lanes are dealt out by number, whole and to the right ones.
+func TestDealChunks(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		from, to := rapid.IntRange(1, 5).Draw(t, "from"), rapid.IntRange(1, 70).Draw(t, "to")
+		high := uint16(rapid.SampledFrom([]int{0, 1, 65535}).Draw(t, "high"))
+		all := rapid.SliceOfNDistinct(rapid.Uint16(), 1, 300, rapid.ID).Draw(t, "bits")
+		in := make([]segments.Chunk, from)
+		for n := range in {
+			x := segments.NewBitmaps()
+			for _, low := range all {
+				if o := proto.Ordinal(uint32(high)<<16 | uint32(low)); int(o.Partition())%from == n {
+					x.Apply([]segments.BitDelta{{Key: 9, Client: 4, Ordinal: o, Set: true}})
+				}
+			}
+			in[n] = segments.Chunk{Key: 9, Client: 4, High: high}
+			for _, c := range x.TakeDirty(1) {
+				in[n] = c
+			}
+		}
+		out, err := segments.DealChunks(in, to, func(o proto.Ordinal) int { return int(o.Partition()) % to })
+		if err != nil || len(out) != to {
+			t.Fatalf("%d chunks, %v", len(out), err)
+		}
+		seen := 0
+		for m, c := range out {
+			if c.Key != 9 || c.Client != 4 || c.High != high {
+				t.Fatalf("chunk %d is %+v", m, c)
+			}
+			if len(c.Data) == 0 {
+				continue
+			}
+			x := segments.NewBitmaps()
+			if err := x.Load(c); err != nil {
+				t.Fatal(err)
+			}
+			for _, o := range bitsOf(x, 9, 4) {
+				seen++
+				if int(proto.Ordinal(o).Partition())%to != m || !slices.Contains(all, uint16(o)) {
+					t.Fatalf("lane %d of %d has %d", m, to, o)
+				}
+			}
+		}
+		if seen != len(all) {
+			t.Fatalf("%d of %d bits", seen, len(all))
+		}
+	})
+	bad := []segments.Chunk{{Key: 9, Client: 4}, {Key: 9, Client: 4, Data: []byte("no bitmap")}}
+	if _, err := segments.DealChunks(bad, 1, func(proto.Ordinal) int { return 0 }); proto.CodeOf(err) != proto.CodeCorrupt {
+		t.Errorf("a chunk that is none: %v", err)
+	}
+}

@@ -304,10 +304,22 @@ func TestClusterFromBackup(t *testing.T) {
 		n.stop(t)
 	}
 
-	x := newTrio(t, 2)
+	// With as many lanes, and with more.
+	for _, lanes := range []int{2, 3} {
+		t.Run(fmt.Sprintf("lanes=%d", lanes), func(t *testing.T) {
+			clusterFromBackup(t, lanes, backups, ledger, ids)
+		})
+	}
+}
+
+// clusterFromBackup makes a cluster of a backup in which ids are buyers, in pairs,
+// but for the eighth, which is out.
+func clusterFromBackup(t *testing.T, lanes int, backups, ledger string, ids []string) {
+	ctx, count := t.Context(), uint64(len(ids))
+	x := newTrio(t, lanes)
 	files := x.configure(t)
 	for i := range x.nodes {
-		if err := runKith(t, "restore", backups, "--ledger", ledger, "--data", x.data[i], "--config", files[i]); err != nil {
+		if err := runKith(t, "restore", backups, "--lanes", fmt.Sprint(lanes), "--ledger", ledger, "--data", x.data[i], "--config", files[i]); err != nil {
 			t.Fatal(err)
 		}
 	}

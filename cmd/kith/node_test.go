@@ -192,6 +192,18 @@ func TestRestartVerifyBackupRestore(t *testing.T) {
 	if got := other.kith(t, "lookup", "browser:back"); got != want {
 		t.Errorf("after the restore: %s, was %s", got, want)
 	}
+	other.stop()
+	more := t.TempDir() + "/more"
+	if said := n.kith(t, "restore", dir+"/backups", "--lanes", "3", "--data", more, "--ledger", restored); !strings.Contains(said, "lanes: 3") {
+		t.Errorf("restored with other lanes: %s", said)
+	}
+	n.kith(t, "verify", "--data", more)
+	wide := startNode(t, more, "--lanes", "3")
+	if got := wide.kith(t, "lookup", "browser:back"); got != want {
+		t.Errorf("with other lanes: %s, was %s", got, want)
+	}
+	wide.ingest(t, "-f", dir+"/events.ndjson")
+	wide.kith(t, "verify")
 }
 
 // refusesWithoutDev serves data that hold the demo's key with another key.

@@ -28,26 +28,34 @@ neither is left, --accept-lost-optouts gives those opt-outs up.
 It restores with the embedded log: nats.url must not be set.
 
 With cluster.listen in the configuration the directory is for a node of a new
-cluster: restore the same backup on each of its nodes, with the same secret_file and
-number of lanes, then start them. Nodes that come later need no backup.`,
+cluster: restore the same backup on each of its nodes, with the same secret_file,
+ledger and --lanes, then start them. Nodes that come later need no backup.
+
+With --lanes the directory has another number of lanes than the backup, which is
+then to be that of the configuration (lanes). More lanes use more cores and disks.`,
 		Example: "  kith restore /backups --ledger /backups/optouts.ledger --data ./kith-data\n" +
-			"  kith restore /backups/kith-20261122T093000.000Z.kithbackup --ledger ./old-data --data ./kith-data",
+			"  kith restore /backups/kith-20261122T093000.000Z.kithbackup --ledger ./old-data --data ./kith-data\n" +
+			"  kith restore /backups --lanes 4 --ledger /backups/optouts.ledger --data ./kith-data",
 		Args: exactly(1, "a directory with backups, or one backup"),
 	}
 	data := cmd.Flags().String("data", "", "data `DIR`ectory to make (default ./kith-data)")
 	file := cmd.Flags().String("config", "", "configuration `FILE` of the node")
 	ledger := cmd.Flags().String("ledger", "", "`PATH` of the newest ledger of opt-outs: a file of kith optouts export, or another data directory")
 	lost := cmd.Flags().Bool("accept-lost-optouts", false, "restore without a ledger: opt-outs since the backup are given up")
+	lanes := cmd.Flags().Int("lanes", 0, "`NUMBER` of lanes that the directory is to have, 1 to 64 (default as the backup)")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *ledger != "" && *lost {
 			return usagef("with a ledger no opt-out is lost: leave out --accept-lost-optouts")
 		}
+		if cmd.Flags().Changed("lanes") && (*lanes < 1 || *lanes > proto.LanesMax) {
+			return usagef("--lanes is %d: use 1 to %d", *lanes, proto.LanesMax)
+		}
 		ec, err := offlineConfig(cmd, *file, *data)
 		if err != nil {
 			return err
 		}
-		ec.Ledger, ec.AcceptLostOptOuts = *ledger, *lost
+		ec.Ledger, ec.AcceptLostOptOuts, ec.RestoreLanes = *ledger, *lost, *lanes
 		path, err := newestBackup(args[0])
 		if err != nil {
 			return err
@@ -64,6 +72,9 @@ number of lanes, then start them. Nodes that come later need no backup.`,
 			return printJSON(cmd, map[string]string{"file": path, "data": ec.Dir})
 		}
 		printf(cmd, "restored %s from %s; next: kith verify --data %s, then kith serve\n", ec.Dir, path, ec.Dir)
+		if *lanes > 0 {
+			printf(cmd, "it has %d lanes: the configuration must say so (lanes: %d)\n", *lanes, *lanes)
+		}
 		return nil
 	}
 	return cmd
