@@ -379,6 +379,15 @@ func TestAggregatesGolden(t *testing.T) {
 	if got, err := engine.RepackDay(raw); err != nil || string(got) != string(raw) {
 		t.Errorf("bytes on disk would change: %x, %v", got, err)
 	}
+	for _, since := range []string{"00004f31", "00004f3100004f3204"} { // a day; and before which one four lanes counted
+		raw, err := hex.DecodeString(since)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := engine.RepackSince(raw); err != nil || string(got) != string(raw) {
+			t.Errorf("bytes on disk would change: %x, %v", got, err)
+		}
+	}
 }
 
 func FuzzAggregates(f *testing.F) {
@@ -386,7 +395,7 @@ func FuzzAggregates(f *testing.F) {
 	f.Add(raw)
 	f.Add(append([]byte{1, 5, 7}, raw[1:]...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, repack := range []func([]byte) ([]byte, error){engine.RepackDay, engine.RepackAdded} {
+		for _, repack := range []func([]byte) ([]byte, error){engine.RepackDay, engine.RepackAdded, engine.RepackSince} {
 			packed, err := repack(b)
 			if err != nil {
 				if proto.CodeOf(err) != proto.CodeCorrupt {

@@ -19,6 +19,7 @@ import (
 	"kith/engine/log"
 	"kith/engine/store"
 	"kith/proto"
+	"kith/proto/pb"
 )
 
 // A backup is: backupMagic, then sections: manifest (JSON), hash secret
@@ -73,12 +74,7 @@ func (n *Node) Backup(ctx context.Context, w io.Writer) error {
 	b.section(func(w io.Writer) error { _, err := w.Write(manifest); return err })
 	b.section(func(w io.Writer) error { _, err := io.WriteString(w, hex.EncodeToString(secret[:])); return err })
 	var last uint64
-	b.section(func(w io.Writer) error {
-		n.swapping.Lock() // a version must not answer in the control records that is not filled in the store
-		unlock := sync.OnceFunc(n.swapping.Unlock)
-		defer unlock()
-		return n.store.Backup(w, func() { last = n.registry.last(); unlock() })
-	})
+	b.section(func(w io.Writer) (err error) { last, err = n.backupStore(ctx, w); return err })
 	b.section(func(w io.Writer) error { return writeRecords(w, n.registry.from(1, int(last))) })
 	b.section(func(w io.Writer) error { return writeLedger(ctx, n.log.Ledger(), w) })
 	b.section(func(w io.Writer) error {
@@ -95,13 +91,13 @@ func (n *Node) Backup(ctx context.Context, w io.Writer) error {
 	return nil
 }
 
-// backupWait bounds the waiting for what is logged and not applied yet.
-const backupWait = 30 * time.Second
+// backupBehind bounds the waiting for what is logged and not applied yet.
+const backupBehind = 30 * time.Second
 
 // applyLogged waits until lanes have applied what their logs hold now; one that
 // stands still is not waited for.
 func (n *Node) applyLogged(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, backupWait)
+	ctx, cancel := context.WithTimeout(ctx, backupBehind)
 	defer cancel()
 	for _, l := range n.lanes {
 		end, err := l.logEnd(ctx)
@@ -113,6 +109,64 @@ func (n *Node) applyLogged(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+const (
+	// backupWait is how long a backup waits for the lanes of a follower to catch up
+	// with one another, and backupAgain after how long it looks again.
+	backupWait  = 10 * time.Second
+	backupAgain = 20 * time.Millisecond
+)
+
+var errLanesBehind = proto.Errorf(proto.CodeUnavailable, "lanes of this node are behind what other nodes have sent of them: try again shortly, or back up another node")
+
+// backupStore writes the store at a moment at which no lane has taken in what
+// another one has not sent: a restore has no log from which that could come. It
+// gives how many control records there were then.
+func (n *Node) backupStore(ctx context.Context, w io.Writer) (last uint64, err error) {
+	for began := time.Now(); ; {
+		last, err = n.backupStoreNow(w)
+		if err != errLanesBehind || time.Since(began) > backupWait || !pause(ctx, backupAgain) {
+			return last, err
+		}
+	}
+}
+
+func (n *Node) backupStoreNow(w io.Writer) (last uint64, err error) {
+	n.swapping.Lock() // a version must not answer in the control records that is not filled in the store
+	unlock := sync.OnceFunc(n.swapping.Unlock)
+	defer unlock()
+	err = n.store.Backup(w, func(snap store.Snapshot) error {
+		whole, err := n.wholeIn(snap)
+		if err == nil && !whole {
+			err = errLanesBehind
+		}
+		last = n.registry.last()
+		unlock()
+		return err
+	})
+	return last, err
+}
+
+// wholeIn reports whether all that lanes have taken in from one another was sent,
+// by a snapshot. Of a node alone that is always so. In a cluster a faster node may
+// have sent it of a lane that this node has not applied as far.
+func (n *Node) wholeIn(snap store.Snapshot) (bool, error) {
+	lanes := make([]*lane, n.config.Lanes)
+	for id := range lanes {
+		lanes[id] = &lane{id: proto.LaneID(id), node: n, record: &pb.LaneRecord{}}
+		if err := lanes[id].loadGraph(snap); err != nil {
+			return false, err
+		}
+	}
+	for from, l := range lanes {
+		for to := range lanes {
+			if to != from && lanes[to].graph.Applied[from] > l.graph.Outbox[to].Last() {
+				return false, nil
+			}
+		}
+	}
+	return true, nil
 }
 
 // readerUntil reads until ctx ends.

@@ -126,7 +126,7 @@ func (n *Node) beginCopy(ctx context.Context, name string) chan<- copyQuestion {
 func (n *Node) giveCopy(ctx context.Context, asked <-chan copyQuestion) {
 	out, in := io.Pipe()
 	var writing sync.WaitGroup
-	writing.Go(func() { in.CloseWithError(n.store.Backup(in, func() {})) })
+	writing.Go(func() { in.CloseWithError(n.store.Backup(in, func(store.Snapshot) error { return nil })) })
 	defer writing.Wait()
 	defer out.Close()
 	c := copyChunks{in: out, sum: crc32.New(crcTable)}

@@ -33,6 +33,7 @@ type township struct {
 	store    *store.Badger
 	sim      *engine.Simulated
 	poison   poison
+	calm     bool // no command fails
 	now      proto.Millis
 	seq      uint64
 	controls [][]byte
@@ -272,7 +273,7 @@ func (w *township) populate() {
 	w.define(w.acme, "edited", "user", `count(event.section == "home") >= 1`)
 	w.fill()
 	w.pass(24 * time.Hour)
-	w.poison.on.Store(true)
+	w.poison.on.Store(!w.calm)
 	for i := range 12 {
 		w.page(w.bad, "x", townsman(i))
 	}

@@ -81,20 +81,24 @@ func TestRelaneWithNewerLedger(t *testing.T) {
 	closeNode(t, n)
 }
 
-// All who restore a backup for a cluster come to the same, whatever the time.
+// All who restore a backup for a cluster come to the same, whatever the time and
+// their names.
 func TestRelaneForCluster(t *testing.T) {
 	w := newTownship(t, 3)
 	w.populate()
 	w.breakOff()
+	w.now = w.now.Add(24 * time.Hour)
+	w.beat(2) // so that the others have a day to end
+	w.apply()
 	file := w.backup()
 	type made struct {
 		Rows []string
 		Kept []byte
 	}
 	var all []made
-	for range 2 {
+	for _, node := range []string{"n1", "n2"} {
 		c := w.config(filepath.Join(t.TempDir(), "data"), 1)
-		c.ForCluster, c.RestoreLanes = true, 4
+		c.ForCluster, c.RestoreLanes, c.Node = true, 4, node
 		w.check(engine.Restore(t.Context(), c, bytes.NewReader(file)))
 		x := made{}
 		w.stored(c, func(st store.Store) { x.Rows = engine.RowsOf(st) })
@@ -247,12 +251,38 @@ func TestRelaneRefusesLanesBehind(t *testing.T) {
 		t.Fatal("the follower is not behind")
 	}
 	var file bytes.Buffer
-	w.check(follower.Backup(t.Context(), &file))
-	c := w.config(filepath.Join(t.TempDir(), "data"), 1)
-	c.RestoreLanes = 3
-	if err := engine.Restore(t.Context(), c, &file); proto.CodeOf(err) != proto.CodeConflict {
-		t.Errorf("restored: %v", err)
+	late, cancel := context.WithTimeout(t.Context(), time.Second/4)
+	defer cancel()
+	if err := follower.Backup(late, &file); proto.CodeOf(err) != proto.CodeUnavailable {
+		t.Errorf("backed up: %v", err)
 	}
+	// As a build that did not look made it:
+	if err := engine.SettleStore(t.Context(), w.config(t.TempDir(), 2), w.now.Time(), w.controls, st); proto.CodeOf(err) != proto.CodeConflict {
+		t.Errorf("brought to rest: %v", err)
+	}
+}
+
+// A backup waits until the lanes of its node have caught up with one another.
+func TestBackupWaitsForLanesBehind(t *testing.T) {
+	w := newTownship(t, 2)
+	w.calm = true // another node must come to the same
+	w.populate()
+	st, err := store.Open(store.Config{Dir: filepath.Join(t.TempDir(), "store")})
+	w.check(err)
+	follower, err := engine.Simulate(w.config(t.TempDir(), 2), held{w.log}, st, townSecret, w.poison.judge)
+	w.check(err)
+	w.check(follower.Apply(1, 1<<30, engine.NoCrash))
+	time.AfterFunc(100*time.Millisecond, func() {
+		if err := follower.Apply(0, 1<<30, engine.NoCrash); err != nil {
+			t.Error(err)
+		}
+	})
+	var file bytes.Buffer
+	w.check(follower.Backup(t.Context(), &file))
+	if !follower.Whole() {
+		t.Error("it did not wait")
+	}
+	w.restore(file.Bytes(), 3)
 }
 
 // held is a log that outlives its node.

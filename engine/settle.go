@@ -133,10 +133,10 @@ func (x *settling) feed(ctx context.Context, l *lane) (fed, owed bool, err error
 	switch {
 	case at > 0 && at.Day() < x.latest.Day():
 		// The sizes of a day are to be of all lanes or of none.
-		b := proto.Beat{Node: x.config.Node, Incarnation: settlingProducer, Time: x.latest}
+		b := proto.Beat{Node: settlingNode, Incarnation: settlingProducer, Time: x.latest}
 		add(proto.CommandBeat, b.Append(nil))
 	case x.Carries(l.id) && !fed: // any entry takes that in
-		b := proto.Beat{Node: x.config.Node, Incarnation: settlingProducer, Time: at, Follows: true}
+		b := proto.Beat{Node: settlingNode, Incarnation: settlingProducer, Time: at, Follows: true}
 		add(proto.CommandBeat, b.Append(nil))
 	}
 	return fed, owed, err
@@ -145,3 +145,7 @@ func (x *settling) feed(ctx context.Context, l *lane) (fed, owed bool, err error
 // settlingProducer is who appends these entries: a number like those of packers,
 // which are random. Lanes forget it when their number changes.
 const settlingProducer = 0x9f1c46d2b7a3580e
+
+// settlingNode is whose beats these are, whatever node restores: the lanes' chains
+// are over them.
+const settlingNode = "restore"

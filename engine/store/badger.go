@@ -230,7 +230,11 @@ func (s *Badger) Snapshot() Snapshot {
 	defer s.mu.Unlock()
 	// The timestamp given out last sees all finished commits; those under way
 	// show up in part, so only keys of other writers than theirs may be read.
-	ts := s.next
+	return s.snapshotAt(s.next)
+}
+
+// snapshotAt is the store as of a timestamp. s.mu is held.
+func (s *Badger) snapshotAt(ts uint64) *badgerSnapshot {
 	s.reads[ts]++
 	return &badgerSnapshot{s: s, ts: ts, txn: s.db.NewTransactionAt(ts, false)}
 }
@@ -299,19 +303,15 @@ func (r *badgerSnapshot) Release() {
 }
 
 // Backup implements Store.
-func (s *Badger) Backup(w io.Writer, begun func()) error {
+func (s *Badger) Backup(w io.Writer, begun func(Snapshot) error) error {
 	s.mu.Lock()
-	ts := s.done.Load()
-	s.reads[ts]++
+	snap := s.snapshotAt(s.done.Load())
 	s.mu.Unlock()
-	begun()
-	defer func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.reads[ts]--; s.reads[ts] == 0 {
-			delete(s.reads, ts)
-		}
-	}()
+	defer snap.Release()
+	if err := begun(snap); err != nil {
+		return err
+	}
+	ts := snap.ts
 	stream := s.db.NewStreamAt(ts)
 	stream.NumGo = 1
 	stream.LogPrefix = "backup"

@@ -98,7 +98,7 @@ func (s memorySnapshot) Scan(prefix, start []byte, fn func(k, v []byte) (bool, e
 func (memorySnapshot) Release() {}
 
 // Backup implements Store; the twin has no file format of its own.
-func (m *Memory) Backup(io.Writer, func()) error { return errNoBackup }
+func (m *Memory) Backup(io.Writer, func(Snapshot) error) error { return errNoBackup }
 
 // Check implements Store.
 func (m *Memory) Check() error { return nil }

@@ -29,9 +29,11 @@ type Store interface {
 	// Snapshot sees every batch whose Commit returned before the call. It never
 	// waits for a commit under way. The caller must Release it.
 	Snapshot() Snapshot
-	// Backup writes every live key, as of now, to w in Badger's backup format. It
-	// calls begun when it is settled what is written.
-	Backup(w io.Writer, begun func()) error
+	// Backup writes every live key, as of now, to w in Badger's backup format. When
+	// it is settled what that is, and before it writes, it calls begun with it; an
+	// error of begun's it gives back, and writes nothing. begun must not keep what
+	// it is given.
+	Backup(w io.Writer, begun func(Snapshot) error) error
 	// Scrub rewrites what is stored so that no byte of what was deleted or
 	// replaced before the call is left, but for what a snapshot still sees.
 	Scrub() error

@@ -436,7 +436,12 @@ func TestBackupAndLoad(t *testing.T) {
 			commit(t, s, "pair-a", fmt.Sprint(i), "pair-b", fmt.Sprint(i))
 		}
 	})
-	if err := s.Backup(&file, func() {}); err != nil {
+	refused := errors.New("not now")
+	if err := s.Backup(&file, func(store.Snapshot) error { return refused }); err != refused || file.Len() > 0 {
+		t.Errorf("refused: %v after %d bytes", err, file.Len())
+	}
+	var begun []string
+	if err := s.Backup(&file, func(r store.Snapshot) error { begun = scan(t, r, "pair", "pair"); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	wait.Wait()
@@ -449,6 +454,7 @@ func TestBackupAndLoad(t *testing.T) {
 	defer r.Release()
 	want(t, "keys", scan(t, r, "k", "k"), scan(t, copied, "k", "k"))
 	pair := scan(t, copied, "pair", "pair")
+	want(t, "what it began with", begun, pair)
 	if len(pair) == 1 || len(pair) == 2 && pair[0][len("pair-a="):] != pair[1][len("pair-b="):] {
 		t.Errorf("a batch was torn: %v", pair)
 	}
@@ -463,7 +469,7 @@ func TestBackupAndLoad(t *testing.T) {
 	if err := cut.Load(bytes.NewReader(file.Bytes()[:file.Len()-5])); proto.CodeOf(err) != proto.CodeCorrupt {
 		t.Errorf("a cut backup: %v", err)
 	}
-	if err := store.NewMemory().Backup(&file, func() {}); err == nil {
+	if err := store.NewMemory().Backup(&file, func(store.Snapshot) error { return nil }); err == nil {
 		t.Error("the store in memory wrote a backup")
 	}
 }
