@@ -7,6 +7,7 @@ PKGS := ./...
 T ?= 30s
 SEEDS ?= 1000
 KILLS ?= 50
+ROUNDS ?=
 IDENTITIES ?= 650000
 DATA ?= ./kith-data
 RUN ?=
@@ -72,8 +73,8 @@ test-mistakes: ## plant known mistakes in the graph and the engine and see that 
 test-browser: ## the tag in Debian's chromium
 	go test -count=1 -v -run InABrowser ./gateway
 
-test-cluster: ## three nodes as processes: killed, paused, compared; some minutes
-	KITH_CLUSTER=1 go test -count=1 -v -timeout 30m -run 'TestCluster|TestPaused' ./cmd/kith
+test-cluster: ## three nodes as processes: killed, paused, parted, on a full disk; some minutes, with ROUNDS=15 most of an hour
+	KITH_CLUSTER=1 KITH_ROUNDS=$(ROUNDS) go test -count=1 -v -timeout 90m -run 'TestCluster|TestPaused' ./cmd/kith
 
 cluster: build ## three nodes on loopback, until interrupted
 	deploy/three-nodes.sh

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,14 +15,17 @@ import (
 	"testing"
 	"time"
 
+	"kith/internal/config"
 	"kith/proto"
 )
 
-// trio is a cluster of three nodes on loopback, each in a process of its own.
+// trio is a cluster of three nodes, each in a process of its own.
 type trio struct {
-	args  [3][]string
-	data  [3]string
-	nodes [3]*graphNode
+	args          [3][]string // with which each is started in its data directory, with --dev
+	commands      [3][]string // what starts each instead, if there is one
+	data          [3]string
+	client, admin string // keys
+	nodes         [3]*graphNode
 }
 
 func startTrio(t *testing.T, lanes int) *trio {
@@ -45,28 +49,44 @@ func newTrio(t *testing.T, lanes int) *trio {
 
 func newTrioAt(t *testing.T, host string, lanes int, args ...string) *trio {
 	t.Helper()
-	x := &trio{}
+	x := &trio{client: config.DevKey, admin: config.DevAdminKey}
 	var join []string
 	for range x.nodes {
 		join = append(join, strings.Replace(freePair(t), "127.0.0.1", host, 1))
 	}
 	for i := range x.nodes {
 		x.data[i] = t.TempDir() + "/data"
-		x.args[i] = append([]string{"--name", fmt.Sprintf("n%d", i+1), "--cluster", join[i], "--join", strings.Join(join, ","), "--lanes", fmt.Sprint(lanes)}, args...)
+		x.args[i] = append([]string{"--name", nodeName(i), "--cluster", join[i], "--join", strings.Join(join, ","), "--lanes", strconv.Itoa(lanes)}, args...)
 	}
 	return x
 }
+
+func nodeName(i int) string { return fmt.Sprintf("n%d", i+1) }
 
 func (x *trio) start(t *testing.T) {
 	t.Helper()
 	var list [3]*process
 	for i := range list { // none gets ready alone
-		list[i] = launchProcess(t, x.data[i], x.args[i]...)
+		list[i] = x.launch(t, i)
 	}
 	for i, p := range list {
 		p.await(t)
-		x.nodes[i] = speakTo(t, p)
+		x.nodes[i] = x.speakTo(t, p)
 	}
+}
+
+func (x *trio) launch(t *testing.T, i int) *process {
+	t.Helper()
+	if x.commands[i] != nil {
+		return launchCommand(t, x.commands[i])
+	}
+	return launchProcess(t, x.data[i], x.args[i]...)
+}
+
+func (x *trio) speakTo(t *testing.T, p *process) *graphNode {
+	n := speakTo(t, p)
+	n.client.key, n.admin.key = x.client, x.admin
+	return n
 }
 
 // freePair is an address that is free with the next port.
@@ -92,9 +112,9 @@ func freePair(t *testing.T) string {
 // restart starts a node again that was ended, and waits until it answers.
 func (x *trio) restart(t *testing.T, i int) {
 	t.Helper()
-	p := launchProcess(t, x.data[i], x.args[i]...)
+	p := x.launch(t, i)
 	p.await(t)
-	x.nodes[i] = speakTo(t, p)
+	x.nodes[i] = x.speakTo(t, p)
 }
 
 // agree waits until all nodes have applied as much of all lanes, and compares

@@ -96,9 +96,9 @@ func (n *graphNode) stop(t *testing.T) {
 	<-n.exited
 }
 
-// TestOperators: nodes are drained, lanes moved by hand, a node that is gone is
+// TestClusterOperators: nodes are drained, lanes moved by hand, a node that is gone is
 // forgotten and a new one takes its place; queries are answered all the time.
-func TestOperators(t *testing.T) {
+func TestClusterOperators(t *testing.T) {
 	longCluster(t)
 	x := startTrio(t, operatorLanes)
 	rule := map[string]any{"scope": "identity", "when": `count(true, "30d") >= 1`}

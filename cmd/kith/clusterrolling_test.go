@@ -161,9 +161,9 @@ func postEvents(t *testing.T, nodes func() []*graphNode) (stop func() []string) 
 	}
 }
 
-// TestRollingRestart: all nodes are restarted one after the other, drained before
+// TestClusterRollingRestart: all nodes are restarted one after the other, drained before
 // or with a stop_wait, then two more join, and no look-up fails and nothing acknowledged is lost.
-func TestRollingRestart(t *testing.T) {
+func TestClusterRollingRestart(t *testing.T) {
 	longCluster(t)
 	x := newTrio(t, 4)
 	join := x.args[0][3]
@@ -284,11 +284,11 @@ func rounds(t *testing.T, few int) int {
 	return n
 }
 
-// TestKillOfAnOwner measures for how long look-ups fail when a node that owns
+// TestClusterKillOfAnOwner measures for how long look-ups fail when a node that owns
 // lanes is killed: those that were on their way to it, until the balancer asks
 // others. Events wait for the log's election, and none that was acknowledged is
 // lost.
-func TestKillOfAnOwner(t *testing.T) {
+func TestClusterKillOfAnOwner(t *testing.T) {
 	longCluster(t)
 	x := startTrio(t, 4)
 	ctx := t.Context()

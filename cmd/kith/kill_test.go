@@ -81,7 +81,18 @@ func startProcess(t *testing.T, data string, args ...string) *process {
 // launchProcess does not wait until the node answers.
 func launchProcess(t *testing.T, data string, args ...string) *process {
 	t.Helper()
-	cmd := exec.Command("kith", append([]string{"serve", "--dev", "--data", data, "--public", "127.0.0.1:0", "--service", "127.0.0.1:0"}, args...)...)
+	return launchCommand(t, append(devCommand(data), args...))
+}
+
+// devCommand starts a node that takes what ports are free.
+func devCommand(data string) []string {
+	return []string{"kith", "serve", "--dev", "--data", data, "--public", "127.0.0.1:0", "--service", "127.0.0.1:0"}
+}
+
+// launchCommand starts a node by a command, which becomes the node's process.
+func launchCommand(t *testing.T, command []string) *process {
+	t.Helper()
+	cmd := exec.Command(command[0], command[1:]...)
 	p := &process{cmd: cmd, exited: make(chan struct{})}
 	cmd.Stderr = &p.log
 	out, err := cmd.StdoutPipe()
@@ -113,10 +124,18 @@ func launchProcess(t *testing.T, data string, args ...string) *process {
 	return p
 }
 
+// startMax bounds the waiting for a node's start.
+const startMax = 3 * time.Minute
+
 // await waits until the node answers.
 func (p *process) await(t *testing.T) {
 	t.Helper()
-	if <-p.answers; p.service == "" {
+	select {
+	case <-p.answers:
+	case <-time.After(startMax):
+		t.Fatalf("the node does not answer after %v", startMax)
+	}
+	if p.service == "" {
 		<-p.exited
 		t.Fatalf("the node did not start:\n%s", p.log.String())
 	}
