@@ -310,6 +310,7 @@ func (x *bid) flag(on *bool) {
 }
 
 // parseSections reads gpp_sid: an array of numbers, or what some write instead.
+// An empty one says nothing.
 func (x *bid) parseSections() {
 	s := &x.scan
 	switch s.peek() {
@@ -327,7 +328,6 @@ func (x *bid) parseSections() {
 		x.signals.sections.listed, x.signals.sections.other = true, true
 		return
 	}
-	x.signals.sections.listed = true
 	for first := true; s.more(&first, ']'); {
 		if c := s.peek(); c != '-' && (c < '0' || c > '9') {
 			s.skip()

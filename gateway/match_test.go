@@ -262,6 +262,9 @@ func TestMatchErrors(t *testing.T) {
 			t.Errorf("%s: something happened: %v", tt.name, h)
 		}
 	}
+	if w := r.call("https://sync.adx.example/match", "", "Cookie", "kith_id=kiosk1"); w.Code != 400 || code(w) != "identity" || w.Header().Get("Location") != "" || len(cookies(w)) != 0 {
+		t.Errorf("a browser on the block list: %d %v %s", w.Code, w.Header(), w.Body)
+	}
 	if w := r.visit("POST", "/v1/match?client=acme&partner=adx&uid=a1", ""); w.Code != 405 {
 		t.Error(w.Code)
 	}
