@@ -533,6 +533,45 @@ func rowsUnder(st store.Store, prefix []byte, fn func(k, v []byte)) {
 	}
 }
 
+// Work is how far a fill or an erasure has come.
+type Work struct {
+	Next uint64
+	Done bool
+}
+
+// WorkOf is how far the lanes of a store have come with each fill and erasure, by
+// the partitions that they carry.
+func WorkOf(st store.Store, lanes int) map[string]*[proto.Partitions]Work {
+	out := map[string]*[proto.Partitions]Work{}
+	rowsUnder(st, []byte{'L'}, func(k, v []byte) {
+		var x Work
+		switch k[2] {
+		case 'g':
+			f, err := decodeFill(k, v)
+			if err != nil {
+				panic(err)
+			}
+			x = Work{f.next, f.done}
+		case 'k':
+			e, err := decodeClientErasure(0, v)
+			if err != nil {
+				panic(err)
+			}
+			x = Work{e.next, e.done}
+		default:
+			return
+		}
+		name := fmt.Sprintf("%c %x", k[2], k[3:])
+		if out[name] == nil {
+			out[name] = &[proto.Partitions]Work{}
+		}
+		for _, p := range partitionsOf(proto.LaneID(k[1]), lanes) {
+			out[name][p] = x
+		}
+	})
+	return out
+}
+
 // StateOf is what the lanes of a store come to together, by kind of key, without
 // which lane has it. How far work has come is of the least far of all lanes.
 func StateOf(st store.Store, lanes int) map[string][]string {

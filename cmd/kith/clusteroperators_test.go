@@ -282,7 +282,11 @@ func TestClusterFromBackup(t *testing.T) {
 	for i := range count {
 		ids = append(ids, fmt.Sprintf("browser:b%d", i))
 		pair := []string{ids[i], fmt.Sprintf("account:b%d", i/2)}
-		if _, _, err := old.nodes[i%3].post(ctx, []graphEvent{{Event: "buy", Identities: pair}}); err != nil {
+		_, position, err := old.nodes[i%3].post(ctx, []graphEvent{{Event: "buy", Identities: pair}})
+		if err == nil {
+			err = old.nodes[1].reach(ctx, position) // whose backup it is
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
