@@ -61,8 +61,8 @@ func gate() *mistakes.Gate {
 		{Name: "trimremembers", File: "actors/identity/retention.go", Old: "\t\tp.eval.Refill(p.program(f.Client), &f.Memory, p.kept(f, in), now, &p.delta)\n", New: ""},
 		{Name: "trimblocks", File: "actors/identity/retention.go", Old: "\tf.dropBlocks(fx)\n", New: ""},
 		{Name: "clampshort", File: "engine/lane.go", Old: "const clampMs = 15 * 1000", New: "const clampMs = 2 * 1000", Test: "engine/sim TestOrder"},
-		{Name: "lateagain", File: "engine/ledgerfile.go", Old: "for received := min(e.time, now); have < e.gen; {", New: "for received := min(e.time, now); have > e.gen; {"},
-		{Name: "latefirst", File: "engine/ledgerfile.go", Old: "have += 1 + have&1", New: "have = e.gen"},
+		{Name: "lateagain", File: "engine/restored.go", Old: "for received := min(e.time, now); have < e.gen; {", New: "for received := min(e.time, now); have > e.gen; {"},
+		{Name: "latefirst", File: "engine/restored.go", Old: "have += 1 + have&1", New: "have = e.gen"},
 		// what is published
 		{Name: "nousers", File: "engine/commit.go", Old: "\t\tl.users.apply(o.Users)\n", New: ""},
 		{Name: "staleview", File: "engine/commit.go", Old: "\t\t\tl.node.views.publish(o.Views[i].Node, o.Views[i].View)\n", New: "\t\t\t_ = i\n"},
