@@ -30,18 +30,24 @@ type fault struct {
 // calm is for how long clients ask before and after a fault.
 const calm = time.Second
 
-// faultRounds is KITH_ROUNDS, or short. Tests with rounds run beside one another:
-// they wait most of the time.
+// faultRounds is rounds for tests that run beside one another: they wait most of
+// the time.
 func faultRounds(t *testing.T, short int) int {
 	t.Helper()
 	longCluster(t)
 	t.Parallel()
+	return rounds(t, short)
+}
+
+// rounds is how often a fault is tried: KITH_ROUNDS, or short.
+func rounds(t *testing.T, short int) int {
+	t.Helper()
 	s := os.Getenv("KITH_ROUNDS")
 	if s == "" {
 		return short
 	}
 	n, err := strconv.Atoi(s)
-	if err != nil {
+	if err != nil || n < 1 {
 		t.Fatalf("KITH_ROUNDS is %q, not a number", s)
 	}
 	return n

@@ -4,9 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,6 +23,24 @@ type balancer struct {
 	mu     sync.Mutex
 	nodes  map[*graphNode]bool // guarded by mu: which are ready
 	failed []failure           // guarded by mu
+}
+
+// balanced is who is looked up.
+const balanced = "browser:r"
+
+// begin makes a segment of whoever has an event, and gives the position at which
+// the one that is looked up is in it.
+func (x *trio) begin(t *testing.T) (position string) {
+	t.Helper()
+	rule := map[string]any{"scope": "identity", "when": `count(true, "30d") >= 1`}
+	if err := x.nodes[0].call(t.Context(), http.MethodPut, "/v1/segments/seen", "demo-key", rule, nil); err != nil {
+		t.Fatal(err)
+	}
+	_, position, err := x.nodes[0].post(t.Context(), []graphEvent{{Event: "page", Identities: []string{balanced}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return position
 }
 
 type failure struct {
@@ -171,15 +187,7 @@ func TestClusterRollingRestart(t *testing.T) {
 	x.start(t)
 	x.allReady(t)
 	ctx := t.Context()
-	rule := map[string]any{"scope": "identity", "when": `count(true, "30d") >= 1`}
-	if err := x.nodes[0].call(ctx, http.MethodPut, "/v1/segments/seen", "demo-key", rule, nil); err != nil {
-		t.Fatal(err)
-	}
-	const id = "browser:r"
-	_, position, err := x.nodes[0].post(ctx, []graphEvent{{Event: "page", Identities: []string{id}}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	position := x.begin(t)
 	for _, n := range x.nodes {
 		if err := n.reach(ctx, position); err != nil {
 			t.Fatal(err)
@@ -192,7 +200,7 @@ func TestClusterRollingRestart(t *testing.T) {
 		defer mu.Unlock()
 		return slices.Clone(nodes)
 	})
-	b := startBalancer(t, id, x.nodes[:]...)
+	b := startBalancer(t, balanced, x.nodes[:]...)
 	began := time.Now()
 	for i := range x.nodes {
 		other, drains := x.nodes[(i+1)%3], i < 2 // the last has only stop_wait
@@ -270,20 +278,6 @@ func (n *graphNode) missing(t *testing.T, ids []string) (lost []string) {
 	}
 }
 
-// rounds is how often a fault is tried: KITH_ROUNDS, or few.
-func rounds(t *testing.T, few int) int {
-	t.Helper()
-	s := os.Getenv("KITH_ROUNDS")
-	if s == "" {
-		return few
-	}
-	n, err := strconv.Atoi(s)
-	if err != nil || n < 1 {
-		t.Fatalf("KITH_ROUNDS is %q, not a number", s)
-	}
-	return n
-}
-
 // TestClusterKillOfAnOwner measures for how long look-ups fail when a node that owns
 // lanes is killed: those that were on their way to it, until the balancer asks
 // others. Events wait for the log's election, and none that was acknowledged is
@@ -292,15 +286,7 @@ func TestClusterKillOfAnOwner(t *testing.T) {
 	longCluster(t)
 	x := startTrio(t, 4)
 	ctx := t.Context()
-	rule := map[string]any{"scope": "identity", "when": `count(true, "30d") >= 1`}
-	if err := x.nodes[0].call(ctx, http.MethodPut, "/v1/segments/seen", "demo-key", rule, nil); err != nil {
-		t.Fatal(err)
-	}
-	const id = "browser:r"
-	_, position, err := x.nodes[0].post(ctx, []graphEvent{{Event: "page", Identities: []string{id}}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	position := x.begin(t)
 	var without []time.Duration
 	for round := range rounds(t, 2) {
 		x.allReady(t)
@@ -316,7 +302,7 @@ func TestClusterKillOfAnOwner(t *testing.T) {
 		}
 		list := x.nodes[:]
 		stop := postEvents(t, func() []*graphNode { return list })
-		b := startBalancer(t, id, x.nodes[:]...)
+		b := startBalancer(t, balanced, x.nodes[:]...)
 		time.Sleep(time.Second)
 		killed := time.Now()
 		x.nodes[owner].kill()
