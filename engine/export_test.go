@@ -533,6 +533,22 @@ func rowsUnder(st store.Store, prefix []byte, fn func(k, v []byte)) {
 	}
 }
 
+// CheckLanes and PlantRestored are what a node of a cluster does with a store that
+// was restored for it, before it runs.
+func CheckLanes(c Config, st store.Store) error { return checkLanes(&c, st) }
+
+// PlantRestored puts what a restore left in the directory into a log.
+func PlantRestored(ctx context.Context, c Config, lg log.Logs, st store.Store) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	x, _, err := kept(c.markerDir())
+	if err != nil {
+		return err
+	}
+	return x.plant(ctx, c, lg, st)
+}
+
 // Work is how far a fill or an erasure has come.
 type Work struct {
 	Next uint64

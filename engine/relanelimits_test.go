@@ -119,6 +119,38 @@ func TestRelaneForCluster(t *testing.T) {
 	}
 }
 
+// Nodes that were restored with different numbers of lanes do not make a cluster.
+func TestRelaneAlikeInACluster(t *testing.T) {
+	w := newTownship(t, 2)
+	w.calm = true
+	w.populate()
+	file := w.backup()
+	lg := log.NewMemory(4, nil)
+	for _, node := range []struct {
+		lanes int
+		fits  bool
+	}{{4, true}, {4, true}, {3, false}} {
+		c := w.config(filepath.Join(t.TempDir(), "data"), 1)
+		c.ForCluster, c.RestoreLanes = true, node.lanes
+		w.check(engine.Restore(t.Context(), c, bytes.NewReader(file)))
+		c.Lanes = node.lanes
+		w.stored(c, func(st store.Store) {
+			if err := engine.CheckLanes(c, st); err != nil {
+				t.Error(err)
+			}
+			other := c
+			other.Lanes = 2
+			if err := engine.CheckLanes(other, st); proto.CodeOf(err) != proto.CodeConflict {
+				t.Errorf("with another configuration: %v", err)
+			}
+			err := engine.PlantRestored(t.Context(), c, lg, st)
+			if node.fits && err != nil || !node.fits && proto.CodeOf(err) != proto.CodeConflict {
+				t.Errorf("with %d lanes: %v", node.lanes, err)
+			}
+		})
+	}
+}
+
 // A delta against an export of before a restore is refused, also of a lane that is
 // there still.
 func TestRelaneRefusesDelta(t *testing.T) {

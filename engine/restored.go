@@ -123,12 +123,8 @@ func plantKept(ctx context.Context, c *Config, lg *log.Log, st store.Store) erro
 	if c.Peers == nil {
 		return proto.Errorf(proto.CodeConflict, "%s was restored for a node of a cluster: start it as one, or restore it without cluster.listen", c.markerDir())
 	}
-	lanes, err := (&Node{config: *c, store: st}).storedLanes()
-	if err != nil {
+	if err := checkLanes(c, st); err != nil { // before anything is in the log of a lane that is not there
 		return err
-	}
-	if lanes != c.Lanes { // before anything is in the log of a lane that is not there
-		return otherLanes(lanes, c.Lanes)
 	}
 	c.Logger.Info("what was restored goes into the cluster's log", "control", len(x.control), "ledger", len(x.ledger))
 	if err := followRestored(ctx, c, lg, st); err != nil {
@@ -141,6 +137,15 @@ func plantKept(ctx context.Context, c *Config, lg *log.Log, st store.Store) erro
 		return proto.Errorf(proto.CodeUnavailable, "finish the restore: %w", err)
 	}
 	return syncDirs(c.markerDir())
+}
+
+// checkLanes refuses a store with another number of lanes than the configuration.
+func checkLanes(c *Config, st store.Store) error {
+	lanes, err := (&Node{config: *c, store: st}).storedLanes()
+	if err == nil && lanes != c.Lanes {
+		err = otherLanes(lanes, c.Lanes)
+	}
+	return err
 }
 
 // followRestored notes in the new log that it goes on from the store: a node
@@ -175,8 +180,17 @@ func (x *restored) plant(ctx context.Context, c Config, lg log.Logs, st store.St
 		return err
 	}
 	last, err := lg.Ledger().Last(ctx)
-	if err != nil || last > uint64(len(x.ledger)) { // another node has done all
+	if err != nil {
 		return err
+	}
+	if end := uint64(len(x.ledger)) + 1; last >= end { // another node has done all
+		return readStream(ctx, lg.Ledger(), end, end, func(raw []byte) error {
+			mark, err := decodeLedger(raw)
+			if err == nil && len(mark.marks) != c.Lanes {
+				err = proto.Errorf(proto.CodeConflict, "the cluster was begun with %d lanes, this node was restored with %d: restore the backup with the same --lanes for all nodes", len(mark.marks), c.Lanes)
+			}
+			return err
+		})
 	}
 	late, err := lateCommands(st, c, x.ledger)
 	if err != nil {
