@@ -40,7 +40,7 @@ func (x *restored) relane(ctx context.Context, c Config, made time.Time) (err er
 	if err := settleStored(ctx, c, made, x.control, st); err != nil {
 		return err
 	}
-	untold, err := relane(ctx, st, c.Lanes, c.RestoreLanes)
+	untold, err := relane(ctx, st, newDisk(c.DiskReserve, c.storeDir()), c.Lanes, c.RestoreLanes)
 	if err != nil {
 		return err
 	}
@@ -93,8 +93,8 @@ type relaning struct {
 
 // relane rewrites a store at rest. It gives what the ledger has to be told; what
 // the feed is told is left to the lanes.
-func relane(ctx context.Context, st store.Store, from, to int) (untold []ledgerEntry, err error) {
-	x := &relaning{ctx: ctx, snap: st.Snapshot(), from: from, to: to, out: bulk{store: st}}
+func relane(ctx context.Context, st store.Store, room *disk, from, to int) (untold []ledgerEntry, err error) {
+	x := &relaning{ctx: ctx, snap: st.Snapshot(), from: from, to: to, out: bulk{store: st, room: room}}
 	defer x.snap.Release()
 	for _, step := range []func() error{x.read, x.clear, x.carry, x.end} {
 		if err := step(); err != nil {
@@ -368,6 +368,7 @@ func (x *relaning) none(kind byte) func() error {
 // bulk writes many rows in batches.
 type bulk struct {
 	store store.Store
+	room  *disk
 	batch store.Batch
 	keys  int
 	bytes int
@@ -406,6 +407,9 @@ func (b *bulk) add(size int, op func(store.Batch) error) error {
 func (b *bulk) flush() error {
 	if b.batch == nil {
 		return nil
+	}
+	if b.room.stopped() {
+		return errDiskFull
 	}
 	batch := b.batch
 	b.batch, b.keys, b.bytes = nil, 0, 0

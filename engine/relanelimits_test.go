@@ -322,6 +322,18 @@ type held struct{ *log.Memory }
 
 func (held) Close() error { return nil }
 
+// On a full disk it ends, and says so.
+func TestRelaneDiskFull(t *testing.T) {
+	w := newTownship(t, 2)
+	w.populate()
+	w.breakOff()
+	c := w.config(filepath.Join(t.TempDir(), "data"), 1)
+	c.RestoreLanes, c.DiskReserve = 3, 1<<62
+	if err := engine.Restore(t.Context(), c, bytes.NewReader(w.backup())); proto.CodeOf(err) != proto.CodeDiskFull {
+		t.Errorf("restored: %v", err)
+	}
+}
+
 // A restore says what it cannot make.
 func TestRelaneNumbers(t *testing.T) {
 	for _, lanes := range []int{-1, 65} {

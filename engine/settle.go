@@ -57,8 +57,10 @@ func settleStored(ctx context.Context, c Config, made time.Time, control [][]byt
 
 // run goes on until no lane has anything to take in, then folds the journals.
 func (x *settling) run(ctx context.Context) error {
+	past, stop := context.WithCancel(ctx)
+	stop()
 	for _, l := range x.lanes {
-		l.reading = ctx // what waits for room on the disk ends with it
+		l.reading = past // nothing waits for room on the disk
 		_, _, at, _ := l.progress.get()
 		x.latest = max(x.latest, at)
 	}
@@ -76,7 +78,9 @@ func (x *settling) run(ctx context.Context) error {
 			fed, owed = fed || entries, owed || records
 		}
 		for _, l := range x.lanes {
-			if err := x.Apply(l.id, math.MaxInt, NoCrash); err != nil {
+			if err := x.Apply(l.id, math.MaxInt, NoCrash); err != nil && x.disk.stopped() {
+				return errDiskFull
+			} else if err != nil {
 				return err
 			}
 			if err := l.stream.Purge(ctx, l.from-1); err != nil {
