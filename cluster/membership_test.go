@@ -267,6 +267,7 @@ func TestConfigValidate(t *testing.T) {
 	}
 	for want, spoil := range map[string]func(*cluster.Config){
 		"node name":    func(c *cluster.Config) { c.Name = "a/b" },
+		"single dots":  func(c *cluster.Config) { c.Name = "a..b" },
 		"cluster name": func(c *cluster.Config) { c.Cluster = strings.Repeat("x", 65) },
 		"host:port":    func(c *cluster.Config) { c.Listen = "127.0.0.1" },
 		"in the clear": func(c *cluster.Config) { c.Listen = "0.0.0.0:1" },

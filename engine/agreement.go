@@ -74,12 +74,13 @@ func (x *agreement) compare(beats []proto.Beat, self uint64, now time.Duration) 
 	return differ, len(differ) > agree
 }
 
-// differing counts the nodes that came to another state.
-func (x *agreement) differing() (n int) {
+// differing counts the nodes that came to another state, as far as they said so of
+// late.
+func (x *agreement) differing(now time.Duration) (n int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, c := range x.others {
-		if !c.same {
+		if !c.same && now-c.when <= agreedFor {
 			n++
 		}
 	}

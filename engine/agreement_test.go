@@ -44,7 +44,7 @@ func TestAgreement(t *testing.T) {
 			t.Errorf("after %v %+v: others are %v, alone: %t", step.when, step.beats, differ, alone)
 		}
 	}
-	if n := x.differing(); n != 0 {
+	if n := x.differing(agreedFor + 5); n != 0 {
 		t.Errorf("%d differ in the end", n)
 	}
 }

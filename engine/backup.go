@@ -354,7 +354,7 @@ func restoreAll(ctx context.Context, c Config, r *bufio.Reader) error {
 	if err != nil {
 		return errors.Join(err, lg.Close())
 	}
-	err = followRestored(ctx, &c, lg, st)
+	err = followRestored(ctx, &c, lg, st, false)
 	if err == nil {
 		err = x.plant(ctx, c, lg, st)
 	}

@@ -70,7 +70,7 @@ func (n *Node) giveCopies(ctx context.Context) error {
 		n.copies.mu.Lock()
 		busy := len(n.copies.given) >= copiesMax
 		n.copies.mu.Unlock()
-		if !busy && m.Reply != "" && n.ready.Load() && n.fault() == nil && n.mayAnswerAll() == nil {
+		if !busy && m.Reply != "" && n.ready.Load() && n.fault() == nil && n.mayAnswerAll() == nil && !n.differs() {
 			_ = n.conn().Publish(m.Reply, []byte(n.config.Node))
 		}
 	})
@@ -99,6 +99,17 @@ func (n *Node) giveCopies(ctx context.Context) error {
 	}
 	context.AfterFunc(ctx, func() { _ = errors.Join(offers.Unsubscribe(), chunks.Unsubscribe()) })
 	return nil
+}
+
+// differs reports whether another node came to another state: it is not known
+// which of them is right, and a copy would be a voice for this one.
+func (n *Node) differs() bool {
+	for _, l := range n.lanes {
+		if l.agreement.differing(bootTime()) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // beginCopy gives a copy beside; nil if the node does not answer. The lock of
@@ -190,6 +201,26 @@ func openStore(c *Config) (*store.Badger, error) {
 	return store.Open(store.Config{Dir: c.storeDir(), Small: smallDisk(c.storeDir()), CheckTables: c.CheckTables, Logger: c.Logger})
 }
 
+// openEmptied opens the store of a directory in which a copy was begun: what there
+// is of it may not be readable, and is nothing.
+func openEmptied(c *Config) (*store.Badger, error) {
+	if err := removeAllIn(c.storeDir()); err != nil {
+		return nil, err
+	}
+	return openStore(c)
+}
+
+// patiently does something again for a while, in a cluster, as long as the log
+// does not answer: whoever leads it may go.
+func (c *Config) patiently(ctx context.Context, do func() error) error {
+	for began := time.Now(); ; {
+		err := do()
+		if c.Peers == nil || proto.CodeOf(err) != proto.CodeUnavailable || time.Since(began) > electionMax || !pause(ctx, relayRetry) {
+			return err
+		}
+	}
+}
+
 // withinReach gives a store from which the log leads on: st, or in a cluster,
 // where the log does not reach back to it, one with what another node's holds.
 // On an error st is closed.
@@ -198,7 +229,11 @@ func withinReach(ctx context.Context, c *Config, lg *log.Log, st *store.Badger) 
 		return st, nil
 	}
 	for {
-		why, err := outOfReach(ctx, c, lg, st)
+		var why string
+		err := c.patiently(ctx, func() (err error) {
+			why, err = outOfReach(ctx, c, lg, st)
+			return err
+		})
 		if err != nil {
 			return nil, errors.Join(err, st.Close())
 		}
@@ -212,7 +247,13 @@ func withinReach(ctx context.Context, c *Config, lg *log.Log, st *store.Badger) 
 		if err != nil {
 			c.Logger.Error("the store could not be taken from another node, trying again", "error", err)
 		}
-		if st, err = openStore(c); err != nil {
+		half, err := halfCopied(c)
+		if err == nil && half {
+			st, err = openEmptied(c)
+		} else if err == nil {
+			st, err = openStore(c)
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -269,7 +310,13 @@ func takeCopy(ctx context.Context, c *Config, nc *nats.Conn, st *store.Badger) e
 		return errors.Join(err, st.Close())
 	}
 	c.Logger.Info("the store is being taken from another node", "from", r.node)
-	if err := errors.Join(st.Close(), markRestoring(c.markerDir(), copyingMark), removeAllIn(c.storeDir())); err != nil {
+	if err := st.Close(); err != nil {
+		return err
+	}
+	if err := markRestoring(c.markerDir(), copyingMark); err != nil {
+		return err
+	}
+	if err := removeAllIn(c.storeDir()); err != nil {
 		return err
 	}
 	if err := loadStore(c, r); err != nil {
@@ -285,6 +332,9 @@ func takeCopy(ctx context.Context, c *Config, nc *nats.Conn, st *store.Badger) e
 // removeAllIn empties a directory but for the marker.
 func removeAllIn(dir string) error {
 	list, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
 	for _, x := range list {
 		if x.Name() != restoringName {
 			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, x.Name())))

@@ -96,6 +96,14 @@ func TestCopyOfAnotherNode(t *testing.T) {
 	send()
 	closeNode(t, check("a node that was away"))
 
+	// As much of the old store was removed as a kill left time for.
+	tables, err := filepath.Glob(filepath.Join(dir, "store", "*.sst"))
+	if err != nil || len(tables) == 0 {
+		t.Fatalf("tables of the store: %v, %v", tables, err)
+	}
+	if err := os.Remove(tables[0]); err != nil {
+		t.Fatal(err)
+	}
 	marker := filepath.Join(dir, "RESTORING")
 	if err := os.WriteFile(marker, []byte("copy\n"), 0o600); err != nil {
 		t.Fatal(err)

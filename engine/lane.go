@@ -362,7 +362,7 @@ const numbersSpare = 1 << 20
 func (l *lane) finish(b *batch) error {
 	for i, o := range b.outcomes {
 		if o.Next > proto.LocalMax-numbersSpare {
-			return proto.Errorf(proto.CodeTooLarge, "partition %d has numbered %d identities, and numbers are not used again: what is here can be read, exported and backed up, but takes nothing more in", o.Partition, o.Next)
+			return proto.Errorf(proto.CodeTooLarge, "partition %d has numbered %d identities, and numbers are not used again: this lane takes nothing more in", o.Partition, o.Next)
 		}
 		l.record.NextOrdinal[o.Partition] = b.outcomes[i].Next
 		b.exits = append(b.exits, o.Exits...)

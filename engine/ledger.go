@@ -188,12 +188,7 @@ func newLedger(n *Node, stream, feed log.ControlStream) *ledger {
 // open reads how far the ledger is. In a cluster whoever leads the stream may go
 // meanwhile: then it is read again for a while.
 func (x *ledger) open(ctx context.Context) error {
-	for began := time.Now(); ; {
-		err := x.readMarks(ctx)
-		if x.node.config.Peers == nil || proto.CodeOf(err) != proto.CodeUnavailable || time.Since(began) > electionMax || !pause(ctx, relayRetry) {
-			return err
-		}
-	}
+	return x.node.config.patiently(ctx, func() error { return x.readMarks(ctx) })
 }
 
 func (x *ledger) readMarks(ctx context.Context) error {

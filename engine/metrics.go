@@ -109,7 +109,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		put("entries", prometheus.CounterValue, float64(s.Entries), lane)
 		put("packed", prometheus.CounterValue, float64(s.Commands), lane)
 		put("overloads", prometheus.CounterValue, float64(s.Refused), lane)
-		put("differ", prometheus.GaugeValue, float64(l.agreement.differing()), lane)
+		put("differ", prometheus.GaugeValue, float64(l.agreement.differing(bootTime())), lane)
 		put("failed", prometheus.CounterValue, float64(s.Failed), lane)
 		if c.n.config.Peers != nil {
 			put("owned", prometheus.GaugeValue, flag(l.owner() == c.n.config.Node), lane)

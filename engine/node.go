@@ -67,6 +67,7 @@ type Node struct {
 	applying  sync.WaitGroup
 	ready     atomic.Bool
 	draining  atomic.Bool // others take over, and nobody new is to ask
+	drains    sync.Mutex  // one beginning or end of a drain at a time
 	started   time.Time
 	disk      *disk
 	clock     *clock
@@ -102,18 +103,32 @@ func open(ctx context.Context, c Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	st, err := openStore(&c)
+	half, err := halfCopied(&c)
 	if err != nil {
 		return nil, err
+	}
+	var st *store.Badger
+	if !half { // else once the log's lock says that nobody else is at it
+		if st, err = openStore(&c); err != nil {
+			return nil, err
+		}
 	}
 	lg, err := log.Open(ctx, log.Config{
 		Dir: c.logDir(), URL: c.NATSURL, Lanes: c.Lanes, MaxBytes: c.LogBytesMax, Name: c.Node, Logger: c.Logger,
 		ClientListen: c.NATSListen, Authorize: c.NATSAuthorize, Cluster: c.Cluster,
 	})
-	if err != nil {
-		return nil, errors.Join(err, st.Close())
+	if err != nil && st != nil {
+		err = errors.Join(err, st.Close())
 	}
-	if err = plantKept(ctx, &c, lg, st); err != nil {
+	if err != nil {
+		return nil, err
+	}
+	if half {
+		if st, err = openEmptied(&c); err != nil {
+			return nil, errors.Join(err, lg.Close())
+		}
+	}
+	if err = c.patiently(ctx, func() error { return plantKept(ctx, &c, lg, st) }); err != nil {
 		return nil, errors.Join(err, lg.Close(), st.Close())
 	}
 	if st, err = withinReach(ctx, &c, lg, st); err != nil {

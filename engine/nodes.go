@@ -150,6 +150,8 @@ func (n *Node) Drain(ctx context.Context, node string, drain bool) error {
 	nodes := n.nodes()
 	i := slices.IndexFunc(nodes, func(x proto.NodeStatus) bool { return x.Name == node })
 	switch {
+	case n.config.Peers == nil:
+		return proto.Errorf(proto.CodeConflict, "this node is alone: nobody can take over from it")
 	case i < 0:
 		return proto.Errorf(proto.CodeNotFound, "there is no node %q: `kith cluster status` lists them", node)
 	case drain && !slices.ContainsFunc(nodes, func(x proto.NodeStatus) bool { return x.Name != node && x.Ready && !x.Draining }):
@@ -195,6 +197,8 @@ func (n *Node) tellDrain(ctx context.Context, node string, drain bool) error {
 
 // setDraining notes it for the next start, then tells the others.
 func (n *Node) setDraining(drain bool) error {
+	n.drains.Lock()
+	defer n.drains.Unlock()
 	file := filepath.Join(n.config.markerDir(), drainingName)
 	err := os.Remove(file)
 	if drain {

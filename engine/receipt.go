@@ -89,7 +89,7 @@ func CommonKey(secret []byte, purpose string) []byte {
 
 // PseudonymKey keys what others are told instead of identities. It is the same on
 // all nodes of a cluster, and after a restore.
-func (n *Node) PseudonymKey() []byte { return CommonKey(n.signer.secret[:], "pseudonyms") }
+func (n *Node) PseudonymKey() []byte { return CommonKey(n.signer.secret[:], "key of pseudonyms") }
 
 // receiptKey is the key kept in the data directory, made at the first start.
 func receiptKey(c Config) (ed25519.PrivateKey, error) {

@@ -127,10 +127,15 @@ func plantKept(ctx context.Context, c *Config, lg *log.Log, st store.Store) erro
 		return err
 	}
 	c.Logger.Info("what was restored goes into the cluster's log", "control", len(x.control), "ledger", len(x.ledger))
-	if err := followRestored(ctx, c, lg, st); err != nil {
+	if err := followRestored(ctx, c, lg, st, false); err != nil {
 		return err
 	}
 	if err := x.plant(ctx, *c, lg, st); err != nil {
+		return err
+	}
+	// Another node that opened a stream meanwhile may have written back what it read
+	// of it before.
+	if err := followRestored(ctx, c, lg, st, true); err != nil {
 		return err
 	}
 	if err := os.Remove(filepath.Join(c.markerDir(), restoredName)); err != nil {
@@ -150,7 +155,7 @@ func checkLanes(c *Config, st store.Store) error {
 
 // followRestored notes in the new log that it goes on from the store: a node
 // without one must not take it for all there ever was.
-func followRestored(ctx context.Context, c *Config, lg *log.Log, st store.Store) error {
+func followRestored(ctx context.Context, c *Config, lg *log.Log, st store.Store, known bool) error {
 	snap := st.Snapshot()
 	defer snap.Release()
 	for id := range c.Lanes {
@@ -158,7 +163,7 @@ func followRestored(ctx context.Context, c *Config, lg *log.Log, st store.Store)
 		if err := l.loadRecord(snap); err != nil {
 			return err
 		}
-		if err := lg.Follow(ctx, l.id, proto.Offset(l.record.Offset)); err != nil {
+		if err := lg.Follow(ctx, l.id, proto.Offset(l.record.Offset), known); err != nil {
 			return err
 		}
 	}
@@ -196,9 +201,15 @@ func (x *restored) plant(ctx context.Context, c Config, lg log.Logs, st store.St
 	if err != nil {
 		return err
 	}
+	// Another node may have done all meanwhile, and be answering: an erasure that
+	// came again then would take what is new.
+	over := func() (bool, error) {
+		last, err := lg.Ledger().Last(ctx)
+		return last > uint64(len(x.ledger)), err
+	}
 	now := proto.MillisOf(c.Now())
 	for id := range late {
-		if err := appendCommands(ctx, lg.Lane(proto.LaneID(id)), proto.LaneID(id), now, late[id]); err != nil {
+		if err := appendCommands(ctx, lg.Lane(proto.LaneID(id)), proto.LaneID(id), now, late[id], over); err != nil {
 			return err
 		}
 	}
@@ -336,9 +347,9 @@ func lateCommands(st store.Store, c Config, ledger [][]byte) ([][]proto.Batch, e
 	return rounds, nil
 }
 
-// appendCommands puts commands into a lane's log: each round into entries of its
+// appendCommands puts commands into a lane's log, unless all is over: each round into entries of its
 // own, so that an identity's one is carried out before its next.
-func appendCommands(ctx context.Context, s log.Stream, id proto.LaneID, now proto.Millis, rounds []proto.Batch) error {
+func appendCommands(ctx context.Context, s log.Stream, id proto.LaneID, now proto.Millis, rounds []proto.Batch, over func() (bool, error)) error {
 	producer, seq := newProducer(), uint64(0)
 	for k := range rounds {
 		b := &rounds[k]
@@ -349,6 +360,9 @@ func appendCommands(ctx context.Context, s log.Stream, id proto.LaneID, now prot
 				raw, _ := b.Item(i)
 				e.Commands = append(e.Commands, raw...)
 				e.Count++
+			}
+			if done, err := over(); err != nil || done {
+				return err
 			}
 			if _, err := s.Append(ctx, e); err != nil {
 				return err

@@ -9,8 +9,9 @@ import (
 // dataProvider is the id, and the name, of our entry in user.data.
 const dataProvider = "kith"
 
-// uidsMax bounds the identities that are read from eids of our source.
-const uidsMax = 4
+// uidsMax bounds the identities in eids of our source: more are refused, as one of
+// them may be opted out.
+const uidsMax = 16
 
 // bid is one BidRequest (OpenRTB 2.6) in work: what it says of the person, and
 // where in its text ours belongs. The text itself is never rewritten, so that
@@ -28,6 +29,7 @@ type bid struct {
 	userID   string
 	buyerUID string
 	uids     []string // of eids of our source
+	overUIDs bool     // an entry of eids has more than uidsMax
 	edits    []edit   // in the order of the text
 	hasUser  bool
 	hasData  bool
@@ -197,9 +199,13 @@ func (x *bid) userField(key string) uint {
 }
 
 func (x *bid) userExtField(key string) uint {
-	if key == "consent" {
+	switch key {
+	case "consent":
 		x.signals.consent[1] = x.signal()
 		return 1
+	case "eids": // where they were before OpenRTB 2.6
+		x.parseList("user.ext.eids", partNone, (*bid).eidEntry)
+		return 2
 	}
 	x.scan.skip()
 	return 0
@@ -232,7 +238,7 @@ func (x *bid) regsField(key string) uint {
 		x.flag(&x.signals.coppa)
 		return 1
 	case "gdpr":
-		x.flag(&x.signals.gdpr)
+		x.signals.gdprSaid = x.flag(&x.signals.gdpr) || x.signals.gdprSaid
 		return 2
 	case "gpc":
 		x.flag(&x.signals.gpc)
@@ -289,17 +295,20 @@ func (x *bid) signal() string {
 	return "?"
 }
 
-// flag sets on unless a value says no: 0, false, null, "", "0", "false".
-func (x *bid) flag(on *bool) {
+// flag sets on unless a value says no: 0, false, null, "", "0", "false". It reports
+// whether the value says anything.
+func (x *bid) flag(on *bool) (said bool) {
 	s := &x.scan
 	switch s.peek() {
 	case '"':
 		v, _ := s.str()
 		*on = *on || v != "" && v != "0" && v != "false"
+		return v != ""
 	case 'f':
 		s.literal("false")
 	case 'n':
 		s.literal("null")
+		return false
 	case 't', '{', '[':
 		s.skip()
 		*on = true
@@ -307,6 +316,7 @@ func (x *bid) flag(on *bool) {
 		v, _ := s.number()
 		*on = *on || v != 0
 	}
+	return true
 }
 
 // parseSections reads gpp_sid: an array of numbers, or what some write instead.
@@ -329,7 +339,11 @@ func (x *bid) parseSections() {
 		return
 	}
 	for first := true; s.more(&first, ']'); {
-		if c := s.peek(); c != '-' && (c < '0' || c > '9') {
+		if c := s.peek(); c == '"' {
+			v, _ := s.str()
+			x.signals.sections.parse(v)
+			continue
+		} else if c != '-' && (c < '0' || c > '9') {
 			s.skip()
 			x.signals.sections.other = true
 			continue
@@ -340,14 +354,16 @@ func (x *bid) parseSections() {
 }
 
 // parseList reads user.data or user.eids, cuts out what ours tells apart, and
-// notes where our new entry goes: behind all others.
+// notes where our new entry goes, if there is to be one: behind all others.
 func (x *bid) parseList(name string, what part, ours func(x *bid) bool) {
 	s := &x.scan
 	switch s.peek() {
 	case 'n':
 		from := s.i
 		s.literal("null")
-		x.edits = append(x.edits, edit{from, s.i, what, asValue, true})
+		if what != partNone {
+			x.edits = append(x.edits, edit{from, s.i, what, asValue, true})
+		}
 		return
 	case '[':
 		s.i++
@@ -378,7 +394,9 @@ func (x *bid) parseList(name string, what part, ours func(x *bid) bool) {
 	if lead >= 0 {
 		x.cut(lead, end)
 	}
-	x.edits = append(x.edits, edit{end, end, what, asEntry, kept == 0})
+	if what != partNone {
+		x.edits = append(x.edits, edit{end, end, what, asEntry, kept == 0})
+	}
 }
 
 // dataEntry reads an entry of user.data and reports whether it is ours.
@@ -389,16 +407,20 @@ func (x *bid) dataEntry() (own bool) {
 		return false
 	}
 	s.i++
+	seen := false
 	for first := true; s.more(&first, '}'); {
 		key, ok := s.key()
 		if !ok {
 			break
 		}
-		if key == "id" {
-			own = x.text() == dataProvider
-		} else {
+		if key != "id" {
 			s.skip()
+			continue
 		}
+		if seen {
+			s.fail("the id of an entry of user.data is there twice")
+		}
+		own, seen = x.text() == dataProvider, true
 	}
 	return own
 }
@@ -413,6 +435,8 @@ func (x *bid) eidEntry() (own bool) {
 	}
 	s.i++
 	before := len(x.uids)
+	x.overUIDs = false
+	source, uids := false, false
 	for first := true; s.more(&first, '}'); {
 		key, ok := s.key()
 		if !ok {
@@ -420,15 +444,25 @@ func (x *bid) eidEntry() (own bool) {
 		}
 		switch key {
 		case "source":
-			own = strings.EqualFold(x.text(), x.source)
+			if source {
+				s.fail("the source of an entry of eids is there twice")
+			}
+			own, source = strings.EqualFold(x.text(), x.source), true
 		case "uids":
+			if uids {
+				s.fail("the uids of an entry of eids are there twice")
+			}
 			x.parseUIDs()
+			uids = true
 		default:
 			s.skip()
 		}
 	}
-	if !own {
+	switch {
+	case !own:
 		x.uids = x.uids[:before]
+	case x.overUIDs:
+		s.fail("eids of ours have more than 16 uids")
 	}
 	return own
 }
@@ -446,6 +480,7 @@ func (x *bid) parseUIDs() {
 			continue
 		}
 		s.i++
+		seen := false
 		for inner := true; s.more(&inner, '}'); {
 			key, ok := s.key()
 			if !ok {
@@ -453,8 +488,18 @@ func (x *bid) parseUIDs() {
 			}
 			if key != "id" {
 				s.skip()
-			} else if v := x.text(); len(x.uids) < uidsMax {
+				continue
+			}
+			if seen {
+				s.fail("the id of a uid is there twice")
+			}
+			seen = true
+			switch v := x.text(); {
+			case v == "": // names nobody
+			case len(x.uids) < uidsMax:
 				x.uids = append(x.uids, v)
+			default:
+				x.overUIDs = true
 			}
 		}
 	}

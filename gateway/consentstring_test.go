@@ -27,7 +27,8 @@ func bitText(bits string) string {
 }
 
 // tcString is a TC string's core with the purposes and vendors that are
-// consented to; vendors are written as bits after their greatest, or as given.
+// consented to; vendors are bits as given, with legitimate interests and
+// restrictions if they go so far, or none of each.
 func tcString(version int, purposes []int, vendors string) string {
 	p := []byte(strings.Repeat("0", 24))
 	for _, n := range purposes {
@@ -36,6 +37,7 @@ func tcString(version int, purposes []int, vendors string) string {
 	if vendors == "" {
 		vendors = strings.Repeat("0", 17)
 	}
+	vendors += strings.Repeat("0", 17+12) // no vendor with a legitimate interest, no restriction
 	return bitText(fmt.Sprintf("%06b", version) + strings.Repeat("0", 146) + string(p) + strings.Repeat("0", 24+1+12) + vendors)
 }
 
@@ -45,8 +47,12 @@ var (
 )
 
 func TestTCString(t *testing.T) {
-	someVendors := fmt.Sprintf("%016b 0 0100010100", 10)                                       // 2, 6 and 8
-	ranges := fmt.Sprintf("%016b 1 %012b 0 %016b 1 %016b %016b", 900, 2, 7, 100, 200)          // 7 and 100 to 200
+	someVendors := fmt.Sprintf("%016b 0 0100010100", 10)                              // 2, 6 and 8
+	ranges := fmt.Sprintf("%016b 1 %012b 0 %016b 1 %016b %016b", 900, 2, 7, 100, 200) // 7 and 100 to 200
+	none := strings.Repeat("0", 17)
+	restricted := func(purpose, kind, vendor int) string {
+		return someVendors + none + fmt.Sprintf("%012b %06b %02b %012b 0 %016b", 1, purpose, kind, 1, vendor)
+	}
 	broken := fmt.Sprintf("%016b 1 %012b 0 %016b", 900, 4000, 7)                               // says 4000, has one
 	const published = "COzTVhaOzTVhaGvAAAENAiCIAP_AAH_AAAAAAEEUACCKAAA"                        // all purposes; vendors 2, 6 and 8
 	const ranged = "CPdBusAPdBusAAKAyAENBPCgAP_AAAAAAAYgG9NV_H__bX9v-_____9_L6v_vqA.disclosed" // all purposes; of vendors up to 890 some
@@ -78,8 +84,8 @@ func TestTCString(t *testing.T) {
 		{"published, vendor 7", published, 7, false},
 		{"published, vendor 9", published, 9, false},
 		{"published, vendor 65535", published, 65535, false},
-		{"published, many vendors", ranged, 1, true},
-		{"published, many vendors, not this", ranged, 3, false},
+		{"published, cut off in the vendors", ranged, 0, true},
+		{"published, cut off in the vendors, a vendor", ranged, 1, false},
 		{"published, none", "CPXxRfAPXxRfAAfKABENB-CgAAAAAAAAAAYgAAAAAAAA", 0, false},
 		{"bits, vendor 8", tcString(2, []int{1, 3, 4}, someVendors), 8, true},
 		{"bits, vendor 9", tcString(2, []int{1, 3, 4}, someVendors), 9, false},
@@ -90,6 +96,12 @@ func TestTCString(t *testing.T) {
 		{"ranges, before", tcString(2, []int{1, 3, 4}, ranges), 99, false},
 		{"ranges, behind", tcString(2, []int{1, 3, 4}, ranges), 201, false},
 		{"ranges that are not there", tcString(2, []int{1, 3, 4}, broken), 8, false},
+		{"restricted flatly", tcString(2, []int{1, 3, 4}, restricted(3, 0, 6)), 6, false},
+		{"restricted to legitimate interest", tcString(2, []int{1, 3, 4}, restricted(4, 2, 6)), 6, false},
+		{"restricted to consent", tcString(2, []int{1, 3, 4}, restricted(1, 1, 6)), 6, true},
+		{"restricted for another purpose", tcString(2, []int{1, 3, 4}, restricted(2, 0, 6)), 6, true},
+		{"restricted for another vendor", tcString(2, []int{1, 3, 4}, restricted(1, 0, 8)), 6, true},
+		{"restrictions that are not there", tcString(2, []int{1, 3, 4}, someVendors+none+fmt.Sprintf("%012b", 4000)), 6, false},
 		{"the vendor, not the purposes", tcString(2, []int{1}, someVendors), 8, false},
 	} {
 		if got := gateway.TCAllows(tt.s, tt.vendor); got != tt.want {

@@ -34,9 +34,9 @@ func (x *sections) add(v float64) {
 	}
 }
 
-// parse takes numbers as they stand in a query: 2,6.
+// parse takes numbers as they stand in a query, 2,6, or in apps' storage, 2_6.
 func (x *sections) parse(list string) {
-	for item := range strings.SplitSeq(list, ",") {
+	for _, item := range strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == '_' }) {
 		if v, err := strconv.Atoi(item); err == nil {
 			x.add(float64(v))
 		} else {
@@ -95,8 +95,9 @@ func readGPP(s string, inForce sections) (tc string, refused bool) {
 	return tc, h.short || missing != 0
 }
 
-// sectionRefuses reports whether a section speaks against us. One of a number
-// that is not known here does if it is surely in force.
+// sectionRefuses reports whether a section speaks against us. One that is not
+// known here does if it is surely in force, or of a number after the known ones: of
+// further states, laid out otherwise.
 func sectionRefuses(number int, s string, surely bool) bool {
 	switch {
 	case number == gppTCF:
@@ -106,7 +107,7 @@ func sectionRefuses(number int, s string, surely bool) bool {
 	case number >= gppUSFirst && number <= gppUSLast:
 		return usRefuses(number, s)
 	}
-	return surely
+	return surely || number > gppUSLast
 }
 
 // usRefuses reads a section of the United States. Its core has a version of six
@@ -144,5 +145,7 @@ func usRefuses(number int, s string) bool {
 }
 
 // optedOutOfSale reads a US Privacy string (IAB Tech Lab, CCPA), such as 1YNN:
-// its third character.
-func optedOutOfSale(s string) bool { return len(s) >= 3 && s[2]|0x20 == 'y' }
+// its third character. What cannot be read opts out.
+func optedOutOfSale(s string) bool {
+	return len(s) != 4 || s[0] != '1' || s[2]|0x20 != 'n' && s[2] != '-'
+}

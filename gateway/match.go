@@ -74,6 +74,10 @@ func (p *partner) allows(address string) bool {
 	return false
 }
 
+// partnerProofMax is for how long a partner's proof may be good: it says nothing of
+// the browser, so whoever gets hold of it may use it in another one until then.
+const partnerProofMax = proto.Millis(10 * 60 * 1000)
+
 // matchQueryMax bounds the query of a match.
 const matchQueryMax = 8 << 10
 
@@ -130,7 +134,7 @@ func (m *match) take(key, value string) (bit uint) {
 	}
 	switch key {
 	case "gdpr":
-		m.signals.gdpr = value != "" && value != "0"
+		m.signals.gdpr, m.signals.gdprSaid = value != "" && value != "0", value != ""
 		return 1 << len(texts)
 	case "gpp_sid":
 		if value != "" {
@@ -174,8 +178,8 @@ func (g *Gateway) check(m *match) (proto.ClientInfo, proto.Identity, error) {
 	if m.redirect != "" && !p.allows(m.redirect) {
 		return client, "", proto.Errorf(proto.CodeForbidden, "the partner's browsers may not be sent there: use an address under one of its redirects in kith.yaml")
 	}
-	if len(p.secret) > 0 && !proven(p.secret, string(id), m.proof, g.millis()) {
-		return client, "", proto.Errorf(proto.CodeUnproven, "the uid has no valid proof: the partner's server makes one, as docs/api.md says")
+	if now := g.millis(); len(p.secret) > 0 && (!proven(p.secret, string(id), m.proof, now) || proven(p.secret, string(id), m.proof, now+partnerProofMax)) {
+		return client, "", proto.Errorf(proto.CodeUnproven, "the uid has no valid proof, or one for longer than ten minutes: the partner's server makes one, as docs/api.md says")
 	}
 	return client, id, nil
 }

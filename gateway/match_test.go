@@ -247,6 +247,7 @@ func TestMatchErrors(t *testing.T) {
 		{"a redirect where none is allowed", "client=acme&partner=quiet&uid=a1&redirect=https://sync.adx.example/match", 403, "forbidden"},
 		{"no proof", "client=acme&partner=sure&uid=4711a", 400, "unproven"},
 		{"another's proof", "client=acme&partner=sure&uid=4712a&proof=" + proof, 400, "unproven"},
+		{"a proof for too long", "client=acme&partner=sure&uid=4711a&proof=" + gateway.PartnerProof(secret, "partner.sure:4711a", now.Unix()+3600), 400, "unproven"},
 		{"an old proof", "client=acme&partner=sure&uid=4711a&proof=" + gateway.PartnerProof(secret, "partner.sure:4711a", now.Unix()-1), 400, "unproven"},
 		{"a proof by another key", "client=acme&partner=sure&uid=4711a&proof=" + gateway.PartnerProof([]byte("another key, 16."), "partner.sure:4711a", now.Unix()+60), 400, "unproven"},
 		{"proven", "client=acme&partner=sure&uid=4711a&proof=" + proof, 200, ""},

@@ -30,6 +30,7 @@ var withheldReasons = [...]string{
 // an identity. Texts may come twice, as in regs and in regs.ext: each counts.
 type signals struct {
 	lmt, dnt, gpc, coppa, gdpr bool
+	gdprSaid                   bool      // gdpr was given, be it as 0
 	consent                    [2]string // TC strings
 	usPrivacy                  [2]string
 	gpp                        [2]string
@@ -56,10 +57,13 @@ func (x *signals) against(vendor int) string {
 		return withheldCOPPA
 	}
 	tc, refused := x.readGPP()
+	there, allow := consents(vendor, append(tc, x.consent[:]...))
+	// Where nobody says whether consent is needed, a string that is there counts.
+	needed := x.gdpr || x.sections.has(gppTCF) || there && !x.gdprSaid
 	switch {
-	case (x.gdpr || x.sections.has(gppTCF)) && !allAllow(vendor, append(tc, x.consent[:]...)):
+	case needed && !(there && allow):
 		return withheldGDPR
-	case optedOutOfSale(x.usPrivacy[0]) || optedOutOfSale(x.usPrivacy[1]):
+	case x.usPrivacy[0] != "" && optedOutOfSale(x.usPrivacy[0]) || x.usPrivacy[1] != "" && optedOutOfSale(x.usPrivacy[1]):
 		return withheldUSPrivacy
 	case refused:
 		return withheldGPP
@@ -67,30 +71,27 @@ func (x *signals) against(vendor int) string {
 	return ""
 }
 
-// readGPP reads the GPP strings; tc are their TCF sections.
+// readGPP reads the GPP strings; tc are their TCF sections. Sections that are said
+// to be in force and are not there refuse, but for that of the TCF.
 func (x *signals) readGPP() (tc []string, refused bool) {
+	read := false
 	for _, s := range x.gpp {
 		if s == "" {
 			continue
 		}
 		section, no := readGPP(s, x.sections)
-		tc, refused = append(tc, section), refused || no
+		tc, refused, read = append(tc, section), refused || no, true
 	}
-	return tc, refused
+	return tc, refused || !read && (x.sections.other || x.sections.set&^(1<<gppTCF) != 0)
 }
 
-// allAllow reports whether there are TC strings and all of them consent. Where
-// consent is needed none is a refusal.
-func allAllow(vendor int, tc []string) bool {
-	there := false
+// consents reports whether there are TC strings, and whether all of them consent.
+func consents(vendor int, tc []string) (there, allow bool) {
+	allow = true
 	for _, s := range tc {
-		if s == "" {
-			continue
+		if s != "" {
+			there, allow = true, allow && tcAllows(s, vendor)
 		}
-		if !tcAllows(s, vendor) {
-			return false
-		}
-		there = true
 	}
-	return there
+	return there, allow
 }

@@ -17,7 +17,8 @@ const (
 const tcNeeded = 1<<(tcPurposesN-1) | 1<<(tcPurposesN-3) | 1<<(tcPurposesN-4)
 
 // tcAllows reports whether a TC string consents to the purposes needed and, if
-// vendor is not 0, to that vendor. A string that cannot be read, or is of
+// vendor is not 0, to that vendor, with no restriction by the publisher against it
+// for one of them. A string that cannot be read, or is of
 // another version, does not. Legitimate interest is no consent.
 func tcAllows(s string, vendor int) bool {
 	core, _, _ := strings.Cut(s, ".")
@@ -32,17 +33,46 @@ func tcAllows(s string, vendor int) bool {
 		return true
 	}
 	b.at = tcVendors
-	return b.vendor(uint32(vendor))
+	consented := b.vendor(uint32(vendor))
+	b.vendor(uint32(vendor)) // legitimate interests
+	return consented && !b.restricted(uint32(vendor)) && !b.short
 }
 
-// vendor reports whether the list of vendors at b names one: a bit for each up
-// to the greatest, or ranges.
-func (b *bitString) vendor(vendor uint32) bool {
-	greatest, ranges := b.take(16), b.take(1) == 1
-	if !ranges {
-		b.at += int(vendor) - 1
-		return vendor <= greatest && b.take(1) == 1
+// restricted reads the publisher's restrictions at b, and reports whether one takes
+// consent to a purpose that is needed from a vendor: flatly, or because only
+// legitimate interest is let.
+func (b *bitString) restricted(vendor uint32) (out bool) {
+	const flatly, interestOnly = 0, 2
+	for range b.take(12) {
+		purpose, kind := b.take(6), b.take(2)
+		named := b.ranges(vendor)
+		needed := purpose >= 1 && purpose <= tcPurposesN && tcNeeded>>(tcPurposesN-purpose)&1 == 1
+		out = out || named && needed && (kind == flatly || kind == interestOnly)
+		if b.short {
+			return true
+		}
 	}
+	return out
+}
+
+// vendor reads the list of vendors at b and reports whether it names one: a bit
+// for each up to the greatest, or ranges.
+func (b *bitString) vendor(vendor uint32) (named bool) {
+	greatest, ranges := b.take(16), b.take(1) == 1
+	if ranges {
+		return b.ranges(vendor)
+	}
+	end := b.at + int(greatest)
+	if vendor <= greatest {
+		b.at += int(vendor) - 1
+		named = b.take(1) == 1
+	}
+	b.at = end
+	return named
+}
+
+// ranges reads ranges of vendors at b and reports whether one is in them.
+func (b *bitString) ranges(vendor uint32) (named bool) {
 	for range b.take(12) {
 		wide := b.take(1) == 1
 		first := b.take(16)
@@ -53,9 +83,7 @@ func (b *bitString) vendor(vendor uint32) bool {
 		if b.short {
 			return false
 		}
-		if first <= vendor && vendor <= last {
-			return true
-		}
+		named = named || first <= vendor && vendor <= last
 	}
-	return false
+	return named
 }

@@ -69,20 +69,20 @@ func (l *Log) RemoveServer(ctx context.Context, node string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, removeTimeout)
 	defer cancel()
-	asked, last := false, error(nil)
+	began, last := false, error(nil)
 	for {
 		code, why, err := askRemoval(ctx, nc, body)
 		switch {
 		case err == nil && code == 0:
 			return nil
-		case code == notMember && asked: // by a question whose answer got lost
+		case code == notMember && began: // by a question whose answer got lost
 			return nil
 		case code == notMember:
-			return proto.Errorf(proto.CodeNotFound, "the log's servers know of none of a node %q", node)
+			return proto.Errorf(proto.CodeNotFound, "the log's servers know of none of a node %q (any more)", node)
 		case err == nil && code != changing:
 			return proto.Errorf(proto.CodeConflict, "the log's servers do not remove %s: %s", node, why)
 		}
-		asked = asked || !errors.Is(err, nats.ErrNoResponders)
+		began = began || code == changing
 		if ctx.Err() == nil {
 			last = cmp.Or(err, errors.New(why))
 		}

@@ -95,10 +95,10 @@ func followed(i *jetstream.StreamInfo) proto.Offset {
 	return proto.Offset(n)
 }
 
-// Follow notes that a lane's stream, which must be new, goes on from a store at an
-// offset, so that nobody reads it as all there ever was. CodeConflict if the
-// stream is not new, or goes on from another offset.
-func (l *Log) Follow(ctx context.Context, id proto.LaneID, at proto.Offset) error {
+// Follow notes that a lane's stream, which must be new or known to do so, goes on
+// from a store at an offset, so that nobody reads it as all there ever was.
+// CodeConflict if it is not new, or goes on from another offset.
+func (l *Log) Follow(ctx context.Context, id proto.LaneID, at proto.Offset, known bool) error {
 	s := l.lanes[id]
 	for {
 		var info *jetstream.StreamInfo
@@ -113,7 +113,7 @@ func (l *Log) Follow(ctx context.Context, id proto.LaneID, at proto.Offset) erro
 		switch {
 		case at == 0 || has == at:
 			return nil
-		case has != 0 || info.State.LastSeq > 0:
+		case has != 0 || info.State.LastSeq > 0 && !known:
 			return proto.Errorf(proto.CodeConflict, "stream %s is not new, or goes on from another backup: restore the same backup for all nodes, and start them with empty log directories", s.name)
 		}
 		c := info.Config
