@@ -257,7 +257,7 @@ func (x *trio) configure(t *testing.T) (files [3]string) {
 		if i == 1 {
 			keys = []string{b, a}
 		}
-		text := fmt.Sprintf("stop_wait: 1s\nsecret_file: %q\nlanes: %s\nnode: %s\ncluster:\n  listen: %q\n  join: [%s]\n  key_files: [%q, %q]\n",
+		text := fmt.Sprintf("stop_wait: 2s\nsecret_file: %q\nlanes: %s\nnode: %s\ncluster:\n  listen: %q\n  join: [%s]\n  key_files: [%q, %q]\n",
 			secret, x.args[i][7], x.args[i][1], x.args[i][3], x.args[i][5], keys[0], keys[1])
 		files[i] = write(fmt.Sprintf("kith%d.yaml", i), text)
 		x.args[i] = []string{"--config", files[i]}

@@ -78,7 +78,7 @@ func startBalancer(t *testing.T, id string, nodes ...*graphNode) *balancer {
 }
 
 func (b *balancer) look(ctx context.Context, n *graphNode, id string) {
-	try, cancel := context.WithTimeout(ctx, time.Second)
+	try, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	b.asked.Add(1)
 	seen, err := n.lookup(try, []string{id})
