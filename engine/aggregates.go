@@ -347,16 +347,7 @@ func scanTotals(snap store.Snapshot, lane proto.LaneID, client proto.ClientID, f
 	added := map[clientDay]dayCells{}
 	prefix := laneKey(lane, 'a')
 	err := snap.Scan(prefix, prefix, func(_, v []byte) (bool, error) {
-		return true, decodeAdded(v, func(at clientDay, d dayCells) error {
-			if !wanted(at) {
-				return nil
-			}
-			if added[at] == nil {
-				added[at] = dayCells{}
-			}
-			added[at].join(d)
-			return nil
-		})
+		return true, joinAdded(added, v, wanted)
 	})
 	if err != nil {
 		return err

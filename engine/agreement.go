@@ -29,7 +29,6 @@ type agreement struct {
 
 type comparison struct {
 	same bool
-	at   proto.Offset
 	when time.Duration // by bootTime
 }
 
@@ -53,7 +52,7 @@ func (x *agreement) compare(beats []proto.Beat, self uint64, now time.Duration) 
 		if x.others == nil {
 			x.others = map[string]comparison{}
 		}
-		x.others[b.Node] = comparison{x.chain[b.At%chainsKept] == b.Chain, b.At, now}
+		x.others[b.Node] = comparison{x.chain[b.At%chainsKept] == b.Chain, now}
 		changed = true
 	}
 	if !changed {

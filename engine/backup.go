@@ -100,11 +100,7 @@ func (n *Node) applyLogged(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, backupBehind)
 	defer cancel()
 	for _, l := range n.lanes {
-		end, err := l.logEnd(ctx)
-		if err == nil {
-			err = l.progress.wait(ctx, func(p *progress) bool { return p.applied >= end })
-		}
-		if err != nil && proto.CodeOf(err) != proto.CodeQuarantined {
+		if err := l.reachEnd(ctx); err != nil && proto.CodeOf(err) != proto.CodeQuarantined {
 			return proto.Errorf(proto.CodeUnavailable, "the backup would not hold what was acknowledged: lane %s is behind its log: %w", l.id, err)
 		}
 	}

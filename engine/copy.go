@@ -201,10 +201,14 @@ func openStore(c *Config) (*store.Badger, error) {
 	return store.Open(store.Config{Dir: c.storeDir(), Small: smallDisk(c.storeDir()), CheckTables: c.CheckTables, Logger: c.Logger})
 }
 
-// openEmptied opens the store of a directory in which a copy was begun: what there
-// is of it may not be readable, and is nothing.
-func openEmptied(c *Config) (*store.Badger, error) {
-	if err := removeAllIn(c.storeDir()); err != nil {
+// reopenStore opens the store, empty if a copy was begun: what there is of it may
+// not be readable, and is nothing.
+func reopenStore(c *Config) (*store.Badger, error) {
+	half, err := halfCopied(c)
+	if err == nil && half {
+		err = removeAllIn(c.storeDir())
+	}
+	if err != nil {
 		return nil, err
 	}
 	return openStore(c)
@@ -247,13 +251,7 @@ func withinReach(ctx context.Context, c *Config, lg *log.Log, st *store.Badger) 
 		if err != nil {
 			c.Logger.Error("the store could not be taken from another node, trying again", "error", err)
 		}
-		half, err := halfCopied(c)
-		if err == nil && half {
-			st, err = openEmptied(c)
-		} else if err == nil {
-			st, err = openStore(c)
-		}
-		if err != nil {
+		if st, err = reopenStore(c); err != nil {
 			return nil, err
 		}
 	}

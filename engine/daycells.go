@@ -163,6 +163,20 @@ func encodeAdded(added map[clientDay]dayCells) []byte {
 	return b
 }
 
+// joinAdded adds what one commit added to the days that are wanted.
+func joinAdded(added map[clientDay]dayCells, v []byte, wanted func(clientDay) bool) error {
+	return decodeAdded(v, func(at clientDay, d dayCells) error {
+		if !wanted(at) {
+			return nil
+		}
+		if added[at] == nil {
+			added[at] = dayCells{}
+		}
+		added[at].join(d)
+		return nil
+	})
+}
+
 func decodeAdded(v []byte, fn func(clientDay, dayCells) error) error {
 	r := proto.NewReader(v)
 	if r.Byte() != aggregateVersion {

@@ -124,7 +124,7 @@ func open(ctx context.Context, c Config) (*Node, error) {
 		return nil, err
 	}
 	if half {
-		if st, err = openEmptied(&c); err != nil {
+		if st, err = reopenStore(&c); err != nil {
 			return nil, errors.Join(err, lg.Close())
 		}
 	}
@@ -342,6 +342,15 @@ func (n *Node) catchUp(ctx context.Context) error {
 func (l *lane) logEnd(ctx context.Context) (proto.Offset, error) {
 	info, err := l.stream.Info(ctx)
 	return info.Last + proto.Offset(l.base), err
+}
+
+// reachEnd returns when the lane has applied what its log holds now.
+func (l *lane) reachEnd(ctx context.Context) error {
+	end, err := l.logEnd(ctx)
+	if err != nil {
+		return err
+	}
+	return l.progress.wait(ctx, func(p *progress) bool { return p.applied >= end })
 }
 
 // graphAtRest returns when nothing of the graph is under way between lanes: a

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -185,7 +186,7 @@ func (n *Node) tellDrain(ctx context.Context, node string, drain bool) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, drainWait)
 	defer cancel()
-	m, err := n.conn().RequestWithContext(ctx, drainSubject+"."+node, []byte(map[bool]string{true: "true", false: "false"}[drain]))
+	m, err := n.conn().RequestWithContext(ctx, drainSubject+"."+node, []byte(strconv.FormatBool(drain)))
 	if err != nil {
 		return proto.Errorf(proto.CodeUnavailable, "node %s does not answer: if it is gone, others have taken over already: %w", node, err)
 	}
@@ -207,9 +208,15 @@ func (n *Node) setDraining(drain bool) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return proto.Errorf(proto.CodeUnavailable, "note that the node drains: %w", err)
 	}
-	n.draining.Store(drain)
-	n.config.Peers.SetDraining(drain)
+	n.showDraining(drain)
 	return nil
+}
+
+func (n *Node) showDraining(drain bool) {
+	n.draining.Store(drain)
+	if n.config.Peers != nil {
+		n.config.Peers.SetDraining(drain)
+	}
 }
 
 // goOnDraining is setDraining after a restart.
@@ -221,19 +228,13 @@ func (n *Node) goOnDraining() error {
 	if err != nil {
 		return proto.Errorf(proto.CodeUnavailable, "see whether the node drains: %w", err)
 	}
-	n.draining.Store(true)
-	n.config.Peers.SetDraining(true)
+	n.showDraining(true)
 	return nil
 }
 
 // Leave has the node say that it is not ready, and the others take over, until it
 // is closed.
-func (n *Node) Leave() {
-	n.draining.Store(true)
-	if n.config.Peers != nil {
-		n.config.Peers.SetDraining(true)
-	}
-}
+func (n *Node) Leave() { n.showDraining(true) }
 
 // Place names the node that owns a lane while it answers and does not drain;
 // none: the one that the order of placement gives.

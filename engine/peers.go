@@ -378,11 +378,7 @@ func (n *Node) fault() error {
 // the log held at the start: whoever sees a beat waits for the node.
 func (l *lane) beatWhenCaughtUp(ctx context.Context) {
 	for l.node.config.Peers != nil {
-		target, err := l.logEnd(ctx)
-		if err == nil {
-			err = l.progress.wait(ctx, func(p *progress) bool { return p.applied >= target })
-		}
-		if err == nil {
+		if l.reachEnd(ctx) == nil {
 			break
 		}
 		if !pause(ctx, relayRetry) {

@@ -338,13 +338,7 @@ func (x *relaning) totals() error {
 		added := map[clientDay]dayCells{}
 		for _, n := range x.besideOf(m) {
 			err := x.scan(n, 'a', func(_, v []byte) error {
-				return decodeAdded(v, func(at clientDay, d dayCells) error {
-					if added[at] == nil {
-						added[at] = dayCells{}
-					}
-					added[at].join(d)
-					return nil
-				})
+				return joinAdded(added, v, func(clientDay) bool { return true })
 			})
 			if err != nil {
 				return err

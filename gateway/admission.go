@@ -91,16 +91,19 @@ func accountClaim(account, browser proto.Identity) string {
 // proven checks a proof: EXPIRY "." HEX, where EXPIRY is in Unix seconds and
 // HEX is HMAC-SHA256(secret, claim "|" EXPIRY).
 func proven(secret []byte, claim, proof string, now proto.Millis) bool {
+	until, ok := provenUntil(secret, claim, proof)
+	return ok && until >= now
+}
+
+// provenUntil is when a proof that was made with the secret ends to be good.
+func provenUntil(secret []byte, claim, proof string) (until proto.Millis, ok bool) {
 	expiry, sum, ok := strings.Cut(proof, ".")
 	if !ok || len(secret) == 0 || len(sum) != 2*sha256.Size || len(expiry) > 12 {
-		return false
+		return 0, false
 	}
-	at, err := strconv.ParseInt(expiry, 10, 64)
-	if err != nil || at*1000 < int64(now) {
-		return false
-	}
-	given, err := hex.DecodeString(sum)
-	return err == nil && hmac.Equal(given, proofSum(secret, claim, expiry))
+	at, err1 := strconv.ParseInt(expiry, 10, 64)
+	given, err2 := hex.DecodeString(sum)
+	return proto.Millis(at * 1000), err1 == nil && err2 == nil && hmac.Equal(given, proofSum(secret, claim, expiry))
 }
 
 func proofSum(secret []byte, claim, expiry string) []byte {

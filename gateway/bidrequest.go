@@ -29,7 +29,8 @@ type bid struct {
 	userID   string
 	buyerUID string
 	uids     []string // of eids of our source
-	overUIDs bool     // an entry of eids has more than uidsMax
+	own      bool     // the entry under way is ours
+	overUIDs bool     // it has uids beyond uidsMax
 	edits    []edit   // in the order of the text
 	hasUser  bool
 	hasData  bool
@@ -401,70 +402,55 @@ func (x *bid) parseList(name string, what part, ours func(x *bid) bool) {
 
 // dataEntry reads an entry of user.data and reports whether it is ours.
 func (x *bid) dataEntry() (own bool) {
-	s := &x.scan
-	if s.peek() != '{' {
-		s.skip()
-		return false
-	}
-	s.i++
-	seen := false
-	for first := true; s.more(&first, '}'); {
-		key, ok := s.key()
-		if !ok {
-			break
-		}
-		if key != "id" {
-			s.skip()
-			continue
-		}
-		if seen {
-			s.fail("the id of an entry of user.data is there twice")
-		}
-		own, seen = x.text() == dataProvider, true
-	}
-	return own
+	x.own = false
+	x.entry("an entry of user.data", (*bid).dataField)
+	return x.own
 }
 
-// eidEntry reads an entry of user.eids and reports whether it is ours; then its
-// uids are kept.
+// entry reads an object in an array. Anything else there says nothing.
+func (x *bid) entry(name string, field func(x *bid, key string) uint) {
+	if x.scan.peek() != '{' {
+		x.scan.skip()
+		return
+	}
+	x.object(name, field)
+}
+
+func (x *bid) dataField(key string) uint {
+	if key == "id" {
+		x.own = x.text() == dataProvider
+		return 1
+	}
+	x.scan.skip()
+	return 0
+}
+
+// eidEntry reads an entry of eids and reports whether it is ours; then its uids
+// are kept.
 func (x *bid) eidEntry() (own bool) {
-	s := &x.scan
-	if s.peek() != '{' {
-		s.skip()
-		return false
-	}
-	s.i++
 	before := len(x.uids)
-	x.overUIDs = false
-	source, uids := false, false
-	for first := true; s.more(&first, '}'); {
-		key, ok := s.key()
-		if !ok {
-			break
-		}
-		switch key {
-		case "source":
-			if source {
-				s.fail("the source of an entry of eids is there twice")
-			}
-			own, source = strings.EqualFold(x.text(), x.source), true
-		case "uids":
-			if uids {
-				s.fail("the uids of an entry of eids are there twice")
-			}
-			x.parseUIDs()
-			uids = true
-		default:
-			s.skip()
-		}
-	}
+	x.own, x.overUIDs = false, false
+	x.entry("an entry of eids", (*bid).eidField)
 	switch {
-	case !own:
+	case !x.own:
 		x.uids = x.uids[:before]
 	case x.overUIDs:
-		s.fail("eids of ours have more than 16 uids")
+		x.scan.fail("eids of ours have more than 16 uids")
 	}
-	return own
+	return x.own
+}
+
+func (x *bid) eidField(key string) uint {
+	switch key {
+	case "source":
+		x.own = strings.EqualFold(x.text(), x.source)
+		return 1
+	case "uids":
+		x.parseUIDs()
+		return 2
+	}
+	x.scan.skip()
+	return 0
 }
 
 func (x *bid) parseUIDs() {
@@ -475,34 +461,23 @@ func (x *bid) parseUIDs() {
 	}
 	s.i++
 	for first := true; s.more(&first, ']'); {
-		if s.peek() != '{' {
-			s.skip()
-			continue
-		}
-		s.i++
-		seen := false
-		for inner := true; s.more(&inner, '}'); {
-			key, ok := s.key()
-			if !ok {
-				return
-			}
-			if key != "id" {
-				s.skip()
-				continue
-			}
-			if seen {
-				s.fail("the id of a uid is there twice")
-			}
-			seen = true
-			switch v := x.text(); {
-			case v == "": // names nobody
-			case len(x.uids) < uidsMax:
-				x.uids = append(x.uids, v)
-			default:
-				x.overUIDs = true
-			}
-		}
+		x.entry("a uid", (*bid).uidField)
 	}
+}
+
+func (x *bid) uidField(key string) uint {
+	if key != "id" {
+		x.scan.skip()
+		return 0
+	}
+	switch v := x.text(); {
+	case v == "": // names nobody
+	case len(x.uids) < uidsMax:
+		x.uids = append(x.uids, v)
+	default:
+		x.overUIDs = true
+	}
+	return 1
 }
 
 // has reports whether there is something to put in.

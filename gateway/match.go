@@ -178,7 +178,8 @@ func (g *Gateway) check(m *match) (proto.ClientInfo, proto.Identity, error) {
 	if m.redirect != "" && !p.allows(m.redirect) {
 		return client, "", proto.Errorf(proto.CodeForbidden, "the partner's browsers may not be sent there: use an address under one of its redirects in kith.yaml")
 	}
-	if now := g.millis(); len(p.secret) > 0 && (!proven(p.secret, string(id), m.proof, now) || proven(p.secret, string(id), m.proof, now+partnerProofMax)) {
+	until, ok := provenUntil(p.secret, string(id), m.proof)
+	if now := g.millis(); len(p.secret) > 0 && (!ok || until < now || until >= now+partnerProofMax) {
 		return client, "", proto.Errorf(proto.CodeUnproven, "the uid has no valid proof, or one for longer than ten minutes: the partner's server makes one, as docs/api.md says")
 	}
 	return client, id, nil

@@ -89,6 +89,15 @@ func (x *trio) speakTo(t *testing.T, p *process) *graphNode {
 	return n
 }
 
+// defineSeen makes the demo client's segment of whoever has an event.
+func (x *trio) defineSeen(t *testing.T) {
+	t.Helper()
+	rule := map[string]any{"scope": "identity", "when": `count(true, "30d") >= 1`}
+	if err := x.nodes[0].call(t.Context(), http.MethodPut, "/v1/segments/seen", "demo-key", rule, nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // freePair is an address that is free with the next port.
 func freePair(t *testing.T) string {
 	t.Helper()
@@ -285,10 +294,7 @@ func TestClusterOutlivesItsNodes(t *testing.T) {
 	longCluster(t)
 	x := startTrio(t, 2)
 	ctx := t.Context()
-	rule := map[string]any{"scope": "identity", "when": `count(true, "30d") >= 1`}
-	if err := x.nodes[0].call(ctx, http.MethodPut, "/v1/segments/seen", "demo-key", rule, nil); err != nil {
-		t.Fatal(err)
-	}
+	x.defineSeen(t)
 	var acked []string
 	var mu sync.Mutex
 	for round := range 3 {
@@ -366,10 +372,7 @@ func TestClusterReplacesANode(t *testing.T) {
 	longCluster(t)
 	x := startTrio(t, 2)
 	ctx := t.Context()
-	rule := map[string]any{"scope": "identity", "when": `count(true, "30d") >= 1`}
-	if err := x.nodes[0].call(ctx, http.MethodPut, "/v1/segments/seen", "demo-key", rule, nil); err != nil {
-		t.Fatal(err)
-	}
+	x.defineSeen(t)
 	var ids []string
 	position := ""
 	post := func(n *graphNode, from, to int) {
@@ -418,10 +421,7 @@ func TestPausedNodeAnswersNothingStale(t *testing.T) {
 	longCluster(t)
 	x := startTrio(t, 1)
 	ctx := t.Context()
-	rule := map[string]any{"scope": "identity", "when": `count(true, "30d") >= 1`}
-	if err := x.nodes[0].call(ctx, http.MethodPut, "/v1/segments/seen", "demo-key", rule, nil); err != nil {
-		t.Fatal(err)
-	}
+	x.defineSeen(t)
 	_, position, err := x.nodes[0].post(ctx, []graphEvent{{Event: "visit", Identities: []string{"browser:p1", "account:p1"}}})
 	if err != nil {
 		t.Fatal(err)

@@ -356,7 +356,10 @@ func (c *faultClient) link(a, b string) {
 		}
 		return
 	}
-	d := &delivery{node: c.home, ids: []string{a, b}, edge: [2]string{a, b}}
+	d := &delivery{node: c.home, ids: []string{a}, edge: [2]string{a, b}}
+	if c.x.lanes == 1 { // else b may be of a lane of which the position says nothing
+		d.ids = append(d.ids, b)
+	}
 	var err error
 	if _, _, d.position, err = c.post(c.home, []graphEvent{{Event: "visit", Identities: []string{a}}}); err != nil {
 		d.position = "" // the link stays to be seen at the end

@@ -101,10 +101,7 @@ func (n *graphNode) stop(t *testing.T) {
 func TestClusterOperators(t *testing.T) {
 	longCluster(t)
 	x := startTrio(t, operatorLanes)
-	rule := map[string]any{"scope": "identity", "when": `count(true, "30d") >= 1`}
-	if err := x.nodes[0].call(t.Context(), http.MethodPut, "/v1/segments/seen", "demo-key", rule, nil); err != nil {
-		t.Fatal(err)
-	}
+	x.defineSeen(t)
 	var ids []string
 	for i := range 50 {
 		ids = append(ids, fmt.Sprintf("browser:o%d", i))

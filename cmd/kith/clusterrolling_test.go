@@ -32,10 +32,7 @@ const balanced = "browser:r"
 // the one that is looked up is in it.
 func (x *trio) begin(t *testing.T) (position string) {
 	t.Helper()
-	rule := map[string]any{"scope": "identity", "when": `count(true, "30d") >= 1`}
-	if err := x.nodes[0].call(t.Context(), http.MethodPut, "/v1/segments/seen", "demo-key", rule, nil); err != nil {
-		t.Fatal(err)
-	}
+	x.defineSeen(t)
 	_, position, err := x.nodes[0].post(t.Context(), []graphEvent{{Event: "page", Identities: []string{balanced}}})
 	if err != nil {
 		t.Fatal(err)

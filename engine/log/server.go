@@ -70,7 +70,7 @@ func startEmbedded(ctx context.Context, c *Config, maxStore int64) (_ *embedded,
 	if x.server, err = server.NewServer(opts); err != nil {
 		return nil, proto.Errorf(proto.CodeInternal, "the embedded NATS server refuses its options: %w", err)
 	}
-	said := &serverLog{to: c.Logger, said: map[string]time.Time{}}
+	said := &serverLog{to: c.Logger}
 	x.server.SetLoggerV2(said, false, false, false)
 	x.server.Start()
 	if err := x.ready(ctx); err != nil {
@@ -295,7 +295,7 @@ type serverLog struct {
 	error lastText
 
 	mu   sync.Mutex
-	said map[string]time.Time // guarded by mu: when what is repeated each second was said, by its form
+	told time.Time // guarded by mu: when what is repeated was said
 }
 
 // repeated begins what is said each second while another server is away.
@@ -304,9 +304,9 @@ const repeated = "Error trying to connect to route"
 func (l *serverLog) say(level slog.Level, format string, v []any) {
 	if strings.HasPrefix(format, repeated) {
 		l.mu.Lock()
-		soon := time.Since(l.said[format]) < time.Minute
+		soon := time.Since(l.told) < time.Minute
 		if !soon {
-			l.said[format] = time.Now()
+			l.told = time.Now()
 		}
 		l.mu.Unlock()
 		if soon {
