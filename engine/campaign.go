@@ -90,9 +90,8 @@ type campaignScan struct {
 	frequency      [frequencyBins]uint64
 	frequencyUsers [frequencyBins][frequencyBins]uint64
 
-	gone   []*roaring.Bitmap // by lane: who is taken back
-	events uint64            // that were taken in when it last gave way
-	began  time.Time         // to work after that
+	gone  []*roaring.Bitmap // by lane: who is taken back
+	turns turns
 
 	specs []*campaignSpec // this report's, then its rivals'
 
@@ -112,7 +111,7 @@ type campaignLane struct {
 func newCampaignScan(n *Node, client proto.ClientInfo, s *campaignSpec) *campaignScan {
 	c := &campaignScan{
 		node: n, client: client, spec: s, time: n.config.Now().UTC(), lanes: make([]*campaignLane, len(n.lanes)),
-		cells: map[campaignCell]*met{}, values: map[string]bool{}, counts: counts{}, gone: n.noneByLane(),
+		cells: map[campaignCell]*met{}, values: map[string]bool{}, counts: counts{}, gone: n.noneByLane(), turns: turns{node: n},
 	}
 	for i, l := range n.lanes {
 		c.lanes[i] = l.holdHistories(client.ID)
@@ -145,7 +144,7 @@ func (c *campaignScan) run(ctx context.Context) error {
 		it := l.known.Iterator()
 		for i := 0; it.HasNext(); i++ {
 			if i%campaignPause == 0 {
-				if err := c.giveWay(ctx); err != nil {
+				if err := c.turns.give(ctx); err != nil {
 					return err
 				}
 			}
@@ -160,17 +159,24 @@ func (c *campaignScan) run(ctx context.Context) error {
 	return c.takeBack(ctx)
 }
 
-// giveWay lets others run: while events come for most of the time.
-func (c *campaignScan) giveWay(ctx context.Context) error {
+// turns lets others have theirs while a report goes through all histories.
+type turns struct {
+	node   *Node
+	events uint64    // that were taken in when it last gave way
+	began  time.Time // to work after that
+}
+
+// give lets others run: while events come for most of the time.
+func (t *turns) give(ctx context.Context) error {
 	runtime.Gosched()
 	events := uint64(0)
-	for _, l := range c.node.lanes {
+	for _, l := range t.node.lanes {
 		events += l.events.Load()
 	}
-	if worked := time.Since(c.began); events != c.events {
+	if worked := time.Since(t.began); events != t.events {
 		pause(ctx, min(campaignRest*worked, campaignRestMax))
 	}
-	c.events, c.began = events, time.Now()
+	t.events, t.began = events, time.Now()
 	if err := ctx.Err(); err != nil {
 		return proto.Errorf(proto.CodeTimeout, "the report was given up: %w", err)
 	}

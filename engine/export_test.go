@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/RoaringBitmap/roaring/v2"
+	"github.com/nats-io/nats.go"
 	gproto "google.golang.org/protobuf/proto"
 
 	"kith/actors/identity"
@@ -742,3 +743,11 @@ func StateOf(st store.Store, lanes int) map[string][]string {
 	}
 	return out
 }
+
+// NewAsker is a node that does nothing but pass questions on and answer them.
+func NewAsker(name string, nc *nats.Conn, peers Peers) *Node {
+	return &Node{config: Config{Node: name, Peers: peers}, conn: func() *nats.Conn { return nc }}
+}
+
+// LeakageHostsMax is the most hosts in a report.
+const LeakageHostsMax = leakageHostsMax

@@ -109,7 +109,6 @@ func (l *lane) fillFromHistory(ctx context.Context) {
 			}
 			continue
 		}
-		began := time.Now()
 		x := l.nextFill(f, step)
 		if err := l.appendOwn(ctx, proto.CommandFill, [][]byte{x.Append(nil)}); err != nil {
 			l.logger.Warn("history cannot be gone through, trying again", "error", err)
@@ -125,12 +124,15 @@ func (l *lane) fillFromHistory(ctx context.Context) {
 		if err != nil {
 			return
 		}
-		if work := time.Duration(l.filling.Load()); work > 2*fillWork {
+		work := time.Duration(l.filling.Load())
+		if work > 2*fillWork {
 			step = max(step/2, fillStepMin)
 		} else if work < fillWork/2 {
 			step = min(step*2, fillStepMax)
 		}
-		if !l.node.pace.rest(ctx, time.Since(began)) {
+		// By what the lane did, not by how long the step waited its turn: on a full
+		// machine that is long, and the fill would come to a stand.
+		if !l.node.pace.rest(ctx, work) {
 			return
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -139,7 +140,7 @@ type leases struct {
 	// others are, by node, when the last beat of it was applied here. Its lease by
 	// that beat began before.
 	others map[string]time.Duration // guarded by mu
-	until  time.Duration            // guarded by mu: of the own lease
+	until  atomic.Int64             // a time.Duration: of the own lease
 	opened time.Duration            // since when beats are seen: others may hold leases by earlier ones
 	ended  bool                     // guarded by mu: for good
 }
@@ -189,7 +190,7 @@ func (x *leases) published(list []proto.Beat, producer uint64) {
 		case b.Incarnation != producer:
 			x.others[b.Node] = x.now()
 		case i >= 0 && !b.Last && !x.ended:
-			x.until = max(x.until, x.sent[i].at+leaseFor)
+			x.until.Store(max(x.until.Load(), int64(x.sent[i].at+leaseFor)))
 			x.sent = x.sent[i+1:]
 		}
 	}
@@ -199,20 +200,17 @@ func (x *leases) published(list []proto.Beat, producer uint64) {
 func (x *leases) end() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.until, x.sent, x.ended = 0, nil, true
+	x.sent, x.ended = nil, true
+	x.until.Store(0)
 }
 
-func (x *leases) held() bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.now() < x.until
-}
+func (x *leases) held() bool { return x.heldAt(x.now()) }
+
+func (x *leases) heldAt(now time.Duration) bool { return int64(now) < x.until.Load() }
 
 // left is for how long the own lease lasts.
 func (x *leases) left() time.Duration {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return max(0, x.until-x.now())
+	return max(0, time.Duration(x.until.Load())-x.now())
 }
 
 // holders are the other nodes that may answer, each with when its lease ends.

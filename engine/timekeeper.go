@@ -14,7 +14,7 @@ const (
 	beatSoonest = 20 * time.Millisecond
 	controlMax  = 64  // control records in one relayed entry
 	fillStep    = 256 // identities in the first fill
-	fillStepMin = 32
+	fillStepMin = 128
 	fillStepMax = 1024
 	fillWork    = 5 * time.Millisecond // of the lane, in one fill
 )

@@ -42,6 +42,9 @@ type Config struct {
 	// named answers to all origins, but tells a browser's segments to pages of
 	// this site only (to all with Dev).
 	Origins map[proto.ClientName][]string
+	// HostsAllowed are, for each client, the third parties that it expects on its
+	// pages: names of hosts, or "*.example.com" for all below one.
+	HostsAllowed map[proto.ClientName][]string
 	// Secrets are the keys of account proofs, for each client.
 	Secrets map[proto.ClientName][]byte
 	// Unproven are clients whose accounts need no proof: the demo.

@@ -87,6 +87,9 @@ type Campaigns interface {
 	// Aggregates are the totals of each day from first to last, by "event" or
 	// "campaign".
 	Aggregates(ctx context.Context, client proto.ClientInfo, by string, first, last proto.Day, floor int) (proto.Aggregates, error)
+	// Leakage goes through the same events for the third parties that the
+	// client's tags saw in the last days. Whether one is allowed is left open.
+	Leakage(ctx context.Context, client proto.ClientInfo, days, floor int) (proto.Leakage, error)
 }
 
 // SavedAudiences are a client's expressions by name, which others may name.
@@ -254,6 +257,7 @@ type Dependencies struct {
 	Exports     Exports     // optional likewise
 	Imports     Imports     // optional likewise
 	Cluster     Cluster     // optional likewise
+	Others      Others      // optional: without it nothing is passed on
 
 	Registry *prometheus.Registry // optional: for the gateway's metrics and /metrics
 	Log      *slog.Logger         // optional: for what no caller is told

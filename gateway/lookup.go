@@ -342,11 +342,16 @@ func pathIdentity(u *url.URL) (proto.Identity, error) {
 	return parseIdentity(raw)
 }
 
-// ownSegments answers the tag's question for the segments of its browser.
+// ownSegments answers the tag's question for the segments of its browser, also as
+// first-party data for Prebid.
 func (g *Gateway) ownSegments(w http.ResponseWriter, r *http.Request) error {
 	client, err := g.ownClientOf(w, r)
 	if err != nil {
 		return err
+	}
+	format := queryValue(r.URL.RawQuery, "format")
+	if format != "" && format != formatORTB2 {
+		return proto.Errorf(proto.CodeInvalid, "format is %q: use %s, or leave it out", clip(format), formatORTB2)
 	}
 	v := g.visitOf(r)
 	g.keep(w, v, "")
@@ -364,6 +369,11 @@ func (g *Gateway) ownSegments(w http.ResponseWriter, r *http.Request) error {
 	}
 	if v.signal != "" {
 		l.segments = l.segments[:0]
+	}
+	if format == formatORTB2 {
+		l.answer = append(g.appendFirstParty(l.answer, client, l.segments), '\n')
+		writeJSON(w, http.StatusOK, l.answer)
+		return nil
 	}
 	l.answer = append(l.answer, `{"opted_out":`...)
 	l.answer = appendBool(l.answer, v.signal != "")

@@ -17,6 +17,7 @@ type metrics struct {
 	refusedOther prometheus.Counter
 	unproven     prometheus.Counter
 	optedOut     prometheus.Counter
+	passedOn     map[bool]prometheus.Counter // by whether another node answered
 	limited      prometheus.Counter
 	unauthorized prometheus.Counter
 	identities   prometheus.Counter
@@ -87,6 +88,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m.identities = counter("lookup_identities_total", "Identities looked up.")
 	m.natsDropped = counter("nats_dropped_total", "NATS messages dropped because the queue was full.")
 	m.natsRefused = counter("nats_refused_total", "NATS messages refused as a whole, or dropped because their reply subject is no inbox.")
+	passed := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "kith_gateway_passed_on_total", Help: "Questions that this node may not answer, by whether another node did."}, []string{"answered"})
+	register(passed)
+	m.passedOn = map[bool]prometheus.Counter{true: passed.WithLabelValues("yes"), false: passed.WithLabelValues("no")}
 	m.exports = counter("exports_total", "Exports streamed to their end.")
 	m.exportBytes = counter("export_bytes_total", "Bytes of exports, of those that broke off too.")
 	m.countGraph(register, counter)

@@ -200,6 +200,20 @@ func appendData(b []byte, segments []proto.SegmentID, segtax int) []byte {
 	return append(b, "}}"...)
 }
 
+// formatORTB2 asks for segments as Prebid's first-party data.
+const formatORTB2 = "ortb2"
+
+// appendFirstParty writes {"ortb2":{"user":{"data":[…]}}}, which a page merges into
+// what Prebid sends with its bid requests; without segments {"ortb2":{}}.
+func (g *Gateway) appendFirstParty(b []byte, client proto.ClientInfo, segments []proto.SegmentID) []byte {
+	if len(segments) == 0 {
+		return append(b, `{"ortb2":{}}`...)
+	}
+	b = append(b, `{"ortb2":{"user":{"data":[`...)
+	b = appendData(b, segments[:min(len(segments), bidSegmentsMax)], g.c.OpenRTB[client.Name].Segtax)
+	return append(b, "]}}}"...)
+}
+
 // appendEID writes our entry of user.eids.
 func (g *Gateway) appendEID(b []byte, client proto.ClientInfo, id proto.Identity) []byte {
 	agent := agentBrowser

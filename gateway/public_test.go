@@ -53,6 +53,21 @@ func TestFirstVisit(t *testing.T) {
 	if got := strings.TrimSpace(w.Body.String()); got != `{"opted_out":false,"segments":[]}` {
 		t.Error("another client sees:", got)
 	}
+	// As first-party data for Prebid; nothing where a signal is against it.
+	for _, x := range []struct{ query, header, want string }{
+		{"client=demo&format=ortb2", "", `{"ortb2":{"user":{"data":[{"id":"kith","name":"kith","segment":[{"id":"all"},{"id":"auto"}],"ext":{"segtax":7100}}]}}}`},
+		{"client=demo&format=ortb2", "Sec-GPC", `{"ortb2":{}}`},
+		{"client=demo&format=ortb2", "DNT", `{"ortb2":{}}`},
+		{"client=acme&format=ortb2", "", `{"ortb2":{}}`},
+	} {
+		w = r.visit("GET", "/v1/me/segments?"+x.query, "", "Cookie", "kith_id="+c.Value, x.header, "1")
+		if got := strings.TrimSpace(w.Body.String()); got != x.want {
+			t.Errorf("%s %s: %s", x.query, x.header, got)
+		}
+	}
+	if w = r.visit("GET", "/v1/me/segments?client=demo&format=xml", ""); w.Code != 400 || code(w) != "invalid" {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
 	if w = r.visit("GET", "/v1/me/segments?client=nobody", ""); w.Code != 400 || code(w) != "client" {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}

@@ -18,6 +18,7 @@ type handler func(w http.ResponseWriter, r *http.Request) error
 // route is one path with its methods.
 type route struct {
 	methods map[string]handler
+	passed  map[string]bool // methods that other nodes may pass on
 	allow   string
 	metrics *routeMetrics
 	log     *slog.Logger
@@ -72,6 +73,33 @@ func (p *plane) add(pattern string, methods map[string]handler) *route {
 		p.quick[pattern] = rt
 	}
 	return rt
+}
+
+// asked makes a method a question, which another node answers where this one may
+// not.
+func (rt *route) asked(g *Gateway, method string) *route {
+	if g.deps.Others == nil {
+		return rt
+	}
+	if rt.passed == nil {
+		rt.passed = map[string]bool{}
+	}
+	rt.passed[method] = true
+	rt.methods[method] = g.elsewhere(rt.methods[method])
+	return rt
+}
+
+// passedOn reports whether a request is one that other nodes may pass on.
+func (p *plane) passedOn(r *http.Request) bool {
+	rt := p.quick[r.URL.Path]
+	if _, ok := lookupPath(r.URL); ok && rt == nil {
+		rt = p.segment
+	}
+	if rt == nil {
+		h, _ := p.routes.Handler(r)
+		rt, _ = h.(*route)
+	}
+	return rt != nil && rt.passed[r.Method]
 }
 
 func (rt *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {

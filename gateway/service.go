@@ -18,36 +18,37 @@ func (g *Gateway) serviceRoutes() *plane {
 	post := func(h handler) map[string]handler { return map[string]handler{http.MethodPost: h} }
 
 	p.add("/v1/events", post(client(g.serviceEvents)))
-	p.add("/v1/lookup", post(client(g.postLookup)))
-	p.add("/v1/openrtb", post(client(g.postOpenRTB)))
-	p.segment = p.add("/v1/identities/{identity}/segments", get(client(g.getSegments)))
-	p.add("/v1/identities/{identity}", map[string]handler{http.MethodGet: client(g.getRecord), http.MethodDelete: client(g.deleteIdentity)})
+	p.add("/v1/lookup", post(client(g.postLookup))).asked(g, http.MethodPost)
+	p.add("/v1/openrtb", post(client(g.postOpenRTB))).asked(g, http.MethodPost)
+	p.segment = p.add("/v1/identities/{identity}/segments", get(client(g.getSegments))).asked(g, http.MethodGet)
+	p.add("/v1/identities/{identity}", map[string]handler{http.MethodGet: client(g.getRecord), http.MethodDelete: client(g.deleteIdentity)}).asked(g, http.MethodGet)
 	p.add("/v1/identities/{identity}/traits", map[string]handler{http.MethodPatch: client(g.patchTraits)})
-	p.add("/v1/identities/{identity}/explain", get(client(g.getExplanation)))
+	p.add("/v1/identities/{identity}/explain", get(client(g.getExplanation))).asked(g, http.MethodGet)
 	p.add("/v1/segments", get(client(g.listSegments)))
 	p.add("/v1/segments/{id}", map[string]handler{
 		http.MethodGet: client(g.getSegment), http.MethodPut: client(g.putSegment), http.MethodDelete: client(g.deleteSegment),
 	})
 	p.add("/v1/links", map[string]handler{http.MethodPost: client(g.postLink), http.MethodDelete: client(g.deleteLink)})
-	p.add("/v1/users/{identity}", get(client(g.getUser)))
+	p.add("/v1/users/{identity}", get(client(g.getUser))).asked(g, http.MethodGet)
 	p.add("/v1/optouts", map[string]handler{http.MethodPost: client(g.postOptOut), http.MethodGet: admin(g.getLedger)})
-	p.add("/v1/optouts/{identity}", get(client(g.getOptOut)))
+	p.add("/v1/optouts/{identity}", get(client(g.getOptOut))).asked(g, http.MethodGet)
 	p.add("/v1/optins", post(client(g.postOptIn)))
 	p.add("/v1/receipts/key", get(g.getReceiptKey))
-	p.add("/v1/receipts/verify", post(client(g.verifyReceipt)))
+	p.add("/v1/receipts/verify", post(client(g.verifyReceipt))).asked(g, http.MethodPost)
 	p.add("/v1/erase", post(admin(g.postErase)))
-	p.add("/v1/segments/{id}/sizes", get(client(g.getSizes)))
-	p.add("/v1/audiences/count", post(anyone(g.postCount)))
+	p.add("/v1/segments/{id}/sizes", get(client(g.getSizes))).asked(g, http.MethodGet)
+	p.add("/v1/audiences/count", post(anyone(g.postCount))).asked(g, http.MethodPost)
 	if g.deps.Exports != nil {
 		p.add("/v1/audiences/export", post(client(g.postExport)))
 	}
-	p.add("/v1/audiences/overlap", post(client(g.postOverlap)))
+	p.add("/v1/audiences/overlap", post(client(g.postOverlap))).asked(g, http.MethodPost)
 	p.add("/v1/audiences", get(client(g.listAudiences)))
 	p.add("/v1/audiences/{id}", map[string]handler{
 		http.MethodGet: client(g.getAudience), http.MethodPut: client(g.putAudience), http.MethodDelete: client(g.deleteAudience),
 	})
 	p.add("/v1/campaigns/report", post(anyone(g.postCampaign)))
 	p.add("/v1/aggregates", get(anyone(g.getAggregates)))
+	p.add("/v1/leakage", get(client(g.getLeakage)))
 	p.add("/v1/traits", post(client(g.postTraits)))
 	if g.deps.Imports != nil {
 		p.add("/v1/imports", map[string]handler{http.MethodGet: client(g.listImports), http.MethodPost: client(g.postImport)})

@@ -18,3 +18,11 @@ func (t *twin) CampaignReport(_ context.Context, _ proto.ClientInfo, r *proto.Ca
 func (t *twin) Aggregates(_ context.Context, _ proto.ClientInfo, by string, first, last proto.Day, floor int) (proto.Aggregates, error) {
 	return proto.Aggregates{By: by, Days: []proto.AggregateDay{{Day: first}, {Day: last}}, Below: floor}, nil
 }
+
+func (t *twin) Leakage(_ context.Context, client proto.ClientInfo, _, floor int) (proto.Leakage, error) {
+	out := proto.Leakage{Client: client.Name, Hosts: []proto.ThirdParty{}, Withheld: floor}
+	for _, h := range []string{"ads.example", "a.cdn.example", "b.a.cdn.example", "cdn.example", "notcdn.example", "evil.example", "x.ads.example"} {
+		out.Hosts = append(out.Hosts, proto.ThirdParty{Host: h, Identities: uint64(floor), On: []string{}})
+	}
+	return out, nil
+}

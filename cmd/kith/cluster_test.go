@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -52,7 +51,8 @@ func newTrioAt(t *testing.T, host string, lanes int, args ...string) *trio {
 	x := &trio{client: config.DevKey, admin: config.DevAdminKey}
 	var join []string
 	for range x.nodes {
-		join = append(join, strings.Replace(freePair(t), "127.0.0.1", host, 1))
+		addr, _ := steadyPair(t)
+		join = append(join, strings.Replace(addr, "127.0.0.1", host, 1))
 	}
 	for i := range x.nodes {
 		x.data[i] = t.TempDir() + "/data"
@@ -96,26 +96,6 @@ func (x *trio) defineSeen(t *testing.T) {
 	if err := x.nodes[0].call(t.Context(), http.MethodPut, "/v1/segments/seen", "demo-key", rule, nil); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// freePair is an address that is free with the next port.
-func freePair(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		a, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		port := a.Addr().(*net.TCPAddr).Port
-		b, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+1))
-		a.Close()
-		if err == nil {
-			b.Close()
-			return a.Addr().String()
-		}
-	}
-	t.Fatal("no two ports in a row are free")
-	return ""
 }
 
 // restart starts a node again that was ended, and waits until it answers.

@@ -205,7 +205,8 @@ func (x *trio) replaces(t *testing.T, ids []string) {
 	}
 	x.data[2] = t.TempDir() + "/data"
 	join := x.args[0][3] // n1's address
-	x.args[2] = []string{"--name", "n4", "--cluster", freePair(t), "--join", join, "--lanes", fmt.Sprint(operatorLanes)}
+	addr, _ := steadyPair(t)
+	x.args[2] = []string{"--name", "n4", "--cluster", addr, "--join", join, "--lanes", fmt.Sprint(operatorLanes)}
 	x.restart(t, 2)
 	x.nodes[0].awaitStatus(t, time.Minute, "n4 keeps what n3 kept", func(s proto.ClusterStatus) bool {
 		kept := 0

@@ -226,7 +226,8 @@ func TestClusterRollingRestart(t *testing.T) {
 	}
 	t.Logf("restarted all within %v", time.Since(began))
 	for i := range 2 {
-		p := launchProcess(t, t.TempDir()+"/data", "--config", files[i], "--name", fmt.Sprintf("n%d", i+4), "--cluster", freePair(t), "--join", join)
+		addr, _ := steadyPair(t)
+		p := launchProcess(t, t.TempDir()+"/data", "--config", files[i], "--name", fmt.Sprintf("n%d", i+4), "--cluster", addr, "--join", join)
 		p.await(t)
 		n := speakTo(t, p)
 		mu.Lock()

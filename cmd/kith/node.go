@@ -34,6 +34,7 @@ type node interface {
 	gateway.Holdings
 	gateway.Operations
 	gateway.Cluster
+	gateway.Others
 	gateway.Graph
 	gateway.OptOuts
 	gateway.Exports
@@ -175,7 +176,7 @@ func gatewayConfig(c config.Config) gateway.Config {
 		EventAgeMax: time.Duration(c.Limits.MaxEventAge), EventAheadMax: time.Duration(c.Limits.EventAheadMax),
 		EventsPerSecond: float64(c.Limits.RateEventsMax),
 		CookieDomain:    c.Cookies.Domain, CookieInsecure: c.Cookies.Insecure,
-		Secrets: map[proto.ClientName][]byte{}, Origins: map[proto.ClientName][]string{}, Dev: c.Dev, Version: version,
+		Secrets: map[proto.ClientName][]byte{}, Origins: map[proto.ClientName][]string{}, HostsAllowed: map[proto.ClientName][]string{}, Dev: c.Dev, Version: version,
 		EIDSource: c.OpenRTB.Source, TCFVendor: c.Consent.TCFVendor,
 		OpenRTB: map[proto.ClientName]gateway.OpenRTB{}, Partners: map[proto.ClientName][]gateway.Partner{},
 	}
@@ -192,6 +193,7 @@ func gatewayConfig(c config.Config) gateway.Config {
 		if len(cl.Origins) > 0 {
 			g.Origins[proto.ClientName(cl.Name)] = cl.Origins
 		}
+		g.HostsAllowed[proto.ClientName(cl.Name)] = cl.HostsAllowed
 		g.OpenRTB[proto.ClientName(cl.Name)] = gateway.OpenRTB{Segtax: cl.OpenRTB.Segtax, UserID: cl.OpenRTB.UserID, BuyerUID: cl.OpenRTB.BuyerUID}
 		for _, p := range cl.Partners {
 			g.Partners[proto.ClientName(cl.Name)] = append(g.Partners[proto.ClientName(cl.Name)], gateway.Partner{Name: p.Name, Redirects: p.Redirects, Secret: []byte(p.ProofSecret)})
@@ -206,8 +208,12 @@ func newGateway(c config.Config, n node, members *members, m gateway.Maintenance
 	members.tell(registry)
 	gc := gatewayConfig(c)
 	gc.PseudonymKey = n.PseudonymKey()
-	return gateway.New(gc, gateway.Dependencies{
+	d := gateway.Dependencies{
 		Intake: n, Memberships: n, Definitions: n, Audiences: n, Saved: n, Campaigns: n, Accounts: n, Holdings: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Exports: n, Imports: n, Cluster: n,
 		Registry: registry, Log: logger,
-	})
+	}
+	if members != nil {
+		d.Others = n
+	}
+	return gateway.New(gc, d)
 }

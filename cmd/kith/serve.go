@@ -200,7 +200,7 @@ type part struct {
 // runParts starts gateway and guests, and stops them in the opposite order
 // when ctx is done, after leave, or one of them fails.
 func runParts(ctx context.Context, n node, g *gateway.Gateway, public, service net.Listener, leave func(), guests func(context.Context) error) error {
-	failed := make(chan error, 3)
+	failed := make(chan error, 4)
 	// Each layer has its own life: what stops it is stop below, not ctx.
 	start := func(parts ...func(context.Context) error) *part {
 		p := &part{}
@@ -215,6 +215,7 @@ func runParts(ctx context.Context, n node, g *gateway.Gateway, public, service n
 		start(
 			func(ctx context.Context) error { return g.Serve(ctx, public, service) },
 			func(ctx context.Context) error { return g.ServeNATS(ctx, n.Conn()) }, // 5
+			g.ServeOthers,
 		),
 		start(guests),
 	}

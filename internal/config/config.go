@@ -135,6 +135,9 @@ type Client struct {
 	// the public plane. Empty: all, but a browser's segments are told to pages
 	// of kith's own site only.
 	Origins []string `yaml:"origins"`
+	// HostsAllowed are the third parties that it expects on its pages: names of
+	// hosts, or *.example.com for all below one.
+	HostsAllowed []string `yaml:"hosts_allowed"`
 	// LinkConfidenceMin is what an inferred link needs to be made. Nil: 0.8.
 	LinkConfidenceMin *float64 `yaml:"link_confidence_min"`
 	// RetentionSessions is for how long its events are kept. Zero: as
@@ -458,6 +461,11 @@ func (c *Config) checkClients() *problem {
 		for j, o := range cl.Origins {
 			if !validOrigin(o) {
 				return &problem{at("$.clients", i, "origins["+strconv.Itoa(j)+"]"), "write an origin as browsers send it, such as https://www.example.com: https, in lower case, without path, final slash or :443"}
+			}
+		}
+		for j, h := range cl.HostsAllowed {
+			if name := strings.TrimPrefix(h, "*."); !proto.IsHost(name) {
+				return &problem{at("$.clients", i, "hosts_allowed["+strconv.Itoa(j)+"]"), "write a host in lower case, such as cdn.example.com, or *.example.com for all below one"}
 			}
 		}
 	}

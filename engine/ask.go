@@ -1,0 +1,212 @@
+package engine
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"kith/proto"
+)
+
+// This file is the hop: a question that came to a node which may not answer it
+// goes to one that may, over the log's NATS, whose servers know one another.
+// Nobody else reaches its subject.
+
+const (
+	askSubject = "_KITH.ask" // followed by the node's name; out of network clients' reach
+	// askNext is after how long the next node is asked too.
+	askNext = 50 * time.Millisecond
+	// askNodesMax bounds how many are asked one question.
+	askNodesMax = 3
+	// answerersMax bounds the questions of others in work.
+	answerersMax = 256
+	// askBytesMax bounds a question and its answer, below what a message may have.
+	askBytesMax = 1 << 20
+)
+
+// Names of a message's headers.
+const (
+	askMethod = "Kith-Method"
+	askTarget = "Kith-Target"
+	askStatus = "Kith-Status"
+	askBudget = "Kith-Budget" // milliseconds that the asker waits at most
+)
+
+// Behind reports whether this node may not answer, since what it has is older
+// than what others may have shown.
+func (n *Node) Behind() bool {
+	if n.config.Peers == nil {
+		return false
+	}
+	now := n.lanes[0].leases.now()
+	return slices.ContainsFunc(n.lanes, func(l *lane) bool { return !l.leases.heldAt(now) })
+}
+
+// askable are the other nodes that say they answer, those that stay before
+// those that drain, in no order beside that.
+func (n *Node) askable() []string {
+	var stay, drain []string
+	for _, x := range n.nodes() {
+		switch {
+		case x.Name == n.config.Node || !x.Ready:
+		case x.Draining:
+			drain = append(drain, x.Name)
+		default:
+			stay = append(stay, x.Name)
+		}
+	}
+	for _, list := range [][]string{stay, drain} {
+		rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	}
+	list := slices.Concat(stay, drain)
+	return list[:min(len(list), askNodesMax)]
+}
+
+// Ask passes a question on to another node that answers, and after 50 ms to a
+// second one too: the first that answers counts. The caller bounds ctx.
+// CodeUnavailable if nobody answered.
+func (n *Node) Ask(ctx context.Context, q *proto.Question) (*proto.Reply, error) {
+	nodes := n.askable()
+	if len(nodes) == 0 {
+		return nil, proto.Errorf(proto.CodeUnavailable, "this node is behind the log, and no other one says that it answers: try again")
+	}
+	if len(q.Body)+len(q.Target) > askBytesMax {
+		return nil, proto.Errorf(proto.CodeUnavailable, "this node is behind the log, and the question is too large to be passed on: ask another node")
+	}
+	nc := n.conn()
+	answers := make(chan *nats.Msg, len(nodes))
+	inbox := nc.NewRespInbox()
+	sub, err := nc.ChanSubscribe(inbox, answers)
+	if err != nil {
+		return nil, proto.Errorf(proto.CodeUnavailable, "other nodes cannot be asked: %w", err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	next := time.NewTimer(0)
+	defer next.Stop()
+	for open := 0; ; {
+		select {
+		case <-next.C:
+			if len(nodes) == 0 {
+				continue
+			}
+			if err := nc.PublishMsg(questionMsg(ctx, askSubject+"."+nodes[0], inbox, q)); err != nil {
+				return nil, proto.Errorf(proto.CodeUnavailable, "other nodes cannot be asked: %w", err)
+			}
+			nodes, open = nodes[1:], open+1
+			next.Reset(askNext)
+		case m := <-answers:
+			open--
+			if r, ok := readReply(m); ok {
+				return r, nil
+			}
+			if len(nodes) > 0 {
+				next.Reset(0)
+			} else if open == 0 {
+				return nil, proto.Errorf(proto.CodeUnavailable, "no node answers at the moment: try again")
+			}
+		case <-ctx.Done():
+			return nil, proto.Errorf(proto.CodeUnavailable, "no other node answered in time: try again: %w", ctx.Err())
+		}
+	}
+}
+
+func questionMsg(ctx context.Context, subject, inbox string, q *proto.Question) *nats.Msg {
+	m := nats.NewMsg(subject)
+	m.Reply, m.Data = inbox, q.Body
+	m.Header.Set(askMethod, q.Method)
+	m.Header.Set(askTarget, q.Target)
+	for _, h := range proto.PassedOn {
+		if v := q.Header[h]; v != "" {
+			m.Header.Set(h, v)
+		}
+	}
+	if end, ok := ctx.Deadline(); ok {
+		m.Header.Set(askBudget, strconv.FormatInt(max(1, time.Until(end).Milliseconds()), 10))
+	}
+	return m
+}
+
+// readReply reads an answer; false where it is none, or says that its node
+// cannot answer either.
+func readReply(m *nats.Msg) (*proto.Reply, bool) {
+	status, err := strconv.Atoi(m.Header.Get(askStatus))
+	if err != nil || status < 200 || status > 599 || status == http.StatusServiceUnavailable {
+		return nil, false
+	}
+	return &proto.Reply{Status: status, ContentType: m.Header.Get("Content-Type"), Body: m.Data}, true
+}
+
+// AnswerOthers has do answer what other nodes ask, until ctx ends; then it
+// returns when none is in work any more.
+func (n *Node) AnswerOthers(ctx context.Context, do func(context.Context, *proto.Question) *proto.Reply) error {
+	if n.config.Peers == nil {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	slots := make(chan struct{}, answerersMax)
+	sub, err := n.conn().Subscribe(askSubject+"."+n.config.Node, func(m *nats.Msg) {
+		if m.Reply == "" {
+			return
+		}
+		select {
+		case slots <- struct{}{}:
+		default:
+			_ = n.conn().PublishMsg(replyMsg(m.Reply, &proto.Reply{Status: http.StatusServiceUnavailable}))
+			return
+		}
+		go func() {
+			defer func() { <-slots }()
+			q, budget := readQuestion(m)
+			within, cancel := context.WithTimeout(ctx, budget)
+			defer cancel()
+			_ = n.conn().PublishMsg(replyMsg(m.Reply, do(within, q)))
+		}()
+	})
+	if err != nil {
+		return proto.Errorf(proto.CodeUnavailable, "other nodes' questions cannot be taken: %w", err)
+	}
+	<-ctx.Done()
+	err = sub.Unsubscribe()
+	for range answerersMax {
+		slots <- struct{}{}
+	}
+	if err != nil && n.conn().IsConnected() {
+		return proto.Errorf(proto.CodeUnavailable, "stop taking other nodes' questions: %w", err)
+	}
+	return ctx.Err()
+}
+
+// askBudgetMax is the longest that a question is worked on.
+const askBudgetMax = 30 * time.Second
+
+func readQuestion(m *nats.Msg) (*proto.Question, time.Duration) {
+	q := &proto.Question{Method: m.Header.Get(askMethod), Target: m.Header.Get(askTarget), Header: map[string]string{}, Body: m.Data}
+	for _, h := range proto.PassedOn {
+		if v := m.Header.Get(h); v != "" {
+			q.Header[h] = v
+		}
+	}
+	budget := askBudgetMax
+	if ms, err := strconv.ParseUint(m.Header.Get(askBudget), 10, 32); err == nil {
+		budget = min(budget, time.Duration(ms)*time.Millisecond)
+	}
+	return q, budget
+}
+
+func replyMsg(to string, r *proto.Reply) *nats.Msg {
+	m := nats.NewMsg(to)
+	if len(r.Body) > askBytesMax {
+		r = &proto.Reply{Status: http.StatusServiceUnavailable}
+	}
+	m.Header.Set(askStatus, strconv.Itoa(r.Status))
+	if r.ContentType != "" {
+		m.Header.Set("Content-Type", r.ContentType)
+	}
+	m.Data = r.Body
+	return m
+}

@@ -1,0 +1,147 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"time"
+
+	"kith/proto"
+)
+
+// Others are the nodes of a cluster that can answer in this one's place.
+type Others interface {
+	// Behind reports whether this node may not answer now. It is on every
+	// question's way: it must be cheap.
+	Behind() bool
+	// Ask passes a question on to a node that answers. CodeUnavailable if there is
+	// none, or none did before ctx ended.
+	Ask(ctx context.Context, q *proto.Question) (*proto.Reply, error)
+	// AnswerOthers has do answer what other nodes pass on, several at a time, until
+	// ctx ends.
+	AnswerOthers(ctx context.Context, do func(context.Context, *proto.Question) *proto.Reply) error
+}
+
+const (
+	// elsewhereMax is how long a node is given for another's question, beside the
+	// wait for a position.
+	elsewhereMax = 2 * time.Second
+	// elsewhereBytesMax bounds an answer that goes through another node.
+	elsewhereBytesMax = 1 << 20
+)
+
+// elsewhere has another node answer when this one may not: one hop, never two. It
+// is for questions, which may be asked twice; h writes nothing before it fails.
+func (g *Gateway) elsewhere(h handler) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if r.Context().Value(passedOn{}) != nil {
+			return h(w, r)
+		}
+		if g.deps.Others.Behind() {
+			return g.passOn(w, r)
+		}
+		err := h(w, r)
+		if err != nil && r.Body == http.NoBody && proto.CodeOf(err) == proto.CodeUnavailable && g.deps.Others.Behind() {
+			return g.passOn(w, r) // it fell behind meanwhile
+		}
+		return err
+	}
+}
+
+// passedOn marks the context of a question that another node passed on.
+type passedOn struct{}
+
+// passOn gives another node's answer to a request with a key that is known; the
+// key goes along, and whoever answers goes by its rights.
+func (g *Gateway) passOn(w http.ResponseWriter, r *http.Request) error {
+	if _, err := g.authenticate(keyOf(r.Header["Authorization"]), proto.RoleClient, proto.RoleReport, proto.RoleAdmin); err != nil {
+		return err
+	}
+	q := &proto.Question{Method: r.Method, Target: r.URL.RequestURI(), Header: map[string]string{}}
+	for _, h := range proto.PassedOn {
+		q.Header[h] = r.Header.Get(h)
+	}
+	var err error
+	if q.Body, err = readUpTo(http.MaxBytesReader(w, r.Body, int64(g.c.BodyBytesMax)), nil, g.c.BodyBytesMax); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), g.c.WaitMax+elsewhereMax)
+	defer cancel()
+	a, err := g.deps.Others.Ask(ctx, q)
+	g.metrics.passedOn[err == nil].Inc()
+	if err != nil {
+		return err
+	}
+	if a.ContentType != "" {
+		w.Header().Set("Content-Type", a.ContentType)
+	}
+	w.WriteHeader(a.Status)
+	_, _ = w.Write(a.Body)
+	return nil
+}
+
+// ServeOthers answers what other nodes pass on, until ctx is done.
+func (g *Gateway) ServeOthers(ctx context.Context) error {
+	if g.deps.Others == nil {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return g.deps.Others.AnswerOthers(ctx, g.answerPassedOn)
+}
+
+// answerPassedOn answers as this node's service plane does, but for routes that
+// are no questions: another node has no business with them.
+func (g *Gateway) answerPassedOn(ctx context.Context, q *proto.Question) *proto.Reply {
+	r, err := http.NewRequestWithContext(context.WithValue(ctx, passedOn{}, true), q.Method, q.Target, bytes.NewReader(q.Body))
+	if err != nil || len(q.Target) == 0 || q.Target[0] != '/' {
+		return failed(proto.Errorf(proto.CodeInvalid, "another node passed on what is no request"))
+	}
+	if len(q.Body) == 0 {
+		r.Body = http.NoBody
+	}
+	for h, v := range q.Header {
+		r.Header.Set(h, v)
+	}
+	if !g.service.passedOn(r) {
+		return failed(proto.Errorf(proto.CodeForbidden, "%s %s is not passed on between nodes: ask the node itself", clip(q.Method), clip(r.URL.Path)))
+	}
+	a := &answer{header: http.Header{}}
+	g.service.ServeHTTP(a, r)
+	if a.over {
+		return failed(proto.Errorf(proto.CodeUnavailable, "the answer is too large to be passed on: ask another node"))
+	}
+	return &proto.Reply{Status: max(a.status, http.StatusOK), ContentType: a.header.Get("Content-Type"), Body: a.body}
+}
+
+func failed(err error) *proto.Reply {
+	e := asError(err)
+	return &proto.Reply{Status: statusOf(e.Code), ContentType: "application/json", Body: appendError(nil, e)}
+}
+
+// answer keeps what a handler writes, within elsewhereBytesMax.
+type answer struct {
+	header http.Header
+	status int
+	body   []byte
+	over   bool
+}
+
+// Header implements http.ResponseWriter.
+func (a *answer) Header() http.Header { return a.header }
+
+// WriteHeader implements http.ResponseWriter.
+func (a *answer) WriteHeader(status int) {
+	if a.status == 0 {
+		a.status = status
+	}
+}
+
+// Write implements http.ResponseWriter.
+func (a *answer) Write(b []byte) (int, error) {
+	a.WriteHeader(http.StatusOK)
+	if a.over = a.over || len(a.body)+len(b) > elsewhereBytesMax; a.over {
+		return 0, proto.Errorf(proto.CodeTooLarge, "the answer is too large to be passed on")
+	}
+	a.body = append(a.body, b...)
+	return len(b), nil
+}

@@ -1,0 +1,150 @@
+package gateway_test
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"kith/gateway"
+	"kith/proto"
+)
+
+// others are the nodes beside one, in one process: Ask goes to whoever has
+// called AnswerOthers.
+type others struct {
+	behind atomic.Bool
+	asked  atomic.Int32
+	begun  chan struct{}
+	do     func(context.Context, *proto.Question) *proto.Reply
+}
+
+func (o *others) Behind() bool { return o.behind.Load() }
+
+func (o *others) Ask(ctx context.Context, q *proto.Question) (*proto.Reply, error) {
+	o.asked.Add(1)
+	if o.do == nil {
+		return nil, proto.Errorf(proto.CodeUnavailable, "no node answers")
+	}
+	return o.do(ctx, q), nil
+}
+
+func (o *others) AnswerOthers(ctx context.Context, do func(context.Context, *proto.Question) *proto.Reply) error {
+	o.do = do
+	close(o.begun)
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// clustered is a gateway of a cluster.
+func clustered(t *testing.T, tw *twin) (*gateway.Gateway, *others) {
+	t.Helper()
+	o := &others{begun: make(chan struct{})}
+	d := tw.behind()
+	d.Others = o
+	g, err := gateway.New(gateway.Config{WaitMax: 1e7}, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g, o
+}
+
+// TestElsewhere: what a node may not answer another one does, word for word; it
+// is passed on once, and only what is a question.
+func TestElsewhere(t *testing.T) {
+	tw := newTwin()
+	far, ear := clustered(t, tw)
+	go func() { _ = far.ServeOthers(t.Context()) }()
+	<-ear.begun
+	ear.behind.Store(true) // two hops would never end
+	near, mouth := clustered(t, tw)
+	mouth.do = ear.do
+	questions := []struct{ key, method, target, body string }{
+		{"acme-key", "GET", "/v1/identities/browser:seen1/segments", ""},
+		{"acme-key", "GET", "/v1/identities/account:a%2Fb%22/segments?after=x", ""},
+		{"admin-key", "GET", "/v1/identities/browser:seen1/segments?client=acme", ""},
+		{"acme-report", "GET", "/v1/identities/browser:seen1/segments", ""},
+		{"acme-key", "GET", "/v1/identities/browser%3Aseen1", ""},
+		{"acme-key", "GET", "/v1/identities/browser:seen1/explain?segment=auto", ""},
+		{"acme-key", "GET", "/v1/users/browser:seen1", ""},
+		{"acme-key", "GET", "/v1/optouts/browser:seen1", ""},
+		{"acme-key", "GET", "/v1/segments/auto/sizes", ""},
+		{"acme-key", "POST", "/v1/lookup", `{"identities":["browser:seen1","browser:new1"]}`},
+		{"acme-key", "POST", "/v1/lookup", `{"identities":`},
+		{"acme-key", "POST", "/v1/audiences/count", `{"expr":"auto"}`},
+		{"acme-report", "POST", "/v1/audiences/count", `{"expr":"auto"}`},
+		{"acme-key", "POST", "/v1/audiences/overlap", `{"segments":["auto","owners"]}`},
+		{"acme-key", "POST", "/v1/openrtb", `{"id":"1","user":{"id":"u"}}`},
+		{"acme-key", "POST", "/v1/receipts/verify", `{}`},
+	}
+	for i, q := range questions {
+		head := []string{auth, key(q.key), "Content-Type", "application/json"}
+		mouth.behind.Store(false)
+		want := send(near.Service(), q.method, q.target, q.body, head...)
+		mouth.behind.Store(true)
+		got := send(near.Service(), q.method, q.target, q.body, head...)
+		if got.Code != want.Code || got.Body.String() != want.Body.String() || got.Header().Get("Content-Type") != want.Header().Get("Content-Type") {
+			t.Errorf("%s %s: %d %q, not passed on %d %q", q.method, q.target, got.Code, got.Body, want.Code, want.Body)
+		}
+		if n := mouth.asked.Load(); n != int32(i+1) {
+			t.Fatalf("%s %s was passed on %d times", q.method, q.target, n-int32(i))
+		}
+	}
+	if n := ear.asked.Load(); n != 0 {
+		t.Errorf("%d questions made two hops", n)
+	}
+
+	// What is no question stays, and so does whoever has no key.
+	asked := mouth.asked.Load()
+	for _, x := range []struct{ key, method, target string }{
+		{"acme-key", "DELETE", "/v1/identities/browser:seen1"},
+		{"acme-key", "POST", "/v1/optouts"},
+		{"acme-key", "GET", "/v1/segments"},
+		{"admin-key", "GET", "/v1/partitions"},
+		{"guess", "GET", "/v1/identities/browser:seen1/segments"},
+	} {
+		send(near.Service(), x.method, x.target, "{}", auth, key(x.key))
+		if mouth.asked.Load() != asked {
+			t.Errorf("%s %s was passed on", x.method, x.target)
+		}
+	}
+	mouth.do = nil
+	if w := send(near.Service(), "GET", "/v1/identities/browser:seen1/segments", "", auth, key("acme-key")); w.Code != http.StatusServiceUnavailable {
+		t.Errorf("nobody answers: %d %s", w.Code, w.Body)
+	}
+}
+
+// TestPassedOnIsNoDoor: another node's question opens no more than the key in it
+// does, and nothing that changes anything.
+func TestPassedOnIsNoDoor(t *testing.T) {
+	tw := newTwin()
+	g, o := clustered(t, tw)
+	go func() { _ = g.ServeOthers(t.Context()) }()
+	<-o.begun
+	admin := map[string]string{"Authorization": key("admin-key")}
+	for _, x := range []struct {
+		name string
+		q    proto.Question
+		want int
+	}{
+		{"no key", proto.Question{Method: "GET", Target: "/v1/identities/browser:seen1/segments"}, http.StatusUnauthorized},
+		{"an opt-out", proto.Question{Method: "POST", Target: "/v1/optouts", Header: admin, Body: []byte(`{"identity":"browser:seen1"}`)}, http.StatusForbidden},
+		{"an erasure", proto.Question{Method: "DELETE", Target: "/v1/identities/browser:seen1?client=acme", Header: admin}, http.StatusForbidden},
+		{"a key", proto.Question{Method: "POST", Target: "/v1/keys", Header: admin, Body: []byte(`{"role":"admin"}`)}, http.StatusForbidden},
+		{"a profile", proto.Question{Method: "GET", Target: "/debug/pprof/heap", Header: admin}, http.StatusForbidden},
+		{"metrics", proto.Question{Method: "GET", Target: "/metrics", Header: admin}, http.StatusForbidden},
+		{"no method", proto.Question{Target: "/v1/lookup", Header: admin}, http.StatusForbidden},
+		{"a method of two lines", proto.Question{Method: "GET\r\nX: y", Target: "/v1/lookup", Header: admin}, http.StatusBadRequest},
+		{"no target", proto.Question{Method: "GET", Header: admin}, http.StatusBadRequest},
+		{"another server", proto.Question{Method: "GET", Target: "http://192.0.2.1/v1/identities/browser:seen1/segments", Header: admin}, http.StatusBadRequest},
+		{"an opaque target", proto.Question{Method: "GET", Target: "mailto:a", Header: admin}, http.StatusBadRequest},
+		{"a path out of the routes", proto.Question{Method: "GET", Target: "/v1/identities/../../metrics", Header: admin}, http.StatusForbidden},
+		{"a target that is not escaped", proto.Question{Method: "GET", Target: "/v1/identities/%zz/segments", Header: admin}, http.StatusBadRequest},
+		{"a long path", proto.Question{Method: "GET", Target: "/v1/identities/browser:" + strings.Repeat("x", 1<<20) + "/segments", Header: admin}, http.StatusBadRequest},
+	} {
+		if r := o.do(t.Context(), &x.q); r.Status != x.want {
+			t.Errorf("%s: %d %s", x.name, r.Status, r.Body)
+		}
+	}
+}
