@@ -459,5 +459,6 @@ func TestPausedNodeAnswersNothingStale(t *testing.T) {
 	if !answered.Load() {
 		t.Error("the node that stood still did not come back within a minute")
 	}
+	t.Logf("questions passed on to others, by whether they answered: %v", paused.metrics(t, "kith_gateway_passed_on_total", "answered"))
 	x.agree(t)
 }
