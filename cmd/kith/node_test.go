@@ -25,6 +25,7 @@ import (
 type liveNode struct {
 	public, service string // URLs
 	regular         string // the demo's visitor, with --demo
+	site            string // URL, with --demo
 	data            string
 	stop            func() int // ends it and gives the exit code
 }
@@ -32,6 +33,7 @@ type liveNode struct {
 var (
 	planeLine   = regexp.MustCompile(`(public|service) plane +(http://\S+)`)
 	regularLine = regexp.MustCompile(`lookup (browser:\S+) `)
+	siteLine    = regexp.MustCompile(`demo site +(http://\S+)`)
 )
 
 // startNode runs `kith serve --dev` on free ports and waits for "ready".
@@ -70,6 +72,9 @@ func startNode(t *testing.T, data string, args ...string) *liveNode {
 		}
 		if m := regularLine.FindStringSubmatch(line); m != nil {
 			n.regular = m[1]
+		}
+		if m := siteLine.FindStringSubmatch(line); m != nil {
+			n.site = m[1]
 		}
 		if strings.HasPrefix(line, "Ctrl-C") {
 			break

@@ -308,7 +308,8 @@ func printReady(out io.Writer, c config.Config, publicURL, serviceURL string, d 
 	}
 	if d != nil {
 		address := serviceURL[len("http://"):]
-		fmt.Fprintf(out, "  demo site      %s   (its visitors are on it now)\n\n", d.URL())
+		fmt.Fprintf(out, "  demo site      %s   (its visitors are on it now)\n", d.URL())
+		fmt.Fprintf(out, "  the tour       %stour   (two devices, one person, one opt-out)\n\n", d.URL())
 		fmt.Fprintf(out, "A visitor that is in a segment already:\n\n  %s lookup %s --service %s --key %s\n", os.Args[0], d.Regular(), address, config.DevKey)
 		fmt.Fprintf(out, "  %s user %s --service %s --key %s     (it logged in on two devices)\n", os.Args[0], d.Regular(), address, config.DevKey)
 		fmt.Fprintf(out, "  curl -H 'Authorization: Bearer %s' %s/v1/identities/%s/segments\n", config.DevKey, serviceURL, d.Regular())

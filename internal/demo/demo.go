@@ -80,7 +80,7 @@ func Start(ctx context.Context, c Config) (*Demo, error) {
 	if d.site, err = net.Listen("tcp", c.Listen); err != nil {
 		return nil, proto.Errorf(proto.CodeConflict, "the demo site cannot listen on %s: stop what listens there, or pass another address: %w", c.Listen, err)
 	}
-	d.server = &http.Server{Handler: newSite(c), ReadHeaderTimeout: 5 * time.Second}
+	d.server = &http.Server{Handler: newSite(d), ReadHeaderTimeout: 5 * time.Second}
 	return d, nil
 }
 

@@ -18,10 +18,13 @@ type pageData struct {
 	Articles                []int
 }
 
-// newSite serves a page for each section. Anything else is not found.
-func newSite(c Config) http.Handler {
+// newSite serves a page for each section, and the tour. Anything else is not
+// found.
+func newSite(d *Demo) http.Handler {
+	c := d.c
 	page := template.Must(template.New("site").Parse(siteHTML))
 	mux := http.NewServeMux()
+	(&tours{demo: d, list: map[string]*phone{}}).register(mux)
 	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
 		section, _, _ := strings.Cut(strings.Trim(r.URL.Path, "/"), "/")
 		if section == "" {

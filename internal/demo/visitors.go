@@ -178,7 +178,7 @@ func (v *visitors) post(ctx context.Context, b *browser, events ...event) error 
 	var answer struct {
 		Refused []struct{ Code, Message string }
 	}
-	if err := v.browse(ctx, b, "/v1/events", "text/plain", body, &answer); err != nil {
+	if err := v.demo.browse(ctx, b, "/v1/events", "text/plain", body, &answer); err != nil {
 		return err
 	}
 	for _, r := range answer.Refused {
@@ -203,19 +203,19 @@ func (v *visitors) optOut(ctx context.Context, p *person, b *browser) error {
 	if p.loggedIn() && v.rand.IntN(2) == 0 {
 		body = []byte(`{"everywhere":true}`)
 	}
-	return v.browse(ctx, b, "/v1/optout", "application/json", body, nil)
+	return v.demo.browse(ctx, b, "/v1/optout", "application/json", body, nil)
 }
 
 // browse makes a request as the browser b would from the demo site, and reads
 // the answer into out.
-func (v *visitors) browse(ctx context.Context, b *browser, path, contentType string, body []byte, out any) error {
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, v.demo.c.Public+path, bytes.NewReader(body))
+func (d *Demo) browse(ctx context.Context, b *browser, path, contentType string, body []byte, out any) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, d.c.Public+path, bytes.NewReader(body))
 	if err != nil {
-		return proto.Errorf(proto.CodeInvalid, "the public address %q is not valid: %w", v.demo.c.Public, err)
+		return proto.Errorf(proto.CodeInvalid, "the public address %q is not valid: %w", d.c.Public, err)
 	}
 	r.Header.Set("Content-Type", contentType)
 	r.Header.Set("User-Agent", b.agent)
-	r.Header.Set("Origin", "http://"+v.demo.c.Listen)
+	r.Header.Set("Origin", "http://"+d.c.Listen)
 	r.Header.Set("Sec-Fetch-Site", "same-site")
 	if b.id != "" {
 		r.AddCookie(&http.Cookie{Name: "kith_id", Value: b.id})
@@ -223,7 +223,7 @@ func (v *visitors) browse(ctx context.Context, b *browser, path, contentType str
 	if b.optedOut {
 		r.AddCookie(&http.Cookie{Name: "kith_optout", Value: "1"})
 	}
-	return v.demo.send(&http.Client{Timeout: requestTimeout, Transport: cookieKeeper{b}}, r, out)
+	return d.send(&http.Client{Timeout: requestTimeout, Transport: cookieKeeper{b}}, r, out)
 }
 
 // cookieKeeper notes a browser's cookies. net/http's own jar would not send

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+)
+
+// TestTourInABrowser takes the demo's tour: two devices become one person, one
+// opts out, and what the page shows after each step is what the node knows. With
+// KITH_SCREENSHOTS a picture of each step is put into that directory.
+func TestTourInABrowser(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: no browser")
+	}
+	path, err := exec.LookPath("chromium")
+	if err != nil {
+		t.Skip("no chromium on the PATH: apt-get install chromium to run this")
+	}
+	n := startNode(t, t.TempDir(), "--demo")
+	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.WindowSize(1200, 900))
+	ctx, cancel := chromedp.NewExecAllocator(context.Background(), opts...)
+	defer cancel()
+	ctx, cancel = chromedp.NewContext(ctx)
+	defer cancel()
+	ctx, cancel = context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	var mu sync.Mutex
+	var complaints []string
+	if err := chromedp.Listen(ctx, func(e any) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch e := e.(type) {
+		case *runtime.EventExceptionThrown:
+			complaints = append(complaints, fmt.Sprint(e.ExceptionDetails.Text, " ", e.ExceptionDetails.URL))
+		case *log.EventEntryAdded:
+			complaints = append(complaints, e.Entry.Text+" "+e.Entry.URL)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	text := func(id string) string {
+		t.Helper()
+		s, err := chromedp.Run(ctx, chromedp.Evaluate[string](fmt.Sprintf(`document.getElementById(%q).textContent`, id)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	picture := func(name string) {
+		dir := os.Getenv("KITH_SCREENSHOTS")
+		if dir == "" {
+			return
+		}
+		b, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name+".png"), b, 0o600)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	if err := chromedp.Do(ctx, chromedp.Navigate(n.site+"tour")); err != nil {
+		t.Fatal(err)
+	}
+	for i, step := range []struct {
+		do   string
+		want map[string]string // parts of what elements say afterwards
+	}{
+		{"read", map[string]string{"browser-segments": "auto", "browser-slot": "car", "phone-slot": "subscribe", "graph-text": "Nobody"}},
+		{"phone", map[string]string{"phone-id": "browser:", "phone-segments": "none", "graph-text": "Nobody"}},
+		{"login", map[string]string{"phone-segments": "auto", "phone-slot": "car", "graph-text": "One person"}},
+		{"optout", map[string]string{"browser-segments": "opted out", "browser-slot": "subscribe", "phone-slot": "subscribe", "receipt-fields": "Signature", "problem": ""}},
+		{"verify", map[string]string{"checks": "✓ The signature is valid✓ Nothing of the identity was found", "problem": ""}},
+	} {
+		button := fmt.Sprintf(`document.querySelector('button[data-step=%q]')`, step.do)
+		if _, err := chromedp.Run(ctx, chromedp.Poll[bool]("!"+button+".disabled")); err != nil {
+			t.Fatalf("step %s cannot be taken: %v; the page says %q", step.do, err, text("problem"))
+		}
+		if err := chromedp.Do(ctx, chromedp.Click(fmt.Sprintf(`button[data-step=%q]`, step.do))); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := chromedp.Run(ctx, chromedp.Poll[bool](fmt.Sprintf(`document.querySelectorAll("li.done").length === %d || document.getElementById("problem").textContent !== ""`, i+1))); err != nil {
+			t.Fatalf("step %s does not end: %v", step.do, err)
+		}
+		picture(fmt.Sprintf("%d-%s", i+1, step.do))
+		for id, want := range step.want {
+			got := text(id)
+			if !strings.Contains(got, want) || want == "" && got != "" {
+				t.Errorf("after step %s %s says %q, not %q", step.do, id, got, want)
+			}
+		}
+		if t.Failed() {
+			break
+		}
+	}
+	if s := text("checks"); strings.Contains(s, "✗") {
+		t.Errorf("the receipt's check found something: %s", s)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(complaints) > 0 {
+		t.Errorf("the browser complains: %q", complaints)
+	}
+}
