@@ -150,6 +150,16 @@ type Dead struct {
 	Reason       string
 }
 
+// Move is a node's entering or leaving a segment whose client asked to be told.
+type Move struct {
+	Offset  proto.Offset // of the entry
+	Time    proto.Millis
+	Client  proto.ClientID
+	Segment proto.SegmentID
+	Hash    graph.Hash
+	In      bool
+}
+
 // Outcome is what one host's batch leaves to commit. The host keeps no hold on
 // it.
 type Outcome struct {
@@ -163,6 +173,7 @@ type Outcome struct {
 	Unnamed   []proto.Ordinal // numbers whose identity must not be found any more
 	Blocks    []NodeBlock
 	Bits      []segments.BitDelta
+	Moves     []Move
 	Exits     []Exit
 	Views     []NodeView
 	Users     []UserChange

@@ -25,6 +25,7 @@ type host struct {
 	courier   courier
 	gone      func(proto.ClientID) bool
 	kept      func(proto.ClientID) proto.Retention
+	told      func(proto.ClientID, proto.SegmentKey) (proto.SegmentID, bool)
 
 	active  directory
 	cold    []*resident // in active, not yet read
@@ -81,7 +82,7 @@ func newHost(p proto.PartitionID, c Config, next uint32, courier courier) *host 
 		partition: p, hasher: c.Hasher, stepper: identity.NewStepper(c.Rules),
 		activeMax: max(c.ActiveMax/proto.Partitions, 1), courier: courier, idleAfter: c.ActiveIdle,
 		active: newDirectory(), next: next, limits: c.Limits, tombs: map[graph.Hash]*tomb{},
-		spaces: slices.Clone(c.Spaces), gone: c.Gone, kept: c.Kept, tallied: map[TallyKey]int{},
+		spaces: slices.Clone(c.Spaces), gone: c.Gone, kept: c.Kept, told: c.Told, tallied: map[TallyKey]int{},
 	}
 	if c.Cut != nil {
 		h.everCut = c.Cut(p)
@@ -95,8 +96,12 @@ func newHost(p proto.PartitionID, c Config, next uint32, courier courier) *host 
 // its growth, the ordinal's key.
 const stateBytes = 300
 
-// bitBytes is what a bit costs in the journal.
-const bitBytes = 8
+// bitBytes is what a bit costs in the journal, moveBytes what a move does in the
+// store.
+const (
+	bitBytes  = 8
+	moveBytes = 64
+)
 
 // begin starts a batch.
 func (h *host) begin(batch, committed uint64, source Source, began time.Time) {
@@ -206,6 +211,9 @@ func (h *host) keep(r *resident, gen uint32) {
 	for _, b := range fx.Bits {
 		h.out.Bits = append(h.out.Bits, segments.BitDelta{Key: b.Key, Client: b.Client, Ordinal: r.state.Ordinal, Set: b.Set})
 	}
+	if h.told != nil && len(fx.Bits) > 0 {
+		h.keepMoves(r)
+	}
 	h.keepBlocks(r, gen, fx.Blocks)
 	h.tellUser(r)
 	r.transient = r.transient && !fx.Changed
@@ -215,6 +223,16 @@ func (h *host) keep(r *resident, gen uint32) {
 		h.dirty = append(h.dirty, r)
 	}
 	r.published = r.published || fx.Published
+}
+
+// keepMoves notes which of a step's bits a client asked to be told of.
+func (h *host) keepMoves(r *resident) {
+	for _, b := range h.fx.Bits {
+		if id, ok := h.told(b.Client, b.Key); ok {
+			h.out.Moves = append(h.out.Moves, Move{h.entry.Offset, h.entry.Now, b.Client, id, r.node.Hash, b.Set})
+			h.bytes += moveBytes
+		}
+	}
 }
 
 func (h *host) keepBlocks(r *resident, gen uint32, blocks []identity.Block) {

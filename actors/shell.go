@@ -32,6 +32,9 @@ type Config struct {
 	// Kept is for how long a client's data are; nil: for ever. It is asked and
 	// changes likewise.
 	Kept func(proto.ClientID) proto.Retention
+	// Told names a segment of whose members' coming and going its client asked to
+	// be told; nil: none did. It is asked and changes likewise.
+	Told func(proto.ClientID, proto.SegmentKey) (proto.SegmentID, bool)
 }
 
 // Shell is a lane's hosts. Its methods are for one goroutine, the lane's.

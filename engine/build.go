@@ -43,6 +43,8 @@ type batch struct {
 	carry     bool       // graph messages are left for the next entry
 	decisions []graph.Decision
 	notices   []notice
+	marks     []feedMove // of definitions, for feeds
+	moved     bool       // there is something for feeds
 	graph     graphCounts
 
 	writes store.Batch

@@ -146,6 +146,9 @@ func (l *lane) publish(b *batch) {
 	}
 	l.node.ledger.add(l.id, b.notices)
 	l.outbox.add(b.sent)
+	if b.moved {
+		l.node.feeds.bell.ring()
+	}
 	l.graphed.add(&b.graph)
 	l.node.answers.decide(b.decisions)
 	l.since.Store(int64(b.newest))

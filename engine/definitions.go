@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base32"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -200,7 +201,7 @@ func (n *Node) CreateKey(ctx context.Context, name proto.ClientName, role proto.
 	if err := n.ensureKey(ctx, name, role, space, sha256.Sum256([]byte(key)), key[:9]); err != nil {
 		return key, err
 	}
-	return key, n.agreeRetention(ctx) // the client may be new
+	return key, errors.Join(n.agreeRetention(ctx), n.agreeFeeds(ctx)) // the client may be new
 }
 
 // ensureKey makes the client and the key unless they exist.
@@ -251,5 +252,5 @@ func (n *Node) boot(ctx context.Context) error {
 			return err
 		}
 	}
-	return n.agreeRetention(ctx)
+	return errors.Join(n.agreeRetention(ctx), n.agreeFeeds(ctx))
 }

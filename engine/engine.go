@@ -45,6 +45,8 @@
 //	'L' L 'g' key(4)                            how far its fill is (fill.go)
 //	'L' L 'k' client(4)                         a client that was ended, and how far its erasure is (clienterase.go)
 //	'L' L 'p' client(4)                         for how long a client's data are kept; 0: of those without a record (retention.go)
+//	'L' L 'f' client(4)                         whether the client is told of its segments' members (feedrows.go)
+//	'L' L 't' client(4) offset(8) number(4)     what its feed was not told yet
 //	'L' L 'q' offset(8) index(4)                dead letter: time(8), kind(1), partition(1), reason, body
 //	'L' L 'e'                                   graph.Lane: vector, channels, what is carried over
 //	'L' L 's'                                   spaces in which there are nodes, as uvarints
@@ -126,6 +128,9 @@ type Config struct {
 	// a client. It is written to the control stream, and is to be the same on all
 	// nodes. Nil: as it was.
 	Retention *RetentionConfig
+	// Feeds are the clients with a feed of memberships. It is kept likewise. Nil:
+	// as it was.
+	Feeds *FeedConfig
 	// Boot are clients with keys that must exist once the node is open.
 	Boot []BootKey
 	// DiskReserve is refused to events: with less free, intake answers
@@ -146,6 +151,9 @@ type RetentionConfig struct {
 	Aggregates time.Duration
 	Clients    map[proto.ClientName]time.Duration
 }
+
+// FeedConfig says which clients are told who enters and leaves their segments.
+type FeedConfig struct{ Clients map[proto.ClientName]bool }
 
 // BootKey is a client with a key, by the key's SHA-256.
 type BootKey struct {

@@ -41,6 +41,9 @@ func (n *Node) EraseBytes(ctx context.Context) (proto.Erased, error) {
 	if out.LogEntries, err = n.eraseLogs(ctx); err != nil {
 		return out, err
 	}
+	if err := n.eraseFeeds(ctx); err != nil {
+		return out, err
+	}
 	out.Identities = int(n.purgedSoFar())
 	if err := n.store.Scrub(); err != nil {
 		return out, err

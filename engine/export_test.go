@@ -751,3 +751,11 @@ func NewAsker(name string, nc *nats.Conn, peers Peers) *Node {
 
 // LeakageHostsMax is the most hosts in a report.
 const LeakageHostsMax = leakageHostsMax
+
+// FeedRows is how many bytes lanes keep for feeds.
+func (n *Node) FeedRows() (sum int) {
+	for _, l := range n.lanes {
+		sum += l.untold.total()
+	}
+	return sum
+}

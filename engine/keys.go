@@ -59,6 +59,20 @@ func retentionKey(l proto.LaneID, c proto.ClientID) []byte {
 	return binary.BigEndian.AppendUint32(laneKey(l, 'p'), uint32(c))
 }
 
+func feedKey(l proto.LaneID, c proto.ClientID) []byte {
+	return binary.BigEndian.AppendUint32(laneKey(l, 'f'), uint32(c))
+}
+
+// feedRowsPrefix is of what a client's feed was not told yet.
+func feedRowsPrefix(l proto.LaneID, c proto.ClientID) []byte {
+	return binary.BigEndian.AppendUint32(laneKey(l, 't'), uint32(c))
+}
+
+// feedRowKey is a row of them, named for the first move in it.
+func feedRowKey(l proto.LaneID, c proto.ClientID, at feedPlace) []byte {
+	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(feedRowsPrefix(l, c), uint64(at.offset)), at.number)
+}
+
 func deadKey(l proto.LaneID, off proto.Offset, index int) []byte {
 	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(laneKey(l, 'q'), uint64(off)), uint32(index))
 }

@@ -84,6 +84,7 @@ type lane struct {
 	bitmaps  *segments.Bitmaps
 	users    userIndex
 	outbox   outbox
+	untold   feedRows
 	snapshot atomic.Pointer[laneSnapshot]
 	entries  chan *laneEntry
 	built    chan *batch
@@ -375,6 +376,7 @@ func (l *lane) finish(b *batch) error {
 		l.dropLettersOf(b, c)
 	}
 	l.finishGraph(b)
+	l.keepMoves(b)
 	if list := l.shell.TakeExits(); len(list) > 0 {
 		l.exits.add(list)
 	}

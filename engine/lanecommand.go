@@ -181,6 +181,7 @@ func (l *lane) control(b *batch, body []byte) error {
 	if r := c.GetRetain(); r != nil {
 		b.puts = append(b.puts, put{retentionKey(l.id, proto.ClientID(r.Client)), appendRetention(nil, retentionOf(r))})
 	}
+	l.markFeed(b, x.Seq, c, &ch)
 	if e := c.GetEraseClient(); e != nil {
 		l.endClient(b, x.Seq, e)
 	}

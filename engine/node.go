@@ -44,6 +44,7 @@ type Node struct {
 	laneIDs      [proto.Partitions]proto.LaneID
 	answers      answers
 	ledger       *ledger
+	feeds        feeds
 	signer       signer
 
 	cutSeconds prometheus.Histogram
@@ -160,6 +161,7 @@ func newNode(c Config, lg log.Logs, st store.Store, secret [16]byte) *Node {
 	n.answers.init()
 	seed := sha256.Sum256(secret[:])
 	n.signer = signer{secret: secret, key: ed25519.NewKeyFromSeed(seed[:])} // Open puts the node's own key in its place
+	n.feeds.init()
 	n.ledger = newLedger(n, lg.Ledger(), lg.Feed())
 	static := map[[32]byte]proto.Principal{}
 	for _, k := range c.AdminKeys {
@@ -286,6 +288,7 @@ func (n *Node) start(ctx context.Context) error {
 		n.packers = append(n.packers, log.NewPacker(l.stream, log.PackerConfig{Lane: l.id, Producer: newProducer(), Now: n.now}))
 	}
 	n.done.Go(func() { n.lanes[0].asOwner(background, n.swapVersions) })
+	n.done.Go(func() { n.runFeeds(background) })
 	n.done.Go(func() { n.watchDisk(background) })
 	n.done.Go(func() { n.lanes[0].asOwner(background, n.workImports) })
 	if n.config.Peers != nil {

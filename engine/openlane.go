@@ -70,6 +70,7 @@ func (n *Node) openLane(ctx context.Context, id proto.LaneID, helpers *actors.He
 		Hasher: n.hasher, Rules: n.judged(l.rules), Partitions: l.partitions, Next: next, ActiveMax: n.config.ActiveMax, ActiveIdle: n.config.ActiveIdle,
 		Gone:   l.rules.ended,
 		Kept:   l.rules.keep.of,
+		Told:   l.rules.told,
 		Limits: graphLimits(), Spaces: l.spaces, Cut: func(p proto.PartitionID) *actors.Filter { return cut[p] },
 	}
 	if n.system == nil {
@@ -128,7 +129,7 @@ func (l *lane) load(snap store.Snapshot) error {
 	if err := l.loadRules(snap); err != nil {
 		return err
 	}
-	if err := errors.Join(l.loadFills(snap), l.loadErasures(snap), l.loadRetention(snap), l.loadLetters(snap), l.loadGraph(snap), l.loadAggregates(snap)); err != nil {
+	if err := errors.Join(l.loadFills(snap), l.loadErasures(snap), l.loadRetention(snap), l.loadFeeds(snap), l.loadLetters(snap), l.loadGraph(snap), l.loadAggregates(snap)); err != nil {
 		return err
 	}
 	return l.loadBitmaps(snap)

@@ -175,7 +175,7 @@ func (r *registry) obey(seq uint64, c *pb.Control) error {
 			return err
 		}
 		r.end(proto.ClientID(b.EraseClient.Client))
-	case *pb.Control_Retain:
+	case *pb.Control_Retain, *pb.Control_Feed:
 		_, err := r.apply(seq, c)
 		return err
 	case *pb.Control_SaveAudience:

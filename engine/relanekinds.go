@@ -35,6 +35,8 @@ func (x *relaning) kinds() map[byte]func() error {
 		'y': x.totals,
 		'a': with, // 'y'
 		'c': x.since,
+		'f': x.same('f'),
+		't': with, // a restored node's feeds begin anew
 		'j': x.none('j'),
 		'm': x.none('m'),
 	}

@@ -17,6 +17,7 @@ type laneRules struct {
 	filled   map[proto.SegmentKey]bool    // of those: history was asked for
 	gone     map[proto.ClientID]bool      // clients that were ended
 	keep     retentions
+	feeds    map[proto.ClientID]bool // clients that asked at some time to be told of members; false: no more
 }
 
 type defined struct {
@@ -25,7 +26,7 @@ type defined struct {
 }
 
 func newLaneRules() *laneRules {
-	return &laneRules{programs: map[proto.ClientID]*segments.Program{}, defines: map[proto.SegmentKey]defined{}, filled: map[proto.SegmentKey]bool{}, gone: map[proto.ClientID]bool{}, keep: retentions{}}
+	return &laneRules{programs: map[proto.ClientID]*segments.Program{}, defines: map[proto.SegmentKey]defined{}, filled: map[proto.SegmentKey]bool{}, gone: map[proto.ClientID]bool{}, keep: retentions{}, feeds: map[proto.ClientID]bool{}}
 }
 
 // Program implements identity.Rules.
@@ -48,6 +49,9 @@ func (r *laneRules) end(client proto.ClientID, seq proto.SegmentKey) rulesChange
 	r.programs[client].SetVersion(seq)
 	r.gone[client] = true
 	delete(r.keep, client)
+	if r.feeds[client] {
+		r.feeds[client] = false
+	}
 	return ch
 }
 
@@ -97,6 +101,8 @@ func (r *laneRules) apply(seq uint64, c *pb.Control) (rulesChange, error) {
 		return r.end(proto.ClientID(body.EraseClient.Client), proto.SegmentKey(seq)), nil
 	case *pb.Control_Retain:
 		r.keep[proto.ClientID(body.Retain.Client)] = retentionOf(body.Retain)
+	case *pb.Control_Feed:
+		r.feeds[proto.ClientID(body.Feed.Client)] = body.Feed.On
 	}
 	return rulesChange{}, nil // clients and keys are the node's affair
 }

@@ -58,6 +58,16 @@ func (s *script) Ledger() log.ControlStream { return s.inner.Ledger() }
 // Feed implements log.Logs.
 func (s *script) Feed() log.ControlStream { return s.inner.Feed() }
 
+// Outlet implements log.Logs.
+func (s *script) Outlet(ctx context.Context, c proto.ClientID, name proto.ClientName) (log.Outlet, error) {
+	return s.inner.Outlet(ctx, c, name)
+}
+
+// DropOutlet implements log.Logs.
+func (s *script) DropOutlet(ctx context.Context, c proto.ClientID) error {
+	return s.inner.DropOutlet(ctx, c)
+}
+
 // Healthy implements log.Logs.
 func (s *script) Healthy() error { return nil }
 

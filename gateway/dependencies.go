@@ -199,6 +199,17 @@ type Imports interface {
 	Imports(client proto.ClientInfo) []proto.Import
 }
 
+// Feeds are what clients that asked are told of who enters and leaves their
+// segments. Its methods may run concurrently.
+type Feeds interface {
+	// FeedPage is what is kept of a client's feed behind a message, at most limit
+	// messages. CodeNotFound if the client did not ask.
+	FeedPage(ctx context.Context, client proto.ClientInfo, after uint64, limit int) (proto.FeedPage, error)
+	// FeedName is what the client's feed calls an identity, whether anything is
+	// known of it or not.
+	FeedName(client proto.ClientInfo, id proto.Identity) string
+}
+
 // Graph is which identities are one person's.
 type Graph interface {
 	// Link returns with the final decision; CodeTimeout if ctx ends before.
@@ -258,6 +269,7 @@ type Dependencies struct {
 	Imports     Imports     // optional likewise
 	Cluster     Cluster     // optional likewise
 	Others      Others      // optional: without it nothing is passed on
+	Feeds       Feeds       // optional likewise
 
 	Registry *prometheus.Registry // optional: for the gateway's metrics and /metrics
 	Log      *slog.Logger         // optional: for what no caller is told

@@ -57,6 +57,10 @@ func (g *Gateway) serviceRoutes() *plane {
 		p.add("/v1/imports/{id}/rows", post(client(g.postImportRows)))
 		p.add("/v1/imports/{id}/commit", post(client(g.commitImport)))
 	}
+	if g.deps.Feeds != nil {
+		p.add("/v1/feed", get(client(g.getFeed)))
+		p.add("/v1/feed/identities", post(client(g.postFeedNames)))
+	}
 	p.add("/v1/keys", post(admin(g.postKey)))
 	p.add("/v1/clients", get(admin(g.listClients)))
 	p.add("/v1/clients/{name}", map[string]handler{http.MethodDelete: admin(g.eraseClient)})

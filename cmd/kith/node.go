@@ -39,6 +39,7 @@ type node interface {
 	gateway.OptOuts
 	gateway.Exports
 	gateway.Imports
+	gateway.Feeds
 	Leave()
 	Close() error
 	Conn() *nats.Conn
@@ -128,6 +129,14 @@ func retentionOf(c config.Config) *engine.RetentionConfig {
 	return r
 }
 
+func feedsOf(c config.Config) *engine.FeedConfig {
+	f := &engine.FeedConfig{Clients: map[proto.ClientName]bool{}}
+	for _, cl := range c.Clients {
+		f.Clients[proto.ClientName(cl.Name)] = cl.Feed
+	}
+	return f
+}
+
 func engineConfig(c config.Config, logger *slog.Logger) (engine.Config, error) {
 	secret, err := readSecret(c.SecretFile)
 	if err != nil {
@@ -137,7 +146,7 @@ func engineConfig(c config.Config, logger *slog.Logger) (engine.Config, error) {
 		Dir: c.Data, LogDir: c.LogDir, StoreDir: c.StoreDir, Node: c.Node, Lanes: c.Lanes,
 		NATSURL: c.NATS.URL, NATSListen: c.NATS.Listen,
 		LogRetention: time.Duration(c.LogRetention), LogBytesMax: c.LogMaxBytes, ActiveMax: c.ActiveMax, HashSecret: secret, Logger: logger,
-		Retention: retentionOf(c),
+		Retention: retentionOf(c), Feeds: feedsOf(c),
 	}
 	for _, k := range c.Keys {
 		var sum [32]byte
@@ -209,7 +218,7 @@ func newGateway(c config.Config, n node, members *members, m gateway.Maintenance
 	gc := gatewayConfig(c)
 	gc.PseudonymKey = n.PseudonymKey()
 	d := gateway.Dependencies{
-		Intake: n, Memberships: n, Definitions: n, Audiences: n, Saved: n, Campaigns: n, Accounts: n, Holdings: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Exports: n, Imports: n, Cluster: n,
+		Intake: n, Memberships: n, Definitions: n, Audiences: n, Saved: n, Campaigns: n, Accounts: n, Holdings: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Exports: n, Imports: n, Cluster: n, Feeds: n,
 		Registry: registry, Log: logger,
 	}
 	if members != nil {

@@ -25,6 +25,9 @@
 //     it is ever deleted.
 //   - KITH_OUT_OPTOUTS on kith.out.optouts: final opt-outs, for downstream systems;
 //     the oldest go when it is full.
+//   - KITH_OUT_SEGMENTS_N on kith.feed.N, published again on
+//     kith.out.segments.CLIENT: who enters and leaves the segments of client number
+//     N, if it asks; the oldest go when it is full.
 //
 // Each stream's metadata holds kith.format (FormatVersion).
 package log
@@ -123,6 +126,10 @@ type Logs interface {
 	// Ledger is the stream of opt-outs, Feed that of the final ones for others.
 	Ledger() ControlStream
 	Feed() ControlStream
+	// Outlet is the stream of what a client's programs are told, made if it is not
+	// there; DropOutlet deletes it.
+	Outlet(ctx context.Context, c proto.ClientID, name proto.ClientName) (Outlet, error)
+	DropOutlet(ctx context.Context, c proto.ClientID) error
 	// Healthy says why the log cannot take entries, nil if it can.
 	Healthy() error
 	Close() error

@@ -16,6 +16,10 @@ type Memory struct {
 	control *memoryControl
 	ledger  *memoryControl
 	feed    *memoryControl
+	now     func() time.Time
+
+	mu      sync.Mutex
+	outlets map[proto.ClientID]*memoryStream
 }
 
 // NewMemory makes a log with that many lanes. now stamps records; nil: the
@@ -25,6 +29,7 @@ func NewMemory(lanes int, now func() time.Time) *Memory {
 		now = time.Now
 	}
 	m := &Memory{
+		now: now, outlets: map[proto.ClientID]*memoryStream{},
 		control: &memoryControl{newMemoryStream("KITH_CTL", now)}, ledger: &memoryControl{newMemoryStream("KITH_OPTOUT", now)},
 		feed: &memoryControl{newMemoryStream("KITH_OUT_OPTOUTS", now)},
 	}
@@ -58,6 +63,11 @@ func (m *Memory) Close() error {
 	m.control.close()
 	m.ledger.close()
 	m.feed.close()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range m.outlets {
+		s.close()
+	}
 	return nil
 }
 
@@ -220,14 +230,18 @@ func (l *memoryLane) Settle(_ context.Context, e *proto.Entry, _ proto.Offset) (
 
 // Purge implements Stream.
 func (l *memoryLane) Purge(_ context.Context, upTo proto.Offset) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for len(l.records) > 0 && l.first <= upTo {
-		l.bytes -= uint64(len(l.records[0].Data))
-		l.records = l.records[1:]
-		l.first++
-	}
+	l.purge(upTo)
 	return nil
+}
+
+func (s *memoryStream) purge(upTo proto.Offset) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.records) > 0 && s.first <= upTo {
+		s.bytes -= uint64(len(s.records[0].Data))
+		s.records = s.records[1:]
+		s.first++
+	}
 }
 
 type memoryControl struct{ *memoryStream }

@@ -417,9 +417,11 @@ func (l *lane) Append(ctx context.Context, e *proto.Entry) (proto.Offset, error)
 }
 
 // Purge implements Stream.
-func (l *lane) Purge(ctx context.Context, upTo proto.Offset) error {
-	if err := l.js.Purge(ctx, jetstream.WithPurgeSequence(uint64(upTo)+1)); err != nil {
-		return proto.Errorf(proto.CodeUnavailable, "%s cannot be purged up to %d: %w", l.name, upTo, err)
+func (l *lane) Purge(ctx context.Context, upTo proto.Offset) error { return l.purge(ctx, upTo) }
+
+func (s *stream) purge(ctx context.Context, upTo proto.Offset) error {
+	if err := s.js.Purge(ctx, jetstream.WithPurgeSequence(uint64(upTo)+1)); err != nil {
+		return proto.Errorf(proto.CodeUnavailable, "%s cannot be purged up to %d: %w", s.name, upTo, err)
 	}
 	return nil
 }
@@ -429,6 +431,11 @@ type control struct{ stream }
 
 // Append implements ControlStream.
 func (c *control) Append(ctx context.Context, record []byte, last uint64) (uint64, error) {
+	return c.append(ctx, record, last, "")
+}
+
+// append is Append of a record that the server knows by its id, if it has one.
+func (c *control) append(ctx context.Context, record []byte, last uint64, id string) (uint64, error) {
 	if len(record) > proto.EntryBytesMax {
 		return 0, proto.Errorf(proto.CodeTooLarge, "a control record of %d bytes is too large: at most %d", len(record), proto.EntryBytesMax)
 	}
@@ -438,6 +445,9 @@ func (c *control) Append(ctx context.Context, record []byte, last uint64) (uint6
 	}
 	ch := make(chan answer, 1)
 	m := &nats.Msg{Subject: c.subject, Data: record, Header: nats.Header{jetstream.ExpectedLastSeqHeader: {strconv.FormatUint(last, 10)}}}
+	if id != "" {
+		m.Header.Set(jetstream.MsgIDHeader, id)
+	}
 	if err := c.log.acks.publish(c.name, m, func(seq uint64, err error) { ch <- answer{seq, err} }); err != nil {
 		return 0, err
 	}

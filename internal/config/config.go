@@ -143,6 +143,9 @@ type Client struct {
 	// RetentionSessions is for how long its events are kept. Zero: as
 	// Retention.Sessions says.
 	RetentionSessions Duration `yaml:"retention_sessions"`
+	// Feed has the client be told who enters and leaves its segments. All nodes of a
+	// cluster need the same, as of Retention.
+	Feed bool `yaml:"feed"`
 	// OpenRTB says how its bid requests are read and filled.
 	OpenRTB ClientOpenRTB `yaml:"openrtb"`
 	// Partners are those that it exchanges ids with.

@@ -147,6 +147,7 @@ type Control struct {
 	//	*Control_Swap
 	//	*Control_Import
 	//	*Control_Place
+	//	*Control_Feed
 	Body          isControl_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -329,6 +330,15 @@ func (x *Control) GetPlace() *Place {
 	return nil
 }
 
+func (x *Control) GetFeed() *Feed {
+	if x != nil {
+		if x, ok := x.Body.(*Control_Feed); ok {
+			return x.Feed
+		}
+	}
+	return nil
+}
+
 type isControl_Body interface {
 	isControl_Body()
 }
@@ -389,6 +399,10 @@ type Control_Place struct {
 	Place *Place `protobuf:"bytes,21,opt,name=place,proto3,oneof"`
 }
 
+type Control_Feed struct {
+	Feed *Feed `protobuf:"bytes,30,opt,name=feed,proto3,oneof"`
+}
+
 func (*Control_Client) isControl_Body() {}
 
 func (*Control_Key) isControl_Body() {}
@@ -416,6 +430,8 @@ func (*Control_Swap) isControl_Body() {}
 func (*Control_Import) isControl_Body() {}
 
 func (*Control_Place) isControl_Body() {}
+
+func (*Control_Feed) isControl_Body() {}
 
 // Client is a customer whose data is kept apart. Its number is the control
 // sequence that made it.
@@ -678,6 +694,59 @@ func (x *Define) GetBackfill() bool {
 	return false
 }
 
+// Feed says whether a client is told who enters and leaves its segments.
+type Feed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        uint32                 `protobuf:"varint,1,opt,name=client,proto3" json:"client,omitempty"`
+	On            bool                   `protobuf:"varint,2,opt,name=on,proto3" json:"on,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Feed) Reset() {
+	*x = Feed{}
+	mi := &file_proto_kith_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Feed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Feed) ProtoMessage() {}
+
+func (x *Feed) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_kith_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Feed.ProtoReflect.Descriptor instead.
+func (*Feed) Descriptor() ([]byte, []int) {
+	return file_proto_kith_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Feed) GetClient() uint32 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
+func (x *Feed) GetOn() bool {
+	if x != nil {
+		return x.On
+	}
+	return false
+}
+
 type Undefine struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Client        uint32                 `protobuf:"varint,1,opt,name=client,proto3" json:"client,omitempty"`
@@ -688,7 +757,7 @@ type Undefine struct {
 
 func (x *Undefine) Reset() {
 	*x = Undefine{}
-	mi := &file_proto_kith_proto_msgTypes[6]
+	mi := &file_proto_kith_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -700,7 +769,7 @@ func (x *Undefine) String() string {
 func (*Undefine) ProtoMessage() {}
 
 func (x *Undefine) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[6]
+	mi := &file_proto_kith_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -713,7 +782,7 @@ func (x *Undefine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Undefine.ProtoReflect.Descriptor instead.
 func (*Undefine) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{6}
+	return file_proto_kith_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Undefine) GetClient() uint32 {
@@ -743,7 +812,7 @@ type Swap struct {
 
 func (x *Swap) Reset() {
 	*x = Swap{}
-	mi := &file_proto_kith_proto_msgTypes[7]
+	mi := &file_proto_kith_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -755,7 +824,7 @@ func (x *Swap) String() string {
 func (*Swap) ProtoMessage() {}
 
 func (x *Swap) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[7]
+	mi := &file_proto_kith_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -768,7 +837,7 @@ func (x *Swap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Swap.ProtoReflect.Descriptor instead.
 func (*Swap) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{7}
+	return file_proto_kith_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Swap) GetClient() uint32 {
@@ -804,7 +873,7 @@ type EraseClient struct {
 
 func (x *EraseClient) Reset() {
 	*x = EraseClient{}
-	mi := &file_proto_kith_proto_msgTypes[8]
+	mi := &file_proto_kith_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -816,7 +885,7 @@ func (x *EraseClient) String() string {
 func (*EraseClient) ProtoMessage() {}
 
 func (x *EraseClient) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[8]
+	mi := &file_proto_kith_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -829,7 +898,7 @@ func (x *EraseClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EraseClient.ProtoReflect.Descriptor instead.
 func (*EraseClient) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{8}
+	return file_proto_kith_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *EraseClient) GetClient() uint32 {
@@ -860,7 +929,7 @@ type Retain struct {
 
 func (x *Retain) Reset() {
 	*x = Retain{}
-	mi := &file_proto_kith_proto_msgTypes[9]
+	mi := &file_proto_kith_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -872,7 +941,7 @@ func (x *Retain) String() string {
 func (*Retain) ProtoMessage() {}
 
 func (x *Retain) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[9]
+	mi := &file_proto_kith_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -885,7 +954,7 @@ func (x *Retain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retain.ProtoReflect.Descriptor instead.
 func (*Retain) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{9}
+	return file_proto_kith_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Retain) GetClient() uint32 {
@@ -928,7 +997,7 @@ type Place struct {
 
 func (x *Place) Reset() {
 	*x = Place{}
-	mi := &file_proto_kith_proto_msgTypes[10]
+	mi := &file_proto_kith_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -940,7 +1009,7 @@ func (x *Place) String() string {
 func (*Place) ProtoMessage() {}
 
 func (x *Place) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[10]
+	mi := &file_proto_kith_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -953,7 +1022,7 @@ func (x *Place) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Place.ProtoReflect.Descriptor instead.
 func (*Place) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{10}
+	return file_proto_kith_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Place) GetLane() uint32 {
@@ -983,7 +1052,7 @@ type SaveAudience struct {
 
 func (x *SaveAudience) Reset() {
 	*x = SaveAudience{}
-	mi := &file_proto_kith_proto_msgTypes[11]
+	mi := &file_proto_kith_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -995,7 +1064,7 @@ func (x *SaveAudience) String() string {
 func (*SaveAudience) ProtoMessage() {}
 
 func (x *SaveAudience) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[11]
+	mi := &file_proto_kith_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1008,7 +1077,7 @@ func (x *SaveAudience) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveAudience.ProtoReflect.Descriptor instead.
 func (*SaveAudience) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{11}
+	return file_proto_kith_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SaveAudience) GetClient() uint32 {
@@ -1049,7 +1118,7 @@ type DropAudience struct {
 
 func (x *DropAudience) Reset() {
 	*x = DropAudience{}
-	mi := &file_proto_kith_proto_msgTypes[12]
+	mi := &file_proto_kith_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1061,7 +1130,7 @@ func (x *DropAudience) String() string {
 func (*DropAudience) ProtoMessage() {}
 
 func (x *DropAudience) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[12]
+	mi := &file_proto_kith_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1074,7 +1143,7 @@ func (x *DropAudience) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropAudience.ProtoReflect.Descriptor instead.
 func (*DropAudience) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{12}
+	return file_proto_kith_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DropAudience) GetClient() uint32 {
@@ -1107,7 +1176,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_proto_kith_proto_msgTypes[13]
+	mi := &file_proto_kith_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1188,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[13]
+	mi := &file_proto_kith_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1201,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{13}
+	return file_proto_kith_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Report) GetClient() uint32 {
@@ -1208,7 +1277,7 @@ type Import struct {
 
 func (x *Import) Reset() {
 	*x = Import{}
-	mi := &file_proto_kith_proto_msgTypes[14]
+	mi := &file_proto_kith_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1220,7 +1289,7 @@ func (x *Import) String() string {
 func (*Import) ProtoMessage() {}
 
 func (x *Import) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[14]
+	mi := &file_proto_kith_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1233,7 +1302,7 @@ func (x *Import) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Import.ProtoReflect.Descriptor instead.
 func (*Import) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{14}
+	return file_proto_kith_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Import) GetClient() uint32 {
@@ -1337,7 +1406,7 @@ type Activate struct {
 
 func (x *Activate) Reset() {
 	*x = Activate{}
-	mi := &file_proto_kith_proto_msgTypes[15]
+	mi := &file_proto_kith_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1349,7 +1418,7 @@ func (x *Activate) String() string {
 func (*Activate) ProtoMessage() {}
 
 func (x *Activate) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[15]
+	mi := &file_proto_kith_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1362,7 +1431,7 @@ func (x *Activate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activate.ProtoReflect.Descriptor instead.
 func (*Activate) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{15}
+	return file_proto_kith_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Activate) GetLogic() uint32 {
@@ -1387,7 +1456,7 @@ type Value struct {
 
 func (x *Value) Reset() {
 	*x = Value{}
-	mi := &file_proto_kith_proto_msgTypes[16]
+	mi := &file_proto_kith_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1399,7 +1468,7 @@ func (x *Value) String() string {
 func (*Value) ProtoMessage() {}
 
 func (x *Value) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[16]
+	mi := &file_proto_kith_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1412,7 +1481,7 @@ func (x *Value) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Value.ProtoReflect.Descriptor instead.
 func (*Value) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{16}
+	return file_proto_kith_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Value) GetKind() isValue_Kind {
@@ -1488,7 +1557,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_proto_kith_proto_msgTypes[17]
+	mi := &file_proto_kith_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1500,7 +1569,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[17]
+	mi := &file_proto_kith_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1513,7 +1582,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{17}
+	return file_proto_kith_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Event) GetEvent() string {
@@ -1575,7 +1644,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_proto_kith_proto_msgTypes[18]
+	mi := &file_proto_kith_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1587,7 +1656,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[18]
+	mi := &file_proto_kith_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1600,7 +1669,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{18}
+	return file_proto_kith_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *EventsRequest) GetClient() string {
@@ -1628,7 +1697,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_proto_kith_proto_msgTypes[19]
+	mi := &file_proto_kith_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1640,7 +1709,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[19]
+	mi := &file_proto_kith_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1653,7 +1722,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{19}
+	return file_proto_kith_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Refused) GetIndex() uint32 {
@@ -1688,7 +1757,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_proto_kith_proto_msgTypes[20]
+	mi := &file_proto_kith_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1700,7 +1769,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[20]
+	mi := &file_proto_kith_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1713,7 +1782,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{20}
+	return file_proto_kith_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *EventsResponse) GetAccepted() uint32 {
@@ -1748,7 +1817,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_proto_kith_proto_msgTypes[21]
+	mi := &file_proto_kith_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1760,7 +1829,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[21]
+	mi := &file_proto_kith_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1773,7 +1842,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{21}
+	return file_proto_kith_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *LookupRequest) GetIdentities() []string {
@@ -1809,7 +1878,7 @@ type LookupResult struct {
 
 func (x *LookupResult) Reset() {
 	*x = LookupResult{}
-	mi := &file_proto_kith_proto_msgTypes[22]
+	mi := &file_proto_kith_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1821,7 +1890,7 @@ func (x *LookupResult) String() string {
 func (*LookupResult) ProtoMessage() {}
 
 func (x *LookupResult) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[22]
+	mi := &file_proto_kith_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1834,7 +1903,7 @@ func (x *LookupResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResult.ProtoReflect.Descriptor instead.
 func (*LookupResult) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{22}
+	return file_proto_kith_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *LookupResult) GetIdentity() string {
@@ -1874,7 +1943,7 @@ type LookupResponse struct {
 
 func (x *LookupResponse) Reset() {
 	*x = LookupResponse{}
-	mi := &file_proto_kith_proto_msgTypes[23]
+	mi := &file_proto_kith_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1886,7 +1955,7 @@ func (x *LookupResponse) String() string {
 func (*LookupResponse) ProtoMessage() {}
 
 func (x *LookupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[23]
+	mi := &file_proto_kith_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1899,7 +1968,7 @@ func (x *LookupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResponse.ProtoReflect.Descriptor instead.
 func (*LookupResponse) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{23}
+	return file_proto_kith_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *LookupResponse) GetResults() []*LookupResult {
@@ -1932,7 +2001,7 @@ type LaneRecord struct {
 
 func (x *LaneRecord) Reset() {
 	*x = LaneRecord{}
-	mi := &file_proto_kith_proto_msgTypes[24]
+	mi := &file_proto_kith_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1944,7 +2013,7 @@ func (x *LaneRecord) String() string {
 func (*LaneRecord) ProtoMessage() {}
 
 func (x *LaneRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[24]
+	mi := &file_proto_kith_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1957,7 +2026,7 @@ func (x *LaneRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaneRecord.ProtoReflect.Descriptor instead.
 func (*LaneRecord) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{24}
+	return file_proto_kith_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LaneRecord) GetVersion() uint32 {
@@ -2071,7 +2140,7 @@ type Producer struct {
 
 func (x *Producer) Reset() {
 	*x = Producer{}
-	mi := &file_proto_kith_proto_msgTypes[25]
+	mi := &file_proto_kith_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2083,7 +2152,7 @@ func (x *Producer) String() string {
 func (*Producer) ProtoMessage() {}
 
 func (x *Producer) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[25]
+	mi := &file_proto_kith_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2096,7 +2165,7 @@ func (x *Producer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Producer.ProtoReflect.Descriptor instead.
 func (*Producer) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{25}
+	return file_proto_kith_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Producer) GetId() uint64 {
@@ -2140,7 +2209,7 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\atime_ms\x18\x05 \x01(\x03R\x06timeMs\x12\x14\n" +
 	"\x05count\x18\x06 \x01(\rR\x05count\x12\x1a\n" +
 	"\bcommands\x18\a \x01(\fR\bcommands\x12\x10\n" +
-	"\x03crc\x18\b \x01(\aR\x03crc\"\xd8\x05\n" +
+	"\x03crc\x18\b \x01(\aR\x03crc\"\xfd\x05\n" +
 	"\aControl\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12)\n" +
@@ -2159,7 +2228,8 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\x06report\x18\r \x01(\v2\x0f.kith.v1.ReportH\x00R\x06report\x12#\n" +
 	"\x04swap\x18\x0e \x01(\v2\r.kith.v1.SwapH\x00R\x04swap\x12)\n" +
 	"\x06import\x18\x14 \x01(\v2\x0f.kith.v1.ImportH\x00R\x06import\x12&\n" +
-	"\x05place\x18\x15 \x01(\v2\x0e.kith.v1.PlaceH\x00R\x05placeB\x06\n" +
+	"\x05place\x18\x15 \x01(\v2\x0e.kith.v1.PlaceH\x00R\x05place\x12#\n" +
+	"\x04feed\x18\x1e \x01(\v2\r.kith.v1.FeedH\x00R\x04feedB\x06\n" +
 	"\x04body\"H\n" +
 	"\x06Client\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
@@ -2178,7 +2248,10 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\x04when\x18\x03 \x01(\tR\x04when\x12\x1a\n" +
 	"\bcompiled\x18\x04 \x01(\fR\bcompiled\x12\x14\n" +
 	"\x05scope\x18\x05 \x01(\tR\x05scope\x12\x1a\n" +
-	"\bbackfill\x18\x06 \x01(\bR\bbackfill\"2\n" +
+	"\bbackfill\x18\x06 \x01(\bR\bbackfill\".\n" +
+	"\x04Feed\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\rR\x06client\x12\x0e\n" +
+	"\x02on\x18\x02 \x01(\bR\x02on\"2\n" +
 	"\bUndefine\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\rR\x06client\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\"H\n" +
@@ -2315,7 +2388,7 @@ func file_proto_kith_proto_rawDescGZIP() []byte {
 	return file_proto_kith_proto_rawDescData
 }
 
-var file_proto_kith_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_proto_kith_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_proto_kith_proto_goTypes = []any{
 	(*Entry)(nil),          // 0: kith.v1.Entry
 	(*Control)(nil),        // 1: kith.v1.Control
@@ -2323,54 +2396,56 @@ var file_proto_kith_proto_goTypes = []any{
 	(*Key)(nil),            // 3: kith.v1.Key
 	(*RevokeKey)(nil),      // 4: kith.v1.RevokeKey
 	(*Define)(nil),         // 5: kith.v1.Define
-	(*Undefine)(nil),       // 6: kith.v1.Undefine
-	(*Swap)(nil),           // 7: kith.v1.Swap
-	(*EraseClient)(nil),    // 8: kith.v1.EraseClient
-	(*Retain)(nil),         // 9: kith.v1.Retain
-	(*Place)(nil),          // 10: kith.v1.Place
-	(*SaveAudience)(nil),   // 11: kith.v1.SaveAudience
-	(*DropAudience)(nil),   // 12: kith.v1.DropAudience
-	(*Report)(nil),         // 13: kith.v1.Report
-	(*Import)(nil),         // 14: kith.v1.Import
-	(*Activate)(nil),       // 15: kith.v1.Activate
-	(*Value)(nil),          // 16: kith.v1.Value
-	(*Event)(nil),          // 17: kith.v1.Event
-	(*EventsRequest)(nil),  // 18: kith.v1.EventsRequest
-	(*Refused)(nil),        // 19: kith.v1.Refused
-	(*EventsResponse)(nil), // 20: kith.v1.EventsResponse
-	(*LookupRequest)(nil),  // 21: kith.v1.LookupRequest
-	(*LookupResult)(nil),   // 22: kith.v1.LookupResult
-	(*LookupResponse)(nil), // 23: kith.v1.LookupResponse
-	(*LaneRecord)(nil),     // 24: kith.v1.LaneRecord
-	(*Producer)(nil),       // 25: kith.v1.Producer
-	nil,                    // 26: kith.v1.Event.PropsEntry
+	(*Feed)(nil),           // 6: kith.v1.Feed
+	(*Undefine)(nil),       // 7: kith.v1.Undefine
+	(*Swap)(nil),           // 8: kith.v1.Swap
+	(*EraseClient)(nil),    // 9: kith.v1.EraseClient
+	(*Retain)(nil),         // 10: kith.v1.Retain
+	(*Place)(nil),          // 11: kith.v1.Place
+	(*SaveAudience)(nil),   // 12: kith.v1.SaveAudience
+	(*DropAudience)(nil),   // 13: kith.v1.DropAudience
+	(*Report)(nil),         // 14: kith.v1.Report
+	(*Import)(nil),         // 15: kith.v1.Import
+	(*Activate)(nil),       // 16: kith.v1.Activate
+	(*Value)(nil),          // 17: kith.v1.Value
+	(*Event)(nil),          // 18: kith.v1.Event
+	(*EventsRequest)(nil),  // 19: kith.v1.EventsRequest
+	(*Refused)(nil),        // 20: kith.v1.Refused
+	(*EventsResponse)(nil), // 21: kith.v1.EventsResponse
+	(*LookupRequest)(nil),  // 22: kith.v1.LookupRequest
+	(*LookupResult)(nil),   // 23: kith.v1.LookupResult
+	(*LookupResponse)(nil), // 24: kith.v1.LookupResponse
+	(*LaneRecord)(nil),     // 25: kith.v1.LaneRecord
+	(*Producer)(nil),       // 26: kith.v1.Producer
+	nil,                    // 27: kith.v1.Event.PropsEntry
 }
 var file_proto_kith_proto_depIdxs = []int32{
 	2,  // 0: kith.v1.Control.client:type_name -> kith.v1.Client
 	3,  // 1: kith.v1.Control.key:type_name -> kith.v1.Key
 	5,  // 2: kith.v1.Control.define:type_name -> kith.v1.Define
-	6,  // 3: kith.v1.Control.undefine:type_name -> kith.v1.Undefine
+	7,  // 3: kith.v1.Control.undefine:type_name -> kith.v1.Undefine
 	4,  // 4: kith.v1.Control.revoke_key:type_name -> kith.v1.RevokeKey
-	15, // 5: kith.v1.Control.activate:type_name -> kith.v1.Activate
-	8,  // 6: kith.v1.Control.erase_client:type_name -> kith.v1.EraseClient
-	9,  // 7: kith.v1.Control.retain:type_name -> kith.v1.Retain
-	11, // 8: kith.v1.Control.save_audience:type_name -> kith.v1.SaveAudience
-	12, // 9: kith.v1.Control.drop_audience:type_name -> kith.v1.DropAudience
-	13, // 10: kith.v1.Control.report:type_name -> kith.v1.Report
-	7,  // 11: kith.v1.Control.swap:type_name -> kith.v1.Swap
-	14, // 12: kith.v1.Control.import:type_name -> kith.v1.Import
-	10, // 13: kith.v1.Control.place:type_name -> kith.v1.Place
-	26, // 14: kith.v1.Event.props:type_name -> kith.v1.Event.PropsEntry
-	17, // 15: kith.v1.EventsRequest.events:type_name -> kith.v1.Event
-	19, // 16: kith.v1.EventsResponse.refused:type_name -> kith.v1.Refused
-	22, // 17: kith.v1.LookupResponse.results:type_name -> kith.v1.LookupResult
-	25, // 18: kith.v1.LaneRecord.producers:type_name -> kith.v1.Producer
-	16, // 19: kith.v1.Event.PropsEntry.value:type_name -> kith.v1.Value
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	16, // 5: kith.v1.Control.activate:type_name -> kith.v1.Activate
+	9,  // 6: kith.v1.Control.erase_client:type_name -> kith.v1.EraseClient
+	10, // 7: kith.v1.Control.retain:type_name -> kith.v1.Retain
+	12, // 8: kith.v1.Control.save_audience:type_name -> kith.v1.SaveAudience
+	13, // 9: kith.v1.Control.drop_audience:type_name -> kith.v1.DropAudience
+	14, // 10: kith.v1.Control.report:type_name -> kith.v1.Report
+	8,  // 11: kith.v1.Control.swap:type_name -> kith.v1.Swap
+	15, // 12: kith.v1.Control.import:type_name -> kith.v1.Import
+	11, // 13: kith.v1.Control.place:type_name -> kith.v1.Place
+	6,  // 14: kith.v1.Control.feed:type_name -> kith.v1.Feed
+	27, // 15: kith.v1.Event.props:type_name -> kith.v1.Event.PropsEntry
+	18, // 16: kith.v1.EventsRequest.events:type_name -> kith.v1.Event
+	20, // 17: kith.v1.EventsResponse.refused:type_name -> kith.v1.Refused
+	23, // 18: kith.v1.LookupResponse.results:type_name -> kith.v1.LookupResult
+	26, // 19: kith.v1.LaneRecord.producers:type_name -> kith.v1.Producer
+	17, // 20: kith.v1.Event.PropsEntry.value:type_name -> kith.v1.Value
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_proto_kith_proto_init() }
@@ -2393,8 +2468,9 @@ func file_proto_kith_proto_init() {
 		(*Control_Swap)(nil),
 		(*Control_Import)(nil),
 		(*Control_Place)(nil),
+		(*Control_Feed)(nil),
 	}
-	file_proto_kith_proto_msgTypes[16].OneofWrappers = []any{
+	file_proto_kith_proto_msgTypes[17].OneofWrappers = []any{
 		(*Value_Text)(nil),
 		(*Value_Number)(nil),
 		(*Value_Flag)(nil),
@@ -2405,7 +2481,7 @@ func file_proto_kith_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_kith_proto_rawDesc), len(file_proto_kith_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
