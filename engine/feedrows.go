@@ -130,7 +130,7 @@ func decodeFeedRow(client proto.ClientID, b []byte) ([]feedMove, error) {
 			m.hash = r.Hash()
 		}
 		if m.what.OfSegment() {
-			m.segment = proto.SegmentID(r.String())
+			m.segment = proto.SegmentID(strings.Clone(r.String())) // the value is the store's
 		}
 		list = append(list, m)
 	}

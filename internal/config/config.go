@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -236,12 +237,15 @@ func Default() Config {
 }
 
 // UseDev adds what --dev gives: two well-known keys and the demo client, with
-// bid requests and a partner to try them out.
+// bid requests and a partner to try them out, unless the file has that client.
 func (c *Config) UseDev() {
 	c.Dev = true
 	c.Keys = append(c.Keys,
 		Key{SHA256: HashKey(DevAdminKey), Role: string(proto.RoleAdmin)},
 		Key{SHA256: HashKey(DevKey), Role: string(proto.RoleClient), Client: DevClient})
+	if slices.ContainsFunc(c.Clients, func(cl Client) bool { return cl.Name == DevClient }) {
+		return // as the file has it
+	}
 	c.Clients = append(c.Clients, Client{
 		Name:     DevClient,
 		OpenRTB:  ClientOpenRTB{UserID: "browser", BuyerUID: "browser"},

@@ -1,0 +1,70 @@
+package log_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"kith/engine/log"
+	"kith/proto"
+)
+
+// An outlet takes a record only behind the one that its writer knows, keeps what
+// Purge leaves, is another one's for each client, and is new once it was dropped.
+func TestOutlet(t *testing.T) {
+	each(t, func(t *testing.T, l log.Logs) {
+		ctx := t.Context()
+		open := func(c proto.ClientID) log.Outlet {
+			o, err := l.Outlet(ctx, c, "acme")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return o
+		}
+		a, b := open(7), open(8)
+		for i, body := range []string{"one", "two", "three"} {
+			if seq, err := a.Append(ctx, []byte(body), body, uint64(i)); err != nil || seq != uint64(i+1) {
+				t.Fatalf("append %s: %d, %v", body, seq, err)
+			}
+		}
+		if _, err := open(7).Append(ctx, []byte("late"), "late", 2); proto.CodeOf(err) != proto.CodeConflict {
+			t.Errorf("a record behind one that is not the last: %v, want a conflict", err)
+		}
+		if err := a.Purge(ctx, 1); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		errEnough := errors.New("enough")
+		if err := a.Read(ctx, 2, func(r log.Record) error {
+			if got = append(got, string(r.Data)); len(got) == 2 {
+				return errEnough
+			}
+			return nil
+		}); !errors.Is(err, errEnough) {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]string{"two", "three"}, got); diff != "" {
+			t.Errorf("after a purge (-want +got):\n%s", diff)
+		}
+		last := func(o log.Outlet) proto.Offset {
+			i, err := o.Info(context.WithoutCancel(ctx))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return i.Last
+		}
+		if last(b) != 0 {
+			t.Error("another client's outlet holds something")
+		}
+		for range 2 {
+			if err := l.DropOutlet(ctx, 7); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := last(open(7)); n != 0 {
+			t.Errorf("an outlet made anew ends at %d", n)
+		}
+	})
+}
