@@ -104,6 +104,10 @@ func (g *Gateway) Public() http.Handler { return g.public }
 // Service is the plane of those with a key.
 func (g *Gateway) Service() http.Handler { return g.service }
 
+// ServiceRoutes are method and path of each route of the service plane, for
+// tests that must know of all.
+func (g *Gateway) ServiceRoutes() []string { return slices.Clone(g.service.listed) }
+
 // admitRate takes n events from the client's allowance on a plane.
 func (g *Gateway) admitRate(public bool, client proto.ClientInfo, n int) error {
 	if g.c.EventsPerSecond == 0 {

@@ -34,6 +34,7 @@ type plane struct {
 	metrics *metrics
 	log     *slog.Logger
 	name    string
+	listed  []string // method and path of each route
 }
 
 func (g *Gateway) newPlane(name string) *plane {
@@ -67,6 +68,11 @@ func (p *plane) add(pattern string, methods map[string]handler) *route {
 		allow = append(allow, m)
 	}
 	slices.Sort(allow)
+	for _, m := range allow {
+		if m != http.MethodHead {
+			p.listed = append(p.listed, m+" "+pattern)
+		}
+	}
 	rt := &route{methods: methods, allow: strings.Join(allow, ", "), metrics: p.metrics.route(p.name, pattern), log: p.log.With("path", pattern)}
 	p.routes.Handle(pattern, rt)
 	if !strings.Contains(pattern, "{") {
