@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"runtime"
+
 	"kith/proto"
 )
 
@@ -131,3 +133,45 @@ func (x *Parser) ParsePixel(query string) error {
 
 // DefaultConfigOf is c with its defaults in place.
 func DefaultConfigOf(c Config) Config { return c.withDefaults() }
+
+// Limits of live feeds.
+const (
+	LivePerSecond = livePerSecond
+	LiveBuffer    = liveBuffer
+	LivePerClient = livePerClient
+	LivePerNode   = livePerNode
+)
+
+// StopLive ends the live feeds as a server that stops does.
+func (g *Gateway) StopLive() { g.live.stop() }
+
+// WaitLive returns when n feeds are open.
+func (g *Gateway) WaitLive(n int) {
+	for {
+		g.live.mu.Lock()
+		have := g.live.count
+		g.live.mu.Unlock()
+		if have == n {
+			return
+		}
+		runtime.Gosched()
+	}
+}
+
+// LiveTally is what the first watcher of a client has.
+func (g *Gateway) LiveTally(client proto.ClientName) (seen, skipped, lost uint64) {
+	w := g.watcherOf(client)
+	return w.seen.Load(), w.skipped.Load(), w.lost.Load()
+}
+
+// WaitLiveDrained returns when nothing waits for the first watcher of a client.
+func (g *Gateway) WaitLiveDrained(client proto.ClientName) {
+	for len(g.watcherOf(client).events) > 0 {
+		runtime.Gosched()
+	}
+}
+
+func (g *Gateway) watcherOf(name proto.ClientName) *watcher {
+	client, _ := g.deps.Accounts.Client(name)
+	return g.live.watching()[client.ID][0]
+}

@@ -42,6 +42,8 @@ type Gateway struct {
 	partners map[partnerKey]partner // read only after New
 
 	exporting chan struct{} // a slot for each export under way
+	live      *live
+	console   map[string]asset // read only after New
 
 	posts   sync.Pool // *post
 	lookups sync.Pool // *lookup
@@ -75,7 +77,7 @@ func New(c Config, deps Dependencies) (*Gateway, error) {
 	if deps.Registry == nil {
 		deps.Registry = prometheus.NewRegistry()
 	}
-	g := &Gateway{c: c.withDefaults(), deps: deps, log: deps.Log, exporting: make(chan struct{}, exportsMax), blocked: map[proto.Identity]struct{}{}}
+	g := &Gateway{c: c.withDefaults(), deps: deps, log: deps.Log, exporting: make(chan struct{}, exportsMax), blocked: map[proto.Identity]struct{}{}, live: newLive()}
 	for _, id := range c.Blocked {
 		g.blocked[id] = struct{}{}
 	}
@@ -87,6 +89,9 @@ func New(c Config, deps Dependencies) (*Gateway, error) {
 		return nil, proto.Errorf(proto.CodeInvalid, "register the gateway's metrics: %w", err)
 	}
 	if g.tag, err = newTag(); err != nil {
+		return nil, err
+	}
+	if g.console, err = newConsole(); err != nil {
 		return nil, err
 	}
 	g.posts.New = func() any { return new(post) }

@@ -28,6 +28,7 @@ func (g *Gateway) Serve(ctx context.Context, public, service net.Listener) error
 			continue
 		}
 		s := g.newServer(p.h)
+		s.RegisterOnShutdown(g.live.stop) // it would wait for them
 		servers = append(servers, s)
 		go func() { failed <- s.Serve(p.l) }()
 	}

@@ -61,7 +61,9 @@ func (g *Gateway) serviceRoutes() *plane {
 		p.add("/v1/feed", get(client(g.getFeed)))
 		p.add("/v1/feed/identities", post(client(g.postFeedNames)))
 	}
+	p.add("/v1/key", get(anyone(g.getKey)))
 	p.add("/v1/keys", post(admin(g.postKey)))
+	p.add("/v1/live", get(client(g.getLive)))
 	p.add("/v1/clients", get(admin(g.listClients)))
 	p.add("/v1/clients/{name}", map[string]handler{http.MethodDelete: admin(g.eraseClient)})
 	p.add("/v1/clients/{name}/erasure", get(admin(g.getClientErasure)))
@@ -83,6 +85,7 @@ func (g *Gateway) serviceRoutes() *plane {
 	p.add("/healthz", get(g.healthz))
 	p.add("/readyz", get(g.readyz))
 	p.add("/metrics", get(g.scrape()))
+	g.addConsole(p)
 	return p
 }
 

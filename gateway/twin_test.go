@@ -193,6 +193,8 @@ func (t *twin) Segments(proto.ClientInfo) (out []proto.SegmentSpec) {
 }
 
 func (t *twin) Authenticate(key string) (proto.Principal, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	p, ok := t.keys[key]
 	return p, ok
 }

@@ -1,0 +1,142 @@
+package gateway
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"net/http"
+	"path"
+	"strconv"
+	"strings"
+
+	"github.com/klauspost/compress/gzip"
+
+	"kith/proto"
+)
+
+// consoleFiles are the web console: one page, its style and its modules. It is a
+// client of the service plane like any other, without rights of its own: what it
+// shows, the routes say to the key that was typed in.
+//
+//go:embed console
+var consoleFiles embed.FS
+
+// consolePage is the file that /console answers with.
+const consolePage = "index.html"
+
+// consolePolicy lets the page load its own files, talk to its own node, and
+// nothing else; texts become markup nowhere.
+const consolePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
+	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+
+// asset is one file of the console, ready to send.
+type asset struct {
+	plain, zipped []byte
+	etag, kind    string
+}
+
+var consoleTypes = map[string]string{
+	".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml",
+}
+
+// newConsole reads the embedded files, by name.
+func newConsole() (map[string]asset, error) {
+	list, err := consoleFiles.ReadDir("console")
+	if err != nil {
+		return nil, proto.Errorf(proto.CodeInternal, "the console's files: %w", err)
+	}
+	files := map[string]asset{}
+	for _, f := range list {
+		b, err := consoleFiles.ReadFile("console/" + f.Name())
+		if err == nil {
+			files[f.Name()], err = newAsset(f.Name(), b)
+		}
+		if err != nil {
+			return nil, proto.Errorf(proto.CodeInternal, "the console's file %s: %w", f.Name(), err)
+		}
+	}
+	return files, nil
+}
+
+func newAsset(name string, plain []byte) (asset, error) {
+	var b bytes.Buffer
+	z, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
+	if err == nil {
+		_, err = z.Write(plain)
+	}
+	if err == nil {
+		err = z.Close()
+	}
+	kind, known := consoleTypes[path.Ext(name)]
+	if err == nil && !known {
+		err = proto.Errorf(proto.CodeInternal, "its type is not known")
+	}
+	sum := sha256.Sum256(plain)
+	return asset{plain, b.Bytes(), `"` + hex.EncodeToString(sum[:8]) + `"`, kind}, err
+}
+
+// addConsole adds the console's routes, which need no key.
+func (g *Gateway) addConsole(p *plane) {
+	page := map[string]handler{http.MethodGet: func(w http.ResponseWriter, r *http.Request) error {
+		return g.sendConsole(w, r, consolePage)
+	}}
+	p.add("/console", page)
+	p.add("/console/{file}", map[string]handler{http.MethodGet: func(w http.ResponseWriter, r *http.Request) error {
+		return g.sendConsole(w, r, r.PathValue("file"))
+	}})
+}
+
+func (g *Gateway) sendConsole(w http.ResponseWriter, r *http.Request, name string) error {
+	f, ok := g.console[name]
+	if !ok {
+		return notHere(r.URL.Path)
+	}
+	h := w.Header()
+	h.Set("Content-Security-Policy", consolePolicy)
+	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.Set("Permissions-Policy", "camera=(), geolocation=(), microphone=()")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("X-Frame-Options", "DENY")
+	h.Set("Cache-Control", "no-cache") // kept, and asked about: a new build shows at once
+	h.Set("ETag", f.etag)
+	h.Set("Vary", "Accept-Encoding")
+	h.Set("Content-Type", f.kind)
+	if r.Header.Get("If-None-Match") == f.etag {
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	body := f.plain
+	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+		h.Set("Content-Encoding", "gzip")
+		body = f.zipped
+	}
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	_, _ = w.Write(body)
+	return nil
+}
+
+// keyAbout is what a key is told of itself.
+type keyAbout struct {
+	Role    proto.Role       `json:"role"`
+	Client  proto.ClientName `json:"client,omitempty"`
+	Floor   int              `json:"floor,omitempty"` // the least count that it is told
+	Cluster bool             `json:"cluster"`         // the routes of nodes are there
+	Version string           `json:"version,omitempty"`
+}
+
+// getKey says what the key is for.
+func (g *Gateway) getKey(w http.ResponseWriter, _ *http.Request, who proto.Principal) error {
+	a := keyAbout{Role: who.Role, Client: who.Client, Cluster: g.deps.Cluster != nil, Version: g.c.Version}
+	if who.Role != proto.RoleAdmin {
+		client, err := g.clientFor(who, "")
+		if err != nil {
+			return err
+		}
+		a.Floor = g.floor(client)
+	}
+	w.Header()["Cache-Control"] = noStore
+	return writeValue(w, http.StatusOK, a)
+}
