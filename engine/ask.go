@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -35,6 +36,9 @@ const (
 	askTarget = "Kith-Target"
 	askStatus = "Kith-Status"
 	askBudget = "Kith-Budget" // milliseconds that the asker waits at most
+	// askHeader begins the names of those that belong to the question or answer
+	// itself, so that none is taken for one of NATS.
+	askHeader = "Kith-H-"
 )
 
 // Behind reports whether this node may not answer, since what it has is older
@@ -120,11 +124,7 @@ func questionMsg(ctx context.Context, subject, inbox string, q *proto.Question) 
 	m.Reply, m.Data = inbox, q.Body
 	m.Header.Set(askMethod, q.Method)
 	m.Header.Set(askTarget, q.Target)
-	for _, h := range proto.PassedOn {
-		if v := q.Header[h]; v != "" {
-			m.Header.Set(h, v)
-		}
-	}
+	addHeaders(m.Header, q.Header)
 	if end, ok := ctx.Deadline(); ok {
 		m.Header.Set(askBudget, strconv.FormatInt(max(1, time.Until(end).Milliseconds()), 10))
 	}
@@ -138,7 +138,23 @@ func readReply(m *nats.Msg) (*proto.Reply, bool) {
 	if err != nil || status < 200 || status > 599 || status == http.StatusServiceUnavailable {
 		return nil, false
 	}
-	return &proto.Reply{Status: status, ContentType: m.Header.Get("Content-Type"), Body: m.Data}, true
+	return &proto.Reply{Status: status, Header: headersOf(m.Header), Body: m.Data}, true
+}
+
+func addHeaders(to nats.Header, from map[string][]string) {
+	for name, values := range from {
+		to[askHeader+name] = values
+	}
+}
+
+func headersOf(h nats.Header) map[string][]string {
+	out := map[string][]string{}
+	for name, values := range h {
+		if name, ok := strings.CutPrefix(name, askHeader); ok {
+			out[name] = values
+		}
+	}
+	return out
 }
 
 // AnswerOthers has do answer what other nodes ask, until ctx ends; then it
@@ -185,12 +201,7 @@ func (n *Node) AnswerOthers(ctx context.Context, do func(context.Context, *proto
 const askBudgetMax = 30 * time.Second
 
 func readQuestion(m *nats.Msg) (*proto.Question, time.Duration) {
-	q := &proto.Question{Method: m.Header.Get(askMethod), Target: m.Header.Get(askTarget), Header: map[string]string{}, Body: m.Data}
-	for _, h := range proto.PassedOn {
-		if v := m.Header.Get(h); v != "" {
-			q.Header[h] = v
-		}
-	}
+	q := &proto.Question{Method: m.Header.Get(askMethod), Target: m.Header.Get(askTarget), Header: headersOf(m.Header), Body: m.Data}
 	budget := askBudgetMax
 	if ms, err := strconv.ParseUint(m.Header.Get(askBudget), 10, 32); err == nil {
 		budget = min(budget, time.Duration(ms)*time.Millisecond)
@@ -204,9 +215,7 @@ func replyMsg(to string, r *proto.Reply) *nats.Msg {
 		r = &proto.Reply{Status: http.StatusServiceUnavailable}
 	}
 	m.Header.Set(askStatus, strconv.Itoa(r.Status))
-	if r.ContentType != "" {
-		m.Header.Set("Content-Type", r.ContentType)
-	}
+	addHeaders(m.Header, r.Header)
 	m.Data = r.Body
 	return m
 }

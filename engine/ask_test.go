@@ -50,7 +50,7 @@ func TestAsk(t *testing.T) {
 					<-ctx.Done()
 					return &proto.Reply{Status: http.StatusGatewayTimeout}
 				}
-				return &proto.Reply{Status: s, ContentType: "text/plain", Body: []byte(name + " " + q.Method + " " + q.Target + " " + q.Header["Authorization"] + q.Header["Cookie"] + " " + string(q.Body))}
+				return &proto.Reply{Status: s, Header: map[string][]string{"Content-Type": {"text/plain"}}, Body: []byte(name + " " + q.Method + " " + q.Target + " " + strings.Join(q.Header["Authorization"], "") + strings.Join(q.Header["Nats-Msg-Id"], "+") + " " + string(q.Body))}
 			})
 		}()
 	}
@@ -58,12 +58,12 @@ func TestAsk(t *testing.T) {
 	ask := func(wait time.Duration, body string) (*proto.Reply, error) {
 		ctx, cancel := context.WithTimeout(t.Context(), wait)
 		defer cancel()
-		return asker.Ask(ctx, &proto.Question{Method: "POST", Target: "/v1/lookup?after=0:1", Header: map[string]string{"Authorization": "Bearer k", "Cookie": "c"}, Body: []byte(body)})
+		return asker.Ask(ctx, &proto.Question{Method: "POST", Target: "/v1/lookup?after=0:1", Header: map[string][]string{"Authorization": {"Bearer k"}, "Nats-Msg-Id": {"1", "2"}}, Body: []byte(body)})
 	}
 	want := func(node string) {
 		t.Helper()
 		r, err := ask(10*time.Second, "hello")
-		if err != nil || r.Status != 200 || r.ContentType != "text/plain" || string(r.Body) != node+" POST /v1/lookup?after=0:1 Bearer k hello" {
+		if err != nil || r.Status != 200 || strings.Join(r.Header["Content-Type"], "") != "text/plain" || string(r.Body) != node+" POST /v1/lookup?after=0:1 Bearer k1+2 hello" {
 			t.Fatalf("%+v, %v", r, err)
 		}
 		said = append(said, node)

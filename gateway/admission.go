@@ -36,7 +36,7 @@ func (a *admission) browser() proto.Identity {
 // admit replaces the identities of d by those that count, or refuses it.
 func (a *admission) admit(d *draft) {
 	if a.visit.signal != "" {
-		d.refuse(proto.CodeOptedOut, "nothing is stored: the browser carries an opt-out ("+a.visit.signal+")")
+		d.refuse(proto.CodeOptedOut, "nothing is stored: a signal is against it ("+a.visit.signal+")")
 		return
 	}
 	var room [proto.EventIdentitiesMax + 1]proto.Identity

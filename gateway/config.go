@@ -65,6 +65,12 @@ type Config struct {
 	// TCFVendor is the operator's number in the list of vendors of the TCF, whose
 	// consent is needed too where consent is. 0: that to the purposes will do.
 	TCFVendor int
+	// Consent is the policy for clients that ConsentOf does not name.
+	Consent   ConsentPolicy
+	ConsentOf map[proto.ClientName]ConsentPolicy
+	// CountryHeader is set by the operator's proxy to the visitor's country, and
+	// taken off what came from outside. Empty: no country is known.
+	CountryHeader string
 	// PseudonymKey keys what others are told instead of identities: 16 bytes or
 	// more, the same on all nodes and for ever. Default: of chance, for tests.
 	PseudonymKey []byte
@@ -164,6 +170,9 @@ func (c Config) validateOutside() error {
 	case len(c.EIDSource) > 253 || strings.ContainsFunc(c.EIDSource, func(r rune) bool { return r <= ' ' || r > '~' }):
 		return proto.Errorf(proto.CodeInvalid, "the source of eids is %q: use a domain", clip(c.EIDSource))
 	}
+	if err := c.validateConsent(); err != nil {
+		return err
+	}
 	for name, o := range c.OpenRTB {
 		if o.Segtax != 0 && (o.Segtax < SegtaxMin || o.Segtax > SegtaxMax) {
 			return proto.Errorf(proto.CodeInvalid, "the segtax of client %q is %d: use one of the vendors' range, from %d", name, o.Segtax, SegtaxMin)
@@ -184,6 +193,21 @@ func (c Config) validateOutside() error {
 				return proto.Errorf(proto.CodeInvalid, "client %q has partner %q twice: keep one", name, p.Name)
 			}
 			seen[p.Name] = true
+		}
+	}
+	return nil
+}
+
+func (c Config) validateConsent() error {
+	if h := c.CountryHeader; strings.Trim(h, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") != "" || len(h) > 64 {
+		return proto.Errorf(proto.CodeInvalid, "the header that names the country is %q: use the name of a header, such as CF-IPCountry", clip(h))
+	}
+	if err := c.Consent.validate("the policy of consent"); err != nil {
+		return err
+	}
+	for name, x := range c.ConsentOf {
+		if err := x.validate("client " + string(name)); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -25,23 +25,40 @@ func (g *Gateway) optOut(w http.ResponseWriter, r *http.Request) error {
 	if !sameSite(r) && !g.trustedOrigin(r) {
 		return errCrossSite
 	}
-	g.setCookie(w, optOutCookie, "1", optOutCookieAge, false)
+	g.setCookie(w, optOutCookie, "1", optOutCookieAge)
 	w.Header()["Cache-Control"] = noStore
-	answer := ownOptOut{OptedOut: true}
-	if v := g.visitOf(r); v.browser != "" {
-		x, err := g.readOwnOptOut(w, r)
-		if err != nil {
+	v := g.visitOf(r)
+	var x optOutRequest
+	if len(v.claims()) > 0 {
+		var err error
+		if x, err = g.readOwnOptOut(w, r); err != nil {
 			return err
 		}
-		x.Identity = string(v.browser)
-		s, err := g.cutOut(r.Context(), x)
-		if err != nil {
-			return notCut(err)
-		}
-		answer.Final, answer.Receipt = &s.Final, s.Receipt
 	}
-	g.setCookie(w, browserCookie, "", -1, false)
+	answer, err := g.cutOwn(w, r, &v, x.Everywhere)
+	if err != nil {
+		return err
+	}
 	return writeValue(w, http.StatusOK, answer)
+}
+
+// cutOwn cuts out what the browser is known by and takes its cookie away. Of
+// several identities the answer has the first receipt.
+func (g *Gateway) cutOwn(w http.ResponseWriter, r *http.Request, v *visit, everywhere bool) (ownOptOut, error) {
+	answer := ownOptOut{OptedOut: true}
+	for _, id := range v.claims() {
+		s, err := g.cutOut(r.Context(), optOutRequest{Identity: string(id), Everywhere: everywhere})
+		if err != nil {
+			return answer, notCut(err)
+		}
+		final := s.Final && (answer.Final == nil || *answer.Final)
+		answer.Final = &final
+		if answer.Receipt == nil {
+			answer.Receipt = s.Receipt
+		}
+	}
+	g.setCookie(w, browserCookie, "", -1)
+	return answer, nil
 }
 
 // readOwnOptOut reads the body, which may be missing.
@@ -72,22 +89,21 @@ func (g *Gateway) optIn(w http.ResponseWriter, r *http.Request) error {
 	if !sameSite(r) {
 		return errCrossSite
 	}
-	g.setCookie(w, optOutCookie, "", -1, false)
+	w.Header()["Cache-Control"] = noStore
 	v := g.visitOf(r)
-	if v.browser != "" && g.stillOut(r, v.browser) {
-		g.setCookie(w, browserCookie, "", -1, false)
+	g.liftOwn(w, r, &v)
+	return g.writeStanding(w, r, &v)
+}
+
+// liftOwn lifts the opt-out of v, but for what its browser says itself.
+func (g *Gateway) liftOwn(w http.ResponseWriter, r *http.Request, v *visit) {
+	g.setCookie(w, optOutCookie, "", -1)
+	if len(v.several) > 0 || v.browser != "" && g.stillOut(r, v.browser) {
+		g.setCookie(w, browserCookie, "", -1)
+		v.browser, v.several = "", nil
 	}
 	v.cookie = false
-	switch {
-	case r.Header.Get("Sec-GPC") == "1":
-		v.signal = "gpc"
-	case r.Header.Get("DNT") == "1":
-		v.signal = "dnt"
-	default:
-		v.signal = ""
-	}
-	writeJSON(w, http.StatusOK, consentAnswer(v))
-	return nil
+	v.heedBrowser()
 }
 
 // stillOut opts the browser's identity in, if it is opted out, and reports
@@ -106,19 +122,12 @@ func (g *Gateway) stillOut(r *http.Request, id proto.Identity) bool {
 	return false
 }
 
-// optOutStatus says whether anything would be stored for this browser.
+// optOutStatus says whether anything would be stored of this browser, and what
+// each signal did.
 func (g *Gateway) optOutStatus(w http.ResponseWriter, r *http.Request) error {
 	g.allowOrigin(w, r, "")
 	v := g.visitOf(r)
 	g.keep(w, v, "")
-	w.Header().Set("Cache-Control", "no-store")
-	writeJSON(w, http.StatusOK, consentAnswer(v))
-	return nil
-}
-
-func consentAnswer(v visit) []byte {
-	if v.signal == "" {
-		return []byte(`{"opted_out":false}` + "\n")
-	}
-	return []byte(`{"opted_out":true,"by":"` + v.signal + `"}` + "\n")
+	w.Header()["Cache-Control"] = noStore
+	return g.writeStanding(w, r, &v)
 }

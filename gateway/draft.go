@@ -3,6 +3,7 @@ package gateway
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -97,6 +98,18 @@ func (d *draft) addIdentity(s string) {
 		return
 	}
 	d.event.Identities = append(d.event.Identities, proto.Identity(s))
+}
+
+// leaveDevice leaves out the ids of a device that limits ad tracking.
+func (d *draft) leaveDevice() {
+	before := len(d.event.Identities)
+	d.event.Identities = slices.DeleteFunc(d.event.Identities, func(id proto.Identity) bool {
+		kind := id.Kind()
+		return kind == "aaid" || kind == "idfa"
+	})
+	if before > 0 && len(d.event.Identities) == 0 {
+		d.refuse(proto.CodeOptedOut, "nothing is stored: the device limits ad tracking")
+	}
 }
 
 // plainIdentity reports whether s surely is an identity: a common kind, then

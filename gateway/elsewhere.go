@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"maps"
 	"net/http"
 	"time"
 
@@ -51,15 +52,18 @@ func (g *Gateway) elsewhere(h handler) handler {
 // passedOn marks the context of a question that another node passed on.
 type passedOn struct{}
 
+// ofConnection are headers that say nothing of the question.
+var ofConnection = [...]string{"Connection", "Content-Length", "Cookie", "Expect", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade"}
+
 // passOn gives another node's answer to a request with a key that is known; the
 // key goes along, and whoever answers goes by its rights.
 func (g *Gateway) passOn(w http.ResponseWriter, r *http.Request) error {
 	if _, err := g.authenticate(keyOf(r.Header["Authorization"]), proto.RoleClient, proto.RoleReport, proto.RoleAdmin); err != nil {
 		return err
 	}
-	q := &proto.Question{Method: r.Method, Target: r.URL.RequestURI(), Header: map[string]string{}}
-	for _, h := range proto.PassedOn {
-		q.Header[h] = r.Header.Get(h)
+	q := &proto.Question{Method: r.Method, Target: r.URL.RequestURI(), Header: r.Header.Clone()}
+	for _, h := range ofConnection {
+		delete(q.Header, h)
 	}
 	var err error
 	if q.Body, err = readUpTo(http.MaxBytesReader(w, r.Body, int64(g.c.BodyBytesMax)), nil, g.c.BodyBytesMax); err != nil {
@@ -72,9 +76,7 @@ func (g *Gateway) passOn(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if a.ContentType != "" {
-		w.Header().Set("Content-Type", a.ContentType)
-	}
+	maps.Copy(w.Header(), a.Header)
 	w.WriteHeader(a.Status)
 	_, _ = w.Write(a.Body)
 	return nil
@@ -99,9 +101,7 @@ func (g *Gateway) answerPassedOn(ctx context.Context, q *proto.Question) *proto.
 	if len(q.Body) == 0 {
 		r.Body = http.NoBody
 	}
-	for h, v := range q.Header {
-		r.Header.Set(h, v)
-	}
+	r.Header = q.Header
 	if !g.service.passedOn(r) {
 		return failed(proto.Errorf(proto.CodeForbidden, "%s %s is not passed on between nodes: ask the node itself", clip(q.Method), clip(r.URL.Path)))
 	}
@@ -110,12 +110,12 @@ func (g *Gateway) answerPassedOn(ctx context.Context, q *proto.Question) *proto.
 	if a.over {
 		return failed(proto.Errorf(proto.CodeUnavailable, "the answer is too large to be passed on: ask another node"))
 	}
-	return &proto.Reply{Status: max(a.status, http.StatusOK), ContentType: a.header.Get("Content-Type"), Body: a.body}
+	return &proto.Reply{Status: max(a.status, http.StatusOK), Header: a.header, Body: a.body}
 }
 
 func failed(err error) *proto.Reply {
 	e := asError(err)
-	return &proto.Reply{Status: statusOf(e.Code), ContentType: "application/json", Body: appendError(nil, e)}
+	return &proto.Reply{Status: statusOf(e.Code), Header: http.Header{"Content-Type": {"application/json"}}, Body: appendError(nil, e)}
 }
 
 // answer keeps what a handler writes, within elsewhereBytesMax.

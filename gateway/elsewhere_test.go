@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -84,8 +85,8 @@ func TestElsewhere(t *testing.T) {
 		want := send(near.Service(), q.method, q.target, q.body, head...)
 		mouth.behind.Store(true)
 		got := send(near.Service(), q.method, q.target, q.body, head...)
-		if got.Code != want.Code || got.Body.String() != want.Body.String() || got.Header().Get("Content-Type") != want.Header().Get("Content-Type") {
-			t.Errorf("%s %s: %d %q, not passed on %d %q", q.method, q.target, got.Code, got.Body, want.Code, want.Body)
+		if got.Code != want.Code || got.Body.String() != want.Body.String() || fmt.Sprint(got.Header()) != fmt.Sprint(want.Header()) {
+			t.Errorf("%s %s: %d %v %q, not passed on %d %v %q", q.method, q.target, got.Code, got.Header(), got.Body, want.Code, want.Header(), want.Body)
 		}
 		if n := mouth.asked.Load(); n != int32(i+1) {
 			t.Fatalf("%s %s was passed on %d times", q.method, q.target, n-int32(i))
@@ -93,6 +94,12 @@ func TestElsewhere(t *testing.T) {
 	}
 	if n := ear.asked.Load(); n != 0 {
 		t.Errorf("%d questions made two hops", n)
+	}
+
+	// A signal against it goes along.
+	mouth.behind.Store(true)
+	if w := send(near.Service(), "GET", "/v1/identities/browser:seen1/segments", "", auth, key("acme-key"), "Sec-GPC", "1"); strings.Contains(w.Body.String(), "auto") {
+		t.Errorf("with Sec-GPC: %d %s", w.Code, w.Body)
 	}
 
 	// What is no question stays, and so does whoever has no key.
@@ -122,7 +129,7 @@ func TestPassedOnIsNoDoor(t *testing.T) {
 	g, o := clustered(t, tw)
 	go func() { _ = g.ServeOthers(t.Context()) }()
 	<-o.begun
-	admin := map[string]string{"Authorization": key("admin-key")}
+	admin := http.Header{"Authorization": {key("admin-key")}}
 	for _, x := range []struct {
 		name string
 		q    proto.Question

@@ -16,7 +16,7 @@ var (
 	TagScript      = func() (zipped int) { t, _ := newTag(); return len(t.zipped) }
 	AppendText     = appendText
 	NamesNobody    = namesNobody
-	TCAllows       = tcAllows
+	TCAllows       = func(s string, vendor int) bool { return tcAllows(s, tcNeeded, vendor) }
 )
 
 // BidSegmentsMax is how many segments an answer to a bid request holds.
@@ -174,4 +174,12 @@ func (g *Gateway) WaitLiveDrained(client proto.ClientName) {
 func (g *Gateway) watcherOf(name proto.ClientName) *watcher {
 	client, _ := g.deps.Accounts.Client(name)
 	return g.live.watching()[client.ID][0]
+}
+
+// Languages are the words of each.
+func Languages() (list []words) {
+	for _, w := range languages {
+		list = append(list, *w)
+	}
+	return list
 }

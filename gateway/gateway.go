@@ -40,6 +40,8 @@ type Gateway struct {
 	blocked map[proto.Identity]struct{} // read only after New
 
 	partners map[partnerKey]partner // read only after New
+	policies policies
+	pages    pages
 
 	exporting chan struct{} // a slot for each export under way
 	live      *live
@@ -85,6 +87,10 @@ func New(c Config, deps Dependencies) (*Gateway, error) {
 	if g.partners, err = partnersOf(g.c.Partners); err != nil {
 		return nil, err
 	}
+	g.policies = newPolicies(g.c)
+	if g.pages, err = newPages(g.c.PseudonymKey); err != nil {
+		return nil, err
+	}
 	if g.metrics, err = newMetrics(deps.Registry); err != nil {
 		return nil, proto.Errorf(proto.CodeInvalid, "register the gateway's metrics: %w", err)
 	}
@@ -108,10 +114,6 @@ func (g *Gateway) Public() http.Handler { return g.public }
 
 // Service is the plane of those with a key.
 func (g *Gateway) Service() http.Handler { return g.service }
-
-// ServiceRoutes are method and path of each route of the service plane, for
-// tests that must know of all.
-func (g *Gateway) ServiceRoutes() []string { return slices.Clone(g.service.listed) }
 
 // admitRate takes n events from the client's allowance on a plane.
 func (g *Gateway) admitRate(public bool, client proto.ClientInfo, n int) error {

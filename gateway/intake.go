@@ -111,6 +111,10 @@ func (g *Gateway) serviceEvents(w http.ResponseWriter, r *http.Request, who prot
 	if err := g.ownClient(p, who, queryValue(r.URL.RawQuery, "client")); err != nil {
 		return err
 	}
+	if why := g.withheldFrom(r, whose(r, who)); why != "" {
+		w.Header()[withheldHeader] = []string{why}
+		p.admit = func(d *draft) { d.refuse(proto.CodeOptedOut, "nothing is stored: a signal was passed on ("+why+")") }
+	}
 	var err error
 	if p.body, err = g.readBody(w, r, p.body); err != nil {
 		return err
@@ -227,7 +231,25 @@ func (g *Gateway) admission(r *http.Request, p *post) *admission {
 			return p.client, proto.Errorf(proto.CodeClient, "the body names two clients")
 		}
 		a.exempt, a.secret = g.exempt(client), g.c.Secrets[client.Name]
+		if err == nil {
+			g.judge(&a.visit, r, client.Name)
+			g.judgeIdentity(&a.visit, client)
+		}
 		return client, err
 	}
 	return a
+}
+
+// judgeIdentity heeds that the visit's browser is opted out by its identity alone,
+// as after an opt-out in another place: its cookie is not renewed then.
+func (g *Gateway) judgeIdentity(v *visit, client proto.ClientInfo) {
+	if v.signal != "" || v.browser == "" {
+		return
+	}
+	l := g.lookups.Get().(*lookup)
+	defer g.freeLookup(l)
+	// Where it cannot be looked up the log decides: it keeps nothing either.
+	if seen, err := g.look(l, client, v.browser, g.millis()); err == nil && seen.OptedOut {
+		v.signal = withheldOptedOut
+	}
 }

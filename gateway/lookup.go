@@ -18,6 +18,7 @@ type lookup struct {
 	after      string
 	client     string
 	segments   []proto.SegmentID
+	withheld   string // why nothing is told, "" if it is
 	body       []byte
 	answer     []byte
 }
@@ -145,6 +146,10 @@ func parseIdentity(s string) (proto.Identity, error) {
 // look finds id's segments, which replace l's. Of an identity that is opted
 // out nothing is told.
 func (g *Gateway) look(l *lookup, client proto.ClientInfo, id proto.Identity, now proto.Millis) (v View, err error) {
+	if l.withheld != "" {
+		l.segments = l.segments[:0]
+		return View{OptedOut: true}, nil
+	}
 	v, l.segments, err = g.deps.Memberships.Lookup(client, id, now, l.segments[:0])
 	if v.OptedOut {
 		v.Known, l.segments = false, l.segments[:0]
@@ -246,6 +251,7 @@ func (g *Gateway) postLookup(w http.ResponseWriter, r *http.Request, who proto.P
 	if err := g.wait(r.Context(), l.after); err != nil {
 		return err
 	}
+	g.withhold(w, r, l, client)
 	if kind == protobufType {
 		x, err := g.allProtobuf(l, client)
 		if err != nil {
@@ -258,6 +264,13 @@ func (g *Gateway) postLookup(w http.ResponseWriter, r *http.Request, who proto.P
 	}
 	writeJSON(w, http.StatusOK, l.answer)
 	return nil
+}
+
+// withhold has a look-up tell nothing if signals that were passed on say so.
+func (g *Gateway) withhold(w http.ResponseWriter, r *http.Request, l *lookup, client proto.ClientInfo) {
+	if l.withheld = g.withheldFrom(r, client.Name); l.withheld != "" {
+		w.Header()[withheldHeader] = []string{l.withheld}
+	}
 }
 
 // fromQuery lets ?client= and ?after= stand in for the body's fields.
@@ -320,6 +333,7 @@ func (g *Gateway) getSegments(w http.ResponseWriter, r *http.Request, who proto.
 	}
 	l := g.lookups.Get().(*lookup)
 	defer g.freeLookup(l)
+	g.withhold(w, r, l, client)
 	if err := g.one(l, client, string(id), g.millis()); err != nil {
 		return err
 	}
@@ -354,6 +368,7 @@ func (g *Gateway) ownSegments(w http.ResponseWriter, r *http.Request) error {
 		return proto.Errorf(proto.CodeInvalid, "format is %q: use %s, or leave it out", clip(format), formatORTB2)
 	}
 	v := g.visitOf(r)
+	g.judge(&v, r, client.Name)
 	g.keep(w, v, "")
 	w.Header()["Cache-Control"] = noStore
 	l := g.lookups.Get().(*lookup)
@@ -364,10 +379,11 @@ func (g *Gateway) ownSegments(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		if view.OptedOut {
-			v.signal = "identity"
+			v.signal = withheldOptedOut
 		}
 	}
 	if v.signal != "" {
+		w.Header()[withheldHeader] = []string{v.signal}
 		l.segments = l.segments[:0]
 	}
 	if format == formatORTB2 {

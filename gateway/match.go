@@ -84,8 +84,8 @@ const matchQueryMax = 8 << 10
 // match is one call of a partner: its id of the browser.
 type match struct {
 	client, partner, uid, redirect, proof string
-	signals                               signals
-	seen                                  uint // parameters that were there
+	signals                               signals // read again by visitOf: here to see what is there twice
+	seen                                  uint    // parameters that were there
 }
 
 // parse reads the query. A parameter that matters may be there once: of two, a
@@ -122,9 +122,6 @@ func (m *match) take(key, value string) (bit uint) {
 		{"uid", &m.uid},
 		{"redirect", &m.redirect},
 		{"proof", &m.proof},
-		{"gdpr_consent", &m.signals.consent[0]},
-		{"us_privacy", &m.signals.usPrivacy[0]},
-		{"gpp", &m.signals.gpp[0]},
 	}
 	for i, t := range texts {
 		if t.key == key {
@@ -132,17 +129,7 @@ func (m *match) take(key, value string) (bit uint) {
 			return 1 << i
 		}
 	}
-	switch key {
-	case "gdpr":
-		m.signals.gdpr, m.signals.gdprSaid = value != "" && value != "0", value != ""
-		return 1 << len(texts)
-	case "gpp_sid":
-		if value != "" {
-			m.signals.sections.parse(value)
-		}
-		return 2 << len(texts)
-	}
-	return 0
+	return m.signals.take(key, value) << len(texts)
 }
 
 // identity is the partner's id as an identity.
@@ -199,7 +186,8 @@ func (g *Gateway) getMatch(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	v := g.visitOf(r)
-	why, err := g.mayMatch(&m, client, v, id)
+	g.judge(&v, r, client.Name)
+	why, err := g.mayMatch(client, v, id)
 	if err != nil {
 		return err
 	}
@@ -226,12 +214,9 @@ func (g *Gateway) getMatch(w http.ResponseWriter, r *http.Request) error {
 }
 
 // mayMatch is why nothing may be stored, "" if it may.
-func (g *Gateway) mayMatch(m *match, client proto.ClientInfo, v visit, id proto.Identity) (why string, err error) {
+func (g *Gateway) mayMatch(client proto.ClientInfo, v visit, id proto.Identity) (why string, err error) {
 	if v.signal != "" {
 		return v.signal, nil
-	}
-	if why := m.signals.against(g.c.TCFVendor); why != "" {
-		return why, nil
 	}
 	l := g.lookups.Get().(*lookup)
 	defer g.freeLookup(l)

@@ -14,6 +14,7 @@ func (g *Gateway) ownRecord(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	v := g.visitOf(r)
+	g.judge(&v, r, client.Name)
 	g.keep(w, v, "")
 	w.Header()["Cache-Control"] = noStore
 	record := proto.IdentityRecord{}
@@ -52,13 +53,29 @@ func (g *Gateway) eraseOwn(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header()["Cache-Control"] = noStore
 	v := g.visitOf(r)
-	if v.browser == "" {
-		return writeValue(w, http.StatusOK, ownErasure{Final: true})
-	}
-	s, err := g.erase(r.Context(), nil, v.browser)
+	answer, err := g.forgetOwn(w, r, &v)
 	if err != nil {
 		return err
 	}
-	g.setCookie(w, browserCookie, "", -1, false)
-	return writeValue(w, http.StatusOK, ownErasure{true, s.Final, s.Receipt})
+	return writeValue(w, http.StatusOK, answer)
+}
+
+// forgetOwn erases what the browser is known by and takes its cookie away. Of
+// several identities the answer has the first receipt.
+func (g *Gateway) forgetOwn(w http.ResponseWriter, r *http.Request, v *visit) (ownErasure, error) {
+	answer := ownErasure{Final: true}
+	for _, id := range v.claims() {
+		s, err := g.erase(r.Context(), nil, id)
+		if err != nil {
+			return answer, err
+		}
+		answer.Erased, answer.Final = true, answer.Final && s.Final
+		if answer.Receipt == nil {
+			answer.Receipt = s.Receipt
+		}
+	}
+	if answer.Erased {
+		g.setCookie(w, browserCookie, "", -1)
+	}
+	return answer, nil
 }

@@ -62,6 +62,7 @@ func (g *Gateway) postOpenRTB(w http.ResponseWriter, r *http.Request, who proto.
 		}
 	}
 	x.signals.fromHeaders(r.Header)
+	x.signals.optIn = g.policies.client(client.Name).consentFirst(r.Header, false)
 	why, err := g.fill(x, client)
 	if err != nil {
 		return err
@@ -87,7 +88,7 @@ func (g *Gateway) freeBid(x *bid) {
 // the first of its identities that is known; if any of them is opted out it is
 // about nobody.
 func (g *Gateway) fill(x *bid, client proto.ClientInfo) (why string, err error) {
-	if why := x.signals.against(g.c.TCFVendor); why != "" {
+	if why := x.signals.against(g.policies.client(client.Name)); why != "" {
 		return why, nil
 	}
 	c := g.c.OpenRTB[client.Name]

@@ -342,8 +342,12 @@ func (s *scanner) value() (v proto.Value, kind int, ok bool) {
 func (p *post) take() {
 	d, index := &p.draft, p.events
 	p.events++
-	if d.code == "" && p.admit != nil {
+	switch {
+	case d.code != "":
+	case p.admit != nil:
 		p.admit(d)
+	case d.lmt:
+		d.leaveDevice()
 	}
 	if d.code == "" && len(d.event.Identities) == 0 {
 		d.refuse(proto.CodeIdentity, "the event has no identity")

@@ -24,9 +24,16 @@ type route struct {
 	log     *slog.Logger
 }
 
+// Route is one path of a plane and a method that it takes.
+type Route struct{ Plane, Method, Path string }
+
+// Routes are all that there are, for those who write about each of them.
+func (g *Gateway) Routes() []Route { return slices.Concat(g.public.list, g.service.list) }
+
 // plane is one listener's routes. Paths in quick and those that lookupPath
 // knows are found without the mux.
 type plane struct {
+	list    []Route
 	routes  *http.ServeMux
 	quick   map[string]*route
 	segment *route // /v1/identities/{identity}/segments, on the service plane
@@ -34,7 +41,6 @@ type plane struct {
 	metrics *metrics
 	log     *slog.Logger
 	name    string
-	listed  []string // method and path of each route
 }
 
 func (g *Gateway) newPlane(name string) *plane {
@@ -69,9 +75,7 @@ func (p *plane) add(pattern string, methods map[string]handler) *route {
 	}
 	slices.Sort(allow)
 	for _, m := range allow {
-		if m != http.MethodHead {
-			p.listed = append(p.listed, m+" "+pattern)
-		}
+		p.list = append(p.list, Route{p.name, m, pattern})
 	}
 	rt := &route{methods: methods, allow: strings.Join(allow, ", "), metrics: p.metrics.route(p.name, pattern), log: p.log.With("path", pattern)}
 	p.routes.Handle(pattern, rt)
@@ -128,6 +132,11 @@ func (rt *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 const headersMax = 200
 
 func (p *plane) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if len(r.TransferEncoding) > 0 {
+		// A proxy in front may have gone by a Content-Length that was there too, and
+		// take what comes next on the connection for another's request.
+		w.Header()["Connection"] = []string{"close"}
+	}
 	if len(r.Header) > headersMax {
 		writeJSON(w, http.StatusRequestHeaderFieldsTooLarge, appendError(nil, proto.Errorf(proto.CodeTooLarge, "the request has over %d headers: send fewer", headersMax)))
 		return

@@ -22,14 +22,14 @@ func (g *Gateway) serviceRoutes() *plane {
 	p.add("/v1/openrtb", post(client(g.postOpenRTB))).asked(g, http.MethodPost)
 	p.segment = p.add("/v1/identities/{identity}/segments", get(client(g.getSegments))).asked(g, http.MethodGet)
 	p.add("/v1/identities/{identity}", map[string]handler{http.MethodGet: client(g.getRecord), http.MethodDelete: client(g.deleteIdentity)}).asked(g, http.MethodGet)
-	p.add("/v1/identities/{identity}/traits", map[string]handler{http.MethodPatch: client(g.patchTraits)})
-	p.add("/v1/identities/{identity}/explain", get(client(g.getExplanation))).asked(g, http.MethodGet)
+	p.add("/v1/identities/{identity}/traits", map[string]handler{http.MethodPatch: client(g.heed(g.patchTraits))})
+	p.add("/v1/identities/{identity}/explain", get(client(g.heed(g.getExplanation)))).asked(g, http.MethodGet)
 	p.add("/v1/segments", get(client(g.listSegments)))
 	p.add("/v1/segments/{id}", map[string]handler{
 		http.MethodGet: client(g.getSegment), http.MethodPut: client(g.putSegment), http.MethodDelete: client(g.deleteSegment),
 	})
-	p.add("/v1/links", map[string]handler{http.MethodPost: client(g.postLink), http.MethodDelete: client(g.deleteLink)})
-	p.add("/v1/users/{identity}", get(client(g.getUser))).asked(g, http.MethodGet)
+	p.add("/v1/links", map[string]handler{http.MethodPost: client(g.heed(g.postLink)), http.MethodDelete: client(g.deleteLink)})
+	p.add("/v1/users/{identity}", get(client(g.heed(g.getUser)))).asked(g, http.MethodGet)
 	p.add("/v1/optouts", map[string]handler{http.MethodPost: client(g.postOptOut), http.MethodGet: admin(g.getLedger)})
 	p.add("/v1/optouts/{identity}", get(client(g.getOptOut))).asked(g, http.MethodGet)
 	p.add("/v1/optins", post(client(g.postOptIn)))
@@ -49,12 +49,12 @@ func (g *Gateway) serviceRoutes() *plane {
 	p.add("/v1/campaigns/report", post(anyone(g.postCampaign)))
 	p.add("/v1/aggregates", get(anyone(g.getAggregates)))
 	p.add("/v1/leakage", get(client(g.getLeakage)))
-	p.add("/v1/traits", post(client(g.postTraits)))
+	p.add("/v1/traits", post(client(g.heed(g.postTraits))))
 	if g.deps.Imports != nil {
 		p.add("/v1/imports", map[string]handler{http.MethodGet: client(g.listImports), http.MethodPost: client(g.postImport)})
 		p.add("/v1/imports/check", post(client(g.checkImportRows)))
 		p.add("/v1/imports/{id}", map[string]handler{http.MethodGet: client(g.getImport), http.MethodDelete: client(g.deleteImport)})
-		p.add("/v1/imports/{id}/rows", post(client(g.postImportRows)))
+		p.add("/v1/imports/{id}/rows", post(client(g.heed(g.postImportRows))))
 		p.add("/v1/imports/{id}/commit", post(client(g.commitImport)))
 	}
 	if g.deps.Feeds != nil {

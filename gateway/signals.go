@@ -1,6 +1,10 @@
 package gateway
 
-import "net/http"
+import (
+	"net/http"
+	"net/url"
+	"strings"
+)
 
 // Why nothing was stored or told: the values of X-Kith-Withheld. The header's
 // name is in the form that net/http keeps.
@@ -26,26 +30,125 @@ var withheldReasons = [...]string{
 	withheldOptedOut, withheldNobody, withheldUnknown,
 }
 
-// signals are what a bid request, or a partner's call, says against the use of
-// an identity. Texts may come twice, as in regs and in regs.ext: each counts.
+// signals are what a request says against the use of an identity. Texts may
+// come twice, as in regs and in regs.ext: each counts.
 type signals struct {
 	lmt, dnt, gpc, coppa, gdpr bool
 	gdprSaid                   bool      // gdpr was given, be it as 0
+	optIn                      bool      // consent is needed where the visitor is
 	consent                    [2]string // TC strings
 	usPrivacy                  [2]string
 	gpp                        [2]string
 	sections                   sections // gpp_sid
 }
 
-// fromHeaders adds what a browser says itself, where its headers are passed on.
-func (x *signals) fromHeaders(h http.Header) {
-	x.gpc = x.gpc || h.Get("Sec-GPC") == "1"
-	x.dnt = x.dnt || h.Get("DNT") == "1"
+// signalsOf are the signals of a request's headers and query.
+func signalsOf(r *http.Request) signals {
+	var x signals
+	x.fromHeaders(r.Header)
+	if r.URL.RawQuery != "" {
+		x.fromQuery(r.URL.RawQuery)
+	}
+	return x
 }
 
-// against is the first reason against the use of the identity, "" if there is
-// none. vendor is the operator's number in the TCF's list, 0 for none.
-func (x *signals) against(vendor int) string {
+// fromHeaders adds what a browser says itself, where its headers are passed on.
+func (x *signals) fromHeaders(h http.Header) {
+	x.gpc = x.gpc || raised(h["Sec-Gpc"])
+	x.dnt = x.dnt || raised(h["Dnt"])
+}
+
+// raised reports whether a header that a browser raises is 1, in any of its lines
+// and in any part of one: who joined or doubled it did not lower it.
+func raised(lines []string) bool {
+	for _, line := range lines {
+		for part := range strings.SplitSeq(line, ",") {
+			if strings.TrimSpace(part) == "1" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// unreadable stands for a text that cannot be read, and so refuses.
+const unreadable = "?"
+
+// fromQuery adds what a query says. A signal that is there twice counts twice.
+func (x *signals) fromQuery(query string) {
+	for pair := range strings.SplitSeq(query, "&") {
+		key, value, _ := strings.Cut(pair, "=")
+		if strings.IndexByte(key, '%') >= 0 {
+			if k, err := url.QueryUnescape(key); err == nil {
+				key = k
+			}
+		}
+		if strings.ContainsAny(value, "%+") {
+			v, err := url.QueryUnescape(value)
+			if err != nil {
+				v = unreadable
+			}
+			value = v
+		}
+		x.take(key, value)
+	}
+}
+
+// take keeps a signal of a query, by the names that partners' addresses have
+// macros for. The bit tells signals apart; 0 is for other parameters.
+func (x *signals) take(key, value string) (bit uint) {
+	switch key {
+	case "gdpr_consent":
+		put(&x.consent, value)
+		return 1
+	case "us_privacy":
+		put(&x.usPrivacy, value)
+		return 2
+	case "gpp":
+		put(&x.gpp, value)
+		return 4
+	case "gdpr":
+		x.gdpr, x.gdprSaid = x.gdpr || flagged(value), x.gdprSaid || value != ""
+		return 8
+	case "gpp_sid":
+		if value != "" {
+			x.sections.parse(value)
+		}
+		return 16
+	}
+	for i, f := range [...]struct {
+		key  string
+		flag *bool
+	}{{"lmt", &x.lmt}, {"coppa", &x.coppa}, {"gpc", &x.gpc}, {"dnt", &x.dnt}} {
+		if f.key == key {
+			*f.flag = *f.flag || flagged(value)
+			return 32 << i
+		}
+	}
+	return 0
+}
+
+// flagged reports whether a flag of a query is set.
+func flagged(value string) bool {
+	return value != "" && value != "0" && value != "false" && value != "null"
+}
+
+// put adds a text; of a third one it is not known what it says.
+func put(texts *[2]string, s string) {
+	switch {
+	case s == "":
+	case texts[0] == "":
+		texts[0] = s
+	case texts[1] == "":
+		texts[1] = s
+	default:
+		texts[1] = unreadable
+	}
+}
+
+// against is the first reason against the use of the identity by a client with
+// the policy, "" if there is none.
+func (x *signals) against(p *policy) string {
 	switch {
 	case x.lmt:
 		return withheldLMT
@@ -57,18 +160,26 @@ func (x *signals) against(vendor int) string {
 		return withheldCOPPA
 	}
 	tc, refused := x.readGPP()
-	there, allow := consents(vendor, append(tc, x.consent[:]...))
-	// Where nobody says whether consent is needed, a string that is there counts.
-	needed := x.gdpr || x.sections.has(gppTCF) || there && !x.gdprSaid
-	switch {
-	case needed && !(there && allow):
+	switch there, allow := p.consents(append(tc, x.consent[:]...)); {
+	case x.needed(there) && !(there && allow):
 		return withheldGDPR
-	case x.usPrivacy[0] != "" && optedOutOfSale(x.usPrivacy[0]) || x.usPrivacy[1] != "" && optedOutOfSale(x.usPrivacy[1]):
+	case x.soldOut():
 		return withheldUSPrivacy
 	case refused:
 		return withheldGPP
 	}
 	return ""
+}
+
+// needed reports whether consent is; there: a TC string is. Where nobody says
+// whether it is needed, a string that is there counts.
+func (x *signals) needed(there bool) bool {
+	return x.optIn || x.gdpr || x.sections.has(gppTCF) || there && !x.gdprSaid
+}
+
+// soldOut reports whether a US Privacy string opts out of sale.
+func (x *signals) soldOut() bool {
+	return x.usPrivacy[0] != "" && optedOutOfSale(x.usPrivacy[0]) || x.usPrivacy[1] != "" && optedOutOfSale(x.usPrivacy[1])
 }
 
 // readGPP reads the GPP strings; tc are their TCF sections. Sections that are said
@@ -83,15 +194,4 @@ func (x *signals) readGPP() (tc []string, refused bool) {
 		tc, refused, read = append(tc, section), refused || no, true
 	}
 	return tc, refused || !read && (x.sections.other || x.sections.set&^(1<<gppTCF) != 0)
-}
-
-// consents reports whether there are TC strings, and whether all of them consent.
-func consents(vendor int, tc []string) (there, allow bool) {
-	allow = true
-	for _, s := range tc {
-		if s != "" {
-			there, allow = true, allow && tcAllows(s, vendor)
-		}
-	}
-	return there, allow
 }

@@ -11,22 +11,22 @@ const (
 	tcPurposesN = 24
 )
 
-// tcNeeded are the purposes without which nothing is stored or told: 1 (store
-// and read information on a device), 3 (make profiles) and 4 (use them to select
-// advertising).
+// tcNeeded are the purposes without which nothing is stored or told unless a
+// client's policy names others: 1 (store and read information on a device), 3
+// (make profiles) and 4 (use them to select advertising).
 const tcNeeded = 1<<(tcPurposesN-1) | 1<<(tcPurposesN-3) | 1<<(tcPurposesN-4)
 
-// tcAllows reports whether a TC string consents to the purposes needed and, if
+// tcAllows reports whether a TC string consents to the needed purposes and, if
 // vendor is not 0, to that vendor, with no restriction by the publisher against it
 // for one of them. A string that cannot be read, or is of
 // another version, does not. Legitimate interest is no consent.
-func tcAllows(s string, vendor int) bool {
+func tcAllows(s string, needed uint32, vendor int) bool {
 	core, _, _ := strings.Cut(s, ".")
 	b := bitString{s: core}
 	version := b.take(6)
 	b.at = tcPurposes
 	purposes := b.take(tcPurposesN)
-	if b.short || version != tcVersion || purposes&tcNeeded != tcNeeded {
+	if b.short || version != tcVersion || purposes&needed != needed {
 		return false
 	}
 	if vendor == 0 {
@@ -35,19 +35,19 @@ func tcAllows(s string, vendor int) bool {
 	b.at = tcVendors
 	consented := b.vendor(uint32(vendor))
 	b.vendor(uint32(vendor)) // legitimate interests
-	return consented && !b.restricted(uint32(vendor)) && !b.short
+	return consented && !b.restricted(needed, uint32(vendor)) && !b.short
 }
 
 // restricted reads the publisher's restrictions at b, and reports whether one takes
 // consent to a purpose that is needed from a vendor: flatly, or because only
 // legitimate interest is let.
-func (b *bitString) restricted(vendor uint32) (out bool) {
+func (b *bitString) restricted(needed, vendor uint32) (out bool) {
 	const flatly, interestOnly = 0, 2
 	for range b.take(12) {
 		purpose, kind := b.take(6), b.take(2)
 		named := b.ranges(vendor)
-		needed := purpose >= 1 && purpose <= tcPurposesN && tcNeeded>>(tcPurposesN-purpose)&1 == 1
-		out = out || named && needed && (kind == flatly || kind == interestOnly)
+		matters := purpose >= 1 && purpose <= tcPurposesN && needed>>(tcPurposesN-purpose)&1 == 1
+		out = out || named && matters && (kind == flatly || kind == interestOnly)
 		if b.short {
 			return true
 		}

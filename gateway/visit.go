@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -25,33 +26,66 @@ const (
 
 // visit is what a public request says of its browser and its consent.
 type visit struct {
-	browser proto.Identity // the cookie's, empty without one
-	cookie  bool           // kith_optout=1 was sent
-	signal  string         // why nothing may be stored: gpc, dnt or cookie; empty: it may
+	browser proto.Identity   // the cookie's, empty without one
+	several []proto.Identity // instead of browser, if cookies name more than one
+	cookie  bool             // kith_optout=1 was sent
+	signals signals
+	signal  string // why nothing may be stored, a value of X-Kith-Withheld; empty: it may
 }
 
-// visitOf reads cookies and signals.
+// severalMax bounds the identities of one browser that are cut with it.
+const severalMax = 4
+
+// visitOf reads cookies and signals, and heeds those that no policy can change.
 func (g *Gateway) visitOf(r *http.Request) visit {
-	var v visit
+	v := visit{signals: signalsOf(r)}
 	if len(r.Header["Cookie"]) > 0 {
-		if c, err := r.Cookie(browserCookie); err == nil {
-			v.browser = browserIdentity(c.Value)
-		}
-		c, err := r.Cookie(optOutCookie)
-		v.cookie = err == nil && c.Value == "1"
+		v.readCookies(r)
 	}
-	switch {
-	case v.cookie:
-		v.signal = "cookie"
-	case r.Header.Get("Sec-GPC") == "1":
-		v.signal = "gpc"
-	case r.Header.Get("DNT") == "1":
-		v.signal = "dnt"
-	}
-	if v.signal != "" {
+	if v.heedBrowser(); v.signal != "" {
 		g.metrics.optedOut.Inc()
 	}
 	return v
+}
+
+// heedBrowser sets signal to what the browser itself says.
+func (v *visit) heedBrowser() {
+	switch v.signal = ""; {
+	case v.cookie:
+		v.signal = withheldCookie
+	case v.signals.gpc:
+		v.signal = withheldGPC
+	case v.signals.dnt:
+		v.signal = withheldDNT
+	}
+}
+
+// readCookies reads ours. A browser whose cookies name several identities is known
+// by none of them: another site under the same domain might have set one.
+func (v *visit) readCookies(r *http.Request) {
+	for _, c := range r.CookiesNamed(browserCookie) {
+		switch id := browserIdentity(c.Value); {
+		case id == "" || id == v.browser || slices.Contains(v.several, id):
+		case v.browser == "":
+			v.browser = id
+		case len(v.several) < severalMax-1:
+			v.several = append(v.several, id)
+		}
+	}
+	if len(v.several) > 0 {
+		v.several, v.browser = append(v.several, v.browser), ""
+	}
+	for _, c := range r.CookiesNamed(optOutCookie) {
+		v.cookie = v.cookie || c.Value == "1"
+	}
+}
+
+// claims are all identities that the browser carries.
+func (v *visit) claims() []proto.Identity {
+	if v.browser != "" {
+		return []proto.Identity{v.browser}
+	}
+	return v.several
 }
 
 // browserIdentity is the identity that a kith_id value names, empty if it is
@@ -75,19 +109,24 @@ func newBrowser() proto.Identity {
 }
 
 // setCookie sets one for a time, or clears it if age is negative.
-func (g *Gateway) setCookie(w http.ResponseWriter, name, value string, age time.Duration, script bool) {
-	c := &http.Cookie{Name: name, Value: value, Path: "/", Domain: g.c.CookieDomain, MaxAge: int(age / time.Second), HttpOnly: !script}
-	if g.c.CookieInsecure {
-		c.SameSite = http.SameSiteLaxMode
-	} else {
-		c.Secure, c.SameSite = true, http.SameSiteNoneMode
-		// The opt-out must also be seen where cookies are not partitioned.
-		c.Partitioned = name == browserCookie
-	}
+func (g *Gateway) setCookie(w http.ResponseWriter, name, value string, age time.Duration) {
+	c := &http.Cookie{Name: name, Value: value, Path: "/", Domain: g.c.CookieDomain, MaxAge: int(age / time.Second), HttpOnly: true}
 	if age < 0 {
 		c.MaxAge = -1
 	}
+	if g.c.CookieInsecure {
+		c.SameSite = http.SameSiteLaxMode
+		http.SetCookie(w, c)
+		return
+	}
+	c.Secure, c.SameSite, c.Partitioned = true, http.SameSiteNoneMode, true
 	http.SetCookie(w, c)
+	if name == optOutCookie {
+		// On other sites' pages a browser may keep partitioned cookies only, and
+		// one that partitions must find the opt-out on all of them.
+		c.Partitioned = false
+		http.SetCookie(w, c)
+	}
 }
 
 // keep renews the visitor's cookies: the browser's if something was stored
@@ -95,9 +134,9 @@ func (g *Gateway) setCookie(w http.ResponseWriter, name, value string, age time.
 func (g *Gateway) keep(w http.ResponseWriter, v visit, stored proto.Identity) {
 	switch {
 	case v.cookie:
-		g.setCookie(w, optOutCookie, "1", optOutCookieAge, false)
+		g.setCookie(w, optOutCookie, "1", optOutCookieAge)
 	case v.signal == "" && stored != "":
-		g.setCookie(w, browserCookie, stored.Value(), browserCookieAge, false)
+		g.setCookie(w, browserCookie, stored.Value(), browserCookieAge)
 	}
 }
 
@@ -152,8 +191,8 @@ func sameSite(r *http.Request) bool {
 	if origin == "" {
 		return true
 	}
-	u, err := url.Parse(origin)
-	return err == nil && siteOf(u.Hostname()) == siteOf(hostname(r.Host))
+	u, err := url.Parse(origin) // "null" has no host
+	return err == nil && u.Hostname() != "" && siteOf(u.Hostname()) == siteOf(hostname(r.Host))
 }
 
 func hostname(hostport string) string {
@@ -161,9 +200,13 @@ func hostname(hostport string) string {
 	return u.Hostname()
 }
 
-// siteOf is the registrable domain of a host, or the host if it has none.
+// siteOf is the registrable domain of a host, or the host if it has none, as an
+// address in numbers.
 func siteOf(host string) string {
 	host = strings.ToLower(host)
+	if _, err := netip.ParseAddr(host); err == nil {
+		return host
+	}
 	if site, err := publicsuffix.EffectiveTLDPlusOne(host); err == nil {
 		return site
 	}

@@ -178,6 +178,10 @@ func readSecret(file string) ([]byte, error) {
 	return secret, nil
 }
 
+func consentPolicy(p config.Policy) gateway.ConsentPolicy {
+	return gateway.ConsentPolicy{Purposes: p.TCFPurposes, OptIn: p.OptIn, OptInUnknown: p.Unknown == config.OptIn}
+}
+
 func gatewayConfig(c config.Config) gateway.Config {
 	g := gateway.Config{
 		LinkConfidenceMin: map[proto.ClientName]float64{},
@@ -186,13 +190,15 @@ func gatewayConfig(c config.Config) gateway.Config {
 		EventsPerSecond: float64(c.Limits.RateEventsMax),
 		CookieDomain:    c.Cookies.Domain, CookieInsecure: c.Cookies.Insecure,
 		Secrets: map[proto.ClientName][]byte{}, Origins: map[proto.ClientName][]string{}, HostsAllowed: map[proto.ClientName][]string{}, Dev: c.Dev, Version: version,
-		EIDSource: c.OpenRTB.Source, TCFVendor: c.Consent.TCFVendor,
+		EIDSource: c.OpenRTB.Source, TCFVendor: c.Consent.TCFVendor, CountryHeader: c.Consent.CountryHeader,
+		Consent: consentPolicy(c.Consent.Policy()), ConsentOf: map[proto.ClientName]gateway.ConsentPolicy{},
 		OpenRTB: map[proto.ClientName]gateway.OpenRTB{}, Partners: map[proto.ClientName][]gateway.Partner{},
 	}
 	for _, id := range c.Links.Blocked {
 		g.Blocked = append(g.Blocked, proto.Identity(id))
 	}
 	for _, cl := range c.Clients {
+		g.ConsentOf[proto.ClientName(cl.Name)] = consentPolicy(c.PolicyOf(&cl))
 		if cl.LinkConfidenceMin != nil {
 			g.LinkConfidenceMin[proto.ClientName(cl.Name)] = *cl.LinkConfidenceMin
 		}

@@ -8,6 +8,7 @@
 package config
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -149,6 +150,9 @@ type Client struct {
 	Feed bool `yaml:"feed"`
 	// OpenRTB says how its bid requests are read and filled.
 	OpenRTB ClientOpenRTB `yaml:"openrtb"`
+	// Consent replaces the policy that Consent has for all; what it leaves out is as
+	// there.
+	Consent Policy `yaml:"consent"`
 	// Partners are those that it exchanges ids with.
 	Partners []Partner `yaml:"partners"`
 }
@@ -173,9 +177,46 @@ type Partner struct {
 	ProofSecret string `yaml:"proof_secret"`
 }
 
-// Consent is what the operator is in others' frameworks of consent.
+// Consent is when data may be stored and told. GPC, DNT and opt-outs are always
+// heeded: there is nothing to set.
 type Consent struct {
 	TCFVendor int `yaml:"tcf_vendor"` // number in the TCF's list of vendors; 0: none
+	// CountryHeader is set by the operator's proxy to the visitor's country, as ISO
+	// 3166-1 has it. Empty: no country is known.
+	CountryHeader string `yaml:"country_header"`
+	// The policy for clients without one of their own, as in Policy.
+	TCFPurposes []int    `yaml:"tcf_purposes"`
+	OptIn       []string `yaml:"opt_in"`
+	Unknown     string   `yaml:"unknown"`
+}
+
+// Policy is when one client's data may be stored and told.
+type Policy struct {
+	TCFPurposes []int    `yaml:"tcf_purposes"` // that a TC string must consent to where consent is needed
+	OptIn       []string `yaml:"opt_in"`       // countries where consent comes first
+	Unknown     string   `yaml:"unknown"`      // where the country is not known: opt-in or opt-out
+}
+
+// What may stand in Policy.Unknown.
+const (
+	OptIn  = "opt-in"
+	OptOut = "opt-out"
+)
+
+// Policy is that of clients without one of their own.
+func (c *Consent) Policy() Policy { return Policy{c.TCFPurposes, c.OptIn, c.Unknown} }
+
+// PolicyOf is the policy for a client.
+func (c *Config) PolicyOf(cl *Client) Policy {
+	p := c.Consent.Policy()
+	if cl.Consent.TCFPurposes != nil {
+		p.TCFPurposes = cl.Consent.TCFPurposes
+	}
+	if cl.Consent.OptIn != nil {
+		p.OptIn = cl.Consent.OptIn
+	}
+	p.Unknown = cmp.Or(cl.Consent.Unknown, p.Unknown)
+	return p
 }
 
 // OpenRTB is what bid requests are told of this deployment.
@@ -226,6 +267,12 @@ func Default() Config {
 			Sessions:     Duration(730 * 24 * time.Hour),
 			IdentityIdle: Duration(183 * 24 * time.Hour),
 			Aggregates:   Duration(1826 * 24 * time.Hour),
+		},
+		Consent: Consent{
+			TCFPurposes: []int{1, 3, 4},
+			// The European Economic Area and the United Kingdom.
+			OptIn:   strings.Fields("AT BE BG CY CZ DE DK EE ES FI FR GB GR HR HU IE IS IT LI LT LU LV MT NL NO PL PT RO SE SI SK"),
+			Unknown: OptOut,
 		},
 		Limits: Limits{
 			BodyBytesMax:     4 << 20,
@@ -285,7 +332,7 @@ type problem struct{ path, message string }
 func (p *problem) name() string { return strings.TrimPrefix(p.path, "$.") }
 
 func (c *Config) problem() *problem {
-	checks := []func() *problem{c.checkNode, c.checkAddresses, c.checkCluster, c.checkSizes, c.checkKeys, c.checkClients, c.checkPartners, c.checkOutside, c.checkLinks, c.checkLimits, c.checkRetention}
+	checks := []func() *problem{c.checkNode, c.checkAddresses, c.checkCluster, c.checkSizes, c.checkKeys, c.checkClients, c.checkPartners, c.checkOutside, c.checkConsent, c.checkLinks, c.checkLimits, c.checkRetention}
 	for _, check := range checks {
 		if p := check(); p != nil {
 			return p
@@ -521,6 +568,42 @@ func (c *Config) checkOutside() *problem {
 				return &problem{at("$.clients", i, "openrtb."+f.field), "use browser, aaid, idfa, account, stat or partner.NAME, or leave it out"}
 			}
 		}
+	}
+	return nil
+}
+
+func (c *Config) checkConsent() *problem {
+	if h := c.Consent.CountryHeader; len(h) > 64 || strings.Trim(strings.ToLower(h), "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+		return &problem{"$.consent.country_header", "write the name of a header that your proxy sets, such as CF-IPCountry, or leave it empty"}
+	}
+	general := c.Consent.Policy()
+	if p := general.problem("$.consent"); p != nil {
+		return p
+	}
+	for i, cl := range c.Clients {
+		if p := cl.Consent.problem(at("$.clients", i, "consent")); p != nil {
+			return p
+		}
+	}
+	return nil
+}
+
+func (x *Policy) problem(path string) *problem {
+	for i, n := range x.TCFPurposes {
+		if n < 1 || n > 24 {
+			return &problem{path + ".tcf_purposes[" + strconv.Itoa(i) + "]", "write the number of a purpose of the TCF, 1 to 24"}
+		}
+	}
+	if x.TCFPurposes != nil && !slices.Contains(x.TCFPurposes, 1) {
+		return &problem{path + ".tcf_purposes", "add 1: kith stores an id in the browser, which needs that purpose"}
+	}
+	for i, country := range x.OptIn {
+		if len(country) != 2 || strings.Trim(country, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" || country == "XX" || country == "ZZ" {
+			return &problem{path + ".opt_in[" + strconv.Itoa(i) + "]", "write a country as two capital letters, in quotes where YAML would take it for another word, such as \"NO\""}
+		}
+	}
+	if x.Unknown != "" && x.Unknown != OptIn && x.Unknown != OptOut {
+		return &problem{path + ".unknown", "use opt-in or opt-out"}
 	}
 	return nil
 }

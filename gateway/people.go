@@ -1,0 +1,224 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"kith/proto"
+)
+
+// This file is the two pages that people meet: /optout and /choices. They do all
+// that they do without script; with it, they stay where they are.
+
+// optOutPage shows how the visitor stands, with a button for the opposite.
+func (g *Gateway) optOutPage(w http.ResponseWriter, r *http.Request) error {
+	v := g.visitOf(r)
+	x := g.view(r, &v, true)
+	g.stand(r, &v, &x)
+	g.keep(w, v, "")
+	return g.show(w, http.StatusOK, &x)
+}
+
+// optOutForm takes the page's button.
+func (g *Gateway) optOutForm(w http.ResponseWriter, r *http.Request) error {
+	v := g.visitOf(r)
+	form, err := g.readForm(w, r, &v)
+	x := g.view(r, &v, true)
+	status := http.StatusOK
+	switch {
+	case err != nil:
+		status = x.failed(err)
+	case form.Get("do") == "out":
+		g.setCookie(w, optOutCookie, "1", optOutCookieAge)
+		cut, err := g.cutOwn(w, r, &v, form.Get("everywhere") == "1")
+		v.cookie = true
+		v.heedBrowser()
+		if err != nil {
+			status = x.failed(err)
+			break
+		}
+		v.browser, v.several = "", nil
+		x.Outcome = &outcome{Text: x.W.NowOut, Receipt: receiptText(cut.Receipt)}
+	case form.Get("do") == "in":
+		g.liftOwn(w, r, &v)
+		x.Outcome = &outcome{Text: x.W.NowIn}
+	default:
+		status = x.failed(proto.Errorf(proto.CodeInvalid, "the form does nothing"))
+	}
+	g.stand(r, &v, &x)
+	if x.Outcome != nil && !x.Outcome.Bad && form.Get("do") == "in" && x.Standing.OptedOut {
+		x.Outcome.Text = x.W.StillOut
+	}
+	x.Token = g.formToken(&v)
+	return g.show(w, status, &x)
+}
+
+// choicesPage shows what is held of the visitor, and what they may say of
+// themselves.
+func (g *Gateway) choicesPage(w http.ResponseWriter, r *http.Request) error {
+	v := g.visitOf(r)
+	x := g.view(r, &v, false)
+	g.stand(r, &v, &x)
+	g.keep(w, v, "")
+	return g.showChoices(w, r, http.StatusOK, &v, &x)
+}
+
+// choicesForm takes one of the page's forms.
+func (g *Gateway) choicesForm(w http.ResponseWriter, r *http.Request) error {
+	v := g.visitOf(r)
+	form, err := g.readForm(w, r, &v)
+	x := g.view(r, &v, false)
+	status := http.StatusOK
+	switch {
+	case err != nil:
+		status = x.failed(err)
+	case form.Get("do") == "save":
+		d := declarationOf(form)
+		d.Client = x.Client
+		answer, err := g.declare(w, r, &v, d)
+		switch {
+		case err != nil:
+			status = x.failed(err)
+		case d.child():
+			v.browser, v.several = "", nil
+			x.Outcome = &outcome{Text: x.W.NowChild, Receipt: receiptText(answer.Receipt)}
+		default:
+			x.Outcome = &outcome{Text: x.W.Saved}
+			// What was said is to be seen; where that takes long, later.
+			_ = g.wait(r.Context(), answer.Position)
+		}
+	case form.Get("do") == "erase":
+		answer, err := g.forgetOwn(w, r, &v)
+		if err != nil {
+			status = x.failed(err)
+			break
+		}
+		v.browser, v.several = "", nil
+		x.Outcome = &outcome{Text: x.W.Erased, Receipt: receiptText(answer.Receipt)}
+	default:
+		status = x.failed(proto.Errorf(proto.CodeInvalid, "the form does nothing"))
+	}
+	x.Token = g.formToken(&v)
+	g.stand(r, &v, &x)
+	return g.showChoices(w, r, status, &v, &x)
+}
+
+// showChoices adds what is held: of the client that the address names, or else
+// which clients hold something.
+func (g *Gateway) showChoices(w http.ResponseWriter, r *http.Request, status int, v *visit, x *pageView) error {
+	if x.Client == "" {
+		x.Clients = g.holders(x.W.Lang, v)
+		return g.show(w, status, x)
+	}
+	client, err := g.clientNamed(x.Client)
+	if err == nil {
+		err = g.addHeld(r.Context(), client, v, x)
+	}
+	if err != nil {
+		x.Client = ""
+		if failed := x.failed(err); status == http.StatusOK {
+			status = failed
+		}
+	}
+	return g.show(w, status, x)
+}
+
+// holders are the clients that hold something of the visitor's browser, as links.
+// Others are not named: whose data are here is nobody's affair but theirs.
+func (g *Gateway) holders(lang string, v *visit) (list []pageLink) {
+	if v.browser == "" {
+		return nil
+	}
+	l := g.lookups.Get().(*lookup)
+	defer g.freeLookup(l)
+	for _, c := range g.deps.Accounts.Clients() {
+		if seen, err := g.look(l, c, v.browser, g.millis()); err == nil && seen.Known {
+			list = append(list, pageLink{Name: string(c.Name), Address: pageQuery(lang, string(c.Name))})
+		}
+	}
+	slices.SortFunc(list, func(a, b pageLink) int { return strings.Compare(a.Name, b.Name) })
+	return list
+}
+
+// eventsShown bounds the events on a page.
+const eventsShown = 20
+
+// addHeld adds what the client holds of the visitor.
+func (g *Gateway) addHeld(ctx context.Context, client proto.ClientInfo, v *visit, x *pageView) error {
+	var record proto.IdentityRecord
+	if v.browser != "" {
+		var err error
+		if record, err = g.deps.Memberships.Record(ctx, client, v.browser); err != nil {
+			return err
+		}
+	}
+	x.Ages = pageChoices(ageBands, x.W.Ages, record.Traits[traitAge], x.W.Unsaid)
+	x.Genders = pageChoices(genders, x.W.Genders, record.Traits[traitGender], x.W.Unsaid)
+	for name, value := range record.Traits {
+		if name != traitAge && name != traitGender {
+			x.Traits = append(x.Traits, pageTrait{name, fmt.Sprint(value), proto.ReservedTrait(name)})
+		}
+	}
+	slices.SortFunc(x.Traits, func(a, b pageTrait) int { return strings.Compare(a.Name, b.Name) })
+	if !record.Known {
+		return nil
+	}
+	h := &pageHeld{
+		First: pageTime(record.FirstSeen), Last: pageTime(record.LastSeen), Segments: record.Segments, Total: len(record.Events),
+		Truncated: record.Truncated, Record: "v1/me" + pageQuery(x.W.Lang, string(client.Name)),
+	}
+	events := slices.Clone(record.Events)
+	slices.SortStableFunc(events, func(a, b proto.HistoryEvent) int { return b.Time.Compare(a.Time) })
+	for _, e := range events[:min(len(events), eventsShown)] {
+		h.Events = append(h.Events, pageEvent{pageTime(&e.Time), e.Event, e.URL})
+	}
+	x.Held = h
+	return nil
+}
+
+// pageChoices are the values that may be chosen, and none, which takes back.
+func pageChoices(values []string, texts map[string]string, chosen any, unsaid string) []pageChoice {
+	said, _ := chosen.(string)
+	list := []pageChoice{{"", unsaid, !slices.Contains(values, said)}}
+	for _, v := range values {
+		list = append(list, pageChoice{v, texts[v], v == said})
+	}
+	return list
+}
+
+func pageTime(t *time.Time) string {
+	if t == nil {
+		return ""
+	}
+	return t.UTC().Format("2006-01-02 15:04 UTC")
+}
+
+// wordsFor are the words of the language that is asked for, or else of the one that
+// the browser likes best.
+func wordsFor(asked, accepted string) *words {
+	for _, w := range languages {
+		if w.Lang == asked {
+			return w
+		}
+	}
+	best, quality := languages[0], 0.0
+	for part := range strings.SplitSeq(accepted[:min(len(accepted), 512)], ",") {
+		tag, parameter, _ := strings.Cut(part, ";")
+		primary, _, _ := strings.Cut(strings.TrimSpace(tag), "-")
+		q := 1.0
+		if s, ok := strings.CutPrefix(strings.TrimSpace(parameter), "q="); ok {
+			q, _ = strconv.ParseFloat(s, 64) // what is no number is 0: not wanted
+		}
+		for _, w := range languages {
+			if strings.EqualFold(w.Lang, primary) && q > quality {
+				best, quality = w, q
+			}
+		}
+	}
+	return best
+}

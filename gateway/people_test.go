@@ -1,0 +1,596 @@
+package gateway_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/net/html"
+
+	"kith/gateway"
+	"kith/proto"
+)
+
+// ownPage are the headers of a form that one of our pages sends.
+var ownPage = []string{"Content-Type", "application/x-www-form-urlencoded", "Sec-Fetch-Site", "same-origin", "Origin", "http://example.com"}
+
+// submit sends a page's form.
+func (r *rig) submit(target, body string, headers ...string) *httptest.ResponseRecorder {
+	return r.visit("POST", target, body, append(slices.Clone(ownPage), headers...)...)
+}
+
+// parsePage reads a page's HTML.
+func parsePage(t *testing.T, w *httptest.ResponseRecorder) *html.Node {
+	t.Helper()
+	n, err := html.Parse(strings.NewReader(w.Body.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// find are the elements below n that have an attribute, or any if it is "".
+func find(n *html.Node, element, attribute string) (list []*html.Node) {
+	for x := range n.Descendants() {
+		if x.Type == html.ElementNode && x.Data == element && (attribute == "" || attr(x, attribute) != "") {
+			list = append(list, x)
+		}
+	}
+	return list
+}
+
+func attr(n *html.Node, name string) string {
+	for _, a := range n.Attr {
+		if a.Key == name {
+			return a.Val
+		}
+	}
+	return ""
+}
+
+func text(n *html.Node) string {
+	var b strings.Builder
+	for x := range n.Descendants() {
+		if x.Type == html.TextNode {
+			b.WriteString(x.Data)
+		}
+	}
+	return strings.Join(strings.Fields(b.String()), " ")
+}
+
+// outcomeOf is what a page says came of a form.
+func outcomeOf(t *testing.T, w *httptest.ResponseRecorder) (class, says string) {
+	t.Helper()
+	for _, x := range find(parsePage(t, w), "div", "id") {
+		if attr(x, "id") == "outcome" {
+			return attr(x, "class"), text(x)
+		}
+	}
+	return "", ""
+}
+
+// isOut is whether the page says that the visitor is opted out.
+func isOut(t *testing.T, w *httptest.ResponseRecorder) bool {
+	t.Helper()
+	for _, x := range find(parsePage(t, w), "p", "data-opted-out") {
+		return attr(x, "data-opted-out") == "true"
+	}
+	t.Fatalf("no state on the page: %s", w.Body)
+	return false
+}
+
+const mineToo = "kith_id=abc123"
+
+// TestPagesAreSafe: no page can be framed, read by others, or made to run or load
+// anything that is not ours.
+func TestPagesAreSafe(t *testing.T) {
+	r := newRig(t)
+	pages := []*httptest.ResponseRecorder{
+		r.visit("GET", "/optout", ""), r.visit("GET", "/choices", ""), r.visit("GET", "/choices?client=demo", "", "Cookie", mineToo),
+		r.visit("GET", "/choices?client=nobody", ""), r.submit("/optout", "do=out"), r.visit("POST", "/optout", "do=out", "Content-Type", "text/plain"),
+		r.submit("/choices?client=demo", "do=erase"), r.visit("GET", "/optout?lang=%22%3E%3Cscript%3E&client=%3Cscript%3E", ""),
+	}
+	for i, w := range pages {
+		h := w.Header()
+		for name, want := range map[string]string{
+			"X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin", "Cache-Control": "no-store",
+			"Content-Type": "text/html; charset=utf-8", "Cross-Origin-Resource-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin",
+			"Access-Control-Allow-Origin": "",
+		} {
+			if got := h.Get(name); got != want {
+				t.Errorf("page %d: %s is %q", i, name, got)
+			}
+		}
+		csp := h.Get("Content-Security-Policy")
+		for _, want := range []string{"default-src 'none'", "frame-ancestors 'none'", "form-action 'self'", "base-uri 'none'", "script-src 'self'", "style-src 'self'"} {
+			if !strings.Contains(csp, want) {
+				t.Errorf("page %d: no %s in %s", i, want, csp)
+			}
+		}
+		if strings.Contains(csp, "unsafe") {
+			t.Errorf("page %d: %s", i, csp)
+		}
+		n := parsePage(t, w)
+		for x := range n.Descendants() {
+			for _, a := range x.Attr {
+				if strings.HasPrefix(a.Key, "on") || a.Key == "style" {
+					t.Errorf("page %d: %s has %s", i, x.Data, a.Key)
+				}
+				if (a.Key == "src" || a.Key == "href" || a.Key == "action") && (strings.Contains(a.Val, "//") || strings.Contains(a.Val, ":")) {
+					t.Errorf("page %d: %s leads to %s", i, x.Data, a.Val)
+				}
+			}
+		}
+		if scripts := find(n, "script", ""); len(scripts) != 1 || attr(scripts[0], "src") != "pages/people.js" || scripts[0].FirstChild != nil {
+			t.Errorf("page %d: %d scripts", i, len(scripts))
+		}
+		if len(find(n, "style", "")) != 0 {
+			t.Errorf("page %d has a style in it", i)
+		}
+	}
+	for path, kind := range map[string]string{"/pages/people.css": "text/css; charset=utf-8", "/pages/people.js": "text/javascript; charset=utf-8"} {
+		w := r.visit("GET", path, "")
+		if w.Code != 200 || w.Header().Get("Content-Type") != kind || w.Header().Get("X-Content-Type-Options") != "nosniff" || w.Body.Len() < 100 {
+			t.Errorf("%s: %d %v", path, w.Code, w.Header())
+		}
+		if w := r.visit("GET", path, "", "If-None-Match", w.Header().Get("ETag")); w.Code != 304 || w.Body.Len() != 0 {
+			t.Errorf("%s again: %d", path, w.Code)
+		}
+	}
+}
+
+// TestPagesAreAccessible checks what can be read off the HTML: a language, a title, one
+// h1, labels and captions, no id twice, and buttons that say what they do.
+func TestPagesAreAccessible(t *testing.T) {
+	r := newRig(t)
+	r.members[member{1, "browser:abc123"}] = []proto.SegmentID{"auto"}
+	for _, w := range []*httptest.ResponseRecorder{
+		r.visit("GET", "/optout", ""), r.visit("GET", "/optout", "", "Cookie", "kith_optout=1"), r.visit("GET", "/choices", "", "Cookie", mineToo),
+		r.visit("GET", "/choices?client=demo&lang=de", "", "Cookie", mineToo), r.submit("/optout", "do=out"), r.submit("/choices", "do=x"),
+	} {
+		n := parsePage(t, w)
+		for element, count := range map[string]int{"h1": 1, "main": 1, "title": 1} {
+			if got := len(find(n, element, "")); got != count {
+				t.Errorf("%d elements %s", got, element)
+			}
+		}
+		if lang := attr(find(n, "html", "")[0], "lang"); lang != w.Header().Get("Content-Language") || lang == "" {
+			t.Errorf("lang is %q", lang)
+		}
+		ids := map[string]bool{}
+		for x := range n.Descendants() {
+			if id := attr(x, "id"); id != "" {
+				if ids[id] {
+					t.Errorf("id %s is there twice", id)
+				}
+				ids[id] = true
+			}
+		}
+		for x := range n.Descendants() {
+			for _, name := range []string{"aria-labelledby", "aria-describedby"} {
+				if ref := attr(x, name); ref != "" && !ids[ref] {
+					t.Errorf("%s refers to %s, which is not there", x.Data, ref)
+				}
+			}
+		}
+		for _, input := range find(n, "input", "") {
+			if kind := attr(input, "type"); kind != "hidden" && (input.Parent.Data != "label" || text(input.Parent) == "") {
+				t.Errorf("an input %s has no label", attr(input, "name"))
+			}
+		}
+		for _, set := range find(n, "fieldset", "") {
+			if len(find(set, "legend", "")) != 1 {
+				t.Error("a fieldset has no legend")
+			}
+		}
+		for _, table := range find(n, "table", "") {
+			if len(find(table, "caption", "")) != 1 || len(find(table, "th", "scope")) == 0 {
+				t.Error("a table has no caption or headings")
+			}
+		}
+		for _, b := range append(find(n, "button", ""), find(n, "a", "")...) {
+			if text(b) == "" {
+				t.Errorf("a %s says nothing", b.Data)
+			}
+		}
+		live := false
+		for _, p := range find(n, "p", "aria-live") {
+			live = live || attr(p, "id") == "live" && attr(p, "role") == "status"
+		}
+		if !live || !ids["main"] {
+			t.Error("no live region, or nothing to skip to")
+		}
+	}
+}
+
+// TestWordsAreWhole: every text is there in every language.
+func TestWordsAreWhole(t *testing.T) {
+	languages := gateway.Languages()
+	for _, w := range languages {
+		v := reflect.ValueOf(w)
+		for i := range v.NumField() {
+			f, name := v.Field(i), v.Type().Field(i).Name
+			switch f.Kind() {
+			case reflect.String:
+				if f.String() == "" {
+					t.Errorf("%s: %s is empty", w.Lang, name)
+				}
+			case reflect.Map:
+				keys := func(m reflect.Value) (out []string) {
+					for _, k := range m.MapKeys() {
+						out = append(out, k.String())
+						if m.MapIndex(k).String() == "" {
+							t.Errorf("%s: %s has an empty text for %s", w.Lang, name, k)
+						}
+					}
+					slices.Sort(out)
+					return out
+				}
+				if d := cmp.Diff(keys(reflect.ValueOf(languages[0]).Field(i)), keys(f)); d != "" {
+					t.Errorf("%s: %s: %s", w.Lang, name, d)
+				}
+			}
+		}
+	}
+}
+
+func TestLanguages(t *testing.T) {
+	r := newRig(t)
+	for _, tt := range []struct{ query, accepted, want string }{
+		{"", "", "en"}, {"", "de", "de"}, {"", "de-CH,fr;q=0.8", "de"}, {"", "fr, en;q=0.5, de;q=0.7", "de"}, {"", "de;q=0, en", "en"}, {"", "fr", "en"},
+		{"", "de;q=x,en;q=0.1", "en"}, {"", "DE", "de"}, {"", "*", "en"}, {"", ";;;,,,;q=", "en"}, {"", strings.Repeat("xx,", 10_000) + "de", "en"},
+		{"?lang=de", "en", "de"}, {"?lang=en", "de", "en"}, {"?lang=xx", "de", "de"}, {"?lang=%3Cb%3E", "", "en"},
+	} {
+		w := r.visit("GET", "/optout"+tt.query, "", "Accept-Language", tt.accepted)
+		if got := w.Header().Get("Content-Language"); got != tt.want || attr(find(parsePage(t, w), "html", "")[0], "lang") != tt.want || !strings.Contains(w.Header().Get("Vary"), "Accept-Language") {
+			t.Errorf("%+v: %s", tt, got)
+		}
+	}
+	w := r.visit("GET", "/choices?client=demo&lang=de", "")
+	links := 0
+	for _, a := range find(parsePage(t, w), "a", "hreflang") {
+		links++
+		u, err := url.Parse(attr(a, "href"))
+		if err != nil || u.Query().Get("client") != "demo" || u.Query().Get("lang") != attr(a, "hreflang") {
+			t.Errorf("a language's link: %s", attr(a, "href"))
+		}
+	}
+	if links != 2 {
+		t.Errorf("%d links to languages", links)
+	}
+}
+
+// TestOptOutPage: one click, without script, and how things stand.
+func TestOptOutPage(t *testing.T) {
+	r := newRig(t)
+	w := r.visit("GET", "/optout", "", "Cookie", mineToo)
+	if w.Code != 200 || isOut(t, w) || len(cookies(w)) != 0 {
+		t.Errorf("%d %v", w.Code, w.Header())
+	}
+	w = r.submit("/optout", "do=out", "Cookie", mineToo)
+	class, says := outcomeOf(t, w)
+	if c := cookies(w); w.Code != 200 || class != "good" || !isOut(t, w) || c["kith_optout"].Value != "1" || c["kith_id"].MaxAge >= 0 {
+		t.Errorf("%d %s %v", w.Code, says, w.Header())
+	}
+	if !strings.Contains(says, `"signature":`) {
+		t.Errorf("no receipt: %s", says)
+	}
+	w = r.submit("/optout", "do=out&everywhere=1", "Cookie", "kith_id=abc124")
+	if d := cmp.Diff([]string{"optout browser:abc123 false", "optout browser:abc124 true"}, r.graph.cuts); d != "" {
+		t.Error(d)
+	}
+	for header, want := range map[string]string{"Sec-GPC": "Global Privacy Control", "DNT": "Do Not Track"} {
+		w = r.visit("GET", "/optout", "", header, "1")
+		if !isOut(t, w) || !strings.Contains(w.Body.String(), "by "+want) || len(find(parsePage(t, w), "form", "")) != 1 {
+			t.Errorf("%s: %s", header, w.Body)
+		}
+	}
+	w = r.visit("GET", "/optout", "", "Cookie", "kith_optout=1")
+	if !isOut(t, w) || cookies(w)["kith_optout"].Value != "1" {
+		t.Errorf("with the cookie: %v", w.Header())
+	}
+	w = r.submit("/optout", "do=in", "Cookie", "kith_optout=1")
+	if c := cookies(w)["kith_optout"]; w.Code != 200 || isOut(t, w) || c.MaxAge >= 0 {
+		t.Errorf("in: %d %v", w.Code, c)
+	}
+	w = r.submit("/optout", "do=in", "Cookie", "kith_optout=1", "Sec-GPC", "1")
+	if _, says := outcomeOf(t, w); !isOut(t, w) || !strings.Contains(says, "all the same") {
+		t.Errorf("in, under GPC: %s", says)
+	}
+	r.graph.cutErr = proto.Errorf(proto.CodeOverloaded, "full of /secret/paths")
+	w = r.submit("/optout", "do=out", "Cookie", "kith_id=abc125")
+	class, says = outcomeOf(t, w)
+	if c := cookies(w); w.Code != 503 || class != "bad" || !isOut(t, w) || c["kith_optout"].Value != "1" || c["kith_id"] != nil || strings.Contains(w.Body.String(), "secret") || w.Header().Get("Retry-After") == "" {
+		t.Errorf("not cut: %d %s %v", w.Code, says, w.Header())
+	}
+}
+
+// TestChoicesPage: what is held is shown, of whom it is asked for.
+func TestChoicesPage(t *testing.T) {
+	r := newRig(t)
+	r.members[member{2, "browser:abc123"}] = []proto.SegmentID{"auto", "moto"}
+	w := r.visit("GET", "/choices", "", "Cookie", mineToo)
+	body := w.Body.String()
+	if w.Code != 200 || !strings.Contains(body, "choices?client=acme&amp;lang=en") || strings.Contains(body, "client=demo") || strings.Contains(body, "client=other") {
+		t.Errorf("%d %s", w.Code, body)
+	}
+	w = r.visit("GET", "/choices?client=acme", "", "Cookie", mineToo)
+	if body = w.Body.String(); w.Code != 200 || !strings.Contains(body, "<dd>moto</dd>") || !strings.Contains(body, "v1/me?client=acme") {
+		t.Errorf("%d %s", w.Code, body)
+	}
+	if w = r.visit("GET", "/choices?client=demo", "", "Cookie", mineToo); strings.Contains(w.Body.String(), "moto") {
+		t.Error("one client's page shows what another one holds")
+	}
+	for _, name := range []string{"nobody", "a.*", "%00", strings.Repeat("x", 500)} {
+		w = r.visit("GET", "/choices?client="+name, "", "Cookie", mineToo)
+		if class, _ := outcomeOf(t, w); w.Code != 400 || class != "bad" {
+			t.Errorf("client %.20s: %d", name, w.Code)
+		}
+	}
+	if w = r.visit("GET", "/choices", "", "Cookie", "kith_id=new1"); strings.Contains(w.Body.String(), "client=") {
+		t.Error("clients are named to a stranger")
+	}
+	// An opt-out signal hides nothing of what is held, and there is nothing to say.
+	w = r.visit("GET", "/choices?client=acme", "", "Cookie", mineToo, "Sec-GPC", "1")
+	if body = w.Body.String(); !strings.Contains(body, "<dd>moto</dd>") || strings.Contains(body, "age_band") {
+		t.Errorf("under GPC: %s", body)
+	}
+	w = r.submit("/choices?client=acme", "do=erase", "Cookie", mineToo)
+	if class, says := outcomeOf(t, w); w.Code != 200 || class != "good" || !strings.Contains(says, `"action": "erase"`) || cookies(w)["kith_id"].MaxAge >= 0 || strings.Contains(w.Body.String(), "moto") {
+		t.Errorf("%d %s %v", w.Code, says, w.Header())
+	}
+	if d := cmp.Diff([]string{"erase browser:abc123 all"}, r.graph.cuts); d != "" {
+		t.Error(d)
+	}
+}
+
+func traitsOf(x proto.Traits) map[string]string {
+	out := map[string]string{}
+	for _, p := range x.Set {
+		out[p.Key] = p.Value.Text
+	}
+	return out
+}
+
+// TestDeclaration: forms and JSON say the same, of one client's browser.
+func TestDeclaration(t *testing.T) {
+	for _, tt := range []struct {
+		name, target, kind, body string
+		status                   int
+		want                     map[string]string // nil: nothing is stored
+	}{
+		{"JSON", "/v1/choices", "application/json", `{"client":"acme","age_band":"25-34","gender":"other"}`, 200, map[string]string{"age_band": "25-34", "gender": "other"}},
+		{"JSON, one of them", "/v1/choices", "application/json", `{"client":"acme","gender":"female","age_band":null}`, 200, map[string]string{"gender": "female"}},
+		{"JSON as text", "/v1/choices", "text/plain", `{"client":"acme","gender":"male"}`, 200, map[string]string{"gender": "male"}},
+		{"JSON as curl sends it", "/v1/choices", "application/x-www-form-urlencoded", ` {"client":"acme","gender":"male"}`, 200, map[string]string{"gender": "male"}},
+		{"taken back", "/v1/choices", "application/json", `{"client":"acme","age_band":""}`, 200, map[string]string{"age_band": ""}},
+		{"removed", "/v1/choices", "application/json", `{"client":"acme","remove":["plan","gender"],"gender":"male"}`, 200, map[string]string{"plan": "", "gender": "male"}},
+		{"a form", "/v1/choices", "application/x-www-form-urlencoded", `client=acme&age_band=65%2B&gender=`, 200, map[string]string{"age_band": "65+", "gender": ""}},
+		{"the page's form", "/choices?client=acme", "application/x-www-form-urlencoded", `do=save&age_band=18-24&gender=female`, 200, map[string]string{"age_band": "18-24", "gender": "female"}},
+		{"the page's form, another client in it", "/choices?client=acme", "application/x-www-form-urlencoded", `do=save&client=demo&gender=female`, 200, map[string]string{"gender": "female"}},
+		{"the page's form, traits to remove", "/choices?client=acme", "application/x-www-form-urlencoded", `do=save&remove=plan&remove=city`, 200, map[string]string{"plan": "", "city": ""}},
+		{"no client", "/v1/choices", "application/json", `{"age_band":"25-34"}`, 400, nil},
+		{"an unknown client", "/v1/choices", "application/json", `{"client":"nobody","age_band":"25-34"}`, 400, nil},
+		{"no such band", "/v1/choices", "application/json", `{"client":"acme","age_band":"12"}`, 400, nil},
+		{"no such gender", "/v1/choices", "application/json", `{"client":"acme","gender":"<b>"}`, 400, nil},
+		{"nothing", "/v1/choices", "application/json", `{"client":"acme"}`, 400, nil},
+		{"more than that", "/v1/choices", "application/json", `{"client":"acme","gender":"male","vip":true}`, 400, nil},
+		{"an import's trait", "/v1/choices", "application/json", `{"client":"acme","remove":["import.crm"]}`, 400, nil},
+		{"a trait of control characters", "/v1/choices", "application/json", `{"client":"acme","remove":["a\u0000"]}`, 400, nil},
+		{"a picture", "/v1/choices", "image/png", `x`, 415, nil},
+		{"a broken form", "/v1/choices", "application/x-www-form-urlencoded", `gender=%zz`, 400, nil},
+		{"a large form", "/v1/choices", "application/x-www-form-urlencoded", strings.Repeat("a=b&", 20_000), 413, nil},
+		{"the page's form, no client", "/choices", "application/x-www-form-urlencoded", `do=save&gender=male`, 400, nil},
+		{"the page's form, not a form", "/choices?client=acme", "application/json", `{}`, 415, nil},
+		{"the page's form, nothing to do", "/choices?client=acme", "application/x-www-form-urlencoded", `gender=male`, 400, nil},
+	} {
+		r := newRig(t)
+		w := r.visit("POST", tt.target, tt.body, "Content-Type", tt.kind, "Sec-Fetch-Site", "same-origin", "Cookie", mineToo)
+		if w.Code != tt.status {
+			t.Errorf("%s: %d %s", tt.name, w.Code, w.Body)
+		}
+		if tt.want == nil {
+			if len(r.traits) != 0 {
+				t.Errorf("%s: %v was stored", tt.name, r.traits)
+			}
+			continue
+		}
+		if len(r.traits) != 1 || r.traits[0].Client != 2 || r.traits[0].Identity != "browser:abc123" {
+			t.Errorf("%s: %+v", tt.name, r.traits)
+			continue
+		}
+		if d := cmp.Diff(tt.want, traitsOf(r.traits[0])); d != "" {
+			t.Errorf("%s: %s", tt.name, d)
+		}
+	}
+	// A browser without an identity gets one with what it says.
+	r := newRig(t)
+	w := r.visit("POST", "/v1/choices", `{"client":"acme","gender":"male"}`, "Content-Type", "application/json", "Sec-Fetch-Site", "same-origin")
+	if c := cookies(w)["kith_id"]; w.Code != 200 || c == nil || len(r.traits) != 1 || r.traits[0].Identity.Value() != c.Value {
+		t.Errorf("a first visit: %d %v %+v", w.Code, w.Header(), r.traits)
+	}
+	// Who takes something back that nobody knows gets none.
+	r = newRig(t)
+	if w = r.visit("POST", "/v1/choices", `{"client":"acme","gender":""}`, "Content-Type", "application/json"); w.Code != 200 || len(cookies(w)) != 0 || len(r.traits) != 0 {
+		t.Errorf("taken back by a stranger: %d %v", w.Code, w.Header())
+	}
+}
+
+// TestDeclarationUnderSignals: nothing is stored, but may be taken back.
+func TestDeclarationUnderSignals(t *testing.T) {
+	for _, headers := range [][]string{{"Sec-GPC", "1"}, {"DNT", "1"}, {"Cookie", mineToo + "; kith_optout=1"}} {
+		r := newRig(t)
+		with := append([]string{"Cookie", mineToo, "Content-Type", "application/json", "Sec-Fetch-Site", "same-origin"}, headers...)
+		if w := r.visit("POST", "/v1/choices", `{"client":"acme","gender":"male"}`, with...); w.Code != 403 || code(w) != "opted_out" || len(r.traits) != 0 || cookies(w)["kith_id"] != nil {
+			t.Errorf("%v: %d %s", headers, w.Code, w.Body)
+		}
+		if w := r.visit("POST", "/v1/choices", `{"client":"acme","gender":""}`, with...); w.Code != 200 || len(r.traits) != 1 {
+			t.Errorf("%v: taken back: %d %s", headers, w.Code, w.Body)
+		}
+		if w := r.submit("/choices?client=acme", "do=save&gender=male", with[len(with)-2:]...); w.Code != 403 || len(r.traits) != 1 {
+			t.Errorf("%v: the page: %d", headers, w.Code)
+		}
+	}
+	r := newRig(t)
+	r.graph.out["browser:abc123"] = &proto.OptOutState{OptedOut: true, Final: true}
+	if w := r.visit("POST", "/v1/choices", `{"client":"acme","gender":"male"}`, "Content-Type", "application/json", "Cookie", mineToo); w.Code != 403 || len(r.traits) != 0 || len(cookies(w)) != 0 {
+		t.Errorf("an opted-out identity: %d %s", w.Code, w.Body)
+	}
+}
+
+// TestChildren: who says to be one is opted out, everywhere, and nothing of what
+// they said is stored, whatever else they said.
+func TestChildren(t *testing.T) {
+	for name, send := range map[string]func(*rig) *httptest.ResponseRecorder{
+		"JSON": func(r *rig) *httptest.ResponseRecorder {
+			return r.visit("POST", "/v1/choices", `{"client":"acme","age_band":"under-13","gender":"male"}`, "Content-Type", "application/json", "Cookie", mineToo)
+		},
+		"JSON, no client": func(r *rig) *httptest.ResponseRecorder {
+			return r.visit("POST", "/v1/choices", `{"age_band":"under-13"}`, "Content-Type", "application/json", "Cookie", mineToo)
+		},
+		"form": func(r *rig) *httptest.ResponseRecorder {
+			return r.submit("/choices?client=acme", "do=save&age_band=under-13&gender=male", "Cookie", mineToo)
+		},
+		"form, under GPC": func(r *rig) *httptest.ResponseRecorder {
+			return r.submit("/choices?client=acme", "do=save&age_band=under-13&gender=male", "Cookie", mineToo, "Sec-GPC", "1")
+		},
+	} {
+		r := newRig(t)
+		r.join(2, 2, proto.Link{A: "browser:abc123", B: "account:kid1", Confidence: 1})
+		w := send(r)
+		if c := cookies(w); w.Code != 200 || c["kith_optout"] == nil || c["kith_optout"].Value != "1" || c["kith_id"] == nil || c["kith_id"].MaxAge >= 0 {
+			t.Errorf("%s: %d %v", name, w.Code, w.Header())
+		}
+		if len(r.traits) != 0 || len(r.taken()) != 0 {
+			t.Errorf("%s: stored %v", name, r.traits)
+		}
+		if d := cmp.Diff([]string{"optout browser:abc123 true"}, r.graph.cuts); d != "" {
+			t.Errorf("%s: %s", name, d)
+		}
+		if r.graph.out["account:kid1"] == nil {
+			t.Errorf("%s: the account is not opted out", name)
+		}
+		if name == "form" && (!strings.Contains(w.Body.String(), "Nothing of your answer was kept") || !isOut(t, w)) {
+			t.Errorf("%s: %s", name, w.Body)
+		}
+	}
+	r := newRig(t)
+	r.graph.cutErr = proto.Errorf(proto.CodeOverloaded, "full")
+	w := r.submit("/choices?client=acme", "do=save&age_band=under-13", "Cookie", mineToo)
+	if c := cookies(w); w.Code != 503 || c["kith_optout"] == nil || c["kith_id"] != nil || !isOut(t, w) {
+		t.Errorf("not cut: %d %v", w.Code, w.Header())
+	}
+}
+
+var tokenField = regexp.MustCompile(`name="token" value="([^"]+)"`)
+
+// TestForgedForms: who may not change anything does not, on any route that does.
+func TestForgedForms(t *testing.T) {
+	routes := []struct{ method, target, body, kind string }{
+		{"POST", "/optout", "do=out", "application/x-www-form-urlencoded"},
+		{"POST", "/optout", "do=in", "application/x-www-form-urlencoded"},
+		{"POST", "/choices?client=acme", "do=save&gender=male", "application/x-www-form-urlencoded"},
+		{"POST", "/choices?client=acme", "do=save&age_band=under-13", "application/x-www-form-urlencoded"},
+		{"POST", "/choices?client=acme", "do=erase", "application/x-www-form-urlencoded"},
+		{"POST", "/v1/choices", "client=acme&gender=male", "application/x-www-form-urlencoded"},
+		{"POST", "/v1/choices", `{"client":"acme","gender":"male"}`, "text/plain"},
+		{"POST", "/v1/choices", `{"client":"acme","age_band":"under-13"}`, "application/json"},
+		{"POST", "/v1/optout", "", ""},
+		{"POST", "/v1/optin", "", ""},
+		{"DELETE", "/v1/me", "", ""},
+	}
+	for _, rt := range routes {
+		for _, from := range []struct {
+			name    string
+			headers []string
+		}{
+			{"another site", []string{"Sec-Fetch-Site", "cross-site", "Origin", "https://evil.example"}},
+			{"another site, in a frame", []string{"Sec-Fetch-Site", "cross-site", "Origin", "http://example.com", "Sec-Fetch-Dest", "iframe"}},
+			{"another site, unsaid by whom", []string{"Sec-Fetch-Site", "cross-site"}},
+			{"an old browser, another site", []string{"Origin", "https://evil.example"}},
+			{"an old browser, a sandbox", []string{"Origin", "null"}},
+			{"an old browser, a name that ends the same", []string{"Origin", "https://evilexample.com"}},
+			{"an old browser, ours as a user", []string{"Origin", "https://example.com@evil.example"}},
+			{"an old browser, ours as a part", []string{"Origin", "https://example.com.evil.example"}},
+			{"a word that is none", []string{"Sec-Fetch-Site", "same-origin, cross-site"}},
+			{"one of the public suffix", []string{"Origin", "https://com"}},
+		} {
+			r := newRig(t)
+			w := r.visit(rt.method, rt.target, rt.body, append([]string{"Content-Type", rt.kind, "Cookie", mineToo}, from.headers...)...)
+			if w.Code != 403 || len(r.graph.cuts) != 0 || len(r.traits) != 0 || len(cookies(w)) != 0 {
+				t.Errorf("%s %s %s from %s: %d, cuts %v, traits %v, cookies %v", rt.method, rt.target, rt.body, from.name, w.Code, r.graph.cuts, r.traits, cookies(w))
+			}
+		}
+	}
+	// Where a browser says nothing of where a form comes from, the token does.
+	token := func(r *rig, cookie string) string {
+		m := tokenField.FindStringSubmatch(r.visit("GET", "/optout", "", "Cookie", cookie).Body.String())
+		if m == nil {
+			t.Fatal("no token on the page")
+		}
+		return m[1]
+	}
+	for _, rt := range routes[:7] {
+		for _, tt := range []struct {
+			name, cookie string
+			ok           bool
+		}{{"its own", mineToo, true}, {"a stranger's", "", false}, {"another browser's", "kith_id=abc124", false}, {"none", "none", false}} {
+			r := newRig(t)
+			body := rt.body
+			if tt.cookie != "none" {
+				body += "&token=" + token(r, tt.cookie)
+			}
+			if rt.kind == "text/plain" {
+				body = rt.body
+			}
+			w := r.visit(rt.method, rt.target, body, "Content-Type", rt.kind, "Cookie", mineToo)
+			if want := tt.ok && rt.kind != "text/plain"; (w.Code == 200) != want || !want && (w.Code != 403 || len(r.graph.cuts)+len(r.traits)+len(cookies(w)) != 0) {
+				t.Errorf("%s %s with the token %s: %d %v", rt.target, rt.body, tt.name, w.Code, r.graph.cuts)
+			}
+		}
+	}
+	r := newRig(t)
+	old := token(r, mineToo)
+	late := newRig(t, func(c *gateway.Config) { c.Now = func() time.Time { return now.Add(13 * time.Hour) } })
+	if w := late.visit("POST", "/choices?client=acme", "do=erase&token="+old, "Content-Type", "application/x-www-form-urlencoded", "Cookie", mineToo); w.Code != 403 {
+		t.Errorf("an old token: %d", w.Code)
+	}
+	// A page of the client's own, on another site, may declare for its client alone.
+	r = newRig(t, func(c *gateway.Config) {
+		c.Origins = map[proto.ClientName][]string{"acme": {"https://acme.example"}}
+	})
+	for body, status := range map[string]int{`{"client":"acme","gender":"male"}`: 200, `{"client":"demo","gender":"male"}`: 403} {
+		w := r.visit("POST", "/v1/choices", body, "Content-Type", "application/json", "Sec-Fetch-Site", "cross-site", "Origin", "https://acme.example", "Cookie", mineToo)
+		if w.Code != status || (w.Header().Get("Access-Control-Allow-Origin") != "") != (status == 200) {
+			t.Errorf("%s: %d %v", body, w.Code, w.Header())
+		}
+	}
+	if w := r.visit("POST", "/choices?client=acme", "do=erase", "Content-Type", "application/x-www-form-urlencoded", "Sec-Fetch-Site", "cross-site", "Origin", "https://acme.example", "Cookie", mineToo); w.Code != 403 || len(r.graph.cuts) != 0 {
+		t.Errorf("a page's form from a client's site: %d", w.Code)
+	}
+}
+
+// TestNothingByPicture: what a page of others can have a browser GET changes nothing.
+func TestNothingByPicture(t *testing.T) {
+	r := newRig(t)
+	for _, target := range []string{
+		"/v1/optout", "/v1/optin", "/v1/choices?client=acme&gender=male", "/optout?do=out", "/optout?do=in", "/choices?client=acme&do=erase", "/choices?client=acme&do=save&gender=male", "/v1/me?client=acme",
+	} {
+		for _, method := range []string{"GET", "HEAD"} {
+			w := r.visit(method, target, "", "Cookie", mineToo, "Sec-Fetch-Site", "cross-site", "Sec-Fetch-Dest", "image", "Sec-Fetch-Mode", "no-cors")
+			if len(r.graph.cuts)+len(r.traits)+len(r.taken()) != 0 || len(cookies(w)) != 0 {
+				t.Fatalf("%s %s: %d, %v %v", method, target, w.Code, r.graph.cuts, cookies(w))
+			}
+			if h := w.Header(); w.Code == http.StatusOK && (h.Get("Cross-Origin-Resource-Policy") != "same-origin" || h.Get("Access-Control-Allow-Origin") != "") {
+				t.Errorf("%s %s may be read: %v", method, target, h)
+			}
+		}
+	}
+}
