@@ -76,6 +76,16 @@ func TestParseNamesLineAndFix(t *testing.T) {
 		{"kind of user.id", "clients:\n  - name: a\n    openrtb:\n      user_id: device\n", 4, "partner.NAME"},
 		{"kind of buyeruid", "clients:\n  - name: a\n    openrtb: {segtax: 500, buyeruid: partner.}\n", 3, "partner.NAME"},
 		{"vendor", "consent:\n  tcf_vendor: 65536\n", 2, "list of vendors"},
+		{"GPC is always heeded", "consent:\n  gpc: ignore\n", 2, `unknown field "gpc"`},
+		{"DNT is always heeded", "clients:\n  - name: a\n    consent:\n      dnt: ignore\n", 4, `unknown field "dnt"`},
+		{"purpose", "consent:\n  tcf_purposes:\n    - 1\n    - 25\n", 4, "1 to 24"},
+		{"without purpose 1", "consent: {tcf_purposes: [3, 4]}\n", 1, "add 1"},
+		{"a client without purpose 1", "clients:\n  - name: a\n    consent:\n      tcf_purposes: []\n", 4, "add 1"},
+		{"country in words", "consent:\n  opt_in: [DE, Germany]\n", 2, "two capital letters"},
+		{"Norway", "clients:\n  - name: a\n    consent:\n      opt_in:\n        - DE\n        - xx\n", 6, "in quotes"},
+		{"unknown countries", "consent:\n  unknown: ask\n", 2, "opt-in or opt-out"},
+		{"a client's unknown countries", "clients:\n  - name: a\n    consent: {unknown: yes}\n", 3, "opt-in or opt-out"},
+		{"country header", "consent:\n  country_header: \"CF IPCountry\"\n", 2, "name of a header"},
 		{"source", "openrtb:\n  source: https://kith.example\n", 2, "a domain"},
 		{"retention", "log_retention: 1s\n", 1, "at least 1m"},
 		{"body", "limits:\n  body_bytes_max: 5\n", 2, "1024"},
@@ -266,4 +276,28 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("Parse accepted what Validate refuses: %v", err)
 		}
 	})
+}
+
+// A client's policy of consent replaces what it names of the general one.
+func TestPolicyOf(t *testing.T) {
+	c, err := config.Parse([]byte(`consent: {tcf_purposes: [1, 2], opt_in: [FR, "NO"]}
+clients:
+  - name: a
+  - name: b
+    consent: {unknown: opt-in}
+  - name: c
+    consent: {tcf_purposes: [1], opt_in: []}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	general := config.Policy{TCFPurposes: []int{1, 2}, OptIn: []string{"FR", "NO"}, Unknown: config.OptOut}
+	b, last := general, general
+	b.Unknown = config.OptIn
+	last.TCFPurposes, last.OptIn = []int{1}, []string{}
+	for i, want := range []config.Policy{general, b, last} {
+		if d := cmp.Diff(want, c.PolicyOf(&c.Clients[i])); d != "" {
+			t.Errorf("client %s: %s", c.Clients[i].Name, d)
+		}
+	}
 }
