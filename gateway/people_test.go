@@ -562,6 +562,13 @@ func TestForgedForms(t *testing.T) {
 	if w := late.visit("POST", "/choices?client=acme", "do=erase&token="+old, "Content-Type", "application/x-www-form-urlencoded", "Cookie", mineToo); w.Code != 403 {
 		t.Errorf("an old token: %d", w.Code)
 	}
+	// Addresses in numbers are sites of their own.
+	r = newRig(t)
+	for origin, status := range map[string]int{"http://192.168.0.1": 403, "http://1.10.0.0.1": 403, "http://10.0.0.1:8080": 200, "http://[::1]": 403} {
+		if w := r.visit("POST", "http://10.0.0.1/v1/optout", "", "Origin", origin); w.Code != status {
+			t.Errorf("from %s: %d", origin, w.Code)
+		}
+	}
 	// A page of the client's own, on another site, may declare for its client alone.
 	r = newRig(t, func(c *gateway.Config) {
 		c.Origins = map[proto.ClientName][]string{"acme": {"https://acme.example"}}
