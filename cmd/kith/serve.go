@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/net/netutil"
 
 	"kith/gateway"
 	"kith/internal/config"
@@ -242,20 +243,22 @@ func runParts(ctx context.Context, n node, g *gateway.Gateway, public, service n
 }
 
 func listen(c config.Config) (public, service net.Listener, err error) {
-	if public, err = listenOn("public", c.Public, c.TLS); err != nil {
+	if public, err = listenOn("public", c.Public, c.TLS, c.Limits.ConnectionsMax); err != nil {
 		return nil, nil, err
 	}
-	if service, err = listenOn("service", c.Service, c.TLS); err != nil {
+	if service, err = listenOn("service", c.Service, c.TLS, c.Limits.ConnectionsMax); err != nil {
 		return nil, nil, errors.Join(err, public.Close())
 	}
 	return public, service, nil
 }
 
-func listenOn(plane, addr string, files config.TLS) (net.Listener, error) {
+// listenOn opens a plane's port. Connections beyond most wait to be accepted.
+func listenOn(plane, addr string, files config.TLS, most int) (net.Listener, error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, proto.Errorf(proto.CodeConflict, "the %s plane cannot listen on %s: stop what listens there, or pass --%s ADDR: %w", plane, addr, plane, err)
 	}
+	l = netutil.LimitListener(l, most) // below TLS, which net/http must see
 	if files.Cert == "" {
 		return l, nil
 	}

@@ -244,6 +244,7 @@ type Limits struct {
 	MaxEventAge      Duration `yaml:"max_event_age"`
 	EventAheadMax    Duration `yaml:"event_ahead_max"`
 	RateEventsMax    int      `yaml:"rate_events_max"` // per client and second; 0: no limit
+	ConnectionsMax   int      `yaml:"connections_max"` // open at once, of each plane
 }
 
 // Cookies says how the public plane sets its cookies.
@@ -279,6 +280,7 @@ func Default() Config {
 			EventsPerBodyMax: 1000,
 			MaxEventAge:      Duration(30 * 24 * time.Hour),
 			EventAheadMax:    Duration(5 * time.Minute),
+			ConnectionsMax:   20_000,
 		},
 	}
 }
@@ -675,6 +677,8 @@ func (c *Config) checkLimits() *problem {
 		return &problem{"$.limits.max_event_age", "use at least 1m; the default is 30d"}
 	case l.EventAheadMax < 0 || l.EventAheadMax > Duration(time.Hour):
 		return &problem{"$.limits.event_ahead_max", "use 0s to 1h; the default is 5m"}
+	case l.ConnectionsMax < 100 || l.ConnectionsMax > 1_000_000:
+		return &problem{"$.limits.connections_max", "use 100 to 1000000, and less than the files that the process may open; the default is 20000"}
 	case l.RateEventsMax < 0:
 		return &problem{"$.limits.rate_events_max", "use 0 for no limit, or a number of events per second"}
 	}

@@ -86,6 +86,7 @@ func TestParseNamesLineAndFix(t *testing.T) {
 		{"unknown countries", "consent:\n  unknown: ask\n", 2, "opt-in or opt-out"},
 		{"a client's unknown countries", "clients:\n  - name: a\n    consent: {unknown: yes}\n", 3, "opt-in or opt-out"},
 		{"country header", "consent:\n  country_header: \"CF IPCountry\"\n", 2, "name of a header"},
+		{"connections", "limits: {connections_max: 0}\n", 1, "use 100 to 1000000"},
 		{"source", "openrtb:\n  source: https://kith.example\n", 2, "a domain"},
 		{"retention", "log_retention: 1s\n", 1, "at least 1m"},
 		{"body", "limits:\n  body_bytes_max: 5\n", 2, "1024"},
