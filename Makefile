@@ -70,7 +70,7 @@ test-mistakes: ## plant known mistakes in the graph and the engine and see that 
 	go test -count=1 -timeout 60m ./graph -run TestMistakes -mistakes all -mistake-seeds 3000
 	go test -count=1 -timeout 60m ./engine/sim -run TestMistakes -mistakes all
 
-test-browser: ## tag, console and tour in Debian's chromium
+test-browser: ## the tag, the pages for people, the console and the tour in Debian's chromium
 	go test -count=1 -v -run InABrowser ./gateway ./cmd/kith
 
 test-cluster: ## three nodes as processes: killed, paused, parted, on a full disk; some minutes, with ROUNDS=15 most of an hour

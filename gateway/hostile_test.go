@@ -353,7 +353,7 @@ func listenTLS(t *testing.T, g *gateway.Gateway, protocols ...string) (addr stri
 			t.Error(err)
 		}
 	})
-	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // our own certificate
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // our own certificate
 	t.Cleanup(transport.CloseIdleConnections)
 	return l.Addr().String(), &http.Client{Transport: transport}
 }
@@ -397,7 +397,7 @@ func http2Frame(b []byte, kind, flags byte, stream uint32, payload []byte) []byt
 
 // resetFlood sends requests and resets until they are sent or the server ends it.
 func resetFlood(addr string, streams uint32) error {
-	c, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}) //nolint:gosec // our own certificate
+	c, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}) // our own certificate
 	if err != nil {
 		return err
 	}
@@ -458,7 +458,7 @@ func TestNoHTTP2InTheClear(t *testing.T) {
 	}
 	alive(t, http.DefaultClient, "http://"+public)
 	addr, client := listenTLS(t, r.g)
-	c, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2", "http/1.1"}}) //nolint:gosec // our own certificate
+	c, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2", "http/1.1"}}) // our own certificate
 	if err == nil {
 		if p := c.ConnectionState().NegotiatedProtocol; p == "h2" {
 			t.Error("HTTP/2 is spoken where it is not offered")

@@ -60,8 +60,8 @@ func TestPagesInABrowser(t *testing.T) {
 	}
 }
 
-// TestPagesInTheDark: a browser that likes it dark is given it dark, and legible.
-func TestPagesInTheDark(t *testing.T) {
+// TestDarkPagesInABrowser: a browser that likes it dark is given it dark, and legible.
+func TestDarkPagesInABrowser(t *testing.T) {
 	ctx := browser(t, chromedp.Flag("blink-settings", "preferredColorScheme=0"))
 	r := newRig(t)
 	public, _ := listen(t, r)
@@ -93,9 +93,9 @@ const contrast = `(() => {
 	return Promise.resolve(least);
 })()`
 
-// TestPagesWithoutScript: a real browser that runs no script opts out, comes back,
+// TestScriptlessPagesInABrowser: a real browser that runs no script opts out, comes back,
 // says something and erases it.
-func TestPagesWithoutScript(t *testing.T) {
+func TestScriptlessPagesInABrowser(t *testing.T) {
 	ctx := browser(t, chromedp.Flag("blink-settings", "scriptEnabled=false"))
 	r := newRig(t)
 	public, _ := listen(t, r)

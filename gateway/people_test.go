@@ -282,7 +282,7 @@ func TestOptOutPage(t *testing.T) {
 	if !strings.Contains(says, `"signature":`) {
 		t.Errorf("no receipt: %s", says)
 	}
-	w = r.submit("/optout", "do=out&everywhere=1", "Cookie", "kith_id=abc124")
+	r.submit("/optout", "do=out&everywhere=1", "Cookie", "kith_id=abc124")
 	if d := cmp.Diff([]string{"optout browser:abc123 false", "optout browser:abc124 true"}, r.graph.cuts); d != "" {
 		t.Error(d)
 	}

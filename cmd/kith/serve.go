@@ -304,6 +304,7 @@ func welcome(ctx context.Context, c config.Config, f serveFlags, public, service
 func printReady(out io.Writer, c config.Config, publicURL, serviceURL string, d *demo.Demo) {
 	fmt.Fprintf(out, "\nkith %s is ready: queries are answered.\n\n", version)
 	fmt.Fprintf(out, "  public plane   %s   (the tag: %s/kith.js)\n", publicURL, publicURL)
+	fmt.Fprintf(out, "  for people     %s/optout and %s/choices\n", publicURL, publicURL)
 	fmt.Fprintf(out, "  service plane  %s   (metrics: %s/metrics)\n", serviceURL, serviceURL)
 	fmt.Fprintf(out, "  data           %s\n", c.Data)
 	if c.Dev {
