@@ -119,7 +119,7 @@ func declarationOf(form url.Values) declaration {
 // opts them out everywhere if they say that they are a child.
 func (g *Gateway) declare(w http.ResponseWriter, r *http.Request, v *visit, x declaration) (declared, error) {
 	if x.child() {
-		g.setCookie(w, optOutCookie, "1", optOutCookieAge)
+		g.setOptOut(w, v, true)
 		v.cookie = true
 		v.heedBrowser()
 		cut, err := g.cutOwn(w, r, v, true)

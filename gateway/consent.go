@@ -22,18 +22,18 @@ type ownOptOut struct {
 // that the page can try again.
 func (g *Gateway) optOut(w http.ResponseWriter, r *http.Request) error {
 	g.allowOrigin(w, r, "")
+	w.Header()["Cache-Control"] = noStore
+	v := g.visitOf(r)
+	x, malformed := g.readOwnOptOut(w, r)
+	if malformed == nil && x.Again && v.in && !v.cookie {
+		return writeValue(w, http.StatusOK, ownOptOut{})
+	}
 	if !sameSite(r) && !g.trustedOrigin(r) {
 		return errCrossSite
 	}
-	g.setCookie(w, optOutCookie, "1", optOutCookieAge)
-	w.Header()["Cache-Control"] = noStore
-	v := g.visitOf(r)
-	var x optOutRequest
-	if len(v.claims()) > 0 {
-		var err error
-		if x, err = g.readOwnOptOut(w, r); err != nil {
-			return err
-		}
+	g.setOptOut(w, &v, true)
+	if malformed != nil && len(v.claims()) > 0 {
+		return malformed
 	}
 	answer, err := g.cutOwn(w, r, &v, x.Everywhere)
 	if err != nil {
@@ -61,16 +61,23 @@ func (g *Gateway) cutOwn(w http.ResponseWriter, r *http.Request, v *visit, every
 	return answer, nil
 }
 
+// ownOptOutRequest is the body of an opt-out of the caller's own browser.
+type ownOptOutRequest struct {
+	Everywhere bool `json:"everywhere"`
+	// Again says that a page only repeats an opt-out that was answered before. An
+	// opt-in of this browser since, which an opt-out would have taken back, counts
+	// more.
+	Again bool `json:"again"`
+}
+
 // readOwnOptOut reads the body, which may be missing.
-func (g *Gateway) readOwnOptOut(w http.ResponseWriter, r *http.Request) (optOutRequest, error) {
-	var x struct {
-		Everywhere bool `json:"everywhere"`
-	}
+func (g *Gateway) readOwnOptOut(w http.ResponseWriter, r *http.Request) (ownOptOutRequest, error) {
+	var x ownOptOutRequest
 	body, err := g.readBody(w, r, nil)
 	if err == nil && len(body) > 0 {
 		err = decodeStrict(body, &x)
 	}
-	return optOutRequest{Everywhere: x.Everywhere}, err
+	return x, err
 }
 
 // notCut makes sure that a page may try again and knows what holds already.
@@ -97,7 +104,7 @@ func (g *Gateway) optIn(w http.ResponseWriter, r *http.Request) error {
 
 // liftOwn lifts the opt-out of v, but for what its browser says itself.
 func (g *Gateway) liftOwn(w http.ResponseWriter, r *http.Request, v *visit) {
-	g.setCookie(w, optOutCookie, "", -1)
+	g.setOptOut(w, v, false)
 	if len(v.several) > 0 || v.browser != "" && g.stillOut(r, v.browser) {
 		g.setCookie(w, browserCookie, "", -1)
 		v.browser, v.several = "", nil

@@ -101,7 +101,15 @@ func (p *post) appendAnswer(b []byte, pos proto.Position, failed, unproven int) 
 		b = append(b, `,"unproven":`...)
 		b = strconv.AppendInt(b, int64(unproven), 10)
 	}
-	return append(b, "}\n"...)
+	return append(appendSignal(b, p.signal), "}\n"...)
+}
+
+// appendSignal says why nothing is kept of the browser, if that is so.
+func appendSignal(b []byte, signal string) []byte {
+	if signal == "" {
+		return b
+	}
+	return appendText(append(b, `,"by":`...), signal)
 }
 
 // serviceEvents takes events of any identities from a client's own servers.
@@ -193,7 +201,10 @@ func (g *Gateway) publicEvents(w http.ResponseWriter, r *http.Request) error {
 	p := g.newPost()
 	defer g.freePost(p)
 	a := g.admission(r, p)
-	err := g.takePublic(w, r, p)
+	err := checkQuery(r.URL.RawQuery)
+	if err == nil {
+		err = g.takePublic(w, r, p)
+	}
 	g.allowOrigin(w, r, p.client.Name)
 	if err != nil {
 		return err
@@ -204,6 +215,7 @@ func (g *Gateway) publicEvents(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	g.keep(w, a.visit, a.stored)
+	p.signal = a.visit.signal
 	p.answer = p.appendAnswer(p.answer, pos, len(p.refused), a.unproven)
 	writeJSON(w, http.StatusOK, p.answer)
 	return nil

@@ -364,6 +364,9 @@ func (g *Gateway) ownSegments(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	format := queryValue(r.URL.RawQuery, "format")
+	if err := checkQuery(r.URL.RawQuery); err != nil {
+		return err
+	}
 	if format != "" && format != formatORTB2 {
 		return proto.Errorf(proto.CodeInvalid, "format is %q: use %s, or leave it out", clip(format), formatORTB2)
 	}
@@ -395,7 +398,7 @@ func (g *Gateway) ownSegments(w http.ResponseWriter, r *http.Request) error {
 	l.answer = appendBool(l.answer, v.signal != "")
 	l.answer = append(l.answer, `,"segments":`...)
 	l.answer = appendSegments(l.answer, l.segments)
-	l.answer = append(l.answer, "}\n"...)
+	l.answer = append(appendSignal(l.answer, v.signal), "}\n"...)
 	writeJSON(w, http.StatusOK, l.answer)
 	return nil
 }

@@ -123,7 +123,7 @@ func TestOptedOutIsDark(t *testing.T) {
 		t.Errorf("NATS: %s", m.Data)
 	}
 	w = r.visit("GET", "/v1/me/segments?client=acme", "", "Cookie", "kith_id=b1")
-	if got := strings.TrimSpace(w.Body.String()); got != `{"opted_out":true,"segments":[]}` {
+	if got := strings.TrimSpace(w.Body.String()); got != `{"opted_out":true,"segments":[],"by":"opted_out"}` {
 		t.Error("public:", got)
 	}
 }

@@ -34,7 +34,7 @@ func (g *Gateway) optOutForm(w http.ResponseWriter, r *http.Request) error {
 	case err != nil:
 		status = x.failed(err)
 	case form.Get("do") == "out":
-		g.setCookie(w, optOutCookie, "1", optOutCookieAge)
+		g.setOptOut(w, &v, true)
 		cut, err := g.cutOwn(w, r, &v, form.Get("everywhere") == "1")
 		v.cookie = true
 		v.heedBrowser()

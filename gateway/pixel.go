@@ -45,8 +45,8 @@ func (g *Gateway) pixel(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (g *Gateway) takePixel(ctx context.Context, p *post, query string) (proto.Position, error) {
-	if len(query) > 16<<10 {
-		return nil, proto.Errorf(proto.CodeTooLarge, "the query is over 16 KiB: use POST /v1/events")
+	if err := checkQuery(query); err != nil {
+		return nil, err
 	}
 	p.draft.reset()
 	p.draft.event.Name = "page"

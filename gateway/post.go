@@ -18,7 +18,8 @@ type post struct {
 	indexes []int // of the batch's commands in the body
 	refused []refusal
 	events  int
-	left    int // blocked identities, left out of events
+	left    int    // blocked identities, left out of events
+	signal  string // of a public request: why nothing of it is kept
 	body    []byte
 	answer  []byte
 

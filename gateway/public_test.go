@@ -165,7 +165,7 @@ func TestOptOutSignals(t *testing.T) {
 				t.Error(got)
 			}
 			w = r.visit("GET", "/v1/me/segments?client=demo", "", header...)
-			if got := strings.TrimSpace(w.Body.String()); got != `{"opted_out":true,"segments":[]}` {
+			if got := strings.TrimSpace(w.Body.String()); got != `{"opted_out":true,"segments":[],"by":"`+name+`"}` {
 				t.Error(got)
 			}
 		})

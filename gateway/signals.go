@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"kith/proto"
 )
 
 // Why nothing was stored or told: the values of X-Kith-Withheld. The header's
@@ -40,6 +42,16 @@ type signals struct {
 	usPrivacy                  [2]string
 	gpp                        [2]string
 	sections                   sections // gpp_sid
+}
+
+// queryMax bounds the query of a public request.
+const queryMax = 16 << 10
+
+func checkQuery(query string) error {
+	if len(query) > queryMax {
+		return proto.Errorf(proto.CodeTooLarge, "the query is over %d KiB: send events in the body of POST /v1/events", queryMax>>10)
+	}
+	return nil
 }
 
 // signalsOf are the signals of a request's headers and query.

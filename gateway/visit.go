@@ -19,6 +19,7 @@ import (
 const (
 	browserCookie = "kith_id"
 	optOutCookie  = "kith_optout"
+	optInCookie   = "kith_optin" // it has opted in after an opt-out
 
 	browserCookieAge = 183 * 24 * time.Hour
 	optOutCookieAge  = 5 * 365 * 24 * time.Hour // browsers cut it to 400 days
@@ -29,6 +30,8 @@ type visit struct {
 	browser proto.Identity   // the cookie's, empty without one
 	several []proto.Identity // instead of browser, if cookies name more than one
 	cookie  bool             // kith_optout=1 was sent
+	in      bool             // kith_optin=1 was sent
+	parted  bool             // it shows cookies to this site's pages only, but those made for that
 	signals signals
 	signal  string // why nothing may be stored, a value of X-Kith-Withheld; empty: it may
 }
@@ -42,6 +45,8 @@ func (g *Gateway) visitOf(r *http.Request) visit {
 	if len(r.Header["Cookie"]) > 0 {
 		v.readCookies(r)
 	}
+	access := r.Header.Get("Sec-Fetch-Storage-Access")
+	v.parted = access == "none" || access == "inactive"
 	if v.heedBrowser(); v.signal != "" {
 		g.metrics.optedOut.Inc()
 	}
@@ -78,6 +83,9 @@ func (v *visit) readCookies(r *http.Request) {
 	for _, c := range r.CookiesNamed(optOutCookie) {
 		v.cookie = v.cookie || c.Value == "1"
 	}
+	for _, c := range r.CookiesNamed(optInCookie) {
+		v.in = v.in || c.Value == "1"
+	}
 }
 
 // claims are all identities that the browser carries.
@@ -108,25 +116,38 @@ func newBrowser() proto.Identity {
 	return proto.Identity("browser:" + hex.EncodeToString(b[:]))
 }
 
-// setCookie sets one for a time, or clears it if age is negative.
+// setCookie sets the browser's or the opt-in's for a time, or clears it if age is
+// negative.
 func (g *Gateway) setCookie(w http.ResponseWriter, name, value string, age time.Duration) {
+	// Opting in is for pages of this site, where nothing is kept apart.
+	g.putCookie(w, name, value, age, name == browserCookie)
+}
+
+// setOptOut sets the opt-out's cookie, or clears it; what it opted in before goes
+// or comes. It must also be seen where cookies are not kept apart by the site of
+// the page; where they are, and only there, it can only be one that is.
+func (g *Gateway) setOptOut(w http.ResponseWriter, v *visit, out bool) {
+	if out {
+		g.putCookie(w, optOutCookie, "1", optOutCookieAge, v.parted)
+		g.setCookie(w, optInCookie, "", -1)
+		return
+	}
+	g.putCookie(w, optOutCookie, "", -1, true)
+	g.putCookie(w, optOutCookie, "", -1, false)
+	g.setCookie(w, optInCookie, "1", optOutCookieAge)
+}
+
+func (g *Gateway) putCookie(w http.ResponseWriter, name, value string, age time.Duration, parted bool) {
 	c := &http.Cookie{Name: name, Value: value, Path: "/", Domain: g.c.CookieDomain, MaxAge: int(age / time.Second), HttpOnly: true}
+	if g.c.CookieInsecure {
+		c.SameSite = http.SameSiteLaxMode
+	} else {
+		c.Secure, c.SameSite, c.Partitioned = true, http.SameSiteNoneMode, parted
+	}
 	if age < 0 {
 		c.MaxAge = -1
 	}
-	if g.c.CookieInsecure {
-		c.SameSite = http.SameSiteLaxMode
-		http.SetCookie(w, c)
-		return
-	}
-	c.Secure, c.SameSite, c.Partitioned = true, http.SameSiteNoneMode, true
 	http.SetCookie(w, c)
-	if name == optOutCookie {
-		// On other sites' pages a browser may keep partitioned cookies only, and
-		// one that partitions must find the opt-out on all of them.
-		c.Partitioned = false
-		http.SetCookie(w, c)
-	}
 }
 
 // keep renews the visitor's cookies: the browser's if something was stored
@@ -134,7 +155,7 @@ func (g *Gateway) setCookie(w http.ResponseWriter, name, value string, age time.
 func (g *Gateway) keep(w http.ResponseWriter, v visit, stored proto.Identity) {
 	switch {
 	case v.cookie:
-		g.setCookie(w, optOutCookie, "1", optOutCookieAge)
+		g.putCookie(w, optOutCookie, "1", optOutCookieAge, v.parted)
 	case v.signal == "" && stored != "":
 		g.setCookie(w, browserCookie, stored.Value(), browserCookieAge)
 	}
@@ -154,6 +175,7 @@ func (g *Gateway) allowOrigin(w http.ResponseWriter, r *http.Request, client pro
 	}
 	h.Set("Access-Control-Allow-Origin", origin)
 	h.Set("Access-Control-Allow-Credentials", "true")
+	h.Set("Access-Control-Expose-Headers", "Retry-After")
 	return true
 }
 

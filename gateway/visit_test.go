@@ -1,0 +1,162 @@
+package gateway_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"kith/gateway"
+	"kith/proto"
+)
+
+// TestOptOutAgain: a tag repeats what it remembers; an opt-in since counts more,
+// nothing else does.
+func TestOptOutAgain(t *testing.T) {
+	for _, tt := range []struct {
+		name, cookie, body string
+		out                bool
+	}{
+		{"cookies are gone", "", `{"again":true}`, true},
+		{"cookies are gone, but for a new identity", "kith_id=3f0c9a7b", `{"again":true}`, true},
+		{"the cookie is there", "kith_optout=1", `{"again":true}`, true},
+		{"opted in since", "kith_optin=1", `{"again":true}`, false},
+		{"opted in since, and known again", "kith_optin=1; kith_id=3f0c9a7b", `{"again":true}`, false},
+		{"opted in, and out elsewhere", "kith_optin=1; kith_optout=1", `{"again":true}`, true},
+		{"not again", "kith_optin=1", `{}`, true},
+		{"not again, said", "kith_optin=1", `{"again":false}`, true},
+		{"no body", "kith_optin=1", "", true},
+		{"a body that is none", "kith_optin=1", `{"again":true`, true},
+		{"a cookie that is none", "kith_optin=true", `{"again":true}`, true},
+	} {
+		r := newRig(t)
+		w := r.visit("POST", "/v1/optout", tt.body, "Cookie", tt.cookie)
+		set := cookies(w)
+		want := `{"opted_out":true`
+		if !tt.out {
+			want = `{"opted_out":false}`
+		}
+		if w.Code != 200 || !strings.HasPrefix(w.Body.String(), want) {
+			t.Errorf("%s: %d %s", tt.name, w.Code, w.Body)
+		}
+		if tt.out != (set["kith_optout"] != nil) || !tt.out && len(set) != 0 {
+			t.Errorf("%s: cookies %v", tt.name, w.Header()["Set-Cookie"])
+		}
+		if tt.out && set["kith_optin"].MaxAge >= 0 {
+			t.Errorf("%s: the opt-in is left", tt.name)
+		}
+		if cut := strings.Contains(tt.cookie, "kith_id") && tt.out; cut != (len(r.graph.cuts) > 0) {
+			t.Errorf("%s: cuts %v", tt.name, r.graph.cuts)
+		}
+	}
+	// From where an opt-out may not come, the question may, and changes nothing.
+	r := newRig(t)
+	for again, status := range map[string]int{`{"again":true}`: 200, `{}`: 403} {
+		w := r.visit("POST", "/v1/optout", again, "Cookie", "kith_optin=1; kith_id=3f0c9a7b", "Sec-Fetch-Site", "cross-site", "Origin", "https://evil.example")
+		if w.Code != status || len(cookies(w)) != 0 || len(r.graph.cuts) != 0 {
+			t.Errorf("%s: %d %v", again, w.Code, w.Header())
+		}
+	}
+	in := cookies(r.visit("POST", "/v1/optin", "", "Cookie", "kith_optout=1"))["kith_optin"]
+	if in == nil || in.Value != "1" || !in.HttpOnly || in.Partitioned {
+		t.Errorf("opt-in: %v", in)
+	}
+}
+
+// TestOptOutWhereCookiesAreApart: there only a cookie for the page's site is kept.
+func TestOptOutWhereCookiesAreApart(t *testing.T) {
+	r := newRig(t, func(c *gateway.Config) {
+		c.Origins = map[proto.ClientName][]string{"acme": {"https://acme.example"}}
+	})
+	for access, apart := range map[string]bool{"none": true, "inactive": true, "active": false, "": false} {
+		for _, cookie := range []string{"", "kith_optout=1"} {
+			headers := []string{"Sec-Fetch-Site", "cross-site", "Origin", "https://acme.example", "Cookie", cookie}
+			if access != "" {
+				headers = append(headers, "Sec-Fetch-Storage-Access", access)
+			}
+			c := cookies(r.visit("POST", "/v1/optout", "", headers...))["kith_optout"]
+			if c == nil || c.Partitioned != apart {
+				t.Errorf("%q: %v", access, c)
+			}
+			if cookie == "" {
+				continue
+			}
+			if c := cookies(r.visit("POST", "/v1/events", page, headers...))["kith_optout"]; c == nil || c.Partitioned != apart || c.MaxAge < 1 {
+				t.Errorf("%q, renewed: %v", access, c)
+			}
+		}
+	}
+}
+
+// TestSignalsOfAQuery: what a consent platform said counts on the tag's routes as
+// it does in a partner's call.
+func TestSignalsOfAQuery(t *testing.T) {
+	for _, tt := range []struct{ query, by string }{
+		{"gdpr=1&gdpr_consent=" + consented, ""},
+		{"gdpr=1&gdpr_consent=" + refused, "gdpr"},
+		{"gdpr=1", "gdpr"},
+		{"gdpr=0", ""},
+		{"gdpr=0&gdpr_consent=" + refused, ""},
+		{"gdpr_consent=" + refused, "gdpr"},
+		{"us_privacy=1YNN", ""},
+		{"us_privacy=1YYN", "us_privacy"},
+		{"gpp=DBABLA~" + usSection(1, 6, 2, 2, 2) + "&gpp_sid=7", ""},
+		{"gpp=DBABLA~" + usSection(1, 6, 1, 2, 2) + "&gpp_sid=7", "gpp"},
+		{"gpp=DBABLA%7E" + usSection(1, 6, 2, 2, 1) + "&gpp_sid=7%2C8", "gpp"},
+		{"gpp_sid=7", "gpp"},
+		{"gpp=&gpp_sid=&us_privacy=&gdpr=&gdpr_consent=", ""},
+	} {
+		r := newRig(t)
+		own := []string{"Cookie", "kith_id=3f0c9a7b"}
+		w := r.visit("POST", "/v1/events?"+tt.query, page, own...)
+		if got := strings.Contains(w.Body.String(), `"by":"`+tt.by+`"}`); w.Code != 200 || got != (tt.by != "") || strings.Contains(w.Body.String(), `"opted_out"`) != (tt.by != "") {
+			t.Errorf("%s: events: %d %s", tt.query, w.Code, w.Body)
+		}
+		if n := len(r.taken()); (n == 0) != (tt.by != "") || (cookies(w)["kith_id"] == nil) != (tt.by != "") {
+			t.Errorf("%s: %d events, cookies %v", tt.query, n, cookies(w))
+		}
+		r.visit("POST", "/v1/events", page, own...)
+		w = r.visit("GET", "/v1/me/segments?client=demo&"+tt.query, "", own...)
+		want := `{"opted_out":false,"segments":["all","auto"]}`
+		if tt.by != "" {
+			want = `{"opted_out":true,"segments":[],"by":"` + tt.by + `"}`
+		}
+		if got := strings.TrimSpace(w.Body.String()); got != want {
+			t.Errorf("%s: segments: %s", tt.query, got)
+		}
+		before := len(r.taken())
+		w = r.visit("GET", "/v1/pixel.gif?client=demo&p.gdpr=1&"+tt.query, "", own...)
+		if refused := strings.HasPrefix(w.Header().Get("X-Kith-Error"), "opted_out: "); refused != (tt.by != "") || (len(r.taken()) == before) != refused {
+			t.Errorf("%s: pixel: %v", tt.query, w.Header())
+		}
+	}
+	r := newRig(t, func(c *gateway.Config) { c.TCFVendor = 2 })
+	if w := r.visit("POST", "/v1/events?gdpr=1&gdpr_consent="+consented, page); !strings.Contains(w.Body.String(), `"by":"gdpr"`) {
+		t.Errorf("without consent to the vendor: %s", w.Body)
+	}
+	// What is there twice, or cannot be read, counts as against it.
+	for _, query := range []string{"gdpr=0&gdpr=1", "gdpr_consent=%zz"} {
+		if w := r.visit("POST", "/v1/events?"+query, page); !strings.Contains(w.Body.String(), `"by":"gdpr"`) {
+			t.Errorf("%s: %s", query, w.Body)
+		}
+	}
+	for query, want := range map[string]string{"gpp=" + strings.Repeat("D", 17<<10): "too_large", "other=%zz&other=1": ""} {
+		w := r.visit("POST", "/v1/events?"+query, page)
+		if code(w) != want || (w.Code == http.StatusOK) != (want == "") {
+			t.Errorf("%.20s: %d %s", query, w.Code, w.Body)
+		}
+		if w := r.visit("GET", "/v1/me/segments?client=demo&"+query, ""); code(w) != want {
+			t.Errorf("%.20s: segments: %d %s", query, w.Code, w.Body)
+		}
+	}
+}
+
+// TestPagesReadRetryAfter: a page of another site sees no header that is not named.
+func TestPagesReadRetryAfter(t *testing.T) {
+	r := newRig(t)
+	r.fail, r.failErr = func(int, *proto.Event) bool { return true }, &proto.Error{Code: proto.CodeUnavailable, Message: "no leader", RetryAfter: 7 * time.Second}
+	w := r.visit("POST", "/v1/events", page, "Origin", "https://news.example")
+	if h := w.Header(); w.Code != 503 || h.Get("Retry-After") != "7" || h.Get("Access-Control-Expose-Headers") != "Retry-After" || h.Get("Access-Control-Allow-Origin") != "https://news.example" {
+		t.Errorf("%d %v", w.Code, w.Header())
+	}
+}
