@@ -12,7 +12,7 @@ IDENTITIES ?= 650000
 DATA ?= ./kith-data
 RUN ?=
 
-.PHONY: help run demo test build lint test-race test-kill test-graph test-sim test-mistakes test-cluster test-browser cluster fuzz bench proto fmt deadcode clean
+.PHONY: help run demo test build lint test-race test-kill test-graph test-sim test-mistakes test-cluster test-browser cluster tag fuzz bench proto fmt deadcode clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -69,6 +69,9 @@ test-sim: ## the simulations of the graph and of the engine, SEEDS seeds (1000) 
 test-mistakes: ## plant known mistakes in the graph and the engine and see that each is noticed; some minutes
 	go test -count=1 -timeout 60m ./graph -run TestMistakes -mistakes all -mistake-seeds 3000
 	go test -count=1 -timeout 60m ./engine/sim -run TestMistakes -mistakes all
+
+tag: ## build gateway/kith.min.js, the tag that is served, from gateway/kith.js
+	go generate ./gateway
 
 test-browser: ## the tag, the pages for people, the console and the tour in Debian's chromium
 	go test -count=1 -v -run InABrowser ./gateway ./cmd/kith

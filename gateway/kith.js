@@ -1,75 +1,386 @@
-(function (w, d, n) {
-  var q = (w.kith && w.kith.q) || [], s = d.currentScript || d.querySelector("script[data-client]");
-  if (w.kith && w.kith.v) return;
-  var client = s && s.getAttribute("data-client"), base = s ? s.src.replace(/\/kith\.js.*$/, "") : "";
-  var off = n.globalPrivacyControl === true || n.doNotTrack === "1" || w.doNotTrack === "1";
+// The tag for publishers' pages. docs/api.md says what it does and
+// docs/decisions/tag.md why. kith.min.js, which is served, is built from this
+// file: make tag.
+((w, d, n) => {
+  const script = d.currentScript || d.querySelector("script[data-client]");
+  const stub = w.kith || {};
+  // Browsers from before 2018 are left alone: calls go on into the queue.
+  if (stub.v || !script || !w.fetch || !w.AbortController) return;
 
-  // One body a tick, and one request at a time: before the first answer there
-  // is no cookie, and each request without one would make a new browser.
-  var queue = [], timer = 0, busy = false;
-  function body() {
-    return JSON.stringify({ client: client, events: queue.splice(0, 20) });
+  const data = script.dataset;
+  const base = script.src.replace(/\/kith\.js.*$/, "");
+  const warn = text => console.warn("kith: " + text);
+  if (!data.client) return warn("no data-client");
+
+  const silent = n.globalPrivacyControl || n.doNotTrack === "1" || w.doNotTrack === "1";
+  const outKey = "kith_optout", segmentsKey = "kith_segments";
+  const eventsMax = 100, charsMax = 2e4;
+
+  // ---- What may be done
+
+  let gate = 0; // 0: not decided, 1: open, -1: shut
+  let out = false; // opted out: the gate stays shut
+  let signals = ""; // what the consent platform said, as a query
+
+  // Storage may be missing or forbidden, then nothing is remembered. A value
+  // of null removes; without a value it reads, null if there is nothing.
+  function storage(key, value) {
+    try {
+      const s = w.localStorage;
+      if (value === undefined) return s.getItem(key);
+      if (value === null) s.removeItem(key);
+      else s.setItem(key, value);
+    } catch (e) {}
+    return null;
   }
+
+  function shut() {
+    // Before consent there is nothing of ours, and nothing is touched.
+    if (gate > 0) storage(segmentsKey, null);
+    gate = -1;
+    queue = [];
+    waiting.splice(0).forEach(f => f());
+  }
+
+  function open(query) {
+    signals = query;
+    if (gate > 0) return;
+    const heard = storage(outKey);
+    if (heard !== null) return leaveAlone(), tell(+heard);
+    gate = 1;
+    later(50);
+    waiting.splice(0).forEach(f => f());
+  }
+
+  function leaveAlone() {
+    out = true;
+    shut();
+  }
+
+  // may reports whether the gate is open still: another tab may have opted out.
+  function may() {
+    if (gate > 0 && storage(outKey) !== null) leaveAlone();
+    return gate > 0;
+  }
+
+  // tell says an opt-out to the gateway, or repeats it, since its cookie may be
+  // gone: heard is 1 once the gateway has answered. What is stored tells the two
+  // apart and nothing else, for it goes out with each page.
+  function tell(heard, cb) {
+    ask("/v1/optout", 1e4, heard ? '{"again":true}' : "{}").then(x => {
+      // The person has opted in since, on the gateway's own page.
+      if (x.opted_out === false) {
+        storage(outKey, null);
+        out = false;
+        gate = 0;
+        view();
+        decide();
+      } else if (x.opted_out) storage(outKey, 1);
+      if (cb) cb(x);
+    });
+  }
+
+  // refused is what to do when an answer says that nothing is kept of this
+  // browser. Only a person's own opt-out is remembered.
+  function refused(x) {
+    if (x.by !== "cookie") return shut();
+    storage(outKey, 1);
+    leaveAlone();
+  }
+
+  // ---- Sending
+
+  let queue = []; // events as JSON, at most eventsMax and a batch that came back
+  let busy = false; // one request at a time: see flush
+  let timer = 0, tries = 0;
+
+  // ask gives the answer's JSON with its status and Retry-After; status 0 if
+  // there was no answer. Without a body it is a GET. A body of text needs no
+  // preflight.
+  function ask(path, millis, body) {
+    const stop = new AbortController();
+    setTimeout(() => stop.abort(), millis);
+    return fetch(base + path, { method: body ? "POST" : "GET", body, credentials: "include", keepalive: !!body, signal: stop.signal })
+      .then(r => r.json().catch(() => ({})).then(x => Object.assign(x, { status: r.status, wait: r.headers.get("Retry-After") })))
+      .catch(() => ({ status: 0 }));
+  }
+
+  // batch takes up to 20 events from the queue: keepalive and sendBeacon carry
+  // 64 KiB, and a node remembers the ids of the last 32 events.
+  function batch() {
+    let chars = 0, i = 0;
+    while (i < queue.length && i < 20 && (chars += queue[i].length) <= charsMax) i++;
+    return queue.splice(0, i || 1);
+  }
+
+  const bodyOf = list => '{"client":' + JSON.stringify(data.client) + ',"events":[' + list + "]}";
+  const eventsURL = () => "/v1/events" + (signals && "?" + signals);
+
+  function later(millis) {
+    if (gate > 0 && !busy && !timer && queue.length) timer = setTimeout(flush, millis);
+  }
+
+  // flush sends what is queued, one request at a time: before the first answer
+  // there is no cookie, and each request without one would make a new browser.
   function flush() {
-    clearTimeout(timer);
     timer = 0;
-    if (busy || !queue.length) return;
-    if (!w.fetch) return leave();
+    if (!may() || !queue.length) return;
+    const sent = batch();
     busy = true;
-    // text/plain needs no preflight.
-    fetch(base + "/v1/events", { method: "POST", body: body(), headers: { "Content-Type": "text/plain" }, credentials: "include", keepalive: true }).then(next, next);
+    // A page that goes away fails its requests, though they arrive: what failed
+    // is not back in the queue before the page is gone.
+    ask(eventsURL(), 1e4, bodyOf(sent)).then(x => x.status ? x : new Promise(done => setTimeout(done, 1e3, x))).then(x => {
+      busy = false;
+      if (x.by) return refused(x);
+      let again = [];
+      if (!x.status || x.status === 429 || x.status >= 500) again = sent;
+      else if (x.error) warn(x.error.message);
+      (x.refused || []).forEach(r => {
+        if (r.code === "unavailable") again.push(sent[r.index]);
+        else warn("refused: " + r.message);
+      });
+      if (!again.length || gate < 1) tries = 0;
+      else if (++tries > 5) {
+        warn("lost: " + again.length + " events");
+        tries = 0;
+      } else queue = again.concat(queue);
+      // Jitter only lengthens: Retry-After is the least.
+      later(tries ? Math.max(500 * 2 ** tries, x.wait * 1e3 || 0) * (1 + Math.random() / 2) : 50);
+    });
   }
-  function next() {
-    busy = false;
-    flush();
+
+  // leave sends what is left when the page goes away or out of sight: now, since
+  // there may be no later.
+  function leave(e) {
+    if (e.type === "pagehide") hosts();
+    else if (d.visibilityState !== "hidden") return;
+    while (queue.length && may()) {
+      const sent = batch();
+      if (!n.sendBeacon || !n.sendBeacon(base + eventsURL(), bodyOf(sent))) {
+        queue = sent.concat(queue);
+        return;
+      }
+    }
   }
-  function leave() {
-    while (queue.length && n.sendBeacon) n.sendBeacon(base + "/v1/events", new Blob([body()], { type: "text/plain" }));
-  }
-  function put(e) {
-    if (off || !client || queue.length > 200) return;
-    e.url = clean(location.href);
-    if (d.referrer) e.ref = clean(d.referrer);
-    queue.push(e);
-    timer = timer || setTimeout(flush, 50);
-  }
+
+  // ---- Events
+
   // Fragments and queries often hold what must not be stored.
-  function clean(url) {
-    return url.split(/[?#]/)[0].slice(0, 2048);
+  const clean = url => url.split(/[?#]/)[0].slice(0, 2048);
+  let here = clean(location.href), ref = clean(d.referrer);
+
+  function put(event) {
+    if (gate < 0) return;
+    // A retry has the same id and counts once.
+    event.id = Date.now().toString(36) + Math.random().toString(36).slice(2);
+    event.url = clean(location.href);
+    event.ref = ref;
+    let text;
+    try {
+      text = JSON.stringify(event);
+    } catch (e) {}
+    if (!text || text.length > charsMax) warn("not sent: too large or no JSON");
+    else if (queue.length >= eventsMax) warn("not sent: too many wait");
+    else {
+      queue.push(text);
+      later(50);
+    }
   }
-  function ask(path, method, cb) {
-    if (!w.fetch) return;
-    fetch(base + path, { method: method, credentials: "include" })
-      .then(function (r) { return r.json(); })
-      .then(function (x) { if (cb) cb(x); })
-      .catch(function () { if (cb) cb({}); });
+
+  function view(props) {
+    if (!props) {
+      props = {};
+      for (const k in data) if (!/^(client|consent|vendor|spa|leaks|cache)$/.test(k)) props[k] = data[k];
+    }
+    put({ event: "page", props });
   }
-  var does = {
-    event: function (name, props) { put({ event: String(name), props: props || {} }); },
-    page: function (props) { put({ event: "page", props: props || {} }); },
-    identify: function (kind, value, proof) {
-      put({ event: "identify", identities: [kind + ":" + value], proof: proof || undefined });
-      flush();
+
+  // watchHistory makes a page view of each change of url within the page.
+  function watchHistory() {
+    const soon = () => setTimeout(() => {
+      const url = clean(location.href);
+      if (url === here) return;
+      ref = here;
+      here = url;
+      view();
+    });
+    ["pushState", "replaceState"].forEach(k => {
+      const f = history[k];
+      history[k] = function (...args) {
+        const r = f.apply(this, args);
+        soon();
+        return r;
+      };
+    });
+    w.addEventListener("popstate", soon);
+  }
+
+  // hosts reports which other hosts the page has loaded from, once.
+  let hostsTold = data.leaks === undefined;
+  function hosts() {
+    if (hostsTold) return;
+    hostsTold = true;
+    const home = location.hostname.replace(/^www\./, "");
+    const within = (a, b) => a === b || a.endsWith("." + b);
+    const hostOf = url => new URL(url).hostname;
+    const list = [];
+    let left = 0;
+    new Set(performance.getEntriesByType("resource").map(e => hostOf(e.name))).forEach(h => {
+      if (!h || within(h, home) || within(home, h) || h === hostOf(script.src)) return;
+      if (list.length < 50 && (list + " " + h).length <= 1024) list.push(h);
+      else left++;
+    });
+    if (list.length) put({ event: "kith.hosts", props: { hosts: list.join(" "), left } });
+  }
+
+  // ---- Segments
+
+  const cacheVersion = 1;
+  const waiting = []; // calls, until the gate opens or shuts
+  let asked = null; // the answer under way
+  let age = 0; // counts what makes answers under way old
+
+  // give calls back later, so that whatever cb does, or is, stays its own affair.
+  const give = (cb, list) => Promise.resolve(list).then(cb);
+
+  function kept(seconds) {
+    try {
+      const x = JSON.parse(storage(segmentsKey));
+      const old = Date.now() - x.t;
+      if (x.v === cacheVersion && x.c === data.client && old >= 0 && old < seconds * 1e3) return x.s;
+    } catch (e) {}
+  }
+
+  function fetchSegments() {
+    const born = age;
+    const query = "client=" + encodeURIComponent(data.client) + (signals && "&" + signals);
+    return ask("/v1/me/segments?" + query, 3e3).then(x => {
+      if (born === age) asked = null;
+      if (x.by && x.by !== "identity") refused(x);
+      const list = gate > 0 && x.segments || [];
+      // An empty list is not kept: it is a newcomer's, and soon wrong.
+      if (born === age && list.length) storage(segmentsKey, JSON.stringify({ v: cacheVersion, c: data.client, t: Date.now(), s: list }));
+      return list;
+    });
+  }
+
+  // Hexadecimal of 16 to 64 bytes, base64url of 32, 48 or 64.
+  const digest = /^([0-9a-fA-F]{8}){4,16}$|^(?=.*[a-z])(?=.*[A-Z])([\w-]{43}|[\w-]{64}|[\w-]{86})$/;
+
+  const does = {
+    __proto__: null,
+    event: (name, props) => put({ event: name, props }),
+    page: view,
+    identify(kind, value, proof) {
+      if (kind !== "account" || !digest.test(value)) return warn("not sent: identify takes an account's hex or base64url digest");
+      age++;
+      asked = null;
+      if (gate > 0) storage(segmentsKey, null);
+      put({ event: "identify", identities: [kind + ":" + value], proof });
     },
-    segments: function (cb) {
-      if (off || !client) return cb([]);
-      ask("/v1/me/segments?client=" + encodeURIComponent(client), "GET", function (x) { cb(x.segments || []); });
+    segments(cb, seconds = data.cache || 300) {
+      if (!gate && waiting.length < eventsMax) return waiting.push(() => does.segments(cb, seconds));
+      if (!may()) return give(cb, []);
+      const list = kept(seconds);
+      if (list) return give(cb, list);
+      (asked = asked || fetchSegments()).then(cb);
     },
-    optout: function (cb) {
-      queue = [];
-      off = true;
-      ask("/v1/optout", "POST", cb);
+    optout(cb) {
+      age++;
+      storage(segmentsKey, null);
+      storage(outKey, 0);
+      leaveAlone();
+      tell(0, cb);
+    },
+    consent(yes) {
+      own = !!yes;
+      decide();
     }
   };
-  function kith(what) {
-    var f = does[what];
-    if (f) f.apply(null, [].slice.call(arguments, 1));
+
+  function kith(name, ...args) {
+    if (does[name]) does[name](...args);
+    else warn("no " + name);
   }
-  kith.v = 1;
-  w.kith = kith;
-  w.addEventListener("pagehide", leave);
-  var props = {}, m = (s && s.dataset) || {};
-  for (var k in m) if (k !== "client") props[k] = m[k];
-  kith("page", props);
-  for (var i = 0; i < q.length; i++) kith.apply(null, q[i]);
+
+  // ---- Consent
+
+  let own; // what the page itself said, by kith("consent", …)
+  let platform; // false: no; a text: yes, with these signals
+  const mode = data.consent || (w.__tcfapi ? "tcf" : w.__gpp ? "gpp" : "none");
+  let draining = true;
+
+  function decide() {
+    if (draining || out) return;
+    const yes = mode === "wait" ? own && "" : mode === "none" ? "" : platform;
+    if (silent || own === false || yes === false) shut();
+    else if (yes !== undefined) open(yes);
+  }
+
+  function refuse(why) {
+    warn("nothing is sent: no " + why);
+    platform = false;
+    decide();
+  }
+
+  // when waits for a consent platform's function, half a minute.
+  function when(name, f, left) {
+    if (w[name]) f();
+    else if (left) setTimeout(when, 250, name, f, left - 1);
+    else refuse(name);
+  }
+
+  // IAB Europe's Transparency and Consent Framework. Purposes: 1 storage, 3
+  // profiles, 4 advertising by them; the gateway asks for the same.
+  function tcf() {
+    w.__tcfapi("addEventListener", 2, (x, ok) => {
+      if (!ok || !/^(tcloaded|useractioncomplete)$/.test(x.eventStatus)) return;
+      if (x.gdprApplies === false) platform = "gdpr=0";
+      else if ([1, 3, 4].every(p => x.purpose.consents[p]) && (!data.vendor || x.vendor.consents[data.vendor])) platform = "gdpr=1&gdpr_consent=" + encodeURIComponent(x.tcString);
+      else platform = false;
+      decide();
+    });
+  }
+
+  // IAB Tech Lab's Global Privacy Platform. What is plainly refused ends here; the
+  // rest the gateway reads in the string, and says so. Section 2 is the TCF's.
+  function gpp() {
+    w.__gpp("addEventListener", x => {
+      const p = x.pingData, sections = p.applicableSections;
+      if (p.signalStatus !== "ready") return;
+      if (sections.includes(2)) return when("__tcfapi", tcf, 120);
+      const no = /"(Sale|Sharing|TargetedAdvertising)OptOut":1|"Gpc":(1|true)/.test(JSON.stringify(p.parsedSections));
+      platform = no ? false : "gpp=" + encodeURIComponent(p.gppString) + "&gpp_sid=" + sections;
+      decide();
+    });
+  }
+
+  // ---- Start
+
+  function start() {
+    w.kith = kith;
+    kith.v = 2;
+    // A page may have kept the function that queues.
+    kith.q = { push: call => kith(...call) };
+    view();
+    for (const call of stub.q || []) kith(...call);
+    draining = false;
+    decide();
+    if (silent) return;
+    if (mode === "tcf") when("__tcfapi", tcf, 120);
+    else if (mode === "gpp") when("__gpp", gpp, 120);
+    else if (mode !== "none" && mode !== "wait") refuse("such data-consent");
+    if (data.spa !== "off") watchHistory();
+    w.addEventListener("pagehide", leave);
+    d.addEventListener("visibilitychange", leave);
+    if (!hostsTold) {
+      const soon = () => setTimeout(hosts, +data.leaks || 5e3);
+      if (d.readyState === "complete") soon();
+      else w.addEventListener("load", soon);
+    }
+  }
+
+  // A page that is only prepared has not been seen.
+  if (d.prerendering) d.addEventListener("prerenderingchange", start, { once: true });
+  else start();
 })(window, document, navigator);

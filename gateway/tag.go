@@ -14,7 +14,10 @@ import (
 	"kith/proto"
 )
 
-//go:embed kith.js
+// The tag is written in kith.js and served as kith.min.js.
+//
+//go:generate go run ../internal/tagbuild kith.js kith.min.js
+//go:embed kith.min.js
 var tagSource []byte
 
 // tag is the script for publishers' pages, ready to send.

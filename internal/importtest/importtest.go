@@ -45,6 +45,7 @@ func Rules() []Rule {
 		{Room: "internal/yamlfile", May: []string{"proto/..."}},
 		{Room: "internal/config", May: []string{"proto/...", "internal/yamlfile"}},
 		{Room: "internal/ingest", May: []string{"proto/..."}},
+		{Room: "internal/tagbuild", May: nil},
 		{Room: "internal/demo", May: []string{"proto/..."}},
 		{Room: "internal/bench", May: []string{"proto/...", "segments/...", "actors/...", "engine/...", "internal/config"}},
 		{Room: "cmd/...", May: all},
