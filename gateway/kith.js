@@ -256,7 +256,7 @@
     const query = "client=" + encodeURIComponent(data.client) + (signals && "&" + signals);
     return ask("/v1/me/segments?" + query, 3e3).then(x => {
       if (born === age) asked = null;
-      if (x.by && x.by !== "identity") refused(x);
+      if (x.by) refused(x);
       const list = gate > 0 && x.segments || [];
       // An empty list is not kept: it is a newcomer's, and soon wrong.
       if (born === age && list.length) storage(segmentsKey, JSON.stringify({ v: cacheVersion, c: data.client, t: Date.now(), s: list }));

@@ -709,8 +709,11 @@ func consentTCF(s *surfer) {
 		s.page(how, tcf+`kith("event", "early"); kith("segments", x => window.got = x)`, "")
 		s.open("/")
 		s.untouched()
-		s.do(tcData("cmpuishown", ""))
+		s.do(tcData("cmpuishown", consented, 1, 3, 4)) // what was said once, and is asked again
 		s.untouched()
+		if value[bool](s, "!!window.got") {
+			s.t.Error("segments were told before the decision")
+		}
 		s.do(tcData("tcloaded", refused, 1, 2, 4))
 		s.untouched()
 		if got := value[[]string](s, "window.got"); got == nil || len(got) != 0 {
@@ -763,7 +766,11 @@ func consentTCFReadCloser(s *surfer) {
 	s.open("/")
 	s.do(tcData("tcloaded", refused, 1, 3, 4))
 	s.until("a refusal", func() bool { to := s.front.to("/v1/events"); return len(to) == 1 && !to[0].left.IsZero() })
+	s.do(`kith("event", "late")`)
 	s.quiet()
+	if n := len(s.front.to("/v1/events")); n != 1 {
+		s.t.Errorf("%d posts after the refusal", n-1)
+	}
 	s.silent(0)
 	if got := s.stored("kith_optout"); got != "" {
 		s.t.Errorf("no consent is taken for an opt-out: %q", got)
