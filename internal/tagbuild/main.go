@@ -48,13 +48,12 @@ func minify(source []byte) ([]byte, error) {
 		LegalComments: api.LegalCommentsNone,
 		Banner:        banner,
 	})
-	for _, list := range [][]api.Message{r.Errors, r.Warnings} {
-		for _, m := range list {
-			if m.Location == nil {
-				return nil, fmt.Errorf("%s", m.Text)
-			}
-			return nil, fmt.Errorf("line %d, column %d: %s", m.Location.Line, m.Location.Column+1, m.Text)
+	if wrong := append(r.Errors, r.Warnings...); len(wrong) > 0 {
+		m := wrong[0]
+		if m.Location == nil {
+			return nil, fmt.Errorf("%s", m.Text)
 		}
+		return nil, fmt.Errorf("line %d, column %d: %s", m.Location.Line, m.Location.Column+1, m.Text)
 	}
 	return r.Code, nil
 }
