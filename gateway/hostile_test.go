@@ -51,6 +51,8 @@ func TestHostileCookies(t *testing.T) {
 		{"opted out, the other first", "kith_optout=0; kith_optout=1; kith_id=abc123", out},
 		{"opted out, the other last", "kith_id=abc123; kith_optout=1; kith_optout=", out},
 		{"opted out behind a large one", "a=" + strings.Repeat("x", 8000) + "; kith_id=abc123; kith_optout=1", out},
+		{"opted out behind thousands", strings.Repeat("a=1; ", 4000) + "kith_id=abc123; kith_optout=1", out},
+		{"thousands", strings.Repeat("a=1; ", 4000) + "kith_id=abc123", nothing},
 		{"opted out behind many", strings.Repeat("a=1; ", 1000) + "kith_id=abc123; kith_optout=1", out},
 	} {
 		w := r.visit("GET", "/v1/me/segments?client=demo", "", "Cookie", tt.cookie)

@@ -36,6 +36,9 @@ type visit struct {
 	signal  string // why nothing may be stored, a value of X-Kith-Withheld; empty: it may
 }
 
+// cookiesReadMax is from how many bytes on cookies are looked for in the text too.
+const cookiesReadMax = 4 << 10
+
 // severalMax bounds the identities of one browser that are cut with it.
 const severalMax = 4
 
@@ -85,6 +88,10 @@ func (v *visit) readCookies(r *http.Request) {
 	}
 	for _, c := range r.CookiesNamed(optInCookie) {
 		v.in = v.in || c.Value == "1"
+	}
+	// net/http reads none at all where there are thousands.
+	for _, line := range r.Header["Cookie"] {
+		v.cookie = v.cookie || len(line) > cookiesReadMax && strings.Contains(line, optOutCookie+"=1")
 	}
 }
 
