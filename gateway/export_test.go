@@ -183,3 +183,6 @@ func Languages() (list []words) {
 	}
 	return list
 }
+
+// ConsoleFiles are the console's, as they are embedded.
+var ConsoleFiles = consoleFiles

@@ -20,11 +20,11 @@ function steps(least, most) {
  * value are gaps. Each point can be focused and says its value.
  */
 export function lineChart(title, points) {
-  const W = 720, H = 240, L = 52, R = 16, T = 14, B = 28;
+  const W = 980, H = 250, L = 52, R = 16, T = 14, B = 28;
   const known = points.filter((p) => p.value !== null);
   const values = known.map((p) => p.value);
   const most = Math.max(...values, 1), low = Math.min(...values, most);
-  const marks = steps(low > most * 0.5 ? low : 0, most);
+  const marks = steps(known.length > 2 && low > most * 0.5 ? low : 0, most);
   const y0 = marks[0], y1 = marks[marks.length - 1];
   const x = (i) => L + (points.length < 2 ? 0.5 : i / (points.length - 1)) * (W - L - R);
   const y = (v) => T + (1 - (v - y0) / Math.max(y1 - y0, 1)) * (H - T - B);
@@ -50,7 +50,7 @@ export function lineChart(title, points) {
 
 /** bars draws one bar a day, below the line where negative. */
 export function bars(title, points, { height = 150, sign = false } = {}) {
-  const W = 720, H = height, L = 52, R = 16, T = 10, B = 26;
+  const W = 980, H = height, L = 52, R = 16, T = 10, B = 26;
   const values = points.map((p) => p.value ?? 0);
   const most = Math.max(...values, 1), least = sign ? Math.min(...values, 0) : 0;
   const y = (v) => T + (1 - (v - least) / (most - least || 1)) * (H - T - B);

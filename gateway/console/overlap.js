@@ -47,7 +47,7 @@ function heat(m, parts) {
     const n = m.counts[i][j];
     if (n === null) return h("td", { class: "heat hidden-cell", title: `${m.segments[i]} and ${m.segments[j]}: fewer than ${m.below} people, hidden by the floor` }, h("span", {}, "< " + m.below));
     const part = size(i) ? n / size(i) : 0;
-    const td = h("td", { class: "heat" + (i === j ? " diagonal" : "") + (part > 0.55 ? " strong" : ""), title: `${m.segments[i]} and ${m.segments[j]}: ${number(n)}` + (size(i) ? `, ${percent(part)} of ${m.segments[i]}` : "") },
+    const td = h("td", { class: "heat" + (i === j ? " diagonal" : "") + (part > 0.7 ? " strong" : part > 0.55 ? " mid" : ""), title: `${m.segments[i]} and ${m.segments[j]}: ${number(n)}` + (size(i) ? `, ${percent(part)} of ${m.segments[i]}` : "") },
       h("span", {}, parts && size(i) ? percent(part) : compact(n)));
     td.style.setProperty("--heat", (i === j ? 0 : part).toFixed(3));
     return td;

@@ -4,12 +4,13 @@ import { get, metrics, isAdmin, mayRead, session } from "./api.js";
 import { bars, sparkline } from "./charts.js";
 
 const KEPT = 90; // samples of each rate
+const DAYS = 14;
 
 const rates = [
   { name: "Events", unit: "/s", metric: "kith_gateway_events_accepted_total", note: "accepted" },
   { name: "Look-ups", unit: "/s", metric: "kith_gateway_lookup_identities_total", note: "identities asked for" },
-  { name: "Opt-outs", unit: "/min", metric: "kith_optouts_applied_total", note: "cut out", per: 60, total: true },
-  { name: "Links", unit: "/min", metric: "kith_user_joins_total", note: "identities joined", per: 60, total: true },
+  { name: "Opt-outs", unit: "/min", metric: "kith_optouts_applied_total", note: "cut", per: 60, total: true },
+  { name: "Links", unit: "/min", metric: "kith_user_joins_total", note: "joined", per: 60, total: true },
 ];
 
 export function overview(page) {
@@ -54,7 +55,7 @@ function watchNode(page, cards, health) {
       }
       rates.forEach((r, i) => {
         const total = now.m.get(r.metric) || 0;
-        if (r.total) slots[i].note.textContent = `${r.note}, ${number(total)} since the start`;
+        if (r.total) slots[i].note.textContent = `${r.note}, ${number(total)} in all`;
         if (!last) return;
         const v = Math.max(0, ((total - (last.m.get(r.metric) || 0)) / (now.at - last.at)) * 1000 * (r.per || 1));
         kept[i].push(v);
@@ -115,14 +116,16 @@ async function ownCards(page, cards) {
 }
 
 function showDays(page, el) {
-  const from = new Date(Date.now() - 13 * 86400e3).toISOString().slice(0, 10);
+  const from = new Date(Date.now() - (DAYS - 1) * 86400e3).toISOString().slice(0, 10);
   show(el, "daily totals", page.signal, async () => {
     const a = await get("/v1/aggregates?from=" + from, { signal: page.signal });
+    const known = new Map(a.days.map((d) => [d.day, d.events ?? null]));
+    const points = Array.from({ length: DAYS }, (_, i) => new Date(Date.now() - (DAYS - 1 - i) * 86400e3).toISOString().slice(0, 10)).map((day) => ({ day, value: known.has(day) ? known.get(day) : 0 }));
     const total = a.days.reduce((n, d) => n + (d.events || 0), 0);
     const names = new Map();
     for (const d of a.days) for (const x of d.names || []) names.set(x.name, (names.get(x.name) || 0) + (x.count || 0));
     const top = [...names].sort((x, y) => y[1] - x[1]).slice(0, 8);
-    return [bars("Events a day", a.days.map((d) => ({ day: d.day, value: d.events ?? null }))),
+    return [bars("Events a day", points),
       !total && h("p", { class: "quiet" }, a.below ? `Nothing above the floor of ${a.below} in these 14 days.` : "No events in these 14 days."),
       top.length > 0 && table("Events by name", [["Event"], ["14 days", "num"]], top.map(([k, v]) => [k, number(v)]))];
   });

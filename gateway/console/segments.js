@@ -44,8 +44,9 @@ function listed(page, all) {
 function row(x, sizes) {
   const spark = h("td", { class: "spark-cell" }), change = h("td", { class: "num" }, "–");
   sizes(spark, x.id, (days) => {
-    replace(spark, sparkline(days.map((d) => d.identities)));
-    const [a, b] = days.slice(-2).map((d) => d.identities);
+    const known = days.map((d) => d.identities).filter((n) => n !== null);
+    replace(spark, known.length > 1 ? sparkline(known) : h("span", { class: "quiet" }, "–"));
+    const [a, b] = known.length > 1 ? days.slice(-2).map((d) => d.identities) : [];
     change.textContent = typeof a === "number" && typeof b === "number" ? signed(b - a) : "–";
   });
   return h("tr", {}, h("th", { scope: "row" }, h("a", { href: "#/segments/" + id(x.id) }, x.id), h("code", { class: "rule-line" }, x.when)), h("td", { class: "num" }, figure(x.size, session.floor)), spark, change, h("td", {}, state(x)));

@@ -25,6 +25,11 @@ export function user(page) {
   show(out, "the user", page.signal, async () => shown(page, out, asked, await load(page, asked)));
 }
 
+const links = (n) => n + (n === 1 ? " link" : " links");
+
+/** named is an identity, shortened in a table. */
+const named = (x) => h("span", { class: "identity", title: x }, clip(x, 34));
+
 async function load(page, identity, after) {
   const [u, state] = await Promise.all([
     get("/v1/users/" + id(identity) + (after ? "?after=" + id(after) : ""), { signal: page.signal }),
@@ -80,18 +85,18 @@ function shown(page, out, identity, u) {
       replace(about, h("h2", {}, "Link"), h("dl", { class: "facts" }, h("dt", {}, "Between"), h("dd", {}, h("span", { class: "identity" }, x.a), h("span", { class: "identity" }, x.b)), h("dt", {}, "Method"), h("dd", {}, x.method), h("dt", {}, "Confidence"), h("dd", {}, percent(x.confidence)), h("dt", {}, "Client"), h("dd", {}, x.client), h("dt", {}, "Newest evidence"), h("dd", {}, stamp(x.time))),
         h("div", { class: "actions" }, h("button", { type: "button", class: "quiet-danger", onclick: () => unlink(x) }, "Remove link")));
     } else {
-      replace(about, h("h2", {}, x === u.root ? "Identity, the root" : "Identity"), h("p", {}, h("span", { class: "identity" }, x)), h("p", { class: "quiet" }, `${u.edges.filter((e) => e.a === x || e.b === x).length} links`),
+      replace(about, h("h2", {}, x === u.root ? "Identity, the root" : "Identity"), h("p", {}, h("span", { class: "identity" }, x)), h("p", { class: "quiet" }, links(u.edges.filter((e) => e.a === x || e.b === x).length)),
         h("div", { class: "actions" }, x !== identity && h("a", { class: "button", href: "#/user/" + id(x) }, "Centre"), h("a", { class: "button", href: "#/explain?identity=" + id(x) }, "Explain"), h("button", { type: "button", class: "danger", "data-optout": x, onclick: () => optOut(x) }, icon("cut"), "Opt out")));
     }
   };
   const picture = draw(u, identity, select);
   select("member", u.members.includes(identity) ? identity : u.root);
   return [
-    h("div", { class: "columns graph-columns" }, h("section", { class: "panel canvas", "aria-label": "Graph" }, h("p", { class: "quiet" }, `${u.members.length} ${u.members.length === 1 ? "identity" : "identities"}, ${u.edges.length} ${u.edges.length === 1 ? "link" : "links"}`, !u.state.known && ", not known", picture.hidden > 0 && `, ${picture.hidden} not drawn`), picture.svg,
+    h("div", { class: "columns graph-columns" }, h("section", { class: "panel canvas", "aria-label": "Graph" }, h("p", { class: "quiet" }, `${u.members.length} ${u.members.length === 1 ? "identity" : "identities"}, ${links(u.edges.length)}`, !u.state.known && ", not known", picture.hidden > 0 && `, ${picture.hidden} not drawn`), picture.svg,
       h("div", { class: "legend" }, h("span", {}, h("i", { class: "line-key", "aria-hidden": "true" }), "deterministic"), h("span", {}, h("i", { class: "line-key inferred", "aria-hidden": "true" }), "inferred"), u.state.segments.length > 0 && h("span", {}, "In ", u.state.segments.map((x) => h("a", { class: "chip", href: "#/segments/" + id(x) }, x))))), about),
     receipt,
     u.edges.length > 0 && panel("Links", table("Links of this user", [["Identity"], ["Identity"], ["Method"], ["Confidence", "num"], ["Client"], ["Newest evidence"], [""]],
-      u.edges.map((e) => [h("span", { class: "identity" }, e.a), h("span", { class: "identity" }, e.b), e.method, percent(e.confidence), e.client, h("span", { class: "nowrap" }, stamp(e.time)), h("button", { type: "button", class: "small", "aria-label": `Remove the link of ${e.a} and ${e.b}`, onclick: () => unlink(e) }, "Remove")]))),
+      u.edges.map((e) => [named(e.a), named(e.b), e.method, percent(e.confidence), e.client, h("span", { class: "nowrap" }, stamp(e.time)), h("button", { type: "button", class: "small", "aria-label": `Remove the link of ${e.a} and ${e.b}`, onclick: () => unlink(e) }, "Remove")]))),
     u.edges.length === 0 && h("p", { class: "quiet" }, "This identity is linked with nobody."),
   ];
 }

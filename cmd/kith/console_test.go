@@ -1,0 +1,618 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+
+	"kith/internal/config"
+)
+
+// consolePatience is how long a page may take for anything, on a busy machine.
+const consolePatience = 25 * time.Second
+
+// consoleTab is a browser's tab on the console of a node.
+type consoleTab struct {
+	t    *testing.T
+	ctx  context.Context
+	base string // the console's URL
+	mu   sync.Mutex
+	said []string // errors of the console and violations of its policy
+}
+
+// openConsole starts a browser, or skips the test.
+func openConsole(t *testing.T, n *liveNode) *consoleTab {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("-short: no browser")
+	}
+	path, err := exec.LookPath("chromium")
+	if err != nil {
+		t.Skip("no chromium on the PATH: apt-get install chromium to run this")
+	}
+	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox)
+	ctx, cancel := chromedp.NewExecAllocator(context.Background(), opts...)
+	t.Cleanup(cancel)
+	c := &consoleTab{t: t, base: n.service + "/console"}
+	ctx, cancel = chromedp.NewContext(ctx, chromedp.WithListener(c.hear))
+	t.Cleanup(cancel)
+	c.ctx, cancel = context.WithTimeout(ctx, 4*time.Minute)
+	t.Cleanup(cancel)
+	c.do(chromedp.EmulateViewport(1360, 860), chromedp.Navigate(c.base))
+	return c
+}
+
+func (c *consoleTab) hear(ev any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch x := ev.(type) {
+	case *log.EventEntryAdded:
+		// What the node refuses is shown in the page; the browser notes it too.
+		if !strings.HasPrefix(x.Entry.Text, "Failed to load resource") {
+			c.said = append(c.said, string(x.Entry.Level)+": "+x.Entry.Text)
+		}
+	case *runtime.EventExceptionThrown:
+		c.said = append(c.said, fmt.Sprintf("exception: %+v", x.ExceptionDetails))
+	case *runtime.EventConsoleAPICalled:
+		if x.Type == runtime.ConsoleAPICalledTypeError || x.Type == runtime.ConsoleAPICalledTypeWarning {
+			c.said = append(c.said, fmt.Sprintf("console.%s with %d arguments", x.Type, len(x.Args)))
+		}
+	}
+}
+
+// quiet fails the test if the page said anything since it was last asked.
+func (c *consoleTab) quiet() {
+	c.t.Helper()
+	for _, s := range c.heard() {
+		c.t.Errorf("the page says %s", s)
+	}
+}
+
+func (c *consoleTab) heard() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	said := c.said
+	c.said = nil
+	return said
+}
+
+func (c *consoleTab) do(steps ...chromedp.Action[chromedp.Void]) {
+	c.t.Helper()
+	if err := chromedp.Do(c.ctx, steps...); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// text is the value of a script as text.
+func (c *consoleTab) text(script string) string {
+	c.t.Helper()
+	v, err := chromedp.Run(c.ctx, chromedp.Evaluate[string](`String(`+script+`)`))
+	if err != nil {
+		c.t.Fatalf("%s: %v", script, err)
+	}
+	return v
+}
+
+// until waits for a condition in the page. It asks from here: the page's policy
+// lets nobody make code of text there.
+func (c *consoleTab) until(condition string) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.ctx, consolePatience)
+	defer cancel()
+	for c.text(`!!(`+condition+`)`) != "true" {
+		select {
+		case <-ctx.Done():
+			c.t.Fatalf("never came: %s\nthe page: %s\nit said %q", condition, c.page(), c.heard())
+		case <-time.After(30 * time.Millisecond):
+		}
+	}
+}
+
+func (c *consoleTab) page() string {
+	v, _ := chromedp.Run(c.ctx, chromedp.Evaluate[string](`document.body.innerText.slice(0, 1500)`))
+	return v
+}
+
+// shows waits for a text within an element.
+func (c *consoleTab) shows(selector, text string) {
+	c.t.Helper()
+	c.until(fmt.Sprintf(`[...document.querySelectorAll(%q)].some(e => e.textContent.includes(%q))`, selector, text))
+}
+
+func (c *consoleTab) click(selector string) {
+	c.t.Helper()
+	c.until(fmt.Sprintf(`document.querySelector(%q)`, selector))
+	c.text(fmt.Sprintf(`document.querySelector(%q).click()`, selector))
+}
+
+func (c *consoleTab) set(selector, value string) {
+	c.t.Helper()
+	c.until(fmt.Sprintf(`document.querySelector(%q)`, selector))
+	c.text(fmt.Sprintf(`(e => { e.value = %q; e.dispatchEvent(new Event("input")); e.dispatchEvent(new Event("change")) })(document.querySelector(%q))`, value, selector))
+}
+
+// view goes to a view and waits for its heading.
+func (c *consoleTab) view(path, heading string) {
+	c.t.Helper()
+	c.text(fmt.Sprintf(`location.hash = "#/%s"`, path))
+	c.shows("h1", heading)
+}
+
+func (c *consoleTab) signIn(key string) {
+	c.t.Helper()
+	c.set("#key", key)
+	c.click(".sign-in button[type=submit]")
+	c.until(`document.querySelector("#nav")`)
+}
+
+func (c *consoleTab) signOut() {
+	c.t.Helper()
+	c.click("#sign-out")
+	c.until(`document.querySelector("#key")`)
+}
+
+// picture keeps a screenshot in the directory that KITH_SCREENSHOTS names, if any.
+func (c *consoleTab) picture(name string) {
+	dir := os.Getenv("KITH_SCREENSHOTS")
+	if dir == "" {
+		return
+	}
+	for _, theme := range []string{"light", "dark"} {
+		c.text(fmt.Sprintf(`document.documentElement.dataset.theme = %q`, theme))
+		png, err := chromedp.Run(c.ctx, chromedp.FullScreenshot(100))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name+"-"+theme+".png"), png, 0o644)
+		}
+		if err != nil {
+			c.t.Error(err)
+		}
+	}
+	c.text(`delete document.documentElement.dataset.theme`)
+}
+
+// tell sends a request with a key and gives the answer.
+func (n *liveNode) tell(t *testing.T, key, method, path string, body any) []byte {
+	t.Helper()
+	b, err := json.Marshal(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := http.NewRequestWithContext(t.Context(), method, n.service+path, strings.NewReader(string(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+key)
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode/100 != 2 {
+		t.Fatalf("%s %s: %s %s, %v", method, path, resp.Status, answer, err)
+	}
+	return answer
+}
+
+type sent map[string]any
+
+// visitOf is an event of identities in a section.
+func visitOf(section string, identities ...string) sent {
+	return sent{"event": "page", "identities": identities, "url": "https://news.example/" + section + "/today?utm=1", "props": sent{"section": section}}
+}
+
+func (n *liveNode) events(t *testing.T, key string, events ...sent) {
+	t.Helper()
+	var position string
+	for len(events) > 0 {
+		k := min(len(events), 1000)
+		var a struct {
+			Accepted int
+			Position string
+		}
+		if err := json.Unmarshal(n.tell(t, key, "POST", "/v1/events", sent{"events": events[:k]}), &a); err != nil || a.Accepted != k {
+			t.Fatalf("%d of %d events taken: %v", a.Accepted, k, err)
+		}
+		position, events = a.Position, events[k:]
+	}
+	n.tell(t, key, "GET", "/v1/identities/browser:none1/segments?after="+position, nil)
+}
+
+// newKey makes a key.
+func (n *liveNode) newKey(t *testing.T, client, role string) string {
+	t.Helper()
+	var a struct{ Key string }
+	if err := json.Unmarshal(n.tell(t, config.DevAdminKey, "POST", "/v1/keys", sent{"client": client, "role": role}), &a); err != nil {
+		t.Fatal(err)
+	}
+	return a.Key
+}
+
+// furnish gives the demo client what each view of the console needs.
+func furnish(t *testing.T, n *liveNode) {
+	t.Helper()
+	for id, when := range map[string]string{
+		"auto": `count(event.section == "auto", "30d") >= 3`, "sport": `days(event.section == "sport", "30d") >= 1`, "buyers": `count(event.name == "purchase", "30d") >= 1`,
+		"lively": `count(true, "1h") >= 5`, "collectors": `count(event.section == "stamps", "30d") >= 1`,
+	} {
+		n.tell(t, config.DevKey, "PUT", "/v1/segments/"+id, sent{"when": when, "scope": "user", "backfill": true})
+	}
+	var list []sent
+	for i := range 480 {
+		id := fmt.Sprintf("browser:visitor%03d", i)
+		if i%3 != 0 {
+			list = append(list, visitOf("auto", id), visitOf("auto", id), visitOf("auto", id))
+		}
+		if i%2 == 0 {
+			list = append(list, visitOf("sport", id), visitOf("news", id), visitOf("sport", id))
+		}
+		if i%5 == 0 {
+			list = append(list, sent{"event": "purchase", "identities": []string{id}, "props": sent{"price": 19.5 + float64(i)}})
+		}
+		if i < 12 {
+			list = append(list, visitOf("stamps", id))
+		}
+	}
+	list = append(list, visitOf("auto", "browser:me1", "account:7d2f"), visitOf("auto", "browser:me1"), visitOf("news", "browser:phone1", "account:7d2f"),
+		visitOf("sport", "browser:tablet1", "account:7d2f"), visitOf("auto", "aaid:38400000-8cf0-11bd-b23e-10b96e40000d", "browser:phone1"))
+	n.events(t, config.DevKey, list...)
+	n.tell(t, config.DevKey, "POST", "/v1/links", sent{"a": "browser:tv1", "b": "browser:tablet1", "method": "inferred", "confidence": 0.9})
+}
+
+// TestConsoleInABrowser goes through the views of the console of a real node with
+// an admin's key.
+func TestConsoleInABrowser(t *testing.T) {
+	n := startNode(t, t.TempDir())
+	furnish(t, n)
+	c := openConsole(t, n)
+
+	c.until(`document.activeElement.id === "key"`)
+	c.picture("sign-in")
+	c.set("#key", "guess")
+	c.click(".sign-in button[type=submit]")
+	c.shows("#key-error", "does not know that key")
+	c.picture("sign-in-refused")
+	c.signIn(config.DevAdminKey)
+	if got := c.text(`JSON.stringify([sessionStorage.getItem("kith-key"), Object.keys(localStorage), document.cookie])`); got != `["`+config.DevAdminKey+`",[],""]` {
+		t.Errorf("session, local storage and cookies: %s", got)
+	}
+
+	c.shows("h1", "Overview")
+	c.until(`document.querySelectorAll(".cards .card").length === 6`)
+	c.shows(".facts", "takes entries")
+	c.until(`document.querySelector(".chart rect.bar")`)
+	c.until(`document.querySelector(".spark-slot .line")`)
+	c.picture("overview")
+
+	c.liveView(n)
+	c.segmentViews()
+
+	c.view("overlap", "Overlap")
+	c.until(`document.querySelectorAll("td.heat").length === 25`)
+	c.shows("td.heat.diagonal", "326") // of 480, those whose number three does not divide, and a user of six
+	c.picture("overlap")
+	c.click(".choose summary")
+	c.picture("overlap-choose")
+
+	c.view("count", "Count")
+	c.set("#expr", "auto & sport")
+	c.click(".body form button[type=submit]")
+	c.shows(".huge", "166")
+	c.picture("count")
+	c.set("#expr", "auto & (")
+	c.click(".body form button[type=submit]")
+	c.shows(".state.failed", "expr")
+	c.picture("count-error")
+
+	c.view("explain", "Explain")
+	// Facts are those of the rules of now: something comes of it after their change.
+	n.events(t, config.DevKey, visitOf("news", "browser:visitor001"))
+	c.set("#identity", "browser:visitor001")
+	c.set("#segment", "auto")
+	c.click(".body form button[type=submit]")
+	c.shows(".verdict h2", "In auto")
+	c.shows(".facts", "Will leave")
+	c.until(`document.querySelectorAll(".fact-list li.good time").length === 3`)
+	c.picture("explain")
+	c.set("#identity", "browser:nobody1")
+	c.click(".body form button[type=submit]")
+	c.shows(".verdict h2", "Not in auto")
+
+	c.userView(n)
+
+	c.view("cluster", "Cluster")
+	c.shows(".node-card", "ready")
+	c.shows(".lane-cell", "lag")
+	c.picture("cluster")
+
+	c.view("partitions", "Partitions")
+	c.until(`document.querySelectorAll(".slot").length === 64`)
+	c.picture("partitions")
+
+	c.view("letters", "Dead letters")
+	c.shows(".state.empty", "No dead letters")
+	c.picture("letters")
+
+	c.view("nonsense", "No such view")
+	c.do(chromedp.EmulateViewport(400, 800))
+	c.view("segments", "Segments")
+	c.until(`document.querySelectorAll("tbody tr").length === 6`)
+	c.picture("segments-narrow")
+	c.click(".menu")
+	c.until(`document.querySelector(".menu").getAttribute("aria-expanded") === "true"`)
+	c.picture("menu-narrow")
+	c.do(chromedp.EmulateViewport(1360, 860))
+
+	c.quiet()
+	// The listener hears violations: one on purpose.
+	c.text(`document.body.setAttribute("style", "color: red")`)
+	c.until(`true`)
+	if said := strings.Join(c.heard(), "\n"); !strings.Contains(said, "Content Security Policy") {
+		t.Errorf("an inline style went through: %q", said)
+	}
+}
+
+func (c *consoleTab) liveView(n *liveNode) {
+	c.t.Helper()
+	c.view("live", "Live events")
+	c.shows(".tally", "taken in")
+	c.picture("live-empty")
+	n.events(c.t, config.DevKey, visitOf("auto", "browser:live1", "account:9f31"), sent{"event": "purchase", "identities": []string{"browser:live2"}, "props": sent{"price": 99.5, "new": true}}, visitOf("sport", "browser:live3"))
+	c.until(`document.querySelectorAll("table.live tbody tr").length === 3`)
+	c.shows("table.live .identity", "browser:live1")
+	c.shows(".tally", "3 taken in")
+	if got := c.text(`document.querySelector("table.live").textContent`); strings.Contains(got, "utm=1") {
+		c.t.Errorf("a query is shown: %s", got)
+	}
+	c.picture("live")
+	c.click("#pause")
+	c.shows(".tally", "Paused")
+	c.click("#pause")
+	c.shows(".tally", "0 taken in") // a new feed
+}
+
+func (c *consoleTab) segmentViews() {
+	t := c.t
+	t.Helper()
+	c.view("segments", "Segments")
+	c.until(`document.querySelectorAll("tbody tr").length === 5`)
+	c.shows("tbody tr", "collectors")
+	c.picture("segments")
+
+	c.view("segments/auto", "auto")
+	c.until(`document.querySelector(".chart circle.point")`)
+	c.shows(".size-now", "326")
+	c.picture("segment")
+
+	c.view("segments/+new", "New segment")
+	c.set("#segment-id", "readers")
+	c.set("#rule", "count(event.section == \"news\", \"30d\") >= 1 &&\n  cuont(true) > 1")
+	c.click("#preview")
+	c.shows(".rule-error", "Line 2, column 3")
+	if got := c.text(`document.querySelector(".wrong").textContent`); got != "cuont" {
+		t.Errorf("%q is marked", got)
+	}
+	if got := c.text(`(a => a.value.slice(a.selectionStart, a.selectionEnd) + " " + a.getAttribute("aria-invalid") + " " + (document.activeElement === a))(document.querySelector("#rule"))`); got != "cuont true true" {
+		t.Errorf("the editor is left with %q", got)
+	}
+	c.picture("rule-error")
+	c.click(".rule-error button.small") // what was meant
+	c.until(`document.querySelector("#rule").value.includes("  count(true) > 1")`)
+	c.until(`!document.querySelector(".wrong")`)
+	c.click("#preview")
+	c.until(`document.querySelector(".preview dd")`)
+	if got := c.text(`[...document.querySelectorAll(".preview dd")].map(e => e.textContent).join(" ")`); got != "0 +246 −0 246" {
+		t.Errorf("the preview says %q", got)
+	}
+	c.picture("preview")
+	c.click("#save")
+	c.shows("h1", "readers")
+	c.shows(".size-now", "246")
+	c.view("segments", "Segments")
+	c.until(`document.querySelectorAll("tbody tr").length === 6`)
+	// Deleted, only once that is confirmed; and defined anew for what follows.
+	c.view("segments/collectors", "collectors")
+	c.click("#delete")
+	c.until(`document.querySelector("dialog[open]")`)
+	c.picture("delete")
+	c.click("dialog button[value=no]")
+	c.until(`!document.querySelector("dialog")`)
+	c.click("#delete")
+	c.click("dialog button[value=yes]")
+	c.shows("h1", "Segments")
+	c.until(`document.querySelectorAll("tbody tr").length === 5 && !document.querySelector("tbody").textContent.includes("collectors")`)
+	c.view("segments/+new", "New segment")
+	c.set("#segment-id", "collectors")
+	c.set("#rule", `count(event.section == "stamps", "30d") >= 1`)
+	c.click("#save")
+	c.shows("h1", "collectors")
+	c.shows(".size-now", "12")
+	c.view("segments/readers", "readers")
+	c.click("#delete")
+	c.click("dialog button[value=yes]")
+	c.shows("h1", "Segments")
+	c.until(`document.querySelectorAll("tbody tr").length === 5`)
+}
+
+// userView looks at a user of six, unlinks one and cuts another out.
+func (c *consoleTab) userView(n *liveNode) {
+	t := c.t
+	t.Helper()
+	c.view("user", "User graph")
+	c.shows(".state.empty", "Whose graph?")
+	c.set("#identity", "browser:me1")
+	c.click(".body form button[type=submit]")
+	c.until(`document.querySelectorAll(".graph .node").length === 6 && document.querySelectorAll(".graph .edge").length === 5`)
+	c.picture("user")
+	c.text(`document.querySelector(".graph .edge.inferred").dispatchEvent(new PointerEvent("pointerenter"))`)
+	c.shows(".about", "90%")
+	c.shows(".about", "demo")
+	c.picture("user-edge")
+
+	c.click(".about .quiet-danger")
+	c.until(`document.querySelector("dialog[open]")`)
+	c.click("dialog button[value=yes]")
+	c.until(`document.querySelectorAll(".graph .node").length === 5 && document.querySelectorAll(".graph .edge").length === 4`)
+
+	c.until(`document.querySelector("[data-optout='browser:me1']")`)
+	c.click("[data-optout='browser:me1']")
+	c.until(`document.querySelector("dialog[open]")`)
+	c.picture("optout")
+	c.click("dialog button[value=yes]")
+	c.until(`document.querySelector(".graph .edge.cut .stroke")?.getAnimations().length > 0`) // the link vanishes
+	c.until(`document.querySelector(".graph .node.gone")`)
+	c.shows(".receipt dl", "Signature")
+	c.click("#verify")
+	c.until(`document.querySelectorAll(".checks li").length === 5`)
+	if bad := c.text(`[...document.querySelectorAll(".checks li.bad")].map(e => e.textContent).join()`); bad != "" {
+		t.Errorf("the receipt is not right: %s", bad)
+	}
+	c.shows(".checks li.good", "Nothing of the identity is left")
+	c.shows(".checks li", "The signature is right, checked in this browser")
+	c.picture("receipt")
+	if got := n.kith(t, "lookup", "browser:me1"); strings.Contains(got, "auto") || !strings.Contains(got, "opted out") {
+		t.Errorf("after the opt-out: %s", got)
+	}
+	c.view("receipts/browser%3Ame1", "Receipts")
+	c.shows(".panel h2", "Opted out")
+	c.shows(".receipt dl", "Signature")
+	c.picture("receipts")
+	c.view("user/browser%3Ame1", "User graph")
+	c.shows(".state.empty", "Opted out")
+	c.view("user/account%3A7d2f", "User graph")
+	c.until(`document.querySelectorAll(".graph .node").length === 4`)
+}
+
+// A client's key and a report key are offered what they may do, and shown no more
+// than that.
+func TestConsoleRolesInABrowser(t *testing.T) {
+	n := startNode(t, t.TempDir())
+	furnish(t, n)
+	acme := n.newKey(t, "acme", "client")
+	report := n.newKey(t, "demo", "report")
+	c := openConsole(t, n)
+
+	c.signIn(config.DevKey)
+	if got := c.text(`[...document.querySelectorAll("#nav a")].map(a => a.dataset.view).join()`); got != "overview,live,segments,overlap,count,user,explain,receipts" {
+		t.Errorf("a client's key is offered %s", got)
+	}
+	if got := c.text(`document.querySelectorAll("#client").length`); got != "0" {
+		t.Error("a client's key may pick a client")
+	}
+	c.until(`document.querySelector(".chart rect.bar")`)
+	c.picture("client-overview")
+	for _, path := range []string{"cluster", "partitions", "letters"} {
+		c.view(path, "No such view")
+	}
+	c.view("overlap", "Overlap")
+	c.until(`document.querySelectorAll("td.heat").length === 25`)
+	c.shows("td.hidden-cell", "< 50")
+	c.shows(".legend-hidden", "Fewer than 50 people")
+	c.picture("client-overlap")
+	c.view("live", "Live events")
+	c.shows(".tally", "taken in")
+	n.events(t, acme, visitOf("theirs", "browser:other1"))
+	n.events(t, config.DevKey, visitOf("auto", "browser:live1"))
+	c.shows("table.live .identity", "browser~")
+	if got := c.text(`document.querySelector("table.live").textContent`); strings.Contains(got, "live1") || strings.Contains(got, "theirs") {
+		t.Errorf("the feed shows %s", got)
+	}
+	c.picture("client-live")
+	c.signOut()
+	if got := c.text(`sessionStorage.length + " " + document.body.textContent.includes("browser~")`); got != "0 false" {
+		t.Errorf("after signing out: %s", got)
+	}
+
+	c.signIn(acme)
+	c.view("segments", "Segments")
+	c.shows(".state.empty", "No segments yet")
+	c.picture("no-segments")
+	c.signOut()
+
+	c.signIn(report)
+	if got := c.text(`[...document.querySelectorAll("#nav a")].map(a => a.dataset.view).join()`); got != "overview,count" {
+		t.Errorf("a report key is offered %s", got)
+	}
+	c.picture("report-overview")
+	c.view("count", "Count")
+	c.set("#expr", "auto")
+	c.click(".body form button[type=submit]")
+	c.shows(".huge", "330")
+	c.shows(".count-card", "Rounded to 10")
+	for _, path := range []string{"live", "segments", "overlap", "user", "explain", "receipts", "cluster"} {
+		c.view(path, "No such view")
+	}
+	c.quiet()
+}
+
+// Everything can be done with keys alone.
+func TestConsoleKeyboardInABrowser(t *testing.T) {
+	n := startNode(t, t.TempDir())
+	furnish(t, n)
+	c := openConsole(t, n)
+	press := func(keys ...string) {
+		t.Helper()
+		for _, k := range keys {
+			c.do(chromedp.KeyEvent(k))
+		}
+	}
+	// tabTo presses Tab until an element has the focus.
+	tabTo := func(selector string) {
+		t.Helper()
+		for range 120 {
+			if c.text(fmt.Sprintf(`document.activeElement.matches(%q)`, selector)) == "true" {
+				if got := c.text(`(s => s.outlineStyle + s.strokeWidth)(getComputedStyle(document.activeElement.querySelector("circle, .stroke") || document.activeElement))`); strings.HasPrefix(got, "none") && !strings.HasPrefix(selector, ".graph") {
+					t.Errorf("the focus on %s is not to be seen: %s", selector, got)
+				}
+				return
+			}
+			press(kb.Tab)
+		}
+		t.Fatalf("Tab never comes to %s; it is at %s", selector, c.text(`document.activeElement.outerHTML.slice(0, 200)`))
+	}
+	c.until(`document.activeElement.id === "key"`)
+	press(config.DevKey, kb.Enter)
+	c.until(`document.querySelector("#nav") && document.activeElement.tagName === "H1"`)
+	c.text(`document.activeElement.blur()`)
+	tabTo(".skip")
+	press(kb.Enter)
+	c.until(`document.activeElement.id === "main"`)
+	c.text(`document.querySelector(".skip").focus()`)
+	tabTo(`#nav a[data-view=user]`)
+	press(kb.Enter)
+	c.until(`document.activeElement.id === "identity"`)
+	press("browser:me1", kb.Enter)
+	c.until(`document.querySelectorAll(".graph .node").length === 6`)
+	tabTo(".graph .edge")
+	c.shows(".about h2", "Link")
+	tabTo(".graph .node.centre")
+	c.shows(".about", "browser:me1")
+	tabTo("[data-optout]")
+	press(kb.Enter)
+	c.until(`document.querySelector("dialog[open]") && document.querySelector("dialog").contains(document.activeElement)`)
+	press(kb.Escape)
+	c.until(`!document.querySelector("dialog") && document.activeElement.matches("[data-optout]")`)
+	c.text(`document.querySelector(".skip").focus()`)
+	tabTo("#theme")
+	press(kb.Enter)
+	c.until(`document.documentElement.dataset.theme === "light"`)
+	press(kb.Enter)
+	c.until(`document.documentElement.dataset.theme === "dark" && localStorage.getItem("kith-theme") === "dark"`)
+	press(kb.Enter)
+	c.until(`!document.documentElement.dataset.theme && localStorage.length === 0`)
+	c.quiet()
+}
