@@ -73,7 +73,7 @@ test-mistakes: ## plant known mistakes in the graph and the engine and see that 
 tag: ## build gateway/kith.min.js, the tag that is served, from gateway/kith.js
 	go generate ./gateway
 
-test-browser: ## the tag, the pages for people, the console and the tour in Debian's chromium
+test-browser: ## the tag, the pages for people, the console and the tour in Debian's chromium; KITH_SCREENSHOTS=DIR keeps pictures
 	go test -count=1 -v -run InABrowser ./gateway ./cmd/kith
 
 test-cluster: ## three nodes as processes: killed, paused, parted, on a full disk; some minutes, with ROUNDS=15 most of an hour
