@@ -1,6 +1,9 @@
 // Charts as SVG, drawn to a fixed coordinate box and scaled by the page.
 import { s, h, compact, number, day, signed } from "./dom.js";
 
+/** wide is the coordinate box that keeps texts legible in the window. */
+const wide = () => (innerWidth < 700 ? 420 : 980);
+
 /** steps are three or four round values from 0 (or near least) to beyond most. */
 function steps(least, most) {
   const room = Math.max(most - least, 1);
@@ -20,7 +23,7 @@ function steps(least, most) {
  * value are gaps. Each point can be focused and says its value.
  */
 export function lineChart(title, points) {
-  const W = 980, H = 250, L = 52, R = 16, T = 14, B = 28;
+  const W = wide(), H = 250, L = 52, R = 16, T = 14, B = 28;
   const known = points.filter((p) => p.value !== null);
   const values = known.map((p) => p.value);
   const most = Math.max(...values, 1), low = Math.min(...values, most);
@@ -35,7 +38,7 @@ export function lineChart(title, points) {
     runs[runs.length - 1].push([x(i), y(p.value)]);
   });
   const path = (r) => r.map(([a, b], i) => (i ? "L" : "M") + a.toFixed(1) + " " + b.toFixed(1)).join("");
-  const every = Math.max(1, Math.ceil(points.length / 8));
+  const every = Math.max(1, Math.ceil((points.length * 90) / W));
   const says = h("output", { class: "chart-says", "aria-live": "polite" }, "\u00a0");
   const say = (p) => () => { says.textContent = `${day(p.day)}${p.soFar ? " so far" : ""}: ${number(p.value)}`; };
   return h("figure", { class: "chart" },
@@ -49,13 +52,13 @@ export function lineChart(title, points) {
 }
 
 /** bars draws one bar a day, below the line where negative. */
-export function bars(title, points, { height = 150, sign = false } = {}) {
-  const W = 980, H = height, L = 52, R = 16, T = 10, B = 26;
+export function bars(title, points, { width = wide(), height = 150, sign = false } = {}) {
+  const W = width, H = height, L = 52, R = 16, T = 10, B = 26;
   const values = points.map((p) => p.value ?? 0);
   const most = Math.max(...values, 1), least = sign ? Math.min(...values, 0) : 0;
   const y = (v) => T + (1 - (v - least) / (most - least || 1)) * (H - T - B);
   const w = (W - L - R) / Math.max(points.length, 1);
-  const every = Math.max(1, Math.ceil(points.length / 8));
+  const every = Math.max(1, Math.ceil((points.length * 90) / W));
   const says = h("output", { class: "chart-says", "aria-live": "polite" }, "\u00a0");
   const text = (p) => `${day(p.day)}: ${p.value === null ? "hidden by the floor" : sign ? signed(p.value) : number(p.value)}`;
   const say = (p) => () => { says.textContent = text(p); };

@@ -109,6 +109,7 @@ export function toast(text, kind = "ok") {
   toasts ||= document.body.appendChild(h("div", { class: "toasts", role: "status", "aria-live": "polite" }));
   const t = h("div", { class: "toast " + kind }, icon(kind === "ok" ? "check" : "cross"), text);
   toasts.append(t);
+  while (toasts.children.length > 3) toasts.firstChild.remove();
   setTimeout(() => t.remove(), 6000);
 }
 

@@ -125,7 +125,7 @@ function showDays(page, el) {
     const names = new Map();
     for (const d of a.days) for (const x of d.names || []) names.set(x.name, (names.get(x.name) || 0) + (x.count || 0));
     const top = [...names].sort((x, y) => y[1] - x[1]).slice(0, 8);
-    return [bars("Events a day", points),
+    return [bars("Events a day", points, isAdmin() && innerWidth > 1080 ? { width: 640 } : {}),
       !total && h("p", { class: "quiet" }, a.below ? `Nothing above the floor of ${a.below} in these 14 days.` : "No events in these 14 days."),
       top.length > 0 && table("Events by name", [["Event"], ["14 days", "num"]], top.map(([k, v]) => [k, number(v)]))];
   });

@@ -28,7 +28,7 @@ export function user(page) {
 const links = (n) => n + (n === 1 ? " link" : " links");
 
 /** named is an identity, shortened in a table. */
-const named = (x) => h("span", { class: "identity", title: x }, clip(x, 34));
+const named = (x) => h("span", { class: "identity", title: x }, clip(x, 26));
 
 async function load(page, identity, after) {
   const [u, state] = await Promise.all([
@@ -41,7 +41,7 @@ async function load(page, identity, after) {
 function shown(page, out, identity, u) {
   if (u.state.opted_out) return [empty("Opted out", "Nothing of this identity is kept or shown. Its receipt is under Receipts.", h("a", { class: "button", href: "#/receipts/" + id(identity) }, "Receipt"))];
   const about = h("aside", { class: "panel about", "aria-live": "polite", "aria-label": "What is chosen" });
-  const receipt = h("div", {});
+  const receipt = h("div", {}), listed = h("div", {});
   let busy = false;
   const guard = (f) => async (...a) => {
     if (busy) return;
@@ -61,6 +61,7 @@ function shown(page, out, identity, u) {
     const gone = answer.everywhere ? u.members : [m];
     await vanish(picture, u.edges.filter((e) => gone.includes(e.a) || gone.includes(e.b)).map(edgeName));
     await Promise.all(gone.map((x) => depart(picture, x)));
+    replace(listed, linkTable(u.edges.filter((e) => !gone.includes(e.a) && !gone.includes(e.b)), unlink));
     replace(receipt, state.receipt ? receiptCard(state.receipt) : empty("Not final yet", "It is dark already; the receipt comes when nothing of it is left.", h("a", { class: "button", href: "#/receipts/" + id(m) }, "Look again")));
     receipt.querySelector(".receipt")?.setAttribute("tabindex", "-1");
     receipt.querySelector(".receipt")?.focus({ preventScroll: true });
@@ -90,15 +91,21 @@ function shown(page, out, identity, u) {
     }
   };
   const picture = draw(u, identity, select);
+  replace(listed, linkTable(u.edges, unlink));
   select("member", u.members.includes(identity) ? identity : u.root);
   return [
     h("div", { class: "columns graph-columns" }, h("section", { class: "panel canvas", "aria-label": "Graph" }, h("p", { class: "quiet" }, `${u.members.length} ${u.members.length === 1 ? "identity" : "identities"}, ${links(u.edges.length)}`, !u.state.known && ", not known", picture.hidden > 0 && `, ${picture.hidden} not drawn`), picture.svg,
       h("div", { class: "legend" }, h("span", {}, h("i", { class: "line-key", "aria-hidden": "true" }), "deterministic"), h("span", {}, h("i", { class: "line-key inferred", "aria-hidden": "true" }), "inferred"), u.state.segments.length > 0 && h("span", {}, "In ", u.state.segments.map((x) => h("a", { class: "chip", href: "#/segments/" + id(x) }, x))))), about),
     receipt,
-    u.edges.length > 0 && panel("Links", table("Links of this user", [["Identity"], ["Identity"], ["Method"], ["Confidence", "num"], ["Client"], ["Newest evidence"], [""]],
-      u.edges.map((e) => [named(e.a), named(e.b), e.method, percent(e.confidence), e.client, h("span", { class: "nowrap" }, stamp(e.time)), h("button", { type: "button", class: "small", "aria-label": `Remove the link of ${e.a} and ${e.b}`, onclick: () => unlink(e) }, "Remove")]))),
-    u.edges.length === 0 && h("p", { class: "quiet" }, "This identity is linked with nobody."),
+    listed,
   ];
+}
+
+/** linkTable lists links, each with its end. */
+function linkTable(edges, unlink) {
+  if (!edges.length) return h("p", { class: "quiet" }, "No link joins this identity with another.");
+  return panel("Links", table("Links of this user", [["Identity"], ["Identity"], ["Method"], ["Confidence", "num"], ["Client"], ["Newest evidence"], [""]],
+    edges.map((e) => [named(e.a), named(e.b), e.method, percent(e.confidence), e.client, h("span", { class: "nowrap" }, stamp(e.time)), h("button", { type: "button", class: "small", "aria-label": `Remove the link of ${e.a} and ${e.b}`, onclick: () => unlink(e) }, "Remove")])));
 }
 
 /** final asks on until an opt-out has its receipt, half a minute at most. */
