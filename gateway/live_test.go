@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -226,6 +227,29 @@ func TestLiveFeedEnds(t *testing.T) {
 	}
 	if _, resp := tryFeed(t, service, "acme-key", ""); resp.StatusCode != 503 {
 		t.Errorf("a feed of a node that stops: %s", resp.Status)
+	}
+}
+
+// A server that stops ends its feeds as answers end, not as connections break.
+func TestLiveFeedEndsWithTheServer(t *testing.T) {
+	r := newRig(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r.g.Serve(ctx, nil, l) }()
+	f := openFeed(t, l.Addr().String(), "acme-key", "")
+	cancel()
+	for kind := "?"; kind != ""; {
+		kind, _ = f.next()
+	}
+	if err := f.lines.Err(); err != nil {
+		t.Errorf("the feed broke off: %v", err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 

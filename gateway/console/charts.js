@@ -60,7 +60,7 @@ export function bars(title, points, { width = wide(), height = 150, sign = false
   const w = (W - L - R) / Math.max(points.length, 1);
   const every = Math.max(1, Math.ceil((points.length * 90) / W));
   const says = h("output", { class: "chart-says", "aria-live": "polite" }, "\u00a0");
-  const text = (p) => `${day(p.day)}: ${p.value === null ? "hidden by the floor" : sign ? signed(p.value) : number(p.value)}`;
+  const text = (p) => `${day(p.day)}: ${p.value === null ? (sign ? "not known, or hidden by the floor" : "hidden by the floor") : sign ? signed(p.value) : number(p.value)}`;
   const say = (p) => () => { says.textContent = text(p); };
   return h("figure", { class: "chart" },
     s("svg", { viewBox: `0 0 ${W} ${H}`, role: "group", "aria-label": title },

@@ -14,6 +14,7 @@ export function layout(members, edges) {
   const rnd = chance([...members.join()].reduce((a, c) => (Math.imul(a, 31) + c.charCodeAt(0)) | 0, 7));
   const at = new Map(members.map((m, i) => [m, { x: Math.cos((i / members.length) * 6.283) * 120 + rnd() * 20, y: Math.sin((i / members.length) * 6.283) * 90 + rnd() * 20, dx: 0, dy: 0 }]));
   const list = [...at.values()], rest = Math.min(150, 60 + 420 / Math.sqrt(members.length + 1));
+  const push = members.length > 24 ? 0.3 : 0.1;
   for (let round = 0, heat = 26; round < 320; round++, heat *= 0.985) {
     for (const a of list) a.dx = a.dy = 0;
     for (let i = 0; i < list.length; i++) {
@@ -21,7 +22,7 @@ export function layout(members, edges) {
         const a = list[i], b = list[j];
         let x = a.x - b.x, y = a.y - b.y;
         const d2 = Math.max(x * x + y * y, 25), f = (rest * rest) / d2;
-        a.dx += (x * f) / 10; a.dy += (y * f) / 10; b.dx -= (x * f) / 10; b.dy -= (y * f) / 10;
+        a.dx += x * f * push; a.dy += y * f * push; b.dx -= x * f * push; b.dy -= y * f * push;
       }
     }
     for (const e of edges) {
@@ -78,9 +79,9 @@ export function draw(user, centre, select) {
   const crowded = members.length > 24;
   for (const m of members) {
     const p = at.get(m);
-    const g = s("g", { class: `node kind-${kindOf(m).split(".")[0]}${m === user.root ? " root" : ""}${m === centre ? " centre" : ""}`, tabindex: 0, role: "button", "aria-label": m + (m === user.root ? ", the root" : "") },
-      s("circle", { cx: p.x, cy: p.y, r: m === centre ? 17 : 14 }),
-      s("text", { class: "letter", x: p.x, y: p.y + 4.5, "text-anchor": "middle" }, kindOf(m)[0].toUpperCase()),
+    const g = s("g", { class: `${crowded ? "small " : ""}node kind-${kindOf(m).split(".")[0]}${m === user.root ? " root" : ""}${m === centre ? " centre" : ""}`, tabindex: 0, role: "button", "aria-label": m + (m === user.root ? ", the root" : "") },
+      s("circle", { cx: p.x, cy: p.y, r: (m === centre ? 17 : 14) * (crowded ? 0.62 : 1) }),
+      s("text", { class: "letter", x: p.x, y: p.y + (crowded ? 3 : 4.5), "text-anchor": "middle" }, kindOf(m)[0].toUpperCase()),
       (!crowded || m === centre || m === user.root) && s("text", { class: "name", x: p.x, y: p.y + 32, "text-anchor": "middle" }, clip(m)));
     const on = pick(g, "member", m);
     g.addEventListener("focus", on);
