@@ -131,6 +131,9 @@ type Config struct {
 	// Feeds are the clients with a feed of memberships. It is kept likewise. Nil:
 	// as it was.
 	Feeds *FeedConfig
+	// AuditRetention is for how long lines of the audit log are kept; 0: as long as
+	// there is room.
+	AuditRetention time.Duration
 	// Boot are clients with keys that must exist once the node is open.
 	Boot []BootKey
 	// DiskReserve is refused to events: with less free, intake answers

@@ -45,6 +45,7 @@ type Node struct {
 	answers      answers
 	ledger       *ledger
 	feeds        feeds
+	audit        audit
 	signer       signer
 
 	cutSeconds prometheus.Histogram
@@ -165,7 +166,7 @@ func newNode(c Config, lg log.Logs, st store.Store, secret [16]byte) *Node {
 	n.ledger = newLedger(n, lg.Ledger(), lg.Feed())
 	static := map[[32]byte]proto.Principal{}
 	for _, k := range c.AdminKeys {
-		static[k] = proto.Principal{Role: proto.RoleAdmin}
+		static[k] = proto.Principal{Role: proto.RoleAdmin, Key: proto.KeyID(k)}
 	}
 	n.registry = newRegistry(lg.Control(), static, c.Now)
 	return n

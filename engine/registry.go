@@ -154,7 +154,7 @@ func (r *registry) obey(seq uint64, c *pb.Control) error {
 		}
 		r.clients[info.Name] = info
 	case *pb.Control_Key:
-		r.keys[[32]byte(b.Key.Sha256)] = proto.Principal{Role: proto.Role(b.Key.Role), Client: proto.ClientName(b.Key.Client)}
+		r.keys[[32]byte(b.Key.Sha256)] = proto.Principal{Role: proto.Role(b.Key.Role), Client: proto.ClientName(b.Key.Client), Key: proto.KeyID([32]byte(b.Key.Sha256))}
 	case *pb.Control_RevokeKey:
 		delete(r.keys, [32]byte(b.RevokeKey.Sha256))
 	case *pb.Control_Define:

@@ -68,6 +68,9 @@ func (s *script) DropOutlet(ctx context.Context, c proto.ClientID) error {
 	return s.inner.DropOutlet(ctx, c)
 }
 
+// Audit implements log.Logs.
+func (s *script) Audit(ctx context.Context) (log.Outlet, error) { return s.inner.Audit(ctx) }
+
 // Healthy implements log.Logs.
 func (s *script) Healthy() error { return nil }
 

@@ -210,6 +210,14 @@ type Feeds interface {
 	FeedName(client proto.ClientInfo, id proto.Identity) string
 }
 
+// Audit is the audit log. Its methods may run concurrently.
+type Audit interface {
+	// AppendAudit returns when the lines are durable, or cannot be.
+	AppendAudit(ctx context.Context, list []proto.AuditRecord) error
+	// AuditPage is what is kept, by what is asked.
+	AuditPage(ctx context.Context, q proto.AuditQuery) (proto.AuditPage, error)
+}
+
 // Graph is which identities are one person's.
 type Graph interface {
 	// Link returns with the final decision; CodeTimeout if ctx ends before.
@@ -270,6 +278,7 @@ type Dependencies struct {
 	Cluster     Cluster     // optional likewise
 	Others      Others      // optional: without it nothing is passed on
 	Feeds       Feeds       // optional likewise
+	Audit       Audit       // optional likewise: then no call is kept
 
 	Registry *prometheus.Registry // optional: for the gateway's metrics and /metrics
 	Log      *slog.Logger         // optional: for what no caller is told

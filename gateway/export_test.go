@@ -186,3 +186,6 @@ func Languages() (list []words) {
 
 // ConsoleFiles are the console's, as they are embedded.
 var ConsoleFiles = consoleFiles
+
+// FlushAudit writes what was counted.
+func (g *Gateway) FlushAudit() error { return g.audit.flush(g.c.Now()) }

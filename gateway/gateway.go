@@ -42,6 +42,7 @@ type Gateway struct {
 	partners map[partnerKey]partner // read only after New
 	policies policies
 	pages    pages
+	audit    *auditor // nil: no call is kept
 
 	exporting chan struct{} // a slot for each export under way
 	live      *live
@@ -104,6 +105,9 @@ func New(c Config, deps Dependencies) (*Gateway, error) {
 	g.lookups.New = func() any { return new(lookup) }
 	g.bids.New = func() any { return new(bid) }
 	g.macs.New = newMAC(g.c.PseudonymKey)
+	if deps.Audit != nil {
+		g.audit = &auditor{to: deps.Audit, now: g.c.Now}
+	}
 	g.public = g.publicRoutes()
 	g.service = g.serviceRoutes()
 	return g, nil

@@ -158,6 +158,7 @@ func (g *Gateway) deleteLink(w http.ResponseWriter, r *http.Request, who proto.P
 	if err != nil {
 		return err
 	}
+	noteIdentities(w, a)
 	pos, err := g.deps.Graph.Unlink(r.Context(), client, a, b)
 	if err != nil {
 		return err

@@ -52,8 +52,8 @@ type watcher struct {
 	lost    atomic.Uint64 // of these, dropped because the reader was slow
 }
 
-// tally is what a reader is told of what it was not told.
-type tally struct {
+// liveTally is what a reader is told of what it was not told.
+type liveTally struct {
 	Seen    uint64 `json:"seen"`
 	Told    uint64 `json:"told"`
 	Skipped uint64 `json:"skipped"`
@@ -265,7 +265,7 @@ func (f *liveFeed) stillMay(r *http.Request) bool {
 
 func (f *liveFeed) tally() error {
 	w := f.watch
-	return f.write("tally", tally{w.seen.Load(), f.told, w.skipped.Load(), w.lost.Load()})
+	return f.write("tally", liveTally{w.seen.Load(), f.told, w.skipped.Load(), w.lost.Load()})
 }
 
 // event tells of e, unless it is of somebody who is opted out by now.

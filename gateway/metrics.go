@@ -32,10 +32,12 @@ type metrics struct {
 	links      map[string]prometheus.Counter // by answer; read only after newMetrics
 	linksOther prometheus.Counter
 	unlinks    prometheus.Counter
-	blocked    prometheus.Counter
-	optOuts    prometheus.Counter
-	optIns     prometheus.Counter
-	erasures   prometheus.Counter
+
+	auditFailed prometheus.Counter
+	blocked     prometheus.Counter
+	optOuts     prometheus.Counter
+	optIns      prometheus.Counter
+	erasures    prometheus.Counter
 }
 
 type routeMetrics struct {
@@ -83,6 +85,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m.accepted = counter("events_accepted_total", "Events acknowledged as durable.")
 	m.unproven = counter("identities_unproven_total", "Identities of the public plane left out for want of a proof.")
 	m.optedOut = counter("opted_out_requests_total", "Public requests that carried an opt-out signal.")
+	m.auditFailed = counter("audit_failed_total", "Calls that could not be written to the audit log: refused, or answered all the same where they only take away.")
 	m.limited = counter("rate_limited_total", "Bodies refused by a client's rate limit.")
 	m.unauthorized = counter("unknown_keys_total", "Requests with a key that is not known.")
 	m.identities = counter("lookup_identities_total", "Identities looked up.")

@@ -202,6 +202,7 @@ func (m *messages) take(p *post, kind string, msg *nats.Msg) (proto.Position, er
 	if err != nil {
 		return nil, err
 	}
+	m.g.countCall(who, "NATS kith.in")
 	if err := m.g.ownClient(p, who, name); err != nil {
 		return nil, err
 	}
@@ -284,6 +285,7 @@ func (m *messages) lookup(r micro.Request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	m.g.countCall(who, "NATS kith.query.lookup")
 	l := m.g.lookups.Get().(*lookup)
 	defer m.g.freeLookup(l)
 	protobuf := r.Headers().Get("Content-Type") == protobufType
@@ -335,7 +337,8 @@ func (m *messages) count(r micro.Request) ([]byte, error) {
 // optOut answers kith.optout: the body of POST /v1/optouts. One that was begun
 // is finished even while the node shuts down.
 func (m *messages) optOut(r micro.Request) ([]byte, error) {
-	if _, err := m.principal(r.Headers().Values("Authorization"), proto.RoleClient, proto.RoleAdmin); err != nil {
+	who, err := m.principal(r.Headers().Values("Authorization"), proto.RoleClient, proto.RoleAdmin)
+	if err != nil {
 		return nil, err
 	}
 	if len(r.Data()) > m.g.c.BodyBytesMax {
@@ -346,6 +349,7 @@ func (m *messages) optOut(r micro.Request) ([]byte, error) {
 		return nil, err
 	}
 	s, err := m.g.cutOut(m.ctx, x)
+	m.g.listOptOut(who, x, err)
 	if err != nil {
 		return nil, err
 	}

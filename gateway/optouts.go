@@ -93,6 +93,8 @@ func (g *Gateway) postOptOut(w http.ResponseWriter, r *http.Request, who proto.P
 	if x.Identities != nil {
 		return g.postOptOuts(w, r, x)
 	}
+	id, _ := x.identity() // cutOut says what is wrong with it
+	noteIdentities(w, id)
 	s, err := g.cutOut(r.Context(), x)
 	if err != nil {
 		return err
@@ -117,6 +119,7 @@ func (g *Gateway) postOptOuts(w http.ResponseWriter, r *http.Request, x optOutRe
 	}
 	ctx, cancel := cutContext(r.Context())
 	defer cancel()
+	noteIdentities(w, ids...)
 	list, err := g.deps.OptOuts.OptOutAll(ctx, ids, x.Everywhere)
 	if err != nil {
 		return err
@@ -146,6 +149,7 @@ func (g *Gateway) postOptIn(w http.ResponseWriter, r *http.Request, who proto.Pr
 	if err != nil {
 		return err
 	}
+	noteIdentities(w, id)
 	ctx, cancel := cutContext(r.Context())
 	defer cancel()
 	s, err := g.deps.OptOuts.OptIn(ctx, id)

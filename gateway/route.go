@@ -41,6 +41,8 @@ type plane struct {
 	metrics *metrics
 	log     *slog.Logger
 	name    string
+
+	wrap func(route string, h handler) handler // what each handler goes through; nil: nothing
 }
 
 func (g *Gateway) newPlane(name string) *plane {
@@ -66,16 +68,21 @@ func clip(s string) string {
 
 // add gives a path its methods, as method, handler pairs in one map.
 func (p *plane) add(pattern string, methods map[string]handler) *route {
-	if get, ok := methods[http.MethodGet]; ok {
-		methods[http.MethodHead] = get
-	}
-	allow := make([]string, 0, len(methods))
+	allow := make([]string, 0, len(methods)+1)
 	for m := range methods {
 		allow = append(allow, m)
 	}
 	slices.Sort(allow)
 	for _, m := range allow {
 		p.list = append(p.list, Route{p.name, m, pattern})
+		if p.wrap != nil {
+			methods[m] = p.wrap(m+" "+pattern, methods[m])
+		}
+	}
+	if get, ok := methods[http.MethodGet]; ok {
+		methods[http.MethodHead] = get
+		allow = append(allow, http.MethodHead)
+		slices.Sort(allow)
 	}
 	rt := &route{methods: methods, allow: strings.Join(allow, ", "), metrics: p.metrics.route(p.name, pattern), log: p.log.With("path", pattern)}
 	p.routes.Handle(pattern, rt)
@@ -235,6 +242,7 @@ func (g *Gateway) behindKey(h keyed, roles ...proto.Role) handler {
 		if err != nil {
 			return err
 		}
+		noteWho(w, who)
 		return h(w, r, who)
 	}
 }

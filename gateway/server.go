@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"kith/proto"
@@ -34,6 +35,15 @@ func (g *Gateway) Serve(ctx context.Context, public, service net.Listener) error
 	}
 	var err error
 	waiting := len(servers)
+	counts, stopCounts := context.WithCancel(context.WithoutCancel(ctx))
+	var counting sync.WaitGroup
+	if g.audit != nil {
+		counting.Go(func() {
+			g.audit.run(counts, func(err error) {
+				g.log.Error("counts of calls cannot be written to the audit log, they are counted on", "error", err)
+			})
+		})
+	}
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
@@ -49,6 +59,8 @@ func (g *Gateway) Serve(ctx context.Context, public, service net.Listener) error
 	for range waiting {
 		<-failed
 	}
+	stopCounts()
+	counting.Wait()
 	if err != nil && !errors.Is(err, http.ErrServerClosed) {
 		return proto.Errorf(proto.CodeUnavailable, "a listener failed: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 // serviceRoutes are what those with a key may ask.
 func (g *Gateway) serviceRoutes() *plane {
 	p := g.newPlane("service")
+	p.wrap = g.audited
 	client := func(h keyed) handler { return g.behindKey(h, proto.RoleClient, proto.RoleAdmin) }
 	anyone := func(h keyed) handler { return g.behindKey(h, proto.RoleClient, proto.RoleReport, proto.RoleAdmin) }
 	admin := func(h keyed) handler { return g.behindKey(h, proto.RoleAdmin) }
@@ -62,6 +63,9 @@ func (g *Gateway) serviceRoutes() *plane {
 		p.add("/v1/feed/identities", post(client(g.postFeedNames)))
 	}
 	p.add("/v1/key", get(anyone(g.getKey)))
+	if g.deps.Audit != nil {
+		p.add("/v1/audit", get(admin(g.getAudit)))
+	}
 	p.add("/v1/keys", post(admin(g.postKey)))
 	p.add("/v1/live", get(client(g.getLive)))
 	p.add("/v1/clients", get(admin(g.listClients)))

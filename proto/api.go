@@ -153,6 +153,7 @@ type AggregateCounts struct {
 type Principal struct {
 	Role   Role
 	Client ClientName // empty for RoleAdmin
+	Key    string     // first digits of the key's SHA-256; empty without a key
 }
 
 // SegmentSpec is a segment's definition as the API takes and gives it.

@@ -409,6 +409,7 @@ func (x *strangers) probes(victim string) map[string]any {
 		"POST /v1/imports/{id}/commit":           []request{{import1 + "/commit", nil}},
 		"GET /v1/feed":                           []request{{"/v1/feed", nil}, {"/v1/feed?client=" + victim, nil}},
 		"POST /v1/feed/identities":               []request{{"/v1/feed/identities", obj{"identities": town}}, {"/v1/feed/identities?client=" + victim, obj{"identities": town}}},
+		"GET /v1/audit":                          forAdmins,
 		"POST /v1/keys":                          forAdmins,
 		"GET /v1/clients":                        forAdmins,
 		"DELETE /v1/clients/{name}":              forAdmins,

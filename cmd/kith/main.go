@@ -105,7 +105,7 @@ Try it: "kith serve --dev --demo" runs a node with a demo site and visitors.`,
 	c := &connection{getenv: getenv}
 	root.AddCommand(
 		newServeCommand(), newDemoCommand(), newConfigCommand(), newKeyCommand(c), newClientCommand(c), newSegmentsCommand(c),
-		newIngestCommand(c), newImportCommand(c), newLookupCommand(c), newAudienceCommand(c), newCampaignCommand(c), newAggregatesCommand(c), newLeakageCommand(c), newExplainCommand(c), newDeadLettersCommand(c),
+		newIngestCommand(c), newImportCommand(c), newLookupCommand(c), newAudienceCommand(c), newCampaignCommand(c), newAggregatesCommand(c), newLeakageCommand(c), newExplainCommand(c), newDeadLettersCommand(c), newAuditCommand(c),
 		newUserCommand(c), newLinkCommand(c), newUnlinkCommand(c), newIdentityCommand(c),
 		newOptOutCommand(c), newOptInCommand(c), newOptOutsCommand(c), newReceiptCommand(c), newEraseCommand(c),
 		newClusterCommand(c), newBackupCommand(c), newRestoreCommand(), newVerifyCommand(c), newBenchCommand(), newVersionCommand(),

@@ -40,6 +40,7 @@ type node interface {
 	gateway.Exports
 	gateway.Imports
 	gateway.Feeds
+	gateway.Audit
 	Leave()
 	Close() error
 	Conn() *nats.Conn
@@ -146,7 +147,7 @@ func engineConfig(c config.Config, logger *slog.Logger) (engine.Config, error) {
 		Dir: c.Data, LogDir: c.LogDir, StoreDir: c.StoreDir, Node: c.Node, Lanes: c.Lanes,
 		NATSURL: c.NATS.URL, NATSListen: c.NATS.Listen,
 		LogRetention: time.Duration(c.LogRetention), LogBytesMax: c.LogMaxBytes, ActiveMax: c.ActiveMax, HashSecret: secret, Logger: logger,
-		Retention: retentionOf(c), Feeds: feedsOf(c),
+		Retention: retentionOf(c), Feeds: feedsOf(c), AuditRetention: time.Duration(c.Retention.Audit),
 	}
 	for _, k := range c.Keys {
 		var sum [32]byte
@@ -224,7 +225,7 @@ func newGateway(c config.Config, n node, members *members, m gateway.Maintenance
 	gc := gatewayConfig(c)
 	gc.PseudonymKey = n.PseudonymKey()
 	d := gateway.Dependencies{
-		Intake: n, Memberships: n, Definitions: n, Audiences: n, Saved: n, Campaigns: n, Accounts: n, Holdings: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Exports: n, Imports: n, Cluster: n, Feeds: n,
+		Intake: n, Memberships: n, Definitions: n, Audiences: n, Saved: n, Campaigns: n, Accounts: n, Holdings: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Exports: n, Imports: n, Cluster: n, Feeds: n, Audit: n,
 		Registry: registry, Log: logger,
 	}
 	if members != nil {

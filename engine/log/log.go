@@ -28,6 +28,7 @@
 //   - KITH_OUT_SEGMENTS_N on kith.feed.N, published again on
 //     kith.out.segments.CLIENT: who enters and leaves the segments of client number
 //     N, if it asks; the oldest go when it is full.
+//   - KITH_AUDIT on kith.audit: the audit log; the oldest go when it is full.
 //
 // Each stream's metadata holds kith.format (FormatVersion).
 package log
@@ -130,6 +131,8 @@ type Logs interface {
 	// there; DropOutlet deletes it.
 	Outlet(ctx context.Context, c proto.ClientID, name proto.ClientName) (Outlet, error)
 	DropOutlet(ctx context.Context, c proto.ClientID) error
+	// Audit is the stream of the audit log, which nobody else hears.
+	Audit(ctx context.Context) (Outlet, error)
 	// Healthy says why the log cannot take entries, nil if it can.
 	Healthy() error
 	Close() error

@@ -61,6 +61,23 @@ func (l *Log) DropOutlet(ctx context.Context, c proto.ClientID) error {
 	return nil
 }
 
+// auditBytesMax bounds the audit log: some ten million lines.
+const auditBytesMax = 2 << 30
+
+// Audit opens the stream of the audit log, and makes it if it is missing.
+func (l *Log) Audit(ctx context.Context) (Outlet, error) {
+	want := streamConfig("KITH_AUDIT", "kith.audit", auditBytesMax)
+	want.Discard = jetstream.DiscardOld
+	s, err := l.await(ctx, want)
+	if err != nil {
+		return nil, err
+	}
+	return &outlet{control{stream{log: l, name: want.Name, subject: want.Subjects[0], js: s}}}, nil
+}
+
+// Audit is the stream of the audit log.
+func (m *Memory) Audit(ctx context.Context) (Outlet, error) { return m.Outlet(ctx, 0, "") }
+
 // Append implements Outlet.
 func (o *outlet) Append(ctx context.Context, record []byte, id string, last uint64) (uint64, error) {
 	return o.append(ctx, record, last, id)

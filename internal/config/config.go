@@ -229,6 +229,7 @@ type Retention struct {
 	Sessions     Duration `yaml:"sessions"`      // events, by their time
 	IdentityIdle Duration `yaml:"identity_idle"` // identities with all that is known of them, after the last event
 	Aggregates   Duration `yaml:"aggregates"`    // daily totals that name nobody
+	Audit        Duration `yaml:"audit"`         // lines of the audit log
 }
 
 // Links says what never joins people.
@@ -268,6 +269,7 @@ func Default() Config {
 			Sessions:     Duration(730 * 24 * time.Hour),
 			IdentityIdle: Duration(183 * 24 * time.Hour),
 			Aggregates:   Duration(1826 * 24 * time.Hour),
+			Audit:        Duration(365 * 24 * time.Hour),
 		},
 		Consent: Consent{
 			TCFPurposes: []int{1, 3, 4},
@@ -620,6 +622,9 @@ func (c *Config) checkRetention() *problem {
 	}
 	if r := c.Retention.Aggregates; r != 0 && r < Duration(24*time.Hour) {
 		return &problem{"$.retention.aggregates", "use 0s for ever, or at least 1d; the default is 1826d"}
+	}
+	if r := c.Retention.Audit; r != 0 && r < Duration(24*time.Hour) {
+		return &problem{"$.retention.audit", "use 0s for as long as there is room, or at least 1d; the default is 365d"}
 	}
 	for i, cl := range c.Clients {
 		if r := cl.RetentionSessions; r != 0 && r < c.Limits.MaxEventAge {

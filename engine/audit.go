@@ -1,0 +1,165 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"sort"
+	"sync"
+	"time"
+
+	"kith/engine/log"
+	"kith/proto"
+)
+
+// This file is the audit log: who asked for what of whom, as the gateway writes it.
+// It is a stream that the nodes of a cluster write to; a message is lines of JSON
+// (proto.AuditRecord). Messages go when they are older than Config.AuditRetention,
+// and the oldest when the stream is full.
+
+const (
+	auditScan    = 20_000 // messages that one answer goes through
+	auditTries   = 100    // how often other nodes may write first
+	auditCleanup = time.Hour
+)
+
+type audit struct {
+	mu      sync.Mutex
+	stream  log.Outlet
+	last    uint64
+	cleaned time.Time
+}
+
+// auditStream gives the stream, made at the first use.
+func (n *Node) auditStream(ctx context.Context) (log.Outlet, error) {
+	n.audit.mu.Lock()
+	defer n.audit.mu.Unlock()
+	if n.audit.stream != nil {
+		return n.audit.stream, nil
+	}
+	s, err := n.log.Audit(ctx)
+	n.audit.stream = s
+	return s, err
+}
+
+// AppendAudit implements gateway.Audit.
+func (n *Node) AppendAudit(ctx context.Context, list []proto.AuditRecord) error {
+	s, err := n.auditStream(ctx)
+	if err != nil {
+		return err
+	}
+	var b bytes.Buffer
+	for i := range list {
+		line, err := json.Marshal(&list[i])
+		if err != nil {
+			return proto.Errorf(proto.CodeInternal, "encode a line of the audit log: %w", err)
+		}
+		b.Write(append(line, '\n'))
+	}
+	n.audit.mu.Lock()
+	last := n.audit.last
+	n.audit.mu.Unlock()
+	for tries := 0; ; tries++ {
+		seq, err := s.Append(ctx, b.Bytes(), "", last)
+		if err == nil {
+			n.audit.mu.Lock()
+			n.audit.last = max(n.audit.last, seq)
+			n.audit.mu.Unlock()
+			return n.cleanAudit(ctx, s)
+		}
+		if proto.CodeOf(err) != proto.CodeConflict || tries == auditTries {
+			return err
+		}
+		info, err := s.Info(ctx)
+		if err != nil {
+			return err
+		}
+		last = uint64(info.Last)
+	}
+}
+
+// cleanAudit deletes what is too old, now and then.
+func (n *Node) cleanAudit(ctx context.Context, s log.Outlet) error {
+	now := n.config.Now()
+	n.audit.mu.Lock()
+	due := now.Sub(n.audit.cleaned) > auditCleanup
+	if due {
+		n.audit.cleaned = now
+	}
+	n.audit.mu.Unlock()
+	if !due || n.config.AuditRetention == 0 {
+		return nil
+	}
+	first, last, err := auditSince(ctx, s, now.Add(-n.config.AuditRetention))
+	if err != nil || first > last {
+		return err
+	}
+	return s.Purge(ctx, first-1)
+}
+
+// auditSince is the first message that is not older than a time.
+func auditSince(ctx context.Context, s log.Outlet, since time.Time) (first, last proto.Offset, err error) {
+	info, err := s.Info(ctx)
+	if err != nil || info.First > info.Last {
+		return info.First, info.Last, err
+	}
+	n := sort.Search(int(info.Last-info.First+1), func(i int) bool {
+		r, e := s.Get(ctx, info.First+proto.Offset(i))
+		if e != nil && proto.CodeOf(e) != proto.CodeNotFound {
+			err = e
+		}
+		return e == nil && !r.Stored.Before(since)
+	})
+	return info.First + proto.Offset(n), info.Last, err
+}
+
+// AuditPage implements gateway.Audit.
+func (n *Node) AuditPage(ctx context.Context, q proto.AuditQuery) (proto.AuditPage, error) {
+	page := proto.AuditPage{Records: []proto.AuditRecord{}, Next: q.After}
+	s, err := n.auditStream(ctx)
+	if err != nil {
+		return page, err
+	}
+	// A line is written after the call, or with the minute that it counts.
+	first, last, err := auditSince(ctx, s, q.Since)
+	if err != nil {
+		return page, err
+	}
+	at := max(first, proto.Offset(q.After)+1)
+	for scanned := 0; at <= last; at++ {
+		if scanned++; scanned > auditScan || len(page.Records) >= q.Limit {
+			page.More = true
+			return page, nil
+		}
+		r, err := s.Get(ctx, at)
+		if proto.CodeOf(err) == proto.CodeNotFound {
+			continue
+		}
+		if err != nil {
+			return page, err
+		}
+		if err := takeAudit(&q, &page, r.Data); err != nil {
+			return page, err
+		}
+		page.Next = uint64(at)
+	}
+	return page, nil
+}
+
+// takeAudit adds the lines of a message that are asked for.
+func takeAudit(q *proto.AuditQuery, page *proto.AuditPage, raw []byte) error {
+	for line := range bytes.Lines(raw) {
+		var r proto.AuditRecord
+		if err := json.Unmarshal(line, &r); err != nil {
+			return proto.Errorf(proto.CodeCorrupt, "a line of the audit log is not what kith writes: %w", err)
+		}
+		switch {
+		case q.Client != "" && r.Client != q.Client,
+			q.Identity != "" && r.Identity != q.Identity,
+			r.Time.Before(q.Since), !q.Until.IsZero() && !r.Time.Before(q.Until):
+			continue
+		}
+		page.Records = append(page.Records, r)
+	}
+	return nil
+}
