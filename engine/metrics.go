@@ -44,6 +44,8 @@ func (n *Node) Collector() prometheus.Collector {
 		"users":       desc("users", "Users of several identities, by their size up to a bound; as of half a minute ago.", "le"),
 		"ledger":      desc("ledger_written_total", "Opt-outs, opt-ins and erasures written to the ledger since the start."),
 		"untold":      desc("ledger_waiting", "Opt-outs that are not in the ledger yet."),
+		"feedLines":   desc("feed_lines_total", "Changes of memberships that this node told clients' feeds since the start."),
+		"feedWaiting": desc("feed_waiting_bytes", "What lanes keep for clients' feeds until it is told.", "lane"),
 		"views":       desc("views", "Cached read views."),
 		"differ":      desc("lane_differing_nodes", "Other nodes that came to another state of the lane from the same log.", "lane"),
 		"diskFull":    desc("disk_full", "1 while events are refused because the disk is nearly full."),
@@ -115,6 +117,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			put("owned", prometheus.GaugeValue, flag(l.owner() == c.n.config.Node), lane)
 			put("lease", prometheus.GaugeValue, flag(l.leases.held()), lane)
 		}
+		put("feedWaiting", prometheus.GaugeValue, float64(l.untold.total()), lane)
 		c.collectGraph(put, l)
 	}
 	for i, k := range c.usersBySize() {
@@ -124,6 +127,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	put("ledger", prometheus.CounterValue, float64(written))
 	put("untold", prometheus.GaugeValue, float64(waiting))
 	c.n.cutSeconds.Collect(ch)
+	put("feedLines", prometheus.CounterValue, float64(c.n.feeds.lines.Load()))
 	put("views", prometheus.GaugeValue, float64(c.n.views.len()))
 	put("diskFull", prometheus.GaugeValue, flag(c.n.disk.low()))
 	put("free", prometheus.GaugeValue, float64(c.n.disk.left()))

@@ -28,6 +28,10 @@ type Config struct {
 	// EventsBurst (default: one second's worth, or one body) may come at once. 0: no limit.
 	EventsPerSecond float64
 	EventsBurst     int
+	// LookupsPerSecond is how many identities each client may look up. 0: no limit.
+	LookupsPerSecond float64
+	// Quotas are what holds for single clients instead.
+	Quotas map[proto.ClientName]Quota
 	// FloorDefault is the least count that keys of a client without a floor of
 	// its own may see. Default 50.
 	FloorDefault int
@@ -143,6 +147,9 @@ func (c Config) Validate() error {
 		if len(secret) < 16 {
 			return proto.Errorf(proto.CodeInvalid, "the proof secret of client %q has %d bytes: use 16 or more", name, len(secret))
 		}
+	}
+	if err := c.validateQuotas(); err != nil {
+		return err
 	}
 	if err := c.validateOutside(); err != nil {
 		return err

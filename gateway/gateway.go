@@ -56,6 +56,10 @@ type Gateway struct {
 	macs    sync.Pool // hash.Hash, of pseudonyms
 
 	limiters sync.Map // limiterKey -> *rate.Limiter, at most two a client
+
+	days           sync.Map // proto.ClientID -> *dayCount
+	lookupLimiters sync.Map // proto.ClientID -> *rate.Limiter
+	limitsLookups  bool
 }
 
 type limiterKey struct {
@@ -105,6 +109,7 @@ func New(c Config, deps Dependencies) (*Gateway, error) {
 	g.lookups.New = func() any { return new(lookup) }
 	g.bids.New = func() any { return new(bid) }
 	g.macs.New = newMAC(g.c.PseudonymKey)
+	g.limitsLookups = g.c.limitsSomeLookups()
 	if deps.Audit != nil {
 		g.audit = &auditor{to: deps.Audit, now: g.c.Now}
 	}
@@ -119,21 +124,25 @@ func (g *Gateway) Public() http.Handler { return g.public }
 // Service is the plane of those with a key.
 func (g *Gateway) Service() http.Handler { return g.service }
 
-// admitRate takes n events from the client's allowance on a plane.
+// admitRate takes n events from the client's allowance on a plane, and of its day.
 func (g *Gateway) admitRate(public bool, client proto.ClientInfo, n int) error {
-	if g.c.EventsPerSecond == 0 {
-		return nil
+	most, burst := g.c.EventsPerSecond, g.c.EventsBurst
+	if own := g.c.Quotas[client.Name].EventsPerSecond; own != 0 {
+		most, burst = own, max(int(own), g.c.EventsMax)
+	}
+	if most == 0 {
+		return g.admitDay(client, n)
 	}
 	key := limiterKey{public, client.ID}
 	v, ok := g.limiters.Load(key)
 	if !ok {
-		v, _ = g.limiters.LoadOrStore(key, rate.NewLimiter(rate.Limit(g.c.EventsPerSecond), g.c.EventsBurst))
+		v, _ = g.limiters.LoadOrStore(key, rate.NewLimiter(rate.Limit(most), burst))
 	}
 	if v.(*rate.Limiter).AllowN(g.c.Now(), n) {
-		return nil
+		return g.admitDay(client, n)
 	}
 	g.metrics.limited.Inc()
-	return proto.Errorf(proto.CodeRateLimited, "this client sends over %g events/s: slow down and send again", g.c.EventsPerSecond)
+	return proto.Errorf(proto.CodeRateLimited, "this client sends over %g events/s: slow down and send again", most)
 }
 
 func (g *Gateway) millis() proto.Millis { return proto.MillisOf(g.c.Now()) }

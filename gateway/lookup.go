@@ -206,6 +206,9 @@ func appendBool(b []byte, v bool) []byte {
 
 // all appends {"results":[…]} for l's identities, in order.
 func (g *Gateway) all(l *lookup, client proto.ClientInfo) error {
+	if err := g.admitLookups(client, len(l.identities)); err != nil {
+		return err
+	}
 	now := g.millis()
 	l.answer = append(l.answer, `{"results":[`...)
 	for i, id := range l.identities {
@@ -296,6 +299,9 @@ func (l *lookup) parseProtobuf(body []byte, most int) error {
 }
 
 func (g *Gateway) allProtobuf(l *lookup, client proto.ClientInfo) (*pb.LookupResponse, error) {
+	if err := g.admitLookups(client, len(l.identities)); err != nil {
+		return nil, err
+	}
 	now := g.millis()
 	x := &pb.LookupResponse{Results: make([]*pb.LookupResult, 0, len(l.identities))}
 	for _, raw := range l.identities {
@@ -323,6 +329,9 @@ func (g *Gateway) getSegments(w http.ResponseWriter, r *http.Request, who proto.
 		return err
 	}
 	client, err := g.clientOf(who, r)
+	if err == nil {
+		err = g.admitLookups(client, 1)
+	}
 	if err != nil {
 		return err
 	}

@@ -97,6 +97,9 @@ func (g *Gateway) fill(x *bid, client proto.ClientInfo) (why string, err error) 
 	if len(ids) == 0 {
 		return withheldNobody, nil
 	}
+	if err := g.admitLookups(client, 1); err != nil {
+		return "", err
+	}
 	l := g.lookups.Get().(*lookup)
 	defer g.freeLookup(l)
 	now := g.millis()

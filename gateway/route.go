@@ -42,6 +42,8 @@ type plane struct {
 	log     *slog.Logger
 	name    string
 
+	guarded bool // answers carry the headers of guard
+
 	wrap func(route string, h handler) handler // what each handler goes through; nil: nothing
 }
 
@@ -144,6 +146,9 @@ func (p *plane) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// take what comes next on the connection for another's request.
 		w.Header()["Connection"] = []string{"close"}
 	}
+	if p.guarded && strings.HasPrefix(r.URL.Path, "/v1/") {
+		guard(w.Header(), r.TLS != nil)
+	}
 	if len(r.Header) > headersMax {
 		writeJSON(w, http.StatusRequestHeaderFieldsTooLarge, appendError(nil, proto.Errorf(proto.CodeTooLarge, "the request has over %d headers: send fewer", headersMax)))
 		return
@@ -164,6 +169,23 @@ func (p *plane) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p.routes.ServeHTTP(w, r)
+}
+
+// Values of guard's headers.
+var (
+	noSniff   = []string{"nosniff"}
+	noContent = []string{"default-src 'none'; frame-ancestors 'none'"}
+	onlyTLS   = []string{"max-age=31536000"}
+)
+
+// guard keeps browsers from making anything else of an answer than the data that
+// it is, wherever somebody opens or embeds it.
+func guard(h http.Header, secure bool) {
+	h["X-Content-Type-Options"] = noSniff
+	h["Content-Security-Policy"] = noContent
+	if secure {
+		h["Strict-Transport-Security"] = onlyTLS
+	}
 }
 
 const (

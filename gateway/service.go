@@ -11,7 +11,7 @@ import (
 // serviceRoutes are what those with a key may ask.
 func (g *Gateway) serviceRoutes() *plane {
 	p := g.newPlane("service")
-	p.wrap = g.audited
+	p.wrap, p.guarded = g.audited, true
 	client := func(h keyed) handler { return g.behindKey(h, proto.RoleClient, proto.RoleAdmin) }
 	anyone := func(h keyed) handler { return g.behindKey(h, proto.RoleClient, proto.RoleReport, proto.RoleAdmin) }
 	admin := func(h keyed) handler { return g.behindKey(h, proto.RoleAdmin) }

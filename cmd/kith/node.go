@@ -188,8 +188,8 @@ func gatewayConfig(c config.Config) gateway.Config {
 		LinkConfidenceMin: map[proto.ClientName]float64{},
 		BodyBytesMax:      c.Limits.BodyBytesMax, EventsMax: c.Limits.EventsPerBodyMax,
 		EventAgeMax: time.Duration(c.Limits.MaxEventAge), EventAheadMax: time.Duration(c.Limits.EventAheadMax),
-		EventsPerSecond: float64(c.Limits.RateEventsMax),
-		CookieDomain:    c.Cookies.Domain, CookieInsecure: c.Cookies.Insecure,
+		EventsPerSecond: float64(c.Limits.RateEventsMax), LookupsPerSecond: float64(c.Limits.RateLookupsMax), Quotas: map[proto.ClientName]gateway.Quota{},
+		CookieDomain: c.Cookies.Domain, CookieInsecure: c.Cookies.Insecure,
 		Secrets: map[proto.ClientName][]byte{}, Origins: map[proto.ClientName][]string{}, HostsAllowed: map[proto.ClientName][]string{}, Dev: c.Dev, Version: version,
 		EIDSource: c.OpenRTB.Source, TCFVendor: c.Consent.TCFVendor, CountryHeader: c.Consent.CountryHeader,
 		Consent: consentPolicy(c.Consent.Policy()), ConsentOf: map[proto.ClientName]gateway.ConsentPolicy{},
@@ -210,6 +210,9 @@ func gatewayConfig(c config.Config) gateway.Config {
 			g.Origins[proto.ClientName(cl.Name)] = cl.Origins
 		}
 		g.HostsAllowed[proto.ClientName(cl.Name)] = cl.HostsAllowed
+		if l := cl.Limits; l != (config.ClientLimits{}) {
+			g.Quotas[proto.ClientName(cl.Name)] = gateway.Quota{EventsPerSecond: float64(l.RateEventsMax), EventsPerDay: l.EventsPerDayMax, LookupsPerSecond: float64(l.RateLookupsMax)}
+		}
 		g.OpenRTB[proto.ClientName(cl.Name)] = gateway.OpenRTB{Segtax: cl.OpenRTB.Segtax, UserID: cl.OpenRTB.UserID, BuyerUID: cl.OpenRTB.BuyerUID}
 		for _, p := range cl.Partners {
 			g.Partners[proto.ClientName(cl.Name)] = append(g.Partners[proto.ClientName(cl.Name)], gateway.Partner{Name: p.Name, Redirects: p.Redirects, Secret: []byte(p.ProofSecret)})

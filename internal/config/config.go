@@ -148,6 +148,8 @@ type Client struct {
 	// Feed has the client be told who enters and leaves its segments. All nodes of a
 	// cluster need the same, as of Retention.
 	Feed bool `yaml:"feed"`
+	// Limits are its own instead of those for all.
+	Limits ClientLimits `yaml:"limits"`
 	// OpenRTB says how its bid requests are read and filled.
 	OpenRTB ClientOpenRTB `yaml:"openrtb"`
 	// Consent replaces the policy that Consent has for all; what it leaves out is as
@@ -155,6 +157,13 @@ type Client struct {
 	Consent Policy `yaml:"consent"`
 	// Partners are those that it exchanges ids with.
 	Partners []Partner `yaml:"partners"`
+}
+
+// ClientLimits are a client's own; 0 is as for all, or without a limit.
+type ClientLimits struct {
+	RateEventsMax   int `yaml:"rate_events_max"`    // per second
+	EventsPerDayMax int `yaml:"events_per_day_max"` // at each node
+	RateLookupsMax  int `yaml:"rate_lookups_max"`   // identities per second
 }
 
 // ClientOpenRTB is how a client's bid requests are read and filled.
@@ -244,8 +253,9 @@ type Limits struct {
 	EventsPerBodyMax int      `yaml:"events_per_body_max"`
 	MaxEventAge      Duration `yaml:"max_event_age"`
 	EventAheadMax    Duration `yaml:"event_ahead_max"`
-	RateEventsMax    int      `yaml:"rate_events_max"` // per client and second; 0: no limit
-	ConnectionsMax   int      `yaml:"connections_max"` // open at once, of each plane
+	RateEventsMax    int      `yaml:"rate_events_max"`  // per client and second; 0: no limit
+	RateLookupsMax   int      `yaml:"rate_lookups_max"` // identities, likewise
+	ConnectionsMax   int      `yaml:"connections_max"`  // open at once, of each plane
 }
 
 // Cookies says how the public plane sets its cookies.
@@ -516,6 +526,9 @@ func (c *Config) checkClients() *problem {
 		if v := cl.LinkConfidenceMin; v != nil && !(*v >= 0 && *v <= 1) {
 			return &problem{at("$.clients", i, "link_confidence_min"), "use 0 to 1; the default is 0.8"}
 		}
+		if l := cl.Limits; l.RateEventsMax < 0 || l.EventsPerDayMax < 0 || l.RateLookupsMax < 0 {
+			return &problem{at("$.clients", i, "limits"), "use 0 for what holds for all, or numbers"}
+		}
 		for j, o := range cl.Origins {
 			if !validOrigin(o) {
 				return &problem{at("$.clients", i, "origins["+strconv.Itoa(j)+"]"), "write an origin as browsers send it, such as https://www.example.com: https, in lower case, without path, final slash or :443"}
@@ -684,6 +697,8 @@ func (c *Config) checkLimits() *problem {
 		return &problem{"$.limits.event_ahead_max", "use 0s to 1h; the default is 5m"}
 	case l.ConnectionsMax < 100 || l.ConnectionsMax > 1_000_000:
 		return &problem{"$.limits.connections_max", "use 100 to 1000000, and less than the files that the process may open; the default is 20000"}
+	case l.RateLookupsMax < 0:
+		return &problem{"$.limits.rate_lookups_max", "use 0 for no limit, or a number of identities per second"}
 	case l.RateEventsMax < 0:
 		return &problem{"$.limits.rate_events_max", "use 0 for no limit, or a number of events per second"}
 	}

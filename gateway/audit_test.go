@@ -1,0 +1,120 @@
+package gateway_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"testing"
+
+	"kith/gateway"
+	"kith/proto"
+)
+
+// auditTwin keeps lines in memory, unless its disk is full.
+type auditTwin struct {
+	mu    sync.Mutex
+	full  bool
+	lines []proto.AuditRecord
+}
+
+func (a *auditTwin) AppendAudit(_ context.Context, list []proto.AuditRecord) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.full {
+		return errors.New("the disk is full")
+	}
+	a.lines = append(a.lines, list...)
+	return nil
+}
+
+func (a *auditTwin) AuditPage(context.Context, proto.AuditQuery) (proto.AuditPage, error) {
+	return proto.AuditPage{Records: a.lines}, nil
+}
+
+// Without a line nothing is told of a person; what only takes away is done and
+// answered all the same. Counts are not lost when they cannot be written.
+func TestAuditThatCannotBeWritten(t *testing.T) {
+	r := newRig(t)
+	a := &auditTwin{full: true}
+	deps := r.behind()
+	deps.Audit = a
+	g, err := gateway.New(gateway.Config{}, deps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(method, path, body string) (int, string) {
+		w := send(g.Service(), method, path, body, auth, key("acme-key"), "Content-Type", "application/json")
+		return w.Code, w.Body.String()
+	}
+	if code, answer := ask("GET", "/v1/identities/browser:x", ""); code != http.StatusServiceUnavailable {
+		t.Errorf("a person's record without a line: %d %s", code, answer)
+	}
+	if code, answer := ask("GET", "/v1/users/browser:x", ""); code != http.StatusServiceUnavailable {
+		t.Errorf("a person's user without a line: %d %s", code, answer)
+	}
+	if code, answer := ask("POST", "/v1/optouts", `{"identity":"browser:x"}`); code != http.StatusOK && code != http.StatusAccepted {
+		t.Errorf("an opt-out is held up: %d %s", code, answer)
+	}
+	ask("POST", "/v1/lookup", `{"identities":["browser:x"]}`)
+	if g.FlushAudit() == nil {
+		t.Error("counts were written to a full disk")
+	}
+	a.full = false
+	ask("POST", "/v1/lookup", `{"identities":["browser:x"]}`)
+	if err := g.FlushAudit(); err != nil {
+		t.Fatal(err)
+	}
+	if len(a.lines) != 1 || a.lines[0].Requests != 2 {
+		t.Errorf("lines: %+v, want one of two look-ups", a.lines)
+	}
+	var calls sync.WaitGroup
+	for range 100 {
+		calls.Go(func() { ask("GET", "/v1/identities/browser:x", "") })
+	}
+	calls.Wait()
+	if len(a.lines) != 101 {
+		t.Errorf("%d lines of 100 calls at once", len(a.lines)-1)
+	}
+	if code, _ := ask("GET", "/v1/identities/browser:x", ""); code != http.StatusOK {
+		t.Errorf("with a line: %d", code)
+	}
+	if code, _ := func() (int, string) {
+		w := send(g.Service(), "GET", "/v1/identities/browser:x", "", auth, key("nobody's"))
+		return w.Code, ""
+	}(); code != http.StatusUnauthorized || len(a.lines) != 102 {
+		t.Errorf("a key that does not open is in the log: %d, %d lines", code, len(a.lines))
+	}
+}
+
+// A client's own limits hold for it alone; a day's is over until the next.
+func TestQuotas(t *testing.T) {
+	r := newRig(t, func(c *gateway.Config) {
+		c.LookupMax = 2
+		c.Quotas = map[proto.ClientName]gateway.Quota{"acme": {EventsPerDay: 2, LookupsPerSecond: 1}}
+	})
+	event := `{"events":[{"event":"page","identities":["browser:b1"]}]}`
+	for _, x := range []struct {
+		key, method, path, body string
+		want                    int
+	}{
+		{"acme-key", "POST", "/v1/events", event, 200},
+		{"acme-key", "POST", "/v1/events", event, 200},
+		{"acme-key", "POST", "/v1/events", event, 429},
+		{"demo-key", "POST", "/v1/events", event, 200},
+		{"acme-key", "POST", "/v1/lookup", `{"identities":["browser:b1","browser:b2"]}`, 200},
+		{"acme-key", "GET", "/v1/identities/browser:b1/segments", "", 429},
+		{"demo-key", "GET", "/v1/identities/browser:b1/segments", "", 200},
+	} {
+		if w := r.serve(x.method, x.path, x.body, auth, key(x.key)); w.Code != x.want {
+			t.Errorf("%s %s with %s: %d, want %d: %s", x.method, x.path, x.key, w.Code, x.want, w.Body)
+		}
+	}
+	w := r.serve("POST", "/v1/events", event, auth, key("acme-key"))
+	if w.Header().Get("Retry-After") == "" {
+		t.Error("nothing says when the day is over")
+	}
+	if h := w.Header(); h.Get("X-Content-Type-Options") != "nosniff" || h.Get("Content-Security-Policy") == "" {
+		t.Errorf("headers of an answer: %v", h)
+	}
+}

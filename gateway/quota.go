@@ -1,0 +1,104 @@
+package gateway
+
+import (
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"kith/proto"
+)
+
+// Quota is what one client may do; 0 is as for all, or without a limit. Each node
+// counts what comes to itself, the day's events since its start.
+type Quota struct {
+	EventsPerSecond  float64 // on each plane
+	EventsPerDay     int     // on both, of a day in UTC
+	LookupsPerSecond float64 // identities
+}
+
+// dayCount is a client's events of a day.
+type dayCount struct {
+	mu  sync.Mutex
+	day proto.Day
+	n   int
+}
+
+// take counts n events, unless they would be over most.
+func (d *dayCount) take(now proto.Millis, n, most int) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if day := now.Day(); day != d.day {
+		d.day, d.n = day, 0
+	}
+	if d.n+n > most {
+		return false
+	}
+	d.n += n
+	return true
+}
+
+// admitDay takes n events from the client's allowance of the day.
+func (g *Gateway) admitDay(client proto.ClientInfo, n int) error {
+	most := g.c.Quotas[client.Name].EventsPerDay
+	if most == 0 {
+		return nil
+	}
+	v, _ := g.days.LoadOrStore(client.ID, &dayCount{})
+	now := g.c.Now()
+	if v.(*dayCount).take(proto.MillisOf(now), n, most) {
+		return nil
+	}
+	g.metrics.limited.Inc()
+	e := proto.Errorf(proto.CodeRateLimited, "this client has sent its %d events of today: send again tomorrow (UTC), or ask the operator for more", most)
+	e.RetryAfter = now.UTC().Truncate(24 * time.Hour).Add(24 * time.Hour).Sub(now)
+	return e
+}
+
+// admitLookups takes n identities from the client's allowance.
+func (g *Gateway) admitLookups(client proto.ClientInfo, n int) error {
+	if !g.limitsLookups {
+		return nil
+	}
+	most := g.c.LookupsPerSecond
+	if own := g.c.Quotas[client.Name].LookupsPerSecond; own != 0 {
+		most = own
+	}
+	if most == 0 {
+		return nil
+	}
+	v, ok := g.lookupLimiters.Load(client.ID)
+	if !ok {
+		v, _ = g.lookupLimiters.LoadOrStore(client.ID, rate.NewLimiter(rate.Limit(most), max(int(most), g.c.LookupMax)))
+	}
+	if v.(*rate.Limiter).AllowN(g.c.Now(), n) {
+		return nil
+	}
+	g.metrics.limited.Inc()
+	e := proto.Errorf(proto.CodeRateLimited, "this client looks over %g identities/s up: slow down and ask again", most)
+	e.RetryAfter = time.Second
+	return e
+}
+
+// limitsSomeLookups reports whether any client's look-ups are limited: they are
+// where every nanosecond counts.
+func (c *Config) limitsSomeLookups() bool {
+	for _, q := range c.Quotas {
+		if q.LookupsPerSecond != 0 {
+			return true
+		}
+	}
+	return c.LookupsPerSecond != 0
+}
+
+func (c *Config) validateQuotas() error {
+	if c.LookupsPerSecond < 0 {
+		return proto.Errorf(proto.CodeInvalid, "look-ups are limited to %g identities/s: use 0 for no limit, or more", c.LookupsPerSecond)
+	}
+	for name, q := range c.Quotas {
+		if q.EventsPerSecond < 0 || q.EventsPerDay < 0 || q.LookupsPerSecond < 0 {
+			return proto.Errorf(proto.CodeInvalid, "the limits of client %q must not be negative: use 0 for what holds for all", name)
+		}
+	}
+	return nil
+}
