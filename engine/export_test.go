@@ -759,3 +759,20 @@ func (n *Node) FeedRows() (sum int) {
 	}
 	return sum
 }
+
+// FeedMoves is what a feed's row holds.
+type FeedMoves = []feedMove
+
+// FeedRow and ReadFeedRow write and read one.
+func FeedRow(list FeedMoves) []byte { return encodeFeedRow(list) }
+
+func ReadFeedRow(b []byte) (FeedMoves, error) { return decodeFeedRow(7, b) }
+
+// FeedRowSample is a row with a line of every kind.
+func FeedRowSample() []byte {
+	var list FeedMoves
+	for what := proto.FeedLeft; what <= proto.FeedLost; what++ {
+		list = append(list, feedMove{at: feedPlace{proto.Offset(100 + what), uint32(what)}, time: 1795348800000, what: what, hash: proto.IdentityHash{1, 2, 3}, segment: "auto"})
+	}
+	return encodeFeedRow(list)
+}
