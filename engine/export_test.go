@@ -707,7 +707,7 @@ func StateOf(st store.Store, lanes int) map[string][]string {
 			_, _, err := sinceOf(v)
 			must(err)
 			add(kind, "known")
-		case 'e', 'm', 'j':
+		case 'e', 'm', 'j', 't':
 		default:
 			add(kind, "this test knows nothing of it")
 		}

@@ -239,6 +239,7 @@ func (w *township) populate() {
 	w.poison.client = w.bad.ID
 	w.control(&pb.Control{Body: &pb.Control_Retain{Retain: &pb.Retain{SessionsMs: 700 * 86400_000}}})
 	w.control(&pb.Control{Body: &pb.Control_Retain{Retain: &pb.Retain{Client: uint32(w.acme.ID), SessionsMs: 600 * 86400_000}}})
+	w.control(&pb.Control{Body: &pb.Control_Feed{Feed: &pb.Feed{Client: uint32(w.acme.ID), On: true}}})
 	w.control(&pb.Control{Body: &pb.Control_Place{Place: &pb.Place{Lane: uint32(w.lanes - 1), Node: "kith-1"}}})
 	for _, c := range []proto.ClientInfo{w.acme, w.beta, w.gone, w.bad} {
 		w.define(c, "seen", "user", `count(true) >= 1`)
