@@ -30,7 +30,7 @@ test-race: ## the short tests under the race detector
 	go test -race -short -timeout 20m $(PKGS)
 
 test-kill: ## kill -9 a node under load, KILLS times (50); a few minutes
-	KITH_KILLS=$(KILLS) go test -count=1 -timeout 30m -v -run 'TestKilledNodeLosesNothing|TestGraphKills' ./cmd/kith
+	KITH_KILLS=$(KILLS) go test -count=1 -timeout 30m -v -run 'TestKilledNodeLosesNothing|TestGraphKills|TestFeedOverKills' ./cmd/kith
 
 test-graph: ## 650,000 identities, hubs and kiosks, 1 and 4 lanes, through the real binary
 	KITH_GRAPH=$(IDENTITIES) go test -count=1 -timeout 90m -v -run TestGraphAtScale ./cmd/kith
