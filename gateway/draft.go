@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -27,9 +28,10 @@ type draft struct {
 	lmt   bool
 	code  proto.Code // empty: nothing wrong so far
 	why   string
-	// suspect: the event's bytes hold a sign without which no text of it can be
-	// personal data.
-	suspect bool
+	// found is the personal data that the event held, and cut whether that was in a
+	// url, which was cut for it.
+	found personalKind
+	cut   bool
 }
 
 func (d *draft) reset() {
@@ -176,22 +178,63 @@ func (d *draft) finish(now proto.Millis, a ages) {
 			d.refuse(proto.CodeTime, fmt.Sprintf("the time lies more than %s back or %s ahead: check the clock, or load history with kith ingest --shift", spell(a.back), spell(a.ahead)))
 		}
 	}
-	if d.suspect && d.code == "" {
+	if d.code == "" {
 		d.checkPersonal()
 	}
 }
 
+// checkPersonal refuses an event that holds personal data. A url or referrer with
+// a token or session in it loses what comes after its path instead.
 func (d *draft) checkPersonal() {
 	e := &d.event
-	found := personal(e.Name) || personal(e.ID) || personal(e.URL) || personal(e.Ref)
+	d.cutSecret(&e.URL)
+	d.cutSecret(&e.Ref)
+	d.check(findPersonal(e.Name))
+	d.check(findPersonal(e.ID))
+	d.check(findPersonal(e.URL))
+	d.check(findPersonal(e.Ref))
 	for _, id := range e.Identities {
-		found = found || personal(string(id))
+		d.check(findPersonal(string(id)))
 	}
 	for i := range e.Props {
-		found = found || personal(e.Props[i].Key) || personal(e.Props[i].Value.Text)
+		d.checkProp(&e.Props[i])
 	}
-	if found {
-		d.refuse(proto.CodePII, "the event holds an e-mail address: send a keyed hash as account: instead, and keep it out of urls and properties")
+}
+
+func (d *draft) checkProp(p *proto.Prop) {
+	d.check(findPersonal(p.Key))
+	text := p.Value.Text
+	if n := p.Value.Number; p.Value.Kind == proto.NumberValue && n >= 1e9 && n < 1e19 && n == math.Trunc(n) {
+		var b [20]byte
+		text = alias(strconv.AppendFloat(b[:0], n, 'f', -1, 64))
+	}
+	d.check(findPersonal(text))
+	d.check(namedPersonal(p.Key, text))
+}
+
+func (d *draft) check(kind personalKind) {
+	if kind != noPersonal && d.code == "" {
+		d.found, d.cut = kind, false
+		d.refuse(proto.CodePII, personalRefusals[kind])
+	}
+}
+
+// personalRefusals are the messages of refused events, by kind.
+var personalRefusals = func() (t [personalKinds]string) {
+	for i, what := range personalNames {
+		t[i] = "the event holds " + what + ": send a keyed hash as account: instead, and keep it out of urls and properties"
+	}
+	return t
+}()
+
+// cutSecret cuts a url behind its path if a secret is in it.
+func (d *draft) cutSecret(url *string) {
+	if findPersonal(*url) != personalSecret {
+		return
+	}
+	if i := strings.IndexAny(*url, "?#;"); i >= 0 {
+		*url = (*url)[:i]
+		d.found, d.cut = personalSecret, true
 	}
 }
 

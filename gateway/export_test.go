@@ -189,3 +189,6 @@ var ConsoleFiles = consoleFiles
 
 // FlushAudit writes what was counted.
 func (g *Gateway) FlushAudit() error { return g.audit.flush(g.c.Now()) }
+
+// FindPersonal is the label of the personal data that s holds, "none" if none.
+func FindPersonal(s string) string { return personalLabels[findPersonal(s)] }

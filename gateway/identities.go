@@ -80,7 +80,11 @@ func (g *Gateway) patchTraits(w http.ResponseWriter, r *http.Request, who proto.
 		return err
 	}
 	traits := proto.Traits{Client: client.ID, Space: client.Space, Identity: id, Received: p.now}
+	if findPersonal(string(id)) != noPersonal {
+		return errPersonalIdentity
+	}
 	if err := p.parseTraits(p.body, &traits); err != nil {
+		g.metrics.countPersonal(&p.personal)
 		return err
 	}
 	p.client, p.known = client, true
@@ -133,6 +137,7 @@ func (p *post) parseTraits(body []byte, x *proto.Traits) error {
 		d.refuse(proto.CodeEvent, `the body sets no trait: send {"age":34}`)
 	}
 	d.checkPersonal()
+	p.countPersonal(d)
 	for i := range x.Set {
 		if proto.ReservedTrait(x.Set[i].Key) {
 			d.refuse(proto.CodeEvent, "traits whose names begin with import. are kept for imported lists: choose another name")

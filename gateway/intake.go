@@ -45,6 +45,7 @@ func (g *Gateway) submitTo(ctx context.Context, public bool, p *post, take func(
 		return nil, err
 	}
 	g.metrics.blocked.Add(float64(p.left))
+	g.metrics.countPersonal(&p.personal)
 	if p.batch.Len() == 0 {
 		g.metrics.countPost(0, p.refused)
 		return nil, nil

@@ -65,7 +65,7 @@ func linkEnd(field, s string) (id proto.Identity, junk bool, err error) {
 	}
 	id, err = parseIdentity(s)
 	switch {
-	case err == nil && personal(s):
+	case err == nil && findPersonal(s) != noPersonal:
 		return "", false, errPersonalIdentity
 	case err != nil && namesNobody(s):
 		return "", true, nil
@@ -73,7 +73,7 @@ func linkEnd(field, s string) (id proto.Identity, junk bool, err error) {
 	return id, false, err
 }
 
-var errPersonalIdentity = proto.Errorf(proto.CodePII, "the identity holds an e-mail address: send a keyed hash as account: instead")
+var errPersonalIdentity = proto.Errorf(proto.CodePII, "the identity holds personal data, such as an e-mail address: send a keyed hash as account: instead")
 
 // namesNobody reports whether s is no identity for one reason only: its value
 // is one of those that never name anybody. None of these ends in x, so that

@@ -29,6 +29,8 @@ type metrics struct {
 	exports     prometheus.Counter
 	exportBytes prometheus.Counter
 
+	personal [2][personalKinds]prometheus.Counter // [0] refused, [1] url cut
+
 	links      map[string]prometheus.Counter // by answer; read only after newMetrics
 	linksOther prometheus.Counter
 	unlinks    prometheus.Counter
@@ -97,6 +99,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m.exports = counter("exports_total", "Exports streamed to their end.")
 	m.exportBytes = counter("export_bytes_total", "Bytes of exports, of those that broke off too.")
 	m.countGraph(register, counter)
+	m.countPersonalData(register)
 	m.bids = byWithheld(register, "bid_requests_total", "Bid requests answered, by why nothing was added (none: something was).")
 	m.matches = byWithheld(register, "matches_total", "Partners' ids, by why nothing was stored (none: it was).")
 	return m, err
@@ -158,6 +161,30 @@ func (rm *routeMetrics) count(status int) {
 		rm.classes[1].Inc()
 	default:
 		rm.classes[2].Inc()
+	}
+}
+
+// countPersonalData makes the counters of personal data in events and traits.
+func (m *metrics) countPersonalData(register func(prometheus.Collector)) {
+	v := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "kith_gateway_personal_data_total", Help: "Events and rows of traits with personal data, by its kind and what became of them (refused, or their url cut).",
+	}, []string{"kind", "action"})
+	register(v)
+	for i, action := range [...]string{"refused", "cut"} {
+		for kind := noPersonal + 1; kind < personalKinds; kind++ {
+			m.personal[i][kind] = v.WithLabelValues(personalLabels[kind], action)
+		}
+	}
+}
+
+// countPersonal counts a body's personal data.
+func (m *metrics) countPersonal(found *[2][personalKinds]int) {
+	for i := range found {
+		for kind, n := range found[i] {
+			if n > 0 {
+				m.personal[i][kind].Add(float64(n))
+			}
+		}
 	}
 }
 

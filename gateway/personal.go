@@ -1,45 +1,238 @@
 package gateway
 
-import "strings"
+import (
+	"strings"
 
-// personal reports whether s holds what looks like an e-mail address, plain
-// or percent-encoded. It is the first, cheap check of the intake.
-func personal(s string) bool {
-	for rest := s; ; {
-		at := strings.IndexByte(rest, '@')
-		if at < 0 {
-			break
-		}
-		if mailbox(rest[:at], rest[at+1:]) {
-			return true
-		}
-		rest = rest[at+1:]
-	}
-	for rest := s; ; {
-		at := strings.Index(rest, "%40")
-		if at < 0 {
-			return false
-		}
-		if mailbox(rest[:at], rest[at+3:]) {
-			return true
-		}
-		rest = rest[at+3:]
-	}
+	"golang.org/x/net/publicsuffix"
+)
+
+// personalKind says what kind of personal data a text holds.
+type personalKind uint8
+
+const (
+	noPersonal personalKind = iota
+	personalEmail
+	personalPhone
+	personalCard
+	personalBank
+	personalNational // a number that a state or an insurance gives to a person
+	personalSecret   // a password, key, token or session, by which others could act for a person
+	personalKinds    // how many there are
+)
+
+// personalLabels are the kinds as counters name them.
+var personalLabels = [personalKinds]string{"none", "email", "phone", "card", "bank", "national_id", "secret"}
+
+// personalNames are the kinds as messages name them.
+var personalNames = [personalKinds]string{
+	"nothing personal", "an e-mail address", "a telephone number", "a payment card's number", "a bank account's number",
+	"a national id or tax number", "a password, token or session",
 }
 
-// mailbox reports whether a name ends before and a domain with a dot begins
-// after an at sign.
+// Classes of the bytes at which the scan of a text stops.
+const (
+	plainByte = iota
+	digitByte
+	atByte      // @
+	percentByte // %
+	openByte    // ( or [
+	equalByte   // =
+	secretByte  // J and _: of tokens
+)
+
+var byteClasses = func() (t [256]uint8) {
+	for c := '0'; c <= '9'; c++ {
+		t[c] = digitByte
+	}
+	t['@'], t['%'], t['('], t['['], t['='], t['J'], t['_'] = atByte, percentByte, openByte, openByte, equalByte, secretByte, secretByte
+	return t
+}()
+
+// findPersonal is the first kind of personal data that s holds, plain or
+// percent-encoded. It passes over the bytes once, stops at those that could be
+// part of some, and allocates nothing.
+func findPersonal(s string) personalKind {
+	for i := 0; i < len(s); {
+		class := byteClasses[s[i]]
+		if class == plainByte {
+			i++
+			continue
+		}
+		kind, next := personalNoMatch(s, i, class)
+		if kind != noPersonal {
+			return kind
+		}
+		i = next
+	}
+	return noPersonal
+}
+
+// personalNoMatch looks at what stands around i, and gives where to go on if
+// that is nothing.
+func personalNoMatch(s string, i int, class uint8) (personalKind, int) {
+	switch class {
+	case digitByte:
+		return personalNumber(s, i)
+	case atByte:
+		if mailbox(s[:i], s[i+1:]) {
+			return personalEmail, i
+		}
+		if userInfo(s, i) {
+			return personalSecret, i
+		}
+	case percentByte:
+		end := escaped(s, i, "40")
+		if end > 0 && mailbox(s[:i], s[end:]) {
+			return personalEmail, i
+		}
+		if end = escapeEnd(s, i); end > 0 { // the digits of an escape are none of a number
+			return noPersonal, end
+		}
+	case openByte:
+		if spelledAt(s, i) {
+			return personalEmail, i
+		}
+	case equalByte:
+		if kind := namedPersonal(lastName(s[:i]), firstValue(s[i+1:])); kind != noPersonal {
+			return kind, i
+		}
+	case secretByte:
+		if tokenAt(s, i) {
+			return personalSecret, i
+		}
+	}
+	return noPersonal, i + 1
+}
+
+// personal reports whether s holds what looks like an e-mail address.
+func personal(s string) bool {
+	for i := 0; i < len(s); i++ {
+		switch c := byteClasses[s[i]]; c {
+		case atByte, percentByte, openByte:
+			if kind, _ := personalNoMatch(s, i, c); kind == personalEmail {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// escaped gives the end of the byte hex at i, percent-encoded once or more, 0 if
+// something else is there.
+func escaped(s string, i int, hex string) int {
+	if i >= len(s) || s[i] != '%' {
+		return 0
+	}
+	for i++; strings.HasPrefix(s[i:], "25"); {
+		i += 2
+	}
+	if len(s)-i >= 2 && strings.EqualFold(s[i:i+2], hex) {
+		return i + 2
+	}
+	return 0
+}
+
+// escapeEnd gives the end of any escape at i, 0 if there is none.
+func escapeEnd(s string, i int) int {
+	for i++; strings.HasPrefix(s[i:], "25"); {
+		i += 2
+	}
+	if len(s)-i >= 2 && hexByte(s[i]) && hexByte(s[i+1]) {
+		return i + 2
+	}
+	return 0
+}
+
+func hexByte(c byte) bool { return digit(c) || c|0x20 >= 'a' && c|0x20 <= 'f' }
+
+func digit(c byte) bool { return c-'0' <= 9 }
+
+func letter(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }
+
+// mailbox reports whether a name ends before and a domain begins after an at
+// sign.
 func mailbox(before, after string) bool {
-	if before == "" || !nameByte(before[len(before)-1]) {
+	n := len(before)
+	for n > 0 && nameByte(before[n-1]) {
+		n--
+	}
+	name := before[n:]
+	if name == "" || n > 0 && before[n-1] == '@' { // @user@server is a social handle
 		return false
 	}
-	end := 0
-	for end < len(after) && nameByte(after[end]) && after[end] != '_' && after[end] != '+' {
-		end++
+	return domain(after) && (name != "git" || !strings.Contains(after, ":"))
+}
+
+// domain reports whether s begins with a host's name under a known top level;
+// its points may be percent-encoded.
+func domain(s string) bool {
+	var host [128]byte
+	n, end := 0, 0
+	for end < len(s) && n < len(host) {
+		c, next := s[end], end+1
+		if c == '%' {
+			if next = escaped(s, end, "2E"); next > 0 {
+				c = '.'
+			} else if next = highEscape(s, end); next > 0 {
+				c = 0x80
+			} else {
+				break
+			}
+		}
+		if !nameByte(c) || c == '_' || c == '+' {
+			break
+		}
+		if c >= 'A' && c <= 'Z' {
+			c |= 0x20
+		}
+		host[n] = c
+		n, end = n+1, next
 	}
-	domain := strings.TrimRight(after[:end], ".-")
-	dot := strings.LastIndexByte(domain, '.')
-	return dot > 0 && len(domain)-dot > 2 && !strings.ContainsAny(domain[dot+1:], "0123456789")
+	for n > 0 && (host[n-1] == '.' || host[n-1] == '-') {
+		n--
+	}
+	name := alias(host[:n])
+	dot := strings.LastIndexByte(name, '.')
+	return dot > 0 && topLevel(name, name[dot+1:]) && !scaled(name)
+}
+
+// highEscape gives the end of an escaped byte above ASCII at i, 0 if none.
+func highEscape(s string, i int) int {
+	end := escapeEnd(s, i)
+	if end > 0 && s[end-2] >= '8' {
+		return end
+	}
+	return 0
+}
+
+// topLevel reports whether mail may go to a host under top.
+func topLevel(host, top string) bool {
+	switch top {
+	case "example", "test", "local", "internal", "lan", "corp":
+		return true
+	}
+	if len(top) < 2 {
+		return false
+	}
+	_, known := publicsuffix.PublicSuffix(strings.Clone(top)) // so that the caller's bytes stay on the stack
+	return known
+}
+
+// scaled reports whether host is the scale of a picture, as in x@2x.png.
+func scaled(host string) bool {
+	n := 0
+	for n < len(host) && (digit(host[n]) || host[n] == '.') {
+		n++
+	}
+	return n > 0 && strings.HasPrefix(host[n:], "x.")
+}
+
+// spelledAt reports whether (at) or [at] at i stands in an address.
+func spelledAt(s string, i int) bool {
+	if len(s)-i < 5 || s[i+1]|0x20 != 'a' || s[i+2]|0x20 != 't' || s[i+3] != ')' && s[i+3] != ']' {
+		return false
+	}
+	return mailbox(strings.TrimRight(s[:i], " "), strings.TrimLeft(s[i+4:], " "))
 }
 
 // nameByte reports whether c may stand in the name of a mailbox.

@@ -12,9 +12,10 @@ import (
 // those for events; a number without any sign of what it is passes.
 func PersonalCell(s string) string {
 	s = strings.TrimSpace(s)
+	if kind := findPersonal(s); kind != noPersonal {
+		return personalNames[kind]
+	}
 	switch {
-	case personal(s):
-		return "an e-mail address"
 	case len(s) < 7 || len(s) > 64: // longer than any of what follows
 		return ""
 	}

@@ -64,7 +64,6 @@ func (g *Gateway) takePixel(ctx context.Context, p *post, query string) (proto.P
 // compare a text that is a number with numbers.
 func (p *post) parseQuery(query string) error {
 	d := &p.draft
-	d.suspect = true
 	for query != "" {
 		var pair string
 		pair, query, _ = strings.Cut(query, "&")

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bytes"
 	"fmt"
 	"slices"
 
@@ -22,6 +21,8 @@ type post struct {
 	signal  string // of a public request: why nothing of it is kept
 	body    []byte
 	answer  []byte
+	// personal counts events by kind of personal data: [0] refused, [1] their url cut.
+	personal [2][personalKinds]int
 
 	// Set for each body, before it is parsed.
 	client  proto.ClientInfo // known beforehand from a key or path, or from name
@@ -156,7 +157,6 @@ func (p *post) parseEvent() bool {
 		d.refuse(proto.CodeEvent, "an event must be an object")
 		return s.skip()
 	}
-	start := s.i
 	s.i++
 	var seen uint
 	for first := true; s.more(&first, '}'); {
@@ -179,8 +179,6 @@ func (p *post) parseEvent() bool {
 	if s.odd {
 		d.refuse(proto.CodeEvent, "a text holds control characters or invalid UTF-8: clean it")
 	}
-	raw := s.b[start:s.i]
-	d.suspect = s.escaped || bytes.IndexByte(raw, '@') >= 0 || bytes.IndexByte(raw, '%') >= 0
 	return true
 }
 
@@ -357,6 +355,7 @@ func (p *post) take() {
 		p.leaveBlocked()
 	}
 	d.finish(p.now, p.ages)
+	p.countPersonal(d)
 	if d.code != "" {
 		p.refused = append(p.refused, refusal{index, d.code, d.why})
 		return
@@ -364,6 +363,17 @@ func (p *post) take() {
 	d.event.Client, d.event.Space = p.client.ID, p.client.Space
 	p.batch.AddEvent(p.hasher, &d.event)
 	p.indexes = append(p.indexes, index)
+}
+
+// countPersonal notes what personal data the draft held.
+func (p *post) countPersonal(d *draft) {
+	switch {
+	case d.found == noPersonal:
+	case d.cut:
+		p.personal[1][d.found]++
+	default:
+		p.personal[0][d.found]++
+	}
 }
 
 // leaveBlocked leaves the identities out of the draft that are on the block
@@ -401,7 +411,6 @@ func (p *post) parseProtobuf(x *pb.EventsRequest) error {
 }
 
 func (d *draft) fromProtobuf(e *pb.Event) {
-	d.suspect = true
 	d.setName(e.GetEvent())
 	d.setID(e.GetId())
 	d.setURL(e.GetUrl())

@@ -1,0 +1,138 @@
+package gateway_test
+
+import (
+	"bufio"
+	"hash/fnv"
+	"os"
+	"strings"
+	"testing"
+
+	"kith/gateway"
+)
+
+// personalCase is one line of testdata/personal.tsv.
+type personalCase struct{ kind, secret, text string }
+
+// readPersonal reads the corpus. Of the parts a third is held back: the detector
+// was written by the others.
+func readPersonal(t testing.TB) (seen, held []personalCase) {
+	t.Helper()
+	f, err := os.Open("testdata/personal.tsv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if strings.HasPrefix(lines.Text(), "#") {
+			continue
+		}
+		parts := strings.SplitN(lines.Text(), "\t", 3)
+		c := personalCase{parts[0], parts[1], parts[2]}
+		h := fnv.New32a()
+		h.Write([]byte(c.text))
+		if h.Sum32()%3 == 0 {
+			held = append(held, c)
+		} else {
+			seen = append(seen, c)
+		}
+	}
+	if len(seen) < 3000 || len(held) < 1000 {
+		t.Fatalf("the corpus has %d and %d lines", len(seen), len(held))
+	}
+	return seen, held
+}
+
+func TestPersonalCorpus(t *testing.T) {
+	seen, held := readPersonal(t)
+	measurePersonal(t, "seen", seen, true)
+	measurePersonal(t, "held back", held, os.Getenv("KITH_PERSONAL_HELD") != "")
+}
+
+// measurePersonal prints precision and recall, and wants what docs/privacy.md
+// promises.
+func measurePersonal(t *testing.T, part string, cases []personalCase, show bool) {
+	total, found := map[string]int{}, map[string]int{}
+	wrong, hits := 0, 0
+	for _, c := range cases {
+		got := gateway.FindPersonal(c.text)
+		total[c.kind]++
+		switch {
+		case c.kind == "-" && got != "none":
+			wrong++
+			if show {
+				t.Logf("taken for %s: %s", got, c.text)
+			}
+		case c.kind != "-" && got == "none":
+			if show {
+				t.Logf("missed %s: %s", c.kind, c.text)
+			}
+		case c.kind != "-":
+			found[c.kind]++
+			hits++
+		}
+	}
+	precision := float64(hits) / float64(hits+wrong)
+	t.Logf("%s: precision %.4f (%d right, %d of %d wrong)", part, precision, hits, wrong, total["-"])
+	if precision < 0.98 {
+		t.Errorf("%s: precision %.4f, want 0.98", part, precision)
+	}
+	for _, kind := range []string{"email", "phone", "card", "bank", "national_id", "secret"} {
+		recall := float64(found[kind]) / float64(total[kind])
+		t.Logf("%s: %s: recall %.4f (%d of %d)", part, kind, recall, found[kind], total[kind])
+		want := 0.95
+		if kind == "email" || kind == "phone" || kind == "card" {
+			want = 0.99
+		}
+		if recall < want {
+			t.Errorf("%s: recall of %s is %.4f, want %.2f", part, kind, recall, want)
+		}
+	}
+}
+
+// One event's texts, as they come.
+var personalTexts = []string{
+	"page", "e-1732300000123-17", "browser:3f0c9a7be1d24c55a6f1b2c3d4e5f607",
+	"https://www.example.com/auto/used/bmw-320d-touring-12345678.html?utm_source=news&utm_campaign=2026-11&page=2",
+	"https://search.example/?q=bmw+320d+used", "section", "auto", "price", "12500.50", "author", "Desk, 12:30",
+}
+
+func TestPersonalAllocatesNothing(t *testing.T) {
+	texts := append([]string{"https://x.example/?u=jo%40x.9&order=4111111111111112"}, personalTexts...)
+	if n := testing.AllocsPerRun(100, func() {
+		for _, s := range texts {
+			if gateway.FindPersonal(s) != "none" {
+				t.Fatal("found something in", s)
+			}
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations, want none", n)
+	}
+}
+
+func BenchmarkPersonal(b *testing.B) {
+	size := 0
+	for _, s := range personalTexts {
+		size += len(s)
+	}
+	b.Run("find", func(b *testing.B) {
+		b.SetBytes(int64(size))
+		b.ReportAllocs()
+		for b.Loop() {
+			for _, s := range personalTexts {
+				_ = gateway.FindPersonal(s)
+			}
+		}
+	})
+	b.Run("pass over the bytes", func(b *testing.B) {
+		b.SetBytes(int64(size))
+		var sum byte
+		for b.Loop() {
+			for _, s := range personalTexts {
+				for i := range len(s) {
+					sum += s[i]
+				}
+			}
+		}
+		_ = sum
+	})
+}

@@ -1,0 +1,118 @@
+package gateway
+
+import "strings"
+
+// namedPersonal is what a value must be by the name that it is given in a query
+// or a property.
+func namedPersonal(name, value string) personalKind {
+	if len(name) < 2 || len(name) > 20 || len(value) < 4 {
+		return noPersonal
+	}
+	var b [20]byte
+	n := 0
+	for i := range len(name) {
+		switch c := name[i]; {
+		case c >= 'A' && c <= 'Z':
+			b[n] = c | 0x20
+			n++
+		case c != '-' && c != '_' && c != '.':
+			b[n] = c
+			n++
+		}
+	}
+	switch alias(b[:n]) {
+	case "password", "passwd", "pwd", "pass", "passwort", "kennwort", "passphrase":
+		return personalSecret
+	case "token", "accesstoken", "idtoken", "refreshtoken", "authtoken", "resettoken", "apikey", "secret", "clientsecret", "accesskey", "jwt", "bearer",
+		"authorization", "auth", "sessionid", "session", "sessid", "sid", "jsessionid", "phpsessid", "aspsessionid":
+		if secretValue(value) {
+			return personalSecret
+		}
+	case "tel", "phone", "phonenumber", "telephone", "telefon", "mobile", "mobil", "handy", "msisdn", "whatsapp":
+		if n := countDigits(value); n >= 7 && n <= 15 && n*3 >= len(value)*2 {
+			return personalPhone
+		}
+	case "ssn", "socialsecurity", "taxid", "steuerid", "bsn", "pesel", "nino":
+		if countDigits(value) >= 6 {
+			return personalNational
+		}
+	}
+	return noPersonal
+}
+
+// secretValue reports whether s is as long and as mixed as what a machine makes.
+func secretValue(s string) bool {
+	return len(s) >= 12 && countDigits(s) > 0 || len(s) >= 24
+}
+
+func countDigits(s string) int {
+	n := 0
+	for i := range len(s) {
+		if digit(s[i]) {
+			n++
+		}
+	}
+	return n
+}
+
+// lastName is the name at the end of s, before an equals sign.
+func lastName(s string) string {
+	i := len(s)
+	for i > 0 && len(s)-i <= 20 && (letter(s[i-1]) || digit(s[i-1]) || s[i-1] == '_' || s[i-1] == '-') {
+		i--
+	}
+	return s[i:]
+}
+
+// firstValue is the value at the beginning of s, behind an equals sign.
+func firstValue(s string) string {
+	if i := strings.IndexAny(s, "&;# "); i >= 0 {
+		return s[:i]
+	}
+	return s
+}
+
+// tokenAt reports whether a token by whose form one knows it has its J or _ at i.
+func tokenAt(s string, i int) bool {
+	if s[i] == 'J' {
+		return i >= 2 && s[i-2:i] == "ey" && jwt(s[i-2:])
+	}
+	head, tail := s[:i], s[i+1:]
+	switch {
+	case i >= 3 && head[i-3] == 'g' && head[i-2] == 'h': // ghp_, gho_, ghs_ and the like
+		return secretRun(tail, 30)
+	case strings.HasSuffix(head, "sk_live"), strings.HasSuffix(head, "rk_live"), strings.HasSuffix(head, "github_pat"):
+		return secretRun(tail, 16)
+	}
+	return false
+}
+
+// jwt reports whether s begins with two parts in base64, each of an object, and
+// the point behind them.
+func jwt(s string) bool {
+	head, rest, ok := strings.Cut(s, ".")
+	return ok && len(head) >= 10 && strings.HasPrefix(rest, "eyJ") && strings.IndexByte(rest, '.') > 4
+}
+
+// secretRun reports whether s begins with n letters and digits.
+func secretRun(s string, n int) bool {
+	if len(s) < n {
+		return false
+	}
+	for i := range n {
+		if !letter(s[i]) && !digit(s[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// userInfo reports whether the at sign at i ends a user and password of a url.
+func userInfo(s string, i int) bool {
+	start := strings.LastIndex(s[:i], "://")
+	if start < 0 {
+		return false
+	}
+	_, password, ok := strings.Cut(s[start+3:i], ":")
+	return ok && password != "" && !strings.ContainsAny(s[start+3:i], "/?#")
+}
