@@ -37,14 +37,14 @@ const (
 	percentByte // %
 	openByte    // ( or [
 	equalByte   // =
-	secretByte  // J and _: of tokens
+	secretByte  // J, K and _: of tokens
 )
 
 var byteClasses = func() (t [256]uint8) {
 	for c := '0'; c <= '9'; c++ {
 		t[c] = digitByte
 	}
-	t['@'], t['%'], t['('], t['['], t['='], t['J'], t['_'] = atByte, percentByte, openByte, openByte, equalByte, secretByte, secretByte
+	t['@'], t['%'], t['('], t['['], t['='], t['J'], t['K'], t['_'] = atByte, percentByte, openByte, openByte, equalByte, secretByte, secretByte, secretByte
 	return t
 }()
 

@@ -48,7 +48,7 @@ func TestPersonalCorpus(t *testing.T) {
 	measurePersonal(t, "held back", held, os.Getenv("KITH_PERSONAL_HELD") != "")
 }
 
-// measurePersonal prints precision and recall, and wants what docs/privacy.md
+// measurePersonal prints precision and recall, and wants what docs/personal-data.md
 // promises.
 func measurePersonal(t *testing.T, part string, cases []personalCase, show bool) {
 	total, found := map[string]int{}, map[string]int{}
@@ -134,5 +134,59 @@ func BenchmarkPersonal(b *testing.B) {
 			}
 		}
 		_ = sum
+	})
+}
+
+// realLog is a public web server's log (elastic/examples, Apache-2.0), outside of
+// this repository.
+const realLog = "../../shared/data/apache_combined_semicomplete_2015.log"
+
+// Of a real site's addresses and referrers none may be taken for personal data but
+// those of forums with a session in them.
+func TestPersonalInRealLog(t *testing.T) {
+	text, err := os.ReadFile(realLog)
+	if err != nil {
+		t.Skipf("the public log is not here: %v", err)
+	}
+	seen, sessions, found := map[string]bool{}, 0, 0
+	for line := range strings.Lines(string(text)) {
+		parts := strings.Split(line, `"`)
+		if len(parts) < 4 {
+			continue
+		}
+		request := strings.Fields(parts[1])
+		for _, s := range []string{request[min(1, len(request)-1)], parts[3]} {
+			if seen[s] {
+				continue
+			}
+			seen[s] = true
+			switch kind := gateway.FindPersonal(s); {
+			case kind == "none":
+			case kind == "secret" && strings.Contains(s, "sid="):
+				sessions++
+			default:
+				found++
+				t.Logf("%s: %s", kind, s)
+			}
+		}
+	}
+	t.Logf("%d of %d different addresses, and %d with a session", found, len(seen), sessions)
+	if len(seen) < 1000 || found > 0 || sessions != 5 {
+		t.Errorf("%d of %d addresses are taken for personal data, %d with a session: want 0 and 5", found, len(seen), sessions)
+	}
+}
+
+func FuzzPersonal(f *testing.F) {
+	for _, s := range append([]string{"%2B49 (0)30 1234567", "a%2540b.com", "GB29 NWBK 6016 1331 9268 19", "AB 12 34 56 C", "eyJ", "%", "(at)", "+1"}, personalTexts...) {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		got := gateway.FindPersonal(s)
+		if mail := s + " jo@example.com"; gateway.FindPersonal(mail) == "none" {
+			t.Errorf("%q hides an address behind it", s)
+		}
+		if again := gateway.FindPersonal(s); again != got {
+			t.Errorf("%q is %s, then %s", s, got, again)
+		}
 	})
 }

@@ -317,9 +317,6 @@ func numberInWord(s string, i int) (personalKind, int) {
 			return personalNational, end
 		}
 	}
-	if len(word) == 20 && word[:4] == "AKIA" {
-		return personalSecret, end
-	}
 	return noPersonal, end
 }
 

@@ -72,19 +72,32 @@ func firstValue(s string) string {
 	return s
 }
 
-// tokenAt reports whether a token by whose form one knows it has its J or _ at i.
+// tokenAt reports whether a token by whose form one knows it has its J, K or _ at i.
 func tokenAt(s string, i int) bool {
 	if s[i] == 'J' {
 		return i >= 2 && s[i-2:i] == "ey" && jwt(s[i-2:])
 	}
 	head, tail := s[:i], s[i+1:]
 	switch {
+	case s[i] == 'K': // AKIA and 16 capitals and digits
+		return i >= 1 && s[i-1] == 'A' && (i == 1 || !wordByte(s[i-2])) && strings.HasPrefix(tail, "IA") && accessKey(tail[2:])
 	case i >= 3 && head[i-3] == 'g' && head[i-2] == 'h': // ghp_, gho_, ghs_ and the like
 		return secretRun(tail, 30)
 	case strings.HasSuffix(head, "sk_live"), strings.HasSuffix(head, "rk_live"), strings.HasSuffix(head, "github_pat"):
 		return secretRun(tail, 16)
 	}
 	return false
+}
+
+// accessKey reports whether s begins with the 16 capitals and digits of a key, and
+// nothing of a word behind them.
+func accessKey(s string) bool {
+	for i := range 16 {
+		if i == len(s) || !upper(s[i]) && !digit(s[i]) {
+			return false
+		}
+	}
+	return len(s) == 16 || !wordByte(s[16])
 }
 
 // jwt reports whether s begins with two parts in base64, each of an object, and

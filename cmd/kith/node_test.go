@@ -27,7 +27,8 @@ type liveNode struct {
 	regular         string // the demo's visitor, with --demo
 	site            string // URL, with --demo
 	data            string
-	stop            func() int // ends it and gives the exit code
+	stop            func() int    // ends it and gives the exit code
+	log             *lockedBuffer // what it wrote to standard error
 }
 
 var (
@@ -49,7 +50,7 @@ func startNode(t *testing.T, data string, args ...string) *liveNode {
 		in.Close()
 		exited <- code
 	}()
-	n := &liveNode{data: data}
+	n := &liveNode{data: data, log: &log}
 	n.stop = sync.OnceValue(func() int {
 		cancel()
 		go io.Copy(io.Discard, out)
