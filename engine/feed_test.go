@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,7 +31,8 @@ type listener struct {
 	ids   map[string]bool
 	last  map[string][2]uint64 // by lane: offset and number
 	in    map[member]bool
-	marks []string // defined, undefined, began, lost
+	first map[string]bool // ids of lines that say where lanes began
+	marks []string        // defined, undefined, began, lost
 	lines int
 }
 
@@ -40,7 +42,7 @@ type member struct {
 }
 
 func newListener(t *testing.T) *listener {
-	return &listener{t: t, ids: map[string]bool{}, last: map[string][2]uint64{}, in: map[member]bool{}}
+	return &listener{t: t, ids: map[string]bool{}, first: map[string]bool{}, last: map[string][2]uint64{}, in: map[member]bool{}}
 }
 
 // take takes a message in, and fails where a line comes twice, a lane's lines are
@@ -72,6 +74,7 @@ func (x *listener) take(m *proto.FeedMessage) {
 				delete(x.in, k)
 			}
 		default:
+			x.first[c.ID] = c.Change == "began"
 			x.marks = append(x.marks, c.Change+" "+string(c.Segment))
 		}
 	}
@@ -141,6 +144,14 @@ func TestFeed(t *testing.T) {
 				}
 				defer func() { _ = sub.Unsubscribe() }()
 			}
+			x := newListener(t)
+			until(t, n, 10*time.Second, "the feed does not begin", func() bool { // before anybody listens, maybe
+				x.read(n, c)
+				return len(x.marks) == lanes
+			})
+			if err := n.Conn().Flush(); err != nil {
+				t.Fatal(err)
+			}
 			defineUser(t, n, c, "pair", `count(event.section == "a") >= 1 && count(event.section == "b") >= 1`)
 			define(t, n, "soon", `count(event.section == "soon", "2s") >= 1`)
 			define(t, n, "auto", `count(event.section == "auto") >= 2`)
@@ -152,7 +163,7 @@ func TestFeed(t *testing.T) {
 			submit(t, n, page(c, "x", "a", now), page(c, "y", "b", now), page(c, "s1", "soon", now), page(c, "s2", "soon", now),
 				page(c, "z", "auto", now), page(c, "z", "auto", now), page(c, "gone", "auto", now), page(c, "gone", "auto", now), page(other, "z", "auto", now))
 			link(t, n, c, "browser:x", "browser:y", yes())
-			x := newListener(t)
+			until(t, n, 10*time.Second, "those who are linked are not both in it", func() bool { return count(t, n, c, "pair") == 2 })
 			x.agree(n, c, visitors)
 			for _, k := range []member{{"pair", n.FeedName(c, "browser:x")}, {"pair", n.FeedName(c, "browser:y")}, {"auto", n.FeedName(c, "browser:z")}, {"auto", n.FeedName(c, "browser:gone")}} {
 				if !x.in[k] {
@@ -176,6 +187,20 @@ func TestFeed(t *testing.T) {
 				t.Errorf("a client that did not ask has a feed: %v", err)
 			}
 			sameHeard(t, heard, x)
+			if _, err := n.EraseBytes(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			p, err := n.FeedPage(t.Context(), c, 0, 1000)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range p.Messages {
+				if len(m.Changes) > 0 || !p.Missed {
+					t.Errorf("after an erasure the feed holds %+v", m)
+				}
+			}
+			submit(t, n, page(c, "s2", "auto", now), page(c, "s2", "auto", now))
+			x.agree(n, c, visitors)
 
 			closeNode(t, n)
 			n = testNode(t, dir, withFeed, func(c *engine.Config) { c.Lanes = lanes })
@@ -194,7 +219,13 @@ func TestFeed(t *testing.T) {
 func sameHeard(t *testing.T, heard <-chan *nats.Msg, x *listener) {
 	t.Helper()
 	again := newListener(t)
-	for len(again.ids) < len(x.ids) {
+	began := 0
+	for id := range x.ids {
+		if x.first[id] {
+			began++
+		}
+	}
+	for len(again.ids) < len(x.ids)-began {
 		select {
 		case m := <-heard:
 			if m.Subject != "kith.out.segments.acme" || m.Header.Get("Nats-Sequence") == "" {
@@ -209,6 +240,7 @@ func sameHeard(t *testing.T, heard <-chan *nats.Msg, x *listener) {
 			if err := json.Unmarshal(m.Data, &p); err != nil {
 				t.Fatal(err)
 			}
+			p.Changes = slices.DeleteFunc(p.Changes, func(l proto.FeedLine) bool { return l.Change == "began" })
 			again.take(&p)
 		case <-time.After(10 * time.Second):
 			t.Fatalf("heard %d changes, %d are kept", len(again.ids), len(x.ids))
