@@ -24,7 +24,7 @@ const (
 	auditNone    auditKind = iota // nobody's data are touched
 	auditCounted                  // by key and minute
 	auditListed                   // each, before its answer
-	auditTaking                   // likewise, but answered all the same
+	auditTaking                   // each, and the answer does not wait for it
 )
 
 // auditKinds are all routes of the service plane; a test fails where one is missing.
@@ -105,6 +105,7 @@ type auditor struct {
 
 	tallies sync.Map // tallyKey -> *tally
 	flushed sync.Mutex
+	later   sync.WaitGroup // lines that nobody waits for
 }
 
 // auditRound is lines that are written together.
@@ -224,6 +225,7 @@ func (a *auditor) run(ctx context.Context, failed func(error)) {
 			failed(err)
 		}
 		if ctx.Err() != nil {
+			a.later.Wait()
 			return
 		}
 		began = a.now().Truncate(time.Minute)
@@ -309,10 +311,7 @@ func (g *Gateway) listOptOut(who proto.Principal, x optOutRequest, err error) {
 		status = statusOf(asError(err).Code)
 	}
 	rec := proto.AuditRecord{Time: g.c.Now().UTC(), Key: who.Key, Role: who.Role, Client: who.Client, Route: "NATS kith.optout", Identity: g.identityHash(id), Status: status}
-	if err := g.audit.write(rec); err != nil {
-		g.metrics.auditFailed.Inc()
-		g.log.Error("an opt-out that was answered is not in the audit log", "error", err)
-	}
+	g.keepLater(rec)
 }
 
 // auditWriter keeps a call's line before the first byte of its answer.
@@ -346,16 +345,25 @@ func (a *auditWriter) keep(status int) error {
 	if a.identity != "" {
 		rec.Identity = a.g.identityHash(a.identity)
 	}
-	err := a.g.audit.write(rec)
-	if err == nil {
+	if a.taking {
+		a.g.keepLater(rec)
 		return nil
 	}
-	a.g.metrics.auditFailed.Inc()
-	if a.taking {
-		a.g.log.Error("a call that was answered is not in the audit log", "route", a.route, "key", rec.Key, "error", err)
-		return nil
+	err := a.g.audit.write(rec)
+	if err != nil {
+		a.g.metrics.auditFailed.Inc()
 	}
 	return err
+}
+
+// keepLater writes the line of a call that is not held up.
+func (g *Gateway) keepLater(rec proto.AuditRecord) {
+	g.audit.later.Go(func() {
+		if err := g.audit.write(rec); err != nil {
+			g.metrics.auditFailed.Inc()
+			g.log.Error("a call that was answered is not in the audit log", "route", rec.Route, "key", rec.Key, "error", err)
+		}
+	})
 }
 
 func clientOrNone(s string) proto.ClientName {

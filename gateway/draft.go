@@ -209,7 +209,9 @@ func (d *draft) checkProp(p *proto.Prop) {
 		text = alias(strconv.AppendFloat(b[:0], n, 'f', -1, 64))
 	}
 	d.check(findPersonal(text))
-	d.check(namedPersonal(p.Key, text))
+	if !namesSession(p.Key) { // which sites number their visits by: in a url it opens one
+		d.check(namedPersonal(p.Key, text))
+	}
 }
 
 func (d *draft) check(kind personalKind) {

@@ -188,7 +188,10 @@ func Languages() (list []words) {
 var ConsoleFiles = consoleFiles
 
 // FlushAudit writes what was counted.
-func (g *Gateway) FlushAudit() error { return g.audit.flush(g.c.Now()) }
+func (g *Gateway) FlushAudit() error {
+	g.audit.later.Wait()
+	return g.audit.flush(g.c.Now())
+}
 
 // FindPersonal is the label of the personal data that s holds, "none" if none.
 func FindPersonal(s string) string { return personalLabels[findPersonal(s)] }

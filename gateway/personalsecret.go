@@ -2,13 +2,8 @@ package gateway
 
 import "strings"
 
-// namedPersonal is what a value must be by the name that it is given in a query
-// or a property.
-func namedPersonal(name, value string) personalKind {
-	if len(name) < 2 || len(name) > 20 || len(value) < 4 {
-		return noPersonal
-	}
-	var b [20]byte
+// plainName is a name of up to 20 bytes in lower case without separators, in b.
+func plainName(b *[20]byte, name string) string {
 	n := 0
 	for i := range len(name) {
 		switch c := name[i]; {
@@ -20,11 +15,34 @@ func namedPersonal(name, value string) personalKind {
 			n++
 		}
 	}
-	switch alias(b[:n]) {
+	return alias(b[:n])
+}
+
+// namesSession reports whether a name is one of a session.
+func namesSession(name string) bool {
+	if len(name) > 20 {
+		return false
+	}
+	var b [20]byte
+	switch plainName(&b, name) {
+	case "session", "sessionid", "sessid", "sid":
+		return true
+	}
+	return false
+}
+
+// namedPersonal is what a value must be by the name that it is given in a query
+// or a property.
+func namedPersonal(name, value string) personalKind {
+	if len(name) < 2 || len(name) > 20 || len(value) < 4 {
+		return noPersonal
+	}
+	var b [20]byte
+	switch plainName(&b, name) {
 	case "password", "passwd", "pwd", "pass", "passwort", "kennwort", "passphrase":
 		return personalSecret
 	case "token", "accesstoken", "idtoken", "refreshtoken", "authtoken", "resettoken", "apikey", "secret", "clientsecret", "accesskey", "jwt", "bearer",
-		"authorization", "auth", "sessionid", "session", "sessid", "sid", "jsessionid", "phpsessid", "aspsessionid":
+		"authorization", "auth", "session", "sessionid", "sessid", "sid", "jsessionid", "phpsessid", "aspsessionid":
 		if secretValue(value) {
 			return personalSecret
 		}
