@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"maps"
 	"slices"
 	"sort"
@@ -339,8 +340,8 @@ func (f *feed) follow(ctx context.Context) {
 			return
 		}
 		// What was to be read next may be gone: the newest message says all.
-		if err = f.readLast(ctx); err != nil && ctx.Err() == nil {
-			f.node.logger.Warn("a client's feed cannot be read, trying again", "client", string(f.name), "error", err)
+		if last := f.readLast(ctx); last != nil && ctx.Err() == nil {
+			f.node.logger.Warn("a client's feed cannot be read, trying again", "client", string(f.name), "error", errors.Join(err, last))
 		}
 		pause(ctx, relayRetry)
 	}

@@ -259,11 +259,9 @@ func TestFeedOfEdits(t *testing.T) {
 	n := testNode(t, dir, withFeed)
 	c := acme(t, n)
 	define(t, n, "auto", `count(event.section == "auto") >= 2`)
-	var visitors []string
 	now := time.Now()
 	for i := range 50 {
 		v := fmt.Sprint("v", i)
-		visitors = append(visitors, v)
 		submit(t, n, page(c, v, "auto", now))
 	}
 	x := newListener(t)
