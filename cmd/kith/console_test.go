@@ -318,6 +318,15 @@ func TestConsoleInABrowser(t *testing.T) {
 	c.shows(".state.failed", "expr")
 	c.picture("count-error")
 
+	c.view("leakage", "Leakage")
+	c.shows(".state.empty", "data-leaks")
+	n.events(t, config.DevKey, sent{"event": "kith.hosts", "identities": []string{"browser:visitor001"}, "url": "https://news.example/a", "props": sent{"hosts": "cdn.example ads.example"}})
+	c.view("overview", "Overview")
+	c.view("leakage", "Leakage")
+	c.shows(".panel", "ads.example")
+	c.shows(".panel", "news.example")
+	c.picture("leakage")
+
 	c.view("explain", "Explain")
 	// Facts are those of the rules of now: something comes of it after their change.
 	n.events(t, config.DevKey, visitOf("news", "browser:visitor001"))
@@ -507,7 +516,7 @@ func TestConsoleRolesInABrowser(t *testing.T) {
 	c := openConsole(t, n)
 
 	c.signIn(config.DevKey)
-	if got := c.text(`[...document.querySelectorAll("#nav a")].map(a => a.dataset.view).join()`); got != "overview,live,segments,overlap,count,user,explain,receipts" {
+	if got := c.text(`[...document.querySelectorAll("#nav a")].map(a => a.dataset.view).join()`); got != "overview,live,segments,overlap,count,user,explain,receipts,leakage" {
 		t.Errorf("a client's key is offered %s", got)
 	}
 	if got := c.text(`document.querySelectorAll("#client").length`); got != "0" {

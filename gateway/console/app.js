@@ -9,6 +9,7 @@ import { counts } from "./counts.js";
 import { user } from "./user.js";
 import { explain } from "./explain.js";
 import { receipts } from "./receipts.js";
+import { leakage } from "./leakage.js";
 import { letters } from "./letters.js";
 import { cluster } from "./cluster.js";
 import { partitions } from "./partitions.js";
@@ -22,6 +23,7 @@ const views = [
   { path: "user", title: "User graph", icon: "user", view: user, group: "People", may: mayRead, ofClient: true },
   { path: "explain", title: "Explain", icon: "explain", view: explain, group: "People", may: mayRead, ofClient: true },
   { path: "receipts", title: "Receipts", icon: "receipts", view: receipts, group: "People", may: mayRead },
+  { path: "leakage", title: "Leakage", icon: "leakage", view: leakage, group: "Operations", may: mayRead, ofClient: true },
   { path: "cluster", title: "Cluster", icon: "cluster", view: cluster, group: "Operations", may: () => isAdmin() && session.cluster },
   { path: "partitions", title: "Partitions", icon: "partitions", view: partitions, group: "Operations", may: isAdmin },
   { path: "letters", title: "Dead letters", icon: "letters", view: letters, group: "Operations", may: isAdmin },
