@@ -44,10 +44,10 @@ func TestAsk(t *testing.T) {
 		status[name] = &atomic.Int32{}
 		n := engine.NewAsker(name, nc, peers)
 		go func() {
-			_ = n.AnswerOthers(t.Context(), func(ctx context.Context, q *proto.Question) *proto.Reply {
+			_ = n.AnswerOthers(t.Context(), func(_ context.Context, q *proto.Question) *proto.Reply {
 				s := int(status[name].Load())
 				if s == 0 { // silent
-					<-ctx.Done()
+					<-t.Context().Done()
 					return &proto.Reply{Status: http.StatusGatewayTimeout}
 				}
 				return &proto.Reply{Status: s, Header: map[string][]string{"Content-Type": {"text/plain"}}, Body: []byte(name + " " + q.Method + " " + q.Target + " " + strings.Join(q.Header["Authorization"], "") + strings.Join(q.Header["Nats-Msg-Id"], "+") + " " + string(q.Body))}
