@@ -177,6 +177,12 @@ func (n *Node) AnswerOthers(ctx context.Context, do func(context.Context, *proto
 		}
 		go func() {
 			defer func() { <-slots }()
+			defer func() { // net/http would have kept a panic to itself
+				if p := recover(); p != nil {
+					n.logger.Error("another node's question made a handler panic", "panic", p)
+					_ = n.conn().PublishMsg(replyMsg(m.Reply, &proto.Reply{Status: http.StatusInternalServerError}))
+				}
+			}()
 			q, budget := readQuestion(m)
 			within, cancel := context.WithTimeout(ctx, budget)
 			defer cancel()

@@ -18,9 +18,10 @@ import (
 // and the oldest when the stream is full.
 
 const (
-	auditScan    = 20_000 // messages that one answer goes through
-	auditTries   = 100    // how often other nodes may write first
-	auditCleanup = time.Hour
+	auditScan       = 20_000    // messages that one answer goes through
+	auditMessageMax = 512 << 10 // bytes of lines that are one message
+	auditTries      = 100       // how often other nodes may write first
+	auditCleanup    = time.Hour
 )
 
 type audit struct {
@@ -54,18 +55,35 @@ func (n *Node) AppendAudit(ctx context.Context, list []proto.AuditRecord) error 
 		if err != nil {
 			return proto.Errorf(proto.CodeInternal, "encode a line of the audit log: %w", err)
 		}
+		if b.Len() > 0 && b.Len()+len(line) >= auditMessageMax {
+			if err := n.appendAudit(ctx, s, b.Bytes()); err != nil {
+				return err
+			}
+			b.Reset()
+		}
 		b.Write(append(line, '\n'))
 	}
+	if err := n.appendAudit(ctx, s, b.Bytes()); err != nil {
+		return err
+	}
+	if err := n.cleanAudit(ctx, s); err != nil {
+		n.logger.Warn("old lines of the audit log cannot be deleted, trying again in an hour", "error", err)
+	}
+	return nil
+}
+
+// appendAudit appends one message.
+func (n *Node) appendAudit(ctx context.Context, s log.Outlet, lines []byte) error {
 	n.audit.mu.Lock()
 	last := n.audit.last
 	n.audit.mu.Unlock()
 	for tries := 0; ; tries++ {
-		seq, err := s.Append(ctx, b.Bytes(), "", last)
+		seq, err := s.Append(ctx, lines, "", last)
 		if err == nil {
 			n.audit.mu.Lock()
 			n.audit.last = max(n.audit.last, seq)
 			n.audit.mu.Unlock()
-			return n.cleanAudit(ctx, s)
+			return nil
 		}
 		if proto.CodeOf(err) != proto.CodeConflict || tries == auditTries {
 			return err

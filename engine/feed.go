@@ -85,10 +85,15 @@ func (x *feeds) of(c proto.ClientID) *feed {
 func (x *feeds) set(c proto.ClientID, f *feed) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if f == nil {
+	x.writing[c] = f
+}
+
+// unset takes a feed away, unless another one has its place.
+func (x *feeds) unset(c proto.ClientID, f *feed) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.writing[c] == f {
 		delete(x.writing, c)
-	} else {
-		x.writing[c] = f
 	}
 }
 
@@ -241,7 +246,7 @@ func (f *feed) run(ctx context.Context) {
 		}
 	}
 	f.node.feeds.set(f.client, f)
-	defer f.node.feeds.set(f.client, nil)
+	defer f.node.feeds.unset(f.client, f)
 	var wait sync.WaitGroup
 	defer wait.Wait()
 	wait.Go(func() { f.follow(ctx) })

@@ -150,13 +150,16 @@ func (a *auditor) writeRound() {
 	list, round := a.pending, a.round
 	a.pending, a.round = nil, nil
 	a.mu.Unlock()
+	round.err = errNotKept // unless it is
+	defer func() {
+		close(round.done)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if a.writing = a.round != nil; a.writing {
+			a.round.lead <- struct{}{}
+		}
+	}()
 	round.err = a.append(list)
-	close(round.done)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.writing = a.round != nil; a.writing {
-		a.round.lead <- struct{}{}
-	}
 }
 
 func (a *auditor) append(list []proto.AuditRecord) error {
@@ -244,6 +247,9 @@ func (g *Gateway) audited(route string, h handler) handler {
 		return func(w http.ResponseWriter, r *http.Request) error {
 			a := &auditWriter{ResponseWriter: w, g: g, taking: kind == auditTaking, request: r, route: route}
 			err := h(a, r)
+			if a.refused {
+				return nil // that is the answer
+			}
 			if err != nil && !a.kept {
 				if e := a.keep(statusOf(asError(err).Code)); e != nil {
 					return e
@@ -394,13 +400,15 @@ func (a *auditWriter) WriteHeader(status int) {
 	}
 }
 
+var errNotKept = proto.Errorf(proto.CodeUnavailable, "the call cannot be written to the audit log")
+
 // Write implements io.Writer.
 func (a *auditWriter) Write(p []byte) (int, error) {
 	if !a.kept {
 		a.WriteHeader(http.StatusOK)
 	}
 	if a.refused {
-		return len(p), nil // nothing of it is told
+		return 0, errNotKept // nothing of it is told
 	}
 	return a.ResponseWriter.Write(p)
 }

@@ -209,7 +209,7 @@ func (d *draft) checkProp(p *proto.Prop) {
 		text = alias(strconv.AppendFloat(b[:0], n, 'f', -1, 64))
 	}
 	d.check(findPersonal(text))
-	if !namesSession(p.Key) { // which sites number their visits by: in a url it opens one
+	if !secretInURLs(p.Key) {
 		d.check(namedPersonal(p.Key, text))
 	}
 }

@@ -120,9 +120,21 @@ func (g *Gateway) serviceEvents(w http.ResponseWriter, r *http.Request, who prot
 	if err := g.ownClient(p, who, queryValue(r.URL.RawQuery, "client")); err != nil {
 		return err
 	}
-	if why := g.withheldFrom(r, whose(r, who)); why != "" {
-		w.Header()[withheldHeader] = []string{why}
-		p.admit = func(d *draft) { d.refuse(proto.CodeOptedOut, "nothing is stored: a signal was passed on ("+why+")") }
+	heed := func(client proto.ClientName) {
+		if why := g.withheldFrom(r, client); why != "" {
+			w.Header()[withheldHeader] = []string{why}
+			p.admit = func(d *draft) { d.refuse(proto.CodeOptedOut, "nothing is stored: a signal was passed on ("+why+")") }
+		}
+	}
+	heed(whose(r, who))
+	if named := p.resolve; named != nil { // an admin's body names the client
+		p.resolve = func(name string) (proto.ClientInfo, error) {
+			client, err := named(name)
+			if err == nil {
+				heed(client.Name)
+			}
+			return client, err
+		}
 	}
 	var err error
 	if p.body, err = g.readBody(w, r, p.body); err != nil {
@@ -256,13 +268,16 @@ func (g *Gateway) admission(r *http.Request, p *post) *admission {
 // judgeIdentity heeds that the visit's browser is opted out by its identity alone,
 // as after an opt-out in another place: its cookie is not renewed then.
 func (g *Gateway) judgeIdentity(v *visit, client proto.ClientInfo) {
-	if v.signal != "" || v.browser == "" {
+	claims := v.claims()
+	if v.signal != "" || len(claims) == 0 {
 		return
 	}
 	l := g.lookups.Get().(*lookup)
 	defer g.freeLookup(l)
-	// Where it cannot be looked up the log decides: it keeps nothing either.
-	if seen, err := g.look(l, client, v.browser, g.millis()); err == nil && seen.OptedOut {
-		v.signal = withheldOptedOut
+	for _, id := range claims {
+		// Where it cannot be looked up the log decides: it keeps nothing either.
+		if seen, err := g.look(l, client, id, g.millis()); err == nil && seen.OptedOut {
+			v.signal = withheldOptedOut
+		}
 	}
 }

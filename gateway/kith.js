@@ -70,6 +70,7 @@
     ask("/v1/optout", 1e4, heard ? '{"again":true}' : "{}").then(x => {
       // The person has opted in since, on the gateway's own page.
       if (x.opted_out === false) {
+        if (storage(outKey) !== "1") return cb && cb(x); // opted out again meanwhile
         storage(outKey, null);
         out = false;
         gate = 0;

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"kith/proto"
@@ -220,7 +221,7 @@ func (g *Gateway) mayMatch(client proto.ClientInfo, v visit, id proto.Identity) 
 	}
 	l := g.lookups.Get().(*lookup)
 	defer g.freeLookup(l)
-	for _, id := range [...]proto.Identity{v.browser, id} {
+	for _, id := range slices.Concat(v.claims(), []proto.Identity{id}) {
 		if id == "" {
 			continue
 		}

@@ -93,8 +93,10 @@ func personalNoMatch(s string, i int, class uint8) (personalKind, int) {
 			return personalEmail, i
 		}
 	case equalByte:
-		if kind := namedPersonal(lastName(s[:i]), firstValue(s[i+1:])); kind != noPersonal {
-			return kind, i
+		if name := lastName(s[:i]); len(name) >= 2 && len(name) <= 20 {
+			if kind := namedPersonal(name, firstValue(s[i+1:min(len(s), i+1+valueReadMax)])); kind != noPersonal {
+				return kind, i
+			}
 		}
 	case secretByte:
 		if tokenAt(s, i) {

@@ -2,7 +2,9 @@ package gateway_test
 
 import (
 	"bufio"
+	"fmt"
 	"hash/fnv"
+	"math/rand/v2"
 	"os"
 	"strings"
 	"testing"
@@ -189,4 +191,44 @@ func FuzzPersonal(f *testing.F) {
 			t.Errorf("%q is %s, then %s", s, got, again)
 		}
 	})
+}
+
+// TestUUIDsAreNobody: of random UUIDs, as devices are named by, none is taken for a
+// number of somebody's; nor are numbered folders.
+func TestUUIDsAreNobody(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 7))
+	for range 200_000 {
+		id := fmt.Sprintf("%08x-%04x-4%03x-%04x-%012x", r.Uint32(), r.Uint32N(1<<16), r.Uint32N(1<<12), 0x8000|r.Uint32N(1<<14), r.Uint64N(1<<48))
+		for _, s := range []string{id, "aaid:" + id, "https://shop.example/o/" + id + "?id=" + id} {
+			if kind := gateway.FindPersonal(s); kind != "none" {
+				t.Fatalf("%s is taken for %s", s, kind)
+			}
+		}
+	}
+	for _, s := range []string{"f47ac10b-0583-4372-8567-a0b2c3d479ff", "/photos/012/345/678/large.jpg", "https://a.example/012/345678/x"} {
+		if kind := gateway.FindPersonal(s); kind != "none" {
+			t.Errorf("%s is taken for %s", s, kind)
+		}
+	}
+	for _, s := range []string{"0171/1234567", "call 030/1234567"} {
+		if kind := gateway.FindPersonal(s); kind != "phone" {
+			t.Errorf("%s is taken for %s", s, kind)
+		}
+	}
+}
+
+// BenchmarkPersonalWorst: whatever a text is made of, the time for a byte stays
+// about the same.
+func BenchmarkPersonalWorst(b *testing.B) {
+	for _, c := range []string{"=", "@", "://a:b@", "%40", "0-", "eyJ", "a=b"} {
+		for _, n := range []int{1 << 10, 1 << 14} {
+			s := strings.Repeat(c, n/len(c))
+			b.Run(fmt.Sprintf("%q %d", c, n), func(b *testing.B) {
+				b.SetBytes(int64(len(s)))
+				for range b.N {
+					gateway.FindPersonal(s)
+				}
+			})
+		}
+	}
 }

@@ -41,7 +41,11 @@ func personalNumber(s string, i int) (personalKind, int) {
 	if x.n < 6 {
 		return noPersonal, end
 	}
-	return x.kind(s, i, end), end
+	kind := x.kind(s, i, end)
+	if kind != noPersonal && inUUID(s, i, end) {
+		return noPersonal, end
+	}
+	return kind, end
 }
 
 func wordByte(c byte) bool { return letter(c) || digit(c) || c == '_' || c >= 0x80 }
@@ -128,7 +132,7 @@ func (x *numeral) kind(s string, start, end int) personalKind {
 	switch {
 	case x.card():
 		return personalCard
-	case x.phone():
+	case x.phone() && !x.path(s, start):
 		return personalPhone
 	case x.shape(3, 2, 4) && x.seps['-'] && !x.seps['.'] && socialSecurity(d),
 		(x.parts == 1 || x.shape(2, 3, 3, 3)) && germanTax(d),
@@ -175,6 +179,37 @@ func number(s string) int {
 		n = n*10 + int(s[i]-'0')
 	}
 	return n
+}
+
+// path reports whether the groups are parts of a path, as /012/345/678 is.
+func (x *numeral) path(s string, start int) bool {
+	return x.seps['/'] && (x.parts > 2 && !x.seps[' '] && !x.seps['-'] || start > 0 && s[start-1] == '/')
+}
+
+// inUUID reports whether s[start:end] lies in a UUID: 8, 4, 4, 4 and 12 hexadecimal
+// digits with hyphens between them.
+func inUUID(s string, start, end int) bool {
+	const size = 36
+	for i := max(0, end-size); i <= start && i+size <= len(s); i++ {
+		if isUUID(s[i : i+size]) {
+			return true
+		}
+	}
+	return false
+}
+
+func isUUID(s string) bool {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case i == 8 || i == 13 || i == 18 || i == 23:
+			if c != '-' {
+				return false
+			}
+		case !digit(c) && (c|0x20 < 'a' || c|0x20 > 'f'):
+			return false
+		}
+	}
+	return true
 }
 
 // phone reports whether the number is written as telephone numbers are.

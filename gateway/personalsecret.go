@@ -18,14 +18,15 @@ func plainName(b *[20]byte, name string) string {
 	return alias(b[:n])
 }
 
-// namesSession reports whether a name is one of a session.
-func namesSession(name string) bool {
+// secretInURLs reports whether a name is of something secret in a url, and of
+// something usual as a property: a session's number, a kind of pass.
+func secretInURLs(name string) bool {
 	if len(name) > 20 {
 		return false
 	}
 	var b [20]byte
 	switch plainName(&b, name) {
-	case "session", "sessionid", "sessid", "sid":
+	case "session", "sessionid", "sessid", "sid", "pass":
 		return true
 	}
 	return false
@@ -81,6 +82,12 @@ func lastName(s string) string {
 	}
 	return s[i:]
 }
+
+// valueReadMax is how much of a value is looked at.
+const valueReadMax = 256
+
+// userInfoMax is how far before an @ the scheme of a url is looked for.
+const userInfoMax = 96
 
 // firstValue is the value at the beginning of s, behind an equals sign.
 func firstValue(s string) string {
@@ -140,10 +147,15 @@ func secretRun(s string, n int) bool {
 
 // userInfo reports whether the at sign at i ends a user and password of a url.
 func userInfo(s string, i int) bool {
-	start := strings.LastIndex(s[:i], "://")
+	if i == 0 || s[i-1] == '@' {
+		return false
+	}
+	s = s[max(0, i-userInfoMax):i]
+	start := strings.LastIndex(s, "://")
 	if start < 0 {
 		return false
 	}
+	i = len(s)
 	_, password, ok := strings.Cut(s[start+3:i], ":")
 	return ok && password != "" && !strings.ContainsAny(s[start+3:i], "/?#")
 }

@@ -133,6 +133,10 @@ func (g *Gateway) judge(v *visit, r *http.Request, client proto.ClientName) {
 	}
 }
 
+// operatorHeader says that whoever asks does so for themselves: what their own
+// browser says is not about the person asked about. The console sends it.
+const operatorHeader = "X-Kith-Operator"
+
 // withheldFrom is why a request of the service plane must not touch the person that it
 // is about, "" if nothing speaks against it: a server may pass on what a browser
 // said to it.
@@ -142,8 +146,12 @@ func (g *Gateway) withheldFrom(r *http.Request, client proto.ClientName) string 
 	if r.URL.RawQuery == "" && len(h["Sec-Gpc"]) == 0 && len(h["Dnt"]) == 0 && (p.header == "" || len(h[p.header]) == 0) {
 		return ""
 	}
-	x := signalsOf(r)
-	x.optIn = p.consentFirst(h, false)
+	var x signals
+	if len(h[operatorHeader]) == 0 {
+		x.fromHeaders(h)
+		x.optIn = p.consentFirst(h, false)
+	}
+	x.fromQuery(r.URL.RawQuery)
 	return x.against(p)
 }
 

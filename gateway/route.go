@@ -105,6 +105,9 @@ func (rt *route) asked(g *Gateway, method string) *route {
 	}
 	rt.passed[method] = true
 	rt.methods[method] = g.elsewhere(rt.methods[method])
+	if method == http.MethodGet {
+		return rt.asked(g, http.MethodHead)
+	}
 	return rt
 }
 

@@ -135,13 +135,22 @@ func (g *Gateway) setCookie(w http.ResponseWriter, name, value string, age time.
 // the page; where they are, and only there, it can only be one that is.
 func (g *Gateway) setOptOut(w http.ResponseWriter, v *visit, out bool) {
 	if out {
-		g.putCookie(w, optOutCookie, "1", optOutCookieAge, v.parted)
+		g.putOptOut(w, v.parted)
 		g.setCookie(w, optInCookie, "", -1)
 		return
 	}
 	g.putCookie(w, optOutCookie, "", -1, true)
 	g.putCookie(w, optOutCookie, "", -1, false)
 	g.setCookie(w, optInCookie, "1", optOutCookieAge)
+}
+
+// putOptOut sets the one, or takes the other's place: what is kept apart could not
+// be lifted from this site's own pages.
+func (g *Gateway) putOptOut(w http.ResponseWriter, parted bool) {
+	if !parted {
+		g.putCookie(w, optOutCookie, "", -1, true)
+	}
+	g.putCookie(w, optOutCookie, "1", optOutCookieAge, parted)
 }
 
 func (g *Gateway) putCookie(w http.ResponseWriter, name, value string, age time.Duration, parted bool) {
@@ -162,9 +171,12 @@ func (g *Gateway) putCookie(w http.ResponseWriter, name, value string, age time.
 func (g *Gateway) keep(w http.ResponseWriter, v visit, stored proto.Identity) {
 	switch {
 	case v.cookie:
-		g.putCookie(w, optOutCookie, "1", optOutCookieAge, v.parted)
+		g.putOptOut(w, v.parted)
 	case v.signal == "" && stored != "":
 		g.setCookie(w, browserCookie, stored.Value(), browserCookieAge)
+	}
+	if v.in && !v.cookie && !v.parted {
+		g.setCookie(w, optInCookie, "1", optOutCookieAge)
 	}
 }
 

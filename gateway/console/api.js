@@ -35,7 +35,7 @@ export async function ask(method, path, { body, whole = false, signal } = {}) {
   try {
     response = await fetch(whole ? path : withClient(path), {
       method, signal, cache: "no-store", credentials: "omit", referrerPolicy: "no-referrer",
-      headers: { Authorization: "Bearer " + session.key, ...(body === undefined ? {} : { "Content-Type": "application/json" }) },
+      headers: { Authorization: "Bearer " + session.key, "X-Kith-Operator": "1", ...(body === undefined ? {} : { "Content-Type": "application/json" }) },
       body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch (e) {
