@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -19,6 +18,7 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
+	"kith/internal/browsertest"
 	"kith/internal/config"
 )
 
@@ -37,21 +37,8 @@ type consoleTab struct {
 // openConsole starts a browser, or skips the test.
 func openConsole(t *testing.T, n *liveNode) *consoleTab {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("-short: no browser")
-	}
-	path, err := exec.LookPath("chromium")
-	if err != nil {
-		t.Skip("no chromium on the PATH: apt-get install chromium to run this")
-	}
-	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox)
-	ctx, cancel := chromedp.NewExecAllocator(context.Background(), opts...)
-	t.Cleanup(cancel)
 	c := &consoleTab{t: t, base: n.service + "/console"}
-	ctx, cancel = chromedp.NewContext(ctx, chromedp.WithListener(c.hear))
-	t.Cleanup(cancel)
-	c.ctx, cancel = context.WithTimeout(ctx, 4*time.Minute)
-	t.Cleanup(cancel)
+	c.ctx = browsertest.Start(t, 4*time.Minute, nil, chromedp.WithListener(c.hear))
 	c.do(chromedp.EmulateViewport(1360, 860), chromedp.Navigate(c.base))
 	return c
 }

@@ -1,10 +1,8 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -14,27 +12,16 @@ import (
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+
+	"kith/internal/browsertest"
 )
 
 // TestTourInABrowser takes the demo's tour: two devices become one person, one
 // opts out, and what the page shows after each step is what the node knows. With
 // KITH_SCREENSHOTS a picture of each step is put into that directory.
 func TestTourInABrowser(t *testing.T) {
-	if testing.Short() {
-		t.Skip("-short: no browser")
-	}
-	path, err := exec.LookPath("chromium")
-	if err != nil {
-		t.Skip("no chromium on the PATH: apt-get install chromium to run this")
-	}
 	n := startNode(t, t.TempDir(), "--demo")
-	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.WindowSize(1200, 900))
-	ctx, cancel := chromedp.NewExecAllocator(context.Background(), opts...)
-	defer cancel()
-	ctx, cancel = chromedp.NewContext(ctx)
-	defer cancel()
-	ctx, cancel = context.WithTimeout(ctx, 3*time.Minute)
-	defer cancel()
+	ctx := browsertest.Start(t, 3*time.Minute, []chromedp.ExecAllocatorOption{chromedp.WindowSize(1200, 900)})
 	var mu sync.Mutex
 	var complaints []string
 	if err := chromedp.Listen(ctx, func(e any) {
