@@ -2,11 +2,14 @@ package engine
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -22,6 +25,8 @@ const (
 	askSubject = "_KITH.ask" // followed by the node's name; out of network clients' reach
 	// askNext is after how long the next node is asked too.
 	askNext = 50 * time.Millisecond
+	// catchUpMax bounds the wait for what another node's answer showed.
+	catchUpMax = 2 * time.Second
 	// askNodesMax bounds how many are asked one question.
 	askNodesMax = 3
 	// answerersMax bounds the questions of others in work.
@@ -36,6 +41,10 @@ const (
 	askTarget = "Kith-Target"
 	askStatus = "Kith-Status"
 	askBudget = "Kith-Budget" // milliseconds that the asker waits at most
+	// askApplied is how far a node is: who answers must have come as far as the
+	// asker, which must come as far before it answers by itself again. So nobody
+	// sees a node go back.
+	askApplied = "Kith-Applied"
 	// askHeader begins the names of those that belong to the question or answer
 	// itself, so that none is taken for one of NATS.
 	askHeader = "Kith-H-"
@@ -49,6 +58,62 @@ func (n *Node) Behind() bool {
 	}
 	now := n.lanes[0].leases.now()
 	return slices.ContainsFunc(n.lanes, func(l *lane) bool { return !l.leases.heldAt(now) })
+}
+
+// shown is how far answers of other nodes went that this one gave.
+type shown struct {
+	some atomic.Bool // far is to be looked at
+
+	mu  sync.Mutex
+	far proto.Position // guarded by mu
+}
+
+// took notes an answer's position, before the answer is given.
+func (x *shown) took(p proto.Position) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.far == nil {
+		x.far = proto.Position{}
+	}
+	for id, at := range p {
+		x.far[id] = max(x.far[id], at)
+	}
+	x.some.Store(true)
+}
+
+// CatchUp returns once this node has applied what other nodes' answers showed that
+// it gave, so that it does not go back behind them.
+func (n *Node) CatchUp(ctx context.Context) error {
+	if !n.shown.some.Load() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, catchUpMax)
+	defer cancel()
+	n.shown.mu.Lock()
+	far := maps.Clone(n.shown.far)
+	n.shown.mu.Unlock()
+	if err := n.Wait(ctx, far); err != nil {
+		return proto.Errorf(proto.CodeUnavailable, "this node is behind what it showed of another one: try again: %w", err)
+	}
+	n.shown.mu.Lock()
+	defer n.shown.mu.Unlock()
+	n.shown.some.Store(!maps.Equal(far, n.shown.far))
+	return nil
+}
+
+// position is how far all lanes are, or have been shown to be.
+func (n *Node) position() proto.Position {
+	p := proto.Position{}
+	for _, l := range n.lanes {
+		applied, _, _, _ := l.progress.get()
+		p[l.id] = applied
+	}
+	n.shown.mu.Lock()
+	defer n.shown.mu.Unlock()
+	for id, at := range n.shown.far {
+		p[id] = max(p[id], at)
+	}
+	return p
 }
 
 // askable are the other nodes that say they answer, those that stay before
@@ -98,7 +163,9 @@ func (n *Node) Ask(ctx context.Context, q *proto.Question) (*proto.Reply, error)
 			if len(nodes) == 0 {
 				continue
 			}
-			if err := nc.PublishMsg(questionMsg(ctx, askSubject+"."+nodes[0], inbox, q)); err != nil {
+			m := questionMsg(ctx, askSubject+"."+nodes[0], inbox, q)
+			m.Header.Set(askApplied, n.position().String())
+			if err := nc.PublishMsg(m); err != nil {
 				return nil, proto.Errorf(proto.CodeUnavailable, "other nodes cannot be asked: %w", err)
 			}
 			nodes, open = nodes[1:], open+1
@@ -106,6 +173,11 @@ func (n *Node) Ask(ctx context.Context, q *proto.Question) (*proto.Reply, error)
 		case m := <-answers:
 			open--
 			if r, ok := readReply(m); ok {
+				far, err := proto.ParsePosition(m.Header.Get(askApplied))
+				if err != nil {
+					return nil, proto.Errorf(proto.CodeUnavailable, "another node answered and did not say how far it is: run the same kith on all: %w", err)
+				}
+				n.shown.took(far)
 				return r, nil
 			}
 			if len(nodes) > 0 {
@@ -186,7 +258,13 @@ func (n *Node) AnswerOthers(ctx context.Context, do func(context.Context, *proto
 			q, budget := readQuestion(m)
 			within, cancel := context.WithTimeout(ctx, budget)
 			defer cancel()
-			_ = n.conn().PublishMsg(replyMsg(m.Reply, do(within, q)))
+			reply := &proto.Reply{Status: http.StatusServiceUnavailable}
+			if far, err := proto.ParsePosition(m.Header.Get(askApplied)); err == nil && n.Wait(within, far) == nil {
+				reply = do(within, q)
+			}
+			answer := replyMsg(m.Reply, reply)
+			answer.Header.Set(askApplied, n.position().String())
+			_ = n.conn().PublishMsg(answer)
 		}()
 	})
 	if err != nil {

@@ -35,6 +35,7 @@ type Node struct {
 	hasher       proto.Hasher
 	log          log.Logs
 	conn         func() *nats.Conn
+	shown        shown
 	streams      func(context.Context) []proto.StreamStatus // nil without NATS, as is the next
 	removeServer func(ctx context.Context, node string) error
 	store        store.Store

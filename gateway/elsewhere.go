@@ -15,6 +15,9 @@ type Others interface {
 	// Behind reports whether this node may not answer now. It is on every
 	// question's way: it must be cheap.
 	Behind() bool
+	// CatchUp returns once this node has come to what answers of Ask showed, or says
+	// that it does not within a bound. It must be cheap likewise.
+	CatchUp(ctx context.Context) error
 	// Ask passes a question on to a node that answers. CodeUnavailable if there is
 	// none, or none did before ctx ended.
 	Ask(ctx context.Context, q *proto.Question) (*proto.Reply, error)
@@ -39,6 +42,9 @@ func (g *Gateway) elsewhere(h handler) handler {
 			return h(w, r)
 		}
 		if g.deps.Others.Behind() {
+			return g.passOn(w, r)
+		}
+		if err := g.deps.Others.CatchUp(r.Context()); err != nil {
 			return g.passOn(w, r)
 		}
 		err := h(w, r)

@@ -23,6 +23,8 @@ type others struct {
 
 func (o *others) Behind() bool { return o.behind.Load() }
 
+func (*others) CatchUp(context.Context) error { return nil }
+
 func (o *others) Ask(ctx context.Context, q *proto.Question) (*proto.Reply, error) {
 	o.asked.Add(1)
 	if o.do == nil {
