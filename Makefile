@@ -24,10 +24,10 @@ build: ## static binary bin/kith
 	CGO_ENABLED=0 go build $(GOFLAGS_BUILD) -o bin/kith ./cmd/kith
 
 test: ## all tests that need no network namespace, browser or hour
-	go test -timeout 20m $(PKGS)
+	go test -timeout 30m $(PKGS)
 
 test-race: ## the short tests under the race detector
-	go test -race -short -timeout 20m $(PKGS)
+	go test -race -short -timeout 40m $(PKGS)
 
 test-kill: ## kill -9 a node under load, KILLS times (50); a few minutes
 	KITH_KILLS=$(KILLS) go test -count=1 -timeout 30m -v -run 'TestKilledNodeLosesNothing|TestGraphKills|TestFeedOverKills' ./cmd/kith
