@@ -1,16 +1,9 @@
 package gateway
 
 import (
-	"bytes"
-	"crypto/sha256"
 	"embed"
-	"encoding/hex"
 	"net/http"
 	"path"
-	"strconv"
-	"strings"
-
-	"github.com/klauspost/compress/gzip"
 
 	"kith/proto"
 )
@@ -30,12 +23,6 @@ const consolePage = "index.html"
 const consolePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 
-// asset is one file of the console, ready to send.
-type asset struct {
-	plain, zipped []byte
-	etag, kind    string
-}
-
 var consoleTypes = map[string]string{
 	".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml",
 }
@@ -49,31 +36,18 @@ func newConsole() (map[string]asset, error) {
 	files := map[string]asset{}
 	for _, f := range list {
 		b, err := consoleFiles.ReadFile("console/" + f.Name())
+		kind, known := consoleTypes[path.Ext(f.Name())]
+		if err == nil && !known {
+			err = proto.Errorf(proto.CodeInternal, "its type is not known")
+		}
 		if err == nil {
-			files[f.Name()], err = newAsset(f.Name(), b)
+			files[f.Name()], err = newAsset(kind, b)
 		}
 		if err != nil {
 			return nil, proto.Errorf(proto.CodeInternal, "the console's file %s: %w", f.Name(), err)
 		}
 	}
 	return files, nil
-}
-
-func newAsset(name string, plain []byte) (asset, error) {
-	var b bytes.Buffer
-	z, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
-	if err == nil {
-		_, err = z.Write(plain)
-	}
-	if err == nil {
-		err = z.Close()
-	}
-	kind, known := consoleTypes[path.Ext(name)]
-	if err == nil && !known {
-		err = proto.Errorf(proto.CodeInternal, "its type is not known")
-	}
-	sum := sha256.Sum256(plain)
-	return asset{plain, b.Bytes(), `"` + hex.EncodeToString(sum[:8]) + `"`, kind}, err
 }
 
 // addConsole adds the console's routes, which need no key.
@@ -98,23 +72,9 @@ func (g *Gateway) sendConsole(w http.ResponseWriter, r *http.Request, name strin
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	h.Set("Permissions-Policy", "camera=(), geolocation=(), microphone=()")
 	h.Set("Referrer-Policy", "no-referrer")
-	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("X-Frame-Options", "DENY")
 	h.Set("Cache-Control", "no-cache") // kept, and asked about: a new build shows at once
-	h.Set("ETag", f.etag)
-	h.Set("Vary", "Accept-Encoding")
-	h.Set("Content-Type", f.kind)
-	if r.Header.Get("If-None-Match") == f.etag {
-		w.WriteHeader(http.StatusNotModified)
-		return nil
-	}
-	body := f.plain
-	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
-		h.Set("Content-Encoding", "gzip")
-		body = f.zipped
-	}
-	h.Set("Content-Length", strconv.Itoa(len(body)))
-	_, _ = w.Write(body)
+	f.send(w, r)
 	return nil
 }
 

@@ -36,7 +36,7 @@ type Gateway struct {
 	metrics *metrics
 	public  *plane
 	service *plane
-	tag     tag
+	tag     asset
 	blocked map[proto.Identity]struct{} // read only after New
 
 	partners map[partnerKey]partner // read only after New
