@@ -108,18 +108,22 @@ func (n *Node) cleanAudit(ctx context.Context, s log.Outlet) error {
 	if !due || n.config.AuditRetention == 0 {
 		return nil
 	}
-	first, last, err := auditSince(ctx, s, now.Add(-n.config.AuditRetention))
-	if err != nil || first > last {
+	info, err := s.Info(ctx)
+	if err != nil {
+		return err
+	}
+	first, err := firstSince(ctx, s, info, now.Add(-n.config.AuditRetention))
+	if err != nil || first > info.Last {
 		return err
 	}
 	return s.Purge(ctx, first-1)
 }
 
-// auditSince is the first message that is not older than a time.
-func auditSince(ctx context.Context, s log.Outlet, since time.Time) (first, last proto.Offset, err error) {
-	info, err := s.Info(ctx)
-	if err != nil || info.First > info.Last {
-		return info.First, info.Last, err
+// firstSince is the first message of a stream that is not older than a time, the one
+// behind the last if all are.
+func firstSince(ctx context.Context, s log.Outlet, info log.Info, since time.Time) (first proto.Offset, err error) {
+	if info.First > info.Last {
+		return info.First, nil
 	}
 	n := sort.Search(int(info.Last-info.First+1), func(i int) bool {
 		r, e := s.Get(ctx, info.First+proto.Offset(i))
@@ -128,7 +132,7 @@ func auditSince(ctx context.Context, s log.Outlet, since time.Time) (first, last
 		}
 		return e == nil && !r.Stored.Before(since)
 	})
-	return info.First + proto.Offset(n), info.Last, err
+	return info.First + proto.Offset(n), err
 }
 
 // AuditPage implements gateway.Audit.
@@ -139,12 +143,16 @@ func (n *Node) AuditPage(ctx context.Context, q proto.AuditQuery) (proto.AuditPa
 		return page, err
 	}
 	// A line is written after the call, or with the minute that it counts.
-	first, last, err := auditSince(ctx, s, q.Since)
+	info, err := s.Info(ctx)
+	if err != nil {
+		return page, err
+	}
+	first, err := firstSince(ctx, s, info, q.Since)
 	if err != nil {
 		return page, err
 	}
 	at := max(first, proto.Offset(q.After)+1)
-	for scanned := 0; at <= last; at++ {
+	for scanned := 0; at <= info.Last; at++ {
 		if scanned++; scanned > auditScan || len(page.Records) >= q.Limit {
 			page.More = true
 			return page, nil

@@ -37,12 +37,11 @@ func (n *Node) CampaignReport(ctx context.Context, client proto.ClientInfo, r *p
 		return proto.CampaignReport{}, err
 	}
 	defer done()
-	select { // one at a time: it reads all histories
-	case n.campaigns.working <- struct{}{}:
-		defer func() { <-n.campaigns.working }()
-	case <-ctx.Done():
-		return proto.CampaignReport{}, proto.Errorf(proto.CodeOverloaded, "other campaign reports are under way: try again: %w", ctx.Err())
+	over, err := n.campaigns.turn(ctx)
+	if err != nil {
+		return proto.CampaignReport{}, err
 	}
+	defer over()
 	c := newCampaignScan(n, client, &spec)
 	if floor > 0 {
 		if c.rivals, err = n.campaigns.rivals(client.ID, &spec, proto.DayOf(n.config.Now())); err != nil {
@@ -65,6 +64,17 @@ func (n *Node) CampaignReport(ctx context.Context, client proto.ClientInfo, r *p
 		n.campaigns.told(client.ID, &spec)
 	}
 	return c.tell(floor), nil
+}
+
+// turn waits until no other report goes through all histories: one does at a time.
+// over ends it.
+func (c *campaigns) turn(ctx context.Context) (over func(), err error) {
+	select {
+	case c.working <- struct{}{}:
+		return func() { <-c.working }, nil
+	case <-ctx.Done():
+		return nil, proto.Errorf(proto.CodeOverloaded, "other reports are under way: try again: %w", ctx.Err())
+	}
 }
 
 // met is how many met a cell, and how often.

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"maps"
 	"slices"
-	"sort"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -532,19 +531,11 @@ func (f *feed) expire(ctx context.Context) error {
 		return err
 	}
 	before := f.node.config.Now().Add(-f.node.config.LogRetention)
-	var failed error
-	old := info.First + proto.Offset(sort.Search(int(info.Last-info.First+1), func(i int) bool {
-		r, err := f.out.Get(ctx, info.First+proto.Offset(i))
-		if err != nil {
-			failed = err
-			return true
-		}
-		return !r.Stored.Before(before)
-	}))
-	if failed != nil || old == info.First {
-		return failed
+	first, err := firstSince(ctx, f.out, info, before)
+	if err != nil || first == info.First {
+		return err
 	}
-	return f.purge(ctx, old-1, info.Last)
+	return f.purge(ctx, first-1, info.Last)
 }
 
 // purge deletes messages up to one, and writes an empty one first if none else

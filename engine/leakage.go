@@ -30,12 +30,11 @@ func (n *Node) Leakage(ctx context.Context, client proto.ClientInfo, days, floor
 		return proto.Leakage{}, err
 	}
 	defer done()
-	select { // it reads all histories, as reports of campaigns do
-	case n.campaigns.working <- struct{}{}:
-		defer func() { <-n.campaigns.working }()
-	case <-ctx.Done():
-		return proto.Leakage{}, proto.Errorf(proto.CodeOverloaded, "other reports are under way: try again: %w", ctx.Err())
+	over, err := n.campaigns.turn(ctx)
+	if err != nil {
+		return proto.Leakage{}, err
 	}
+	defer over()
 	since := proto.DayOf(n.config.Now()) - proto.Day(days-1)
 	s := &leakageScan{node: n, client: client, since: proto.MillisOf(since.Start()), hosts: map[string]*thirdParty{}, turns: turns{node: n}}
 	out := proto.Leakage{Client: client.Name, Since: since.Start(), Partitions: proto.Answered{Of: proto.Partitions}}
