@@ -53,6 +53,8 @@ type Config struct {
 	Secrets map[proto.ClientName][]byte
 	// Unproven are clients whose accounts need no proof: the demo.
 	Unproven []proto.ClientName
+	// BotsDropped are clients that want no events of robots.
+	BotsDropped []proto.ClientName
 	// LinkConfidenceMin is, for each client, what an inferred link needs to be
 	// made. Default 0.8.
 	LinkConfidenceMin map[proto.ClientName]float64

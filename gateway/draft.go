@@ -26,8 +26,12 @@ type draft struct {
 	timed bool
 	proof string
 	lmt   bool
-	code  proto.Code // empty: nothing wrong so far
-	why   string
+	// userAgent and refQuery, the query of the referrer, are read and never stored;
+	// agent is what the first, or the request, says.
+	userAgent, refQuery string
+	agent               agent
+	code                proto.Code // empty: nothing wrong so far
+	why                 string
 	// found is the personal data that the event held, and cut whether that was in a
 	// url, which was cut for it.
 	found personalKind
@@ -71,6 +75,14 @@ func (d *draft) setRef(s string) {
 	d.event.Ref = s
 	if len(s) > proto.EventURLBytesMax {
 		d.refuse(proto.CodeEvent, "the ref is over 2048 bytes: cut its query off")
+	}
+}
+
+// setRefQuery takes the part of a referrer's query that may hold search terms,
+// from those who send the referrer without one.
+func (d *draft) setRefQuery(s string) {
+	if len(s) <= refQueryBytesMax {
+		d.refQuery = strings.TrimLeft(s, "?&")
 	}
 }
 

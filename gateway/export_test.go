@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"net/http"
 	"runtime"
 
 	"kith/proto"
@@ -195,3 +196,63 @@ func (g *Gateway) FlushAudit() error {
 
 // FindPersonal is the label of the personal data that s holds, "none" if none.
 func FindPersonal(s string) string { return personalLabels[findPersonal(s)] }
+
+// Agent is what a user agent, or a request's headers, say.
+type Agent struct {
+	Browser, OS, Device string
+	Bot                 bool
+}
+
+func (a agent) told() Agent { return Agent{a.browser, a.os, a.device, a.bot} }
+
+// ReadAgent reads a user agent.
+func ReadAgent(s string) Agent { return readAgent(s).told() }
+
+// Sessions derives session data as a gateway does.
+type Sessions struct{ x *sessions }
+
+// NewSessions makes one with a memory of its own.
+func NewSessions() *Sessions {
+	x, err := newSessions(nil)
+	if err != nil {
+		panic(err)
+	}
+	return &Sessions{x}
+}
+
+// OfRequest is what headers say.
+func (s *Sessions) OfRequest(h http.Header) Agent { return s.x.ofRequest(h).told() }
+
+// Read is a user agent's reading, from memory where it can be.
+func (s *Sessions) Read(agent string) Agent { return s.x.agents.read(agent).told() }
+
+// Known is how many user agents are remembered.
+func (s *Sessions) Known() int { return len(s.x.agents.known) }
+
+// AgentsMax and AgentBytesMax are the bounds of that memory.
+const (
+	AgentsMax     = agentsMax
+	AgentBytesMax = agentBytesMax
+)
+
+// Search is the search engine of a referrer, and the terms; Network its social
+// network.
+func (s *Sessions) Search(ref string) (engine, terms string) {
+	return s.x.places.search(splitAddress(ref))
+}
+
+// Network is a referrer's social network.
+func (s *Sessions) Network(ref string) string { return s.x.places.network(splitAddress(ref).host) }
+
+// Derive adds session data to an event that somebody with the user agent sent.
+func (s *Sessions) Derive(e *proto.Event, agent string) {
+	d := draft{event: *e, agent: s.x.agents.read(agent)}
+	s.x.derive(&d)
+	*e = d.event
+}
+
+// SectionOf and RefHost are the section of a url and the host of one.
+var (
+	SectionOf = sectionOf
+	RefHost   = func(s string) string { return splitAddress(s).host }
+)

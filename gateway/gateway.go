@@ -39,6 +39,7 @@ type Gateway struct {
 	tag     asset
 	blocked map[proto.Identity]struct{} // read only after New
 
+	sessions *sessions
 	partners map[partnerKey]partner // read only after New
 	policies policies
 	pages    pages
@@ -90,6 +91,9 @@ func New(c Config, deps Dependencies) (*Gateway, error) {
 	}
 	var err error
 	if g.partners, err = partnersOf(g.c.Partners); err != nil {
+		return nil, err
+	}
+	if g.sessions, err = newSessions(g.c.BotsDropped); err != nil {
 		return nil, err
 	}
 	g.policies = newPolicies(g.c)

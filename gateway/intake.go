@@ -18,7 +18,7 @@ func (g *Gateway) newPost() *post {
 	p := g.posts.Get().(*post)
 	p.hasher, p.now, p.max = g.deps.Intake.Hasher(), g.millis(), g.c.EventsMax
 	p.ages = ages{g.c.EventAgeMax, g.c.EventAheadMax}
-	p.blocked = g.blocked
+	p.blocked, p.sessions = g.blocked, g.sessions
 	return p
 }
 
@@ -46,6 +46,7 @@ func (g *Gateway) submitTo(ctx context.Context, public bool, p *post, take func(
 	}
 	g.metrics.blocked.Add(float64(p.left))
 	g.metrics.countPersonal(&p.personal)
+	g.metrics.robots.Add(float64(p.robots))
 	if p.batch.Len() == 0 {
 		g.metrics.countPost(0, p.refused)
 		return nil, nil
@@ -120,6 +121,10 @@ func (g *Gateway) serviceEvents(w http.ResponseWriter, r *http.Request, who prot
 	if err := g.ownClient(p, who, queryValue(r.URL.RawQuery, "client")); err != nil {
 		return err
 	}
+	var err error
+	if p.bots, err = parseBotPolicy(queryValue(r.URL.RawQuery, "bots")); err != nil {
+		return err
+	}
 	heed := func(client proto.ClientName) {
 		if why := g.withheldFrom(r, client); why != "" {
 			w.Header()[withheldHeader] = []string{why}
@@ -136,7 +141,6 @@ func (g *Gateway) serviceEvents(w http.ResponseWriter, r *http.Request, who prot
 			return client, err
 		}
 	}
-	var err error
 	if p.body, err = g.readBody(w, r, p.body); err != nil {
 		return err
 	}
@@ -250,6 +254,7 @@ func (g *Gateway) takePublic(w http.ResponseWriter, r *http.Request, p *post) (e
 func (g *Gateway) admission(r *http.Request, p *post) *admission {
 	a := &admission{visit: g.visitOf(r), now: p.now}
 	p.admit = a.admit
+	p.public, p.agent = true, g.sessions.ofRequest(r.Header)
 	p.resolve = func(name string) (proto.ClientInfo, error) {
 		client, err := g.clientNamed(name)
 		if err == nil && p.known {

@@ -5,7 +5,7 @@
   const script = d.currentScript || d.querySelector("script[data-client]");
   const stub = w.kith || {};
   // Browsers from before 2018 are left alone: calls go on into the queue.
-  if (stub.v || !script || !w.fetch || !w.AbortController) return;
+  if (stub.v || !script || !w.AbortController) return;
 
   const data = script.dataset;
   const base = script.src.replace(/\/kith\.js.*$/, "");
@@ -101,7 +101,7 @@
   function ask(path, millis, body) {
     const stop = new AbortController();
     setTimeout(() => stop.abort(), millis);
-    return fetch(base + path, { method: body ? "POST" : "GET", body, credentials: "include", keepalive: !!body, signal: stop.signal })
+    return fetch(base + path, { method: body ? "POST" : "GET", body, credentials: "include", keepalive: body, signal: stop.signal })
       .then(r => r.json().catch(() => ({})).then(x => Object.assign(x, { status: r.status, wait: r.headers.get("Retry-After") })))
       .catch(() => ({ status: 0 }));
   }
@@ -154,10 +154,11 @@
   // there may be no later.
   function leave(e) {
     if (e.type === "pagehide") hosts();
-    else if (d.visibilityState !== "hidden") return;
+    else if (!d.hidden) return since = Date.now();
+    stay();
     while (queue.length && may()) {
       const sent = batch();
-      if (!n.sendBeacon || !n.sendBeacon(base + eventsURL(), bodyOf(sent))) {
+      if (!n.sendBeacon(base + eventsURL(), bodyOf(sent))) {
         queue = sent.concat(queue);
         return;
       }
@@ -169,19 +170,22 @@
   // Fragments and queries often hold what must not be stored.
   const clean = url => url.split(/[?#]/)[0].slice(0, 2048);
   let here = clean(location.href), ref = clean(d.referrer);
+  // What may be search terms, under the names of search engines. The gateway keeps
+  // them of search engines only.
+  let query = d.referrer.match(/[?&](q|p|query|text)=[^&#]*/);
 
   function put(event) {
     if (gate < 0) return;
     // A retry has the same id and counts once.
-    event.id = Date.now().toString(36) + Math.random().toString(36).slice(2);
-    event.url = clean(location.href);
+    event.id = Math.random().toString(36);
+    event.url = event.url || clean(location.href);
     event.ref = ref;
+    event.ref_query = query && query[0];
     let text;
     try {
       text = JSON.stringify(event);
     } catch (e) {}
-    if (!text || text.length > charsMax) warn("not sent: too large or no JSON");
-    else if (queue.length >= eventsMax) warn("not sent: too many wait");
+    if (!text || text.length > charsMax || queue.length >= eventsMax) warn("not sent: too much or no JSON");
     else {
       queue.push(text);
       later(50);
@@ -196,12 +200,23 @@
     put({ event: "page", props });
   }
 
+  let since; // when the page came into sight, if it is
+
+  // stay reports for how long the page has been in sight, and begins anew. While a
+  // request is under way it may be the first, and another would make a new browser.
+  function stay(next) {
+    if (since && !busy) put({ event: "kith.leave", url: here, props: { time_on_page: (Date.now() - since) / 1e3 } });
+    since = next;
+  }
+
   // watchHistory makes a page view of each change of url within the page.
   function watchHistory() {
     const soon = () => setTimeout(() => {
       const url = clean(location.href);
       if (url === here) return;
+      stay(since && Date.now());
       ref = here;
+      query = null;
       here = url;
       view();
     });
@@ -222,7 +237,7 @@
     if (hostsTold) return;
     hostsTold = true;
     const home = location.hostname.replace(/^www\./, "");
-    const within = (a, b) => a === b || a.endsWith("." + b);
+    const within = (a, b) => ("." + a).endsWith("." + b);
     const hostOf = url => new URL(url).hostname;
     const list = [];
     let left = 0;
@@ -240,9 +255,6 @@
   const waiting = []; // calls, until the gate opens or shuts
   let asked = null; // the answer under way
   let age = 0; // counts what makes answers under way old
-
-  // give calls back later, so that whatever cb does, or is, stays its own affair.
-  const give = (cb, list) => Promise.resolve(list).then(cb);
 
   function kept(seconds) {
     try {
@@ -273,7 +285,7 @@
     event: (name, props) => put({ event: name, props }),
     page: view,
     identify(kind, value, proof) {
-      if (kind !== "account" || !digest.test(value)) return warn("not sent: identify takes an account's hex or base64url digest");
+      if (kind !== "account" || !digest.test(value)) return warn("not sent: identify takes a digest");
       age++;
       asked = null;
       if (gate > 0) storage(segmentsKey, null);
@@ -281,10 +293,9 @@
     },
     segments(cb, seconds = data.cache || 300) {
       if (!gate && waiting.length < eventsMax) return waiting.push(() => does.segments(cb, seconds));
-      if (!may()) return give(cb, []);
-      const list = kept(seconds);
-      if (list) return give(cb, list);
-      (asked = asked || fetchSegments()).then(cb);
+      const list = may() ? kept(seconds) : [];
+      // cb is called later, so that whatever it does, or is, stays its own affair.
+      (list ? Promise.resolve(list) : asked = asked || fetchSegments()).then(cb);
     },
     optout(cb) {
       age++;
@@ -319,7 +330,7 @@
   }
 
   function refuse(why) {
-    warn("nothing is sent: no " + why);
+    warn("not sent: no " + why);
     platform = false;
     decide();
   }
@@ -363,6 +374,7 @@
     kith.v = 2;
     // A page may have kept the function that queues.
     kith.q = { push: call => kith(...call) };
+    leave(0);
     view();
     for (const call of stub.q || []) kith(...call);
     draining = false;
@@ -382,6 +394,6 @@
   }
 
   // A page that is only prepared has not been seen.
-  if (d.prerendering) d.addEventListener("prerenderingchange", start, { once: true });
+  if (d.prerendering) d.addEventListener("prerenderingchange", start);
   else start();
 })(window, document, navigator);

@@ -23,6 +23,7 @@ type metrics struct {
 	identities   prometheus.Counter
 	natsDropped  prometheus.Counter
 	natsRefused  prometheus.Counter
+	robots       prometheus.Counter
 
 	bids        map[string]prometheus.Counter // by why nothing was added, "" if something was; read only after newMetrics
 	matches     map[string]prometheus.Counter // likewise, "" for those that were stored
@@ -49,7 +50,7 @@ type routeMetrics struct {
 
 // refusalCodes are the codes of events that are not taken.
 var refusalCodes = [...]proto.Code{
-	proto.CodeEvent, proto.CodeIdentity, proto.CodeTime, proto.CodePII, proto.CodeOptedOut, proto.CodeUnproven, proto.CodeUnavailable,
+	proto.CodeEvent, proto.CodeIdentity, proto.CodeTime, proto.CodePII, proto.CodeOptedOut, proto.CodeUnproven, proto.CodeUnavailable, proto.CodeBot,
 }
 
 // linkAnswers are the reasons against a link, from here and from the engine,
@@ -93,6 +94,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m.identities = counter("lookup_identities_total", "Identities looked up.")
 	m.natsDropped = counter("nats_dropped_total", "NATS messages dropped because the queue was full.")
 	m.natsRefused = counter("nats_refused_total", "NATS messages refused as a whole, or dropped because their reply subject is no inbox.")
+	m.robots = counter("bot_events_total", "Events of robots that were taken, and marked.")
 	passed := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "kith_gateway_passed_on_total", Help: "Questions that this node may not answer, by whether another node did."}, []string{"answered"})
 	register(passed)
 	m.passedOn = map[bool]prometheus.Counter{true: passed.WithLabelValues("yes"), false: passed.WithLabelValues("no")}

@@ -18,6 +18,7 @@ type post struct {
 	refused []refusal
 	events  int
 	left    int    // blocked identities, left out of events
+	robots  int    // events taken that robots sent
 	signal  string // of a public request: why nothing of it is kept
 	body    []byte
 	answer  []byte
@@ -33,7 +34,12 @@ type post struct {
 	now     proto.Millis
 	ages    ages
 	max     int
-	blocked map[proto.Identity]struct{} // never a part of anybody
+	public  bool      // agent is the request's; events do not say who sent them
+	agent   agent     // of a public request
+	bots    botPolicy // of this body
+	// sessions derives session data, nil for none.
+	sessions *sessions
+	blocked  map[proto.Identity]struct{} // never a part of anybody
 }
 
 func (p *post) reset() {
@@ -206,12 +212,21 @@ func (p *post) parseField(key string) (bit uint, ok bool) {
 		return 256, p.parseLimit()
 	}
 	odd := p.scan.odd
-	ok = p.scan.skip()
+	switch key {
+	case "user_agent":
+		bit, ok = 512, p.parseText(proto.CodeEvent, (*draft).setUserAgent)
+	case "ref_query":
+		bit, ok = 1024, p.parseText(proto.CodeEvent, (*draft).setRefQuery)
+	default:
+		ok = p.scan.skip()
+	}
 	p.scan.odd = odd // what is not kept need not be clean
-	return 0, ok
+	return bit, ok
 }
 
 func (d *draft) setProof(s string) { d.proof = s }
+
+func (d *draft) setUserAgent(s string) { d.userAgent = s }
 
 // parseText reads a string for set; null is as if the field were not there.
 func (p *post) parseText(code proto.Code, set func(*draft, string)) bool {
@@ -341,6 +356,7 @@ func (s *scanner) value() (v proto.Value, kind int, ok bool) {
 func (p *post) take() {
 	d, index := &p.draft, p.events
 	p.events++
+	p.heedAgent()
 	switch {
 	case d.code != "":
 	case p.admit != nil:
@@ -354,11 +370,17 @@ func (p *post) take() {
 	if d.code == "" && len(p.blocked) > 0 {
 		p.leaveBlocked()
 	}
+	if d.code == "" && p.sessions != nil {
+		p.sessions.derive(d)
+	}
 	d.finish(p.now, p.ages)
 	p.countPersonal(d)
 	if d.code != "" {
 		p.refused = append(p.refused, refusal{index, d.code, d.why})
 		return
+	}
+	if d.robot() {
+		p.robots++
 	}
 	d.event.Client, d.event.Space = p.client.ID, p.client.Space
 	p.batch.AddEvent(p.hasher, &d.event)
@@ -415,6 +437,8 @@ func (d *draft) fromProtobuf(e *pb.Event) {
 	d.setID(e.GetId())
 	d.setURL(e.GetUrl())
 	d.setRef(e.GetRef())
+	d.setUserAgent(e.GetUserAgent())
+	d.setRefQuery(e.GetRefQuery())
 	if e.GetTimeMs() != 0 {
 		d.time, d.timed = proto.Millis(e.GetTimeMs()), true
 	}

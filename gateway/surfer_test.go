@@ -101,9 +101,10 @@ type surfer struct {
 	rig   *rig
 	port  string // of the site
 
-	mu   sync.Mutex
-	docs map[string]string // of the site by path; any other path gives that of "/"
-	csp  string            // the site's Content-Security-Policy
+	mu    sync.Mutex
+	docs  map[string]string // of the site by path; any other path gives that of "/"
+	csp   string            // the site's Content-Security-Policy
+	timed bool              // pages are in sight
 }
 
 func newSurfer(t *testing.T, shared context.Context) *surfer {
@@ -146,12 +147,17 @@ func (s *surfer) at(host string) string { return "http://" + host + ":" + s.port
 
 // stub is what publishers put before the tag, and what notes what the page comes
 // to see of it.
-const stub = `window.kith = window.kith || function () { (kith.q = kith.q || []).push(arguments) };
+const stub = unseen + `window.kith = window.kith || function () { (kith.q = kith.q || []).push(arguments) };
 window.errors = []; addEventListener("error", e => errors.push(e.message)); addEventListener("unhandledrejection", e => errors.push(String(e.reason)));
 addEventListener("securitypolicyviolation", e => errors.push(e.violatedDirective + " " + e.blockedURI));
 window.warned = []; console.warn = text => warned.push(text);
 window.touched = 0;
 for (const k of ["getItem", "setItem", "removeItem"]) { const f = Storage.prototype[k]; Storage.prototype[k] = function () { touched++; return f.apply(this, arguments) } }
+`
+
+// unseen makes a page say that it is out of sight, so that the tag does not report
+// for how long it was not: most tests count events.
+const unseen = `Object.defineProperty(document, "hidden", {value: true, configurable: true});
 `
 
 // put makes one of the site's documents.
@@ -164,6 +170,10 @@ func (s *surfer) put(path, doc string) {
 // page makes the site's page: attributes of the tag, a script before it, and the
 // body.
 func (s *surfer) page(attributes, head, body string) {
+	stub := stub
+	if s.timed {
+		stub = strings.TrimPrefix(stub, unseen)
+	}
 	s.put("/", fmt.Sprintf(`<!doctype html><title>site</title><link rel="icon" href="data:,"><script>%s%s</script><script async src="http://%s/kith.js" data-client="demo" %s></script>%s`,
 		stub, head, s.front.host, attributes, body))
 }

@@ -40,6 +40,9 @@ func TestTagInABrowser(t *testing.T) {
 		{"third party, cookies apart", thirdParty},
 		{"leaving", leaving},
 		{"leaving before the answer", leavingEarly},
+		{"time on page", timeOnPage},
+		{"time on page, without consent", timeUntold},
+		{"search terms of the referrer", referrersQuery},
 		{"blocked", blocked},
 		{"slow gateway", slowGateway},
 		{"content security policy", securityPolicy},
@@ -85,7 +88,9 @@ func firstVisit(s *surfer) {
 	if len(ids) != len(events) {
 		s.t.Errorf("ids %v", ids)
 	}
-	if d := cmp.Diff([]proto.Prop{{Key: "section", Value: proto.TextOf("auto")}}, events[0].Props); d != "" {
+	// A browser without a screen says so, and is a robot.
+	want := []proto.Prop{{Key: "section", Value: proto.TextOf("auto")}, {Key: "device", Value: proto.TextOf("bot")}, {Key: "bot", Value: proto.FlagOf(true)}}
+	if d := cmp.Diff(want, events[0].Props); d != "" {
 		s.t.Error(d)
 	}
 	if d := cmp.Diff([]proto.Identity{browser, "account:" + hexDigest}, events[2].Identities); d != "" {
@@ -382,6 +387,109 @@ func leaving(s *surfer) {
 	}
 }
 
+// inSight tells the page that it came into sight or went out of it.
+func (s *surfer) inSight(yes bool) {
+	s.t.Helper()
+	s.do(fmt.Sprintf(`Object.defineProperty(document, "hidden", {value: %t, configurable: true}); document.dispatchEvent(new Event("visibilitychange"))`, !yes))
+}
+
+// timeOnPage: each stretch in which a page is in sight is told once, under the url
+// that it had.
+func timeOnPage(s *surfer) {
+	s.timed = true
+	s.page("", "", "")
+	began := time.Now()
+	s.open("/a")
+	s.took("page")
+	s.quiet() // the answer came
+	s.do(`history.pushState(0, "", "/b")`)
+	s.took("page", "kith.leave", "page")
+	s.quiet()
+	s.inSight(false)
+	s.took("page", "kith.leave", "page", "kith.leave")
+	s.inSight(false) // says nothing new
+	s.inSight(true)
+	s.quiet()
+	s.page("", unseen, "")
+	s.open("/next")
+	s.until("the last stretch and the next page", func() bool { return len(s.rig.taken()) == 6 })
+	var on []string
+	sum := 0.0
+	for _, e := range s.rig.taken() {
+		if e.Identities[0] != s.rig.taken()[0].Identities[0] {
+			s.t.Errorf("%s is of %v", e.Name, e.Identities)
+		}
+		if e.Name != "kith.leave" {
+			continue
+		}
+		seconds, ok := e.Prop("time_on_page")
+		if !ok || seconds.Kind != proto.NumberValue || seconds.Number < 0.1 {
+			s.t.Errorf("%s: %v s", e.URL, seconds)
+		}
+		sum += seconds.Number
+		on = append(on, strings.TrimPrefix(e.URL, s.at("localhost")))
+	}
+	if d := cmp.Diff([]string{"/a", "/b", "/b"}, on); d != "" {
+		s.t.Error(d)
+	}
+	if most := time.Since(began).Seconds(); sum > most {
+		s.t.Errorf("%v s in sight, of %v", sum, most)
+	}
+	s.calm()
+}
+
+// timeUntold: who did not consent, or opted out, is not timed.
+func timeUntold(s *surfer) {
+	s.timed = true
+	s.page(`data-consent="wait"`, "", "")
+	s.open("/a")
+	s.quiet()
+	s.inSight(false)
+	s.quiet()
+	s.untouched()
+	s.inSight(true)
+	s.do(`kith("consent", true)`)
+	s.until("the page view", func() bool { return len(s.rig.taken()) > 0 })
+	s.quiet()
+	s.optOut()
+	n := len(s.rig.taken())
+	s.inSight(false)
+	s.inSight(true)
+	s.open("/b")
+	s.quiet()
+	if got := s.names()[n:]; len(got) != 0 {
+		s.t.Errorf("after the opt-out %v", got)
+	}
+}
+
+// referrersQuery: of the referrer's query only what may be search terms goes along,
+// apart from it, and of a site that is no search engine it is not kept.
+func referrersQuery(s *surfer) {
+	s.open("/found?token=s3cret&q=blue+cars&x=1")
+	s.took("page")
+	s.do(`setTimeout(() => location.href = "/a?b=c")`)
+	s.until("the next page", func() bool { return len(s.rig.taken()) == 2 })
+	s.quiet()
+	s.do(`history.pushState(0, "", "/b")`)
+	s.took("page", "page", "page")
+	var asked []string
+	for _, a := range s.front.to("/v1/events") {
+		if strings.Contains(a.body, "s3cret") {
+			s.t.Errorf("sent %s", a.body)
+		}
+		asked = append(asked, fmt.Sprint(strings.Contains(a.body, `"ref_query":"&q=blue+cars"`)))
+	}
+	if d := cmp.Diff([]string{"false", "true", "false"}, asked); d != "" {
+		s.t.Errorf("which post has terms: %s", d)
+	}
+	for _, e := range s.rig.taken() {
+		if strings.Contains(fmt.Sprintf("%+v", e), "blue") {
+			s.t.Errorf("kept %+v", e)
+		}
+	}
+	s.calm()
+}
+
 // leavingEarly: when a page is loaded again the browser fails its requests, though
 // they arrive; the page's last act must not be to send them again.
 func leavingEarly(s *surfer) {
@@ -470,8 +578,8 @@ func securityPolicy(s *surfer) {
 	s.put("/stub.js", stub+`kith("event", "early")`)
 	s.put("/", fmt.Sprintf(`<!doctype html><link rel="icon" href="data:,"><script src="/stub.js"></script><script async src="http://%s/kith.js" data-client="demo" data-leaks="1" data-section="auto"></script>`, s.front.host))
 	s.open("/")
-	s.took("page", "early")
-	if got := s.segments(""); !slices.Equal(got, []string{"all", "auto"}) {
+	s.took("page", "early") // the latter of the section that its url has
+	if got := s.segments(""); !slices.Equal(got, []string{"all", "auto", "home"}) {
 		s.t.Errorf("segments %v", got)
 	}
 	s.optOut()

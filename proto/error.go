@@ -19,6 +19,7 @@ const (
 	CodeEvent        Code = "event"        // an event's name or properties are not valid
 	CodeTime         Code = "time"         // an event's time is out of range
 	CodePII          Code = "pii"          // an event holds personal data
+	CodeBot          Code = "bot"          // a robot's event, where those are dropped
 	CodeUnproven     Code = "unproven"     // an account without a valid proof
 	CodeOptedOut     Code = "opted_out"    // consent is refused
 	CodeClient       Code = "client"       // the client is unknown or its name not valid

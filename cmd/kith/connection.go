@@ -168,11 +168,6 @@ func (c *connection) call(ctx context.Context, method, path string, query url.Va
 	return nil
 }
 
-// Post implements ingest.Intake.
-func (c *connection) Post(ctx context.Context, body []byte) (ingest.Answer, error) {
-	return c.post(ctx, "/v1/events", nil, body)
-}
-
 // post sends a body of rows.
 func (c *connection) post(ctx context.Context, path string, query url.Values, body []byte) (ingest.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)

@@ -28,12 +28,15 @@ returns when look-ups and counts see the events.
 
 Formats:
   ndjson    one event object a line, as in POST /v1/events
-  csv       a header row; columns event, time, identity (several: a|b), url, ref
-            and id; every other column is a property
+  csv       a header row; columns event, time, identity (several: a|b), url, ref,
+            user_agent and id; every other column is a property
   combined  a web server's access log. Each line is an event "page" with the
-            properties section (first part of the path, or home), path, method,
-            status, bytes, ref_host, and bot for crawlers. A visitor is a keyed
-            hash of address and agent; the address itself is never sent
+            properties path, method, status and bytes. A visitor is a keyed hash
+            of address and agent; the address itself is never sent
+
+The node derives section, browser, os, device, ref_host, search_engine and more
+from url, ref and user_agent (docs/session-data.md), and marks crawlers as bot. It
+stores no user agent.
 
 Without --format it is guessed from the file's name: .ndjson, .jsonl, .csv, .log.
 What is compressed with gzip or zstd (.gz, .zst) is decompressed.`,
@@ -46,7 +49,7 @@ What is compressed with gzip or zstd (.gz, .zst) is decompressed.`,
 	var f ingestFlags
 	cmd.Flags().StringVarP(&f.file, "file", "f", "", "`FILE` to load, or - for standard input")
 	cmd.Flags().StringVar(&f.format, "format", "", "ndjson, csv or combined")
-	cmd.Flags().StringVar(&f.bots, "bots", "keep", "what to do with crawlers in a log: keep or drop")
+	cmd.Flags().StringVar(&f.bots, "bots", "", "what to do with events of crawlers: keep or drop; default as the client's configuration says")
 	cmd.Flags().StringVar(&f.salt, "salt", "", "key of the hash that stands for a log's visitors; keep it the same")
 	cmd.Flags().BoolVar(&f.shift, "shift", false, "move all times by whole days so that the newest falls on today (on yesterday, if its hour is still ahead)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return runIngest(cmd, c, f, *asJSON) }
@@ -57,7 +60,7 @@ func (f *ingestFlags) options(client string) (ingest.Options, error) {
 	if f.file == "" {
 		return ingest.Options{}, usagef("name a file to load: -f FILE, or -f - for standard input")
 	}
-	if f.bots != "keep" && f.bots != "drop" {
+	if f.bots != "" && f.bots != "keep" && f.bots != "drop" {
 		return ingest.Options{}, usagef("--bots is %q: use keep or drop", f.bots)
 	}
 	if f.format == "" {
@@ -70,7 +73,7 @@ func (f *ingestFlags) options(client string) (ingest.Options, error) {
 	if err != nil {
 		return ingest.Options{}, usageError{err}
 	}
-	return ingest.Options{Format: format, Client: client, Shift: f.shift, DropBots: f.bots == "drop", Salt: f.salt}, nil
+	return ingest.Options{Format: format, Client: client, Shift: f.shift, Salt: f.salt}, nil
 }
 
 func guessFormat(file string) string {
@@ -95,7 +98,11 @@ func runIngest(cmd *cobra.Command, c *connection, f ingestFlags, asJSON bool) er
 		return err
 	}
 	defer src.Close()
-	report, err := loadFile(cmd, src, c, o)
+	to := poster{c: c, path: "/v1/events"}
+	if f.bots != "" {
+		to.query = url.Values{"bots": {f.bots}}
+	}
+	report, err := loadFile(cmd, src, to, o)
 	if report.Lines == 0 && err != nil {
 		return err
 	}

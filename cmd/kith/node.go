@@ -209,6 +209,9 @@ func gatewayConfig(c config.Config) gateway.Config {
 		if len(cl.Origins) > 0 {
 			g.Origins[proto.ClientName(cl.Name)] = cl.Origins
 		}
+		if cl.Bots == config.BotsDrop {
+			g.BotsDropped = append(g.BotsDropped, proto.ClientName(cl.Name))
+		}
 		g.HostsAllowed[proto.ClientName(cl.Name)] = cl.HostsAllowed
 		if l := cl.Limits; l != (config.ClientLimits{}) {
 			g.Quotas[proto.ClientName(cl.Name)] = gateway.Quota{EventsPerSecond: float64(l.RateEventsMax), EventsPerDay: l.EventsPerDayMax, LookupsPerSecond: float64(l.RateLookupsMax)}

@@ -140,6 +140,9 @@ type Client struct {
 	// HostsAllowed are the third parties that it expects on its pages: names of
 	// hosts, or *.example.com for all below one.
 	HostsAllowed []string `yaml:"hosts_allowed"`
+	// Bots says whether events of robots are kept, and marked, or dropped. Empty:
+	// BotsKeep.
+	Bots string `yaml:"bots"`
 	// LinkConfidenceMin is what an inferred link needs to be made. Nil: 0.8.
 	LinkConfidenceMin *float64 `yaml:"link_confidence_min"`
 	// RetentionSessions is for how long its events are kept. Zero: as
@@ -158,6 +161,12 @@ type Client struct {
 	// Partners are those that it exchanges ids with.
 	Partners []Partner `yaml:"partners"`
 }
+
+// What may stand in Client.Bots.
+const (
+	BotsKeep = "keep"
+	BotsDrop = "drop"
+)
 
 // ClientLimits are a client's own; 0 is as for all, or without a limit.
 type ClientLimits struct {
@@ -525,6 +534,9 @@ func (c *Config) checkClients() *problem {
 		}
 		if v := cl.LinkConfidenceMin; v != nil && !(*v >= 0 && *v <= 1) {
 			return &problem{at("$.clients", i, "link_confidence_min"), "use 0 to 1; the default is 0.8"}
+		}
+		if cl.Bots != "" && cl.Bots != BotsKeep && cl.Bots != BotsDrop {
+			return &problem{at("$.clients", i, "bots"), "use keep or drop"}
 		}
 		if l := cl.Limits; l.RateEventsMax < 0 || l.EventsPerDayMax < 0 || l.RateLookupsMax < 0 {
 			return &problem{at("$.clients", i, "limits"), "use 0 for what holds for all, or numbers"}

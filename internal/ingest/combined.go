@@ -25,15 +25,14 @@ const DefaultSalt = "kith combined log"
 //
 // Every line that parses becomes an event "page" of the identity
 // browser:HMAC-SHA256(salt, host 0x00 agent), cut to 32 hex digits: the full
-// address tells visitors apart but is neither stored nor sent. Properties:
-// section (first segment of the path, "home" for /), path, method, status,
-// bytes (0 for -), ref_host, and bot where the agent is one. The path loses its
-// query and fragment, the referrer its fragment, and its query where an e-mail
-// address may stand in it; search terms stay. ident and user are dropped.
+// address tells visitors apart but is neither stored nor sent. Properties: path,
+// method, status, bytes (0 for -). The agent goes along for the node to read, "-"
+// too: what that and the referrer say is derived there. The path loses its query
+// and fragment, the referrer its fragment, a user, and its query where an e-mail
+// address may stand in it. ident and user are dropped.
 type combinedDecoder struct {
-	mac      hash.Hash
-	sum      []byte
-	dropBots bool
+	mac hash.Hash
+	sum []byte
 
 	day     [11]byte // "17/May/2015" of midnight
 	zone    [5]byte
@@ -41,8 +40,8 @@ type combinedDecoder struct {
 	scratch []byte
 }
 
-func newCombinedDecoder(salt string, dropBots bool) *combinedDecoder {
-	return &combinedDecoder{mac: hmac.New(sha256.New, []byte(salt)), dropBots: dropBots}
+func newCombinedDecoder(salt string) *combinedDecoder {
+	return &combinedDecoder{mac: hmac.New(sha256.New, []byte(salt))}
 }
 
 // combinedLine is a line's parts, quoted ones still escaped.
@@ -54,10 +53,6 @@ func (d *combinedDecoder) decode(line []byte, row *Row) *proto.Error {
 	p, refusal := splitCombined(line)
 	if refusal != nil {
 		return refusal
-	}
-	bot := isBot(p.agent)
-	if bot && d.dropBots {
-		return proto.Errorf(ReasonBot, "the agent is a bot")
 	}
 	when, ok := d.parseTime(p.when)
 	if !ok {
@@ -76,16 +71,13 @@ func (d *combinedDecoder) decode(line []byte, row *Row) *proto.Error {
 	path, _, _ := strings.Cut(target, "?")
 	path, _, _ = strings.Cut(path, "#")
 	row.URL = path
-	row.addText("section", sectionOf(path))
 	row.addText("path", path)
 	row.addText("method", method)
 	row.addNumber("status", status)
 	row.addNumber("bytes", size)
-	d.addRef(p.ref, row)
-	if bot {
-		row.addFlag("bot")
-	}
 	row.endProps()
+	row.Ref = d.referrer(p.ref)
+	row.UserAgent = d.agent(p.agent)
 	return nil
 }
 
@@ -256,39 +248,41 @@ func parseNumbers(status, size []byte) (code, n int64, ok bool) {
 	return code, n, err == nil && n >= 0
 }
 
-// sectionOf is the first segment of a path.
-func sectionOf(path string) string {
-	section, _, _ := strings.Cut(strings.TrimLeft(path, "/"), "/")
-	if section == "" {
-		return "home"
+// agent is the user agent, without what cannot be in a text; "-" if the request
+// had none.
+func (d *combinedDecoder) agent(raw []byte) string {
+	text, ok := d.text(raw)
+	switch {
+	case text == "":
+		return "-"
+	case !ok:
+		return strings.ToValidUTF8(text, "")
 	}
-	return section
+	return text
 }
 
-// addRef keeps the referrer, as a page's tag would send it, and its host.
-func (d *combinedDecoder) addRef(raw []byte, row *Row) {
+// referrer is what is sent of one.
+func (d *combinedDecoder) referrer(raw []byte) string {
 	ref, ok := d.text(raw)
-	if !ok || ref == "" || ref == "-" {
-		return
+	if !ok || ref == "-" {
+		return ""
 	}
 	ref, _, _ = strings.Cut(ref, "#")
 	if path, query, ok := strings.Cut(ref, "?"); ok && (strings.Contains(query, "@") || strings.Contains(query, "%40")) {
 		ref = path
 	}
-	row.Ref = ref
-	_, rest, found := strings.Cut(ref, "://")
+	scheme, rest, found := strings.Cut(ref, "://")
 	if !found {
-		return
+		return ref
 	}
-	host, _, _ := strings.Cut(rest, "/")
-	host, _, _ = strings.Cut(host, "?")
-	if _, after, userinfo := cutLast(host, "@"); userinfo {
-		host = after
-		row.Ref = "" // a user name or password stood in it
+	end := strings.IndexAny(rest, "/?")
+	if end < 0 {
+		end = len(rest)
 	}
-	if host != "" {
-		row.addText("ref_host", strings.ToLower(host))
+	if _, host, userinfo := cutLast(rest[:end], "@"); userinfo {
+		return scheme + "://" + host + rest[end:]
 	}
+	return ref
 }
 
 // visitor is the identity that stands for address and agent.

@@ -20,17 +20,21 @@ func TestCombined(t *testing.T) {
 	const agent = `"Mozilla/5.0 (X11)"`
 	tests := []struct{ name, line, want string }{
 		{"page", `192.0.2.7 - - [17/May/2015:10:05:03 +0200] "GET /blog/geekery/?q=a&mail=me HTTP/1.1" 200 203023 "http://www.Example.com/search?q=secret#x" ` + agent,
-			`{"event":"page","time":"2015-05-17T08:05:03Z","id":"","identities":["browser:"],"props":{"section":"blog","path":"/blog/geekery/","method":"GET","status":200,"bytes":203023,"ref_host":"www.example.com"},"url":"/blog/geekery/","ref":"http://www.Example.com/search?q=secret"}`},
+			`{"event":"page","time":"2015-05-17T08:05:03Z","id":"","identities":["browser:"],"props":{"path":"/blog/geekery/","method":"GET","status":200,"bytes":203023},"url":"/blog/geekery/","ref":"http://www.Example.com/search?q=secret","user_agent":"Mozilla/5.0 (X11)"}`},
 		{"e-mail in the referrer's query", `h - - [01/Jan/2020:00:00:00 +0000] "GET / HTTP/1.1" 200 1 "http://a.example/x?m=a%40b.example" ` + agent,
-			`{"event":"page","time":"2020-01-01T00:00:00Z","id":"","identities":["browser:"],"props":{"section":"home","path":"/","method":"GET","status":200,"bytes":1,"ref_host":"a.example"},"url":"/","ref":"http://a.example/x"}`},
+			`{"event":"page","time":"2020-01-01T00:00:00Z","id":"","identities":["browser:"],"props":{"path":"/","method":"GET","status":200,"bytes":1},"url":"/","ref":"http://a.example/x","user_agent":"Mozilla/5.0 (X11)"}`},
 		{"home, no referrer, no bytes", `2001:db8::1 - bob smith [31/Dec/2015:23:59:60 +0000] "HEAD / HTTP/1.0" 304 - "-" ` + agent,
-			`{"event":"page","time":"2016-01-01T00:00:00Z","id":"","identities":["browser:"],"props":{"section":"home","path":"/","method":"HEAD","status":304,"bytes":0},"url":"/"}`},
+			`{"event":"page","time":"2016-01-01T00:00:00Z","id":"","identities":["browser:"],"props":{"path":"/","method":"HEAD","status":304,"bytes":0},"url":"/","user_agent":"Mozilla/5.0 (X11)"}`},
 		{"escapes", `h - - [01/Jan/2020:00:00:00 +0000] "GET /a\"b\\c\xc3\xa9 HTTP/1.1" 404 1 "-" "Mozilla \"quoted\""`,
-			`{"event":"page","time":"2020-01-01T00:00:00Z","id":"","identities":["browser:"],"props":{"section":"a\u0022b\u005ccé","path":"/a\u0022b\u005ccé","method":"GET","status":404,"bytes":1},"url":"/a\u0022b\u005ccé"}`},
-		{"bot kept", `h - - [01/Jan/2020:00:00:00 +0000] "GET / HTTP/1.1" 200 1 "-" "Googlebot/2.1"`,
-			`{"event":"page","time":"2020-01-01T00:00:00Z","id":"","identities":["browser:"],"props":{"section":"home","path":"/","method":"GET","status":200,"bytes":1,"bot":true},"url":"/"}`},
+			`{"event":"page","time":"2020-01-01T00:00:00Z","id":"","identities":["browser:"],"props":{"path":"/a\u0022b\u005ccé","method":"GET","status":404,"bytes":1},"url":"/a\u0022b\u005ccé","user_agent":"Mozilla \u0022quoted\u0022"}`},
+		{"robot", `h - - [01/Jan/2020:00:00:00 +0000] "GET / HTTP/1.1" 200 1 "-" "Googlebot/2.1"`,
+			`{"event":"page","time":"2020-01-01T00:00:00Z","id":"","identities":["browser:"],"props":{"path":"/","method":"GET","status":200,"bytes":1},"url":"/","user_agent":"Googlebot/2.1"}`},
 		{"password in referrer", `h - - [01/Jan/2020:00:00:00 +0000] "GET / HTTP/1.1" 200 1 "http://me:pw@a.example/x" ` + agent,
-			`{"event":"page","time":"2020-01-01T00:00:00Z","id":"","identities":["browser:"],"props":{"section":"home","path":"/","method":"GET","status":200,"bytes":1,"ref_host":"a.example"},"url":"/"}`},
+			`{"event":"page","time":"2020-01-01T00:00:00Z","id":"","identities":["browser:"],"props":{"path":"/","method":"GET","status":200,"bytes":1},"url":"/","ref":"http://a.example/x","user_agent":"Mozilla/5.0 (X11)"}`},
+		{"no agent", `h - - [01/Jan/2020:00:00:00 +0000] "GET / HTTP/1.1" 200 1 "-" "-"`,
+			`{"event":"page","time":"2020-01-01T00:00:00Z","id":"","identities":["browser:"],"props":{"path":"/","method":"GET","status":200,"bytes":1},"url":"/","user_agent":"-"}`},
+		{"bytes in the agent that are no text", `h - - [01/Jan/2020:00:00:00 +0000] "GET / HTTP/1.1" 200 1 "-" "a\xffb"`,
+			`{"event":"page","time":"2020-01-01T00:00:00Z","id":"","identities":["browser:"],"props":{"path":"/","method":"GET","status":200,"bytes":1},"url":"/","user_agent":"ab"}`},
 	}
 	d := ingest.NewDecoder(ingest.Options{Format: ingest.Combined})
 	for _, tt := range tests {
@@ -88,7 +92,7 @@ func TestVisitorIsAKeyedHash(t *testing.T) {
 
 func TestCombinedRefuses(t *testing.T) {
 	const good = `h - - [01/Jan/2020:00:00:00 +0000] "GET / HTTP/1.1" 200 1 "-" "Mozilla/5.0"`
-	d := ingest.NewDecoder(ingest.Options{Format: ingest.Combined, DropBots: true})
+	d := ingest.NewDecoder(ingest.Options{Format: ingest.Combined})
 	if _, refusal := d.JSON([]byte(good)); refusal != nil {
 		t.Fatalf("the line that the others are made from: %v", refusal)
 	}
@@ -124,25 +128,21 @@ func TestCombinedRefuses(t *testing.T) {
 			t.Errorf("%s: got %s, %v; want malformed", name, got, refusal)
 		}
 	}
-	if _, refusal := d.JSON([]byte(replace("Mozilla/5.0", "Mozilla/5.0 (compatible; bingbot/2.0)"))); refusal == nil || refusal.Code != ingest.ReasonBot {
-		t.Errorf("bot with --bots drop: %v", refusal)
-	}
 }
 
-func TestBots(t *testing.T) {
-	for agent, want := range map[string]bool{
-		"Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)": true,
-		"Baiduspider": true, "curl/7.1": true, "-": true, "": true, "UniversalFeedParser/4.2": true,
-		"Mozilla/4.0 (compatible; MSIE 6.0; Windows NT 5.0; Franciscans Australia; .NET CLR 1.1.4322)":                              false,
-		"Mozilla/4.0 (compatible; MSIE 6.0; Windows 98; Avant Browser; Feedreader)":                                                 false,
-		"Mozilla/4.0 (compatible; MSIE 5.01; Windows NT; proxyho; proxyinternet)":                                                   false,
-		"Mozilla/5.0 (Windows NT 6.1; WOW64; rv:27.0) Gecko/20100101 Firefox/27.0":                                                  false,
-		"Mozilla/5.0 (Macintosh; Intel Mac OS X 10_9_1) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/32.0.1700.77 Safari/537.36":   false,
-		"Mozilla/5.0 (iPhone; CPU iPhone OS 6_0 like Mac OS X) AppleWebKit/536.26 (KHTML, like Gecko) Version/6.0 Mobile Safari/85": false,
-	} {
-		if got := ingest.IsBot([]byte(agent)); got != want {
-			t.Errorf("IsBot(%q) = %v", agent, got)
-		}
+// The user agent goes along beside the properties, for the node to read.
+func TestUserAgentIsNoProperty(t *testing.T) {
+	const want = `{"event":"page","id":"","identities":["browser:a"],"user_agent":"Mozilla/5.0"}`
+	d := ingest.NewDecoder(ingest.Options{Format: ingest.CSV})
+	if _, refusal := d.JSON([]byte("event,identity,user_agent")); refusal == nil {
+		t.Fatal("the header became an event")
+	}
+	if got, refusal := d.JSON([]byte("page,browser:a,Mozilla/5.0")); refusal != nil || string(got) != want {
+		t.Errorf("csv: got %s, %v\nwant %s", got, refusal, want)
+	}
+	d = ingest.NewDecoder(ingest.Options{Format: ingest.NDJSON})
+	if got, refusal := d.JSON([]byte(`{"event":"page","identities":["browser:a"],"user_agent":"Mozilla/5.0"}`)); refusal != nil || string(got) != want {
+		t.Errorf("ndjson: got %s, %v\nwant %s", got, refusal, want)
 	}
 }
 

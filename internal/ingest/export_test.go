@@ -7,10 +7,9 @@ import (
 	"kith/proto"
 )
 
-// SplitCSV, IsBot, LineID and WholeDays are seams for tests.
+// SplitCSV, LineID and WholeDays are seams for tests.
 var (
 	SplitCSV  = splitCSV
-	IsBot     = isBot
 	LineID    = lineID
 	WholeDays = wholeDays
 )

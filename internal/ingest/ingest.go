@@ -65,16 +65,14 @@ const (
 	ReasonMalformed proto.Code = "malformed" // does not parse
 	ReasonTooLong   proto.Code = "too_long"  // over LineBytesMax
 	ReasonEmpty     proto.Code = "empty"     // a blank line
-	ReasonBot       proto.Code = "bot"       // a crawler, with DropBots
 )
 
 // Options say how to read and send. The zero value of a field is its default.
 type Options struct {
-	Format   Format
-	Client   string // for the request's body; empty: the key's own
-	Shift    bool   // move times by whole days
-	DropBots bool
-	Salt     string // key of the hash that stands for address and agent; default DefaultSalt
+	Format Format
+	Client string // for the request's body; empty: the key's own
+	Shift  bool   // move times by whole days
+	Salt   string // key of the hash that stands for address and agent; default DefaultSalt
 
 	Columns Columns // of Identities and Traits
 

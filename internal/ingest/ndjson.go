@@ -20,6 +20,7 @@ type jsonEvent struct {
 	Props      json.RawMessage `json:"props"`
 	URL        string          `json:"url"`
 	Ref        string          `json:"ref"`
+	UserAgent  string          `json:"user_agent"`
 }
 
 func (ndjsonDecoder) decode(line []byte, row *Row) *proto.Error {
@@ -35,7 +36,7 @@ func (ndjsonDecoder) decode(line []byte, row *Row) *proto.Error {
 		return refusal
 	}
 	row.Event, row.Time, row.ID, row.Identities = e.Event, when, e.ID, e.Identities
-	row.URL, row.Ref = e.URL, e.Ref
+	row.URL, row.Ref, row.UserAgent = e.URL, e.Ref, e.UserAgent
 	if !bytes.Equal(e.Props, []byte("null")) {
 		row.Props = append(row.Props, e.Props...)
 	}

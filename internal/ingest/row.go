@@ -16,6 +16,7 @@ type Row struct {
 	Identities []string
 	Props      []byte // a JSON object, or empty
 	URL, Ref   string
+	UserAgent  string // of who is at the other end
 }
 
 func (r *Row) reset() { *r = Row{Identities: r.Identities[:0], Props: r.Props[:0]} }
@@ -46,6 +47,9 @@ func (r *Row) appendJSON(b []byte) []byte {
 	if r.Ref != "" {
 		b = appendString(append(b, `,"ref":`...), r.Ref)
 	}
+	if r.UserAgent != "" {
+		b = appendString(append(b, `,"user_agent":`...), r.UserAgent)
+	}
 	return append(b, '}')
 }
 
@@ -65,11 +69,6 @@ func (r *Row) addText(key, value string) {
 func (r *Row) addNumber(key string, value int64) {
 	r.addKey(key)
 	r.Props = strconv.AppendInt(r.Props, value, 10)
-}
-
-func (r *Row) addFlag(key string) {
-	r.addKey(key)
-	r.Props = append(r.Props, "true"...)
 }
 
 func (r *Row) addKey(key string) {
@@ -127,7 +126,7 @@ func newDecoder(o Options) decoder {
 	case Identities, Traits:
 		return newColumnDecoder(o)
 	case Combined:
-		return newCombinedDecoder(o.Salt, o.DropBots)
+		return newCombinedDecoder(o.Salt)
 	}
 	return ndjsonDecoder{}
 }

@@ -1551,6 +1551,8 @@ type Event struct {
 	Props         map[string]*Value      `protobuf:"bytes,5,rep,name=props,proto3" json:"props,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Url           string                 `protobuf:"bytes,6,opt,name=url,proto3" json:"url,omitempty"`
 	Ref           string                 `protobuf:"bytes,7,opt,name=ref,proto3" json:"ref,omitempty"`
+	UserAgent     string                 `protobuf:"bytes,8,opt,name=user_agent,json=userAgent,proto3" json:"user_agent,omitempty"` // of who is at the other end; read, never stored
+	RefQuery      string                 `protobuf:"bytes,9,opt,name=ref_query,json=refQuery,proto3" json:"ref_query,omitempty"`    // of ref, where that is sent without; read, never stored
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1630,6 +1632,20 @@ func (x *Event) GetUrl() string {
 func (x *Event) GetRef() string {
 	if x != nil {
 		return x.Ref
+	}
+	return ""
+}
+
+func (x *Event) GetUserAgent() string {
+	if x != nil {
+		return x.UserAgent
+	}
+	return ""
+}
+
+func (x *Event) GetRefQuery() string {
+	if x != nil {
+		return x.RefQuery
 	}
 	return ""
 }
@@ -2310,7 +2326,7 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\x04text\x18\x01 \x01(\tH\x00R\x04text\x12\x18\n" +
 	"\x06number\x18\x02 \x01(\x01H\x00R\x06number\x12\x14\n" +
 	"\x04flag\x18\x03 \x01(\bH\x00R\x04flagB\x06\n" +
-	"\x04kind\"\x85\x02\n" +
+	"\x04kind\"\xc1\x02\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05event\x18\x01 \x01(\tR\x05event\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\x0e\n" +
@@ -2320,7 +2336,10 @@ const file_proto_kith_proto_rawDesc = "" +
 	"identities\x12/\n" +
 	"\x05props\x18\x05 \x03(\v2\x19.kith.v1.Event.PropsEntryR\x05props\x12\x10\n" +
 	"\x03url\x18\x06 \x01(\tR\x03url\x12\x10\n" +
-	"\x03ref\x18\a \x01(\tR\x03ref\x1aH\n" +
+	"\x03ref\x18\a \x01(\tR\x03ref\x12\x1d\n" +
+	"\n" +
+	"user_agent\x18\b \x01(\tR\tuserAgent\x12\x1b\n" +
+	"\tref_query\x18\t \x01(\tR\brefQuery\x1aH\n" +
 	"\n" +
 	"PropsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12$\n" +
