@@ -127,7 +127,8 @@ func TestLiveFeedShowsOwnEvents(t *testing.T) {
 	if e.URL != "https://a.example/x" {
 		t.Errorf("url %q", e.URL)
 	}
-	if len(e.Props) != 8 || e.More != 1 || e.Props["a"] != 1.0 || e.Props["b"] != true {
+	// Left out are i and the section, which is derived.
+	if len(e.Props) != 8 || e.More != 2 || e.Props["a"] != 1.0 || e.Props["b"] != true {
 		t.Errorf("props %v and %d more", e.Props, e.More)
 	}
 	if c, _ := e.Props["c"].(string); c != strings.Repeat("é", 40)+"…" {

@@ -32,13 +32,16 @@ func TestNATSGrants(t *testing.T) {
 	}
 }
 
-func TestGatewayConfigOfLinks(t *testing.T) {
-	c, err := config.Parse([]byte("clients:\n  - {name: a, link_confidence_min: 0}\n  - {name: b}\nlinks: {blocked: [\"account:kiosk-1\"]}\n"))
+func TestGatewayConfigOfClients(t *testing.T) {
+	c, err := config.Parse([]byte("clients:\n  - {name: a, link_confidence_min: 0, bots: keep}\n  - {name: b, bots: drop}\nlinks: {blocked: [\"account:kiosk-1\"]}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	g := gatewayConfig(c)
 	if d := cmp.Diff(map[proto.ClientName]float64{"a": 0}, g.LinkConfidenceMin); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff([]proto.ClientName{"b"}, g.BotsDropped); d != "" {
 		t.Error(d)
 	}
 	if d := cmp.Diff([]proto.Identity{"account:kiosk-1"}, g.Blocked); d != "" {

@@ -267,6 +267,9 @@ var logRules = []struct {
 	{"from-google", `count(event.ref_host.contains("google"), "30d") >= 1`, func(hits []hit, _ time.Time) bool {
 		return tally(hits, func(h hit) bool { return strings.Contains(h.refHost, "google") }) >= 1
 	}},
+	{"ios", `count(event.os == "ios" && !(event.bot == true), "30d") >= 1`, func(hits []hit, _ time.Time) bool {
+		return tally(hits, func(h hit) bool { return h.ios }) >= 1
+	}},
 	{"three-days", `days(true, "30d") >= 3`, func(hits []hit, _ time.Time) bool {
 		days := map[string]bool{}
 		for _, h := range hits {
@@ -287,6 +290,7 @@ type hit struct {
 	section, method, refHost string
 	status                   int
 	time                     time.Time
+	ios                      bool // the agent says so, and is no robot's
 }
 
 func tally(hits []hit, p func(hit) bool) (n int) {
@@ -325,6 +329,7 @@ func readHits(t *testing.T, shiftDays int) (visitors map[string][]hit, bad int) 
 		if _, err := fmt.Sscan(m[5], &h.status); err != nil {
 			t.Fatal(err)
 		}
+		h.ios = strings.Contains(m[7], "like Mac OS X") && !strings.Contains(m[7], "bot")
 		if r := refHost.FindStringSubmatch(m[6]); r != nil {
 			h.refHost = strings.ToLower(r[1])
 		}
