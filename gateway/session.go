@@ -209,7 +209,7 @@ func hostOf(s string) string {
 	if i := strings.LastIndexByte(s, ':'); i >= 0 && strings.Trim(s[i+1:], "0123456789") == "" {
 		s = s[:i]
 	}
-	s = strings.TrimSuffix(s, ".")
+	s = strings.ToLower(strings.TrimSuffix(s, "."))
 	if len(s) > hostBytesMax {
 		return ""
 	}
@@ -218,7 +218,7 @@ func hostOf(s string) string {
 			return ""
 		}
 	}
-	return strings.ToLower(s)
+	return s
 }
 
 // hostBytesMax is how long a host's name may be.

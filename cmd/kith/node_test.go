@@ -305,6 +305,7 @@ func tally(hits []hit, p func(hit) bool) (n int) {
 var (
 	logLine = regexp.MustCompile(`^(\S+) \S+ \S+ \[([^\]]+)\] "(\S+) (\S+) \S+" (\d+) \S+ "([^"]*)" "([^"]*)"$`)
 	refHost = regexp.MustCompile(`^[a-z]+://([^/?#]+)`)
+	apple   = regexp.MustCompile(`iPhone|iPad|iPod`)
 )
 
 // readHits reads the log in one pass, by visitor, without the code under test.
@@ -329,7 +330,7 @@ func readHits(t *testing.T, shiftDays int) (visitors map[string][]hit, bad int) 
 		if _, err := fmt.Sscan(m[5], &h.status); err != nil {
 			t.Fatal(err)
 		}
-		h.ios = strings.Contains(m[7], "like Mac OS X") && !strings.Contains(m[7], "bot")
+		h.ios = apple.MatchString(m[7]) && !strings.Contains(m[7], "bot")
 		if r := refHost.FindStringSubmatch(m[6]); r != nil {
 			h.refHost = strings.ToLower(r[1])
 		}
