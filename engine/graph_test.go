@@ -193,3 +193,37 @@ func TestOptOutAll(t *testing.T) {
 		closeNode(t, n)
 	}
 }
+
+// Whether anything is kept of an identity: of one that nobody named nothing is,
+// of any other something, if only that it was cut out.
+func TestKeeps(t *testing.T) {
+	for _, k := range []int{1, 4} {
+		n := testNode(t, t.TempDir(), lanes(k))
+		c := acme(t, n)
+		keeps := func(id proto.Identity, want bool) {
+			t.Helper()
+			if got, err := n.Keeps(id); err != nil || got != want {
+				t.Errorf("%d lanes: %s: %t %v", k, id, got, err)
+			}
+		}
+		keeps("browser:a", false)
+		submit(t, n, page(c, "a", "auto", time.Now()))
+		link(t, n, c, "account:x", "partner.adx:y", yes())
+		settle(t, n)
+		for _, id := range []proto.Identity{"browser:a", "account:x", "partner.adx:y"} {
+			keeps(id, true)
+		}
+		keeps("browser:b", false)
+		optOut(t, n, "browser:a", false)
+		optOut(t, n, "browser:never", false)
+		for _, id := range []proto.Identity{"browser:a", "browser:never"} {
+			keeps(id, true)
+		}
+		if _, err := n.OptIn(t.Context(), "browser:never"); err != nil {
+			t.Error(err)
+		}
+		keeps("browser:never", true)
+		keeps("browser:neve", false)
+		closeNode(t, n)
+	}
+}

@@ -130,6 +130,11 @@ const noGeneration = 0
 // bytes of it are enough: what is older than the present one is gone.
 func nodeKey(n proto.Node, gen uint32) []byte { return appendNodeKey(make([]byte, 0, 48), n, gen) }
 
+// nodesPrefix is that of an identity's nodes in all spaces and generations.
+func nodesPrefix(h proto.IdentityHash) []byte {
+	return append(append(make([]byte, 0, 18), 'N', byte(h.Partition())), h[:]...)
+}
+
 func appendNodeKey(b []byte, n proto.Node, gen uint32) []byte {
 	b = append(b, 'N', byte(n.Hash.Partition()))
 	b = append(b, n.Hash[:]...)

@@ -179,6 +179,23 @@ func (n *Node) OptOutState(_ context.Context, id proto.Identity) (proto.OptOutSt
 	return s, n.mayAnswer(n.laneFor(h))
 }
 
+// Keeps reports whether anything is kept of id in any space, be it that it was cut
+// out before.
+func (n *Node) Keeps(id proto.Identity) (kept bool, err error) {
+	h := n.hasher.Hash(id)
+	snap := n.laneFor(h).acquire()
+	defer snap.release()
+	if o, err := storedOptOut(snap, h); err != nil || o != nil {
+		return o != nil, err
+	}
+	prefix := nodesPrefix(h)
+	err = snap.Scan(prefix, prefix, func(_, _ []byte) (bool, error) {
+		kept = true
+		return false, nil
+	})
+	return kept, err
+}
+
 // knows reports whether nothing of an identity is still to be told.
 func (x *ledger) knows(h proto.IdentityHash) bool {
 	x.mu.Lock()

@@ -251,6 +251,10 @@ func (g *Gateway) audited(route string, h handler) handler {
 				return nil // that is the answer
 			}
 			if err != nil && !a.kept {
+				if kind == auditTaking && asError(err).Code == proto.CodeRateLimited && a.who.Role != "" {
+					g.audit.tallyFor(a.who, route).add(err) // nothing was done, and it may come by the thousand
+					return err
+				}
 				if e := a.keep(statusOf(asError(err).Code)); e != nil {
 					return e
 				}

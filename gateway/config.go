@@ -30,6 +30,15 @@ type Config struct {
 	EventsBurst     int
 	// LookupsPerSecond is how many identities each client may look up. 0: no limit.
 	LookupsPerSecond float64
+	// OptOutsPerSecond is how many identities each client may have opted out, erased
+	// and opted in. 0: no limit.
+	OptOutsPerSecond float64
+	// OwnOptOutsPerSecond is how many browsers, all together, may have done so with
+	// themselves. 0: no limit.
+	OwnOptOutsPerSecond float64
+	// AddressHeader is set by the operator's proxy to the visitor's address, or has
+	// it appended by that. Empty: it is the connection's.
+	AddressHeader string
 	// Quotas are what holds for single clients instead.
 	Quotas map[proto.ClientName]Quota
 	// FloorDefault is the least count that keys of a client without a floor of
@@ -207,9 +216,17 @@ func (c Config) validateOutside() error {
 	return nil
 }
 
+// headerName reports whether s may name a header, or is empty.
+func headerName(s string) bool {
+	return len(s) <= 64 && strings.Trim(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") == ""
+}
+
 func (c Config) validateConsent() error {
-	if h := c.CountryHeader; strings.Trim(h, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") != "" || len(h) > 64 {
+	if h := c.CountryHeader; !headerName(h) {
 		return proto.Errorf(proto.CodeInvalid, "the header that names the country is %q: use the name of a header, such as CF-IPCountry", clip(h))
+	}
+	if h := c.AddressHeader; !headerName(h) {
+		return proto.Errorf(proto.CodeInvalid, "the header that names the visitor's address is %q: use the name of a header, such as X-Real-IP", clip(h))
 	}
 	if err := c.Consent.validate("the policy of consent"); err != nil {
 		return err

@@ -47,7 +47,9 @@ func (g *Gateway) optOut(w http.ResponseWriter, r *http.Request) error {
 func (g *Gateway) cutOwn(w http.ResponseWriter, r *http.Request, v *visit, everywhere bool) (ownOptOut, error) {
 	answer := ownOptOut{OptedOut: true}
 	for _, id := range v.claims() {
-		s, err := g.cutOut(r.Context(), optOutRequest{Identity: string(id), Everywhere: everywhere})
+		s, err := g.ownCut(r, id, func() (proto.OptOutState, error) {
+			return g.cutOut(r.Context(), optOutRequest{Identity: string(id), Everywhere: everywhere})
+		})
 		if err != nil {
 			return answer, notCut(err)
 		}
@@ -122,6 +124,14 @@ func (g *Gateway) stillOut(r *http.Request, id proto.Identity) bool {
 	if err != nil || !s.OptedOut {
 		return err != nil
 	}
+	if g.admitNetwork(r) != nil {
+		return true
+	}
+	done, err := g.admitVisitor(id)
+	if err != nil {
+		return true
+	}
+	defer done()
 	if _, err := g.deps.OptOuts.OptIn(ctx, id); err != nil {
 		return proto.CodeOf(err) != proto.CodeConflict // lifted meanwhile
 	}

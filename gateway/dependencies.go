@@ -246,6 +246,9 @@ type OptOuts interface {
 	OptIn(ctx context.Context, id proto.Identity) (proto.OptOutState, error)
 	// OptOutState is how far the newest opt-out of id is.
 	OptOutState(ctx context.Context, id proto.Identity) (proto.OptOutState, error)
+	// Keeps reports whether anything is kept of id in any space, be it that it was
+	// cut out before. What was taken in a moment ago need not count yet.
+	Keeps(id proto.Identity) (bool, error)
 	// Erase forgets id without an opt-out: everything in every space, or, with
 	// a client that is not nil, what that client knows.
 	Erase(ctx context.Context, client *proto.ClientInfo, id proto.Identity) (proto.OptOutState, error)

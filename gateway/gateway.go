@@ -61,6 +61,9 @@ type Gateway struct {
 	days           sync.Map // proto.ClientID -> *dayCount
 	lookupLimiters sync.Map // proto.ClientID -> *rate.Limiter
 	limitsLookups  bool
+
+	cuts          *cutLimits
+	addressHeader string // in canonical form; empty: none
 }
 
 type limiterKey struct {
@@ -114,6 +117,8 @@ func New(c Config, deps Dependencies) (*Gateway, error) {
 	g.bids.New = func() any { return new(bid) }
 	g.macs.New = newMAC(g.c.PseudonymKey)
 	g.limitsLookups = g.c.limitsSomeLookups()
+	g.cuts = newCutLimits(&g.c)
+	g.addressHeader = http.CanonicalHeaderKey(g.c.AddressHeader)
 	if deps.Audit != nil {
 		g.audit = &auditor{to: deps.Audit, now: g.c.Now}
 	}

@@ -65,7 +65,7 @@ func (g *Gateway) eraseOwn(w http.ResponseWriter, r *http.Request) error {
 func (g *Gateway) forgetOwn(w http.ResponseWriter, r *http.Request, v *visit) (ownErasure, error) {
 	answer := ownErasure{Final: true}
 	for _, id := range v.claims() {
-		s, err := g.erase(r.Context(), nil, id)
+		s, err := g.ownCut(r, id, func() (proto.OptOutState, error) { return g.erase(r.Context(), nil, id) })
 		if err != nil {
 			return answer, err
 		}

@@ -348,10 +348,40 @@ func (m *messages) optOut(r micro.Request) ([]byte, error) {
 	if err := decodeStrict(r.Data(), &x); err != nil {
 		return nil, err
 	}
+	if _, err := x.identity(); err != nil {
+		return nil, err
+	}
+	done, err := m.admitOptOut(who, r.Reply() != "")
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	s, err := m.g.cutOut(m.ctx, x)
 	m.g.listOptOut(who, x, err)
 	if err != nil {
 		return nil, err
 	}
 	return encodeValue(s)
+}
+
+// natsOptOutPause is after how long an opt-out that nobody waits for asks again
+// whether it may be done.
+const natsOptOutPause = 100 * time.Millisecond
+
+// admitOptOut is admitCuts for one. Whoever waits for no reply could not be told
+// that it was refused: it waits.
+func (m *messages) admitOptOut(who proto.Principal, reply bool) (done func(), err error) {
+	for {
+		done, err = m.g.admitCuts(who, 1)
+		if err == nil || reply {
+			return done, err
+		}
+		t := time.NewTimer(natsOptOutPause)
+		select {
+		case <-t.C:
+		case <-m.ctx.Done():
+			t.Stop()
+			return nil, err
+		}
+	}
 }

@@ -91,10 +91,18 @@ func (g *Gateway) postOptOut(w http.ResponseWriter, r *http.Request, who proto.P
 		return err
 	}
 	if x.Identities != nil {
-		return g.postOptOuts(w, r, x)
+		return g.postOptOuts(w, r, who, x)
 	}
-	id, _ := x.identity() // cutOut says what is wrong with it
+	id, err := x.identity()
+	if err != nil {
+		return err
+	}
 	noteIdentities(w, id)
+	done, err := g.admitCuts(who, 1)
+	if err != nil {
+		return err
+	}
+	defer done()
 	s, err := g.cutOut(r.Context(), x)
 	if err != nil {
 		return err
@@ -103,7 +111,7 @@ func (g *Gateway) postOptOut(w http.ResponseWriter, r *http.Request, who proto.P
 }
 
 // postOptOuts opts a list out: all of it is checked before any of it is done.
-func (g *Gateway) postOptOuts(w http.ResponseWriter, r *http.Request, x optOutRequest) error {
+func (g *Gateway) postOptOuts(w http.ResponseWriter, r *http.Request, who proto.Principal, x optOutRequest) error {
 	switch {
 	case x.Identity != "":
 		return proto.Errorf(proto.CodeIdentity, "the body has identity and identities: send one of them")
@@ -117,9 +125,14 @@ func (g *Gateway) postOptOuts(w http.ResponseWriter, r *http.Request, x optOutRe
 			return err
 		}
 	}
+	noteIdentities(w, ids...)
+	done, err := g.admitCuts(who, len(ids))
+	if err != nil {
+		return err
+	}
+	defer done()
 	ctx, cancel := cutContext(r.Context())
 	defer cancel()
-	noteIdentities(w, ids...)
 	list, err := g.deps.OptOuts.OptOutAll(ctx, ids, x.Everywhere)
 	if err != nil {
 		return err
@@ -150,6 +163,11 @@ func (g *Gateway) postOptIn(w http.ResponseWriter, r *http.Request, who proto.Pr
 		return err
 	}
 	noteIdentities(w, id)
+	done, err := g.admitCuts(who, 1)
+	if err != nil {
+		return err
+	}
+	defer done()
 	ctx, cancel := cutContext(r.Context())
 	defer cancel()
 	s, err := g.deps.OptOuts.OptIn(ctx, id)
@@ -193,6 +211,11 @@ func (g *Gateway) deleteIdentity(w http.ResponseWriter, r *http.Request, who pro
 		}
 		client = &c
 	}
+	done, err := g.admitCuts(who, 1)
+	if err != nil {
+		return err
+	}
+	defer done()
 	s, err := g.erase(r.Context(), client, id)
 	if err != nil {
 		return err

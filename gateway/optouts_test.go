@@ -218,9 +218,13 @@ func TestOwnOptOut(t *testing.T) {
 		t.Errorf("%v", w.Header())
 	}
 	r.graph.slow = true
-	w = r.visit("POST", "/v1/optout", `{"everywhere":true}`, "Cookie", cookie, "Content-Type", "text/plain")
+	w = r.visit("POST", "/v1/optout", `{"everywhere":true}`, "Cookie", "kith_id=abc124", "Content-Type", "text/plain")
 	if got := strings.TrimSpace(w.Body.String()); w.Code != 200 || got != `{"opted_out":true,"final":false}` {
 		t.Errorf("slow: %d %s", w.Code, got)
+	}
+	w = r.visit("POST", "/v1/optout", `{"everywhere":true}`, "Cookie", cookie)
+	if x := cutOf(t, w.Body.Bytes()); w.Code != 200 || !x.OptedOut || !x.Final || cookies(w)["kith_id"].MaxAge >= 0 {
+		t.Errorf("one that is out already: %d %s", w.Code, w.Body)
 	}
 	w = r.visit("POST", "/v1/optout", "{}")
 	if got := strings.TrimSpace(w.Body.String()); w.Code != 200 || got != `{"opted_out":true}` || cookies(w)["kith_id"].MaxAge >= 0 {
@@ -233,7 +237,7 @@ func TestOwnOptOut(t *testing.T) {
 	if w = r.visit("POST", "/v1/optout", "", "Cookie", cookie, "Sec-Fetch-Site", "cross-site"); w.Code != 403 || len(cookies(w)) != 0 {
 		t.Errorf("from another site: %d %v", w.Code, w.Header())
 	}
-	if d := cmp.Diff([]string{"optout browser:abc123 false", "optout browser:abc123 true"}, r.graph.cuts); d != "" {
+	if d := cmp.Diff([]string{"optout browser:abc123 false", "optout browser:abc124 true"}, r.graph.cuts); d != "" {
 		t.Error(d)
 	}
 }

@@ -15,6 +15,7 @@ type Quota struct {
 	EventsPerSecond  float64 // on each plane
 	EventsPerDay     int     // on both, of a day in UTC
 	LookupsPerSecond float64 // identities
+	OptOutsPerSecond float64 // identities, erasures and opt-ins among them
 }
 
 // dayCount is a client's events of a day.
@@ -95,8 +96,11 @@ func (c *Config) validateQuotas() error {
 	if c.LookupsPerSecond < 0 {
 		return proto.Errorf(proto.CodeInvalid, "look-ups are limited to %g identities/s: use 0 for no limit, or more", c.LookupsPerSecond)
 	}
+	if c.OptOutsPerSecond < 0 || c.OwnOptOutsPerSecond < 0 {
+		return proto.Errorf(proto.CodeInvalid, "opt-outs are limited to %g identities/s by keys and %g by browsers: use 0 for no limit, or more", c.OptOutsPerSecond, c.OwnOptOutsPerSecond)
+	}
 	for name, q := range c.Quotas {
-		if q.EventsPerSecond < 0 || q.EventsPerDay < 0 || q.LookupsPerSecond < 0 {
+		if q.EventsPerSecond < 0 || q.EventsPerDay < 0 || q.LookupsPerSecond < 0 || q.OptOutsPerSecond < 0 {
 			return proto.Errorf(proto.CodeInvalid, "the limits of client %q must not be negative: use 0 for what holds for all", name)
 		}
 	}

@@ -236,6 +236,20 @@ func (t *twin) OptOutState(_ context.Context, id proto.Identity) (proto.OptOutSt
 	return *s, nil
 }
 
+// Keeps implements OptOuts.
+func (t *twin) Keeps(id proto.Identity) (bool, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	kept := t.graph.out[id] != nil || slices.Contains(t.graph.cuts, "optin "+string(id)) // its tombstone stays
+	for m := range t.members {
+		kept = kept || m.id == id
+	}
+	for e := range t.graph.edges {
+		kept = kept || e.a == id || e.b == id
+	}
+	return kept, nil
+}
+
 func (t *twin) Erase(ctx context.Context, client *proto.ClientInfo, id proto.Identity) (proto.OptOutState, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

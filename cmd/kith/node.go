@@ -188,7 +188,8 @@ func gatewayConfig(c config.Config) gateway.Config {
 		LinkConfidenceMin: map[proto.ClientName]float64{},
 		BodyBytesMax:      c.Limits.BodyBytesMax, EventsMax: c.Limits.EventsPerBodyMax,
 		EventAgeMax: time.Duration(c.Limits.MaxEventAge), EventAheadMax: time.Duration(c.Limits.EventAheadMax),
-		EventsPerSecond: float64(c.Limits.RateEventsMax), LookupsPerSecond: float64(c.Limits.RateLookupsMax), Quotas: map[proto.ClientName]gateway.Quota{},
+		EventsPerSecond: float64(c.Limits.RateEventsMax), LookupsPerSecond: float64(c.Limits.RateLookupsMax), OptOutsPerSecond: float64(c.Limits.RateOptOutsMax),
+		OwnOptOutsPerSecond: float64(c.Limits.RateOwnOptOutsMax), AddressHeader: c.Limits.AddressHeader, Quotas: map[proto.ClientName]gateway.Quota{},
 		CookieDomain: c.Cookies.Domain, CookieInsecure: c.Cookies.Insecure,
 		Secrets: map[proto.ClientName][]byte{}, Origins: map[proto.ClientName][]string{}, HostsAllowed: map[proto.ClientName][]string{}, Dev: c.Dev, Version: version,
 		EIDSource: c.OpenRTB.Source, TCFVendor: c.Consent.TCFVendor, CountryHeader: c.Consent.CountryHeader,
@@ -214,7 +215,7 @@ func gatewayConfig(c config.Config) gateway.Config {
 		}
 		g.HostsAllowed[proto.ClientName(cl.Name)] = cl.HostsAllowed
 		if l := cl.Limits; l != (config.ClientLimits{}) {
-			g.Quotas[proto.ClientName(cl.Name)] = gateway.Quota{EventsPerSecond: float64(l.RateEventsMax), EventsPerDay: l.EventsPerDayMax, LookupsPerSecond: float64(l.RateLookupsMax)}
+			g.Quotas[proto.ClientName(cl.Name)] = gateway.Quota{EventsPerSecond: float64(l.RateEventsMax), EventsPerDay: l.EventsPerDayMax, LookupsPerSecond: float64(l.RateLookupsMax), OptOutsPerSecond: float64(l.RateOptOutsMax)}
 		}
 		g.OpenRTB[proto.ClientName(cl.Name)] = gateway.OpenRTB{Segtax: cl.OpenRTB.Segtax, UserID: cl.OpenRTB.UserID, BuyerUID: cl.OpenRTB.BuyerUID}
 		for _, p := range cl.Partners {

@@ -173,6 +173,7 @@ type ClientLimits struct {
 	RateEventsMax   int `yaml:"rate_events_max"`    // per second
 	EventsPerDayMax int `yaml:"events_per_day_max"` // at each node
 	RateLookupsMax  int `yaml:"rate_lookups_max"`   // identities per second
+	RateOptOutsMax  int `yaml:"rate_optouts_max"`   // likewise
 }
 
 // ClientOpenRTB is how a client's bid requests are read and filled.
@@ -265,6 +266,12 @@ type Limits struct {
 	RateEventsMax    int      `yaml:"rate_events_max"`  // per client and second; 0: no limit
 	RateLookupsMax   int      `yaml:"rate_lookups_max"` // identities, likewise
 	ConnectionsMax   int      `yaml:"connections_max"`  // open at once, of each plane
+	RateOptOutsMax   int      `yaml:"rate_optouts_max"` // identities opted out, erased or opted in, per client and second; 0: no limit
+	// RateOwnOptOutsMax is the same of browsers by themselves, of all together.
+	RateOwnOptOutsMax int `yaml:"rate_own_optouts_max"`
+	// AddressHeader is set by the operator's proxy to the visitor's address. Empty:
+	// it is the connection's.
+	AddressHeader string `yaml:"address_header"`
 }
 
 // Cookies says how the public plane sets its cookies.
@@ -302,6 +309,9 @@ func Default() Config {
 			MaxEventAge:      Duration(30 * 24 * time.Hour),
 			EventAheadMax:    Duration(5 * time.Minute),
 			ConnectionsMax:   20_000,
+
+			RateOptOutsMax:    5_000,
+			RateOwnOptOutsMax: 1_000,
 		},
 	}
 }
@@ -538,7 +548,7 @@ func (c *Config) checkClients() *problem {
 		if cl.Bots != "" && cl.Bots != BotsKeep && cl.Bots != BotsDrop {
 			return &problem{at("$.clients", i, "bots"), "use keep or drop"}
 		}
-		if l := cl.Limits; l.RateEventsMax < 0 || l.EventsPerDayMax < 0 || l.RateLookupsMax < 0 {
+		if l := cl.Limits; l.RateEventsMax < 0 || l.EventsPerDayMax < 0 || l.RateLookupsMax < 0 || l.RateOptOutsMax < 0 {
 			return &problem{at("$.clients", i, "limits"), "use 0 for what holds for all, or numbers"}
 		}
 		for j, o := range cl.Origins {
@@ -601,8 +611,13 @@ func (c *Config) checkOutside() *problem {
 	return nil
 }
 
+// headerName reports whether s may name a header, or is empty.
+func headerName(s string) bool {
+	return len(s) <= 64 && strings.Trim(strings.ToLower(s), "abcdefghijklmnopqrstuvwxyz0123456789-_") == ""
+}
+
 func (c *Config) checkConsent() *problem {
-	if h := c.Consent.CountryHeader; len(h) > 64 || strings.Trim(strings.ToLower(h), "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+	if !headerName(c.Consent.CountryHeader) {
 		return &problem{"$.consent.country_header", "write the name of a header that your proxy sets, such as CF-IPCountry, or leave it empty"}
 	}
 	general := c.Consent.Policy()
@@ -711,6 +726,12 @@ func (c *Config) checkLimits() *problem {
 		return &problem{"$.limits.connections_max", "use 100 to 1000000, and less than the files that the process may open; the default is 20000"}
 	case l.RateLookupsMax < 0:
 		return &problem{"$.limits.rate_lookups_max", "use 0 for no limit, or a number of identities per second"}
+	case l.RateOptOutsMax < 0:
+		return &problem{"$.limits.rate_optouts_max", "use 0 for no limit, or a number of identities per second; the default is 5000"}
+	case l.RateOwnOptOutsMax < 0:
+		return &problem{"$.limits.rate_own_optouts_max", "use 0 for no limit, or a number of browsers per second; the default is 1000"}
+	case !headerName(l.AddressHeader):
+		return &problem{"$.limits.address_header", "name a header that your proxy sets, such as X-Real-IP, or leave it empty"}
 	case l.RateEventsMax < 0:
 		return &problem{"$.limits.rate_events_max", "use 0 for no limit, or a number of events per second"}
 	}

@@ -1,0 +1,169 @@
+package gateway
+
+import (
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"kith/proto"
+)
+
+// This file bounds opt-outs, erasures and opt-ins. Each writes for ever, to the
+// ledger and as a tombstone, also of an identity that never was; so they must not
+// come at any rate that somebody likes. What is refused here is not done at all,
+// and whoever asked is told.
+
+// Bounds of what browsers ask of themselves.
+const (
+	networkCutEvery = time.Second // of a network of visitors
+	networkCutBurst = 60
+
+	strangerCutsPerSecond = 50 // of identities that nothing is kept of, on a node
+	strangerCutsBurst     = 1000
+)
+
+// Bounds of the identities that are being cut at once.
+const (
+	cutsOfClientMax = 4096
+	cutsOfKeysMax   = 16384 // all clients'
+	ownCutsMax      = 1024  // of the public plane
+)
+
+// cutLimits are the allowances.
+type cutLimits struct {
+	clients   sync.Map // proto.ClientID -> *clientCuts
+	keys      atomic.Int64
+	own       atomic.Int64
+	networks  *networks
+	strangers *rate.Limiter
+	visitors  *rate.Limiter // nil: without limit
+}
+
+// clientCuts are what one client, or all admin keys, have cut.
+type clientCuts struct {
+	rate  *rate.Limiter // nil: without limit
+	going atomic.Int64
+}
+
+func newCutLimits(c *Config) *cutLimits {
+	x := &cutLimits{
+		networks:  newNetworks(networkCutEvery, networkCutBurst),
+		strangers: rate.NewLimiter(strangerCutsPerSecond, strangerCutsBurst),
+	}
+	if n := c.OwnOptOutsPerSecond; n != 0 {
+		x.visitors = rate.NewLimiter(rate.Limit(n), max(int(n), severalMax))
+	}
+	return x
+}
+
+// clientCuts is the account of a principal; admin keys have one in common.
+func (g *Gateway) clientCuts(who proto.Principal) *clientCuts {
+	id := proto.ClientID(0)
+	most := g.c.OptOutsPerSecond
+	if who.Role != proto.RoleAdmin {
+		client, _ := g.deps.Accounts.Client(who.Client)
+		id = client.ID
+		if own := g.c.Quotas[who.Client].OptOutsPerSecond; own != 0 {
+			most = own
+		}
+	}
+	v, ok := g.cuts.clients.Load(id)
+	if !ok {
+		x := &clientCuts{}
+		if most != 0 {
+			x.rate = rate.NewLimiter(rate.Limit(most), max(int(most), optOutsMax))
+		}
+		v, _ = g.cuts.clients.LoadOrStore(id, x)
+	}
+	return v.(*clientCuts)
+}
+
+// reserve counts n more in work, unless that is over most.
+func reserve(going *atomic.Int64, n, most int) bool {
+	if going.Add(int64(n)) <= int64(most) {
+		return true
+	}
+	going.Add(int64(-n))
+	return false
+}
+
+// admitCuts lets a key cut n identities. done must be called when that is over.
+func (g *Gateway) admitCuts(who proto.Principal, n int) (done func(), err error) {
+	x := g.clientCuts(who)
+	if x.rate != nil && !x.rate.AllowN(g.c.Now(), n) {
+		return nil, g.limitedCut(time.Second, "over %g identities/s are opted out, erased or opted in by this client: nothing of this request is done; send it again, and more slowly", float64(x.rate.Limit()))
+	}
+	if !reserve(&x.going, n, cutsOfClientMax) {
+		return nil, overloadedCut(cutsOfClientMax, "of this client")
+	}
+	if !reserve(&g.cuts.keys, n, cutsOfKeysMax) {
+		x.going.Add(int64(-n))
+		return nil, overloadedCut(cutsOfKeysMax, "on this node")
+	}
+	return func() {
+		x.going.Add(int64(-n))
+		g.cuts.keys.Add(int64(-n))
+	}, nil
+}
+
+func overloadedCut(most int, whose string) error {
+	return proto.Errorf(proto.CodeOverloaded, "%d opt-outs %s are under way: nothing of this request is done; send it again when one of yours is answered", most, whose)
+}
+
+// limitedCut is a refusal by rate.
+func (g *Gateway) limitedCut(wait time.Duration, format string, args ...any) error {
+	g.metrics.cutsLimited.Inc()
+	e := proto.Errorf(proto.CodeRateLimited, format, args...)
+	e.RetryAfter = wait
+	return e
+}
+
+// ownCut has cut take an identity of a browser's own out. One whose opt-out is
+// final already is told how it stands: each cut writes for ever.
+func (g *Gateway) ownCut(r *http.Request, id proto.Identity, cut func() (proto.OptOutState, error)) (proto.OptOutState, error) {
+	if err := g.admitNetwork(r); err != nil {
+		return proto.OptOutState{}, err
+	}
+	if s, err := g.deps.OptOuts.OptOutState(r.Context(), id); err == nil && s.OptedOut && s.Final {
+		return stateOf(s, id), nil
+	}
+	done, err := g.admitVisitor(id)
+	if err != nil {
+		return proto.OptOutState{}, err
+	}
+	defer done()
+	return cut()
+}
+
+// admitNetwork takes one from the allowance of the visitor's network.
+func (g *Gateway) admitNetwork(r *http.Request) error {
+	p, known := g.networkOf(r)
+	if !known {
+		return nil
+	}
+	wait := g.cuts.networks.take(p, g.c.Now())
+	if wait <= 0 {
+		return nil
+	}
+	return g.limitedCut(wait, "too many opt-outs come from your network: nothing is cut out yet; ask again after Retry-After")
+}
+
+// admitVisitor lets a browser have an identity cut or opted in. done must be called
+// when that is over. Identities that nothing is kept of are made up by whoever
+// floods; people are not kept waiting by them.
+func (g *Gateway) admitVisitor(id proto.Identity) (done func(), err error) {
+	limit := g.cuts.visitors
+	if kept, err := g.deps.OptOuts.Keeps(id); err == nil && !kept {
+		limit = g.cuts.strangers
+	}
+	if limit != nil && !limit.AllowN(g.c.Now(), 1) {
+		return nil, g.limitedCut(10*time.Second, "too many opt-outs come at once: nothing is cut out yet; ask again after Retry-After")
+	}
+	if !reserve(&g.cuts.own, 1, ownCutsMax) {
+		return nil, overloadedCut(ownCutsMax, "of browsers")
+	}
+	return func() { g.cuts.own.Add(-1) }, nil
+}

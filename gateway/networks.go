@@ -1,0 +1,76 @@
+package gateway
+
+import (
+	"hash/maphash"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// networkPlaces bounds the networks that are told apart.
+const networkPlaces = 1 << 16
+
+// networks are allowances of visitors' networks. A network has a place by a hash
+// whose seed is made at the start: two may share one, but nobody can choose whose.
+// What is kept is a time for each place; no address can be read out of it, and it
+// is never written anywhere.
+type networks struct {
+	seed  maphash.Seed
+	every time.Duration // in which one is gained
+	burst int           // that may be taken at once
+	due   [networkPlaces]atomic.Int64
+}
+
+func newNetworks(every time.Duration, burst int) *networks {
+	return &networks{seed: maphash.MakeSeed(), every: every, burst: burst}
+}
+
+// take takes one from p's allowance, or gives how long it takes to gain one.
+func (n *networks) take(p netip.Prefix, now time.Time) (wait time.Duration) {
+	due := &n.due[maphash.Comparable(n.seed, p)%networkPlaces]
+	at := now.UnixNano()
+	for {
+		before := due.Load()
+		next := max(before, at) + int64(n.every)
+		if over := time.Duration(next-at) - time.Duration(n.burst)*n.every; over > 0 {
+			return over
+		}
+		if due.CompareAndSwap(before, next) {
+			return 0
+		}
+	}
+}
+
+// networkOf is the /24 or /48 that a request comes from. It is not known where the
+// connection is a proxy's and the proxy does not say.
+func (g *Gateway) networkOf(r *http.Request) (p netip.Prefix, known bool) {
+	text := r.RemoteAddr
+	if name := g.addressHeader; name != "" {
+		text = ""
+		if lines := r.Header[name]; len(lines) > 0 {
+			// What stands before it the visitor may have sent.
+			last := lines[len(lines)-1]
+			text = strings.TrimSpace(last[strings.LastIndexByte(last, ',')+1:])
+		}
+	}
+	a, err := netip.ParseAddr(text)
+	if err != nil {
+		both, err := netip.ParseAddrPort(text)
+		if err != nil {
+			return p, false
+		}
+		a = both.Addr()
+	}
+	a = a.Unmap().WithZone("")
+	if !a.IsGlobalUnicast() || a.IsPrivate() {
+		return p, false
+	}
+	bits := 48
+	if a.Is4() {
+		bits = 24
+	}
+	p, err = a.Prefix(bits)
+	return p, err == nil
+}
