@@ -78,6 +78,8 @@ func newBenchNodeCommand() *cobra.Command {
 	cmd.Flags().StringVar(&c.Data, "data", "", "data `DIR`ectory")
 	cmd.Flags().IntVar(&c.ActiveMax, "active-max", c.ActiveMax, "bound of active identities")
 	cmd.Flags().StringVar(&c.NATS.Listen, "nats-listen", "", "`ADDR`ess for NATS clients")
+	cmd.Flags().IntVar(&c.Limits.RateOptOutsMax, "rate-optouts-max", 0, "identities that a client has opted out per second; 0: no limit")
+	cmd.Flags().StringVar(&c.Limits.AddressHeader, "address-header", "", "`HEADER` with the visitor's address")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c.UseDev()
 		if err := c.Validate(); err != nil {
@@ -107,7 +109,7 @@ func newBenchYardstickCommand() *cobra.Command {
 	var dir, file string
 	cmd := &cobra.Command{
 		Use:     "yardstick NAME",
-		Short:   "What bench compares with, which starts it: pipeline, discard, answers",
+		Short:   "What bench compares with, which starts it: pipeline, discard, echo, picture, answers",
 		Example: "  kith bench yardstick discard < /dev/null",
 		Hidden:  true,
 		Args:    exactly(1, "the name of a yardstick"),

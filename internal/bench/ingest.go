@@ -172,8 +172,8 @@ func (n *node) finish(ctx context.Context, workers []worker) error {
 
 // warmNode is a node with the hundred segments and all visitors known and
 // active.
-func (s *session) warmNode(ctx context.Context, tape []uint32) (*node, error) {
-	n, err := s.node(ctx, 0, hundred())
+func (s *session) warmNode(ctx context.Context, tape []uint32, more ...string) (*node, error) {
+	n, err := s.node(ctx, 0, hundred(), more...)
 	if err != nil {
 		return nil, err
 	}

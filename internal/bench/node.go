@@ -29,21 +29,25 @@ type node struct {
 	s       *session
 	dir     string
 	service string // host:port
+	public  string // host:port
 	nats    string // host:port
 	http    http.Client
 	killed  bool // and waited for
 }
 
-var serviceLine = regexp.MustCompile(`service plane +http://(\S+)`)
+var (
+	serviceLine = regexp.MustCompile(`service plane +http://(\S+)`)
+	publicLine  = regexp.MustCompile(`public plane +http://(\S+)`)
+)
 
 // node starts a node with segments. active bounds its identities in memory;
-// 0: its default.
-func (s *session) node(ctx context.Context, active int, rules []rule) (*node, error) {
+// 0: its default. more are further flags.
+func (s *session) node(ctx context.Context, active int, rules []rule, more ...string) (*node, error) {
 	dir, err := s.folder("node")
 	if err != nil {
 		return nil, err
 	}
-	n, err := s.nodeIn(ctx, dir, active)
+	n, err := s.nodeIn(ctx, dir, active, more...)
 	if err != nil {
 		return nil, err
 	}
@@ -54,13 +58,13 @@ func (s *session) node(ctx context.Context, active int, rules []rule) (*node, er
 	return n, nil
 }
 
-// nodeIn starts a node over a folder.
-func (s *session) nodeIn(ctx context.Context, dir string, active int) (*node, error) {
+// nodeIn starts a node over a folder; more are further flags.
+func (s *session) nodeIn(ctx context.Context, dir string, active int, more ...string) (*node, error) {
 	nats, err := freeAddress()
 	if err != nil {
 		return nil, err
 	}
-	args := []string{"node", "--data", dir, "--nats-listen", nats}
+	args := append([]string{"node", "--data", dir, "--nats-listen", nats}, more...)
 	if active > 0 {
 		args = append(args, "--active-max", fmt.Sprint(active))
 	}
@@ -73,6 +77,9 @@ func (s *session) nodeIn(ctx context.Context, dir string, active int) (*node, er
 	err = c.until(func(line string) bool {
 		if m := serviceLine.FindStringSubmatch(line); m != nil {
 			n.service = m[1]
+		}
+		if m := publicLine.FindStringSubmatch(line); m != nil {
+			n.public = m[1]
 		}
 		return strings.HasPrefix(line, "Ctrl-C")
 	})

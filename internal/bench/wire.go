@@ -22,6 +22,7 @@ type wire struct {
 	conn net.Conn
 	buf  []byte
 	set  time.Time // the deadline; setting it costs as much as a small write
+	all  []byte    // of buf: the last answer, with its header
 }
 
 func dial(ctx context.Context, addr string) (*wire, error) {
@@ -67,6 +68,7 @@ func (w *wire) do(request []byte) (status int, body []byte, err error) {
 			need = head.size + head.body
 		}
 		if have >= need {
+			w.all = w.buf[:need]
 			return head.status, w.buf[head.size:need], nil
 		}
 	}

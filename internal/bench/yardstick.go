@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -51,6 +52,30 @@ func discard(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header()["Content-Length"] = []string{"2"}
 	_, _ = io.WriteString(w, "ok")
+}
+
+// echo sends a body back.
+func echo(w http.ResponseWriter, r *http.Request) {
+	body := make([]byte, max(r.ContentLength, 0))
+	if _, err := io.ReadFull(r.Body, body); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	h := w.Header()
+	h["Content-Type"] = []string{"application/json"}
+	h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	_, _ = w.Write(body)
+}
+
+// onePixel is a picture of one pixel.
+var onePixel, _ = base64.StdEncoding.DecodeString("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAICRAEAOw==")
+
+// picture answers anything with the picture.
+func picture(w http.ResponseWriter, _ *http.Request) {
+	h := w.Header()
+	h["Content-Type"] = []string{"image/gif"}
+	h["Content-Length"] = []string{strconv.Itoa(len(onePixel))}
+	_, _ = w.Write(onePixel)
 }
 
 // answers is an in-memory look-up: what is answered on each path. It reads what
@@ -104,13 +129,17 @@ func readAnswers(name string) (answers, error) {
 	return a, lines.Err()
 }
 
-// ServeYardstick runs a bare server, "discard" or "answers" of a file, and
-// obeys in until it ends.
+// ServeYardstick runs a bare server, "discard", "echo", "picture" or "answers" of
+// a file, and obeys in until it ends.
 func ServeYardstick(name, file string, in io.Reader, out io.Writer) error {
 	var h http.Handler
 	switch name {
 	case "discard":
 		h = http.HandlerFunc(discard)
+	case "echo":
+		h = http.HandlerFunc(echo)
+	case "picture":
+		h = http.HandlerFunc(picture)
 	case "answers":
 		a, err := readAnswers(file)
 		if err != nil {

@@ -1,0 +1,88 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"net/url"
+
+	"kith/internal/config"
+	"kith/proto"
+)
+
+// pixelRequest is what a page's picture has a browser ask for.
+func pixelRequest() []byte {
+	q := "client=" + config.DevClient + "&event=page_view&url=" + url.QueryEscape(eventURL) + "&ref=" + url.QueryEscape(eventRef) +
+		"&p.section=" + sectionMark + "&p.author=" + authorMark + "&p.country=DE&p.price=12.5"
+	return []byte("GET /v1/pixel.gif?" + q + " HTTP/1.1\r\nHost: bench\r\nCookie: kith_id=" + visitorMark + "\r\n\r\n")
+}
+
+// viewer is a browser that asks for the picture, another one each time.
+type viewer struct {
+	request []byte
+	at      slot
+	from    source
+	last    proto.Position
+}
+
+func newViewer(from source) *viewer {
+	b := pixelRequest()
+	return &viewer{request: b, at: slotOf(b, 0), from: from}
+}
+
+func (v *viewer) next() []byte {
+	v.at.put(v.request, v.from.next())
+	return v.request
+}
+
+func (v *viewer) done(answer []byte) (int, error) {
+	at := line(answer, "X-Kith-Position")
+	if len(at) == 0 || !bytes.HasSuffix(answer, onePixel) {
+		return 0, proto.Errorf(proto.CodeInvalid, "the picture's event was not taken: %s", answer[:min(len(answer), 300)])
+	}
+	pos, err := proto.ParsePosition(string(at))
+	if err != nil {
+		return 0, err
+	}
+	v.last = later(v.last, pos)
+	return 1, nil
+}
+
+func (v *viewer) position() proto.Position { return v.last }
+
+// pixel is events by pictures, acknowledged after their fsync, beside a bare
+// handler that answers with the picture.
+func (s *session) pixel(ctx context.Context) (_ []Result, err error) {
+	tape := newTape()
+	n, err := s.warmNode(ctx, tape)
+	if err != nil {
+		return nil, err
+	}
+	defer closing(n, &err)
+	bare, err := s.startYardstick(ctx, "picture")
+	if err != nil {
+		return nil, err
+	}
+	defer closing(bare, &err)
+	viewers := func() []worker {
+		workers := make([]worker, postConns)
+		for i := range workers {
+			workers[i] = newViewer(&warm{tape: tape, at: i * len(tape) / postConns})
+		}
+		return workers
+	}
+	x, err := s.rounds(ctx,
+		func(ctx context.Context) (sample, error) {
+			return n.queryable(ctx, headersToo(httpLoad(n.public, viewers())), s.Time)
+		},
+		func(ctx context.Context) (sample, error) {
+			return bare.measured(ctx, headersToo(httpLoad(bare.addr, unreadAll(viewers(), 1))), s.Time)
+		})
+	if err != nil {
+		return nil, err
+	}
+	r := ingestResult("pixels, acknowledged after fsync, 64 connections", x[0])
+	r.against("bare net/http", x[1].rate())
+	r.atLeast("ratio", r.Ratio, 0.5)
+	r.note("bare net/http: %s/s, %.2f us of its processor a request, p99 %.3g ms", x[1].spread(), x[1].cost(), x[1].quantile(0.99))
+	return []Result{r}, nil
+}
