@@ -56,6 +56,8 @@ type Gateway struct {
 	bids    sync.Pool // *bid
 	macs    sync.Pool // hash.Hash, of pseudonyms
 
+	cookies sync.Map // cookieKind -> attributes, a text; few
+
 	limiters sync.Map // limiterKey -> *rate.Limiter, at most two a client
 
 	days           sync.Map // proto.ClientID -> *dayCount

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"strings"
 	"testing"
@@ -136,4 +137,57 @@ func readAnswer(r *bufio.Reader) error {
 			return err
 		}
 	}
+}
+
+// sink takes all batches and keeps none.
+type sink struct{ readOnly }
+
+func (sink) Submit(context.Context, *proto.Batch) proto.Submitted {
+	return proto.Submitted{Position: proto.Position{0: 1}}
+}
+
+// blank is an answer that nobody reads.
+type blank struct{ header http.Header }
+
+func (w blank) Header() http.Header         { return w.header }
+func (w blank) Write(b []byte) (int, error) { return len(b), nil }
+func (w blank) WriteHeader(int)             {}
+
+// BenchmarkIntake is what the gateway does with events before the log has them,
+// and for the answer: without a server, without the log.
+func BenchmarkIntake(b *testing.B) {
+	tw := newTwin()
+	s := sink{readOnly{tw, map[proto.Identity][]proto.SegmentID{"browser:3f0c9a4be81d4c0fa3f1c9e24f1f4a3d": {"auto"}}}}
+	deps := tw.behind()
+	deps.Intake, deps.Memberships = s, s
+	g, err := gateway.New(gateway.Config{}, deps)
+	if err != nil {
+		b.Fatal(err)
+	}
+	const url, ref = "https://news.example.com/cars/2026/a-long-enough-name-of-an-article-x012345.html", "https://search.example/?q=used+cars"
+	const event = `{"event":"page_view","identities":["browser:v00000012"],"props":{"section":"s00","author":"a00","country":"DE","price":12.5},"url":"` + url + `","ref":"` + ref + `"}`
+	const cookie = "kith_id=3f0c9a4be81d4c0fa3f1c9e24f1f4a3d"
+	twenty := `{"client":"demo","events":[` + strings.TrimSuffix(strings.Repeat(event+",", 20), ",") + `]}`
+	run := func(name string, h http.Handler, method, target, body string, headers ...string) {
+		b.Run(name, func(b *testing.B) {
+			r := httptest.NewRequest(method, target, nil)
+			for i := 0; i < len(headers); i += 2 {
+				r.Header.Set(headers[i], headers[i+1])
+			}
+			r.ContentLength = int64(len(body))
+			w := blank{http.Header{}}
+			b.ReportAllocs()
+			for b.Loop() {
+				clear(w.header)
+				r.Body = io.NopCloser(strings.NewReader(body))
+				h.ServeHTTP(w, r)
+			}
+			if w.header.Get("X-Kith-Error") != "" || w.header.Get("Retry-After") != "" {
+				b.Fatal(w.header)
+			}
+		})
+	}
+	run("pixel", g.Public(), "GET", "/v1/pixel.gif?client=demo&event=page_view&url=https%3A%2F%2Fnews.example.com%2Fcars%2F2026%2Fa-long-enough-name-of-an-article-x012345.html&ref=https%3A%2F%2Fsearch.example%2F%3Fq%3Dused%2Bcars&p.section=s00&p.author=a00&p.country=DE&p.price=12.5", "", "Cookie", cookie)
+	run("20 of a browser", g.Public(), "POST", "/v1/events", twenty, "Cookie", cookie, "Content-Type", "text/plain")
+	run("20 of a server", g.Service(), "POST", "/v1/events", twenty, auth, key("demo-key"), "Content-Type", "application/json")
 }

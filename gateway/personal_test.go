@@ -232,3 +232,30 @@ func BenchmarkPersonalWorst(b *testing.B) {
 		}
 	}
 }
+
+// TestShortNumbers: the quick way over short numbers ends where the long one does,
+// and passes over nothing that that finds.
+func TestShortNumbers(t *testing.T) {
+	const alphabet = "0123456789012345678901234567890123456789ab_- ./()+%2%20%2d%é"
+	r := rand.New(rand.NewPCG(3, 4))
+	short := 0
+	for range 300_000 {
+		b := make([]byte, 1+r.IntN(24))
+		for i := range b {
+			b[i] = alphabet[r.IntN(len(alphabet))]
+		}
+		b[0] = byte('0' + r.IntN(10))
+		s := string(b)
+		end := gateway.ShortNumber(s, 0)
+		if end == 0 {
+			continue
+		}
+		short++
+		if personal, want := gateway.LongNumber(s, 0); personal || end != want {
+			t.Fatalf("%q: the short way ends at %d, the long one at %d, %t", s, end, want, personal)
+		}
+	}
+	if short < 10_000 {
+		t.Errorf("only %d were short", short)
+	}
+}

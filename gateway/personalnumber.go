@@ -31,6 +31,14 @@ func personalNumber(s string, i int) (personalKind, int) {
 	if i > 0 && wordByte(s[i-1]) && !(i >= 3 && s[i-3] == '%') && !(i >= 5 && s[i-5:i-2] == "%25") {
 		return numberInWord(s, i)
 	}
+	if end := shortNumber(s, i); end > 0 {
+		return noPersonal, end
+	}
+	return longNumber(s, i)
+}
+
+// longNumber is personalNumber outside of words, for numbers of any length.
+func longNumber(s string, i int) (personalKind, int) {
 	var x numeral
 	end := x.read(s, i)
 	if end < len(s) && wordByte(s[end]) || x.n > numberDigitsMax {
@@ -46,6 +54,27 @@ func personalNumber(s string, i int) (personalKind, int) {
 		return noPersonal, end
 	}
 	return kind, end
+}
+
+// shortNumber gives the end of the digits at i if they are too few for anything
+// looked for and surely no others belong to them, as most are; else 0.
+func shortNumber(s string, i int) int {
+	end := i
+	for end < len(s) && digit(s[end]) {
+		end++
+	}
+	switch {
+	case end-i >= 6:
+		return 0
+	case end == len(s):
+		return end
+	}
+	if _, next := separator(s, end); next == 0 {
+		return wordEnd(s, end)
+	} else if next < len(s) && letter(s[next]) {
+		return end
+	}
+	return 0
 }
 
 func wordByte(c byte) bool { return letter(c) || digit(c) || c == '_' || c >= 0x80 }

@@ -127,15 +127,18 @@ func (x *signals) take(key, value string) (bit uint) {
 			x.sections.parse(value)
 		}
 		return 16
-	}
-	for i, f := range [...]struct {
-		key  string
-		flag *bool
-	}{{"lmt", &x.lmt}, {"coppa", &x.coppa}, {"gpc", &x.gpc}, {"dnt", &x.dnt}} {
-		if f.key == key {
-			*f.flag = *f.flag || flagged(value)
-			return 32 << i
-		}
+	case "lmt":
+		x.lmt = x.lmt || flagged(value)
+		return 32
+	case "coppa":
+		x.coppa = x.coppa || flagged(value)
+		return 64
+	case "gpc":
+		x.gpc = x.gpc || flagged(value)
+		return 128
+	case "dnt":
+		x.dnt = x.dnt || flagged(value)
+		return 256
 	}
 	return 0
 }

@@ -71,7 +71,7 @@ func (v *visit) heedBrowser() {
 // readCookies reads ours. A browser whose cookies name several identities is known
 // by none of them: another site under the same domain might have set one.
 func (v *visit) readCookies(r *http.Request) {
-	for _, c := range r.CookiesNamed(browserCookie) {
+	for _, c := range cookiesNamed(r, browserCookie) {
 		switch id := browserIdentity(c.Value); {
 		case id == "" || id == v.browser || slices.Contains(v.several, id):
 		case v.browser == "":
@@ -83,16 +83,27 @@ func (v *visit) readCookies(r *http.Request) {
 	if len(v.several) > 0 {
 		v.several, v.browser = append(v.several, v.browser), ""
 	}
-	for _, c := range r.CookiesNamed(optOutCookie) {
+	for _, c := range cookiesNamed(r, optOutCookie) {
 		v.cookie = v.cookie || c.Value == "1"
 	}
-	for _, c := range r.CookiesNamed(optInCookie) {
+	for _, c := range cookiesNamed(r, optInCookie) {
 		v.in = v.in || c.Value == "1"
 	}
 	// net/http reads none at all where there are thousands.
 	for _, line := range r.Header["Cookie"] {
 		v.cookie = v.cookie || len(line) > cookiesReadMax && strings.Contains(line, optOutCookie+"=1")
 	}
+}
+
+// cookiesNamed reads the cookies of a name, if it occurs at all: most browsers
+// have but the one.
+func cookiesNamed(r *http.Request, name string) []*http.Cookie {
+	for _, line := range r.Header["Cookie"] {
+		if strings.Contains(line, name) {
+			return r.CookiesNamed(name)
+		}
+	}
+	return nil
 }
 
 // claims are all identities that the browser carries.
@@ -153,8 +164,26 @@ func (g *Gateway) putOptOut(w http.ResponseWriter, parted bool) {
 	g.putCookie(w, optOutCookie, "1", optOutCookieAge, parted)
 }
 
+// putCookie sets a cookie whose value is as browserIdentity wants it, 1 or empty.
 func (g *Gateway) putCookie(w http.ResponseWriter, name, value string, age time.Duration, parted bool) {
-	c := &http.Cookie{Name: name, Value: value, Path: "/", Domain: g.c.CookieDomain, MaxAge: int(age / time.Second), HttpOnly: true}
+	kind := cookieKind{age, parted}
+	rest, ok := g.cookies.Load(kind)
+	if !ok {
+		rest, _ = g.cookies.LoadOrStore(kind, g.cookieAttributes(kind))
+	}
+	w.Header().Add("Set-Cookie", name+"="+value+rest.(string))
+}
+
+// cookieKind is what cookies have in common.
+type cookieKind struct {
+	age    time.Duration
+	parted bool
+}
+
+// cookieAttributes are what stands behind a cookie's value.
+func (g *Gateway) cookieAttributes(kind cookieKind) string {
+	age, parted := kind.age, kind.parted
+	c := &http.Cookie{Name: "x", Path: "/", Domain: g.c.CookieDomain, MaxAge: int(age / time.Second), HttpOnly: true}
 	if g.c.CookieInsecure {
 		c.SameSite = http.SameSiteLaxMode
 	} else {
@@ -163,7 +192,7 @@ func (g *Gateway) putCookie(w http.ResponseWriter, name, value string, age time.
 	if age < 0 {
 		c.MaxAge = -1
 	}
-	http.SetCookie(w, c)
+	return strings.TrimPrefix(c.String(), "x=")
 }
 
 // keep renews the visitor's cookies: the browser's if something was stored
