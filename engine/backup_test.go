@@ -16,7 +16,7 @@ import (
 
 func backupConfig(dir string) Config {
 	return Config{
-		Dir: dir, LogBytesMax: 64 << 20, DiskReserve: 1 << 20, AcceptLostOptOuts: true,
+		Dir: dir, LogBytesMax: 64 << 20, DiskReserve: 1 << 20, SmallStore: true, AcceptLostOptOuts: true,
 		Boot: []BootKey{{Client: "acme", Role: proto.RoleClient, SHA256: sha256.Sum256([]byte("key"))}},
 	}
 }

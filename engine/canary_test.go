@@ -158,7 +158,7 @@ func wantClean(t *testing.T, n *engine.Node, r proto.Receipt) proto.ReceiptCheck
 // ledger, and with it the canary stays away.
 func restoreOld(t *testing.T, backup []byte, dir string, lanes int, said *bytes.Buffer) {
 	t.Helper()
-	to := engine.Config{Dir: filepath.Join(t.TempDir(), "restored"), LogBytesMax: 64 << 20, DiskReserve: 1 << 20, Lanes: lanes}
+	to := engine.Config{Dir: filepath.Join(t.TempDir(), "restored"), LogBytesMax: 64 << 20, DiskReserve: 1 << 20, SmallStore: true, Lanes: lanes}
 	if err := engine.Restore(t.Context(), to, bytes.NewReader(backup)); proto.CodeOf(err) != proto.CodeInvalid {
 		t.Fatalf("restored without a ledger: %v", err)
 	}

@@ -140,6 +140,9 @@ type Config struct {
 	// CodeDiskFull; with a quarter of it free nothing is written at all.
 	// Default 256 MiB; on disks under 2 GiB an eighth, at least 48 MiB.
 	DiskReserve uint64
+	// SmallStore has the store use files and tables in memory of 16 MB instead of
+	// 64, as it does on disks under 2 GiB: it opens sooner.
+	SmallStore bool
 	// Logger takes what operators should know. Default: none.
 	Logger *slog.Logger
 	// Now is the wall clock. Default time.Now.

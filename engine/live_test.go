@@ -503,7 +503,7 @@ func TestBackupRestore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := engine.Config{Dir: t.TempDir(), LogBytesMax: 64 << 20, DiskReserve: 1 << 20, Lanes: 2, AcceptLostOptOuts: true}
+	c := engine.Config{Dir: t.TempDir(), LogBytesMax: 64 << 20, DiskReserve: 1 << 20, SmallStore: true, Lanes: 2, AcceptLostOptOuts: true}
 	if err := engine.Restore(t.Context(), c, bytes.NewReader(file.Bytes())); err != nil {
 		t.Fatal(err)
 	}

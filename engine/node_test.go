@@ -17,7 +17,7 @@ import (
 func testNode(t *testing.T, dir string, change ...func(*engine.Config)) *engine.Node {
 	t.Helper()
 	c := engine.Config{
-		Dir: dir, LogBytesMax: 64 << 20, DiskReserve: 1 << 20,
+		Dir: dir, LogBytesMax: 64 << 20, DiskReserve: 1 << 20, SmallStore: true,
 		Boot: []engine.BootKey{{Client: "acme", Role: proto.RoleClient, SHA256: sha256.Sum256([]byte("key"))}},
 	}
 	for _, f := range change {

@@ -31,7 +31,7 @@ func (x *restored) relane(ctx context.Context, c Config, made time.Time) (err er
 	if err := x.unplace(made); err != nil {
 		return err
 	}
-	st, err := store.Open(store.Config{Dir: c.storeDir(), Logger: c.Logger})
+	st, err := store.Open(store.Config{Dir: c.storeDir(), Small: c.SmallStore, Logger: c.Logger})
 	if err != nil {
 		return err
 	}

@@ -272,7 +272,7 @@ func TestRelaneBrokenOff(t *testing.T) {
 func TestRelaneRefusesLanesBehind(t *testing.T) {
 	w := newTownship(t, 2)
 	w.populate()
-	st, err := store.Open(store.Config{Dir: filepath.Join(t.TempDir(), "store")})
+	st, err := store.Open(store.Config{Dir: filepath.Join(t.TempDir(), "store"), Small: true})
 	w.check(err)
 	follower, err := engine.Simulate(w.config(t.TempDir(), 2), held{w.log}, st, townSecret, w.poison.judge)
 	w.check(err)
@@ -299,7 +299,7 @@ func TestBackupWaitsForLanesBehind(t *testing.T) {
 	w := newTownship(t, 2)
 	w.calm = true // another node must come to the same
 	w.populate()
-	st, err := store.Open(store.Config{Dir: filepath.Join(t.TempDir(), "store")})
+	st, err := store.Open(store.Config{Dir: filepath.Join(t.TempDir(), "store"), Small: true})
 	w.check(err)
 	follower, err := engine.Simulate(w.config(t.TempDir(), 2), held{w.log}, st, townSecret, w.poison.judge)
 	w.check(err)

@@ -66,8 +66,8 @@ func (x *edit) id(i int) proto.Identity { return proto.Identity(fmt.Sprint("brow
 
 func newEdit(t *testing.T, lanes int) *edit {
 	x := &edit{t: t, log: &gate{Logs: log.NewMemory(lanes, time.Now), shut: make([]atomic.Bool, lanes)}}
-	x.config = engine.Config{Dir: t.TempDir(), DiskReserve: 1, Lanes: lanes, HashSecret: append([]byte{1}, make([]byte, 15)...), AcceptLostOptOuts: true}
-	st, err := store.Open(store.Config{Dir: filepath.Join(x.config.Dir, "store")})
+	x.config = engine.Config{Dir: t.TempDir(), DiskReserve: 1, SmallStore: true, Lanes: lanes, HashSecret: append([]byte{1}, make([]byte, 15)...), AcceptLostOptOuts: true}
+	st, err := store.Open(store.Config{Dir: filepath.Join(x.config.Dir, "store"), Small: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -495,7 +495,7 @@ func editUnderTraffic(t *testing.T, plan editPlan, lanes int) {
 // restart stops the node and goes on with what it left.
 func (x *edit) restart() {
 	closeNode(x.t, x.n)
-	st, err := store.Open(store.Config{Dir: filepath.Join(x.config.Dir, "store")})
+	st, err := store.Open(store.Config{Dir: filepath.Join(x.config.Dir, "store"), Small: true})
 	if err != nil {
 		x.t.Fatal(err)
 	}

@@ -103,7 +103,7 @@ func openStored(c Config) (_ *Node, done func(), err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	st, err := store.Open(store.Config{Dir: c.storeDir(), CheckTables: true, Logger: c.Logger})
+	st, err := store.Open(store.Config{Dir: c.storeDir(), Small: c.SmallStore, CheckTables: true, Logger: c.Logger})
 	if err != nil {
 		return nil, nil, err
 	}
