@@ -38,6 +38,15 @@ const (
 // linked is the answer to a link that is made; others are reasons against it.
 const linked = "linked"
 
+// graphLanes are the numbers of lanes that tests run with: one, and four, which relay
+// messages to each other. Short runs, for the race detector, have four alone.
+func graphLanes() []string {
+	if testing.Short() {
+		return []string{"4"}
+	}
+	return []string{"1", "4"}
+}
+
 // graphNode is a node in a process of its own, spoken to over many connections.
 type graphNode struct {
 	*process

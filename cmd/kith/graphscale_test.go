@@ -31,7 +31,7 @@ func TestGraphAtScale(t *testing.T) {
 			t.Fatalf("KITH_GRAPH is %q, not a number of identities", s)
 		}
 	}
-	for _, lanes := range []string{"1", "4"} {
+	for _, lanes := range graphLanes() {
 		t.Run("lanes="+lanes, func(t *testing.T) {
 			seed := rand.Uint64()
 			r := &townRun{upTo: proto.Position{}, graphTown: planTown(rand.New(rand.NewPCG(seed, 0)), n), node: startGraphNode(t, t.TempDir()+"/data", "--lanes", lanes)}

@@ -24,7 +24,7 @@ func TestUnmergeExact(t *testing.T) {
 	if testing.Short() {
 		n = 60
 	}
-	for _, lanes := range []string{"1", "4"} {
+	for _, lanes := range graphLanes() {
 		t.Run("lanes="+lanes, func(t *testing.T) {
 			if lanes == "4" {
 				n = min(n, 250) // a link over lanes takes several log entries

@@ -195,16 +195,21 @@ func (x *strangers) importRows(who, segment, mode string, ids []string) {
 	x.mustDo(who, "POST", "/v1/imports/"+m.ID+"/rows", obj{"identities": ids})
 }
 
-// isolationSeeds are the runs: KITH_ISOLATION_SEEDS more.
+// isolationSeeds are the runs: two, one in short runs, and KITH_ISOLATION_SEEDS more.
 func isolationSeeds(t *testing.T) (list []uint64) {
-	more := 0
+	more := 1
+	if testing.Short() {
+		more = 0
+	}
 	if s := os.Getenv("KITH_ISOLATION_SEEDS"); s != "" {
 		var err error
-		if more, err = strconv.Atoi(s); err != nil {
+		n := 0
+		if n, err = strconv.Atoi(s); err != nil {
 			t.Fatalf("KITH_ISOLATION_SEEDS is %q, not a number", s)
 		}
+		more += n
 	}
-	for i := range 2 + more {
+	for i := range 1 + more {
 		list = append(list, uint64(i+1))
 	}
 	return list

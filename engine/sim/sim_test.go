@@ -28,7 +28,7 @@ import (
 )
 
 var (
-	seedsFlag = flag.Int("seeds", 120, "how many seeds TestSimulation runs")
+	seedsFlag = flag.Int("seeds", 120, "how many seeds TestSimulation runs; with -short a tenth")
 	seedFlag  = flag.Int("seed", 1, "the first of them")
 	stopFlag  = flag.Int("failures", 3, "stop after so many seeds that fail")
 	lanesFlag = flag.Int("lanes", 0, "1 to 3; 0: all three")
@@ -104,6 +104,9 @@ func (x *total) runSeed(t *testing.T, seed int) {
 func TestSimulation(t *testing.T) {
 	if *lanesFlag < 0 || *lanesFlag > 3 {
 		t.Fatalf("-lanes is %d: use 0 to 3", *lanesFlag)
+	}
+	if testing.Short() { // for the race detector: each run is of one goroutine
+		*seedsFlag = max(1, *seedsFlag/10)
 	}
 	start := time.Now()
 	var x total
