@@ -259,12 +259,14 @@ func TestClusterNodeStopsWhileItWaits(t *testing.T) {
 	}
 }
 
-// longCluster skips what make test-cluster runs.
+// longCluster skips what make test-cluster runs. These tests run beside one another:
+// they wait most of the time.
 func longCluster(t *testing.T) {
 	t.Helper()
 	if os.Getenv("KITH_CLUSTER") == "" {
 		t.Skip("waits for elections and leases: KITH_CLUSTER=1, as in make test-cluster")
 	}
+	t.Parallel()
 }
 
 // TestClusterOutlivesItsNodes: nodes are killed one after the other and come

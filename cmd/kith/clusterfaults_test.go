@@ -30,12 +30,10 @@ type fault struct {
 // calm is for how long clients ask before and after a fault.
 const calm = time.Second
 
-// faultRounds is rounds for tests that run beside one another: they wait most of
-// the time.
+// faultRounds is rounds for tests that make test-cluster runs.
 func faultRounds(t *testing.T, short int) int {
 	t.Helper()
 	longCluster(t)
-	t.Parallel()
 	return rounds(t, short)
 }
 

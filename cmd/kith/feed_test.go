@@ -117,6 +117,7 @@ func (x *feedReader) agree(t *testing.T, c *connection, segment string, ids []st
 // A node that is killed under load goes on where its feed was: nothing is told
 // twice, and in the end all that look-ups say was told.
 func TestFeedOverKills(t *testing.T) {
+	t.Parallel()
 	kills := 3
 	if s := os.Getenv("KITH_KILLS"); s != "" {
 		var err error

@@ -19,6 +19,7 @@ import (
 // again and again: each acknowledged link and opt-out must hold afterwards, and
 // what was not acknowledged must be there whole or not at all.
 func TestGraphKills(t *testing.T) {
+	t.Parallel()
 	kills := 15
 	if s := os.Getenv("KITH_KILLS"); s != "" {
 		var err error
@@ -28,8 +29,9 @@ func TestGraphKills(t *testing.T) {
 	} else if testing.Short() {
 		kills = 3
 	}
-	for _, lanes := range []string{"1", "4"} {
+	for _, lanes := range graphLanes() {
 		t.Run("lanes="+lanes, func(t *testing.T) {
+			t.Parallel()
 			seed := rand.Uint64()
 			t.Logf("seed %d, %d kills", seed, kills)
 			x := &graphKills{chance: rand.New(rand.NewPCG(seed, 0)), data: t.TempDir() + "/data", lanes: lanes}

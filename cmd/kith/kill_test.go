@@ -26,6 +26,7 @@ const killsShort = 6
 // acknowledged event must be counted exactly once, no other one twice, also
 // when what was not acknowledged is sent again; and verify must find nothing.
 func TestKilledNodeLosesNothing(t *testing.T) {
+	t.Parallel()
 	kills := killsShort
 	if s := os.Getenv("KITH_KILLS"); s != "" {
 		var err error
@@ -102,7 +103,6 @@ func launchCommand(t *testing.T, command []string) *process {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(p.kill)
 	p.answers = make(chan struct{})
 	go func() {
 		lines := bufio.NewScanner(out)
@@ -117,8 +117,13 @@ func launchCommand(t *testing.T, command []string) *process {
 		close(p.exited)
 	}()
 	t.Cleanup(func() {
+		p.kill()
+		said := p.log.String()
+		if i := strings.Index(said, "WARNING: DATA RACE"); i >= 0 { // of a test binary with the race detector
+			t.Errorf("in the node's process: %s", said[i:min(len(said), i+8<<10)])
+		}
 		if t.Failed() {
-			t.Logf("the node said:\n%s", tail(p.log.String(), 4<<10))
+			t.Logf("the node said:\n%s", tail(said, 4<<10))
 		}
 	})
 	return p
