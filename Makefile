@@ -1,7 +1,7 @@
 # `make run` and `make test` need Go and git, nothing else.
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-GOFLAGS_BUILD := -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+LDFLAGS := -s -w -X main.version=$(VERSION)
 TOOL := go tool -modfile=tools.mod
 PKGS := ./...
 T ?= 30s
@@ -11,6 +11,17 @@ ROUNDS ?=
 IDENTITIES ?= 650000
 DATA ?= ./kith-data
 RUN ?=
+ONCE ?=
+
+# One kind of build for the program, its tests and the linters, so that what is
+# imported is compiled once; the race detector needs cgo.
+export CGO_ENABLED := 0
+export GOFLAGS := $(shell go env GOFLAGS) -trimpath
+
+# What targets below run more often, longer, or with a browser. With ONCE=1, as in
+# .ci/run, which runs these too, `make test` and `make test-race` leave them out.
+KILLED := TestKilledNodeLosesNothing|TestGraphKills|TestFeedOverKills
+ELSEWHERE := ^($(KILLED)|TestSimulation|TestClusterAnswersAsOne|TestClusterNodeStopsWhileItWaits|TestClusterSecrets|TestClusterByCertificates)$$|InABrowser
 
 .PHONY: help run demo test build lint test-race test-kill test-graph test-sim test-mistakes test-cluster test-browser cluster tag fuzz bench proto fmt deadcode clean
 
@@ -21,16 +32,17 @@ run: build ## one node with everything embedded, a demo site and live traffic
 	@exec bin/kith serve --dev --demo --data $(DATA) $(RUN)
 
 build: ## static binary bin/kith
-	CGO_ENABLED=0 go build $(GOFLAGS_BUILD) -o bin/kith ./cmd/kith
+	go build -ldflags '$(LDFLAGS)' -o bin/kith ./cmd/kith
 
 test: ## all tests that need no network namespace, browser or hour
-	go test -timeout 30m $(PKGS)
+	go test -timeout 30m $(if $(ONCE),-vet=off -skip '$(ELSEWHERE)') $(PKGS)
 
+test-race: export CGO_ENABLED := 1
 test-race: ## the short tests under the race detector
-	go test -race -short -timeout 40m $(PKGS)
+	go test -vet=off -race -short -timeout 40m $(PKGS)
 
 test-kill: ## kill -9 a node under load, KILLS times (50); a few minutes
-	KITH_KILLS=$(KILLS) go test -count=1 -timeout 30m -v -run 'TestKilledNodeLosesNothing|TestGraphKills|TestFeedOverKills' ./cmd/kith
+	KITH_KILLS=$(KILLS) go test -count=1 -timeout 30m -v -run '$(KILLED)' ./cmd/kith
 
 test-graph: ## 650,000 identities, hubs and kiosks, 1 and 4 lanes, through the real binary
 	KITH_GRAPH=$(IDENTITIES) go test -count=1 -timeout 90m -v -run TestGraphAtScale ./cmd/kith
