@@ -8,6 +8,9 @@ func Place(lane uint64, members []Member, replicas int) []string {
 	return place(lane, members, replicas)
 }
 
+// Gives is gives.
+func Gives(self Member, wasReady bool, other Member) bool { return gives(self, wasReady, other) }
+
 // Kill ends the gossip without telling anybody.
 func (m *Membership) Kill() {
 	m.left.Do(func() {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -98,11 +99,14 @@ type Membership struct {
 	tell   chan struct{} // the others are to hear of this node's state
 	look   chan struct{} // what the others told has changed
 
-	mu      sync.Mutex
-	self    Member            // guarded by mu
-	heard   map[string]Member // guarded by mu; by process
-	placed  Placed            // guarded by mu; never changed, but replaced
-	changed chan struct{}     // guarded by mu; closed when the table is another
+	mu        sync.Mutex
+	self      Member             // guarded by mu
+	wasReady  bool               // guarded by mu
+	heard     map[string]process // guarded by mu; by processKey
+	placed    Placed             // guarded by mu; never changed, but replaced
+	changed   chan struct{}      // guarded by mu; closed when the table is another
+	displacer *process           // guarded by mu; of this one's name, to which it gives way
+	displaced chan struct{}      // closed when there is one
 }
 
 // Timing of the gossip. A node that is gone is found out in two to three
@@ -125,7 +129,7 @@ func Join(c Config) (*Membership, error) {
 		return nil, err
 	}
 	m := &Membership{
-		config: c, tell: make(chan struct{}, 1), look: make(chan struct{}, 1), changed: make(chan struct{}), heard: map[string]Member{},
+		config: c, tell: make(chan struct{}, 1), look: make(chan struct{}, 1), changed: make(chan struct{}), heard: map[string]process{}, displaced: make(chan struct{}),
 		self: Member{Name: c.Name, Started: c.Now(), Remote: c.Remote},
 	}
 	m.life, m.end = context.WithCancel(context.Background())
@@ -141,6 +145,7 @@ func Join(c Config) (*Membership, error) {
 	m.done.Go(m.watch)
 	m.done.Go(m.announce)
 	m.done.Go(m.seek)
+	m.done.Go(m.watchTwins)
 	return m, nil
 }
 
@@ -154,7 +159,7 @@ func (m *Membership) gossip() (*memberlist.Config, error) {
 	}
 	// A process is a member of its own: a restart needs not outdo what is known
 	// of the one before.
-	mc.Name = fmt.Sprintf("%s/%d", c.Name, m.self.Started)
+	mc.Name = processKey(c.Name, m.self.Started)
 	mc.Label = c.Cluster
 	mc.BindPort, mc.AdvertisePort = port, port
 	if mc.BindAddr, err = lookUp(host); err != nil {
@@ -217,7 +222,12 @@ func (m *Membership) Changed() <-chan struct{} {
 }
 
 // SetReady tells the others which lanes this node has and answers for.
-func (m *Membership) SetReady(lanes Lanes) { m.set(func(x *Member) { x.Ready = lanes }) }
+func (m *Membership) SetReady(lanes Lanes) {
+	m.set(func(x *Member) {
+		x.Ready = lanes
+		m.wasReady = m.wasReady || lanes != 0
+	})
+}
 
 // SetDraining tells the others that this node is about to leave, or that it
 // stays.
@@ -319,7 +329,7 @@ func (m *Membership) renew() {
 	list := []Member{m.self}
 	for _, x := range m.heard {
 		if x.Name != m.self.Name || x.Started > m.self.Started {
-			list = append(list, x)
+			list = append(list, x.Member)
 		}
 	}
 	m.table.Store(NewTable(list, m.config.Lanes, m.config.Replicas, m.placed))
@@ -391,8 +401,9 @@ func (d delegate) NotifyJoin(n *memberlist.Node) {
 	if err != nil {
 		return // NotifyAlive refused it
 	}
+	at := net.UDPAddr{IP: slices.Clone(n.Addr), Port: int(n.Port)}
 	d.m.mu.Lock()
-	d.m.heard[n.Name] = x
+	d.m.heard[n.Name] = process{x, at}
 	d.m.mu.Unlock()
 	poke(d.m.look)
 }

@@ -152,6 +152,7 @@ func (l *lane) publish(b *batch) {
 	l.graphed.add(&b.graph)
 	l.node.answers.decide(b.decisions)
 	l.since.Store(int64(b.newest))
+	replaced := false
 	l.progress.set(func(p *progress) {
 		if n := len(b.offsets); n > 0 {
 			p.applied = b.offsets[n-1]
@@ -159,7 +160,7 @@ func (l *lane) publish(b *batch) {
 		p.control, p.laneTime, p.chain = b.control, b.laneTime, b.chain
 		p.received, p.carry = b.taken, b.carry
 		p.beats += b.beats
-		l.leases.published(b.proofs, l.producer)
+		replaced = l.leases.published(b.proofs, l.producer)
 		for _, f := range b.fills {
 			if _, ok := p.fills[f.key]; ok || f.next == 0 {
 				p.fills[f.key] = f
@@ -172,6 +173,9 @@ func (l *lane) publish(b *batch) {
 			delete(p.fills, k)
 		}
 	})
+	if replaced && l.node.config.Peers != nil {
+		l.giveWay()
+	}
 	l.agree(b.proofs)
 	if len(b.fills) > 0 {
 		l.node.fillEnded()

@@ -106,16 +106,36 @@ func (v *views) Forget(h proto.IdentityHash) { v.forget(h) }
 // Len counts the cached views.
 func (v *views) Len() int { return v.len() }
 
-// Steady tells what each of a node's lanes is told of the clock.
-func Steady(wall func() time.Time, mono func() time.Duration, lanes int) func() (ok []bool) {
-	c := newClockOf(wall, mono)
-	return func() (ok []bool) {
-		for range lanes {
-			x, _ := c.steady()
-			ok = append(ok, x)
-		}
-		return ok
+// Clock is a node's time over clocks of the test's.
+type Clock struct{ c *clock }
+
+// NewClock is one that believes the wall clock as it is.
+func NewClock(wall func() time.Time, mono func() time.Duration) Clock {
+	return Clock{newClockOf(func() (time.Time, time.Duration) { return wall(), mono() })}
+}
+
+// Now is the node's time.
+func (x Clock) Now() time.Time { return x.c.now() }
+
+// Settle looks at the wall clock, with how far other nodes' wall clocks are ahead
+// of this node's time, and gives what is said of it.
+func (x Clock) Settle(hold time.Duration, walls ...time.Duration) string {
+	var others []otherClock
+	for _, w := range walls {
+		others = append(others, otherClock{wall: w})
 	}
+	news, _ := x.c.settle(others, hold)
+	return [...]string{"", "held", "back", "trusted"}[news]
+}
+
+// Compare compares the node's time with others', which are ahead of it by so much.
+func (x Clock) Compare(alone bool, times ...time.Duration) (fault error) {
+	var others []otherClock
+	for _, t := range times {
+		others = append(others, otherClock{time: t})
+	}
+	x.c.compare(others, alone)
+	return x.c.fault()
 }
 
 // HoldBack keeps a lane's commits from being seen until release is called, as
@@ -413,19 +433,19 @@ func (n *Node) Unswept(c proto.ClientInfo) (dirty bool) {
 // Leases are a lane's, by a clock of the test's.
 type Leases struct{ x leases }
 
-// NewLeases are none.
-func NewLeases(now func() time.Duration) *Leases {
+// NewLeases are none, of a node.
+func NewLeases(node string, now func() time.Duration) *Leases {
 	var l Leases
-	l.x.init(now)
+	l.x.init(node, now)
 	return &l
 }
 
 func (l *Leases) Sending(beat proto.Millis) bool { return l.x.sending(beat) }
-func (l *Leases) Published(producer uint64, list ...proto.Beat) {
-	l.x.published(list, producer)
+func (l *Leases) Published(producer uint64, list ...proto.Beat) (replaced bool) {
+	return l.x.published(list, producer)
 }
 func (l *Leases) Held() bool                        { return l.x.held() }
-func (l *Leases) Holders() map[string]time.Duration { return l.x.holders() }
+func (l *Leases) Holders() map[uint64]time.Duration { return l.x.holders() }
 func (l *Leases) End()                              { l.x.end() }
 
 // AsOwner runs do as the upkeep of lane 0 of a node of that name.

@@ -102,6 +102,9 @@ func (n *Node) refusal() error {
 	case n.disk.low():
 		return errDiskFull
 	}
+	if err := n.clock.fault(); err != nil {
+		return err
+	}
 	for _, l := range n.lanes {
 		if l.outbox.full() {
 			return proto.Errorf(proto.CodeOverloaded, "lane %s waits for others to take its graph messages: try again later, and see /v1/partitions", l.id)

@@ -51,6 +51,8 @@ func (n *Node) Collector() prometheus.Collector {
 		"diskFull":    desc("disk_full", "1 while events are refused because the disk is nearly full."),
 		"free":        desc("disk_free_bytes", "What may still be written where the log and the store are; of two disks, the fuller."),
 		"reserve":     desc("disk_reserve_bytes", "With less free than this events are refused."),
+		"stepped":     desc("clock_stepped", "1 while the wall clock was stepped and is not believed."),
+		"apart":       desc("clock_apart_seconds", "In a cluster: the most by which another node's time certainly differs from this one's."),
 		"logHealthy":  desc("log_healthy", "0 if the log takes no entries: its disk failed or is full, or most of a cluster's nodes are gone."),
 	}}
 }
@@ -132,6 +134,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	put("diskFull", prometheus.GaugeValue, flag(c.n.disk.low()))
 	put("free", prometheus.GaugeValue, float64(c.n.disk.left()))
 	put("reserve", prometheus.GaugeValue, float64(c.n.disk.reserve))
+	_, by := c.n.clock.look()
+	put("stepped", prometheus.GaugeValue, flag(by != 0))
+	if c.n.config.Peers != nil {
+		put("apart", prometheus.GaugeValue, time.Duration(c.n.clock.apart.Load()).Seconds())
+	}
 	put("logHealthy", prometheus.GaugeValue, flag(c.n.log.Healthy() == nil))
 }
 

@@ -153,9 +153,11 @@ func open(ctx context.Context, c Config) (*Node, error) {
 
 // newNode wires a node over a log and a store, which it closes in the end.
 func newNode(c Config, lg log.Logs, st store.Store, secret [16]byte) *Node {
+	clock := newClock(c.Now)
+	c.Now = clock.now // all of the node goes by it
 	n := &Node{
 		config: c, logger: c.Logger, hasher: proto.NewHasher(secret), log: lg, store: st,
-		views: newViews(c.ViewsMax), clock: newClock(c.Now), pace: newPace(), reporting: make(chan struct{}, 1), fillsEnded: make(chan struct{}, 1), campaigns: newCampaigns(),
+		views: newViews(c.ViewsMax), clock: clock, pace: newPace(), reporting: make(chan struct{}, 1), fillsEnded: make(chan struct{}, 1), campaigns: newCampaigns(),
 		conn: func() *nats.Conn { return nil }, cutSeconds: newCutSeconds(), disk: newDisk(c.DiskReserve, c.storeDir(), c.logDir()),
 	}
 	n.copies.given = map[string]chan<- copyQuestion{}
@@ -249,6 +251,12 @@ func (n *Node) start(ctx context.Context) error {
 	n.stop, n.stopRead, n.life, n.started = stop, stopRead, background, n.config.Now().UTC()
 	n.system = actor.NewActorSystem(actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return n.logger }))
 	n.done.Go(func() { n.registry.follow(background) })
+	if n.config.Peers != nil {
+		if err := n.answerClocks(background); err != nil {
+			return err
+		}
+	}
+	n.done.Go(func() { n.keepClock(background) })
 	last, err := n.log.Control().Last(ctx)
 	if err != nil {
 		return err

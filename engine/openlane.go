@@ -46,7 +46,7 @@ func (n *Node) openLane(ctx context.Context, id proto.LaneID, helpers *actors.He
 		progress: progress{changed: make(chan struct{}), faulted: make(chan struct{})}, producer: newProducer(), nearer: make(chan struct{}, 1),
 	}
 	l.users.init()
-	l.leases.init(bootTime)
+	l.leases.init(n.config.Node, bootTime)
 	l.renewSnapshot(0)
 	if err := l.load(l.snapshot.Load()); err != nil {
 		return nil, err

@@ -55,6 +55,9 @@ func (l *lane) quarantine(what string, err error) {
 
 // Ready is nil when queries are answered from an applied log.
 func (n *Node) Ready() error {
+	if err := n.clock.fault(); err != nil {
+		return err
+	}
 	if !n.ready.Load() {
 		return proto.Errorf(proto.CodeUnavailable, "the node is starting or stopping")
 	}

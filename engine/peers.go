@@ -131,18 +131,25 @@ func (l *lane) asOwner(ctx context.Context, do func(context.Context)) {
 	}
 }
 
-// leases are a node's own and what it knows of the others'.
+// leases are a process's own and what it knows of the others'. They are of
+// processes, not of nodes: one that was cut off and one that was started in its
+// place each have theirs.
 type leases struct {
-	now func() time.Duration // of the machine, also while it was suspended
+	now  func() time.Duration // of the machine, also while it was suspended
+	node string
 
 	mu   sync.Mutex
 	sent []sentBeat // guarded by mu: own beats that are not applied yet
-	// others are, by node, when the last beat of it was applied here. Its lease by
-	// that beat began before.
-	others map[string]time.Duration // guarded by mu
+	// others are, by incarnation, when the last beat of it was applied here. Its
+	// lease by that beat began before.
+	others map[uint64]time.Duration // guarded by mu
 	until  atomic.Int64             // a time.Duration: of the own lease
 	opened time.Duration            // since when beats are seen: others may hold leases by earlier ones
 	ended  bool                     // guarded by mu: for good
+	// elder are processes of this node's name with beats before the first own one,
+	// which was applied if began.
+	elder []uint64 // guarded by mu
+	began bool     // guarded by mu
 }
 
 // sentBeat is an own beat by the time that is in it, and when it was sent.
@@ -154,13 +161,16 @@ type sentBeat struct {
 // sentMax bounds the own beats that are waited for.
 const sentMax = 64
 
-func (x *leases) init(now func() time.Duration) {
-	x.now, x.others = now, map[string]time.Duration{}
+func (x *leases) init(node string, now func() time.Duration) {
+	x.now, x.node, x.others = now, node, map[uint64]time.Duration{}
 	x.opened = x.now()
 }
 
 // somebody is who may hold a lease by a beat from before this node started.
-const somebody = ""
+const somebody = 0
+
+// eldersMax bounds the processes that are remembered to have been before.
+const eldersMax = 64
 
 // sending notes that a beat is about to be sent; false: none may be any more.
 func (x *leases) sending(beat proto.Millis) bool {
@@ -176,24 +186,45 @@ func (x *leases) sending(beat proto.Millis) bool {
 	return true
 }
 
-// published takes beats of a batch that readers see.
-func (x *leases) published(list []proto.Beat, producer uint64) {
+// published takes beats of a batch that readers see. It reports whether a process
+// that was started after this one beats under the same name: this one must stop.
+func (x *leases) published(list []proto.Beat, producer uint64) (replaced bool) {
 	if len(list) == 0 {
-		return
+		return false
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, b := range list {
-		switch i := slices.IndexFunc(x.sent, func(s sentBeat) bool { return s.beat == b.Time }); {
-		case b.Incarnation != producer && b.Last:
-			delete(x.others, b.Node)
-		case b.Incarnation != producer:
-			x.others[b.Node] = x.now()
-		case i >= 0 && !b.Last && !x.ended:
+		if b.Incarnation != producer {
+			replaced = x.other(b) || replaced
+			continue
+		}
+		x.began = true
+		if i := slices.IndexFunc(x.sent, func(s sentBeat) bool { return s.beat == b.Time }); i >= 0 && !b.Last && !x.ended {
 			x.until.Store(max(x.until.Load(), int64(x.sent[i].at+leaseFor)))
 			x.sent = x.sent[i+1:]
 		}
 	}
+	return replaced
+}
+
+// other takes the beat of another process. It is called with x.mu held.
+func (x *leases) other(b proto.Beat) (replaced bool) {
+	if b.Last {
+		delete(x.others, b.Incarnation)
+		return false
+	}
+	x.others[b.Incarnation] = x.now()
+	switch {
+	case b.Node != x.node || slices.Contains(x.elder, b.Incarnation):
+		return false
+	case x.began:
+		return true
+	}
+	if x.elder = append(x.elder, b.Incarnation); len(x.elder) > eldersMax {
+		x.elder = x.elder[1:]
+	}
+	return false
 }
 
 // end gives the own lease up for good.
@@ -213,22 +244,22 @@ func (x *leases) left() time.Duration {
 	return max(0, time.Duration(x.until.Load())-x.now())
 }
 
-// holders are the other nodes that may answer, each with when its lease ends.
-func (x *leases) holders() map[string]time.Duration {
+// holders are the other processes that may answer, each with when its lease ends.
+func (x *leases) holders() map[uint64]time.Duration {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	now := x.now()
-	list := map[string]time.Duration{}
+	list := map[uint64]time.Duration{}
 	if end := x.opened + leaseFor + leaseSlack; now < end {
 		list[somebody] = end
 	}
-	for node, seen := range x.others {
+	for incarnation, seen := range x.others {
 		end := seen + leaseFor + leaseSlack
 		if end <= now {
-			delete(x.others, node)
+			delete(x.others, incarnation)
 			continue
 		}
-		list[node] = end
+		list[incarnation] = end
 	}
 	return list
 }
@@ -238,10 +269,16 @@ var errNoLease = proto.Errorf(proto.CodeUnavailable, "this node is behind the lo
 // mayAnswer is nil while what this node has of a lane is not older than others
 // rely on. It is to be asked after the answer was made.
 func (n *Node) mayAnswer(l *lane) error {
-	if n.config.Peers == nil || l.leases.held() {
+	if n.config.Peers == nil {
 		return nil
 	}
-	return errNoLease
+	if n.clock.wrong() {
+		return n.clock.fault()
+	}
+	if !l.leases.held() {
+		return errNoLease
+	}
+	return nil
 }
 
 func (n *Node) mayAnswerAll() error {
@@ -256,6 +293,11 @@ func (n *Node) mayAnswerAll() error {
 // settleRequest asks a node to answer when it has published so much.
 type settleRequest struct {
 	Applied []proto.Offset `json:"applied"` // by lane
+}
+
+// settleAnswer says who has: the process, as its beats in each lane name it.
+type settleAnswer struct {
+	Incarnations []uint64 `json:"incarnations"`
 }
 
 // othersSettled returns when every node that may answer has published what this one
@@ -273,11 +315,11 @@ func (n *Node) othersSettled(ctx context.Context) error {
 	if err != nil {
 		return proto.Errorf(proto.CodeInternal, "encode a question to the other nodes: %w", err)
 	}
-	said := map[string]bool{}
+	said := map[uint64]bool{}
 	missing := func() bool {
 		for _, l := range n.lanes {
-			for node := range l.leases.holders() {
-				if !said[node] {
+			for incarnation := range l.leases.holders() {
+				if !said[incarnation] {
 					return true
 				}
 			}
@@ -303,7 +345,11 @@ func (n *Node) othersSettled(ctx context.Context) error {
 		for waiting := true; waiting && missing(); {
 			select {
 			case m := <-answers:
-				said[string(m.Data)] = true
+				var a settleAnswer
+				_ = json.Unmarshal(m.Data, &a) // what is none says nothing of anybody
+				for _, x := range a.Incarnations {
+					said[x] = x != somebody
+				}
 			case <-again.C:
 				waiting = false
 			case <-ctx.Done():
@@ -319,6 +365,14 @@ func (n *Node) othersSettled(ctx context.Context) error {
 // answerSettling answers what others ask by othersSettled, until ctx ends.
 func (n *Node) answerSettling(ctx context.Context) error {
 	slots := make(chan struct{}, settlersMax)
+	var self settleAnswer
+	for _, l := range n.lanes {
+		self.Incarnations = append(self.Incarnations, l.producer)
+	}
+	answer, err := json.Marshal(self)
+	if err != nil {
+		return proto.Errorf(proto.CodeInternal, "encode an answer to other nodes: %w", err)
+	}
 	sub, err := n.conn().Subscribe(settleSubject, func(m *nats.Msg) {
 		var x settleRequest
 		if json.Unmarshal(m.Data, &x) != nil || len(x.Applied) != len(n.lanes) || m.Reply == "" {
@@ -341,7 +395,7 @@ func (n *Node) answerSettling(ctx context.Context) error {
 					return
 				}
 			}
-			_ = n.conn().Publish(m.Reply, []byte(n.config.Node))
+			_ = n.conn().Publish(m.Reply, answer)
 		}()
 	})
 	if err != nil {
@@ -349,6 +403,13 @@ func (n *Node) answerSettling(ctx context.Context) error {
 	}
 	context.AfterFunc(ctx, func() { _ = sub.Unsubscribe() })
 	return nil
+}
+
+// giveWay stops the lane: another process was started under this node's name, and
+// nobody can tell them apart.
+func (l *lane) giveWay() {
+	l.leases.end()
+	l.fail("comparing with other nodes", proto.Errorf(proto.CodeConflict, "another process was started as node %q, and this one gives way to it: stop this one, and give each node a name of its own", l.node.config.Node))
 }
 
 // tellReady tells the others whether this node answers, until ctx ends: one that
@@ -373,10 +434,11 @@ func (n *Node) fault() error {
 }
 
 // beatWhenCaughtUp is keepTime, in a cluster from when the lane has applied what
-// the log held at the start: whoever sees a beat waits for the node.
+// the log held at the start: whoever sees a beat waits for the node. It must be
+// known to have the time that others have as well.
 func (l *lane) beatWhenCaughtUp(ctx context.Context) {
 	for l.node.config.Peers != nil {
-		if l.reachEnd(ctx) == nil {
+		if l.reachEnd(ctx) == nil && l.node.clockCompared(ctx) == nil {
 			break
 		}
 		if !pause(ctx, relayRetry) {

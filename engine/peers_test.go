@@ -18,9 +18,10 @@ import (
 // beat that it has applied, and knows until when others may.
 func TestLeases(t *testing.T) {
 	now := time.Duration(0)
-	x := engine.NewLeases(func() time.Duration { return now })
+	x := engine.NewLeases("a", func() time.Duration { return now })
 	own := func(at proto.Millis) proto.Beat { return proto.Beat{Node: "a", Incarnation: 1, Time: at} }
-	at := func(d time.Duration, held bool, others map[string]time.Duration) {
+	type ends = map[uint64]time.Duration // by incarnation; 0: whoever beat before the start
+	at := func(d time.Duration, held bool, others ends) {
 		t.Helper()
 		now = d
 		if x.Held() != held {
@@ -30,40 +31,53 @@ func TestLeases(t *testing.T) {
 			t.Errorf("after %v others hold leases (-want +got):\n%s", d, diff)
 		}
 	}
-	none := map[string]time.Duration{}
-	before := map[string]time.Duration{"": 16 * time.Second} // by beats from before the start
+	published := func(want bool, list ...proto.Beat) {
+		t.Helper()
+		if got := x.Published(1, list...); got != want {
+			t.Errorf("after %v another process takes this node's name: %t", now, got)
+		}
+	}
+	none := ends{}
+	before := ends{0: 16 * time.Second} // by beats from before the start
 	at(0, false, before)
 	if !x.Sending(100) {
 		t.Error("no beat may be sent")
 	}
 	at(4*time.Second, false, before) // sent, and not applied
-	x.Published(1, own(100), proto.Beat{Node: "b", Incarnation: 2, Time: 90})
-	at(14*time.Second, true, map[string]time.Duration{"": 16 * time.Second, "b": 20 * time.Second})
-	at(15*time.Second, false, map[string]time.Duration{"": 16 * time.Second, "b": 20 * time.Second}) // by the time it was sent
-	at(16*time.Second, false, map[string]time.Duration{"b": 20 * time.Second})
-	at(20*time.Second, false, none) // by the time it was applied here, and a little longer
 	// A beat of the process before, under the same name, gives nothing.
-	x.Published(1, proto.Beat{Node: "a", Incarnation: 9, Time: 100})
-	at(20*time.Second, false, map[string]time.Duration{"a": 36 * time.Second})
+	published(false, proto.Beat{Node: "a", Incarnation: 9, Time: 80})
+	published(false, own(100), proto.Beat{Node: "b", Incarnation: 2, Time: 90})
+	at(14*time.Second, true, ends{0: 16 * time.Second, 2: 20 * time.Second, 9: 20 * time.Second})
+	at(15*time.Second, false, ends{0: 16 * time.Second, 2: 20 * time.Second, 9: 20 * time.Second}) // by the time it was sent
+	at(16*time.Second, false, ends{2: 20 * time.Second, 9: 20 * time.Second})
+	at(20*time.Second, false, none) // by the time it was applied here, and a little longer
+	// It beats still: it is the one that must stop.
+	published(false, proto.Beat{Node: "a", Incarnation: 9, Time: 100})
+	at(20*time.Second, false, ends{9: 36 * time.Second})
 	// Beats that were sent before the one applied last are not waited for.
 	now = 40 * time.Second
 	x.Sending(200)
 	now = 42 * time.Second
 	x.Sending(300)
 	now = 43 * time.Second
-	x.Published(1, own(300))
-	x.Published(1, own(200))
+	published(false, own(300))
+	published(false, own(200))
 	at(56*time.Second, true, none)
 	at(57*time.Second, false, none)
 	// The last beat of another ends its lease; the own end is for good.
-	x.Published(1, proto.Beat{Node: "b", Incarnation: 2, Time: 400, Follows: true})
-	at(58*time.Second, false, map[string]time.Duration{"b": 73 * time.Second})
-	x.Published(1, proto.Beat{Node: "b", Incarnation: 2, Time: 401, Follows: true, Last: true})
-	at(59*time.Second, false, none)
+	published(false, proto.Beat{Node: "b", Incarnation: 2, Time: 400, Follows: true})
+	at(58*time.Second, false, ends{2: 73 * time.Second})
+	// One that was started in its place has a lease of its own.
+	published(false, proto.Beat{Node: "b", Incarnation: 3, Time: 400, Follows: true})
+	at(58*time.Second, false, ends{2: 73 * time.Second, 3: 74 * time.Second})
+	published(false, proto.Beat{Node: "b", Incarnation: 2, Time: 401, Follows: true, Last: true})
+	at(59*time.Second, false, ends{3: 74 * time.Second})
+	published(true, proto.Beat{Node: "a", Incarnation: 10, Time: 402, Follows: true})
+	at(74*time.Second, false, ends{10: 75 * time.Second})
 	x.Sending(500)
 	x.End()
-	x.Published(1, own(500))
-	at(60*time.Second, false, none)
+	published(false, own(500))
+	at(76*time.Second, false, none)
 	if x.Sending(600) {
 		t.Error("a beat may be sent after the end")
 	}

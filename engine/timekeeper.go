@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"kith/proto"
@@ -19,63 +18,12 @@ const (
 	fillWork    = 5 * time.Millisecond // of the lane, in one fill
 )
 
-// clock notices when wall time does not run with the monotonic clock. It is
-// the node's: all its lanes hold their beats back together.
-type clock struct {
-	wall func() time.Time
-	mono func() time.Duration // since some start, never stepped
-
-	mu      sync.Mutex
-	offset  time.Duration // of the wall clock to the monotonic one
-	blocked time.Duration // no beats before
-}
-
-// newClock takes the monotonic clock from wall's times, which time.Now's hold.
-func newClock(wall func() time.Time) *clock {
-	start := wall()
-	return newClockOf(wall, func() time.Duration { return wall().Sub(start) })
-}
-
-func newClockOf(wall func() time.Time, mono func() time.Duration) *clock {
-	c := &clock{wall: wall, mono: mono}
-	c.offset = c.between(mono())
-	return c
-}
-
-func (c *clock) between(mono time.Duration) time.Duration {
-	return time.Duration(c.wall().UnixNano()) - mono
-}
-
-// steady reports whether a beat may be sent. When the wall clock was stepped,
-// by is how far, once; then no beat is sent for one interval, which gives the
-// clock time to come back: lane time by a wrong clock would end memberships
-// for good.
-func (c *clock) steady() (ok bool, by time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	mono := c.mono()
-	if mono < c.blocked {
-		return false, 0
-	}
-	offset := c.between(mono)
-	by = offset - c.offset
-	if by.Abs() <= time.Second {
-		return true, 0
-	}
-	c.offset, c.blocked = offset, mono+beatEvery
-	return false, by
-}
-
 // keepTime appends beats: every two seconds, and when an exit record comes
 // due. They alone advance lane time.
 func (l *lane) keepTime(ctx context.Context) {
 	for {
 		wait := beatEvery
-		if ok, by := l.node.clock.steady(); by != 0 {
-			l.logger.Error("the wall clock was stepped: no lane sends a beat for one interval", "by", by)
-		} else if !ok {
-			wait = beatEvery / 4
-		} else if err := l.sendBeat(ctx, false); err != nil && ctx.Err() == nil {
+		if err := l.sendBeat(ctx, false); err != nil && ctx.Err() == nil {
 			l.logger.Warn("beat cannot be appended", "error", err)
 		}
 		if !l.owns() { // what is due is the owner's
@@ -133,7 +81,7 @@ func (l *lane) sendBeat(ctx context.Context, last bool) error {
 	if l.node.config.Peers != nil {
 		b.At, b.Chain = l.progress.point()
 	}
-	if !last && l.node.config.Peers != nil && (l.node.fault() != nil || !l.leases.sending(b.Time)) {
+	if !last && l.node.config.Peers != nil && (l.node.fault() != nil || l.node.clock.wrong() || !l.leases.sending(b.Time)) {
 		return nil // it answers nothing, or soon will not
 	}
 	return l.appendOwn(ctx, proto.CommandBeat, [][]byte{b.Append(nil)})

@@ -60,6 +60,46 @@ func joinCluster(c config.Config, logger *slog.Logger) (*members, error) {
 	return m, err
 }
 
+// meet looks for the others before anything is opened. CodeConflict if one of them
+// has this node's name.
+func (m *members) meet(ctx context.Context) error {
+	if m == nil {
+		return nil
+	}
+	return m.Meet(ctx)
+}
+
+// sole is a context that ends when ctx does or another process has this node's
+// name, which is its cause then.
+func (m *members) sole(ctx context.Context) (context.Context, context.CancelFunc) {
+	if m == nil {
+		return ctx, func() {}
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-m.Gone():
+			cancel(m.Displaced())
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(nil) }
+}
+
+// stay runs until ctx ends, or another process has this node's name.
+func (m *members) stay(ctx context.Context) error {
+	if m == nil {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	select {
+	case <-m.Gone():
+		return m.Displaced()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // readKeys reads the keys of a cluster; without files its secret is the only one.
 func readKeys(files []string, secret []byte) (list [][]byte, err error) {
 	if len(files) == 0 {

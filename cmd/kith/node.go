@@ -42,6 +42,7 @@ type node interface {
 	gateway.Feeds
 	gateway.Audit
 	Leave()
+	Now() time.Time
 	Close() error
 	Conn() *nats.Conn
 	Collector() prometheus.Collector
@@ -230,7 +231,7 @@ func newGateway(c config.Config, n node, members *members, m gateway.Maintenance
 	registry.MustRegister(n.Collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	members.tell(registry)
 	gc := gatewayConfig(c)
-	gc.PseudonymKey = n.PseudonymKey()
+	gc.PseudonymKey, gc.Now = n.PseudonymKey(), n.Now
 	d := gateway.Dependencies{
 		Intake: n, Memberships: n, Definitions: n, Audiences: n, Saved: n, Campaigns: n, Accounts: n, Holdings: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Exports: n, Imports: n, Cluster: n, Feeds: n, Audit: n,
 		Registry: registry, Log: logger,

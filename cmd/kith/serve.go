@@ -171,7 +171,7 @@ func serve(ctx context.Context, c config.Config, f serveFlags, out io.Writer, lo
 		return err
 	}
 	defer func() { err = errors.Join(err, members.leave()) }()
-	n, m, err := openNode(ctx, c, members, f.rebaseLog, log) // 1, 3
+	n, m, err := openSole(ctx, c, members, f.rebaseLog, log) // 1, 3
 	if err != nil {
 		return err
 	}
@@ -187,9 +187,23 @@ func serve(ctx context.Context, c config.Config, f serveFlags, out io.Writer, lo
 		n.Leave()
 		time.Sleep(time.Duration(c.StopWait))
 	}
-	return runParts(ctx, n, g, public, service, leave, func(ctx context.Context) error {
+	return runParts(ctx, n, g, members, public, service, leave, func(ctx context.Context) error {
 		return welcome(ctx, c, f, public, service, out, log) // 6
 	})
+}
+
+// openSole is openNode for the only process of the node's name.
+func openSole(ctx context.Context, c config.Config, members *members, rebaseLog bool, log *slog.Logger) (node, gateway.Maintenance, error) {
+	if err := members.meet(ctx); err != nil {
+		return nil, nil, err
+	}
+	sole, done := members.sole(ctx)
+	defer done()
+	n, m, err := openNode(sole, c, members, rebaseLog, log)
+	if err != nil && sole.Err() != nil && ctx.Err() == nil {
+		return nil, nil, context.Cause(sole)
+	}
+	return n, m, err
 }
 
 // part is something that runs until its context is done.
@@ -200,8 +214,8 @@ type part struct {
 
 // runParts starts gateway and guests, and stops them in the opposite order
 // when ctx is done, after leave, or one of them fails.
-func runParts(ctx context.Context, n node, g *gateway.Gateway, public, service net.Listener, leave func(), guests func(context.Context) error) error {
-	failed := make(chan error, 4)
+func runParts(ctx context.Context, n node, g *gateway.Gateway, members *members, public, service net.Listener, leave func(), guests func(context.Context) error) error {
+	failed := make(chan error, 5)
 	// Each layer has its own life: what stops it is stop below, not ctx.
 	start := func(parts ...func(context.Context) error) *part {
 		p := &part{}
@@ -217,6 +231,7 @@ func runParts(ctx context.Context, n node, g *gateway.Gateway, public, service n
 			func(ctx context.Context) error { return g.Serve(ctx, public, service) },
 			func(ctx context.Context) error { return g.ServeNATS(ctx, n.Conn()) }, // 5
 			g.ServeOthers,
+			members.stay,
 		),
 		start(guests),
 	}

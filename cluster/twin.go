@@ -1,0 +1,166 @@
+package cluster
+
+import (
+	"cmp"
+	"context"
+	"net"
+	"slices"
+	"strconv"
+	"time"
+
+	"kith/proto"
+)
+
+// This file is what is done about two processes of one name. Gossip lists the one
+// before for a while after it died, so it is asked itself whether it lives. One of
+// both must go: who is not ready goes before who is, and of two that are ready the
+// one that started first, in whose place the other was started.
+
+const (
+	twinEvery = time.Second
+	// meetMax bounds how long others are looked for before a node begins.
+	meetMax = 2 * time.Second
+	// meetWhole is how long the rest of the others, of whom one was found, may take.
+	meetWhole = 200 * time.Millisecond
+	twinPings = 3
+)
+
+// process is a member as it was heard of, with where it gossips.
+type process struct {
+	Member
+	gossip net.UDPAddr
+}
+
+// Meet returns when others were found, or none within some time. CodeConflict if
+// one of them has this node's name.
+func (m *Membership) Meet(ctx context.Context) error {
+	limit := time.NewTimer(meetMax)
+	defer limit.Stop()
+	for met := false; !met; {
+		m.mu.Lock()
+		changed := m.changed
+		met = len(m.heard) > 1 // itself among them
+		m.mu.Unlock()
+		if met {
+			limit.Reset(meetWhole)
+			changed = nil
+		}
+		select {
+		case <-changed:
+		case <-limit.C:
+			met = true
+		case <-ctx.Done():
+			return proto.Errorf(proto.CodeTimeout, "the node was stopped before it had looked for the others: %w", ctx.Err())
+		}
+	}
+	m.lookForTwins()
+	return m.Displaced()
+}
+
+// Displaced is why this process must end: another has its name. Nil if none is
+// known of.
+func (m *Membership) Displaced() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	x := m.displacer
+	if x == nil {
+		return nil
+	}
+	what := "runs already"
+	if x.Started > m.self.Started {
+		what = "was started in place of this one"
+	}
+	return proto.Errorf(proto.CodeConflict, "another process %s as node %q, since %s, at %s: stop one of both, and give each node a name (`node` in kith.yaml, or --name) and a data directory of its own",
+		what, x.Name, x.Started, x.gossip.String())
+}
+
+// Gone is closed when Displaced is not nil any more.
+func (m *Membership) Gone() <-chan struct{} { return m.displaced }
+
+// watchTwins looks for processes of this one's name until Leave.
+func (m *Membership) watchTwins() {
+	for {
+		changed := m.Changed()
+		if m.lookForTwins() {
+			return
+		}
+		wait := time.NewTimer(twinEvery)
+		select {
+		case <-m.life.Done():
+			wait.Stop()
+			return
+		case <-wait.C: // not at each change: it costs pings
+		}
+		select {
+		case <-m.life.Done():
+			return
+		case <-changed:
+		case <-time.After(rejoinEvery): // one that stood still may go on
+		}
+	}
+}
+
+// lookForTwins asks processes of this one's name whether they live, and reports
+// whether this one must end.
+func (m *Membership) lookForTwins() bool {
+	for _, key := range m.twins() {
+		m.mu.Lock()
+		x, self, ready := m.heard[key], m.self, m.wasReady
+		m.mu.Unlock()
+		if x.Name == "" || !gives(self, ready, x.Member) || !m.lives(key, x) {
+			continue
+		}
+		m.mu.Lock()
+		if m.displacer == nil {
+			m.displacer = &x
+			close(m.displaced)
+		}
+		m.mu.Unlock()
+		return true
+	}
+	return false
+}
+
+// twins are the processes of this one's name that were heard of, but itself.
+func (m *Membership) twins() (keys []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for key, x := range m.heard {
+		if x.Name == m.self.Name && x.Started != m.self.Started {
+			keys = append(keys, key)
+		}
+	}
+	slices.SortFunc(keys, cmp.Compare)
+	return keys
+}
+
+// gives reports whether a process gives way to another of its name that lives;
+// wasReady tells that it had all that it should have.
+func gives(self Member, wasReady bool, other Member) bool {
+	if wasReady {
+		return other.Ready != 0 && other.Started > self.Started
+	}
+	return other.Ready != 0 || other.Started < self.Started
+}
+
+// lives asks a process whether it lives. Whoever gossips at its address now, as one
+// that was started after it does, does not answer in its name.
+func (m *Membership) lives(key string, x process) bool {
+	if at := m.list.LocalNode(); at.Addr.Equal(x.gossip.IP) && int(at.Port) == x.gossip.Port {
+		return false // this one gossips there
+	}
+	for range twinPings {
+		if m.life.Err() != nil {
+			return false
+		}
+		if _, err := m.list.Ping(key, &x.gossip); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// processKey names a process in gossip.
+func processKey(name string, started proto.Millis) string {
+	return name + "/" + strconv.FormatInt(int64(started), 10)
+}
