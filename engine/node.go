@@ -77,6 +77,8 @@ type Node struct {
 	pace      *pace
 	copies    copies
 
+	incarnations []uint64 // by which this process and those before it in the directory beat; set by start
+
 	fillsEnded chan struct{} // one slot: a version may be ready to answer
 
 	judge func(identity.Rules) identity.Rules // by what identities are judged; nil: by the lane's rules. Tests break it
@@ -281,6 +283,11 @@ func (n *Node) start(ctx context.Context) error {
 			return err
 		}
 		n.lanes = append(n.lanes, l)
+	}
+	if n.config.Peers != nil {
+		if err := n.noteIncarnations(); err != nil {
+			return err
+		}
 	}
 	n.done.Go(func() { n.ledger.write(background) })
 	for _, l := range n.lanes {

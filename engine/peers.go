@@ -3,6 +3,10 @@ package engine
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -295,9 +299,43 @@ type settleRequest struct {
 	Applied []proto.Offset `json:"applied"` // by lane
 }
 
-// settleAnswer says who has: the process, as its beats in each lane name it.
+// settleAnswer says who has: the process, as its beats in each lane name it, and
+// those before it in its data directory, which are dead.
 type settleAnswer struct {
 	Incarnations []uint64 `json:"incarnations"`
+}
+
+const (
+	// incarnationsName is a file in the directory of a node of a cluster: by which
+	// numbers its processes beat, of each lane, the newest last.
+	incarnationsName = "INCARNATIONS"
+	// incarnationsMax bounds them; those before have no lease any more, unless the
+	// node crashes each second.
+	incarnationsMax = 16 * proto.LanesMax
+)
+
+// noteIncarnations writes down by which numbers this process beats, before it does,
+// beside those of the processes before it. The directory's lock says that they have
+// ended.
+func (n *Node) noteIncarnations() error {
+	file := filepath.Join(n.config.markerDir(), incarnationsName)
+	var list []uint64
+	text, err := os.ReadFile(file)
+	if err == nil {
+		err = json.Unmarshal(text, &list)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		n.logger.Warn("it is not known by which numbers the processes before this one beat: opt-outs wait for their leases", "error", err)
+		list = nil
+	}
+	for _, l := range n.lanes {
+		list = append(list, l.producer)
+	}
+	n.incarnations = list[max(0, len(list)-incarnationsMax):]
+	if text, err = json.Marshal(n.incarnations); err != nil {
+		return proto.Errorf(proto.CodeInternal, "encode the numbers of processes: %w", err)
+	}
+	return writeSynced(file, append(text, '\n'))
 }
 
 // othersSettled returns when every node that may answer has published what this one
@@ -365,11 +403,7 @@ func (n *Node) othersSettled(ctx context.Context) error {
 // answerSettling answers what others ask by othersSettled, until ctx ends.
 func (n *Node) answerSettling(ctx context.Context) error {
 	slots := make(chan struct{}, settlersMax)
-	var self settleAnswer
-	for _, l := range n.lanes {
-		self.Incarnations = append(self.Incarnations, l.producer)
-	}
-	answer, err := json.Marshal(self)
+	answer, err := json.Marshal(settleAnswer{n.incarnations})
 	if err != nil {
 		return proto.Errorf(proto.CodeInternal, "encode an answer to other nodes: %w", err)
 	}

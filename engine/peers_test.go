@@ -2,6 +2,10 @@ package engine_test
 
 import (
 	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -183,6 +187,44 @@ func TestClusterMetrics(t *testing.T) {
 	}
 	if told := gauges(t, n); told["kith_lane_lease_held"] != 0 {
 		t.Errorf("one that has stopped tells %v", told)
+	}
+}
+
+// TestIncarnations: a process of a cluster's node knows by which numbers those
+// before it in its directory beat, and does without where that cannot be read.
+func TestIncarnations(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "INCARNATIONS")
+	noted := func() (list []uint64) {
+		t.Helper()
+		n := testNode(t, dir, func(c *engine.Config) {
+			c.Node, c.Peers, c.Lanes, c.HashSecret = "a", &owners{owner: "a", changed: make(chan struct{})}, 2, make([]byte, 16)
+			c.Cluster = &log.Cluster{Name: "test", Listen: "127.0.0.1:0", Secret: "s"}
+		})
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+		text, err := os.ReadFile(file)
+		if err == nil {
+			err = json.Unmarshal(text, &list)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	first := noted()
+	second := noted()
+	if len(first) != 2 || len(second) != 4 || !slices.Equal(second[:2], first) {
+		t.Errorf("first %v is noted, then %v", first, second)
+	}
+	for _, spoil := range []string{"[1,", ""} {
+		if err := os.WriteFile(file, []byte(spoil), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if list := noted(); len(list) != 2 {
+			t.Errorf("after %q in its place %v is noted", spoil, list)
+		}
 	}
 }
 
