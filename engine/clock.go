@@ -294,10 +294,11 @@ func (n *Node) askClocks(ctx context.Context) (list []otherClock, all bool) {
 	for len(list) < count {
 		select {
 		case m := <-answers:
-			took, now := time.Since(sent), n.clock.now().UnixNano()
+			now := n.clock.now().UnixNano() // before took, or the error would be larger than that
+			took := time.Since(sent)
 			var x clockAnswer
 			known := func(o otherClock) bool { return o.node == x.Node }
-			if json.Unmarshal(m.Data, &x) != nil || x.Node == n.config.Node || slices.ContainsFunc(list, known) {
+			if took > clockWait || json.Unmarshal(m.Data, &x) != nil || x.Node == n.config.Node || slices.ContainsFunc(list, known) {
 				continue
 			}
 			ahead := func(t int64) time.Duration { return time.Duration(t-now) + took/2 }
