@@ -256,6 +256,7 @@ var (
 	SectionOf = sectionOf
 	RefHost   = func(s string) string { return splitAddress(s).host }
 )
+
 // ShortNumber and LongNumber find the end of the number at i, the first for few
 // digits, or 0; the second reports personal data too.
 func ShortNumber(s string, i int) int { return shortNumber(s, i) }
