@@ -107,6 +107,15 @@ type NodeBlock struct {
 	identity.Block
 }
 
+// NetworkRow says that a client's facts of a node have a network, or with Gone that
+// they no longer do. It is made of the facts, for whoever looks from the network's end.
+type NetworkRow struct {
+	Client  proto.ClientID
+	Network proto.NetworkKey
+	Node    proto.Node
+	Gone    bool
+}
+
 // Exit is a record for the exit index.
 type Exit struct {
 	At   proto.Millis
@@ -172,6 +181,7 @@ type Outcome struct {
 	Named     []Named
 	Unnamed   []proto.Ordinal // numbers whose identity must not be found any more
 	Blocks    []NodeBlock
+	Networks  []NetworkRow
 	Bits      []segments.BitDelta
 	Moves     []Move
 	Exits     []Exit

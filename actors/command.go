@@ -99,6 +99,7 @@ func (h *host) addCommand(c *Command) (err error) {
 
 func (h *host) resolve(t *task, id proto.Identity, space proto.SpaceID) error {
 	t.called, t.in.Device = id, isDevice(id)
+	t.in.End, _ = proto.Rotates(id)
 	return h.resolveNode(t, proto.Node{Hash: h.hasher.Hash(id), Space: space})
 }
 
@@ -180,10 +181,23 @@ func (d *Due) input() identity.Input {
 	return identity.Input{Kind: identity.InputTimer, At: d.At}
 }
 
+// over reports whether a command is of an identity whose time is over.
+func (h *host) over(t *task) bool {
+	switch t.kind {
+	case proto.CommandEvent, proto.CommandTraits:
+		return t.in.End != 0 && t.in.End <= h.entry.Now
+	}
+	return false
+}
+
 // perform does what a task asks.
 func (h *host) perform(t *task, digest uint64) uint64 {
 	if h.ended(t) {
 		return mix(digest, 8, uint64(t.index))
+	}
+	if h.over(t) {
+		h.out.Ignored++
+		return mix(digest, 14, uint64(t.index))
 	}
 	switch t.kind {
 	case proto.CommandCut:
@@ -213,6 +227,11 @@ func (h *host) perform(t *task, digest uint64) uint64 {
 		return mix(digest, 9, h.release(t.r, t.in.Client))
 	case identity.InputTrim:
 		return mix(digest, 10, h.retain(t.r))
+	case identity.InputTimer:
+		if end := t.r.state.End; end != 0 && end <= h.entry.Now && t.r.exists() {
+			h.erase(t.r)
+			return mix(digest, 13, uint64(end))
+		}
 	}
 	digest = h.step(t, digest)
 	if t.needs != "" && h.fault == nil {

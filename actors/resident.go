@@ -30,6 +30,7 @@ type resident struct {
 	transient  bool       // its state follows from its identity's opt-out alone
 	root       graph.Hash // of its user, as last told; zero: its own
 	copies     []graph.Hash
+	networks   []networkRow // that the store has, or will have; sorted
 
 	batch     uint64 // the last that changed it
 	value     []byte // as of that batch, until it is committed; empty: gone
@@ -149,6 +150,7 @@ func (h *host) load(r *resident) error {
 		err = h.loadCopy(r, members[i])
 	}
 	r.root = userOf(r)
+	r.networks = r.seenOn(nil)
 	return err
 }
 
@@ -194,6 +196,7 @@ func (h *host) store(r *resident) {
 		h.noteGeneration(r, gen, dark)
 	}
 	h.storeCopies(r)
+	h.storeNetworks(r)
 	was := r.stored
 	switch {
 	case !r.exists():

@@ -26,6 +26,9 @@ func (h *host) evidence(t *task) graph.Evidence {
 // linkOthers links an event's other identities to its first.
 func (h *host) linkOthers(t *task) {
 	for _, id := range t.event.Identities[1:] {
+		if proto.Made(id) || proto.Made(t.called) {
+			continue // of chance, and shared: it is nobody's
+		}
 		e := h.evidence(t)
 		e.Client = t.event.Client
 		h.proposeLink(t, id, e, 0)
@@ -41,6 +44,10 @@ func (h *host) proposeLink(t *task, id proto.Identity, e graph.Evidence, command
 }
 
 func (h *host) link(t *task) {
+	if proto.Made(t.link.A) || proto.Made(t.link.B) {
+		h.out.Decisions = append(h.out.Decisions, graph.Decision{Command: t.link.Command, Reason: graph.ReasonStale})
+		return
+	}
 	e := h.evidence(t)
 	e.Client, e.Confidence = t.link.Client, t.link.Confidence
 	if t.link.Inferred {

@@ -142,6 +142,9 @@ func (b *batch) fillWrites() error {
 	return w.err
 }
 
+// networkMark is the value of a network's row: its key says all.
+var networkMark = []byte{1}
+
 func (b *batch) writeOutcome(w *writer, o *actors.Outcome) {
 	// One slab for all keys of the outcome: they are many and short.
 	slab := make([]byte, 0, len(o.Puts)*(nodePrefixLen+1))
@@ -169,6 +172,15 @@ func (b *batch) writeOutcome(w *writer, o *actors.Outcome) {
 	for i := range o.Blocks {
 		n := &o.Blocks[i]
 		w.put(blockKey(n.Node, n.Gen, n.Client, n.Number), n.Data)
+	}
+	for i := range o.Networks {
+		x := &o.Networks[i]
+		key := networkKey(x.Client, x.Network, x.Node)
+		if x.Gone {
+			w.delete(key)
+		} else {
+			w.set(key, networkMark)
+		}
 	}
 	for i := range o.Dead {
 		d := &o.Dead[i]

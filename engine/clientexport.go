@@ -93,13 +93,14 @@ func exportedReportOf(r segments.Report) exportedReport {
 }
 
 type exportedIdentity struct {
-	Kind      string            `json:"kind"`
-	Identity  proto.Identity    `json:"identity"`
-	FirstSeen *time.Time        `json:"first_seen,omitempty"`
-	LastSeen  *time.Time        `json:"last_seen,omitempty"`
-	Traits    map[string]any    `json:"traits,omitempty"`
-	Segments  []proto.SegmentID `json:"segments"`
-	Truncated bool              `json:"truncated,omitempty"`
+	Kind      string              `json:"kind"`
+	Identity  proto.Identity      `json:"identity"`
+	FirstSeen *time.Time          `json:"first_seen,omitempty"`
+	LastSeen  *time.Time          `json:"last_seen,omitempty"`
+	Traits    map[string]any      `json:"traits,omitempty"`
+	Segments  []proto.SegmentID   `json:"segments"`
+	Truncated bool                `json:"truncated,omitempty"`
+	Networks  []proto.NetworkSeen `json:"networks,omitempty"`
 }
 
 type exportedEvent struct {
@@ -327,7 +328,7 @@ func (x *clientExport) identity(ctx context.Context, snap *laneSnapshot, node pr
 	if f != nil {
 		first, last := f.First.Time(), f.Last.Time()
 		line.FirstSeen, line.LastSeen, line.Truncated = &first, &last, f.History.Truncated
-		line.Traits = valuesOf(f.Memory.Traits())
+		line.Traits, line.Networks = valuesOf(f.Memory.Traits()), networksSeen(f)
 	}
 	x.end.Identities++
 	if err := x.out.Encode(line); err != nil {

@@ -57,6 +57,7 @@
 //	'L' L 'a' number(8)                         what one commit adds to totals
 //	'L' L 'c'                                   day (4) from which on all events are in the totals; what was moved (aggregates.go)
 //	'T' P hash(16)                              identity.OptOut of whoever was ever cut
+//	'H' client(4) network(8) space(4) hash(16)  1 (one byte): the client's facts of the node have the network (household.go)
 //	'N' P hash(16) generation(2) space(4) 'f'   node: facts, links, what its user comes to (identity.State)
 //	'N' P hash(16) generation(2) space(4) 'h' client(4) block(4)   sealed history
 //	'N' P hash(16) 0(2) space(4) 'c' member(16) a root's copy of a member (graph.Contribution)

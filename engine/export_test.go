@@ -754,7 +754,7 @@ func StateOf(st store.Store, lanes int) map[string][]string {
 	slices.Sort(laneTime)
 	add('r', "control %v", slices.Compact(control))
 	add('r', "lane time at most %s", laneTime[len(laneTime)-1])
-	for _, prefix := range []string{"N", "T"} {
+	for _, prefix := range []string{"H", "N", "T"} {
 		rowsUnder(st, []byte(prefix), func(k, v []byte) { add(prefix[0], "%x %x", k, v) })
 	}
 	for kind, list := range out {
@@ -795,4 +795,20 @@ func FeedRowSample() []byte {
 		list = append(list, feedMove{at: feedPlace{proto.Offset(100 + what), uint32(what)}, time: 1795348800000, what: what, hash: proto.IdentityHash{1, 2, 3}, segment: "auto"})
 	}
 	return encodeFeedRow(list)
+}
+
+// NetworkRows is how many rows of networks a store has.
+func NetworkRows(st store.Store) (rows int) {
+	snap := st.Snapshot()
+	defer snap.Release()
+	err := scanNetworks(snap, func(proto.ClientID, proto.NetworkKey, proto.Node) error { rows++; return nil })
+	if err != nil {
+		panic(err)
+	}
+	return rows
+}
+
+// HouseholdConfidence is how sure an edge is.
+func HouseholdConfidence(common, either, least int) float64 {
+	return householdConfidence(common, either, least)
 }

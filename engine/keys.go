@@ -122,6 +122,27 @@ func optOutKey(h proto.IdentityHash) []byte {
 	return append(append(make([]byte, 0, 18), 'T', byte(h.Partition())), h[:]...)
 }
 
+// networkPrefix is of the nodes that a client saw on a network.
+func networkPrefix(c proto.ClientID, k proto.NetworkKey) []byte {
+	b := binary.BigEndian.AppendUint32(append(make([]byte, 0, 33), 'H'), uint32(c))
+	return binary.BigEndian.AppendUint64(b, uint64(k))
+}
+
+func networkKey(c proto.ClientID, k proto.NetworkKey, n proto.Node) []byte {
+	b := binary.BigEndian.AppendUint32(networkPrefix(c, k), uint32(n.Space))
+	return append(b, n.Hash[:]...)
+}
+
+// networkKeyOf reads what networkKey made.
+func networkKeyOf(k []byte) (c proto.ClientID, key proto.NetworkKey, n proto.Node, err error) {
+	if len(k) != 33 {
+		return 0, 0, n, proto.Errorf(proto.CodeCorrupt, "the key of a network's row has %d bytes", len(k))
+	}
+	n.Space = proto.SpaceID(binary.BigEndian.Uint32(k[13:]))
+	n.Hash = proto.IdentityHash(k[17:])
+	return proto.ClientID(binary.BigEndian.Uint32(k[1:])), proto.NetworkKey(binary.BigEndian.Uint64(k[5:])), n, nil
+}
+
 // noGeneration stands in the keys of what is kept of a node over all its
 // generations.
 const noGeneration = 0

@@ -149,7 +149,7 @@ func (n *Node) Record(_ context.Context, client proto.ClientInfo, id proto.Ident
 		}
 		first, last := f.First.Time(), f.Last.Time()
 		rec.Known, rec.FirstSeen, rec.LastSeen, rec.Truncated = true, &first, &last, f.History.Truncated
-		rec.Traits = valuesOf(f.Memory.Traits())
+		rec.Traits, rec.Networks = valuesOf(f.Memory.Traits()), networksSeen(f)
 		walk(func(t proto.Millis, e *proto.EventBody) bool {
 			rec.Events = append(rec.Events, proto.HistoryEvent{
 				Time: t.Time(), Event: clone(e.Name), URL: clone(e.URL), Ref: clone(e.Ref), Props: valuesOf(e.Props),

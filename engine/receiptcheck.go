@@ -139,10 +139,13 @@ func (c *receiptCheck) search(ctx context.Context, snaps []store.Snapshot) error
 	if c.client != nil {
 		return c.searchClient(snaps[c.node.laneIDs[c.hash.Partition()]])
 	}
-	for _, place := range []string{"facts", "history", "edges", "views", "messages under way", "names", "bitmaps", "dead letters"} {
+	for _, place := range []string{"facts", "history", "edges", "views", "messages under way", "names", "networks", "bitmaps", "dead letters"} {
 		c.count(place, 0)
 	}
 	if err := c.readOptOut(snaps[c.node.laneIDs[c.hash.Partition()]]); err != nil {
+		return err
+	}
+	if err := c.networks(ctx, snaps[c.node.laneIDs[c.hash.Partition()]]); err != nil {
 		return err
 	}
 	for id, snap := range snaps {
@@ -175,6 +178,17 @@ func (c *receiptCheck) searchClient(snap store.Snapshot) error {
 		err = snap.Scan(prefix, prefix, func(_, _ []byte) (bool, error) { blocks++; return true, nil })
 	}
 	c.count("history", blocks)
+	if err != nil {
+		return err
+	}
+	rows := 0
+	err = scanNetworks(snap, func(client proto.ClientID, k proto.NetworkKey, n proto.Node) error {
+		if n == node && client == c.client.ID && (old || f == nil || !f.SeenOn(k)) {
+			rows++
+		}
+		return nil
+	})
+	c.count("networks", rows)
 	return err
 }
 
@@ -214,6 +228,17 @@ func (c *receiptCheck) nodes(ctx context.Context, snap store.Snapshot, p proto.P
 			}
 		}
 		return true, ctx.Err()
+	})
+}
+
+// networks counts the rows by which the identity is found from a network, unless it
+// came back.
+func (c *receiptCheck) networks(ctx context.Context, snap store.Snapshot) error {
+	return scanNetworks(snap, func(_ proto.ClientID, _ proto.NetworkKey, n proto.Node) error {
+		if _, back := c.again[n.Space]; n.Hash == c.hash && !back {
+			c.count("networks", 1)
+		}
+		return ctx.Err()
 	})
 }
 

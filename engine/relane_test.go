@@ -203,7 +203,7 @@ func (w *township) fill() {
 func (w *township) page(c proto.ClientInfo, section string, ids ...proto.Identity) {
 	w.t.Helper()
 	e := page(c, "", section, w.now.Time())
-	e.Received, e.Identities = w.now, ids
+	e.Received, e.Identities, e.Network = w.now, ids, proto.NetworkKey(1+len(section))
 	var b proto.Batch
 	b.AddEvent(w.sim.Hasher(), e)
 	w.take(&b)

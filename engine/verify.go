@@ -150,6 +150,7 @@ type verifier struct {
 	known map[proto.ClientID]uint64
 	kept  map[clientDay]uint64                                    // events in histories
 	named uint64                                                  // nodes that have a number
+	seen  map[networkRow]bool                                     // networks in facts
 	names map[proto.ClientID]map[proto.SegmentID]proto.SegmentKey // those that answer
 	since map[proto.SegmentKey]proto.SegmentKey                   // the version from which on memories hold a definition
 }
@@ -159,7 +160,7 @@ func verifyLane(ctx context.Context, n *Node, id proto.LaneID, snap store.Snapsh
 	v := &verifier{
 		lane: &lane{id: id, node: n, partitions: partitionsOf(id, n.config.Lanes), rules: newLaneRules(), bitmaps: segments.NewBitmaps()},
 		ctx:  ctx, snap: snap, out: out, users: users, hash: xxhash.New(), exits: map[actors.Exit]bool{},
-		count: map[proto.SegmentKey]uint64{}, known: map[proto.ClientID]uint64{}, kept: map[clientDay]uint64{},
+		count: map[proto.SegmentKey]uint64{}, known: map[proto.ClientID]uint64{}, kept: map[clientDay]uint64{}, seen: map[networkRow]bool{},
 		names: map[proto.ClientID]map[proto.SegmentID]proto.SegmentKey{}, since: map[proto.SegmentKey]proto.SegmentKey{},
 	}
 	if err := v.load(snap); err != nil {
@@ -176,7 +177,7 @@ func verifyLane(ctx context.Context, n *Node, id proto.LaneID, snap store.Snapsh
 			v.names[d.client][d.id] = key
 		}
 	}
-	for _, step := range []func() error{v.readExits, v.nodes, v.ordinals, v.sizes, v.aggregates, v.rest} {
+	for _, step := range []func() error{v.readExits, v.nodes, v.networks, v.ordinals, v.sizes, v.aggregates, v.rest} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -260,6 +261,12 @@ func (v *verifier) node1(node proto.Node, s *identity.State) {
 			v.problem("node %d: a membership changes at %v but its exit record is at %v", s.Ordinal, next, s.Exit)
 		}
 		v.memberships(node, s, f)
+		for _, k := range f.Networks {
+			v.seen[networkRow{f.Client, k.Key, node}] = true
+		}
+	}
+	if end := s.Ends(); end != 0 && (s.Exit == 0 || s.Exit > end) {
+		v.problem("node %d: something of it ends at %v but its exit record is at %v", s.Ordinal, end, s.Exit)
 	}
 	for i := range s.User {
 		u := &s.User[i]
@@ -275,6 +282,32 @@ func (v *verifier) node1(node proto.Node, s *identity.State) {
 		v.known[c]++
 		v.bit(0, c, s.Ordinal, true)
 	}
+}
+
+// networkRow is that a client saw a node on a network.
+type networkRow struct {
+	client proto.ClientID
+	key    proto.NetworkKey
+	node   proto.Node
+}
+
+// networks compares the rows of networks with the facts.
+func (v *verifier) networks() error {
+	found := 0
+	err := scanNetworks(v.snap, func(c proto.ClientID, k proto.NetworkKey, n proto.Node) error {
+		if v.node.laneIDs[n.Hash.Partition()] != v.id {
+			return v.ctx.Err()
+		}
+		v.hash.Write(networkKey(c, k, n))
+		if found++; !v.seen[networkRow{c, k, n}] {
+			v.problem("a row says that client %d saw %v on network %v, its facts do not", c, n.Hash, k)
+		}
+		return v.ctx.Err()
+	})
+	if found < len(v.seen) {
+		v.problem("facts have %d networks, %d rows lead to them", len(v.seen), found)
+	}
+	return err
 }
 
 // member checks the bit of a membership that counts, and counts it.

@@ -378,6 +378,7 @@ type IdentityRecord struct {
 	Segments  []SegmentID    `json:"segments"`
 	Events    []HistoryEvent `json:"events"`
 	Truncated bool           `json:"truncated"` // older events were dropped at the bound
+	Networks  []NetworkSeen  `json:"networks,omitempty"`
 }
 
 // Submitted tells what became of a submitted batch.

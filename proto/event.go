@@ -150,10 +150,11 @@ type Event struct {
 	ID         string // for deduplication; may be empty
 	Identities []Identity
 	EventBody
+	Network NetworkKey // that Identities[0] was seen on; 0: not to be remembered
 }
 
 // Append packs the event: client, space, received, time as a delta to it, id,
-// identities, body.
+// identities, body, and the network (8 bytes) if there is one.
 func (e *Event) Append(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(e.Client))
 	b = binary.AppendUvarint(b, uint64(e.Space))
@@ -164,7 +165,11 @@ func (e *Event) Append(b []byte) []byte {
 	for _, id := range e.Identities {
 		b = AppendString(b, string(id))
 	}
-	return e.EventBody.Append(b)
+	b = e.EventBody.Append(b)
+	if e.Network != 0 {
+		b = binary.LittleEndian.AppendUint64(b, uint64(e.Network))
+	}
+	return b
 }
 
 // DecodeEvent reads a packed event into e, reusing its slices. Strings alias
@@ -182,6 +187,12 @@ func DecodeEvent(b []byte, e *Event) error {
 		e.Identities = append(e.Identities, Identity(r.String()))
 	}
 	e.EventBody.Read(&r)
+	e.Network = 0
+	if !r.Bad() && r.Len() > 0 {
+		if e.Network = NetworkKey(r.Uint64()); e.Network == 0 {
+			r.Fail()
+		}
+	}
 	if r.Bad() || r.Len() != 0 || n == 0 {
 		return Errorf(CodeCorrupt, "packed event of %d bytes is malformed", len(b))
 	}

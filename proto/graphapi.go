@@ -24,6 +24,9 @@ type User struct {
 	Root    Identity   `json:"root"`
 	Members []Identity `json:"members"` // sorted; the root among them
 	Edges   []UserEdge `json:"edges"`
+	// Household are other users' devices that the members share networks with, by
+	// confidence; nil where the client has not switched that on.
+	Household []HouseholdEdge `json:"household,omitempty"`
 }
 
 // UserEdge is why two of them are.

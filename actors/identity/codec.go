@@ -20,6 +20,8 @@ const (
 	flagDevice
 	flagGraph
 	flagFollows
+	flagNetworks
+	flagEnds
 	flagsEnd
 )
 
@@ -39,6 +41,12 @@ func (s *State) Append(b []byte) []byte {
 			b = appendMemberships(b, s.User[i].Members, true)
 		}
 	}
+	if s.hasNetworks() {
+		b = s.appendNetworks(b)
+	}
+	if s.End != 0 {
+		b = proto.AppendVarint(b, int64(s.End))
+	}
 	if s.Graph != nil {
 		b = s.Graph.Append(b)
 	}
@@ -46,7 +54,7 @@ func (s *State) Append(b []byte) []byte {
 }
 
 func (s *State) flags() (k byte) {
-	for i, v := range [...]bool{s.Named, s.Device, s.Graph != nil, s.Follows} {
+	for i, v := range [...]bool{s.Named, s.Device, s.Graph != nil, s.Follows, s.hasNetworks(), s.End != 0} {
 		if v {
 			k |= 1 << i
 		}
@@ -98,12 +106,18 @@ func (s *State) Decode(b []byte) (members []graph.Hash, err error) {
 		return nil, proto.Errorf(proto.CodeCorrupt, "a node has version %d, this build reads %d: install the kith that wrote it", v, stateVersion)
 	}
 	s.Named, s.Device, s.Follows = flags&flagNamed != 0, flags&flagDevice != 0, flags&flagFollows != 0
-	s.Graph, s.User = nil, nil
+	s.Graph, s.User, s.End = nil, nil, 0
 	s.Ordinal = proto.Ordinal(r.Uvarint())
 	s.Exit = proto.Millis(r.Varint())
 	s.readFacts(&r)
 	if s.Follows {
 		s.User = readViews(&r, true)
+	}
+	if flags&flagNetworks != 0 {
+		s.readNetworks(&r)
+	}
+	if flags&flagEnds != 0 {
+		s.End = proto.Millis(r.Varint())
 	}
 	if flags&flagGraph != 0 && !r.Bad() {
 		s.Graph = &graph.State{}
@@ -111,7 +125,7 @@ func (s *State) Decode(b []byte) (members []graph.Hash, err error) {
 			return nil, err
 		}
 	}
-	if r.Bad() || r.Len() != 0 || flags >= flagsEnd || s.Follows && s.Graph == nil {
+	if r.Bad() || r.Len() != 0 || flags >= flagsEnd || s.Follows && s.Graph == nil || flags&flagNetworks != 0 != s.hasNetworks() || flags&flagEnds != 0 != (s.End != 0) {
 		return nil, proto.Errorf(proto.CodeCorrupt, "a node of %d bytes is malformed", len(b))
 	}
 	return members, nil
@@ -152,6 +166,7 @@ func (f *Facts) read(r *proto.Reader) {
 	}
 	f.History.read(r, f.Last)
 	segments.ReadMemory(r, f.Last, &f.Memory)
+	f.Networks = f.Networks[:0]
 }
 
 func (h *History) read(r *proto.Reader, last proto.Millis) {

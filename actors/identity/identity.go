@@ -19,8 +19,8 @@
 // and what its user comes to (version 2; 1 had no flags and nothing after the
 // clients):
 //
-//	version byte | flags (1 named, 2 device, 4 graph, 8 follows) | ordinal |
-//	exit (varint, ms; 0 none) | clients, each:
+//	version byte | flags (1 named, 2 device, 4 graph, 8 follows, 16 networks,
+//	32 ends) | ordinal | exit (varint, ms; 0 none) | clients, each:
 //	  client | last (varint, ms) | first (delta to last)
 //	  recent event ids: count, each: 6 bytes of hash, age against last
 //	  history: flags (1 truncated) | first block | next block | tail events |
@@ -29,6 +29,9 @@
 //	if it follows, clients, each:
 //	  client | memberships, each: key (delta)<<2 | has next<<1 | in |
 //	    if in: since (varint, ms) | if has next: next (varint, ms)
+//	if it was seen on networks, for each client: count, each: key (8 bytes),
+//	  last day, days (bits)
+//	if it ends: end (varint, ms)
 //	if it has links: graph.State with its length
 //
 // A history record, in the tail and in blocks, is: time (varint delta to the
@@ -69,6 +72,7 @@ type State struct {
 	Graph   *graph.State // nil: never linked, never cut
 	Follows bool         // it is of a user of several: User is what counts for scope user
 	User    []ClientView // its user's memberships, by client
+	End     proto.Millis // when the identity itself is over; 0: never
 }
 
 // Facts is what one client knows of a node.
@@ -77,6 +81,7 @@ type Facts struct {
 	First, Last proto.Millis // first and last seen, lane time
 	Memory      segments.Memory
 	History     History
+	Networks    []Network // by key
 	recent      []recentID
 }
 
@@ -143,6 +148,7 @@ type Input struct {
 	Traits []proto.Prop
 	At     proto.Millis // InputTimer, InputTrim
 	Device bool         // InputEvent, InputTraits: the identity is a browser or device
+	End    proto.Millis // likewise: when it is over; 0: never
 	// History gives a client's sealed blocks, oldest first. It is called only
 	// where NeedsHistory reported true.
 	History func(client proto.ClientID) iter.Seq[[]byte]
@@ -243,7 +249,7 @@ func (p *Stepper) NeedsHistory(s *State, in *Input) bool {
 // if it becomes so.
 func (p *Stepper) Step(s *State, in *Input, now proto.Millis, fx *Effects) {
 	if in.Kind == InputEvent || in.Kind == InputTraits {
-		s.Device = in.Device
+		s.Device, s.End = in.Device, in.End
 	}
 	p.eval.SetDevices(devices(s))
 	switch in.Kind {
@@ -328,6 +334,9 @@ func (p *Stepper) event(s *State, in *Input, now proto.Millis, fx *Effects) {
 	p.collect(s, in.Client, fx)
 	f.remember(e.ID, now)
 	f.Last = now
+	if e.Network != 0 {
+		f.seenOn(e.Network, now)
+	}
 	p.record(f, t, &e.EventBody, fx)
 	fx.Changed = true
 }
@@ -392,6 +401,7 @@ func (p *Stepper) timer(s *State, in *Input, now proto.Millis, fx *Effects) {
 	fx.Changed = true
 	for i := range s.Facts {
 		f := &s.Facts[i]
+		f.forgetNetworks(now)
 		if next := f.Memory.NextChange(); next == 0 || next > now {
 			continue
 		}
@@ -462,6 +472,7 @@ func (p *Stepper) schedule(s *State, fx *Effects) {
 		next = sooner(next, s.Facts[i].Memory.NextChange())
 	}
 	next = sooner(next, nextOf(s.User))
+	next = sooner(next, s.Ends())
 	if next != 0 && (s.Exit == 0 || next < s.Exit) {
 		s.Exit, fx.Exit, fx.Changed = next, next, true
 	}

@@ -47,6 +47,29 @@ func (w *world) look(n *node) {
 	if !w.crowd {
 		w.lookForMarks(n, gone, all)
 	}
+	if w.chance(10) {
+		w.lookForNetworks(n, gone)
+	}
+}
+
+// lookForNetworks looks for rows by which opted-out identities are found from a
+// network.
+func (w *world) lookForNetworks(n *node, gone []int) {
+	of := map[proto.IdentityHash]int{}
+	for _, i := range gone {
+		if n.mayAnswer(w.home(i)) {
+			of[w.hashOf(i)] = i
+		}
+	}
+	snap := n.store.Snapshot()
+	defer snap.Release()
+	err := snap.Scan([]byte{'H'}, []byte{'H'}, func(k, _ []byte) (bool, error) {
+		if i, ok := of[proto.IdentityHash(k[17:])]; ok {
+			w.fail("NETWORK: node %d finds %d from a network", n.id, i)
+		}
+		return true, nil
+	})
+	w.must(err)
 }
 
 // lookAt looks an opted-out identity up.
@@ -64,7 +87,7 @@ func (w *world) lookAt(n *node, i int, all bool) {
 	client := w.clients[w.rng.IntN(3)]
 	r, err := n.sim.Record(w.context(), client, w.ids[i])
 	w.must(err)
-	if r.Known || !r.OptedOut || len(r.Events)+len(r.Segments)+len(r.Traits) > 0 {
+	if r.Known || !r.OptedOut || len(r.Events)+len(r.Segments)+len(r.Traits)+len(r.Networks) > 0 {
 		w.fail("SHOWN: node %d has a record of %d: %+v", n.id, i, r)
 	}
 	u, err := n.sim.User(w.context(), client, w.ids[i])

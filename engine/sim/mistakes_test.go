@@ -41,7 +41,13 @@ func gate() *mistakes.Gate {
 		{Name: "dropsent", File: "engine/outbox.go", Old: "for n := b.gone + 1; n <= b.base; n++ {", New: "for n := b.gone + 1; n <= b.base+uint64(len(b.batches)); n++ {"},
 		{Name: "droptold", File: "engine/ledger.go", Old: "l.noticed[n].at <= mark {", New: "l.noticed[n].at <= mark+1<<40 {"},
 		{Name: "dropexits", File: "engine/commit.go", Old: "\tl.dropped = hour - 2\n", New: "\tl.dropped = hour + 1\n"},
+		{Name: "nonetworks", File: "actors/resident.go", Old: "\th.storeNetworks(r)\n", New: ""},
+		{Name: "networkstays", File: "engine/build.go", Old: "\t\t\tw.delete(key)\n", New: "\t\t\t_ = key\n"},
 		// what a start reads
+		{Name: "networksunknown", File: "actors/resident.go", Old: "\tr.networks = r.seenOn(nil)\n", New: ""},
+		{Name: "networkforever", File: "actors/identity/network.go", Old: "\t\tend = sooner(end, f.Networks[i].end())\n", New: "\t\t_ = i\n", Test: "engine TestHouseholdEnds"},
+		{Name: "crowdhome", File: "engine/household.go", Old: "len(all) > x.rule.IdentitiesMax {", New: "false {", Test: "engine TestHouseholdCrowd"},
+		{Name: "statforever", File: "actors/command.go", Old: "\tt.in.End, _ = proto.Rotates(id)\n", New: "", Test: "engine TestRotatingEnds"},
 		{Name: "losecarry", File: "engine/graph.go", Old: "\tl.graph.Vector[l.id] = max(l.graph.Vector[l.id], proto.Offset(l.record.Offset))\n\t_, err = snap", New: "\tl.graph.Carry = nil\n\tl.graph.Vector[l.id] = max(l.graph.Vector[l.id], proto.Offset(l.record.Offset))\n\t_, err = snap"},
 		{Name: "overdue", File: "engine/exits.go", Old: "\t\tstart = prefix\n", New: "\t\tstart = exitKey(x.lane, hourOf(at), 0)\n"},
 		{Name: "nofills", File: "engine/fill.go", Old: "\t\tf, err := decodeFill(k, v)\n", New: "\t\tf, err := decodeFill(k, v)\n\t\tf.done = true\n"},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"kith/actors/identity"
 	"kith/engine"
 	"kith/proto"
 )
@@ -147,6 +148,9 @@ func (w *world) doEvent() {
 	}
 	if w.chance(30) { // so that histories are sealed
 		e.URL = "https://example.com/" + strings.Repeat("x", 300)
+	}
+	if w.numbers%3 != 0 { // more than one remembers
+		e.Network = proto.NetworkKey(1 + (i+w.numbers/7)%(identity.NetworksMax+3))
 	}
 	e.Time = e.Received
 	if w.chance(30) {
