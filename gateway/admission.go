@@ -20,6 +20,8 @@ type admission struct {
 	now      proto.Millis
 	stored   proto.Identity // the browser, once an event named it
 	minted   proto.Identity // made for this request, if there was no cookie
+	stat     proto.Identity // for events that name nobody, if there was none
+	network  proto.NetworkKey
 	unproven int
 }
 
@@ -56,7 +58,7 @@ func (a *admission) admit(d *draft) {
 			}
 			device = true
 		default:
-			if !a.exempt && (kind != "account" || !proven(a.secret, accountClaim(id, a.browser()), d.proof, a.now)) {
+			if proto.Made(id) || !a.exempt && (kind != "account" || !proven(a.secret, accountClaim(id, a.browser()), d.proof, a.now)) {
 				a.unproven++
 				continue
 			}
@@ -64,6 +66,12 @@ func (a *admission) admit(d *draft) {
 		kept = append(kept, id)
 	}
 	switch {
+	case a.stat != "" && !device && !d.lmt && (len(kept) == 1 || len(kept) == 2 && browser):
+		// Nothing is kept of the browser that is offered a cookie: if it takes it, the
+		// next event is that browser's.
+		d.event.Identities = append(d.event.Identities[:0], a.stat)
+		a.stored = a.browser()
+		return
 	case browser || device && a.visit.browser == "":
 		kept = kept[1:]
 		browser = browser || !device
@@ -79,6 +87,9 @@ func (a *admission) admit(d *draft) {
 	d.event.Identities = append(d.event.Identities[:0], kept...)
 	if browser {
 		a.stored = a.browser()
+	}
+	if first := kept[0]; first != a.minted && !d.lmt && remembersNetworks(first) {
+		d.event.Network = a.network
 	}
 }
 

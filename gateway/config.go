@@ -86,6 +86,11 @@ type Config struct {
 	// CountryHeader is set by the operator's proxy to the visitor's country, and
 	// taken off what came from outside. Empty: no country is known.
 	CountryHeader string
+	// Inference is for the clients of Statistical, whose visitors without an id get a
+	// statistical one, and of Households.
+	Inference   Inference
+	Statistical []proto.ClientName
+	Households  map[proto.ClientName]proto.HouseholdRule
 	// PseudonymKey keys what others are told instead of identities: 16 bytes or
 	// more, the same on all nodes and for ever. Default: of chance, for tests.
 	PseudonymKey []byte
@@ -117,6 +122,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.EventsBurst, max(int(c.EventsPerSecond), c.EventsMax))
 	setDefault(&c.FloorDefault, 50)
 	setDefault(&c.NATSConcurrency, 256)
+	setDefault(&c.Inference.RotateDays, 1)
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -189,6 +195,9 @@ func (c Config) validateOutside() error {
 		return proto.Errorf(proto.CodeInvalid, "the source of eids is %q: use a domain", clip(c.EIDSource))
 	}
 	if err := c.validateConsent(); err != nil {
+		return err
+	}
+	if err := c.validateInference(); err != nil {
 		return err
 	}
 	for name, o := range c.OpenRTB {

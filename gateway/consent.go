@@ -42,7 +42,8 @@ func (g *Gateway) optOut(w http.ResponseWriter, r *http.Request) error {
 	return writeValue(w, http.StatusOK, answer)
 }
 
-// cutOwn cuts out what the browser is known by and takes its cookie away. Of
+// cutOwn cuts out what the browser is known by, its statistical ids too, and takes its
+// cookie away. Of
 // several identities the answer has the first receipt.
 func (g *Gateway) cutOwn(w http.ResponseWriter, r *http.Request, v *visit, everywhere bool) (ownOptOut, error) {
 	answer := ownOptOut{OptedOut: true}
@@ -53,14 +54,26 @@ func (g *Gateway) cutOwn(w http.ResponseWriter, r *http.Request, v *visit, every
 		if err != nil {
 			return answer, notCut(err)
 		}
-		final := s.Final && (answer.Final == nil || *answer.Final)
-		answer.Final = &final
-		if answer.Receipt == nil {
-			answer.Receipt = s.Receipt
-		}
+		answer.add([]proto.OptOutState{s})
 	}
+	states, err := g.cutStatistical(r.Context(), r)
+	if err != nil {
+		return answer, notCut(err)
+	}
+	answer.add(states)
 	g.setCookie(w, browserCookie, "", -1)
 	return answer, nil
+}
+
+// add takes in what else was cut.
+func (x *ownOptOut) add(states []proto.OptOutState) {
+	for i := range states {
+		final := states[i].Final && (x.Final == nil || *x.Final)
+		x.Final = &final
+		if x.Receipt == nil {
+			x.Receipt = states[i].Receipt
+		}
+	}
 }
 
 // ownOptOutRequest is the body of an opt-out of the caller's own browser.

@@ -227,8 +227,12 @@ type Graph interface {
 	// when that is durable; with an empty b, every edge of a that the client
 	// vouches for. The position is what a query may wait for.
 	Unlink(ctx context.Context, client proto.ClientInfo, a, b proto.Identity) (proto.Position, error)
-	// User is who id is one person with; itself alone if with nobody.
+	// User is who id is one person with; itself alone if with nobody. It says nothing
+	// of households.
 	User(ctx context.Context, client proto.ClientInfo, id proto.Identity) (proto.User, error)
+	// Household is which devices of others the members of a user share networks with.
+	// It is read from the facts of both ends as they are now.
+	Household(ctx context.Context, client proto.ClientInfo, members []proto.Identity, rule proto.HouseholdRule) ([]proto.HouseholdEdge, error)
 }
 
 // OptOuts take identities out, in every space, for all clients.

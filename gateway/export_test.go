@@ -264,3 +264,6 @@ func LongNumber(s string, i int) (personal bool, end int) {
 	kind, end := longNumber(s, i)
 	return kind != noPersonal, end
 }
+
+// BrowserClass sorts a User-Agent.
+func BrowserClass(agent string) (family, version, system string) { return browserClass(agent) }

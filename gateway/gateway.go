@@ -7,7 +7,8 @@
 // Memberships' read views. docs/api.md is its contract.
 //
 // It holds no state beside limiters and metrics, stores nothing, and never
-// passes an IP address on. It decides nothing about membership, links or
+// passes an IP address on: where a client infers something of networks, what goes on is
+// a keyed hash of one that was cut. It decides nothing about membership, links or
 // opt-outs: those are the log's. NATS subjects that it answers:
 //
 //	kith.in.<client>   events
@@ -39,11 +40,12 @@ type Gateway struct {
 	tag     asset
 	blocked map[proto.Identity]struct{} // read only after New
 
-	sessions *sessions
-	partners map[partnerKey]partner // read only after New
-	policies policies
-	pages    pages
-	audit    *auditor // nil: no call is kept
+	sessions  *sessions
+	partners  map[partnerKey]partner // read only after New
+	policies  policies
+	inferring inferring
+	pages     pages
+	audit     *auditor // nil: no call is kept
 
 	exporting chan struct{} // a slot for each export under way
 	live      *live
@@ -101,7 +103,7 @@ func New(c Config, deps Dependencies) (*Gateway, error) {
 	if g.sessions, err = newSessions(g.c.BotsDropped); err != nil {
 		return nil, err
 	}
-	g.policies = newPolicies(g.c)
+	g.policies, g.inferring = newPolicies(g.c), newInferring(g.c)
 	if g.pages, err = newPages(g.c.PseudonymKey); err != nil {
 		return nil, err
 	}

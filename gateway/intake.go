@@ -264,6 +264,8 @@ func (g *Gateway) admission(r *http.Request, p *post) *admission {
 		if err == nil {
 			g.judge(&a.visit, r, client.Name)
 			g.judgeIdentity(&a.visit, client)
+			a.stat, _ = g.statisticalID(&a.visit, r, client)
+			a.network = g.networkKey(&a.visit, r, client)
 		}
 		return client, err
 	}

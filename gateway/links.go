@@ -109,11 +109,11 @@ func (g *Gateway) confidenceMin(client proto.ClientInfo) float64 {
 	return linkConfidenceMin
 }
 
-// isBlocked reports whether the operator blocks id: it never becomes a part
-// of anybody.
+// isBlocked reports whether the operator blocks id, or kith made it from what many
+// share: it never becomes a part of anybody.
 func (g *Gateway) isBlocked(id proto.Identity) bool {
 	_, ok := g.blocked[id]
-	return ok
+	return ok || proto.Made(id)
 }
 
 func (g *Gateway) postLink(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
@@ -221,6 +221,11 @@ func (g *Gateway) getUser(w http.ResponseWriter, r *http.Request, who proto.Prin
 	}
 	if u.Edges == nil {
 		u.Edges = []proto.UserEdge{}
+	}
+	if rule, on := g.inferring.households[client.Name]; on {
+		if u.Household, err = g.deps.Graph.Household(r.Context(), client, u.Members, rule); err != nil {
+			return err
+		}
 	}
 	return writeValue(w, http.StatusOK, u)
 }

@@ -385,8 +385,12 @@ func (g *Gateway) ownSegments(w http.ResponseWriter, r *http.Request) error {
 	w.Header()["Cache-Control"] = noStore
 	l := g.lookups.Get().(*lookup)
 	defer g.freeLookup(l)
-	if v.signal == "" && v.browser != "" {
-		view, err := g.look(l, client, v.browser, g.millis())
+	own := v.browser
+	if own == "" {
+		own, _ = g.statisticalID(&v, r, client)
+	}
+	if v.signal == "" && own != "" {
+		view, err := g.look(l, client, own, g.millis())
 		if err != nil {
 			return err
 		}

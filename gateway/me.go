@@ -77,5 +77,12 @@ func (g *Gateway) forgetOwn(w http.ResponseWriter, r *http.Request, v *visit) (o
 	if answer.Erased {
 		g.setCookie(w, browserCookie, "", -1)
 	}
-	return answer, nil
+	states, err := g.eraseStatistical(r.Context(), r)
+	for i := range states {
+		answer.Erased, answer.Final = true, answer.Final && states[i].Final
+		if answer.Receipt == nil {
+			answer.Receipt = states[i].Receipt
+		}
+	}
+	return answer, err
 }

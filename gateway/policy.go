@@ -45,6 +45,7 @@ type policy struct {
 	needed  uint32 // purposes, as tcNeeded
 	header  string // that names the country, in canonical form; empty: none does
 	optIn   []string
+	never   []string // countries where nothing is inferred, beside those
 	unknown bool
 }
 
@@ -56,7 +57,7 @@ type policies struct {
 
 func newPolicies(c Config) policies {
 	compile := func(x ConsentPolicy) *policy {
-		p := &policy{vendor: c.TCFVendor, header: http.CanonicalHeaderKey(c.CountryHeader), optIn: x.OptIn, unknown: x.OptInUnknown}
+		p := &policy{vendor: c.TCFVendor, header: http.CanonicalHeaderKey(c.CountryHeader), optIn: x.OptIn, never: c.Inference.Never, unknown: x.OptInUnknown}
 		for _, n := range x.Purposes {
 			p.needed |= 1 << (tcPurposesN - n)
 		}

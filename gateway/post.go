@@ -367,6 +367,9 @@ func (p *post) take() {
 	if d.code == "" && len(d.event.Identities) == 0 {
 		d.refuse(proto.CodeIdentity, "the event has no identity")
 	}
+	if d.code == "" {
+		d.checkMade()
+	}
 	if d.code == "" && len(p.blocked) > 0 {
 		p.leaveBlocked()
 	}
@@ -385,6 +388,17 @@ func (p *post) take() {
 	d.event.Client, d.event.Space = p.client.ID, p.client.Space
 	p.batch.AddEvent(p.hasher, &d.event)
 	p.indexes = append(p.indexes, index)
+}
+
+// checkMade refuses an event that would join a statistical id with another identity, or
+// store something of one that stands for an opt-out.
+func (d *draft) checkMade() {
+	for _, id := range d.event.Identities {
+		if _, rotates := proto.Rotates(id); proto.Made(id) && (!rotates || len(d.event.Identities) > 1) {
+			d.refuse(proto.CodeIdentity, "a statistical id that kith made is nobody's: send its events without other identities")
+			return
+		}
+	}
 }
 
 // countPersonal notes what personal data the draft held.

@@ -15,6 +15,9 @@ type standing struct {
 	Client   proto.ClientName `json:"client,omitempty"` // whose policy was asked
 	Regime   string           `json:"regime"`           // optIn or optOut
 	Signals  effects          `json:"signals"`
+	// Statistical is whether a statistical id is made of this browser for the client;
+	// empty: the client has none, or not here.
+	Statistical string `json:"statistical_id,omitempty"`
 }
 
 // What holds where the visitor is.
@@ -104,6 +107,9 @@ func (g *Gateway) standingOf(ctx context.Context, r *http.Request, v *visit, cli
 		v.signal = withheldOptedOut
 	}
 	s.OptedOut, s.By = v.signal != "", v.signal
+	if info, ok := g.deps.Accounts.Client(client); ok {
+		_, s.Statistical = g.statisticalID(v, r, info)
+	}
 	return s
 }
 

@@ -133,6 +133,43 @@ func (t *twin) User(_ context.Context, client proto.ClientInfo, id proto.Identit
 	return u, nil
 }
 
+// Household is the twin's networks: whoever was seen on one often enough, unless it is
+// too many.
+func (t *twin) Household(_ context.Context, client proto.ClientInfo, members []proto.Identity, rule proto.HouseholdRule) (list []proto.HouseholdEdge, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	seen := map[proto.NetworkKey]map[proto.Identity]map[proto.Day]bool{}
+	for i := range t.events {
+		e := &t.events[i]
+		if e.Network == 0 || e.Client != client.ID || t.graph.out[e.Identities[0]] != nil {
+			continue
+		}
+		if seen[e.Network] == nil {
+			seen[e.Network] = map[proto.Identity]map[proto.Day]bool{}
+		}
+		if seen[e.Network][e.Identities[0]] == nil {
+			seen[e.Network][e.Identities[0]] = map[proto.Day]bool{}
+		}
+		seen[e.Network][e.Identities[0]][e.Received.Day()] = true
+	}
+	for _, home := range seen {
+		for a, on := range home {
+			for b, also := range home {
+				days := 0
+				for d := range on {
+					if also[d] {
+						days++
+					}
+				}
+				if len(home) <= rule.IdentitiesMax && days >= rule.DaysMin && slices.Contains(members, a) && !slices.Contains(members, b) {
+					list = append(list, proto.HouseholdEdge{A: a, B: b, Kind: proto.HouseholdKind, Method: "inferred", Confidence: 0.5, Days: days})
+				}
+			}
+		}
+	}
+	return list, nil
+}
+
 // forget drops what is known of id, of one client or of all, and counts it.
 func (t *twin) forget(client *proto.ClientInfo, id proto.Identity) (n int) {
 	before := len(t.members) + len(t.graph.edges)

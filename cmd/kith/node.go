@@ -195,7 +195,9 @@ func gatewayConfig(c config.Config) gateway.Config {
 		Secrets: map[proto.ClientName][]byte{}, Origins: map[proto.ClientName][]string{}, HostsAllowed: map[proto.ClientName][]string{}, Dev: c.Dev, Version: version,
 		EIDSource: c.OpenRTB.Source, TCFVendor: c.Consent.TCFVendor, CountryHeader: c.Consent.CountryHeader,
 		Consent: consentPolicy(c.Consent.Policy()), ConsentOf: map[proto.ClientName]gateway.ConsentPolicy{},
-		OpenRTB: map[proto.ClientName]gateway.OpenRTB{}, Partners: map[proto.ClientName][]gateway.Partner{},
+		Inference:  gateway.Inference{Never: c.Inference.Never, AddressHeader: c.Inference.AddressHeader, RotateDays: c.Inference.RotateDays},
+		Households: map[proto.ClientName]proto.HouseholdRule{},
+		OpenRTB:    map[proto.ClientName]gateway.OpenRTB{}, Partners: map[proto.ClientName][]gateway.Partner{},
 	}
 	for _, id := range c.Links.Blocked {
 		g.Blocked = append(g.Blocked, proto.Identity(id))
@@ -215,6 +217,12 @@ func gatewayConfig(c config.Config) gateway.Config {
 			g.BotsDropped = append(g.BotsDropped, proto.ClientName(cl.Name))
 		}
 		g.HostsAllowed[proto.ClientName(cl.Name)] = cl.HostsAllowed
+		if cl.StatisticalIDs {
+			g.Statistical = append(g.Statistical, proto.ClientName(cl.Name))
+		}
+		if rule, on := cl.Household.Rule(); on {
+			g.Households[proto.ClientName(cl.Name)] = rule
+		}
 		if l := cl.Limits; l != (config.ClientLimits{}) {
 			g.Quotas[proto.ClientName(cl.Name)] = gateway.Quota{EventsPerSecond: float64(l.RateEventsMax), EventsPerDay: l.EventsPerDayMax, LookupsPerSecond: float64(l.RateLookupsMax), OptOutsPerSecond: float64(l.RateOptOutsMax)}
 		}

@@ -14,7 +14,8 @@ func newUserCommand(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "user IDENTITY",
 		Short: "Who an identity is one person with",
-		Long:  "Shows the identities of the user that an identity belongs to, and the links that join them.",
+		Long: "Shows the identities of the user that an identity belongs to, and the links that join them; then, if the client\n" +
+			"infers households, devices of others that share networks with them.",
 		Example: `  kith user browser:3f0c9a --key demo-key
   kith user account:77 --client demo --key dev-admin-key --json`,
 		Args: exactly(1, "one identity, such as browser:abc"),
@@ -43,6 +44,9 @@ func printUser(cmd *cobra.Command, u proto.User) {
 	}
 	for _, e := range u.Edges {
 		printf(cmd, "  %s -- %s  %s %.3g by %s at %s\n", e.A, e.B, e.Method, e.Confidence, e.Client, e.Time.Format(time.RFC3339))
+	}
+	for _, e := range u.Household {
+		printf(cmd, "  %s .. %s  %s, %s %.3g, %d days up to %s\n", e.A, e.B, e.Kind, e.Method, e.Confidence, e.Days, e.Last)
 	}
 }
 

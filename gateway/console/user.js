@@ -92,13 +92,23 @@ function shown(page, out, identity, u) {
   };
   const picture = draw(u, identity, select);
   replace(listed, linkTable(u.edges, unlink));
+  const household = householdTable(u.household || []);
   select("member", u.members.includes(identity) ? identity : u.root);
   return [
     h("div", { class: "columns graph-columns" }, h("section", { class: "panel canvas", "aria-label": "Graph" }, h("p", { class: "quiet" }, `${u.members.length} ${u.members.length === 1 ? "identity" : "identities"}, ${links(u.edges.length)}`, !u.state.known && ", not known", picture.hidden > 0 && `, ${picture.hidden} not drawn`), picture.svg,
       h("div", { class: "legend" }, h("span", {}, h("i", { class: "line-key", "aria-hidden": "true" }), "deterministic"), h("span", {}, h("i", { class: "line-key inferred", "aria-hidden": "true" }), "inferred"), u.state.segments.length > 0 && h("span", {}, "In ", u.state.segments.map((x) => h("a", { class: "chip", href: "#/segments/" + id(x) }, x))))), about),
     receipt,
     listed,
+    household,
   ];
+}
+
+/** householdTable lists what is inferred of devices that share networks, if anything is. */
+function householdTable(edges) {
+  if (!edges.length) return null;
+  return panel("Household", h("p", { class: "quiet" }, "Devices of others that were seen on the same networks. These are inferred from the facts of both ends, join no users, and go when either end opts out."),
+    table("Household of this user", [["Identity"], ["Identity"], ["Kind"], ["Method"], ["Confidence", "num"], ["Days", "num"], ["Newest"]],
+      edges.map((e) => [named(e.a), h("a", { class: "identity", href: "#/user/" + id(e.b), title: e.b }, clip(e.b, 26)), e.kind, e.method, percent(e.confidence), e.days, h("span", { class: "nowrap" }, e.last)])));
 }
 
 /** linkTable lists links, each with its end. */

@@ -75,6 +75,7 @@ type Config struct {
 	Limits    Limits    `yaml:"limits"`
 	Cookies   Cookies   `yaml:"cookies"`
 	Consent   Consent   `yaml:"consent"`
+	Inference Inference `yaml:"inference"`
 	OpenRTB   OpenRTB   `yaml:"openrtb"`
 
 	// Dev is the --dev flag: never in a file.
@@ -160,6 +161,32 @@ type Client struct {
 	Consent Policy `yaml:"consent"`
 	// Partners are those that it exchanges ids with.
 	Partners []Partner `yaml:"partners"`
+	// StatisticalIDs gives visitors without an id a statistical one.
+	StatisticalIDs bool `yaml:"statistical_ids"`
+	// Household infers which devices are of one household.
+	Household Household `yaml:"household"`
+}
+
+// Household is from when on devices that share a network are of one household.
+type Household struct {
+	Days       int `yaml:"days"`       // of the last 30, on which both were there. 0: nothing is inferred
+	Identities int `yaml:"identities"` // a network with more is no household's. 0: 16
+}
+
+// Rule is the household's, if it is switched on.
+func (h Household) Rule() (r proto.HouseholdRule, on bool) {
+	return proto.HouseholdRule{DaysMin: h.Days, IdentitiesMax: cmp.Or(h.Identities, 16)}, h != (Household{})
+}
+
+// Inference is where and how something may be inferred of visitors, for the clients
+// that switched it on.
+type Inference struct {
+	// Never are countries where nothing is inferred, beside those of a client's opt_in.
+	Never []string `yaml:"never"`
+	// AddressHeader is set by the operator's proxy to the visitor's address. Empty: the
+	// address is the connection's.
+	AddressHeader string `yaml:"address_header"`
+	RotateDays    int    `yaml:"rotate_days"` // for how many days a statistical id lasts
 }
 
 // What may stand in Client.Bots.
@@ -280,6 +307,11 @@ type Cookies struct {
 	Insecure bool   `yaml:"insecure"` // without Secure; for tests on plain HTTP only
 }
 
+// euAndUK are the European Economic Area and the United Kingdom.
+func euAndUK() []string {
+	return strings.Fields("AT BE BG CY CZ DE DK EE ES FI FR GB GR HR HU IE IS IT LI LT LU LV MT NL NO PL PT RO SE SI SK")
+}
+
 // Default is a configuration with every default in place and no keys.
 func Default() Config {
 	return Config{
@@ -299,10 +331,10 @@ func Default() Config {
 		},
 		Consent: Consent{
 			TCFPurposes: []int{1, 3, 4},
-			// The European Economic Area and the United Kingdom.
-			OptIn:   strings.Fields("AT BE BG CY CZ DE DK EE ES FI FR GB GR HR HU IE IS IT LI LT LU LV MT NL NO PL PT RO SE SI SK"),
-			Unknown: OptOut,
+			OptIn:       euAndUK(),
+			Unknown:     OptOut,
 		},
+		Inference: Inference{Never: euAndUK(), RotateDays: 1},
 		Limits: Limits{
 			BodyBytesMax:     4 << 20,
 			EventsPerBodyMax: 1000,
@@ -365,7 +397,7 @@ type problem struct{ path, message string }
 func (p *problem) name() string { return strings.TrimPrefix(p.path, "$.") }
 
 func (c *Config) problem() *problem {
-	checks := []func() *problem{c.checkNode, c.checkAddresses, c.checkCluster, c.checkSizes, c.checkKeys, c.checkClients, c.checkPartners, c.checkOutside, c.checkConsent, c.checkLinks, c.checkLimits, c.checkRetention}
+	checks := []func() *problem{c.checkNode, c.checkAddresses, c.checkCluster, c.checkSizes, c.checkKeys, c.checkClients, c.checkPartners, c.checkOutside, c.checkConsent, c.checkInference, c.checkLinks, c.checkLimits, c.checkRetention}
 	for _, check := range checks {
 		if p := check(); p != nil {
 			return p
@@ -627,6 +659,34 @@ func (c *Config) checkConsent() *problem {
 	for i, cl := range c.Clients {
 		if p := cl.Consent.problem(at("$.clients", i, "consent")); p != nil {
 			return p
+		}
+	}
+	return nil
+}
+
+// checkInference checks what may be inferred, where, and for whom.
+func (c *Config) checkInference() *problem {
+	x := c.Inference
+	if p := (&Policy{OptIn: x.Never}).problem("$.inference"); p != nil {
+		return &problem{strings.Replace(p.path, "opt_in", "never", 1), p.message}
+	}
+	switch h := x.AddressHeader; {
+	case len(h) > 64 || strings.Trim(strings.ToLower(h), "abcdefghijklmnopqrstuvwxyz0123456789-_") != "":
+		return &problem{"$.inference.address_header", "write the name of a header that your proxy sets, such as X-Real-IP, or leave it empty"}
+	case x.RotateDays < 1 || x.RotateDays > 7:
+		return &problem{"$.inference.rotate_days", "use 1 to 7"}
+	}
+	for i, cl := range c.Clients {
+		rule, household := cl.Household.Rule()
+		switch {
+		case household && (rule.DaysMin < proto.HouseholdDaysLeast || rule.DaysMin > proto.HouseholdDays):
+			return &problem{at("$.clients", i, "household.days"), fmt.Sprintf("use %d to %d, or leave household out", proto.HouseholdDaysLeast, proto.HouseholdDays)}
+		case household && rule.Validate() != nil:
+			return &problem{at("$.clients", i, "household.identities"), fmt.Sprintf("use 2 to %d", proto.HouseholdIdentitiesMax)}
+		case household && c.Consent.CountryHeader == "":
+			return &problem{at("$.clients", i, "household"), "name consent.country_header first: nothing is inferred of visitors whose country is not known"}
+		case cl.StatisticalIDs && c.Consent.CountryHeader == "":
+			return &problem{at("$.clients", i, "statistical_ids"), "name consent.country_header first: nothing is inferred of visitors whose country is not known"}
 		}
 	}
 	return nil

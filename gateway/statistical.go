@@ -1,0 +1,239 @@
+package gateway
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"net/http"
+	"slices"
+	"strings"
+
+	"kith/proto"
+)
+
+// This file makes statistical ids: for browsers that send no id, from what is the same
+// in many of them. docs/inference.md says when, and what an opt-out comes to.
+
+// coarse is what a statistical id is made of. Nothing else of a request may be.
+type coarse struct {
+	network  string // cut to /24 or /48
+	family   string
+	version  string // tens of the major version
+	system   string
+	language string // without its country
+}
+
+// coarseOf reads a request, false if it says too little.
+func (x *inferring) coarseOf(r *http.Request) (c coarse, ok bool) {
+	p, ok := x.networkOf(r)
+	if !ok {
+		return c, false
+	}
+	c.network = p.String()
+	c.family, c.version, c.system = browserClass(r.Header.Get("User-Agent"))
+	c.language = languageClass(r.Header.Get("Accept-Language"))
+	return c, c.family != "" && c.system != ""
+}
+
+// all is everything that an id is made of, and lasting what does not change with an
+// update or a setting: by that an opt-out is remembered.
+func (c *coarse) all() string {
+	return strings.Join([]string{c.network, c.family, c.version, c.system, c.language}, "\n")
+}
+func (c *coarse) lasting() string { return strings.Join([]string{c.network, c.family, c.system}, "\n") }
+
+// browserFamilies are what their browsers say of themselves, in the order in which
+// that is looked for: most name others too.
+var browserFamilies = [...]struct{ mark, family string }{
+	{"Edg/", "edge"}, {"EdgA/", "edge"}, {"EdgiOS/", "edge"}, {"OPR/", "opera"}, {"SamsungBrowser/", "samsung"},
+	{"FxiOS/", "firefox"}, {"Firefox/", "firefox"}, {"CriOS/", "chrome"}, {"Chrome/", "chrome"}, {"Version/", "safari"},
+}
+
+// systemMarks are likewise of operating systems.
+var systemMarks = [...]struct{ mark, system string }{
+	{"Android", "android"}, {"iPhone", "ios"}, {"iPad", "ios"}, {"Windows", "windows"}, {"Macintosh", "mac"}, {"CrOS", "chromeos"}, {"Linux", "linux"},
+}
+
+// browserClass sorts a User-Agent into a few large classes, "" where it fits none. It
+// is no parser: what tells few browsers apart must not get into an id.
+func browserClass(agent string) (family, version, system string) {
+	if len(agent) > 1024 || !strings.HasPrefix(agent, "Mozilla/5.0 (") {
+		return "", "", ""
+	}
+	for _, s := range systemMarks {
+		if strings.Contains(agent, s.mark) {
+			system = s.system
+			break
+		}
+	}
+	for _, b := range browserFamilies {
+		_, rest, ok := strings.Cut(agent, b.mark)
+		if !ok {
+			continue
+		}
+		if b.family == "safari" && !strings.Contains(rest, "Safari/") {
+			break
+		}
+		n := 0
+		for n < len(rest) && n < 4 && digit(rest[n]) {
+			n++
+		}
+		return b.family, rest[:max(n-1, 0)] + "x", system
+	}
+	return "", "", system
+}
+
+// languageClass is the first language that a browser asks for, without its country.
+func languageClass(accept string) string {
+	n := 0
+	for n < len(accept) && letter(accept[n]) {
+		n++
+	}
+	if n < 2 || n > 3 {
+		return ""
+	}
+	return strings.ToLower(accept[:n])
+}
+
+// lettersOf writes a keyed hash in 32 letters from a to p, which nobody takes for a
+// number of a phone or card.
+func (x *inferring) lettersOf(head []byte, text string) string {
+	h := hmac.New(sha256.New, x.ids)
+	h.Write(head)
+	h.Write([]byte(text))
+	sum := h.Sum(nil)[:16]
+	b := make([]byte, 0, 2*len(sum))
+	for _, c := range sum {
+		b = append(b, 'a'+c>>4, 'a'+c&15)
+	}
+	return string(b)
+}
+
+// rotating is the id of a client for the period in which a day lies. Those of two
+// clients, and of two periods, cannot be joined without the key.
+func (x *inferring) rotating(client proto.ClientID, day proto.Day, c *coarse) proto.Identity {
+	last := day - day%x.rotate + x.rotate - 1
+	head := binary.BigEndian.AppendUint32([]byte{'i'}, uint32(client))
+	return proto.RotatingID(last, x.lettersOf(binary.BigEndian.AppendUint32(head, uint32(last)), c.all()))
+}
+
+// suppression is the identity whose opt-out keeps ids from being made, for all clients
+// and for ever.
+func (x *inferring) suppression(c *coarse) proto.Identity {
+	return proto.SuppressionID(x.lettersOf([]byte{'n'}, c.lasting()))
+}
+
+// What standing.Statistical says.
+const (
+	statisticalMade       = "made"
+	statisticalSuppressed = "suppressed" // by an opt-out
+)
+
+// statisticalID is the id of a visit that was judged and carries none, "" if none is
+// made. how says whether one is, or would be but for an opt-out.
+func (g *Gateway) statisticalID(v *visit, r *http.Request, client proto.ClientInfo) (id proto.Identity, how string) {
+	if _, on := slices.BinarySearch(g.inferring.clients, client.Name); !on || len(v.claims()) > 0 || !g.mayInfer(v, r, client.Name) {
+		return "", ""
+	}
+	c, ok := g.inferring.coarseOf(r)
+	if !ok {
+		return "", ""
+	}
+	id = g.inferring.rotating(client.ID, g.millis().Day(), &c)
+	l := g.lookups.Get().(*lookup)
+	defer g.freeLookup(l)
+	for _, x := range []proto.Identity{g.inferring.suppression(&c), id} {
+		switch seen, err := g.look(l, client, x, g.millis()); {
+		case err != nil:
+			return "", "" // it might be opted out
+		case seen.OptedOut:
+			return "", statisticalSuppressed
+		}
+	}
+	return id, statisticalMade
+}
+
+// statisticalIDs calls fn with those that any client may have data under of whoever
+// sent the request: of this period, and of the one before, which may not be over
+// everywhere.
+func (g *Gateway) statisticalIDs(c *coarse, fn func(proto.ClientInfo, proto.Identity) error) error {
+	day := g.millis().Day()
+	for _, name := range g.inferring.clients {
+		client, ok := g.deps.Accounts.Client(name)
+		if !ok {
+			continue
+		}
+		for _, d := range []proto.Day{day, day - g.inferring.rotate} {
+			if err := fn(client, g.inferring.rotating(client.ID, d, c)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// cutStatistical opts out what statistical ids know of whoever sent the request, and
+// what later ones would: also where none is made now, since one may have been. states
+// are empty if there is nothing by which they could be known.
+func (g *Gateway) cutStatistical(ctx context.Context, r *http.Request) (states []proto.OptOutState, err error) {
+	if len(g.inferring.clients) == 0 {
+		return nil, nil
+	}
+	c, ok := g.inferring.coarseOf(r)
+	if !ok {
+		return nil, nil
+	}
+	var ids []proto.Identity
+	_ = g.statisticalIDs(&c, func(_ proto.ClientInfo, id proto.Identity) error { ids = append(ids, id); return nil })
+	ids = append(ids, g.inferring.suppression(&c))
+	ctx, cancel := cutContext(ctx)
+	defer cancel()
+	var left []proto.Identity
+	for _, id := range ids {
+		s, err := g.deps.OptOuts.OptOutState(ctx, id)
+		switch {
+		case err != nil:
+			return nil, err
+		case s.OptedOut: // asked for again: a new tombstone each time would add nothing
+			states = append(states, s)
+		default:
+			left = append(left, id)
+		}
+	}
+	if len(left) == 0 {
+		return states, nil
+	}
+	cut, err := g.deps.OptOuts.OptOutAll(ctx, left, false)
+	if err != nil {
+		return nil, err
+	}
+	g.metrics.optOuts.Add(float64(len(cut)))
+	return append(cut, states...), nil
+}
+
+// eraseStatistical erases what is known under statistical ids of whoever sent the
+// request.
+func (g *Gateway) eraseStatistical(ctx context.Context, r *http.Request) (states []proto.OptOutState, err error) {
+	if len(g.inferring.clients) == 0 {
+		return nil, nil
+	}
+	c, ok := g.inferring.coarseOf(r)
+	if !ok {
+		return nil, nil
+	}
+	l := g.lookups.Get().(*lookup)
+	defer g.freeLookup(l)
+	err = g.statisticalIDs(&c, func(client proto.ClientInfo, id proto.Identity) error {
+		seen, err := g.look(l, client, id, g.millis())
+		if err != nil || !seen.Known {
+			return err
+		}
+		s, err := g.erase(ctx, nil, id)
+		if err == nil {
+			states = append(states, s)
+		}
+		return err
+	})
+	return states, err
+}
