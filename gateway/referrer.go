@@ -2,6 +2,8 @@ package gateway
 
 import (
 	_ "embed"
+	"net/url"
+	"slices"
 	"strings"
 
 	"kith/proto"
@@ -17,6 +19,12 @@ var searchEngineList string
 
 //go:embed referrers/social_networks.tsv
 var socialNetworkList string
+
+// Bounds of what is read and kept of searches.
+const (
+	searchTermsBytesMax = 256
+	refQueryBytesMax    = 1024
+)
 
 // engine is one search engine, by some of its hosts.
 type engine struct {
@@ -72,6 +80,20 @@ func (x *referrers) search(ref address) (name, terms string) {
 		return "", ""
 	}
 	return e.name, terms
+}
+
+// silentAt reports whether the engine's pages at a path lead on without saying
+// what was searched for.
+func (e *engine) silentAt(path string) bool {
+	return slices.ContainsFunc(e.silent, func(at string) bool {
+		switch at {
+		case "*":
+			return true
+		case "/":
+			return path == "" || path == "/"
+		}
+		return strings.HasPrefix(path, at)
+	})
 }
 
 // engineAt looks a host up: as it is, without its first label if that is usual,
@@ -151,4 +173,46 @@ func (x *referrers) network(host string) string {
 		}
 		host = host[i+1:]
 	}
+}
+
+// termsOf are the search terms in a query, under the first of the parameters that
+// has any: in lower case, with single blanks.
+func termsOf(query string, params []string) string {
+	for _, name := range params {
+		if terms := plainTerms(rawParameter(query, name)); terms != "" {
+			return terms
+		}
+	}
+	return ""
+}
+
+// rawParameter is the first value of a name in a query, still escaped.
+func rawParameter(query, name string) string {
+	for pair := range strings.SplitSeq(query, "&") {
+		if key, value, ok := strings.Cut(pair, "="); ok && key == name {
+			return value
+		}
+	}
+	return ""
+}
+
+func plainTerms(raw string) string {
+	if raw == "" {
+		return ""
+	}
+	text, err := url.QueryUnescape(raw)
+	if err != nil || !legible(text) { // other character sets than UTF-8 are not read
+		return ""
+	}
+	text = strings.Join(strings.Fields(strings.ToLower(text)), " ")
+	if len(text) > searchTermsBytesMax {
+		return "" // a text, not terms; and half of one could hide what is personal
+	}
+	return text
+}
+
+// isPageLink reports whether terms are the address of a result, which Google's
+// links to results carry where other pages of it carry terms.
+func isPageLink(terms string) bool {
+	return strings.HasPrefix(terms, "http://") || strings.HasPrefix(terms, "https://")
 }

@@ -2,8 +2,6 @@ package gateway
 
 import (
 	"net/http"
-	"net/url"
-	"slices"
 	"strings"
 
 	"kith/proto"
@@ -22,16 +20,6 @@ const (
 	propSearchTerms   = "search_terms"
 	propSocialNetwork = "social_network"
 )
-
-// Bounds of what is read and kept of addresses.
-const (
-	sectionBytesMax     = 128
-	searchTermsBytesMax = 256
-	refQueryBytesMax    = 1024
-)
-
-// homeSection is the section of a site's first page.
-const homeSection = "home"
 
 // sessions derives session data of events: who sent them, where from, and which
 // part of a site they are about. It is safe for concurrent use.
@@ -165,139 +153,4 @@ func (x *sessions) deriveReferrer(d *draft) {
 		return
 	}
 	d.deriveText(propSearchTerms, terms)
-}
-
-// address is a url in parts; host is in lower case, without user and port.
-type address struct{ host, path, query string }
-
-// splitAddress reads a url, or one that begins with its path. What is neither has
-// no parts.
-func splitAddress(s string) (a address) {
-	rest := s
-	if scheme, after, ok := strings.Cut(s, "://"); ok && isScheme(scheme) {
-		end := strings.IndexAny(after, "/?#")
-		if end < 0 {
-			end = len(after)
-		}
-		if a.host = hostOf(after[:end]); a.host == "" {
-			return address{}
-		}
-		rest = after[end:]
-	} else if !strings.HasPrefix(s, "/") || strings.HasPrefix(s, "//") {
-		return address{}
-	}
-	rest, _, _ = strings.Cut(rest, "#")
-	a.path, a.query, _ = strings.Cut(rest, "?")
-	return a
-}
-
-func isScheme(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; !letter(c) && !digit(c) && c != '-' && c != '+' && c != '.' {
-			return false
-		}
-	}
-	return s != ""
-}
-
-// hostOf is the host of the part of a url between scheme and path, empty if it is
-// none.
-func hostOf(s string) string {
-	if i := strings.LastIndexByte(s, '@'); i >= 0 {
-		s = s[i+1:]
-	}
-	if i := strings.LastIndexByte(s, ':'); i >= 0 && strings.Trim(s[i+1:], "0123456789") == "" {
-		s = s[:i]
-	}
-	s = strings.ToLower(strings.TrimSuffix(s, "."))
-	if len(s) > hostBytesMax {
-		return ""
-	}
-	for i := range len(s) {
-		if c := s[i]; !letter(c) && !digit(c) && c < 0x80 && !strings.ContainsRune("-._[]:", rune(c)) {
-			return ""
-		}
-	}
-	return s
-}
-
-// hostBytesMax is how long a host's name may be.
-const hostBytesMax = 253
-
-// sectionOf is the first part of a url's path, "home" if there is none; empty if
-// it is no url or the part is no section's name.
-func sectionOf(raw string) string {
-	a := splitAddress(raw)
-	if a.host == "" && a.path == "" {
-		return ""
-	}
-	section, _, _ := strings.Cut(strings.TrimLeft(a.path, "/"), "/")
-	if strings.IndexByte(section, '%') >= 0 {
-		if plain, err := url.PathUnescape(section); err == nil && legible(plain) {
-			section = plain
-		}
-	}
-	switch {
-	case section == "":
-		return homeSection
-	case len(section) > sectionBytesMax:
-		return ""
-	}
-	return section
-}
-
-// termsOf are the search terms in a query, under the first of the parameters that
-// has any: in lower case, with single blanks.
-func termsOf(query string, params []string) string {
-	for _, name := range params {
-		if terms := plainTerms(rawParameter(query, name)); terms != "" {
-			return terms
-		}
-	}
-	return ""
-}
-
-// rawParameter is the first value of a name in a query, still escaped.
-func rawParameter(query, name string) string {
-	for pair := range strings.SplitSeq(query, "&") {
-		if key, value, ok := strings.Cut(pair, "="); ok && key == name {
-			return value
-		}
-	}
-	return ""
-}
-
-func plainTerms(raw string) string {
-	if raw == "" {
-		return ""
-	}
-	text, err := url.QueryUnescape(raw)
-	if err != nil || !legible(text) { // other character sets than UTF-8 are not read
-		return ""
-	}
-	text = strings.Join(strings.Fields(strings.ToLower(text)), " ")
-	if len(text) > searchTermsBytesMax {
-		return "" // a text, not terms; and half of one could hide what is personal
-	}
-	return text
-}
-
-// isPageLink reports whether terms are the address of a result, which Google's
-// links to results carry where other pages of it carry terms.
-func isPageLink(terms string) bool {
-	return strings.HasPrefix(terms, "http://") || strings.HasPrefix(terms, "https://")
-}
-
-// silentAt reports whether the engine's pages at a path lead on without saying
-// what was searched for.
-func (e *engine) silentAt(path string) bool {
-	return slices.ContainsFunc(e.silent, func(at string) bool {
-		switch at {
-		case "*":
-			return true
-		case "/":
-			return path == "" || path == "/"
-		}
-		return strings.HasPrefix(path, at)
-	})
 }
