@@ -117,7 +117,7 @@ func returnVisits(s *surfer) {
 
 func segmentsKept(s *surfer) {
 	s.page(`data-section="auto"`, "", "")
-	s.open("/")
+	s.open("/auto/1") // the identify is of that section too
 	s.took("page")
 	asked := 0
 	ask := func(name, before, more string, again bool) {
@@ -152,7 +152,7 @@ func segmentsKept(s *surfer) {
 	s.do(`await Promise.all([1, 2, 3].map(() => new Promise(done => kith("segments", done, 0))))`)
 	asked++
 	ask("after several at once", "", "", false)
-	s.open("/2")
+	s.open("/auto/2")
 	ask("on the next page", "", "", false)
 	s.optOut()
 	if got := s.segments(""); len(got) != 0 || s.stored("kith_segments") != "" {
