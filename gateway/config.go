@@ -36,6 +36,9 @@ type Config struct {
 	// OwnOptOutsPerSecond is how many browsers, all together, may have done so with
 	// themselves. 0: no limit.
 	OwnOptOutsPerSecond float64
+	// RefusalPause is for how long an opt-out that is refused by these waits for its
+	// answer. Default 1 second; negative: not at all.
+	RefusalPause time.Duration
 	// AddressHeader is set by the operator's proxy to the visitor's address, or has
 	// it appended by that. Empty: it is the connection's.
 	AddressHeader string
@@ -119,6 +122,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.EventAgeMax, 30*24*time.Hour)
 	setDefault(&c.EventAheadMax, 5*time.Minute)
 	setDefault(&c.WaitMax, 5*time.Second)
+	setDefault(&c.RefusalPause, time.Second)
 	setDefault(&c.EventsBurst, max(int(c.EventsPerSecond), c.EventsMax))
 	setDefault(&c.FloorDefault, 50)
 	setDefault(&c.NATSConcurrency, 256)

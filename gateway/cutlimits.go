@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -32,11 +33,16 @@ const (
 	ownCutsMax      = 1024  // of the public plane
 )
 
+// lingeringMax bounds the refusals that wait to be answered; more are answered at
+// once.
+const lingeringMax = 8192
+
 // cutLimits are the allowances.
 type cutLimits struct {
 	clients   sync.Map // proto.ClientID -> *clientCuts
 	keys      atomic.Int64
 	own       atomic.Int64
+	lingering atomic.Int64
 	networks  *networks
 	strangers *rate.Limiter
 	visitors  *rate.Limiter // nil: without limit
@@ -125,6 +131,7 @@ func (g *Gateway) limitedCut(wait time.Duration, format string, args ...any) err
 // final already is told how it stands: each cut writes for ever.
 func (g *Gateway) ownCut(r *http.Request, id proto.Identity, cut func() (proto.OptOutState, error)) (proto.OptOutState, error) {
 	if err := g.admitNetwork(r); err != nil {
+		g.linger(r.Context())
 		return proto.OptOutState{}, err
 	}
 	if s, err := g.deps.OptOuts.OptOutState(r.Context(), id); err == nil && s.OptedOut && s.Final {
@@ -132,10 +139,34 @@ func (g *Gateway) ownCut(r *http.Request, id proto.Identity, cut func() (proto.O
 	}
 	done, err := g.admitVisitor(id)
 	if err != nil {
+		g.linger(r.Context())
 		return proto.OptOutState{}, err
 	}
 	defer done()
 	return cut()
+}
+
+// admitRequest is admitCuts for a request; who is refused lingers.
+func (g *Gateway) admitRequest(r *http.Request, who proto.Principal, n int) (done func(), err error) {
+	if done, err = g.admitCuts(who, n); err != nil {
+		g.linger(r.Context())
+	}
+	return done, err
+}
+
+// linger holds a refusal back, for no longer than its Retry-After: a connection that
+// takes no notice of that brings the next one later, and costs others less.
+func (g *Gateway) linger(ctx context.Context) {
+	if g.c.RefusalPause < 0 || !reserve(&g.cuts.lingering, 1, lingeringMax) {
+		return
+	}
+	defer g.cuts.lingering.Add(-1)
+	t := time.NewTimer(g.c.RefusalPause)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
 }
 
 // admitNetwork takes one from the allowance of the visitor's network.

@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"strconv"
 	"strings"
@@ -287,7 +288,7 @@ func TestOptOutsUnderWay(t *testing.T) {
 	h := held{tw, make(chan struct{}), make(chan struct{})}
 	d := tw.behind()
 	d.OptOuts = h
-	g, err := gateway.New(gateway.Config{}, d)
+	g, err := gateway.New(gateway.Config{RefusalPause: -1}, d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -383,7 +384,7 @@ func TestRefusedOptOutsFillNoAuditLog(t *testing.T) {
 	a := &auditTwin{}
 	d := newTwin().behind()
 	d.Audit = a
-	g, err := gateway.New(gateway.Config{OptOutsPerSecond: 0.001}, d)
+	g, err := gateway.New(gateway.Config{OptOutsPerSecond: 0.001, RefusalPause: -1}, d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -414,5 +415,49 @@ func TestRefusedOptOutsFillNoAuditLog(t *testing.T) {
 	}
 	if counted != 1 || listed != 1 || len(a.lines) != 2 {
 		t.Errorf("lines: %+v", a.lines)
+	}
+}
+
+// TestRefusedOptOutsLinger: who is refused is kept waiting, and nobody else; a
+// connection that goes away waits no longer.
+func TestRefusedOptOutsLinger(t *testing.T) {
+	r := newRig(t, func(c *gateway.Config) { c.RefusalPause, c.OptOutsPerSecond = time.Hour, 0.001 })
+	list := `{"identities":["browser:x1"` + strings.Repeat(`,"browser:x1"`, 999) + `]}`
+	if w := r.serve("POST", "/v1/optouts", list, auth, key("acme-key")); w.Code != 200 {
+		t.Fatal(w.Code)
+	}
+	for i := range 60 {
+		r.from("203.0.113.1:1", "POST", "/v1/optout", "Cookie", cookieOf(i))
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	answered := make(chan *httptest.ResponseRecorder)
+	ask := func(h http.Handler, req *http.Request) {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, req.WithContext(ctx))
+		answered <- w
+	}
+	key1 := httptest.NewRequest("POST", "/v1/optouts", strings.NewReader(`{"identity":"browser:x2"}`))
+	key1.Header.Set(auth, key("acme-key"))
+	go ask(r.g.Service(), key1)
+	own := httptest.NewRequest("POST", "/v1/optout", nil)
+	own.RemoteAddr = "203.0.113.1:1"
+	own.Header.Set("Cookie", cookieOf(99))
+	go ask(r.g.Public(), own)
+	if w := r.from("203.0.114.1:1", "POST", "/v1/optout", "Cookie", cookieOf(100)); w.Code != 200 {
+		t.Errorf("another network's: %d %s", w.Code, w.Body)
+	}
+	if w := r.serve("POST", "/v1/optouts", list, auth, key("demo-key")); w.Code != 200 {
+		t.Errorf("another client's: %d %s", w.Code, w.Body)
+	}
+	select {
+	case w := <-answered:
+		t.Errorf("a refusal is answered at once: %d %s", w.Code, w.Body)
+	case <-time.After(100 * time.Millisecond): // as long as it takes to be sure, were it answered
+	}
+	leave()
+	for range 2 {
+		if w := <-answered; w.Code != 429 {
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
 	}
 }

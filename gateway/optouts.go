@@ -98,7 +98,7 @@ func (g *Gateway) postOptOut(w http.ResponseWriter, r *http.Request, who proto.P
 		return err
 	}
 	noteIdentities(w, id)
-	done, err := g.admitCuts(who, 1)
+	done, err := g.admitRequest(r, who, 1)
 	if err != nil {
 		return err
 	}
@@ -126,7 +126,7 @@ func (g *Gateway) postOptOuts(w http.ResponseWriter, r *http.Request, who proto.
 		}
 	}
 	noteIdentities(w, ids...)
-	done, err := g.admitCuts(who, len(ids))
+	done, err := g.admitRequest(r, who, len(ids))
 	if err != nil {
 		return err
 	}
@@ -163,7 +163,7 @@ func (g *Gateway) postOptIn(w http.ResponseWriter, r *http.Request, who proto.Pr
 		return err
 	}
 	noteIdentities(w, id)
-	done, err := g.admitCuts(who, 1)
+	done, err := g.admitRequest(r, who, 1)
 	if err != nil {
 		return err
 	}
@@ -211,7 +211,7 @@ func (g *Gateway) deleteIdentity(w http.ResponseWriter, r *http.Request, who pro
 		}
 		client = &c
 	}
-	done, err := g.admitCuts(who, 1)
+	done, err := g.admitRequest(r, who, 1)
 	if err != nil {
 		return err
 	}

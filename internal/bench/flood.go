@@ -17,7 +17,7 @@ import (
 // A flood is a million opt-outs a minute.
 const (
 	floodPerSecond = 1_000_000 / 60
-	floodConns     = 64
+	floodConns     = 256
 	floodList      = 100
 
 	floodLookups = 2000 // look-ups a second beside it, and without it
@@ -28,12 +28,13 @@ const (
 	strangerMark  = "f00000000"
 )
 
-// shrugging is a wire whose caller does not mind that it is refused.
+// shrugging is a wire whose caller does not mind that it is refused, or that an
+// opt-out holds already and its receipt comes later.
 type shrugging struct{ *wire }
 
 func (w shrugging) do(request []byte) (int, []byte, error) {
 	status, body, err := w.wire.do(request)
-	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
+	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable || status == http.StatusAccepted {
 		status = http.StatusOK
 	}
 	return status, body, err

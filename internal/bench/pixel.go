@@ -3,6 +3,7 @@ package bench
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net/url"
 
 	"kith/internal/config"
@@ -49,6 +50,10 @@ func (v *viewer) done(answer []byte) (int, error) {
 
 func (v *viewer) position() proto.Position { return v.last }
 
+// pixelConns are how many browsers ask at once: the more, the more of their events
+// share an entry and its fsync.
+var pixelConns = []int{postConns, 512}
+
 // pixel is events by pictures, acknowledged after their fsync, beside a bare
 // handler that answers with the picture.
 func (s *session) pixel(ctx context.Context) (_ []Result, err error) {
@@ -63,26 +68,35 @@ func (s *session) pixel(ctx context.Context) (_ []Result, err error) {
 		return nil, err
 	}
 	defer closing(bare, &err)
-	viewers := func() []worker {
-		workers := make([]worker, postConns)
-		for i := range workers {
-			workers[i] = newViewer(&warm{tape: tape, at: i * len(tape) / postConns})
+	var samplers []sampler
+	for _, conns := range pixelConns {
+		viewers := func() []worker {
+			workers := make([]worker, conns)
+			for i := range workers {
+				workers[i] = newViewer(&warm{tape: tape, at: i * len(tape) / conns})
+			}
+			return workers
 		}
-		return workers
+		samplers = append(samplers,
+			func(ctx context.Context) (sample, error) {
+				return n.queryable(ctx, headersToo(httpLoad(n.public, viewers())), s.Time)
+			},
+			func(ctx context.Context) (sample, error) {
+				return bare.measured(ctx, headersToo(httpLoad(bare.addr, unreadAll(viewers(), 1))), s.Time)
+			})
 	}
-	x, err := s.rounds(ctx,
-		func(ctx context.Context) (sample, error) {
-			return n.queryable(ctx, headersToo(httpLoad(n.public, viewers())), s.Time)
-		},
-		func(ctx context.Context) (sample, error) {
-			return bare.measured(ctx, headersToo(httpLoad(bare.addr, unreadAll(viewers(), 1))), s.Time)
-		})
+	x, err := s.rounds(ctx, samplers...)
 	if err != nil {
 		return nil, err
 	}
-	r := ingestResult("pixels, acknowledged after fsync, 64 connections", x[0])
-	r.against("bare net/http", x[1].rate())
-	r.atLeast("ratio", r.Ratio, 0.5)
-	r.note("bare net/http: %s/s, %.2f us of its processor a request, p99 %.3g ms", x[1].spread(), x[1].cost(), x[1].quantile(0.99))
-	return []Result{r}, nil
+	var results []Result
+	for i, conns := range pixelConns {
+		mine, its := x[2*i], x[2*i+1]
+		r := ingestResult(fmt.Sprintf("pixels, acknowledged after fsync, %d connections", conns), mine)
+		r.against("bare net/http", its.rate())
+		r.atLeast("ratio", r.Ratio, 0.5)
+		r.note("bare net/http: %s/s, %.2f us of its processor a request, p99 %.3g ms", its.spread(), its.cost(), its.quantile(0.99))
+		results = append(results, r)
+	}
+	return results, nil
 }

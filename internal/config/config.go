@@ -342,7 +342,7 @@ func Default() Config {
 			EventAheadMax:    Duration(5 * time.Minute),
 			ConnectionsMax:   20_000,
 
-			RateOptOutsMax:    5_000,
+			RateOptOutsMax:    2_000,
 			RateOwnOptOutsMax: 1_000,
 		},
 	}
@@ -787,7 +787,7 @@ func (c *Config) checkLimits() *problem {
 	case l.RateLookupsMax < 0:
 		return &problem{"$.limits.rate_lookups_max", "use 0 for no limit, or a number of identities per second"}
 	case l.RateOptOutsMax < 0:
-		return &problem{"$.limits.rate_optouts_max", "use 0 for no limit, or a number of identities per second; the default is 5000"}
+		return &problem{"$.limits.rate_optouts_max", "use 0 for no limit, or a number of identities per second; the default is 2000"}
 	case l.RateOwnOptOutsMax < 0:
 		return &problem{"$.limits.rate_own_optouts_max", "use 0 for no limit, or a number of browsers per second; the default is 1000"}
 	case !headerName(l.AddressHeader):
