@@ -23,7 +23,7 @@ const (
 	networkCutBurst = 60
 
 	strangerCutsPerSecond = 50 // of identities that nothing is kept of, on a node
-	strangerCutsBurst     = 1000
+	strangerCutsBurst     = 200
 )
 
 // Bounds of the identities that are being cut at once.
