@@ -9,7 +9,7 @@ func Place(lane uint64, members []Member, replicas int) []string {
 }
 
 // Gives is gives.
-func Gives(self Member, wasReady bool, other Member) bool { return gives(self, wasReady, other) }
+func Gives(self Member, begun bool, other Member) bool { return gives(self, begun, other) }
 
 // Kill ends the gossip without telling anybody.
 func (m *Membership) Kill() {

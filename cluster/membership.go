@@ -101,7 +101,7 @@ type Membership struct {
 
 	mu        sync.Mutex
 	self      Member             // guarded by mu
-	wasReady  bool               // guarded by mu
+	begun     bool               // guarded by mu; it is the process of its name
 	heard     map[string]process // guarded by mu; by processKey
 	placed    Placed             // guarded by mu; never changed, but replaced
 	changed   chan struct{}      // guarded by mu; closed when the table is another
@@ -225,7 +225,7 @@ func (m *Membership) Changed() <-chan struct{} {
 func (m *Membership) SetReady(lanes Lanes) {
 	m.set(func(x *Member) {
 		x.Ready = lanes
-		m.wasReady = m.wasReady || lanes != 0
+		m.begun = m.begun || lanes != 0
 	})
 }
 

@@ -13,8 +13,9 @@ import (
 
 // This file is what is done about two processes of one name. Gossip lists the one
 // before for a while after it died, so it is asked itself whether it lives. One of
-// both must go: who is not ready goes before who is, and of two that are ready the
-// one that started first, in whose place the other was started.
+// both must go: who has not begun yet goes before who is ready or started first, and
+// of two that have begun the one that started first, in whose place the other was
+// started, once that is ready.
 
 const (
 	twinEvery = time.Second
@@ -54,6 +55,15 @@ func (m *Membership) Meet(ctx context.Context) error {
 		}
 	}
 	m.lookForTwins()
+	return m.Displaced()
+}
+
+// Begin says that this process is the one of its name from now on, and is to be
+// called before it shows itself in the log. CodeConflict if another one is.
+func (m *Membership) Begin() error {
+	m.mu.Lock()
+	m.begun = m.begun || m.displacer == nil
+	m.mu.Unlock()
 	return m.Displaced()
 }
 
@@ -105,18 +115,21 @@ func (m *Membership) watchTwins() {
 func (m *Membership) lookForTwins() bool {
 	for _, key := range m.twins() {
 		m.mu.Lock()
-		x, self, ready := m.heard[key], m.self, m.wasReady
+		x, self, begun := m.heard[key], m.self, m.begun
 		m.mu.Unlock()
-		if x.Name == "" || !gives(self, ready, x.Member) || !m.lives(key, x) {
+		if x.Name == "" || !gives(self, begun, x.Member) || !m.lives(key, x) {
 			continue
 		}
 		m.mu.Lock()
-		if m.displacer == nil {
+		goes := gives(m.self, m.begun, x.Member) // it may have begun meanwhile
+		if goes && m.displacer == nil {
 			m.displacer = &x
 			close(m.displaced)
 		}
 		m.mu.Unlock()
-		return true
+		if goes {
+			return true
+		}
 	}
 	return false
 }
@@ -134,10 +147,9 @@ func (m *Membership) twins() (keys []string) {
 	return keys
 }
 
-// gives reports whether a process gives way to another of its name that lives;
-// wasReady tells that it had all that it should have.
-func gives(self Member, wasReady bool, other Member) bool {
-	if wasReady {
+// gives reports whether a process gives way to another of its name that lives.
+func gives(self Member, begun bool, other Member) bool {
+	if begun {
 		return other.Ready != 0 && other.Started > self.Started
 	}
 	return other.Ready != 0 || other.Started < self.Started

@@ -26,6 +26,9 @@ func TestTwins(t *testing.T) {
 	second.Name = first.Name
 	twin := join(t, second)
 	err := twin.Meet(t.Context())
+	if begins := twin.Begin(); proto.CodeOf(begins) != proto.CodeConflict {
+		t.Errorf("it may begin: %v", begins)
+	}
 	if proto.CodeOf(err) != proto.CodeConflict || !strings.Contains(err.Error(), `"n2"`) || !strings.Contains(err.Error(), first.Listen) {
 		t.Fatalf("a second n2 is told %v", err)
 	}
@@ -61,8 +64,12 @@ func TestReplacedTwin(t *testing.T) {
 	place.Now = func() proto.Millis { return 2000 }
 	was, is := join(t, old), join(t, place)
 	was.SetReady(1)
+	if err := is.Begin(); err != nil {
+		t.Fatal(err)
+	}
+	n1 := join(t, list[0]) // and they are together
+	await(t, n1, "the one in its place is known", func(x *cluster.Table) bool { m, ok := x.Member("n2"); return ok && m.Started == 2000 })
 	is.SetReady(1)
-	join(t, list[0]) // and they are together
 	select {
 	case <-was.Gone():
 	case <-time.After(30 * time.Second):
@@ -81,7 +88,7 @@ func TestWhoGivesWay(t *testing.T) {
 	for _, c := range []struct {
 		what          string
 		older, newer  cluster.Lanes // that it says it has
-		wasOld, wasIn bool          // that it ever had them
+		wasOld, wasIn bool          // that it has begun
 		old, fresh    bool          // that it gives way
 	}{
 		{"started twice", 0, 0, false, false, false, true},
@@ -91,6 +98,7 @@ func TestWhoGivesWay(t *testing.T) {
 		{"replaced, and has come back behind", 0, 1, true, true, true, false},
 		{"started, and has found one in its place", 0, 1, false, true, true, false},
 		{"replaced, and the other is behind", 1, 0, true, true, false, false}, // until it is not
+		{"replaced, and the other has just begun", 0, 0, true, true, false, false},
 	} {
 		older, newer := cluster.Member{Name: "n", Started: 1, Ready: c.older}, cluster.Member{Name: "n", Started: 2, Ready: c.newer}
 		if old, fresh := cluster.Gives(older, c.wasOld, newer), cluster.Gives(newer, c.wasIn, older); old != c.old || fresh != c.fresh {

@@ -89,6 +89,9 @@ type Config struct {
 	// these nodes; nil: the node is alone.
 	Cluster *log.Cluster
 	Peers   Peers
+	// Begin is asked before the node's first beat: an error says that another
+	// process has its name, and this one is to end. Nil: there is none.
+	Begin func() error
 	// NATSAuthorize decides about network clients of NATSListen.
 	NATSAuthorize func(log.Credentials) (log.Grant, bool)
 	// LogRetention is how long applied entries stay in the log. Default 24 h.

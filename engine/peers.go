@@ -479,6 +479,12 @@ func (l *lane) beatWhenCaughtUp(ctx context.Context) {
 			return
 		}
 	}
+	if begin := l.node.config.Begin; begin != nil {
+		if err := begin(); err != nil {
+			l.logger.Error("no beat is sent", "because", err)
+			return
+		}
+	}
 	l.keepTime(ctx)
 }
 

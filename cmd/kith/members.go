@@ -152,7 +152,7 @@ func (m *members) configure(ec *engine.Config) error {
 	if c.TLS, err = nodeTLS(x); err != nil {
 		return err
 	}
-	ec.Cluster, ec.Peers, ec.HashSecret = c, m, m.secret
+	ec.Cluster, ec.Peers, ec.Begin, ec.HashSecret = c, m, m.Begin, m.secret
 	return nil
 }
 
