@@ -319,7 +319,7 @@ func (n *Node) start(ctx context.Context) error {
 	if len(n.lanes) > 1 {
 		n.done.Go(func() { n.sweepOutboxes(background) })
 	}
-	if err := n.boot(ctx); err != nil {
+	if err := n.config.patiently(ctx, func() error { return n.boot(ctx) }); err != nil {
 		return err
 	}
 	if err := n.catchUp(ctx); err != nil {
