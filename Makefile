@@ -88,7 +88,7 @@ tag: ## build gateway/kith.min.js, the tag that is served, from gateway/kith.js
 test-browser: ## the tag, the pages for people, the console and the tour in Debian's chromium; KITH_SCREENSHOTS=DIR keeps pictures
 	go test -count=1 -v -run InABrowser ./gateway ./cmd/kith
 
-test-cluster: ## three nodes as processes: killed, paused, parted, on a full disk; some minutes, with ROUNDS=15 most of an hour
+test-cluster: ## three nodes as processes: killed, paused, parted, on a full disk, with stepped clocks; some minutes, with ROUNDS=15 most of an hour
 	KITH_CLUSTER=1 KITH_ROUNDS=$(ROUNDS) go test -count=1 -v -timeout 90m -run 'TestCluster|TestPaused' ./cmd/kith
 
 cluster: build ## three nodes on loopback, until interrupted
