@@ -86,6 +86,15 @@ func parseSpec(s proto.SegmentSpec) (segments.Scope, *segments.Rule, error) {
 	return scope, rule, err
 }
 
+// RuleMentions implements gateway.Rules.
+func (n *Node) RuleMentions(when string) ([]proto.RuleMention, error) {
+	rule, err := segments.Compile(when)
+	if err != nil {
+		return nil, err
+	}
+	return rule.Mentions(), nil
+}
+
 // Undefine drops a segment and returns when all lanes obey it.
 func (n *Node) Undefine(ctx context.Context, client proto.ClientInfo, id proto.SegmentID) error {
 	return n.undefine(ctx, client, id, false)

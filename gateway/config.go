@@ -61,6 +61,12 @@ type Config struct {
 	// HostsAllowed are, for each client, the third parties that it expects on its
 	// pages: names of hosts, or "*.example.com" for all below one.
 	HostsAllowed map[proto.ClientName][]string
+	// Sensitive says how the list of sensitive categories holds for single clients.
+	// For others all of it does.
+	Sensitive map[proto.ClientName]Sensitive
+	// PropertiesAllowed are the names of the properties that events of single clients
+	// may have; others are left out. nil, as for clients that are not named: all.
+	PropertiesAllowed map[proto.ClientName][]string
 	// Secrets are the keys of account proofs, for each client.
 	Secrets map[proto.ClientName][]byte
 	// Unproven are clients whose accounts need no proof: the demo.
@@ -173,6 +179,9 @@ func (c Config) Validate() error {
 		return err
 	}
 	if err := c.validateOutside(); err != nil {
+		return err
+	}
+	if _, err := newKeepOuts(c); err != nil {
 		return err
 	}
 	for name, v := range c.LinkConfidenceMin {

@@ -60,6 +60,12 @@ type Definitions interface {
 	Segments(client proto.ClientInfo) []proto.SegmentSpec
 }
 
+// Rules reads rules. Its methods may run concurrently.
+type Rules interface {
+	// RuleMentions is what a rule looks at. CodeRule if it does not parse.
+	RuleMentions(when string) ([]proto.RuleMention, error)
+}
+
 // Audiences are questions about how many. Its methods may run concurrently. The
 // gateway applies the floor, but for Report.
 type Audiences interface {
@@ -286,6 +292,7 @@ type Dependencies struct {
 	Others      Others      // optional: without it nothing is passed on
 	Feeds       Feeds       // optional likewise
 	Audit       Audit       // optional likewise: then no call is kept
+	Rules       Rules       // optional: without it rules may look at anything
 
 	Registry *prometheus.Registry // optional: for the gateway's metrics and /metrics
 	Log      *slog.Logger         // optional: for what no caller is told

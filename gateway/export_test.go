@@ -3,6 +3,7 @@ package gateway
 import (
 	"net/http"
 	"runtime"
+	"strings"
 
 	"kith/proto"
 )
@@ -267,3 +268,56 @@ func LongNumber(s string, i int) (personal bool, end int) {
 
 // BrowserClass sorts a User-Agent.
 func BrowserClass(agent string) (family, version, system string) { return browserClass(agent) }
+
+// FindSensitive is what a property names by its name or text, for a client without
+// settings.
+func FindSensitive(name string, v proto.Value) string {
+	j := mustJudge(Sensitive{})
+	kind, _ := j.prop(nil, name, v, false)
+	return kind.String()
+}
+
+// FindSensitiveFor is FindSensitive for a client with settings.
+func FindSensitiveFor(c Sensitive, name string, v proto.Value) string {
+	kind, _ := mustJudge(c).prop(nil, name, v, false)
+	return kind.String()
+}
+
+// FindSensitiveID is what the id of a segment names.
+func FindSensitiveID(id string) string { return mustJudge(Sensitive{}).label(id).String() }
+
+func mustJudge(c Sensitive) *judge {
+	j, err := newJudge(c)
+	if err != nil {
+		panic(err)
+	}
+	return j
+}
+
+// SensitiveIDs are the ids of a taxonomy ("content", "audience") on the list.
+func SensitiveIDs(taxonomy string) map[string]string {
+	v, err := builtIn()
+	if err != nil {
+		panic(err)
+	}
+	m := map[string]string{}
+	for key, kind := range v.ids {
+		if id, ok := strings.CutPrefix(key, "iab-"+taxonomy+":"); ok {
+			m[id] = kind.String()
+		}
+	}
+	return m
+}
+
+// SensitiveFinder judges one property after another with a buffer of its own.
+func SensitiveFinder() func(proto.Prop) string {
+	j, buf := mustJudge(Sensitive{}), make([]byte, 0, 256)
+	return func(p proto.Prop) string {
+		var kind sensitiveKind
+		kind, buf = j.prop(buf, p.Key, p.Value, false)
+		return kind.String()
+	}
+}
+
+// Words are the words of a text, each with a space behind it.
+func Words(s string) string { return string(appendWords(nil, s)) }

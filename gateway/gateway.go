@@ -43,6 +43,7 @@ type Gateway struct {
 	sessions  *sessions
 	partners  map[partnerKey]partner // read only after New
 	policies  policies
+	rules     keepOuts // read only after New
 	inferring inferring
 	pages     pages
 	audit     *auditor // nil: no call is kept
@@ -104,6 +105,9 @@ func New(c Config, deps Dependencies) (*Gateway, error) {
 		return nil, err
 	}
 	g.policies, g.inferring = newPolicies(g.c), newInferring(g.c)
+	if g.rules, err = newKeepOuts(g.c); err != nil {
+		return nil, err
+	}
 	if g.pages, err = newPages(g.c.PseudonymKey); err != nil {
 		return nil, err
 	}

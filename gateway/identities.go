@@ -76,6 +76,7 @@ func (g *Gateway) patchTraits(w http.ResponseWriter, r *http.Request, who proto.
 	}
 	p := g.newPost()
 	defer g.freePost(p)
+	p.client, p.known = client, true
 	if p.body, err = g.readBody(w, r, p.body); err != nil {
 		return err
 	}
@@ -85,9 +86,9 @@ func (g *Gateway) patchTraits(w http.ResponseWriter, r *http.Request, who proto.
 	}
 	if err := p.parseTraits(p.body, &traits); err != nil {
 		g.metrics.countPersonal(&p.personal)
+		g.metrics.countKept(p)
 		return err
 	}
-	p.client, p.known = client, true
 	p.events, p.indexes = 1, append(p.indexes, 0)
 	p.batch.AddTraits(p.hasher, &traits)
 	pos, err := g.submit(r.Context(), false, p)
@@ -146,5 +147,5 @@ func (p *post) parseTraits(body []byte, x *proto.Traits) error {
 	if d.code != "" {
 		return &proto.Error{Code: d.code, Message: d.why}
 	}
-	return nil
+	return p.refuseTraits(x.Set)
 }

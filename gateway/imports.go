@@ -56,6 +56,9 @@ func (g *Gateway) postImport(w http.ResponseWriter, r *http.Request, who proto.P
 	if spec.Segment, err = proto.ParseSegmentID(x.Segment); err != nil {
 		return err
 	}
+	if err = g.refuseLabel(client, keptSegment, x.Segment); err != nil {
+		return err
+	}
 	if spec.Mode, err = proto.ParseImportMode(x.Mode); err != nil {
 		return err
 	}

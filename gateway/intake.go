@@ -18,7 +18,7 @@ func (g *Gateway) newPost() *post {
 	p := g.posts.Get().(*post)
 	p.hasher, p.now, p.max = g.deps.Intake.Hasher(), g.millis(), g.c.EventsMax
 	p.ages = ages{g.c.EventAgeMax, g.c.EventAheadMax}
-	p.blocked, p.sessions = g.blocked, g.sessions
+	p.blocked, p.sessions, p.rules = g.blocked, g.sessions, &g.rules
 	return p
 }
 
@@ -47,6 +47,7 @@ func (g *Gateway) submitTo(ctx context.Context, public bool, p *post, take func(
 	g.metrics.blocked.Add(float64(p.left))
 	g.metrics.countPersonal(&p.personal)
 	g.metrics.robots.Add(float64(p.robots))
+	g.metrics.countKept(p)
 	if p.batch.Len() == 0 {
 		g.metrics.countPost(0, p.refused)
 		return nil, nil
@@ -98,6 +99,10 @@ func (p *post) appendAnswer(b []byte, pos proto.Position, failed, unproven int) 
 	if p.left > 0 {
 		b = append(b, `,"blocked":`...)
 		b = strconv.AppendInt(b, int64(p.left), 10)
+	}
+	if p.dropped > 0 {
+		b = append(b, `,"dropped":`...)
+		b = strconv.AppendInt(b, int64(p.dropped), 10)
 	}
 	if unproven > 0 {
 		b = append(b, `,"unproven":`...)

@@ -32,6 +32,7 @@ type metrics struct {
 	exportBytes prometheus.Counter
 
 	personal [2][personalKinds]prometheus.Counter // [0] refused, [1] url cut
+	kept     [keptOutThings][keptOutReasons]prometheus.Counter
 
 	links      map[string]prometheus.Counter // by answer; read only after newMetrics
 	linksOther prometheus.Counter
@@ -51,7 +52,7 @@ type routeMetrics struct {
 
 // refusalCodes are the codes of events that are not taken.
 var refusalCodes = [...]proto.Code{
-	proto.CodeEvent, proto.CodeIdentity, proto.CodeTime, proto.CodePII, proto.CodeOptedOut, proto.CodeUnproven, proto.CodeUnavailable, proto.CodeBot,
+	proto.CodeEvent, proto.CodeIdentity, proto.CodeTime, proto.CodePII, proto.CodeSensitive, proto.CodeOptedOut, proto.CodeUnproven, proto.CodeUnavailable, proto.CodeBot,
 }
 
 // linkAnswers are the reasons against a link, from here and from the engine,
@@ -104,6 +105,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m.exportBytes = counter("export_bytes_total", "Bytes of exports, of those that broke off too.")
 	m.countGraph(register, counter)
 	m.countPersonalData(register)
+	m.countKeptOut(register)
 	m.bids = byWithheld(register, "bid_requests_total", "Bid requests answered, by why nothing was added (none: something was).")
 	m.matches = byWithheld(register, "matches_total", "Partners' ids, by why nothing was stored (none: it was).")
 	return m, err

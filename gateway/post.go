@@ -24,6 +24,8 @@ type post struct {
 	answer  []byte
 	// personal counts events by kind of personal data: [0] refused, [1] their url cut.
 	personal [2][personalKinds]int
+	kept     keptOut
+	dropped  int // properties that were left out
 
 	// Set for each body, before it is parsed.
 	client  proto.ClientInfo // known beforehand from a key or path, or from name
@@ -40,6 +42,8 @@ type post struct {
 	// sessions derives session data, nil for none.
 	sessions *sessions
 	blocked  map[proto.Identity]struct{} // never a part of anybody
+	rules    *keepOuts                   // nil: nothing is kept out
+	words    []byte                      // for reuse
 }
 
 func (p *post) reset() {
@@ -47,7 +51,7 @@ func (p *post) reset() {
 	p.draft.reset()
 	*p = post{
 		scan: p.scan, draft: p.draft, batch: p.batch, indexes: p.indexes[:0], refused: p.refused[:0],
-		body: p.body[:0], answer: p.answer[:0],
+		body: p.body[:0], answer: p.answer[:0], words: p.words[:0],
 	}
 }
 
@@ -373,8 +377,11 @@ func (p *post) take() {
 	if d.code == "" && len(p.blocked) > 0 {
 		p.leaveBlocked()
 	}
+	if d.code == "" && p.rules != nil {
+		p.leaveOut()
+	}
 	if d.code == "" && p.sessions != nil {
-		p.sessions.derive(d)
+		p.derive()
 	}
 	d.finish(p.now, p.ages)
 	p.countPersonal(d)

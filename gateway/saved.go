@@ -57,6 +57,9 @@ func (g *Gateway) putAudience(w http.ResponseWriter, r *http.Request, who proto.
 	case s.Expr == "":
 		return proto.Errorf(proto.CodeExpr, `the body has no expr: send {"expr":"auto & !owners"}`)
 	}
+	if err = g.refuseLabel(client, keptAudience, string(id)); err != nil {
+		return err
+	}
 	s.ID = id
 	if s, err = g.deps.Saved.SaveAudience(r.Context(), client, s); err != nil {
 		return err

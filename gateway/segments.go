@@ -137,6 +137,9 @@ func (g *Gateway) putSegment(w http.ResponseWriter, r *http.Request, who proto.P
 		return proto.Errorf(proto.CodeRule, `the segment has no rule: send {"when":"count(true, \"1d\") >= 1"}`)
 	}
 	s = proto.SegmentSpec{ID: id, Scope: s.Scope, When: s.When, Backfill: s.Backfill}
+	if err := g.refuseRule(client, s); err != nil {
+		return err
+	}
 	if values, asked := r.URL.Query()["dry_run"]; asked {
 		if !slices.Equal(values, []string{"true"}) && !slices.Equal(values, []string{"1"}) {
 			return proto.Errorf(proto.CodeInvalid, "dry_run is true or left out: nothing was changed")

@@ -47,7 +47,7 @@ func newTwinGraph() twinGraph {
 // behind is the twin as all rooms behind a gateway.
 func (t *twin) behind() gateway.Dependencies {
 	return gateway.Dependencies{
-		Intake: t, Memberships: t, Definitions: t, Audiences: t, Saved: t, Campaigns: t, Accounts: t, Holdings: t, Operations: t, Graph: t, OptOuts: t, Maintenance: t, Exports: t, Imports: t, Cluster: t,
+		Intake: t, Memberships: t, Definitions: t, Audiences: t, Saved: t, Campaigns: t, Accounts: t, Holdings: t, Operations: t, Graph: t, OptOuts: t, Maintenance: t, Exports: t, Imports: t, Cluster: t, Rules: t,
 	}
 }
 

@@ -172,6 +172,17 @@ func (t *twin) Preview(_ context.Context, _ proto.ClientInfo, s proto.SegmentSpe
 	return proto.SegmentPreview{ID: s.ID, Identities: &all, Before: &before, After: &after, Entering: &entering, Leaving: &leaving, Judged: 900, Exact: true}, nil
 }
 
+// RuleMentions finds one thing in a rule that says so.
+func (t *twin) RuleMentions(when string) ([]proto.RuleMention, error) {
+	switch {
+	case strings.Contains(when, "BROKEN"):
+		return nil, proto.Errorf(proto.CodeRule, "does not parse")
+	case strings.Contains(when, "SENSITIVE"):
+		return []proto.RuleMention{{Text: "event.name", Values: []proto.Value{proto.TextOf("page")}}, {Text: "event.url", Values: []proto.Value{proto.TextOf("/islam/")}}}, nil
+	}
+	return nil, nil
+}
+
 func (t *twin) Undefine(_ context.Context, _ proto.ClientInfo, id proto.SegmentID) error {
 	if _, ok := t.specs[id]; !ok {
 		return proto.Errorf(proto.CodeNotFound, "there is no segment %q", id)

@@ -40,6 +40,7 @@ type node interface {
 	gateway.Exports
 	gateway.Imports
 	gateway.Feeds
+	gateway.Rules
 	gateway.Audit
 	Leave()
 	Now() time.Time
@@ -193,6 +194,7 @@ func gatewayConfig(c config.Config) gateway.Config {
 		OwnOptOutsPerSecond: float64(c.Limits.RateOwnOptOutsMax), AddressHeader: c.Limits.AddressHeader, Quotas: map[proto.ClientName]gateway.Quota{},
 		CookieDomain: c.Cookies.Domain, CookieInsecure: c.Cookies.Insecure,
 		Secrets: map[proto.ClientName][]byte{}, Origins: map[proto.ClientName][]string{}, HostsAllowed: map[proto.ClientName][]string{}, Dev: c.Dev, Version: version,
+		Sensitive: map[proto.ClientName]gateway.Sensitive{}, PropertiesAllowed: map[proto.ClientName][]string{},
 		EIDSource: c.OpenRTB.Source, TCFVendor: c.Consent.TCFVendor, CountryHeader: c.Consent.CountryHeader,
 		Consent: consentPolicy(c.Consent.Policy()), ConsentOf: map[proto.ClientName]gateway.ConsentPolicy{},
 		Inference:  gateway.Inference{Never: c.Inference.Never, AddressHeader: c.Inference.AddressHeader, RotateDays: c.Inference.RotateDays},
@@ -223,6 +225,8 @@ func gatewayConfig(c config.Config) gateway.Config {
 		if rule, on := cl.Household.Rule(); on {
 			g.Households[proto.ClientName(cl.Name)] = rule
 		}
+		g.PropertiesAllowed[proto.ClientName(cl.Name)] = cl.PropertiesAllowed
+		g.Sensitive[proto.ClientName(cl.Name)] = gateway.Sensitive{Off: cl.Sensitive.Off, Allow: cl.Sensitive.Allow, Except: cl.Sensitive.Except, Also: cl.Sensitive.Also}
 		if l := cl.Limits; l != (config.ClientLimits{}) {
 			g.Quotas[proto.ClientName(cl.Name)] = gateway.Quota{EventsPerSecond: float64(l.RateEventsMax), EventsPerDay: l.EventsPerDayMax, LookupsPerSecond: float64(l.RateLookupsMax), OptOutsPerSecond: float64(l.RateOptOutsMax)}
 		}
@@ -241,7 +245,7 @@ func newGateway(c config.Config, n node, members *members, m gateway.Maintenance
 	gc := gatewayConfig(c)
 	gc.PseudonymKey, gc.Now = n.PseudonymKey(), n.Now
 	d := gateway.Dependencies{
-		Intake: n, Memberships: n, Definitions: n, Audiences: n, Saved: n, Campaigns: n, Accounts: n, Holdings: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Exports: n, Imports: n, Cluster: n, Feeds: n, Audit: n,
+		Intake: n, Memberships: n, Definitions: n, Audiences: n, Saved: n, Campaigns: n, Accounts: n, Holdings: n, Operations: n, Graph: n, OptOuts: n, Maintenance: m, Exports: n, Imports: n, Cluster: n, Feeds: n, Audit: n, Rules: n,
 		Registry: registry, Log: logger,
 	}
 	if members != nil {

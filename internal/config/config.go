@@ -144,6 +144,11 @@ type Client struct {
 	// Bots says whether events of robots are kept, and marked, or dropped. Empty:
 	// BotsKeep.
 	Bots string `yaml:"bots"`
+	// PropertiesAllowed are the names of the properties that its events may have;
+	// others are left out. Nil: all.
+	PropertiesAllowed []string `yaml:"properties_allowed"`
+	// Sensitive says how the list of sensitive categories holds for it.
+	Sensitive Sensitive `yaml:"sensitive"`
 	// LinkConfidenceMin is what an inferred link needs to be made. Nil: 0.8.
 	LinkConfidenceMin *float64 `yaml:"link_confidence_min"`
 	// RetentionSessions is for how long its events are kept. Zero: as
@@ -194,6 +199,15 @@ const (
 	BotsKeep = "keep"
 	BotsDrop = "drop"
 )
+
+// Sensitive is what of the list of sensitive categories (docs/personal-data.md)
+// holds for a client; without it all does.
+type Sensitive struct {
+	Off    bool     `yaml:"off"`    // nothing is kept out
+	Allow  []string `yaml:"allow"`  // categories that may be stored
+	Except []string `yaml:"except"` // terms and ids that are not sensitive
+	Also   []string `yaml:"also"`   // further ones that are
+}
 
 // ClientLimits are a client's own; 0 is as for all, or without a limit.
 type ClientLimits struct {
@@ -397,7 +411,7 @@ type problem struct{ path, message string }
 func (p *problem) name() string { return strings.TrimPrefix(p.path, "$.") }
 
 func (c *Config) problem() *problem {
-	checks := []func() *problem{c.checkNode, c.checkAddresses, c.checkCluster, c.checkSizes, c.checkKeys, c.checkClients, c.checkPartners, c.checkOutside, c.checkConsent, c.checkInference, c.checkLinks, c.checkLimits, c.checkRetention}
+	checks := []func() *problem{c.checkNode, c.checkAddresses, c.checkCluster, c.checkSizes, c.checkKeys, c.checkClients, c.checkPartners, c.checkKeptOut, c.checkOutside, c.checkConsent, c.checkInference, c.checkLinks, c.checkLimits, c.checkRetention}
 	for _, check := range checks {
 		if p := check(); p != nil {
 			return p
@@ -614,6 +628,46 @@ func (c *Config) checkPartners() *problem {
 			for k, r := range p.Redirects {
 				if _, err := proto.ParseRedirectPrefix(r); err != nil {
 					return &problem{at(list, j, "redirects["+strconv.Itoa(k)+"]"), "write https://host or https://host/path: in lower case, without port, user, query, fragment and escapes"}
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// Bounds of a client's lists of what is kept out.
+const (
+	termsMax     = 1000
+	termBytesMax = 64
+)
+
+// checkKeptOut checks what of clients' events is kept out. Whether a term can be
+// looked for is found out by the gateway.
+func (c *Config) checkKeptOut() *problem {
+	for i, cl := range c.Clients {
+		if len(cl.PropertiesAllowed) > termsMax {
+			return &problem{at("$.clients", i, "properties_allowed"), "list at most 1000 names"}
+		}
+		for j, p := range cl.PropertiesAllowed {
+			if p == "" || len(p) > proto.PropKeyBytesMax {
+				return &problem{at("$.clients", i, "properties_allowed["+strconv.Itoa(j)+"]"), "write a property's name, 1 to 64 bytes"}
+			}
+		}
+		for j, name := range cl.Sensitive.Allow {
+			if !slices.Contains(proto.SensitiveCategories[:], name) {
+				return &problem{at("$.clients", i, "sensitive.allow["+strconv.Itoa(j)+"]"), "use one of " + strings.Join(proto.SensitiveCategories[:], ", ")}
+			}
+		}
+		for _, l := range []struct {
+			field string
+			list  []string
+		}{{"sensitive.except", cl.Sensitive.Except}, {"sensitive.also", cl.Sensitive.Also}} {
+			if len(l.list) > termsMax {
+				return &problem{at("$.clients", i, l.field), "list at most 1000 terms"}
+			}
+			for j, t := range l.list {
+				if strings.TrimSpace(t) == "" || len(t) > termBytesMax {
+					return &problem{at("$.clients", i, l.field+"["+strconv.Itoa(j)+"]"), "write one or more words, such as \"payday loan*\", or an id such as iab-content:386, up to 64 bytes"}
 				}
 			}
 		}

@@ -64,6 +64,9 @@ func TestParseNamesLineAndFix(t *testing.T) {
 		{"negative confidence", "clients:\n  - name: a\n    link_confidence_min: -0.1\n", 3, "use 0 to 1"},
 		{"no confidence", "clients:\n  - name: a\n    link_confidence_min: .nan\n", 3, "use 0 to 1"},
 		{"confidence in words", "clients:\n  - name: a\n    link_confidence_min: high\n", 3, "number"},
+		{"no sensitive category", "clients:\n  - name: a\n    sensitive:\n      allow:\n        - politics\n        - news\n", 6, "use one of health"},
+		{"an empty term", "clients:\n  - name: a\n    sensitive:\n      also: [\" \"]\n", 4, "one or more words"},
+		{"a property without a name", "clients:\n  - name: a\n    properties_allowed: [a, \"\"]\n", 3, "1 to 64 bytes"},
 		{"blocked without kind", "links:\n  blocked:\n    - account:kiosk-1\n    - kiosk-1\n", 4, "kind:value"},
 		{"blocked anyway", "links: {blocked: [\"account:null\"]}\n", 1, "blocked anyway"},
 		{"unknown link field", "links:\n  block: []\n", 2, `unknown field "block"`},
@@ -309,5 +312,19 @@ clients:
 		if d := cmp.Diff(want, c.PolicyOf(&c.Clients[i])); d != "" {
 			t.Errorf("client %s: %s", c.Clients[i].Name, d)
 		}
+	}
+}
+
+// An empty list of properties is not the same as none.
+func TestPropertiesAllowed(t *testing.T) {
+	c, err := config.Parse([]byte("clients:\n  - name: a\n    properties_allowed: []\n  - name: b\n  - name: c\n    properties_allowed: [x]\n    sensitive: {off: true, except: [\"name:race\"]}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, b := c.Clients[0].PropertiesAllowed, c.Clients[1].PropertiesAllowed; a == nil || len(a) != 0 || b != nil {
+		t.Errorf("an empty list is %#v, none is %#v", a, b)
+	}
+	if s := c.Clients[2].Sensitive; !s.Off || len(s.Except) != 1 || len(c.Clients[2].PropertiesAllowed) != 1 {
+		t.Errorf("client c is %+v", c.Clients[2])
 	}
 }
