@@ -61,7 +61,7 @@ func (g *Gateway) cutOwn(w http.ResponseWriter, r *http.Request, v *visit, every
 		return answer, notCut(err)
 	}
 	answer.add(states)
-	g.setCookie(w, browserCookie, "", -1)
+	g.dropBrowser(w, v)
 	return answer, nil
 }
 
@@ -121,7 +121,7 @@ func (g *Gateway) optIn(w http.ResponseWriter, r *http.Request) error {
 func (g *Gateway) liftOwn(w http.ResponseWriter, r *http.Request, v *visit) {
 	g.setOptOut(w, v, false)
 	if len(v.several) > 0 || v.browser != "" && g.stillOut(r, v.browser) {
-		g.setCookie(w, browserCookie, "", -1)
+		g.dropBrowser(w, v)
 		v.browser, v.several = "", nil
 	}
 	v.cookie = false

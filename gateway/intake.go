@@ -290,6 +290,10 @@ func (g *Gateway) judgeIdentity(v *visit, client proto.ClientInfo) {
 		// Where it cannot be looked up the log decides: it keeps nothing either.
 		if seen, err := g.look(l, client, id, g.millis()); err == nil && seen.OptedOut {
 			v.signal = withheldOptedOut
+			if len(v.several) > 0 {
+				v.dark = id
+			}
+			return
 		}
 	}
 }

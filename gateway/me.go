@@ -75,7 +75,7 @@ func (g *Gateway) forgetOwn(w http.ResponseWriter, r *http.Request, v *visit) (o
 		}
 	}
 	if answer.Erased {
-		g.setCookie(w, browserCookie, "", -1)
+		g.dropBrowser(w, v)
 	}
 	states, err := g.eraseStatistical(r.Context(), r)
 	for i := range states {

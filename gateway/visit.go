@@ -29,6 +29,8 @@ const (
 type visit struct {
 	browser proto.Identity   // the cookie's, empty without one
 	several []proto.Identity // instead of browser, if cookies name more than one
+	host    string           // that the browser asked, if it has several cookies
+	dark    proto.Identity   // of several, one that is opted out
 	cookie  bool             // kith_optout=1 was sent
 	in      bool             // kith_optin=1 was sent
 	parted  bool             // it shows cookies to this site's pages only, but those made for that
@@ -69,9 +71,14 @@ func (v *visit) heedBrowser() {
 }
 
 // readCookies reads ours. A browser whose cookies name several identities is known
-// by none of them: another site under the same domain might have set one.
+// by none of them: another site under the same domain might have set one. Of an
+// opt-out one of them is enough.
 func (v *visit) readCookies(r *http.Request) {
-	for _, c := range cookiesNamed(r, browserCookie) {
+	ours := cookiesNamed(r, browserCookie)
+	if len(ours) > 1 {
+		v.host = hostname(r.Host)
+	}
+	for _, c := range ours {
 		switch id := browserIdentity(c.Value); {
 		case id == "" || id == v.browser || slices.Contains(v.several, id):
 		case v.browser == "":
@@ -196,13 +203,16 @@ func (g *Gateway) cookieAttributes(kind cookieKind) string {
 }
 
 // keep renews the visitor's cookies: the browser's if something was stored
-// for it, the opt-out's whenever it was sent.
+// for it, the opt-out's whenever it was sent. Of several browser's cookies one is
+// left: a new one, or that of the identity that is opted out.
 func (g *Gateway) keep(w http.ResponseWriter, v visit, stored proto.Identity) {
 	switch {
 	case v.cookie:
 		g.putOptOut(w, v.parted)
 	case v.signal == "" && stored != "":
-		g.setCookie(w, browserCookie, stored.Value(), browserCookieAge)
+		g.keepBrowser(w, &v, stored.Value(), browserCookieAge)
+	case v.dark != "":
+		g.keepBrowser(w, &v, v.dark.Value(), browserCookieAge)
 	}
 	if v.in && !v.cookie && !v.parted {
 		g.setCookie(w, optInCookie, "1", optOutCookieAge)

@@ -1,0 +1,69 @@
+package gateway
+
+import (
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+)
+
+// This file has a browser that sends several kith_id end up with one. Two hosts of a
+// domain, or a cookie from before a domain was configured, leave cookies of the same
+// name with different scopes: each is sent, and setting one leaves the others.
+
+// scopesMax bounds the domains that a cookie is cleared for.
+const scopesMax = 6
+
+// cookieDomains are the domains that a cookie which the host was sent may have: none
+// (the host's alone), the host and those above it up to the site, and the configured
+// one.
+func cookieDomains(host, configured string) []string {
+	host = strings.ToLower(host)
+	list := []string{""}
+	if configured = strings.TrimPrefix(configured, "."); configured != "" {
+		list = append(list, configured)
+	}
+	if _, err := netip.ParseAddr(host); err == nil || !strings.Contains(host, ".") {
+		return list
+	}
+	for site := siteOf(host); len(list) < scopesMax; {
+		if host != configured {
+			list = append(list, host)
+		}
+		_, above, ok := strings.Cut(host, ".")
+		if host == site || !ok {
+			break
+		}
+		host = above
+	}
+	return list
+}
+
+// dropBrowser takes the browser's cookie away: if several came, in every scope, so
+// that none of them answers for it later.
+func (g *Gateway) dropBrowser(w http.ResponseWriter, v *visit) {
+	if v.host == "" {
+		g.setCookie(w, browserCookie, "", -1)
+		return
+	}
+	for _, domain := range cookieDomains(v.host, g.c.CookieDomain) {
+		c := http.Cookie{Name: browserCookie, Path: "/", Domain: domain, MaxAge: -1, HttpOnly: true}
+		if g.c.CookieInsecure {
+			c.SameSite = http.SameSiteLaxMode
+			http.SetCookie(w, &c)
+			continue
+		}
+		c.Secure, c.SameSite = true, http.SameSiteNoneMode
+		for _, c.Partitioned = range []bool{false, true} {
+			http.SetCookie(w, &c)
+		}
+	}
+}
+
+// keepBrowser gives the browser its cookie for a time, instead of any others.
+func (g *Gateway) keepBrowser(w http.ResponseWriter, v *visit, value string, age time.Duration) {
+	if v.host != "" {
+		g.dropBrowser(w, v)
+	}
+	g.setCookie(w, browserCookie, value, age)
+}
