@@ -47,6 +47,7 @@
 //	'L' L 'p' client(4)                         for how long a client's data are kept; 0: of those without a record (retention.go)
 //	'L' L 'f' client(4)                         whether the client is told of its segments' members (feedrows.go)
 //	'L' L 't' client(4) offset(8) number(4)     what its feed was not told yet
+//	'L' L 'l' client(4)                         1: something was left out of its feed, and that is still to be told
 //	'L' L 'q' offset(8) index(4)                dead letter: time(8), kind(1), partition(1), reason, body
 //	'L' L 'e'                                   graph.Lane: vector, channels, what is carried over
 //	'L' L 's'                                   spaces in which there are nodes, as uvarints
@@ -163,7 +164,12 @@ type RetentionConfig struct {
 }
 
 // FeedConfig says which clients are told who enters and leaves their segments.
-type FeedConfig struct{ Clients map[proto.ClientName]bool }
+type FeedConfig struct {
+	Clients map[proto.ClientName]bool
+	// BacklogBytesMax is how much a lane keeps for a client that its feed was not told
+	// yet. 0: 64 MiB.
+	BacklogBytesMax int
+}
 
 // BootKey is a client with a key, by the key's SHA-256.
 type BootKey struct {

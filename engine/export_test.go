@@ -727,7 +727,7 @@ func StateOf(st store.Store, lanes int) map[string][]string {
 			_, _, err := sinceOf(v)
 			must(err)
 			add(kind, "known")
-		case 'e', 'm', 'j', 't':
+		case 'e', 'm', 'j', 't', 'l':
 		default:
 			add(kind, "this test knows nothing of it")
 		}
@@ -778,6 +778,16 @@ func (n *Node) FeedRows() (sum int) {
 		sum += l.untold.total()
 	}
 	return sum
+}
+
+// FeedLost reports whether a lane has yet to tell that something was left out of a
+// client's feed.
+func (n *Node) FeedLost(c proto.ClientID) bool {
+	return slices.ContainsFunc(n.lanes, func(l *lane) bool {
+		l.untold.mu.Lock()
+		defer l.untold.mu.Unlock()
+		return l.untold.lost[c]
+	})
 }
 
 // FeedMoves is what a feed's row holds.

@@ -31,8 +31,10 @@ const feedRowVersion = 1
 // Bounds of what is kept.
 const (
 	feedRowMoves = 1024
-	// feedBacklogMax is how many bytes a lane keeps for a client. What comes beyond
-	// is not told; once half of it is told a mark says so.
+	// feedBacklogMax is how many bytes a lane keeps for a client, unless
+	// FeedConfig says otherwise. What comes beyond is not told; once half of it is
+	// told a mark says so. That one is due is kept with the commit that left
+	// something out, until the commit that has it.
 	feedBacklogMax = 64 << 20
 )
 
@@ -143,6 +145,7 @@ func decodeFeedRow(client proto.ClientID, b []byte) ([]feedMove, error) {
 // feedRows is how much a lane keeps for each client.
 type feedRows struct {
 	trimming sync.Mutex // one deletion at a time
+	most     int        // bytes for a client
 
 	mu    sync.Mutex
 	bytes map[proto.ClientID]int
@@ -155,13 +158,20 @@ func (x *feedRows) admit(c proto.ClientID) (keep, lost bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	lost = x.lost[c]
-	switch most := feedBacklogMax; {
-	case x.bytes[c] > most, lost && x.bytes[c] > most/2:
+	switch {
+	case x.bytes[c] > x.most, lost && x.bytes[c] > x.most/2:
 		x.lost[c] = true
-		return false, false
+		return false, lost
 	}
 	delete(x.lost, c)
 	return true, lost
+}
+
+// forget is for a feed that begins anew, or is no more.
+func (x *feedRows) forget(c proto.ClientID) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.lost, c)
 }
 
 // add notes bytes that came or, negative, went.
@@ -218,12 +228,14 @@ func (l *lane) markFeed(b *batch, seq uint64, c *pb.Control, ch *rulesChange) {
 		}
 	case *pb.Control_Feed:
 		client := proto.ClientID(x.Feed.Client)
-		b.puts = append(b.puts, put{feedKey(l.id, client), []byte{byte(flag(x.Feed.On))}})
+		b.puts = append(b.puts, put{feedKey(l.id, client), []byte{byte(flag(x.Feed.On))}}, put{feedLostKey(l.id, client), []byte{0}})
+		l.untold.forget(client)
 		mark(client, proto.FeedBegan, "")
 	case *pb.Control_EraseClient:
 		client := proto.ClientID(x.EraseClient.Client)
 		if _, asked := l.rules.feeds[client]; asked {
-			b.puts = append(b.puts, put{feedKey(l.id, client), []byte{0}})
+			b.puts = append(b.puts, put{feedKey(l.id, client), []byte{0}}, put{feedLostKey(l.id, client), []byte{0}})
+			l.untold.forget(client)
 		}
 	}
 }
@@ -294,6 +306,9 @@ func (l *lane) keepMovesOf(b *batch, client proto.ClientID, list []feedMove) {
 		return
 	}
 	keep, lost := l.untold.admit(client)
+	if keep == lost { // a mark is due from here on, or is told
+		b.puts = append(b.puts, put{feedLostKey(l.id, client), []byte{byte(flag(!keep))}})
+	}
 	if !keep {
 		return
 	}
@@ -311,9 +326,25 @@ func (l *lane) keepMovesOf(b *batch, client proto.ClientID, list []feedMove) {
 
 // loadFeeds reads which clients are told, and how much they are still to be told.
 func (l *lane) loadFeeds(snap store.Snapshot) error {
-	l.untold.bytes, l.untold.lost = map[proto.ClientID]int{}, map[proto.ClientID]bool{}
-	prefix := laneKey(l.id, 'f')
+	l.untold.bytes, l.untold.lost, l.untold.most = map[proto.ClientID]int{}, map[proto.ClientID]bool{}, feedBacklogMax
+	if c := l.node.config.Feeds; c != nil && c.BacklogBytesMax > 0 {
+		l.untold.most = c.BacklogBytesMax
+	}
+	prefix := laneKey(l.id, 'l')
 	err := snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
+		if len(k) != 7 || len(v) != 1 {
+			return false, proto.Errorf(proto.CodeCorrupt, "the record of what a client's feed lacks has %d bytes", len(v))
+		}
+		if v[0] == 1 {
+			l.untold.lost[feedRowClient(k)] = true
+		}
+		return true, nil
+	})
+	if err != nil {
+		return err
+	}
+	prefix = laneKey(l.id, 'f')
+	err = snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
 		if len(k) != 7 || len(v) != 1 {
 			return false, proto.Errorf(proto.CodeCorrupt, "the record of a client's feed has %d bytes", len(v))
 		}
@@ -331,11 +362,6 @@ func (l *lane) loadFeeds(snap store.Snapshot) error {
 		l.untold.add(feedRowClient(k), len(k)+len(v))
 		return true, nil
 	})
-	for c, n := range l.untold.bytes {
-		if n > feedBacklogMax/2 { // something may have been lost before the restart
-			l.untold.lost[c] = true
-		}
-	}
 	return err
 }
 

@@ -63,6 +63,10 @@ func feedKey(l proto.LaneID, c proto.ClientID) []byte {
 	return binary.BigEndian.AppendUint32(laneKey(l, 'f'), uint32(c))
 }
 
+func feedLostKey(l proto.LaneID, c proto.ClientID) []byte {
+	return binary.BigEndian.AppendUint32(laneKey(l, 'l'), uint32(c))
+}
+
 // feedRowsPrefix is of what a client's feed was not told yet.
 func feedRowsPrefix(l proto.LaneID, c proto.ClientID) []byte {
 	return binary.BigEndian.AppendUint32(laneKey(l, 't'), uint32(c))

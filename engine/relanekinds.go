@@ -37,6 +37,7 @@ func (x *relaning) kinds() map[byte]func() error {
 		'c': x.since,
 		'f': x.same('f'),
 		't': with, // a restored node's feeds begin anew
+		'l': with,
 		'j': x.none('j'),
 		'm': x.none('m'),
 	}
