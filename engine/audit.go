@@ -151,8 +151,12 @@ func (n *Node) AuditPage(ctx context.Context, q proto.AuditQuery) (proto.AuditPa
 	if err != nil {
 		return page, err
 	}
-	at := max(first, proto.Offset(q.After)+1)
-	for scanned := 0; at <= info.Last; at++ {
+	at, line := auditPlace(q.After)
+	if at < first {
+		at, line = first, 0
+	}
+	for scanned := 0; at <= info.Last; at, line = at+1, 0 {
+		page.Next = auditCursor(at, line)
 		if scanned++; scanned > auditScan || len(page.Records) >= q.Limit {
 			page.More = true
 			return page, nil
@@ -164,20 +168,45 @@ func (n *Node) AuditPage(ctx context.Context, q proto.AuditQuery) (proto.AuditPa
 		if err != nil {
 			return page, err
 		}
-		if err := takeAudit(&q, &page, r.Data); err != nil {
+		rest, err := takeAudit(&q, &page, r.Data, line)
+		if err != nil {
 			return page, err
 		}
-		page.Next = uint64(at)
+		if rest > 0 {
+			page.More, page.Next = true, auditCursor(at, rest)
+			return page, nil
+		}
 	}
+	page.Next = auditCursor(at, line)
 	return page, nil
 }
 
-// takeAudit adds the lines of a message that are asked for.
-func takeAudit(q *proto.AuditQuery, page *proto.AuditPage, raw []byte) error {
+// auditLineBits are those of a cursor that count lines of a message: more than
+// auditMessageMax bytes can hold.
+const auditLineBits = 16
+
+// auditCursor is where a page begins: at a line, from 0, of a message. JSON holds it
+// exactly for the first 2^37 messages.
+func auditCursor(at proto.Offset, line int) uint64 { return uint64(at)<<auditLineBits | uint64(line) }
+
+func auditPlace(cursor uint64) (at proto.Offset, line int) {
+	return proto.Offset(cursor >> auditLineBits), int(cursor & (1<<auditLineBits - 1))
+}
+
+// takeAudit adds the lines of a message that are asked for, from one on, until the
+// page is full: rest is the line to go on with then, else 0.
+func takeAudit(q *proto.AuditQuery, page *proto.AuditPage, raw []byte, from int) (rest int, err error) {
+	at := -1
 	for line := range bytes.Lines(raw) {
+		if at++; at < from {
+			continue
+		}
+		if len(page.Records) >= q.Limit {
+			return at, nil
+		}
 		var r proto.AuditRecord
 		if err := json.Unmarshal(line, &r); err != nil {
-			return proto.Errorf(proto.CodeCorrupt, "a line of the audit log is not what kith writes: %w", err)
+			return 0, proto.Errorf(proto.CodeCorrupt, "a line of the audit log is not what kith writes: %w", err)
 		}
 		switch {
 		case q.Client != "" && r.Client != q.Client,
@@ -187,5 +216,5 @@ func takeAudit(q *proto.AuditQuery, page *proto.AuditPage, raw []byte) error {
 		}
 		page.Records = append(page.Records, r)
 	}
-	return nil
+	return 0, nil
 }

@@ -395,13 +395,29 @@ func (a *auditWriter) WriteHeader(status int) {
 	if !a.kept {
 		if err := a.keep(status); err != nil {
 			a.refused = true
-			fail(a.ResponseWriter, err)
+			fail(a.ResponseWriter, a.unkept(err, status))
 			return
 		}
 	}
 	if !a.refused {
 		a.ResponseWriter.WriteHeader(status)
 	}
+}
+
+// unkept is the answer to a call that could not be kept: one that changes something
+// has done so.
+func (a *auditWriter) unkept(err error, status int) error {
+	if status >= http.StatusBadRequest || !auditChanges[a.route] {
+		return err
+	}
+	e := asError(err)
+	return &proto.Error{Code: e.Code, Message: "the call is done, but its line cannot be written to the audit log, so its answer is withheld: call again for it once the log takes lines", Err: e}
+}
+
+// auditChanges are the calls that are kept before their answer and change
+// something.
+var auditChanges = map[string]bool{
+	"PATCH /v1/identities/{identity}/traits": true, "POST /v1/optins": true, "POST /v1/deadletters/{id}/replay": true, "POST /v1/keys": true,
 }
 
 var errNotKept = proto.Errorf(proto.CodeUnavailable, "the call cannot be written to the audit log")

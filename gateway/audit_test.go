@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 
@@ -52,6 +53,17 @@ func TestAuditThatCannotBeWritten(t *testing.T) {
 	}
 	if code, answer := ask("GET", "/v1/users/browser:x", ""); code != http.StatusServiceUnavailable {
 		t.Errorf("a person's user without a line: %d %s", code, answer)
+	}
+	// Who changes something is told that it is done; who is refused, or asks only, is not.
+	const done = "the call is done, but its line cannot be written"
+	if code, answer := ask("PATCH", "/v1/identities/browser:x/traits", `{"plan":"gold"}`); code != http.StatusServiceUnavailable || !strings.Contains(answer, done) || len(r.twin.traits) != 1 {
+		t.Errorf("a correction without a line: %d %s, %d are done", code, answer, len(r.twin.traits))
+	}
+	if code, answer := ask("PATCH", "/v1/identities/browser:x/traits", `{}`); code != http.StatusServiceUnavailable || strings.Contains(answer, done) {
+		t.Errorf("a correction that is refused, without a line: %d %s", code, answer)
+	}
+	if code, answer := ask("GET", "/v1/users/browser:x", ""); strings.Contains(answer, done) {
+		t.Errorf("a question without a line: %d %s", code, answer)
 	}
 	if code, answer := ask("POST", "/v1/optouts", `{"identity":"browser:x"}`); code != http.StatusOK && code != http.StatusAccepted {
 		t.Errorf("an opt-out is held up: %d %s", code, answer)

@@ -20,8 +20,8 @@ type AuditRecord struct {
 	Refused  uint64     `json:"refused,omitempty"` // of Requests
 }
 
-// AuditQuery is what is asked of the audit log: what is behind a record's sequence,
-// at most Limit records.
+// AuditQuery is what is asked of the audit log: what comes from After on, which is 0
+// or Next of a page; at most Limit records.
 type AuditQuery struct {
 	Client       ClientName
 	Identity     string // keyed hash
@@ -30,8 +30,8 @@ type AuditQuery struct {
 	Limit        int
 }
 
-// AuditPage is an answer. Next is what to ask for next, as after; More says that
-// there is something.
+// AuditPage is an answer. Next is what to ask for next, as after, with the same
+// question or another; More says that there is something.
 type AuditPage struct {
 	Records []AuditRecord `json:"records"`
 	Next    uint64        `json:"next"`
