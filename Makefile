@@ -53,8 +53,8 @@ lint: ## vet, formatting, staticcheck, import direction
 	$(TOOL) staticcheck $(PKGS)
 	go test ./internal/importtest
 
-fmt: ## format with gofumpt
-	$(TOOL) gofumpt -w $$(git ls-files '*.go' | grep -v '\.pb\.go$$')
+fmt: ## format as lint wants it
+	gofmt -w $$(git ls-files '*.go')
 
 deadcode: ## functions that nothing reaches
 	$(TOOL) deadcode -test $(PKGS)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/RoaringBitmap/roaring/v2"
 
+	"kith/internal/cores"
 	"kith/proto"
 	"kith/segments"
 )
@@ -307,7 +308,7 @@ func (m *matrix) add(i int, get getBits) {
 
 // spread does one row on all cores.
 func spread(row *roaring.Bitmap, columns []*roaring.Bitmap, out []uint64) {
-	shares := min(cores(), 1+len(columns)/overlapShare)
+	shares := min(cores.Count(), 1+len(columns)/overlapShare)
 	var busy sync.WaitGroup
 	defer busy.Wait()
 	for n := range shares {

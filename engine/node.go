@@ -25,6 +25,7 @@ import (
 	"kith/actors/identity"
 	"kith/engine/log"
 	"kith/engine/store"
+	"kith/internal/cores"
 	"kith/proto"
 )
 
@@ -274,7 +275,7 @@ func (n *Node) start(ctx context.Context) error {
 	}
 	count := n.config.Helpers
 	if count == 0 {
-		count = max(1, cores()/2)
+		count = max(1, cores.Count()/2)
 	}
 	helpers := actors.NewHelpers(count)
 	for id := range n.config.Lanes {

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"kith/internal/cores"
 )
 
 // Bounds of background work beside work that somebody waits for.
@@ -27,7 +29,7 @@ type pace struct {
 	last time.Time // when it was seen that somebody had asked
 }
 
-func newPace() *pace { return &pace{share: min(float64(cores())*pacePart, paceMost)} }
+func newPace() *pace { return &pace{share: min(float64(cores.Count())*pacePart, paceMost)} }
 
 // ask notes that somebody waits for an answer. It is called for each question,
 // so it writes only what is not so already.
@@ -72,7 +74,3 @@ func (s *spell) breathe(ctx context.Context) error {
 	}
 	return ctx.Err()
 }
-
-// cores is how many goroutines compute at once: a process may let more of them
-// run than there are cores.
-func cores() int { return min(runtime.GOMAXPROCS(0), runtime.NumCPU()) }

@@ -5,7 +5,6 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"embed"
-	"encoding/hex"
 	"encoding/json"
 	"html/template"
 	"mime"
@@ -23,26 +22,23 @@ var pageSource embed.FS
 // pages are what people meet: two pages, their style and their script.
 type pages struct {
 	people *template.Template
-	files  map[string]pageFile // by path
-	key    []byte              // of forms' tokens
-}
-
-type pageFile struct {
-	body, kind, etag string
+	files  map[string]asset // by path
+	key    []byte           // of forms' tokens
 }
 
 func newPages(key []byte) (p pages, err error) {
 	if p.people, err = template.ParseFS(pageSource, "pages/people.html"); err != nil {
 		return p, proto.Errorf(proto.CodeInternal, "read the pages: %w", err)
 	}
-	p.files = map[string]pageFile{}
+	p.files = map[string]asset{}
 	for path, kind := range map[string]string{"pages/people.css": "text/css; charset=utf-8", "pages/people.js": "text/javascript; charset=utf-8"} {
 		b, err := pageSource.ReadFile(path)
+		if err == nil {
+			p.files["/"+path], err = newAsset(kind, b)
+		}
 		if err != nil {
 			return p, proto.Errorf(proto.CodeInternal, "read the pages: %w", err)
 		}
-		sum := sha256.Sum256(b)
-		p.files["/"+path] = pageFile{string(b), kind, `"` + hex.EncodeToString(sum[:8]) + `"`}
 	}
 	// A key of its own: what pseudonyms are made with makes nothing else.
 	h := hmac.New(sha256.New, key)
@@ -74,17 +70,9 @@ func (g *Gateway) pageAsset(w http.ResponseWriter, r *http.Request) error {
 		return notHere(r.URL.Path)
 	}
 	h := w.Header()
-	h.Set("ETag", f.etag)
 	h.Set("Cache-Control", "public, max-age=3600")
-	h.Set("Content-Type", f.kind)
-	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
-	if r.Header.Get("If-None-Match") == f.etag {
-		w.WriteHeader(http.StatusNotModified)
-		return nil
-	}
-	h.Set("Content-Length", strconv.Itoa(len(f.body)))
-	_, _ = w.Write([]byte(f.body))
+	f.send(w, r)
 	return nil
 }
 

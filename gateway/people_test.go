@@ -140,6 +140,9 @@ func TestPagesAreSafe(t *testing.T) {
 		if w.Code != 200 || w.Header().Get("Content-Type") != kind || w.Header().Get("X-Content-Type-Options") != "nosniff" || w.Body.Len() < 100 {
 			t.Errorf("%s: %d %v", path, w.Code, w.Header())
 		}
+		if z := r.visit("GET", path, "", "Accept-Encoding", "gzip, br"); z.Header().Get("Content-Encoding") != "gzip" || z.Body.Len() >= w.Body.Len() || z.Header().Get("ETag") != w.Header().Get("ETag") || z.Header().Get("Vary") != "Accept-Encoding" {
+			t.Errorf("%s zipped: %d bytes of %d, %v", path, z.Body.Len(), w.Body.Len(), z.Header())
+		}
 		if w := r.visit("GET", path, "", "If-None-Match", w.Header().Get("ETag")); w.Code != 304 || w.Body.Len() != 0 {
 			t.Errorf("%s again: %d", path, w.Code)
 		}

@@ -2,11 +2,11 @@ package exports
 
 import (
 	"context"
-	"runtime"
 	"sync"
 
 	"github.com/RoaringBitmap/roaring/v2"
 
+	"kith/internal/cores"
 	"kith/proto"
 )
 
@@ -15,7 +15,7 @@ import (
 
 // partsAhead is how many parts are in memory: one that is written, and those
 // that are made meanwhile.
-func partsAhead() int { return 1 + min(max(1, min(runtime.GOMAXPROCS(0), runtime.NumCPU())/2), 3) }
+func partsAhead() int { return 1 + min(max(1, cores.Count()/2), 3) }
 
 // table is a set that is written as a table.
 type table struct {
