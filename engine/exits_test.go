@@ -35,11 +35,14 @@ func TestEachExitWithinASecond(t *testing.T) {
 		defer closeNode(t, n)
 		c := acme(t, n)
 		define(t, n, "hot", `count(event.section == "x", "30s") >= 1`)
+		visitors := 10_000
+		if testing.Short() { // for the race detector
+			visitors = 1_000
+		}
 		const (
-			visitors = 10_000
-			window   = 30 * time.Second
-			spread   = 60 * time.Second
-			look     = 20 * time.Millisecond
+			window = 30 * time.Second
+			spread = 60 * time.Second
+			look   = 20 * time.Millisecond
 		)
 		time.Sleep(2 * time.Minute) // lane time has come along
 		// Events come for a minute and thirty seconds later their memberships go:
@@ -56,7 +59,7 @@ func TestEachExitWithinASecond(t *testing.T) {
 				t.Fatalf("after %v %d of %d memberships have not left", elapsed, visitors-len(late), visitors)
 			}
 			var list []*proto.Event
-			for ; next < visitors && time.Duration(next)*spread/visitors <= elapsed; next++ {
+			for ; next < visitors && time.Duration(next)*spread/time.Duration(visitors) <= elapsed; next++ {
 				at := time.Now().Add(-time.Duration(r.IntN(5000)) * time.Millisecond)
 				v := fmt.Sprint("v", next)
 				due[v] = at.Add(window)
