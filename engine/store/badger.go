@@ -89,7 +89,7 @@ func badgerOptions(c Config) badger.Options {
 	if c.MemTables == 0 {
 		c.MemTables = 3
 	}
-	return badger.DefaultOptions(c.Dir).
+	o := badger.DefaultOptions(c.Dir).
 		WithSyncWrites(true).
 		WithNumVersionsToKeep(1).
 		WithDetectConflicts(false).
@@ -104,6 +104,10 @@ func badgerOptions(c Config) badger.Options {
 		WithMetricsEnabled(false).
 		WithChecksumVerificationMode(options.OnBlockRead).
 		WithLogger(badgerLog{c.Logger})
+	if !c.Small { // twice Badger's, so that each level is written half as often
+		o = o.WithNumLevelZeroTables(10).WithNumLevelZeroTablesStall(20)
+	}
+	return o
 }
 
 func openError(dir string, err error) error {
