@@ -43,8 +43,12 @@ func (n *networks) take(p netip.Prefix, now time.Time) (wait time.Duration) {
 	}
 }
 
-// networkOf is the /24 or /48 that a request comes from. It is not known where the
-// connection is a proxy's and the proxy does not say.
+// sharedAddresses are those that operators give to their customers' routers, which
+// share others (RFC 6598): they tell customers apart no more than private ones.
+var sharedAddresses = netip.MustParsePrefix("100.64.0.0/10")
+
+// networkOf is the /24 or /48 that a request comes from, so that no address goes any
+// further. It is not known where the connection is a proxy's and the proxy does not say.
 func (g *Gateway) networkOf(r *http.Request) (p netip.Prefix, known bool) {
 	text := r.RemoteAddr
 	if name := g.addressHeader; name != "" {
@@ -64,7 +68,7 @@ func (g *Gateway) networkOf(r *http.Request) (p netip.Prefix, known bool) {
 		a = both.Addr()
 	}
 	a = a.Unmap().WithZone("")
-	if !a.IsGlobalUnicast() || a.IsPrivate() {
+	if !a.IsGlobalUnicast() || a.IsPrivate() || sharedAddresses.Contains(a) {
 		return p, false
 	}
 	bits := 48

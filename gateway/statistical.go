@@ -25,8 +25,8 @@ type coarse struct {
 }
 
 // coarseOf reads a request, false if it says too little.
-func (x *inferring) coarseOf(r *http.Request) (c coarse, ok bool) {
-	p, ok := x.networkOf(r)
+func (g *Gateway) coarseOf(r *http.Request) (c coarse, ok bool) {
+	p, ok := g.networkOf(r)
 	if !ok {
 		return c, false
 	}
@@ -136,7 +136,7 @@ func (g *Gateway) statisticalID(v *visit, r *http.Request, client proto.ClientIn
 	if _, on := slices.BinarySearch(g.inferring.clients, client.Name); !on || len(v.claims()) > 0 || !g.mayInfer(v, r, client.Name) {
 		return "", ""
 	}
-	c, ok := g.inferring.coarseOf(r)
+	c, ok := g.coarseOf(r)
 	if !ok {
 		return "", ""
 	}
@@ -180,7 +180,7 @@ func (g *Gateway) cutStatistical(ctx context.Context, r *http.Request) (states [
 	if len(g.inferring.clients) == 0 {
 		return nil, nil
 	}
-	c, ok := g.inferring.coarseOf(r)
+	c, ok := g.coarseOf(r)
 	if !ok {
 		return nil, nil
 	}
@@ -218,7 +218,7 @@ func (g *Gateway) eraseStatistical(ctx context.Context, r *http.Request) (states
 	if len(g.inferring.clients) == 0 {
 		return nil, nil
 	}
-	c, ok := g.inferring.coarseOf(r)
+	c, ok := g.coarseOf(r)
 	if !ok {
 		return nil, nil
 	}

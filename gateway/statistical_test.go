@@ -28,7 +28,8 @@ const (
 func guessing(t *testing.T, edit ...func(*gateway.Config)) (*rig, *time.Time) {
 	clock := now
 	edit = append([]func(*gateway.Config){func(c *gateway.Config) {
-		c.CountryHeader, c.Inference = "CF-IPCountry", gateway.Inference{Never: []string{"BR", "FR"}, AddressHeader: "x-real-ip"}
+		c.CountryHeader, c.Inference = "CF-IPCountry", gateway.Inference{Never: []string{"BR", "FR"}}
+		c.AddressHeader = "x-real-ip"
 		c.Consent = gateway.ConsentPolicy{OptIn: []string{"DE"}}
 		c.Statistical = []proto.ClientName{"other", "demo"}
 		c.Households = map[proto.ClientName]proto.HouseholdRule{"demo": {DaysMin: 2, IdentitiesMax: 3}}
@@ -443,7 +444,6 @@ func TestInferenceConfig(t *testing.T) {
 			c.CountryHeader, c.Households = "X", map[proto.ClientName]proto.HouseholdRule{"demo": {DaysMin: 5, IdentitiesMax: 65}}
 		}, "2 to 64"},
 		{"a long life", func(c *gateway.Config) { c.Inference.RotateDays = 8 }, "1 to 7"},
-		{"a header", func(c *gateway.Config) { c.Inference.AddressHeader = "X Real" }, "X-Real-IP"},
 		{"a country", func(c *gateway.Config) { c.Inference.Never = []string{"Brazil"} }, "two capital letters"},
 		{"too many", func(c *gateway.Config) {
 			c.CountryHeader, c.Statistical = "X", make([]proto.ClientName, 257)

@@ -20,7 +20,8 @@ import (
 )
 
 const inferringYAML = `consent: {country_header: CF-IPCountry}
-inference: {address_header: X-Real-IP, rotate_days: 7, never: [BR]}
+limits: {address_header: X-Real-IP}
+inference: {rotate_days: 7, never: [BR]}
 clients:
   - name: demo
     statistical_ids: true
@@ -36,7 +37,7 @@ func TestGatewayConfigOfInference(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := gatewayConfig(c)
-	if d := cmp.Diff(gateway.Inference{Never: []string{"BR"}, AddressHeader: "X-Real-IP", RotateDays: 7}, g.Inference); d != "" {
+	if d := cmp.Diff(gateway.Inference{Never: []string{"BR"}, RotateDays: 7}, g.Inference); d != "" {
 		t.Error(d)
 	}
 	if d := cmp.Diff([]proto.ClientName{"demo"}, g.Statistical); d != "" {

@@ -197,7 +197,7 @@ func gatewayConfig(c config.Config) gateway.Config {
 		Sensitive: map[proto.ClientName]gateway.Sensitive{}, PropertiesAllowed: map[proto.ClientName][]string{},
 		EIDSource: c.OpenRTB.Source, TCFVendor: c.Consent.TCFVendor, CountryHeader: c.Consent.CountryHeader,
 		Consent: consentPolicy(c.Consent.Policy()), ConsentOf: map[proto.ClientName]gateway.ConsentPolicy{},
-		Inference:  gateway.Inference{Never: c.Inference.Never, AddressHeader: c.Inference.AddressHeader, RotateDays: c.Inference.RotateDays},
+		Inference:  gateway.Inference{Never: c.Inference.Never, RotateDays: c.Inference.RotateDays},
 		Households: map[proto.ClientName]proto.HouseholdRule{},
 		OpenRTB:    map[proto.ClientName]gateway.OpenRTB{}, Partners: map[proto.ClientName][]gateway.Partner{},
 	}

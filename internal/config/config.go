@@ -187,11 +187,8 @@ func (h Household) Rule() (r proto.HouseholdRule, on bool) {
 // that switched it on.
 type Inference struct {
 	// Never are countries where nothing is inferred, beside those of a client's opt_in.
-	Never []string `yaml:"never"`
-	// AddressHeader is set by the operator's proxy to the visitor's address. Empty: the
-	// address is the connection's.
-	AddressHeader string `yaml:"address_header"`
-	RotateDays    int    `yaml:"rotate_days"` // for how many days a statistical id lasts
+	Never      []string `yaml:"never"`
+	RotateDays int      `yaml:"rotate_days"` // for how many days a statistical id lasts
 }
 
 // What may stand in Client.Bots.
@@ -724,9 +721,7 @@ func (c *Config) checkInference() *problem {
 	if p := (&Policy{OptIn: x.Never}).problem("$.inference"); p != nil {
 		return &problem{strings.Replace(p.path, "opt_in", "never", 1), p.message}
 	}
-	switch h := x.AddressHeader; {
-	case len(h) > 64 || strings.Trim(strings.ToLower(h), "abcdefghijklmnopqrstuvwxyz0123456789-_") != "":
-		return &problem{"$.inference.address_header", "write the name of a header that your proxy sets, such as X-Real-IP, or leave it empty"}
+	switch {
 	case x.RotateDays < 1 || x.RotateDays > 7:
 		return &problem{"$.inference.rotate_days", "use 1 to 7"}
 	}

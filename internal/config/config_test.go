@@ -96,7 +96,7 @@ func TestParseNamesLineAndFix(t *testing.T) {
 		{"a household without days", "consent: {country_header: X}\nclients:\n  - name: a\n    household: {identities: 4}\n", 4, "use 2 to 30"},
 		{"a household of a crowd", "consent: {country_header: X}\nclients:\n  - name: a\n    household:\n      days: 5\n      identities: 65\n", 6, "use 2 to 64"},
 		{"never where", "inference:\n  never: [Brazil]\n", 2, "two capital letters"},
-		{"address header", "inference:\n  address_header: \"X Real IP\"\n", 2, "X-Real-IP"},
+		{"address header", "limits:\n  address_header: \"X Real IP\"\n", 2, "X-Real-IP"},
 		{"a long rotation", "inference: {rotate_days: 30}\n", 1, "use 1 to 7"},
 		{"connections", "limits: {connections_max: 0}\n", 1, "use 100 to 1000000"},
 		{"source", "openrtb:\n  source: https://kith.example\n", 2, "a domain"},

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"net/http"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -19,9 +18,6 @@ type Inference struct {
 	// inferred, beside those of the client's policy in which consent comes first.
 	// Nor is anything where the country is not known.
 	Never []string
-	// AddressHeader is set by the operator's proxy to the visitor's address; of
-	// several in it the last counts. Empty: the address is the connection's.
-	AddressHeader string
 	// RotateDays is for how many days a statistical id lasts, 1 to 7. Default 1.
 	RotateDays int
 }
@@ -39,9 +35,7 @@ func (c Config) validateInference() error {
 			return proto.Errorf(proto.CodeInvalid, "client %q: %w", name, err)
 		}
 	}
-	switch h := x.AddressHeader; {
-	case strings.Trim(h, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") != "" || len(h) > 64:
-		return proto.Errorf(proto.CodeInvalid, "the header that names the address is %q: use the name of a header, such as X-Real-IP", clip(h))
+	switch {
 	case x.RotateDays < 1 || x.RotateDays > 7:
 		return proto.Errorf(proto.CodeInvalid, "statistical ids last %d days: use 1 to 7", x.RotateDays)
 	case len(c.Statistical) > statisticalMax:
@@ -54,7 +48,6 @@ func (c Config) validateInference() error {
 
 // inferring is Inference as it is asked for. Read only.
 type inferring struct {
-	header     string // in canonical form; empty: the connection's address
 	rotate     proto.Day
 	networks   []byte // keys networks
 	ids        []byte // keys statistical ids
@@ -64,7 +57,7 @@ type inferring struct {
 
 func newInferring(c Config) inferring {
 	x := inferring{
-		header: http.CanonicalHeaderKey(c.Inference.AddressHeader), rotate: proto.Day(c.Inference.RotateDays),
+		rotate:   proto.Day(c.Inference.RotateDays),
 		networks: derivedKey(c.PseudonymKey, "kith networks"), ids: derivedKey(c.PseudonymKey, "kith statistical ids"),
 		clients: slices.Clone(c.Statistical), households: c.Households,
 	}
@@ -109,49 +102,13 @@ func (x *signals) consentNeeded(p *policy) bool {
 	return x.needed(there)
 }
 
-// sharedAddresses are those that operators give to their customers' routers, which
-// share others (RFC 6598): they tell customers apart no more than private ones.
-var sharedAddresses = netip.MustParsePrefix("100.64.0.0/10")
-
-// networkOf is the network that a request came from, cut to /24 or /48 so that no
-// address goes any further. Of private addresses there is none: they are a proxy's.
-func (x *inferring) networkOf(r *http.Request) (netip.Prefix, bool) {
-	text := r.RemoteAddr
-	if x.header != "" {
-		lines := r.Header[x.header]
-		if len(lines) == 0 {
-			return netip.Prefix{}, false
-		}
-		text = lines[len(lines)-1]
-		text = strings.TrimSpace(text[strings.LastIndexByte(text, ',')+1:])
-	}
-	a, err := netip.ParseAddr(text)
-	if err != nil {
-		both, err := netip.ParseAddrPort(text)
-		if err != nil {
-			return netip.Prefix{}, false
-		}
-		a = both.Addr()
-	}
-	a = a.Unmap().WithZone("")
-	if !a.IsGlobalUnicast() || a.IsPrivate() || sharedAddresses.Contains(a) {
-		return netip.Prefix{}, false
-	}
-	size := 48
-	if a.Is4() {
-		size = 24
-	}
-	p, err := a.Prefix(size)
-	return p, err == nil
-}
-
 // networkKey is what stands for a request's network in a client's events, 0 if the
 // client infers no households, or not of this visit.
 func (g *Gateway) networkKey(v *visit, r *http.Request, client proto.ClientInfo) proto.NetworkKey {
 	if _, on := g.inferring.households[client.Name]; !on || !g.mayInfer(v, r, client.Name) {
 		return 0
 	}
-	p, ok := g.inferring.networkOf(r)
+	p, ok := g.networkOf(r)
 	if !ok {
 		return 0
 	}
