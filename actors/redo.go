@@ -65,7 +65,7 @@ func (h *host) rebuild(r *resident) error {
 			return err
 		}
 	}
-	now.Named, now.Device, now.Ordinal, now.Exit = before.Named, before.Device, before.Ordinal, before.Exit
+	now.Named, now.Device, now.End, now.Ordinal, now.Exit = before.Named, before.Device, before.End, before.Ordinal, before.Exit
 	now.Follows, now.User = before.Follows, before.User
 	return nil
 }

@@ -158,7 +158,10 @@ func gives(self Member, begun bool, other Member) bool {
 // lives asks a process whether it lives. Whoever gossips at its address now, as one
 // that was started after it does, does not answer in its name.
 func (m *Membership) lives(key string, x process) bool {
-	if at := m.list.LocalNode(); at.Addr.Equal(x.gossip.IP) && int(at.Port) == x.gossip.Port {
+	m.mu.Lock()
+	own := m.heard[processKey(m.self.Name, m.self.Started)].gossip
+	m.mu.Unlock()
+	if own.IP.Equal(x.gossip.IP) && own.Port == x.gossip.Port {
 		return false // this one gossips there
 	}
 	for range twinPings {

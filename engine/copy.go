@@ -198,7 +198,7 @@ func (c *copyChunks) get(number uint64) []byte {
 
 // openStore opens the node's store.
 func openStore(c *Config) (*store.Badger, error) {
-	return store.Open(store.Config{Dir: c.storeDir(), Small: c.SmallStore || smallDisk(c.storeDir()), CheckTables: c.CheckTables, Logger: c.Logger})
+	return store.Open(store.Config{Dir: c.storeDir(), Small: c.SmallStore || smallDisk(c.storeDir()), Roomy: freeBytes(c.storeDir()) > diskRoomy, CheckTables: c.CheckTables, Logger: c.Logger})
 }
 
 // reopenStore opens the store, empty if a copy was begun: what there is of it may

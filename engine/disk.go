@@ -30,6 +30,7 @@ const (
 	reserveLarge = 256 << 20
 	reserveLeast = 48 << 20
 	diskSmall    = 2 << 30 // smaller ones get smaller files, and an eighth as reserve
+	diskRoomy    = 8 << 30 // with more free at the start merges may take a GB for a while
 )
 
 func newDisk(reserve uint64, dirs ...string) *disk {

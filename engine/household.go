@@ -173,9 +173,10 @@ func (x *householding) lane(l *lane, key proto.NetworkKey) (list []housemate, ma
 		if f := s.Client(x.client.ID); f != nil {
 			if days := f.On(key, x.today); days != 0 {
 				list = append(list, housemate{node, days})
+				many = len(list) > x.rule.IdentitiesMax
 			}
 		}
-		return true, nil
+		return !many, nil
 	})
 	return list, many, err
 }

@@ -286,9 +286,7 @@ func (n *Node) start(ctx context.Context) error {
 		n.lanes = append(n.lanes, l)
 	}
 	if n.config.Peers != nil {
-		if err := n.noteIncarnations(); err != nil {
-			return err
-		}
+		n.noteIncarnations()
 	}
 	n.done.Go(func() { n.ledger.write(background) })
 	for _, l := range n.lanes {

@@ -5,11 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -218,7 +221,9 @@ func (x *leases) other(b proto.Beat) (replaced bool) {
 		delete(x.others, b.Incarnation)
 		return false
 	}
-	x.others[b.Incarnation] = x.now()
+	now := x.now()
+	maps.DeleteFunc(x.others, func(_ uint64, seen time.Duration) bool { return now-seen > leaseFor+leaseSlack })
+	x.others[b.Incarnation] = now
 	switch {
 	case b.Node != x.node || slices.Contains(x.elder, b.Incarnation):
 		return false
@@ -276,8 +281,8 @@ func (n *Node) mayAnswer(l *lane) error {
 	if n.config.Peers == nil {
 		return nil
 	}
-	if n.clock.wrong() {
-		return n.clock.fault()
+	if err := n.clock.fault(); err != nil {
+		return err
 	}
 	if !l.leases.held() {
 		return errNoLease
@@ -306,36 +311,64 @@ type settleAnswer struct {
 }
 
 const (
-	// incarnationsName is a file in the directory of a node of a cluster: by which
-	// numbers its processes beat, of each lane, the newest last.
+	// incarnationsName is a file in the directory of a node of a cluster.
 	incarnationsName = "INCARNATIONS"
-	// incarnationsMax bounds them; those before have no lease any more, unless the
-	// node crashes each second.
-	incarnationsMax = 16 * proto.LanesMax
+	// processesMax bounds the processes in it; those before have no lease any more,
+	// unless the node crashes each second.
+	processesMax = 16
 )
 
+// incarnations is the file of that name: by which numbers the processes of a node
+// beat, of each lane, the newest last. They are dead if the store, which one process
+// has open, is the one that they had, on the same machine since it started: a
+// directory may have been copied from a node that lives, or moved.
+type incarnations struct {
+	Node  string   `json:"node"`
+	Boot  string   `json:"boot"`  // of the machine's kernel
+	Store uint64   `json:"store"` // inode of its directory
+	Beats []uint64 `json:"beats"`
+}
+
+// bootFile is where Linux tells which start of the machine this is. Without it no
+// process is known to be dead.
+const bootFile = "/proc/sys/kernel/random/boot_id"
+
 // noteIncarnations writes down by which numbers this process beats, before it does,
-// beside those of the processes before it. The directory's lock says that they have
-// ended.
-func (n *Node) noteIncarnations() error {
+// beside those of the processes before it.
+func (n *Node) noteIncarnations() {
 	file := filepath.Join(n.config.markerDir(), incarnationsName)
-	var list []uint64
+	x := incarnations{Node: n.config.Node}
+	if boot, err := os.ReadFile(bootFile); err == nil {
+		x.Boot = strings.TrimSpace(string(boot))
+	}
+	if at, err := os.Stat(n.config.storeDir()); err == nil {
+		if s, ok := at.Sys().(*syscall.Stat_t); ok {
+			x.Store = s.Ino
+		}
+	}
+	var was incarnations
 	text, err := os.ReadFile(file)
 	if err == nil {
-		err = json.Unmarshal(text, &list)
+		err = json.Unmarshal(text, &was)
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		n.logger.Warn("it is not known by which numbers the processes before this one beat: opt-outs wait for their leases", "error", err)
-		list = nil
+	case err == nil && x.Boot != "" && x.Store != 0 && was.Node == x.Node && was.Boot == x.Boot && was.Store == x.Store:
+		x.Beats = was.Beats
 	}
 	for _, l := range n.lanes {
-		list = append(list, l.producer)
+		x.Beats = append(x.Beats, l.producer)
 	}
-	n.incarnations = list[max(0, len(list)-incarnationsMax):]
-	if text, err = json.Marshal(n.incarnations); err != nil {
-		return proto.Errorf(proto.CodeInternal, "encode the numbers of processes: %w", err)
+	x.Beats = x.Beats[max(0, len(x.Beats)-processesMax*len(n.lanes)):]
+	n.incarnations = x.Beats
+	text, err = json.Marshal(x)
+	if err == nil {
+		err = writeSynced(file, append(text, '\n'))
 	}
-	return writeSynced(file, append(text, '\n'))
+	if err != nil {
+		n.logger.Warn("by which numbers this process beats cannot be written down: after a crash opt-outs will wait for its leases", "error", err)
+	}
 }
 
 // othersSettled returns when every node that may answer has published what this one

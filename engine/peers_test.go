@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"os"
@@ -190,6 +191,20 @@ func TestClusterMetrics(t *testing.T) {
 	}
 }
 
+// notedIn are the numbers in a file of incarnations.
+func notedIn(t *testing.T, file string) []uint64 {
+	t.Helper()
+	var x struct{ Beats []uint64 }
+	text, err := os.ReadFile(file)
+	if err == nil {
+		err = json.Unmarshal(text, &x)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x.Beats
+}
+
 // TestIncarnations: a process of a cluster's node knows by which numbers those
 // before it in its directory beat, and does without where that cannot be read.
 func TestIncarnations(t *testing.T) {
@@ -204,19 +219,26 @@ func TestIncarnations(t *testing.T) {
 		if err := n.Close(); err != nil {
 			t.Error(err)
 		}
-		text, err := os.ReadFile(file)
-		if err == nil {
-			err = json.Unmarshal(text, &list)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		return list
+		return notedIn(t, file)
 	}
 	first := noted()
 	second := noted()
 	if len(first) != 2 || len(second) != 4 || !slices.Equal(second[:2], first) {
 		t.Errorf("first %v is noted, then %v", first, second)
+	}
+	// A copy of another node's directory, or of one on another machine, says nothing
+	// of whether those live.
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for field, other := range map[string]string{`"node":"a"`: `"node":"b"`, `"boot":"`: `"boot":"x`, `"store":`: `"store":1`} {
+		if err := os.WriteFile(file, bytes.Replace(text, []byte(field), []byte(other), 1), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if list := noted(); len(list) != 2 {
+			t.Errorf("with %s %v is noted", other, list)
+		}
 	}
 	for _, spoil := range []string{"[1,", ""} {
 		if err := os.WriteFile(file, []byte(spoil), 0o600); err != nil {

@@ -81,6 +81,7 @@ func sectionOf(raw string) string {
 			section = plain
 		}
 	}
+	section, _, _ = strings.Cut(section, ";") // parameters of the path, such as a session
 	switch {
 	case section == "":
 		return homeSection

@@ -251,7 +251,7 @@ func (g *Gateway) audited(route string, h handler) handler {
 				return nil // that is the answer
 			}
 			if err != nil && !a.kept {
-				if kind == auditTaking && asError(err).Code == proto.CodeRateLimited && a.who.Role != "" {
+				if code := asError(err).Code; kind == auditTaking && (code == proto.CodeRateLimited || code == proto.CodeOverloaded) && a.who.Role != "" {
 					g.audit.tallyFor(a.who, route).add(err) // nothing was done, and it may come by the thousand
 					return err
 				}

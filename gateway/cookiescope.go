@@ -23,7 +23,8 @@ func cookieDomains(host, configured string) []string {
 	if configured = strings.TrimPrefix(configured, "."); configured != "" {
 		list = append(list, configured)
 	}
-	if _, err := netip.ParseAddr(host); err == nil || !strings.Contains(host, ".") {
+	odd := strings.Trim(host, "abcdefghijklmnopqrstuvwxyz0123456789-.") != ""
+	if _, err := netip.ParseAddr(host); err == nil || odd || !strings.Contains(host, ".") {
 		return list
 	}
 	for site := siteOf(host); len(list) < scopesMax; {

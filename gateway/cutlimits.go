@@ -22,8 +22,8 @@ const (
 	networkCutEvery = time.Second // of a network of visitors
 	networkCutBurst = 60
 
-	strangerCutsPerSecond = 50 // of identities that nothing is kept of, on a node
-	strangerCutsBurst     = 200
+	strangerCutsPerSecond = 100 // of identities that nothing is kept of, on a node
+	strangerCutsBurst     = 1000
 )
 
 // Bounds of the identities that are being cut at once.
@@ -99,20 +99,23 @@ func reserve(going *atomic.Int64, n, most int) bool {
 // admitCuts lets a key cut n identities. done must be called when that is over.
 func (g *Gateway) admitCuts(who proto.Principal, n int) (done func(), err error) {
 	x := g.clientCuts(who)
-	if x.rate != nil && !x.rate.AllowN(g.c.Now(), n) {
-		return nil, g.limitedCut(time.Second, "over %g identities/s are opted out, erased or opted in by this client: nothing of this request is done; send it again, and more slowly", float64(x.rate.Limit()))
-	}
 	if !reserve(&x.going, n, cutsOfClientMax) {
 		return nil, overloadedCut(cutsOfClientMax, "of this client")
 	}
+	done = func() { x.going.Add(int64(-n)) }
 	if !reserve(&g.cuts.keys, n, cutsOfKeysMax) {
-		x.going.Add(int64(-n))
+		done()
 		return nil, overloadedCut(cutsOfKeysMax, "on this node")
 	}
-	return func() {
+	done = func() {
 		x.going.Add(int64(-n))
 		g.cuts.keys.Add(int64(-n))
-	}, nil
+	}
+	if x.rate != nil && !x.rate.AllowN(g.c.Now(), n) {
+		done()
+		return nil, g.limitedCut(time.Second, "over %g identities/s are opted out, erased or opted in by this client: nothing of this request is done; send it again, and more slowly", float64(x.rate.Limit()))
+	}
+	return done, nil
 }
 
 func overloadedCut(most int, whose string) error {

@@ -259,7 +259,7 @@ func (g *Gateway) takePublic(w http.ResponseWriter, r *http.Request, p *post) (e
 func (g *Gateway) admission(r *http.Request, p *post) *admission {
 	a := &admission{visit: g.visitOf(r), now: p.now}
 	p.admit = a.admit
-	p.public, p.agent = true, g.sessions.ofRequest(r.Header)
+	p.public = true
 	p.resolve = func(name string) (proto.ClientInfo, error) {
 		client, err := g.clientNamed(name)
 		if err == nil && p.known {
@@ -269,6 +269,9 @@ func (g *Gateway) admission(r *http.Request, p *post) *admission {
 		if err == nil {
 			g.judge(&a.visit, r, client.Name)
 			g.judgeIdentity(&a.visit, client)
+			if a.visit.signal == "" { // of others nothing is read
+				p.agent = g.sessions.ofRequest(r.Header)
+			}
 			a.stat, _ = g.statisticalID(&a.visit, r, client)
 			a.network = g.networkKey(&a.visit, r, client)
 		}
@@ -284,15 +287,25 @@ func (g *Gateway) judgeIdentity(v *visit, client proto.ClientInfo) {
 	if v.signal != "" || len(claims) == 0 {
 		return
 	}
+	if v.crowded {
+		v.signal = withheldOptedOut // one that is not looked at might be
+		return
+	}
 	l := g.lookups.Get().(*lookup)
 	defer g.freeLookup(l)
 	for _, id := range claims {
-		// Where it cannot be looked up the log decides: it keeps nothing either.
-		if seen, err := g.look(l, client, id, g.millis()); err == nil && seen.OptedOut {
+		seen, err := g.look(l, client, id, g.millis())
+		switch {
+		case err == nil && seen.OptedOut:
 			v.signal = withheldOptedOut
 			if len(v.several) > 0 {
 				v.dark = id
 			}
+			return
+		case err != nil && len(v.several) > 0:
+			// One alone the log decides on: it keeps nothing either. Several give way to
+			// a new one, of which the log knows nothing.
+			v.signal = withheldOptedOut
 			return
 		}
 	}

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"context"
 	"net/http"
 	"net/url"
 	"slices"
@@ -203,7 +202,11 @@ func (g *Gateway) getMatch(w http.ResponseWriter, r *http.Request) error {
 	if browser == "" {
 		browser = newBrowser()
 	}
-	pos, err := g.storeMatch(r.Context(), client, browser, id, m.partner)
+	pos, err := g.storeMatch(r, client, browser, id, m.partner)
+	if proto.CodeOf(err) == proto.CodeBot { // nothing of it is stored, and it goes on
+		sendOn(w, m.redirect, "")
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -238,10 +241,11 @@ func (g *Gateway) mayMatch(client proto.ClientInfo, v visit, id proto.Identity) 
 
 // storeMatch stores an event "match" of the browser, which links the partner's id
 // to it as any event links its identities.
-func (g *Gateway) storeMatch(ctx context.Context, client proto.ClientInfo, browser, id proto.Identity, partner string) (proto.Position, error) {
+func (g *Gateway) storeMatch(r *http.Request, client proto.ClientInfo, browser, id proto.Identity, partner string) (proto.Position, error) {
 	p := g.newPost()
 	defer g.freePost(p)
 	p.client, p.known = client, true
+	p.public, p.agent = true, g.sessions.ofRequest(r.Header)
 	d := &p.draft
 	d.reset()
 	d.setName("match")
@@ -253,7 +257,7 @@ func (g *Gateway) storeMatch(ctx context.Context, client proto.ClientInfo, brows
 		d.setID(name)
 	}
 	p.take()
-	pos, err := g.submit(ctx, true, p)
+	pos, err := g.submit(r.Context(), true, p)
 	if err == nil && len(p.refused) > 0 {
 		err = &proto.Error{Code: p.refused[0].code, Message: p.refused[0].message}
 	}

@@ -379,9 +379,9 @@ func (m *messages) admitOptOut(who proto.Principal, reply bool) (done func(), er
 		t := time.NewTimer(natsOptOutPause)
 		select {
 		case <-t.C:
-		case <-m.ctx.Done():
+		case <-m.ctx.Done(): // there is no later
 			t.Stop()
-			return nil, err
+			return func() {}, nil
 		}
 	}
 }

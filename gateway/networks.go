@@ -51,7 +51,14 @@ var sharedAddresses = netip.MustParsePrefix("100.64.0.0/10")
 // further. It is not known where the connection is a proxy's and the proxy does not say.
 func (g *Gateway) networkOf(r *http.Request) (p netip.Prefix, known bool) {
 	text := r.RemoteAddr
-	if name := g.addressHeader; name != "" {
+	if name := g.addressHeader; name == "" {
+		// A proxy passed it on, whose network would be everybody's.
+		for _, by := range []string{"X-Forwarded-For", "Forwarded", "Via"} {
+			if len(r.Header[by]) > 0 {
+				return p, false
+			}
+		}
+	} else {
 		text = ""
 		if lines := r.Header[name]; len(lines) > 0 {
 			// What stands before it the visitor may have sent.

@@ -65,18 +65,19 @@ func newReferrers() (referrers, error) {
 
 // search is the engine that a referrer is a search of, and the terms if it has
 // them; empty if it is none. Many of these hosts have other pages too: it counts
-// if there are terms, or where searches are known to hide them.
+// if there are terms, be it that they cannot be read, or where searches are known to
+// hide them.
 func (x *referrers) search(ref address) (name, terms string) {
 	e := x.engineAt(ref)
 	if e == nil {
 		return "", ""
 	}
-	terms = termsOf(ref.query, e.params)
+	terms, asked := termsOf(ref.query, e.params)
 	silent := e.silentAt(ref.path)
 	if silent && isPageLink(terms) {
 		terms = ""
 	}
-	if terms == "" && !silent {
+	if !asked && !silent {
 		return "", ""
 	}
 	return e.name, terms
@@ -176,14 +177,17 @@ func (x *referrers) network(host string) string {
 }
 
 // termsOf are the search terms in a query, under the first of the parameters that
-// has any: in lower case, with single blanks.
-func termsOf(query string, params []string) string {
+// has any: in lower case, with single blanks. asked says whether there was something,
+// be it that it cannot be read.
+func termsOf(query string, params []string) (terms string, asked bool) {
 	for _, name := range params {
-		if terms := plainTerms(rawParameter(query, name)); terms != "" {
-			return terms
+		raw := rawParameter(query, name)
+		asked = asked || raw != ""
+		if terms = plainTerms(raw); terms != "" {
+			return terms, true
 		}
 	}
-	return ""
+	return "", asked
 }
 
 // rawParameter is the first value of a name in a query, still escaped.

@@ -111,7 +111,9 @@ func (x *sessions) derive(d *draft) {
 	if a.bot {
 		d.deriveProp(propBot, proto.FlagOf(true))
 	}
-	d.deriveText(propSection, sectionOf(d.event.URL))
+	if section := sectionOf(d.event.URL); findPersonal(section) == noPersonal {
+		d.deriveText(propSection, section)
+	}
 	x.deriveReferrer(d)
 }
 

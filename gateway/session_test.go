@@ -144,8 +144,8 @@ func TestReferrers(t *testing.T) {
 		"https://duckduckgo.com/":                                     {"duckduckgo", "", ""},
 		"https://search.brave.com/":                                   {"brave", "", ""},
 		"https://yandex.ru/search/?text=%D0%B0%D0%B2%D1%82%D0%BE":     {"yandex", "авто", ""},
-		"https://yandex.ru/search/?text=%E0%E2%F2%EE":                 {}, // windows-1251
-		"https://www.cnn.com/2026/11/28/world":                        {}, // its search is an engine's
+		"https://yandex.ru/search/?text=%E0%E2%F2%EE":                 {"yandex", "", ""}, // windows-1251
+		"https://www.cnn.com/2026/11/28/world":                        {},                 // its search is an engine's
 		"android-app://com.google.android.googlequicksearchbox/":      {"google", "", ""},
 		"https://t.co/abc":                                            {"", "", "twitter"},
 		"https://l.facebook.com/l.php?u=x":                            {"", "", "facebook"},
@@ -308,6 +308,20 @@ func TestSearchTermsHoldNothingPersonal(t *testing.T) {
 			if e := r.taken()[len(r.taken())-1]; e.Ref != "https://www.bing.com/search" {
 				t.Errorf("%s: kept as %s", ref, e.Ref)
 			}
+		}
+	}
+	// What cannot be read is not kept either.
+	for _, terms := range []string{"%E4rzte", strings.Repeat("a", 300)} {
+		w := r.visit("POST", "/v1/events", `{"client":"acme","events":[{"event":"page","ref":"https://www.bing.com/search?q=`+terms+`"}]}`)
+		if e := r.taken()[len(r.taken())-1]; !strings.Contains(w.Body.String(), `"accepted":1`) || e.Ref != "https://www.bing.com/search" || r.derived()["search_terms"] != "" {
+			t.Errorf("%s: %s, kept as %s with %v", terms, w.Body, e.Ref, r.derived())
+		}
+	}
+	// A session in the first part of a path is no section, and costs no event.
+	for path, want := range map[string]string{"/index.jsp;jsessionid=2D9447DA79A8C9C02D9447DA79A8C9C0": "", "/auto;v=2/7": "auto"} {
+		w := r.visit("POST", "/v1/events", `{"client":"acme","events":[{"event":"page","url":"https://a.example`+path+`"}]}`)
+		if got := r.derived()["section"]; !strings.Contains(w.Body.String(), `"accepted":1`) || strings.Contains(got, "session") || want != "" && got != want {
+			t.Errorf("%s: %s, section %q", path, w.Body, got)
 		}
 	}
 	// Elsewhere the referrer's own rules hold.

@@ -186,7 +186,8 @@ func (g *Gateway) cutStatistical(ctx context.Context, r *http.Request) (states [
 	}
 	var ids []proto.Identity
 	_ = g.statisticalIDs(&c, func(_ proto.ClientInfo, id proto.Identity) error { ids = append(ids, id); return nil })
-	ids = append(ids, g.inferring.suppression(&c))
+	suppression := g.inferring.suppression(&c)
+	ids = append(ids, suppression)
 	ctx, cancel := cutContext(ctx)
 	defer cancel()
 	var left []proto.Identity
@@ -204,6 +205,23 @@ func (g *Gateway) cutStatistical(ctx context.Context, r *http.Request) (states [
 	if len(left) == 0 {
 		return states, nil
 	}
+	if left[len(left)-1] != suppression { // asked for again: of ids that none was made of nothing is written
+		left = slices.DeleteFunc(left, func(id proto.Identity) bool {
+			kept, err := g.deps.OptOuts.Keeps(id)
+			return err == nil && !kept
+		})
+		if len(left) == 0 {
+			return states, nil
+		}
+	}
+	if err := g.admitNetwork(r); err != nil {
+		return nil, err
+	}
+	done, err := g.admitVisitor(left[len(left)-1])
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	cut, err := g.deps.OptOuts.OptOutAll(ctx, left, false)
 	if err != nil {
 		return nil, err

@@ -29,6 +29,7 @@ const (
 type visit struct {
 	browser proto.Identity   // the cookie's, empty without one
 	several []proto.Identity // instead of browser, if cookies name more than one
+	crowded bool             // there were more than severalMax
 	host    string           // that the browser asked, if it has several cookies
 	dark    proto.Identity   // of several, one that is opted out
 	cookie  bool             // kith_optout=1 was sent
@@ -85,6 +86,8 @@ func (v *visit) readCookies(r *http.Request) {
 			v.browser = id
 		case len(v.several) < severalMax-1:
 			v.several = append(v.several, id)
+		default:
+			v.crowded = true
 		}
 	}
 	if len(v.several) > 0 {

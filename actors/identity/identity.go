@@ -249,6 +249,7 @@ func (p *Stepper) NeedsHistory(s *State, in *Input) bool {
 // if it becomes so.
 func (p *Stepper) Step(s *State, in *Input, now proto.Millis, fx *Effects) {
 	if in.Kind == InputEvent || in.Kind == InputTraits {
+		fx.Changed = fx.Changed || s.End != in.End
 		s.Device, s.End = in.Device, in.End
 	}
 	p.eval.SetDevices(devices(s))

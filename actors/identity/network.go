@@ -111,6 +111,30 @@ func (f *Facts) forgetNetworks(now proto.Millis) {
 	f.Networks = slices.DeleteFunc(f.Networks, func(n Network) bool { return n.end() <= now })
 }
 
+// networksOlder reports whether some network was seen before a day.
+func (f *Facts) networksOlder(day proto.Day) bool {
+	return slices.ContainsFunc(f.Networks, func(n Network) bool { return n.days&^n.since(day) != 0 })
+}
+
+// trimNetworks forgets on which networks the node was seen before a day.
+func (f *Facts) trimNetworks(day proto.Day) {
+	for i := range f.Networks {
+		f.Networks[i].days &= f.Networks[i].since(day)
+	}
+	f.Networks = slices.DeleteFunc(f.Networks, func(n Network) bool { return n.days == 0 })
+}
+
+// since has the bits of the days from one on.
+func (n *Network) since(day proto.Day) uint32 {
+	switch {
+	case n.Last < day:
+		return 0
+	case n.Last-day >= proto.HouseholdDays:
+		return networkDaysMask
+	}
+	return 1<<(n.Last-day+1) - 1
+}
+
 // networksEnd is when the next network is to be let go of, 0 for never.
 func (f *Facts) networksEnd() (end proto.Millis) {
 	for i := range f.Networks {

@@ -103,6 +103,24 @@ func TestNetworkEnds(t *testing.T) {
 	}
 }
 
+// Retention takes days on networks as it takes events.
+func TestNetworksTrimmed(t *testing.T) {
+	start := proto.Millis(1_767_225_600_000)
+	for at, want := range map[int][][]int{0: {{5, 0, 2}, {6, 0}}, 1: {{5, 0}, {6, 0}}, 2: {{5, 0}}, 3: nil} {
+		s := seen(t, [2]int{0, 5}, [2]int{1, 6}, [2]int{2, 5})
+		p := identity.NewStepper(rules{})
+		var fx identity.Effects
+		day := start + proto.Millis(at)*dayMillis
+		p.Step(s, &identity.Input{Kind: identity.InputTrim, Client: 1, At: day}, start+3*dayMillis, &fx)
+		if d := cmp.Diff(want, networks(s)); d != "" {
+			t.Errorf("from day %d on (-want +got):\n%s", at, d)
+		}
+		if f := s.Client(1); f != nil && f.Older(day) {
+			t.Errorf("something is older than day %d still", at)
+		}
+	}
+}
+
 // What a client knows of networks goes with what else it knows.
 func TestNetworksForgotten(t *testing.T) {
 	s := seen(t, [2]int{0, 5})

@@ -31,9 +31,10 @@ func (s *State) Idle(t proto.Millis) bool {
 	return last > 0 && last < t
 }
 
-// Older reports whether events from before t may be kept.
+// Older reports whether events from before t may be kept, or networks on days before
+// its day.
 func (f *Facts) Older(t proto.Millis) bool {
-	return f.First < t && (f.History.TailEvents > 0 || f.History.First < f.History.Next)
+	return f.networksOlder(t.Day()) || f.First < t && (f.History.TailEvents > 0 || f.History.First < f.History.Next)
 }
 
 // trim forgets a client's events from before in.At. What its memory holds is made
@@ -45,6 +46,7 @@ func (p *Stepper) trim(s *State, in *Input, now proto.Millis, fx *Effects) {
 		return
 	}
 	fx.Changed = true
+	f.trimNetworks(in.At.Day())
 	dropped := false
 	p.history(f, in)(func(t proto.Millis, _ *proto.EventBody) bool {
 		dropped = t < in.At

@@ -95,7 +95,6 @@ func (x *trio) laneTimes(ctx context.Context, i int) (list []time.Time, err erro
 // after the machine that has them all stood still, time goes on from there.
 func TestClusterClocksTogether(t *testing.T) {
 	longCluster(t)
-	t.Parallel()
 	x := startTrio(t, 1)
 	x.defineSeen(t)
 	if _, _, err := x.nodes[0].post(t.Context(), []graphEvent{{Event: "visit", Identities: []string{"browser:slept"}}}); err != nil {
@@ -140,7 +139,6 @@ func TestClusterClocksTogether(t *testing.T) {
 // nothing and says why, until it is set right. The lanes' time is nothing to it.
 func TestClusterWrongClockAtStart(t *testing.T) {
 	longCluster(t)
-	t.Parallel()
 	for _, by := range []time.Duration{time.Hour, -time.Hour} {
 		t.Run(by.String(), func(t *testing.T) {
 			t.Parallel()
@@ -180,7 +178,6 @@ func TestClusterWrongClockAtStart(t *testing.T) {
 // one that stood still while another was started in its place ends when it goes on.
 func TestClusterTwins(t *testing.T) {
 	longCluster(t)
-	t.Parallel()
 	x := startTrio(t, 1)
 	x.defineSeen(t)
 	twin := func() *process {

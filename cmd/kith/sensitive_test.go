@@ -33,7 +33,7 @@ func TestNoSensitiveCategoryIsKept(t *testing.T) {
 	}
 	for id, c := range map[string]struct{ when, holds string }{
 		"a1":        {`count(event.section == "diabetes", "30d") >= 2`, `looks at event.section with \"diabetes\"`},
-		"a2":        {`count(event.url.contains("/politik/")) >= 1`, "(politics)"},
+		"a2":        {`count(event.url.contains("/krankheiten/")) >= 1`, "(health)"},
 		"a3":        {`!(trait("Religion") == "x")`, "(religion)"},
 		"a4":        {`distinct(event.ethnicity, "3d") >= 2`, "(ethnicity)"},
 		"a5":        {`sequence(event.name == "page", event.ref.matches("gay|lesbian"), "1h")`, "(sexuality)"},

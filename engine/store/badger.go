@@ -24,6 +24,7 @@ type Config struct {
 	CheckTables bool // read and verify every table at open; else each block when it is read
 	MemTables   int  // of 64 MB each, or 16 MB; 0: 3
 	Small       bool // the disk is small: 16 MB files
+	Roomy       bool // there are some GB: fewer merges, each with more
 	Logger      *slog.Logger
 }
 
@@ -104,7 +105,7 @@ func badgerOptions(c Config) badger.Options {
 		WithMetricsEnabled(false).
 		WithChecksumVerificationMode(options.OnBlockRead).
 		WithLogger(badgerLog{c.Logger})
-	if !c.Small { // twice Badger's, so that each level is written half as often
+	if c.Roomy && !c.Small { // twice Badger's, so that each level is written half as often
 		o = o.WithNumLevelZeroTables(10).WithNumLevelZeroTablesStall(20)
 	}
 	return o

@@ -353,7 +353,7 @@ func Default() Config {
 			EventAheadMax:    Duration(5 * time.Minute),
 			ConnectionsMax:   20_000,
 
-			RateOptOutsMax:    2_000,
+			RateOptOutsMax:    5_000,
 			RateOwnOptOutsMax: 1_000,
 		},
 	}
@@ -373,6 +373,8 @@ func (c *Config) UseDev() {
 		Name:     DevClient,
 		OpenRTB:  ClientOpenRTB{UserID: "browser", BuyerUID: "browser"},
 		Partners: []Partner{{Name: DevClient, Redirects: []string{"https://partner.example"}}},
+		// A newspaper's section is what people try rules with.
+		Sensitive: Sensitive{Allow: []string{"politics"}},
 	})
 }
 
@@ -836,7 +838,7 @@ func (c *Config) checkLimits() *problem {
 	case l.RateLookupsMax < 0:
 		return &problem{"$.limits.rate_lookups_max", "use 0 for no limit, or a number of identities per second"}
 	case l.RateOptOutsMax < 0:
-		return &problem{"$.limits.rate_optouts_max", "use 0 for no limit, or a number of identities per second; the default is 2000"}
+		return &problem{"$.limits.rate_optouts_max", "use 0 for no limit, or a number of identities per second; the default is 5000"}
 	case l.RateOwnOptOutsMax < 0:
 		return &problem{"$.limits.rate_own_optouts_max", "use 0 for no limit, or a number of browsers per second; the default is 1000"}
 	case !headerName(l.AddressHeader):
