@@ -48,6 +48,7 @@
     const heard = storage(outKey);
     if (heard !== null) return leaveAlone(), tell(+heard);
     gate = 1;
+    since = !d.hidden && Date.now();
     later(50);
     waiting.splice(0).forEach(f => f());
   }
@@ -142,7 +143,7 @@
       });
       if (!again.length || gate < 1) tries = 0;
       else if (++tries > 5) {
-        warn("lost: " + again.length + " events");
+        warn("lost: " + again.length);
         tries = 0;
       } else queue = again.concat(queue);
       // Jitter only lengthens: Retry-After is the least.
@@ -154,7 +155,7 @@
   // there may be no later.
   function leave(e) {
     if (e.type === "pagehide") hosts();
-    else if (!d.hidden) return since = Date.now();
+    else if (!d.hidden) return since = gate > 0 && Date.now();
     stay();
     while (queue.length && may()) {
       const sent = batch();
@@ -200,7 +201,7 @@
     put({ event: "page", props });
   }
 
-  let since; // when the page came into sight, if it is
+  let since; // when the page came into sight, if it is and the gate is open
 
   // stay reports for how long the page has been in sight, and begins anew. While a
   // request is under way it may be the first, and another would make a new browser.
@@ -374,7 +375,6 @@
     kith.v = 2;
     // A page may have kept the function that queues.
     kith.q = { push: call => kith(...call) };
-    leave(0);
     view();
     for (const call of stub.q || []) kith(...call);
     draining = false;
@@ -382,7 +382,7 @@
     if (silent) return;
     if (mode === "tcf") when("__tcfapi", tcf, 120);
     else if (mode === "gpp") when("__gpp", gpp, 120);
-    else if (mode !== "none" && mode !== "wait") refuse("such data-consent");
+    else if (mode !== "none" && mode !== "wait") refuse("data-consent");
     if (data.spa !== "off") watchHistory();
     w.addEventListener("pagehide", leave);
     d.addEventListener("visibilitychange", leave);

@@ -721,7 +721,7 @@ func retriesEnd(s *surfer) {
 	}
 	// The queue is bounded.
 	s.do(`for (let i = 0; i < 500; i++) kith("event", "flood")`)
-	if got := value[[]string](s, "warned"); len(got) != 401 || !strings.Contains(got[0], "lost: 1 events") {
+	if got := value[[]string](s, "warned"); len(got) != 401 || !strings.Contains(got[0], "lost: 1") {
 		s.t.Errorf("%d warnings, the first %q", len(got), got[0])
 	}
 	s.front.answers(nil)
@@ -889,7 +889,7 @@ func consentTCFReadCloser(s *surfer) {
 }
 
 func consentMissing(s *surfer) {
-	for consent, want := range map[string]string{"tcf": "no __tcfapi", "gpp": "no __gpp", "tfc": "no such data-consent"} {
+	for consent, want := range map[string]string{"tcf": "no __tcfapi", "gpp": "no __gpp", "tfc": "no data-consent"} {
 		s.page(fmt.Sprintf("data-consent=%q", consent), hasten+`kith("segments", x => window.got = x)`, "")
 		s.open("/")
 		s.until("the end", func() bool { return strings.Contains(value[string](s, "warned.join()"), want) })
