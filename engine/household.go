@@ -28,7 +28,11 @@ const (
 
 // scanNetworks calls fn with every network's rows.
 func scanNetworks(snap store.Snapshot, fn func(proto.ClientID, proto.NetworkKey, proto.Node) error) error {
-	prefix := []byte{'H'}
+	return scanNetworksIn(snap, []byte{'H'}, fn)
+}
+
+// scanNetworksIn calls fn with the rows below a prefix.
+func scanNetworksIn(snap store.Snapshot, prefix []byte, fn func(proto.ClientID, proto.NetworkKey, proto.Node) error) error {
 	return snap.Scan(prefix, prefix, func(k, _ []byte) (bool, error) {
 		c, key, n, err := networkKeyOf(k)
 		if err == nil {

@@ -128,8 +128,12 @@ func optOutKey(h proto.IdentityHash) []byte {
 
 // networkPrefix is of the nodes that a client saw on a network.
 func networkPrefix(c proto.ClientID, k proto.NetworkKey) []byte {
-	b := binary.BigEndian.AppendUint32(append(make([]byte, 0, 33), 'H'), uint32(c))
-	return binary.BigEndian.AppendUint64(b, uint64(k))
+	return binary.BigEndian.AppendUint64(clientNetworksPrefix(c), uint64(k))
+}
+
+// clientNetworksPrefix is that of all networks of a client.
+func clientNetworksPrefix(c proto.ClientID) []byte {
+	return binary.BigEndian.AppendUint32(append(make([]byte, 0, 33), 'H'), uint32(c))
 }
 
 func networkKey(c proto.ClientID, k proto.NetworkKey, n proto.Node) []byte {

@@ -182,8 +182,8 @@ func (c *receiptCheck) searchClient(snap store.Snapshot) error {
 		return err
 	}
 	rows := 0
-	err = scanNetworks(snap, func(client proto.ClientID, k proto.NetworkKey, n proto.Node) error {
-		if n == node && client == c.client.ID && (old || f == nil || !f.SeenOn(k)) {
+	err = scanNetworksIn(snap, clientNetworksPrefix(c.client.ID), func(_ proto.ClientID, k proto.NetworkKey, n proto.Node) error {
+		if n == node && (old || f == nil || !f.SeenOn(k)) {
 			rows++
 		}
 		return nil
