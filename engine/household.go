@@ -177,10 +177,9 @@ func (x *householding) lane(l *lane, key proto.NetworkKey) (list []housemate, ma
 		if f := s.Client(x.client.ID); f != nil {
 			if days := f.On(key, x.today); days != 0 {
 				list = append(list, housemate{node, days})
-				many = len(list) > x.rule.IdentitiesMax
 			}
 		}
-		return !many, nil
+		return len(list) <= x.rule.IdentitiesMax, nil // one more says enough
 	})
 	return list, many, err
 }
