@@ -43,8 +43,7 @@ func (g *Gateway) optOut(w http.ResponseWriter, r *http.Request) error {
 }
 
 // cutOwn cuts out what the browser is known by, its statistical ids too, and takes its
-// cookie away. Of
-// several identities the answer has the first receipt.
+// cookie away. Of several identities the answer has the first receipt.
 func (g *Gateway) cutOwn(w http.ResponseWriter, r *http.Request, v *visit, everywhere bool) (ownOptOut, error) {
 	answer := ownOptOut{OptedOut: true}
 	for _, id := range v.claims() {
@@ -137,10 +136,7 @@ func (g *Gateway) stillOut(r *http.Request, id proto.Identity) bool {
 	if err != nil || !s.OptedOut {
 		return err != nil
 	}
-	if g.admitNetwork(r) != nil {
-		return true
-	}
-	done, err := g.admitVisitor(id)
+	done, err := g.admitOwn(r, id)
 	if err != nil {
 		return true
 	}

@@ -185,6 +185,14 @@ func (g *Gateway) admitNetwork(r *http.Request) error {
 	return g.limitedCut(wait, "too many opt-outs come from your network: nothing is cut out yet; ask again after Retry-After")
 }
 
+// admitOwn is admitNetwork and admitVisitor.
+func (g *Gateway) admitOwn(r *http.Request, id proto.Identity) (done func(), err error) {
+	if err := g.admitNetwork(r); err != nil {
+		return nil, err
+	}
+	return g.admitVisitor(id)
+}
+
 // admitVisitor lets a browser have an identity cut or opted in. done must be called
 // when that is over. Identities that nothing is kept of are made up by whoever
 // floods; people are not kept waiting by them.

@@ -2,8 +2,6 @@ package gateway
 
 import (
 	"bytes"
-	"crypto/hmac"
-	"crypto/sha256"
 	"embed"
 	"encoding/json"
 	"html/template"
@@ -41,9 +39,7 @@ func newPages(key []byte) (p pages, err error) {
 		}
 	}
 	// A key of its own: what pseudonyms are made with makes nothing else.
-	h := hmac.New(sha256.New, key)
-	h.Write([]byte("tokens of forms"))
-	p.key = h.Sum(nil)
+	p.key = derivedKey(key, "tokens of forms")
 	return p, nil
 }
 

@@ -202,22 +202,16 @@ func (g *Gateway) cutStatistical(ctx context.Context, r *http.Request) (states [
 			left = append(left, id)
 		}
 	}
-	if len(left) == 0 {
-		return states, nil
-	}
-	if left[len(left)-1] != suppression { // asked for again: of ids that none was made of nothing is written
+	if !slices.Contains(left, suppression) { // asked for again: of ids that none was made of nothing is written
 		left = slices.DeleteFunc(left, func(id proto.Identity) bool {
 			kept, err := g.deps.OptOuts.Keeps(id)
 			return err == nil && !kept
 		})
-		if len(left) == 0 {
-			return states, nil
-		}
 	}
-	if err := g.admitNetwork(r); err != nil {
-		return nil, err
+	if len(left) == 0 {
+		return states, nil
 	}
-	done, err := g.admitVisitor(left[len(left)-1])
+	done, err := g.admitOwn(r, left[len(left)-1])
 	if err != nil {
 		return nil, err
 	}

@@ -5,11 +5,6 @@ import "context"
 // postConns are the connections of one-event posts and of single look-ups.
 const postConns = 64
 
-// taken counts answers of a yardstick.
-type taken struct{ *poster }
-
-func (taken) done([]byte) (int, error) { return 1, nil }
-
 // posts is one event a request, acknowledged after its fsync, beside a bare
 // handler that reads the same bodies.
 func (s *session) posts(ctx context.Context) (_ []Result, err error) {
@@ -30,11 +25,7 @@ func (s *session) posts(ctx context.Context) (_ []Result, err error) {
 			return n.queryable(ctx, httpLoad(n.service, posters(postConns, 1, eventsPath, from)), s.Time)
 		},
 		func(ctx context.Context) (sample, error) {
-			workers := posters(postConns, 1, eventsPath, from)
-			for i, w := range workers {
-				workers[i] = taken{w.(*poster)}
-			}
-			return bare.measured(ctx, httpLoad(bare.addr, workers), s.Time)
+			return bare.measured(ctx, httpLoad(bare.addr, unreadAll(posters(postConns, 1, eventsPath, from), 1)), s.Time)
 		})
 	if err != nil {
 		return nil, err
