@@ -346,7 +346,7 @@ func restoreAll(ctx context.Context, c Config, r *bufio.Reader) error {
 	if err != nil {
 		return err
 	}
-	st, err := store.Open(store.Config{Dir: c.storeDir(), Small: c.SmallStore, Logger: c.Logger})
+	st, err := openStore(&c)
 	if err != nil {
 		return errors.Join(err, lg.Close())
 	}
@@ -490,7 +490,7 @@ func restoreStore(c Config, r io.Reader) error {
 
 // loadStore makes the store from what another one's Backup wrote.
 func loadStore(c *Config, r io.Reader) error {
-	st, err := store.Open(store.Config{Dir: c.storeDir(), Small: c.SmallStore, Logger: c.Logger})
+	st, err := openStore(c)
 	if err != nil {
 		return err
 	}

@@ -196,11 +196,6 @@ func (c *copyChunks) get(number uint64) []byte {
 	return c.chunk
 }
 
-// openStore opens the node's store.
-func openStore(c *Config) (*store.Badger, error) {
-	return store.Open(store.Config{Dir: c.storeDir(), Small: c.SmallStore || smallDisk(c.storeDir()), Roomy: freeBytes(c.storeDir()) > diskRoomy, CheckTables: c.CheckTables, Logger: c.Logger})
-}
-
 // reopenStore opens the store, empty if a copy was begun: what there is of it may
 // not be readable, and is nothing.
 func reopenStore(c *Config) (*store.Badger, error) {

@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"time"
 
+	"kith/engine/store"
 	"kith/proto"
 )
 
@@ -30,13 +31,38 @@ const (
 	reserveLarge = 256 << 20
 	reserveLeast = 48 << 20
 	diskSmall    = 2 << 30 // smaller ones get smaller files, and an eighth as reserve
-	diskRoomy    = 8 << 30 // with more free at the start merges may take a GB for a while
+	diskRoomy    = 8 << 30 // with more free at the start the store's merges may be large
+	mergesMax    = 2 << 30
+	mergesLevel0 = 20 * 64 << 20 // that a merge may take besides
 )
 
-func newDisk(reserve uint64, dirs ...string) *disk {
+// mergesOf is how much the store may merge at once beside its level 0, with so much
+// free at the start; 0: as little as it can.
+func mergesOf(free uint64) int64 {
+	if free <= diskRoomy {
+		return 0
+	}
+	return int64(min(free/16, mergesMax))
+}
+
+// openStore opens the node's store, with files and merges as the disk allows.
+func openStore(c *Config) (*store.Badger, error) {
+	small := c.SmallStore || smallDisk(c.storeDir())
+	if c.merges == 0 && !small {
+		c.merges = mergesOf(freeBytes(c.storeDir()))
+	}
+	return store.Open(store.Config{Dir: c.storeDir(), Small: small, Merges: c.merges, CheckTables: c.CheckTables, Logger: c.Logger})
+}
+
+// newDisk watches dirs. reserve is 0 for the default, which the largest merge fits
+// in.
+func newDisk(reserve uint64, merges int64, dirs ...string) *disk {
 	d := &disk{dirs: dirs, reserve: reserve, now: time.Now}
 	if d.reserve == 0 {
 		d.reserve = reserveLarge
+		if merges > 0 {
+			d.reserve = uint64(merges) + mergesLevel0
+		}
 		if smallDisk(dirs[0]) {
 			d.reserve = max(reserveLeast, diskSize(dirs[0])/8)
 		}

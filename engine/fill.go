@@ -90,7 +90,7 @@ func (p *progress) openFill() (f fillProgress, found bool) {
 // fillFromHistory appends fills for segments that want their history gone
 // through, a step at a time, each once the one before is published: so live
 // events go first, and a restart goes on where it was. Between two steps it rests
-// as the node's pace says, and a step is as large as the lane takes fillWork for.
+// as the node's pace says.
 func (l *lane) fillFromHistory(ctx context.Context) {
 	step := fillStep
 	for {
@@ -109,6 +109,7 @@ func (l *lane) fillFromHistory(ctx context.Context) {
 			}
 			continue
 		}
+		began := time.Now()
 		x := l.nextFill(f, step)
 		if err := l.appendOwn(ctx, proto.CommandFill, [][]byte{x.Append(nil)}); err != nil {
 			l.logger.Warn("history cannot be gone through, trying again", "error", err)
@@ -124,18 +125,26 @@ func (l *lane) fillFromHistory(ctx context.Context) {
 		if err != nil {
 			return
 		}
-		work := time.Duration(l.filling.Load())
-		if work > 2*fillWork {
-			step = max(step/2, fillStepMin)
-		} else if work < fillWork/2 {
-			step = min(step*2, fillStepMax)
-		}
-		// By what the lane did, not by how long the step waited its turn: on a full
-		// machine that is long, and the fill would come to a stand.
-		if !l.node.pace.rest(ctx, work) {
+		work, took := time.Duration(l.filling.Load()), time.Since(began)
+		step = nextStep(step, work, l.node.pace.of(took))
+		if !l.node.pace.restOf(ctx, work, took) {
 			return
 		}
 	}
+}
+
+// nextStep is how large a step is to be after one that was work for the lane. due is
+// the fill's share of the time that it took: where a step waits long for its turn
+// the fill would all but stop if the next were no larger.
+func nextStep(step int, work, due time.Duration) int {
+	due = min(max(due, fillWork), fillWorkMax)
+	switch {
+	case work > 2*due:
+		return max(step/2, fillStepMin)
+	case work < due/2:
+		return min(step*2, fillStepMax)
+	}
+	return step
 }
 
 // first is the ordinal at which the next step begins.

@@ -161,7 +161,7 @@ func newNode(c Config, lg log.Logs, st store.Store, secret [16]byte) *Node {
 	n := &Node{
 		config: c, logger: c.Logger, hasher: proto.NewHasher(secret), log: lg, store: st,
 		views: newViews(c.ViewsMax), clock: clock, pace: newPace(), reporting: make(chan struct{}, 1), fillsEnded: make(chan struct{}, 1), campaigns: newCampaigns(),
-		conn: func() *nats.Conn { return nil }, cutSeconds: newCutSeconds(), disk: newDisk(c.DiskReserve, c.storeDir(), c.logDir()),
+		conn: func() *nats.Conn { return nil }, cutSeconds: newCutSeconds(), disk: newDisk(c.DiskReserve, c.merges, c.storeDir(), c.logDir()),
 	}
 	n.copies.given = map[string]chan<- copyQuestion{}
 	n.place()

@@ -12,7 +12,7 @@ import (
 
 // Bounds of background work beside work that somebody waits for.
 const (
-	pacePart    = 1.0 / 32         // of the processor, while somebody asks
+	pacePart    = 1.0 / 8          // of the processor, while somebody asks
 	paceMost    = 1.0 / 2          // of the time of one that does it
 	paceSlice   = time.Millisecond // of work without a rest
 	paceRestMax = 100 * time.Millisecond
@@ -49,13 +49,19 @@ func (p *pace) alone() bool {
 	return time.Since(p.last) > paceAlone
 }
 
+// of is the share of background work in so much time, while somebody asks.
+func (p *pace) of(took time.Duration) time.Duration { return time.Duration(float64(took) * p.share) }
+
 // rest leaves the time to others after so much work; false if ctx ended.
-func (p *pace) rest(ctx context.Context, work time.Duration) bool {
+func (p *pace) rest(ctx context.Context, work time.Duration) bool { return p.restOf(ctx, work, work) }
+
+// restOf is rest after work that took longer, since it waited for others.
+func (p *pace) restOf(ctx context.Context, work, took time.Duration) bool {
 	if p.alone() {
 		runtime.Gosched()
 		return ctx.Err() == nil
 	}
-	return pause(ctx, min(time.Duration(float64(work)*(1-p.share)/p.share), paceRestMax))
+	return pause(ctx, min(time.Duration(float64(work)/p.share)-took, paceRestMax))
 }
 
 // spell is one goroutine's background work.

@@ -54,3 +54,31 @@ func TestBackgroundWorkRests(t *testing.T) {
 		}
 	})
 }
+
+// What a step waited for its turn is rest too, and where steps wait long they are
+// larger: a fill keeps its share of the time.
+func TestStepsThatWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const ms = time.Millisecond
+		p := &pace{share: 1.0 / 16}
+		for _, x := range []struct{ work, took, rest time.Duration }{{5 * ms, 5 * ms, 75 * ms}, {5 * ms, 50 * ms, 30 * ms}, {5 * ms, 400 * ms, 0}, {15 * ms, 16 * ms, paceRestMax}} {
+			p.ask()
+			start := time.Now()
+			if !p.restOf(t.Context(), x.work, x.took) || time.Since(start) != x.rest {
+				t.Errorf("after a step of %v that took %v it rested for %v, not %v", x.work, x.took, time.Since(start), x.rest)
+			}
+		}
+		for _, x := range []struct {
+			step       int
+			work, took time.Duration
+			next       int
+		}{
+			{256, 5 * ms, 5 * ms, 256}, {256, 2 * ms, 5 * ms, 512}, {256, 11 * ms, 12 * ms, 128}, {fillStepMin, time.Second, time.Second, fillStepMin},
+			{256, 5 * ms, 400 * ms, 512}, {512, 20 * ms, 400 * ms, 512}, {512, 51 * ms, 400 * ms, 256}, {512, 39 * ms, time.Minute, 512}, {512, 81 * ms, time.Minute, 256}, {fillStepMax, ms, time.Minute, fillStepMax},
+		} {
+			if next := nextStep(x.step, x.work, p.of(x.took)); next != x.next {
+				t.Errorf("after a step of %d that was work for %v and took %v the next is %d, not %d", x.step, x.work, x.took, next, x.next)
+			}
+		}
+	})
+}

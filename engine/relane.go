@@ -31,7 +31,7 @@ func (x *restored) relane(ctx context.Context, c Config, made time.Time) (err er
 	if err := x.unplace(made); err != nil {
 		return err
 	}
-	st, err := store.Open(store.Config{Dir: c.storeDir(), Small: c.SmallStore, Logger: c.Logger})
+	st, err := openStore(&c)
 	if err != nil {
 		return err
 	}
@@ -40,7 +40,7 @@ func (x *restored) relane(ctx context.Context, c Config, made time.Time) (err er
 	if err := settleStored(ctx, c, made, x.control, st); err != nil {
 		return err
 	}
-	untold, err := relane(ctx, st, newDisk(c.DiskReserve, c.storeDir()), c.Lanes, c.RestoreLanes)
+	untold, err := relane(ctx, st, newDisk(c.DiskReserve, c.merges, c.storeDir()), c.Lanes, c.RestoreLanes)
 	if err != nil {
 		return err
 	}

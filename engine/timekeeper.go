@@ -15,7 +15,8 @@ const (
 	fillStep    = 256 // identities in the first fill
 	fillStepMin = 128
 	fillStepMax = 1024
-	fillWork    = 5 * time.Millisecond // of the lane, in one fill
+	fillWork    = 5 * time.Millisecond // of the lane, in one fill; more where each waits long for its turn
+	fillWorkMax = 40 * time.Millisecond
 )
 
 // keepTime appends beats: every two seconds, and when an exit record comes

@@ -103,7 +103,8 @@ func openStored(c Config) (_ *Node, done func(), err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	st, err := store.Open(store.Config{Dir: c.storeDir(), Small: c.SmallStore, CheckTables: true, Logger: c.Logger})
+	c.CheckTables = true
+	st, err := openStore(&c)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -80,13 +80,20 @@ func newBenchNodeCommand() *cobra.Command {
 	cmd.Flags().StringVar(&c.NATS.Listen, "nats-listen", "", "`ADDR`ess for NATS clients")
 	cmd.Flags().IntVar(&c.Limits.RateOptOutsMax, "rate-optouts-max", 0, "identities that a client has opted out per second; 0: no limit")
 	cmd.Flags().StringVar(&c.Limits.AddressHeader, "address-header", "", "`HEADER` with the visitor's address")
+	cmd.Flags().StringVar(&c.Node, "name", c.Node, "the node's `NAME`")
+	cmd.Flags().StringVar(&c.Cluster.Listen, "cluster", "", "`ADDR`ess for the others of a cluster")
+	cmd.Flags().StringSliceVar(&c.Cluster.Join, "join", nil, "their `ADDR`esses")
+	cmd.Flags().IntVar(&c.Lanes, "lanes", c.Lanes, "log streams")
+	cmd.Flags().DurationVar((*time.Duration)(&c.LogRetention), "log-retention", time.Duration(c.LogRetention), "how long applied entries stay in the log")
+	var f serveFlags
+	cmd.Flags().BoolVar(&f.passOn, "pass-on", false, "have another node answer all questions")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c.UseDev()
 		if err := c.Validate(); err != nil {
 			return err
 		}
 		return untilEOF(cmd, func(ctx context.Context) error {
-			return serve(ctx, c, serveFlags{}, cmd.OutOrStdout(), slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn})))
+			return serve(ctx, c, f, cmd.OutOrStdout(), slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn})))
 		})
 	}
 	return cmd

@@ -34,7 +34,7 @@ func TestBench(t *testing.T) {
 	}
 	dir := t.TempDir()
 	out, err := runBench(t, "--json", "--quick", "--seconds", "0.1", "--rounds", "1", "--cpuprofile", dir+"/cpu",
-		"--only", "ingest,nats,posts,bodies,pixel,openrtb,visible,lookup,batch,busy,links,optouts,flood,verdicts,actors,memory,cold,segments,backfill,exits")
+		"--only", "ingest,nats,posts,bodies,pixel,openrtb,visible,lookup,batch,busy,links,optouts,flood,verdicts,actors,memory,cold,segments,backfill,exits,cluster,copy,start")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +54,7 @@ func TestBench(t *testing.T) {
 			t.Errorf("%s has no result", name)
 		}
 	}
-	if rows["batch"] != 2 || rows["bodies"] != 2 || rows["pixel"] != 2 || rows["flood"] != 4 || rows["links"] != 3 || rows["optouts"] != 4 || rows["memory"] != 2 || rows["segments"] != 4 || rows["backfill"] != 2 {
+	if rows["batch"] != 2 || rows["bodies"] != 2 || rows["pixel"] != 2 || rows["flood"] != 4 || rows["links"] != 3 || rows["optouts"] != 4 || rows["memory"] != 2 || rows["segments"] != 4 || rows["cluster"] != 5 || rows["backfill"] != 2 {
 		t.Errorf("results: %v", rows)
 	}
 	if st, err := os.Stat(dir + "/cpu.ingest.1"); err != nil || st.Size() == 0 {

@@ -44,7 +44,14 @@ type serveFlags struct {
 	demoListen                          string
 	demoRate                            int
 	logLevel, logFormat                 string
+
+	passOn bool // of bench: another node answers all questions
 }
+
+// passing is a node that says it may not answer.
+type passing struct{ node }
+
+func (passing) Behind() bool { return true }
 
 func newServeCommand() *cobra.Command {
 	var f serveFlags
@@ -178,6 +185,9 @@ func serve(ctx context.Context, c config.Config, f serveFlags, out io.Writer, lo
 	defer func() { err = errors.Join(err, n.Close()) }()
 	if err := refuseDevData(c, n); err != nil {
 		return err
+	}
+	if f.passOn {
+		n = passing{n}
 	}
 	g, err := newGateway(c, n, members, m, log) // 4
 	if err != nil {

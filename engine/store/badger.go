@@ -21,10 +21,10 @@ import (
 // Config is how a Badger store is opened.
 type Config struct {
 	Dir         string
-	CheckTables bool // read and verify every table at open; else each block when it is read
-	MemTables   int  // of 64 MB each, or 16 MB; 0: 3
-	Small       bool // the disk is small: 16 MB files
-	Roomy       bool // there are some GB: fewer merges, each with more
+	CheckTables bool  // read and verify every table at open; else each block when it is read
+	MemTables   int   // of 64 MB each, or 16 MB; 0: 3
+	Small       bool  // the disk is small: 16 MB files
+	Merges      int64 // bytes; fewer merges, each with so much and 1.3 GB more for a while. 0: as Badger does
 	Logger      *slog.Logger
 }
 
@@ -105,8 +105,11 @@ func badgerOptions(c Config) badger.Options {
 		WithMetricsEnabled(false).
 		WithChecksumVerificationMode(options.OnBlockRead).
 		WithLogger(badgerLog{c.Logger})
-	if c.Roomy && !c.Small { // twice Badger's, so that each level is written half as often
-		o = o.WithNumLevelZeroTables(10).WithNumLevelZeroTablesStall(20)
+	if c.Merges > 0 && !c.Small {
+		// Twice Badger's tables, so that what is below is written half as often; and no
+		// level below that is smaller than what comes down at once: each would write all
+		// of it again, as Badger's of 10 MB and 100 MB do.
+		o = o.WithNumLevelZeroTables(10).WithNumLevelZeroTablesStall(20).WithBaseLevelSize(c.Merges).WithBaseTableSize(8 << 20)
 	}
 	return o
 }

@@ -113,6 +113,9 @@ func measurements() []measurement {
 		{"cold", (*session).cold},
 		{"backfill", (*session).backfill},
 		{"exits", (*session).exits},
+		{"cluster", (*session).cluster},
+		{"copy", (*session).copying},
+		{"start", (*session).starting},
 	}
 }
 

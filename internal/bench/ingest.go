@@ -138,6 +138,12 @@ func (n *node) applied(ctx context.Context, workers []worker, run sampler) (x sa
 // posts sends one event of each of the first count identities and waits until
 // they can be queried.
 func (n *node) load(ctx context.Context, count int) error {
+	_, err := n.loaded(ctx, count)
+	return err
+}
+
+// loaded is load that gives the position of all that was sent.
+func (n *node) loaded(ctx context.Context, count int) (proto.Position, error) {
 	n.s.say("loading %d identities", count)
 	workers := posters(ingestConns, postEvents, eventsPath, func(i int) source {
 		return &once{at: uint32(i), step: ingestConns, end: uint32(count)}
@@ -147,7 +153,8 @@ func (n *node) load(ctx context.Context, count int) error {
 		of := (count - i + ingestConns - 1) / ingestConns
 		workers[i] = &counted{w.(posted), (of + postEvents - 1) / postEvents}
 	}
-	return n.finish(ctx, workers)
+	err := n.finish(ctx, workers)
+	return end(workers), err
 }
 
 // counted posts so many bodies.

@@ -28,9 +28,10 @@ type node struct {
 	*child
 	s       *session
 	dir     string
-	service string // host:port
-	public  string // host:port
-	nats    string // host:port
+	flags   []string // by which it was started, beside those that all have
+	service string   // host:port
+	public  string   // host:port
+	nats    string   // host:port
 	http    http.Client
 	killed  bool // and waited for
 }
@@ -60,6 +61,19 @@ func (s *session) node(ctx context.Context, active int, rules []rule, more ...st
 
 // nodeIn starts a node over a folder; more are further flags.
 func (s *session) nodeIn(ctx context.Context, dir string, active int, more ...string) (*node, error) {
+	n, err := s.launch(ctx, dir, active, more...)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.ready(); err != nil {
+		_ = n.child.close()
+		return nil, err
+	}
+	return n, nil
+}
+
+// launch is nodeIn without waiting until the node is ready.
+func (s *session) launch(ctx context.Context, dir string, active int, more ...string) (*node, error) {
 	nats, err := freeAddress()
 	if err != nil {
 		return nil, err
@@ -72,9 +86,14 @@ func (s *session) nodeIn(ctx context.Context, dir string, active int, more ...st
 	if err != nil {
 		return nil, err
 	}
-	n := &node{child: c, s: s, dir: dir, nats: nats}
+	n := &node{child: c, s: s, dir: dir, flags: more, nats: nats}
 	n.http.Transport = &http.Transport{MaxIdleConnsPerHost: defineConns}
-	err = c.until(func(line string) bool {
+	return n, nil
+}
+
+// ready returns when the node answers.
+func (n *node) ready() error {
+	return n.until(func(line string) bool {
 		if m := serviceLine.FindStringSubmatch(line); m != nil {
 			n.service = m[1]
 		}
@@ -83,11 +102,6 @@ func (s *session) nodeIn(ctx context.Context, dir string, active int, more ...st
 		}
 		return strings.HasPrefix(line, "Ctrl-C")
 	})
-	if err != nil {
-		_ = c.close()
-		return nil, err
-	}
-	return n, nil
 }
 
 func (n *node) close() error {
