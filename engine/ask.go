@@ -150,14 +150,9 @@ func (n *Node) Ask(ctx context.Context, q *proto.Question) (*proto.Reply, error)
 	if len(q.Body)+len(q.Target) > askBytesMax {
 		return nil, proto.Errorf(proto.CodeUnavailable, "this node is behind the log, and the question is too large to be passed on: ask another node")
 	}
-	nc := n.conn()
-	answers := make(chan *nats.Msg, len(nodes))
-	inbox := nc.NewRespInbox()
-	sub, err := nc.ChanSubscribe(inbox, answers)
-	if err != nil {
-		return nil, proto.Errorf(proto.CodeUnavailable, "other nodes cannot be asked: %w", err)
-	}
-	defer func() { _ = sub.Unsubscribe() }()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()                              // ends the other requests
+	answers := make(chan *nats.Msg, len(nodes)) // nil: none
 	next := time.NewTimer(0)
 	defer next.Stop()
 	for open := 0; ; {
@@ -166,11 +161,15 @@ func (n *Node) Ask(ctx context.Context, q *proto.Question) (*proto.Reply, error)
 			if len(nodes) == 0 {
 				continue
 			}
-			m := questionMsg(ctx, askSubject+"."+nodes[0], inbox, q)
+			m := questionMsg(ctx, askSubject+"."+nodes[0], q)
 			m.Header.Set(askApplied, n.position().String())
-			if err := nc.PublishMsg(m); err != nil {
-				return nil, proto.Errorf(proto.CodeUnavailable, "other nodes cannot be asked: %w", err)
-			}
+			go func() {
+				answer, err := n.conn().RequestMsgWithContext(ctx, m)
+				if err != nil {
+					answer = nil
+				}
+				answers <- answer
+			}()
 			nodes, open = nodes[1:], open+1
 			next.Reset(askNext)
 		case m := <-answers:
@@ -194,9 +193,9 @@ func (n *Node) Ask(ctx context.Context, q *proto.Question) (*proto.Reply, error)
 	}
 }
 
-func questionMsg(ctx context.Context, subject, inbox string, q *proto.Question) *nats.Msg {
+func questionMsg(ctx context.Context, subject string, q *proto.Question) *nats.Msg {
 	m := nats.NewMsg(subject)
-	m.Reply, m.Data = inbox, q.Body
+	m.Data = q.Body
 	m.Header.Set(askMethod, q.Method)
 	m.Header.Set(askTarget, q.Target)
 	addHeaders(m.Header, q.Header)
@@ -209,6 +208,9 @@ func questionMsg(ctx context.Context, subject, inbox string, q *proto.Question) 
 // readReply reads an answer; false where it is none, or says that its node
 // cannot answer either.
 func readReply(m *nats.Msg) (*proto.Reply, bool) {
+	if m == nil {
+		return nil, false
+	}
 	status, err := strconv.Atoi(m.Header.Get(askStatus))
 	if err != nil || status < 200 || status > 599 || status == http.StatusServiceUnavailable {
 		return nil, false

@@ -74,7 +74,7 @@ func TestStepsThatWait(t *testing.T) {
 			next       int
 		}{
 			{256, 5 * ms, 5 * ms, 256}, {256, 2 * ms, 5 * ms, 512}, {256, 11 * ms, 12 * ms, 128}, {fillStepMin, time.Second, time.Second, fillStepMin},
-			{256, 5 * ms, 400 * ms, 512}, {512, 20 * ms, 400 * ms, 512}, {512, 51 * ms, 400 * ms, 256}, {512, 39 * ms, time.Minute, 512}, {512, 81 * ms, time.Minute, 256}, {fillStepMax, ms, time.Minute, fillStepMax},
+			{256, 5 * ms, 400 * ms, 512}, {512, 20 * ms, 400 * ms, 512}, {512, 51 * ms, 400 * ms, 256}, {512, 99 * ms, time.Minute, 512}, {512, 201 * ms, time.Minute, 256}, {fillStepMax, ms, time.Minute, fillStepMax},
 		} {
 			if next := nextStep(x.step, x.work, p.of(x.took)); next != x.next {
 				t.Errorf("after a step of %d that was work for %v and took %v the next is %d, not %d", x.step, x.work, x.took, next, x.next)

@@ -14,9 +14,9 @@ const (
 	controlMax  = 64  // control records in one relayed entry
 	fillStep    = 256 // identities in the first fill
 	fillStepMin = 128
-	fillStepMax = 1024
+	fillStepMax = 2048
 	fillWork    = 5 * time.Millisecond // of the lane, in one fill; more where each waits long for its turn
-	fillWorkMax = 40 * time.Millisecond
+	fillWorkMax = 100 * time.Millisecond
 )
 
 // keepTime appends beats: every two seconds, and when an exit record comes
