@@ -36,6 +36,10 @@ type Config struct {
 	// OwnOptOutsPerSecond is how many browsers, all together, may have done so with
 	// themselves. 0: no limit.
 	OwnOptOutsPerSecond float64
+	// OptOutsBesideLookups is how many of either each client, and all browsers
+	// together, may have done while somebody looks identities up; more wait for a
+	// second. 0: no limit.
+	OptOutsBesideLookups float64
 	// RefusalPause is for how long an opt-out that is refused by these waits for its
 	// answer. Default 1 second; negative: not at all.
 	RefusalPause time.Duration

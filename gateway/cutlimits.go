@@ -43,6 +43,8 @@ type cutLimits struct {
 	keys      atomic.Int64
 	own       atomic.Int64
 	lingering atomic.Int64
+	lookedUp  atomic.Int64 // when somebody looked up last; ms of the clock
+	browsers  spread
 	networks  *networks
 	strangers *rate.Limiter
 	visitors  *rate.Limiter // nil: without limit
@@ -50,8 +52,84 @@ type cutLimits struct {
 
 // clientCuts are what one client, or all admin keys, have cut.
 type clientCuts struct {
-	rate  *rate.Limiter // nil: without limit
-	going atomic.Int64
+	rate   *rate.Limiter // nil: without limit
+	going  atomic.Int64
+	spread spread
+}
+
+// Bounds of the cuts of one client, or of all browsers, while somebody looks
+// identities up: many at once would take the processor from all of these at once.
+const (
+	besideLookups = 500 * time.Millisecond // after the last look-up nobody waits for one
+	spreadBurst   = 16
+	spreadMax     = time.Second // the longest wait; who would wait longer is refused
+	spreadList    = 32          // of a list at once
+	// spreadTogether is how often those go on that wait, all together: each by itself
+	// has syncs of its own, and takes five times as much.
+	spreadTogether = 40 * time.Millisecond
+)
+
+// spread spreads cuts over time.
+type spread struct {
+	mu   sync.Mutex
+	next time.Time // guarded by mu: when one more is due
+}
+
+// take has n more be due, and gives how long they are to wait. Where that is over
+// most they are not.
+func (s *spread) take(n int, every, most time.Duration, now time.Time) (wait time.Duration, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	due := s.next
+	if first := now.Add(-spreadBurst * every); due.Before(first) {
+		due = first
+	}
+	if wait = max(0, due.Sub(now)); wait > most {
+		return wait, false
+	}
+	s.next = due.Add(time.Duration(n) * every)
+	return wait, true
+}
+
+// takeLookup is an empty look-up; freeLookup gives it back. While there are any,
+// cuts are spread.
+func (g *Gateway) takeLookup() *lookup {
+	if now := g.c.Now().UnixMilli(); now-g.cuts.lookedUp.Load() > int64(besideLookups/time.Millisecond)/4 {
+		g.cuts.lookedUp.Store(now)
+	}
+	return g.lookups.Get().(*lookup)
+}
+
+// besideLookups reports whether cuts are spread, since somebody looks identities up.
+func (g *Gateway) besideLookups() bool {
+	return g.c.OptOutsBesideLookups > 0 && g.c.Now().UnixMilli()-g.cuts.lookedUp.Load() <= int64(besideLookups/time.Millisecond)
+}
+
+// spreadOut waits until n cuts are due, if somebody looks identities up, no longer
+// than most.
+func (g *Gateway) spreadOut(ctx context.Context, s *spread, n int, most time.Duration) error {
+	if !g.besideLookups() {
+		return nil
+	}
+	wait, ok := s.take(n, time.Duration(float64(time.Second)/g.c.OptOutsBesideLookups), most, g.c.Now())
+	if !ok {
+		return g.limitedCut(wait, "over %g identities/s are opted out, erased or opted in while others are looked up: nothing of this request is done; ask again after Retry-After", g.c.OptOutsBesideLookups)
+	}
+	if wait <= 0 {
+		return nil
+	}
+	turn := g.c.Now().Add(wait)
+	if late := turn.Sub(turn.Truncate(spreadTogether)); late > 0 {
+		wait += spreadTogether - late
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return proto.Errorf(proto.CodeUnavailable, "the request ended before it was done: %w", ctx.Err())
+	}
 }
 
 func newCutLimits(c *Config) *cutLimits {
@@ -140,7 +218,7 @@ func (g *Gateway) ownCut(r *http.Request, id proto.Identity, cut func() (proto.O
 	if s, err := g.deps.OptOuts.OptOutState(r.Context(), id); err == nil && s.OptedOut && s.Final {
 		return stateOf(s, id), nil
 	}
-	done, err := g.admitVisitor(id)
+	done, err := g.admitVisitor(r.Context(), id)
 	if err != nil {
 		g.linger(r.Context())
 		return proto.OptOutState{}, err
@@ -151,10 +229,22 @@ func (g *Gateway) ownCut(r *http.Request, id proto.Identity, cut func() (proto.O
 
 // admitRequest is admitCuts for a request; who is refused lingers.
 func (g *Gateway) admitRequest(r *http.Request, who proto.Principal, n int) (done func(), err error) {
-	if done, err = g.admitCuts(who, n); err != nil {
+	if done, err = g.admitSpread(r.Context(), who, n); err != nil {
 		g.linger(r.Context())
 	}
 	return done, err
+}
+
+// admitSpread is admitCuts, and waits for the turn of the first spreadList of them.
+func (g *Gateway) admitSpread(ctx context.Context, who proto.Principal, n int) (done func(), err error) {
+	if done, err = g.admitCuts(who, n); err != nil {
+		return nil, err
+	}
+	if err := g.spreadOut(ctx, &g.clientCuts(who).spread, min(n, spreadList), spreadMax); err != nil {
+		done()
+		return nil, err
+	}
+	return done, nil
 }
 
 // linger holds a refusal back, for no longer than its Retry-After: a connection that
@@ -190,13 +280,13 @@ func (g *Gateway) admitOwn(r *http.Request, id proto.Identity) (done func(), err
 	if err := g.admitNetwork(r); err != nil {
 		return nil, err
 	}
-	return g.admitVisitor(id)
+	return g.admitVisitor(r.Context(), id)
 }
 
 // admitVisitor lets a browser have an identity cut or opted in. done must be called
 // when that is over. Identities that nothing is kept of are made up by whoever
 // floods; people are not kept waiting by them.
-func (g *Gateway) admitVisitor(id proto.Identity) (done func(), err error) {
+func (g *Gateway) admitVisitor(ctx context.Context, id proto.Identity) (done func(), err error) {
 	limit := g.cuts.visitors
 	if kept, err := g.deps.OptOuts.Keeps(id); err == nil && !kept {
 		limit = g.cuts.strangers
@@ -207,5 +297,10 @@ func (g *Gateway) admitVisitor(id proto.Identity) (done func(), err error) {
 	if !reserve(&g.cuts.own, 1, ownCutsMax) {
 		return nil, overloadedCut(ownCutsMax, "of browsers")
 	}
-	return func() { g.cuts.own.Add(-1) }, nil
+	done = func() { g.cuts.own.Add(-1) }
+	if err := g.spreadOut(ctx, &g.cuts.browsers, 1, spreadMax); err != nil {
+		done()
+		return nil, err
+	}
+	return done, nil
 }

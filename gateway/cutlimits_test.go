@@ -8,7 +8,9 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -268,6 +270,70 @@ func TestOptOutsOfAKey(t *testing.T) {
 			t.Errorf("without a limit: %d %s", w.Code, w.Body)
 		}
 	}
+}
+
+// TestOptOutsBesideLookups: while somebody looks up, a client's opt-outs are spread
+// over time, lists some at a time; who would wait for over a second is refused.
+func TestOptOutsBesideLookups(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(c *gateway.Config) { c.OptOutsBesideLookups, c.Now = 100, time.Now })
+		made := 0
+		list := func(n int) string {
+			var b strings.Builder
+			for range n {
+				made++
+				fmt.Fprintf(&b, `,"browser:s%d"`, made)
+			}
+			return `{"identities":[` + b.String()[1:] + `]}`
+		}
+		post := func(k, body string) (int, time.Duration) {
+			began := time.Now()
+			w := r.serve("POST", "/v1/optouts", body, auth, key(k))
+			if w.Code != 200 && (w.Code != 429 || code(w) != "rate_limited" || w.Header().Get("Retry-After") == "") {
+				t.Errorf("%d %s", w.Code, w.Body)
+			}
+			return w.Code, time.Since(began)
+		}
+		want := func(what, k, body string, took time.Duration) {
+			t.Helper()
+			if status, d := post(k, body); status != 200 || d != took {
+				t.Errorf("%s: %d after %v, not %v", what, status, d, took)
+			}
+		}
+		look := func() {
+			if w := r.serve("GET", "/v1/identities/browser:x/segments", "", auth, key("acme-key")); w.Code != 200 {
+				t.Errorf("%d %s", w.Code, w.Body)
+			}
+		}
+		want("nobody looks up", "acme-key", list(500), 0)
+		look()
+		want("32, then 32 more", "acme-key", list(64), 160*time.Millisecond)
+		want("one more", "acme-key", `{"identity":"browser:t"}`, 320*time.Millisecond)
+		want("another client", "demo-key", `{"identity":"browser:t"}`, 0)
+		time.Sleep(time.Minute)
+		want("nobody looks up any more", "acme-key", list(500), 0)
+		look()
+		var wait sync.WaitGroup
+		var done atomic.Int64
+		before := len(r.graph.cuts)
+		for i := range 300 {
+			wait.Go(func() {
+				if status, d := post("acme-key", fmt.Sprintf(`{"identity":"browser:u%d"}`, i)); status == 200 {
+					done.Add(1)
+				} else if d != 0 {
+					t.Errorf("refused after %v", d)
+				}
+			})
+		}
+		wait.Wait()
+		if n := done.Load(); n != 117 || len(r.graph.cuts)-before != int(n) {
+			t.Errorf("%d of 300 are done, %d cuts", n, len(r.graph.cuts)-before)
+		}
+		look()
+		if w := r.from("203.0.113.1:1", "POST", "/v1/optout", "Cookie", cookieOf(1)); w.Code != 200 {
+			t.Errorf("a browser: %d %s", w.Code, w.Body)
+		}
+	})
 }
 
 // held is opt-outs that take as long as they are let.

@@ -226,7 +226,7 @@ func (g *Gateway) all(l *lookup, client proto.ClientInfo) error {
 
 // postLookup answers POST /v1/lookup.
 func (g *Gateway) postLookup(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
-	l := g.lookups.Get().(*lookup)
+	l := g.takeLookup()
 	defer g.freeLookup(l)
 	var err error
 	if l.body, err = g.readBody(w, r, l.body); err != nil {
@@ -340,7 +340,7 @@ func (g *Gateway) getSegments(w http.ResponseWriter, r *http.Request, who proto.
 			return err
 		}
 	}
-	l := g.lookups.Get().(*lookup)
+	l := g.takeLookup()
 	defer g.freeLookup(l)
 	g.withhold(w, r, l, client)
 	if err := g.one(l, client, string(id), g.millis()); err != nil {
@@ -383,7 +383,7 @@ func (g *Gateway) ownSegments(w http.ResponseWriter, r *http.Request) error {
 	g.judge(&v, r, client.Name)
 	g.keep(w, v, "")
 	w.Header()["Cache-Control"] = noStore
-	l := g.lookups.Get().(*lookup)
+	l := g.takeLookup()
 	defer g.freeLookup(l)
 	own := v.browser
 	if own == "" {

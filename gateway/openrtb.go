@@ -100,7 +100,7 @@ func (g *Gateway) fill(x *bid, client proto.ClientInfo) (why string, err error) 
 	if err := g.admitLookups(client, 1); err != nil {
 		return "", err
 	}
-	l := g.lookups.Get().(*lookup)
+	l := g.takeLookup()
 	defer g.freeLookup(l)
 	now := g.millis()
 	for _, id := range ids {

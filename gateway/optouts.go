@@ -133,11 +133,10 @@ func (g *Gateway) postOptOuts(w http.ResponseWriter, r *http.Request, who proto.
 	defer done()
 	ctx, cancel := cutContext(r.Context())
 	defer cancel()
-	list, err := g.deps.OptOuts.OptOutAll(ctx, ids, x.Everywhere)
+	list, err := g.cutList(ctx, who, ids, x.Everywhere)
 	if err != nil {
 		return err
 	}
-	g.metrics.optOuts.Add(float64(len(list)))
 	status := http.StatusOK
 	for i := range list {
 		list[i] = stateOf(list[i], ids[i])
@@ -146,6 +145,29 @@ func (g *Gateway) postOptOuts(w http.ResponseWriter, r *http.Request, who proto.
 		}
 	}
 	return writeValue(w, status, map[string]any{"results": list})
+}
+
+// cutList opts identities out that were admitted: all at once, or while others are
+// looked up some at a time.
+func (g *Gateway) cutList(ctx context.Context, who proto.Principal, ids []proto.Identity, everywhere bool) (list []proto.OptOutState, err error) {
+	for len(ids) > 0 {
+		n := len(ids)
+		if g.besideLookups() {
+			n = min(n, spreadList)
+		}
+		if len(list) > 0 {
+			if err := g.spreadOut(ctx, &g.clientCuts(who).spread, n, cutWait); err != nil {
+				return nil, err
+			}
+		}
+		some, err := g.deps.OptOuts.OptOutAll(ctx, ids[:n], everywhere)
+		if err != nil {
+			return nil, err
+		}
+		g.metrics.optOuts.Add(float64(n))
+		list, ids = append(list, some...), ids[n:]
+	}
+	return list, nil
 }
 
 func (g *Gateway) postOptIn(w http.ResponseWriter, r *http.Request, who proto.Principal) error {

@@ -19,6 +19,7 @@ import (
 	"kith/engine/log"
 	"kith/gateway"
 	"kith/internal/config"
+	"kith/internal/cores"
 	"kith/proto"
 )
 
@@ -185,13 +186,22 @@ func consentPolicy(p config.Policy) gateway.ConsentPolicy {
 	return gateway.ConsentPolicy{Purposes: p.TCFPurposes, OptIn: p.OptIn, OptInUnknown: p.Unknown == config.OptIn}
 }
 
+// optOutsBesideLookups is as many as take about a tenth of each core (some 200 us
+// each), without a limit where keys have none.
+func optOutsBesideLookups(c config.Config) float64 {
+	if c.Limits.RateOptOutsMax == 0 {
+		return 0
+	}
+	return 500 * float64(cores.Count())
+}
+
 func gatewayConfig(c config.Config) gateway.Config {
 	g := gateway.Config{
 		LinkConfidenceMin: map[proto.ClientName]float64{},
 		BodyBytesMax:      c.Limits.BodyBytesMax, EventsMax: c.Limits.EventsPerBodyMax,
 		EventAgeMax: time.Duration(c.Limits.MaxEventAge), EventAheadMax: time.Duration(c.Limits.EventAheadMax),
 		EventsPerSecond: float64(c.Limits.RateEventsMax), LookupsPerSecond: float64(c.Limits.RateLookupsMax), OptOutsPerSecond: float64(c.Limits.RateOptOutsMax),
-		OwnOptOutsPerSecond: float64(c.Limits.RateOwnOptOutsMax), AddressHeader: c.Limits.AddressHeader, Quotas: map[proto.ClientName]gateway.Quota{},
+		OwnOptOutsPerSecond: float64(c.Limits.RateOwnOptOutsMax), OptOutsBesideLookups: optOutsBesideLookups(c), AddressHeader: c.Limits.AddressHeader, Quotas: map[proto.ClientName]gateway.Quota{},
 		CookieDomain: c.Cookies.Domain, CookieInsecure: c.Cookies.Insecure,
 		Secrets: map[proto.ClientName][]byte{}, Origins: map[proto.ClientName][]string{}, HostsAllowed: map[proto.ClientName][]string{}, Dev: c.Dev, Version: version,
 		Sensitive: map[proto.ClientName]gateway.Sensitive{}, PropertiesAllowed: map[proto.ClientName][]string{},
