@@ -15,13 +15,15 @@ import (
 // even beats and commits: the store writes through mapped memory, where a
 // full disk is not an error but the end of the process.
 type disk struct {
-	dirs           []string
+	dirs           []string // the store's first
 	reserve, floor uint64
+	merges         uint64 // that the store's merges may take besides
 	now            func() time.Time
 
 	mu      sync.Mutex
 	checked time.Time
 	free    uint64
+	room    uint64 // free, without what is for merges
 }
 
 const diskFresh = 20 * time.Millisecond // how old an answer may be
@@ -61,7 +63,7 @@ func newDisk(reserve uint64, merges int64, dirs ...string) *disk {
 	if d.reserve == 0 {
 		d.reserve = reserveLarge
 		if merges > 0 {
-			d.reserve = uint64(merges) + mergesLevel0
+			d.merges = uint64(merges) + mergesLevel0
 		}
 		if smallDisk(dirs[0]) {
 			d.reserve = max(reserveLeast, diskSize(dirs[0])/8)
@@ -73,20 +75,34 @@ func newDisk(reserve uint64, merges int64, dirs ...string) *disk {
 
 // left is the least space that any of the directories has.
 func (d *disk) left() uint64 {
+	free, _ := d.look()
+	return free
+}
+
+// look gives left, and what of it events may use.
+func (d *disk) look() (free, room uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if t := d.now(); t.Sub(d.checked) > diskFresh {
-		d.checked, d.free = t, ^uint64(0)
-		for _, dir := range d.dirs {
-			d.free = min(d.free, freeBytes(dir))
+		d.checked, d.free, d.room = t, ^uint64(0), ^uint64(0)
+		for i, dir := range d.dirs {
+			free := freeBytes(dir)
+			d.free = min(d.free, free)
+			if i == 0 {
+				free -= min(free, d.merges)
+			}
+			d.room = min(d.room, free)
 		}
 	}
-	return d.free
+	return d.free, d.room
 }
 
 // low reports whether events must be refused, stopped whether nothing may be
 // written.
-func (d *disk) low() bool     { return d.left() < d.reserve }
+func (d *disk) low() bool {
+	_, room := d.look()
+	return room < d.reserve
+}
 func (d *disk) stopped() bool { return d.left() < d.floor }
 
 // await returns when something may be written, or with ctx's error.
@@ -127,7 +143,7 @@ func (n *Node) watchDisk(ctx context.Context) {
 	for {
 		if low := n.disk.low(); low != was {
 			was = low
-			n.logger.Warn("disk space", "refusing_events", low, "free_bytes", n.disk.left(), "reserve_bytes", n.disk.reserve)
+			n.logger.Warn("disk space", "refusing_events", low, "free_bytes", n.disk.left(), "reserve_bytes", n.disk.reserve+n.disk.merges)
 		}
 		if !pause(ctx, time.Second) {
 			return

@@ -139,7 +139,7 @@ func (l *lane) fillFromHistory(ctx context.Context) {
 func nextStep(step int, work, due time.Duration) int {
 	due = min(max(due, fillWork), fillWorkMax)
 	switch {
-	case work > 2*due:
+	case work > 2*due || work > fillWorkMax:
 		return max(step/2, fillStepMin)
 	case work < due/2:
 		return min(step*2, fillStepMax)

@@ -43,8 +43,9 @@ type cutLimits struct {
 	keys      atomic.Int64
 	own       atomic.Int64
 	lingering atomic.Int64
-	lookedUp  atomic.Int64 // when somebody looked up last; ms of the clock
-	browsers  spread
+	lookedUp  atomic.Int64 // when somebody looked up last; ns
+	browsers  spread       // of the public plane
+	madeUp    spread       // likewise, of identities that nothing is kept of
 	networks  *networks
 	strangers *rate.Limiter
 	visitors  *rate.Limiter // nil: without limit
@@ -62,7 +63,7 @@ type clientCuts struct {
 const (
 	besideLookups = 500 * time.Millisecond // after the last look-up nobody waits for one
 	spreadBurst   = 16
-	spreadMax     = time.Second // the longest wait; who would wait longer is refused
+	spreadMax     = time.Second // who would wait longer is refused
 	spreadList    = 32          // of a list at once
 	// spreadTogether is how often those go on that wait, all together: each by itself
 	// has syncs of its own, and takes five times as much.
@@ -91,10 +92,10 @@ func (s *spread) take(n int, every, most time.Duration, now time.Time) (wait tim
 	return wait, true
 }
 
-// takeLookup is an empty look-up; freeLookup gives it back. While there are any,
-// cuts are spread.
+// takeLookup is an empty look-up for who asks of an identity's segments; freeLookup
+// gives it back. While there are any, cuts are spread.
 func (g *Gateway) takeLookup() *lookup {
-	if now := g.c.Now().UnixMilli(); now-g.cuts.lookedUp.Load() > int64(besideLookups/time.Millisecond)/4 {
+	if now := time.Now().UnixNano(); now-g.cuts.lookedUp.Load() > int64(besideLookups/4) {
 		g.cuts.lookedUp.Store(now)
 	}
 	return g.lookups.Get().(*lookup)
@@ -102,34 +103,25 @@ func (g *Gateway) takeLookup() *lookup {
 
 // besideLookups reports whether cuts are spread, since somebody looks identities up.
 func (g *Gateway) besideLookups() bool {
-	return g.c.OptOutsBesideLookups > 0 && g.c.Now().UnixMilli()-g.cuts.lookedUp.Load() <= int64(besideLookups/time.Millisecond)
+	since := time.Now().UnixNano() - g.cuts.lookedUp.Load()
+	return g.c.OptOutsBesideLookups > 0 && since >= 0 && since <= int64(besideLookups)
 }
 
-// spreadOut waits until n cuts are due, if somebody looks identities up, no longer
-// than most.
-func (g *Gateway) spreadOut(ctx context.Context, s *spread, n int, most time.Duration) error {
+// turn has n cuts be due, if somebody looks identities up, and gives how long they
+// are to wait; who would wait for over most is refused.
+func (g *Gateway) turn(s *spread, n int, most time.Duration) (wait time.Duration, err error) {
 	if !g.besideLookups() {
-		return nil
+		return 0, nil
 	}
-	wait, ok := s.take(n, time.Duration(float64(time.Second)/g.c.OptOutsBesideLookups), most, g.c.Now())
+	now := time.Now() // not the node's clock, which may be set back
+	wait, ok := s.take(n, time.Duration(float64(time.Second)/g.c.OptOutsBesideLookups), most, now)
 	if !ok {
-		return g.limitedCut(wait, "over %g identities/s are opted out, erased or opted in while others are looked up: nothing of this request is done; ask again after Retry-After", g.c.OptOutsBesideLookups)
+		return 0, g.limitedCut(wait, "over %g identities/s are opted out, erased or opted in while others are looked up: nothing of this request is done; ask again after Retry-After", g.c.OptOutsBesideLookups)
 	}
-	if wait <= 0 {
-		return nil
+	if turn := now.Add(wait); wait > 0 && turn.Truncate(spreadTogether) != turn {
+		wait += spreadTogether - turn.Sub(turn.Truncate(spreadTogether))
 	}
-	turn := g.c.Now().Add(wait)
-	if late := turn.Sub(turn.Truncate(spreadTogether)); late > 0 {
-		wait += spreadTogether - late
-	}
-	t := time.NewTimer(wait)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return proto.Errorf(proto.CodeUnavailable, "the request ended before it was done: %w", ctx.Err())
-	}
+	return wait, nil
 }
 
 func newCutLimits(c *Config) *cutLimits {
@@ -218,7 +210,7 @@ func (g *Gateway) ownCut(r *http.Request, id proto.Identity, cut func() (proto.O
 	if s, err := g.deps.OptOuts.OptOutState(r.Context(), id); err == nil && s.OptedOut && s.Final {
 		return stateOf(s, id), nil
 	}
-	done, err := g.admitVisitor(r.Context(), id)
+	done, err := g.admitVisitor(id)
 	if err != nil {
 		g.linger(r.Context())
 		return proto.OptOutState{}, err
@@ -229,22 +221,23 @@ func (g *Gateway) ownCut(r *http.Request, id proto.Identity, cut func() (proto.O
 
 // admitRequest is admitCuts for a request; who is refused lingers.
 func (g *Gateway) admitRequest(r *http.Request, who proto.Principal, n int) (done func(), err error) {
-	if done, err = g.admitSpread(r.Context(), who, n); err != nil {
+	if done, err = g.admitSpread(who, n); err != nil {
 		g.linger(r.Context())
 	}
 	return done, err
 }
 
-// admitSpread is admitCuts, and waits for the turn of the first spreadList of them.
-func (g *Gateway) admitSpread(ctx context.Context, who proto.Principal, n int) (done func(), err error) {
-	if done, err = g.admitCuts(who, n); err != nil {
+// admitSpread is admitCuts, and waits for the turn of the first spreadList of them,
+// also if the caller goes away.
+func (g *Gateway) admitSpread(who proto.Principal, n int) (done func(), err error) {
+	wait, err := g.turn(&g.clientCuts(who).spread, min(n, spreadList), spreadMax)
+	if err != nil {
 		return nil, err
 	}
-	if err := g.spreadOut(ctx, &g.clientCuts(who).spread, min(n, spreadList), spreadMax); err != nil {
-		done()
-		return nil, err
+	if done, err = g.admitCuts(who, n); err == nil {
+		time.Sleep(wait)
 	}
-	return done, nil
+	return done, err
 }
 
 // linger holds a refusal back, for no longer than its Retry-After: a connection that
@@ -280,16 +273,20 @@ func (g *Gateway) admitOwn(r *http.Request, id proto.Identity) (done func(), err
 	if err := g.admitNetwork(r); err != nil {
 		return nil, err
 	}
-	return g.admitVisitor(r.Context(), id)
+	return g.admitVisitor(id)
 }
 
 // admitVisitor lets a browser have an identity cut or opted in. done must be called
 // when that is over. Identities that nothing is kept of are made up by whoever
 // floods; people are not kept waiting by them.
-func (g *Gateway) admitVisitor(ctx context.Context, id proto.Identity) (done func(), err error) {
-	limit := g.cuts.visitors
+func (g *Gateway) admitVisitor(id proto.Identity) (done func(), err error) {
+	limit, spread := g.cuts.visitors, &g.cuts.browsers
 	if kept, err := g.deps.OptOuts.Keeps(id); err == nil && !kept {
-		limit = g.cuts.strangers
+		limit, spread = g.cuts.strangers, &g.cuts.madeUp
+	}
+	wait, err := g.turn(spread, 1, spreadMax)
+	if err != nil {
+		return nil, err
 	}
 	if limit != nil && !limit.AllowN(g.c.Now(), 1) {
 		return nil, g.limitedCut(10*time.Second, "too many opt-outs come at once: nothing is cut out yet; ask again after Retry-After")
@@ -297,10 +294,6 @@ func (g *Gateway) admitVisitor(ctx context.Context, id proto.Identity) (done fun
 	if !reserve(&g.cuts.own, 1, ownCutsMax) {
 		return nil, overloadedCut(ownCutsMax, "of browsers")
 	}
-	done = func() { g.cuts.own.Add(-1) }
-	if err := g.spreadOut(ctx, &g.cuts.browsers, 1, spreadMax); err != nil {
-		done()
-		return nil, err
-	}
-	return done, nil
+	time.Sleep(wait)
+	return func() { g.cuts.own.Add(-1) }, nil
 }

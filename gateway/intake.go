@@ -291,7 +291,7 @@ func (g *Gateway) judgeIdentity(v *visit, client proto.ClientInfo) {
 		v.signal = withheldOptedOut // one that is not looked at might be
 		return
 	}
-	l := g.takeLookup()
+	l := g.lookups.Get().(*lookup)
 	defer g.freeLookup(l)
 	for _, id := range claims {
 		seen, err := g.look(l, client, id, g.millis())

@@ -222,7 +222,7 @@ func (g *Gateway) mayMatch(client proto.ClientInfo, v visit, id proto.Identity) 
 	if v.signal != "" {
 		return v.signal, nil
 	}
-	l := g.takeLookup()
+	l := g.lookups.Get().(*lookup)
 	defer g.freeLookup(l)
 	for _, id := range slices.Concat(v.claims(), []proto.Identity{id}) {
 		if id == "" {

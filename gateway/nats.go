@@ -368,11 +368,11 @@ func (m *messages) optOut(r micro.Request) ([]byte, error) {
 // whether it may be done.
 const natsOptOutPause = 100 * time.Millisecond
 
-// admitOptOut is admitSpread for one. Whoever waits for no reply could not be told
+// admitOptOut is admitCuts for one. Whoever waits for no reply could not be told
 // that it was refused: it waits.
 func (m *messages) admitOptOut(who proto.Principal, reply bool) (done func(), err error) {
 	for {
-		done, err = m.g.admitSpread(m.ctx, who, 1)
+		done, err = m.g.admitCuts(who, 1)
 		if err == nil || reply {
 			return done, err
 		}

@@ -2,8 +2,11 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
+	"slices"
+	"sync"
 	"time"
 
 	"kith/proto"
@@ -131,9 +134,7 @@ func (g *Gateway) postOptOuts(w http.ResponseWriter, r *http.Request, who proto.
 		return err
 	}
 	defer done()
-	ctx, cancel := cutContext(r.Context())
-	defer cancel()
-	list, err := g.cutList(ctx, who, ids, x.Everywhere)
+	list, err := g.cutList(r.Context(), who, ids, x.Everywhere)
 	if err != nil {
 		return err
 	}
@@ -148,26 +149,28 @@ func (g *Gateway) postOptOuts(w http.ResponseWriter, r *http.Request, who proto.
 }
 
 // cutList opts identities out that were admitted: all at once, or while others are
-// looked up some at a time.
-func (g *Gateway) cutList(ctx context.Context, who proto.Principal, ids []proto.Identity, everywhere bool) (list []proto.OptOutState, err error) {
-	for len(ids) > 0 {
-		n := len(ids)
-		if g.besideLookups() {
-			n = min(n, spreadList)
-		}
-		if len(list) > 0 {
-			if err := g.spreadOut(ctx, &g.clientCuts(who).spread, n, cutWait); err != nil {
-				return nil, err
-			}
-		}
-		some, err := g.deps.OptOuts.OptOutAll(ctx, ids[:n], everywhere)
-		if err != nil {
-			return nil, err
-		}
-		g.metrics.optOuts.Add(float64(n))
-		list, ids = append(list, some...), ids[n:]
+// looked up some at a time, none of which waits for those before to be final.
+func (g *Gateway) cutList(ctx context.Context, who proto.Principal, ids []proto.Identity, everywhere bool) ([]proto.OptOutState, error) {
+	var parts [][]proto.Identity
+	if parts = [][]proto.Identity{ids}; g.besideLookups() {
+		parts = slices.Collect(slices.Chunk(ids, spreadList))
 	}
-	return list, nil
+	lists, errs := make([][]proto.OptOutState, len(parts)), make([]error, len(parts))
+	var going sync.WaitGroup
+	for i, part := range parts {
+		if i > 0 {
+			wait, _ := g.turn(&g.clientCuts(who).spread, len(part), time.Hour) // the first was let in with all
+			time.Sleep(wait)
+		}
+		going.Go(func() {
+			ctx, cancel := cutContext(ctx)
+			defer cancel()
+			lists[i], errs[i] = g.deps.OptOuts.OptOutAll(ctx, part, everywhere)
+			g.metrics.optOuts.Add(float64(len(lists[i])))
+		})
+	}
+	going.Wait()
+	return slices.Concat(lists...), errors.Join(errs...)
 }
 
 func (g *Gateway) postOptIn(w http.ResponseWriter, r *http.Request, who proto.Principal) error {

@@ -134,7 +134,7 @@ func (g *Gateway) holders(lang string, v *visit) (list []pageLink) {
 	if v.browser == "" {
 		return nil
 	}
-	l := g.takeLookup()
+	l := g.lookups.Get().(*lookup)
 	defer g.freeLookup(l)
 	for _, c := range g.deps.Accounts.Clients() {
 		if seen, err := g.look(l, c, v.browser, g.millis()); err == nil && seen.Known {

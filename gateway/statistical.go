@@ -141,7 +141,7 @@ func (g *Gateway) statisticalID(v *visit, r *http.Request, client proto.ClientIn
 		return "", ""
 	}
 	id = g.inferring.rotating(client.ID, g.millis().Day(), &c)
-	l := g.takeLookup()
+	l := g.lookups.Get().(*lookup)
 	defer g.freeLookup(l)
 	for _, x := range []proto.Identity{g.inferring.suppression(&c), id} {
 		switch seen, err := g.look(l, client, x, g.millis()); {
@@ -234,7 +234,7 @@ func (g *Gateway) eraseStatistical(ctx context.Context, r *http.Request) (states
 	if !ok {
 		return nil, nil
 	}
-	l := g.takeLookup()
+	l := g.lookups.Get().(*lookup)
 	defer g.freeLookup(l)
 	err = g.statisticalIDs(&c, func(client proto.ClientInfo, id proto.Identity) error {
 		seen, err := g.look(l, client, id, g.millis())
