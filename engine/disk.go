@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -120,19 +121,31 @@ var errDiskFull = proto.Errorf(proto.CodeDiskFull, "the disk is nearly full: fre
 // freeBytes is what an unprivileged process may still write below dir; all
 // there is if that cannot be told.
 func freeBytes(dir string) uint64 {
-	var s syscall.Statfs_t
-	if syscall.Statfs(dir, &s) != nil {
+	s, ok := statDisk(dir)
+	if !ok {
 		return ^uint64(0)
 	}
 	return s.Bavail * uint64(s.Bsize)
 }
 
 func diskSize(dir string) uint64 {
-	var s syscall.Statfs_t
-	if syscall.Statfs(dir, &s) != nil {
+	s, ok := statDisk(dir)
+	if !ok {
 		return ^uint64(0)
 	}
 	return s.Blocks * uint64(s.Bsize)
+}
+
+// statDisk asks about the disk on which dir is, or will be once it is made.
+func statDisk(dir string) (s syscall.Statfs_t, ok bool) {
+	for {
+		err := syscall.Statfs(dir, &s)
+		up := filepath.Dir(dir)
+		if err != syscall.ENOENT || up == dir {
+			return s, err == nil
+		}
+		dir = up
+	}
 }
 
 func smallDisk(dir string) bool { return diskSize(dir) < diskSmall }

@@ -1,6 +1,9 @@
 package engine
 
-import "testing"
+import (
+	"path/filepath"
+	"testing"
+)
 
 // What merges may take is not for events, and only on the store's disk; it stops
 // nothing else.
@@ -20,6 +23,9 @@ func TestRoomForMerges(t *testing.T) {
 	}
 	if d := newDisk(0, 1<<60, dir, dir); !d.low() || d.stopped() {
 		t.Error("with less free than merges may take events are taken in, or everything is stopped")
+	}
+	if made := filepath.Join(dir, "not", "yet"); diskSize(made) != diskSize(dir) {
+		t.Error("the disk of a directory that is to be made is not known")
 	}
 	if d := newDisk(1, 1<<60, dir); d.low() {
 		t.Error("a reserve that was configured is not what counts")
