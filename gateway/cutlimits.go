@@ -118,8 +118,8 @@ func (g *Gateway) turn(s *spread, n int, most time.Duration) (wait time.Duration
 	if !ok {
 		return 0, g.limitedCut(wait, "over %g identities/s are opted out, erased or opted in while others are looked up: nothing of this request is done; ask again after Retry-After", g.c.OptOutsBesideLookups)
 	}
-	if turn := now.Add(wait); wait > 0 && turn.Truncate(spreadTogether) != turn {
-		wait += spreadTogether - turn.Sub(turn.Truncate(spreadTogether))
+	if due := now.Add(wait); wait > 0 && due.Truncate(spreadTogether) != due {
+		wait = due.Truncate(spreadTogether).Add(spreadTogether).Sub(now)
 	}
 	return wait, nil
 }
@@ -219,25 +219,19 @@ func (g *Gateway) ownCut(r *http.Request, id proto.Identity, cut func() (proto.O
 	return cut()
 }
 
-// admitRequest is admitCuts for a request; who is refused lingers.
+// admitRequest is admitCuts for a request, and waits for the turn of the first
+// spreadList of them, also if the caller goes away; who is refused lingers.
 func (g *Gateway) admitRequest(r *http.Request, who proto.Principal, n int) (done func(), err error) {
-	if done, err = g.admitSpread(who, n); err != nil {
-		g.linger(r.Context())
-	}
-	return done, err
-}
-
-// admitSpread is admitCuts, and waits for the turn of the first spreadList of them,
-// also if the caller goes away.
-func (g *Gateway) admitSpread(who proto.Principal, n int) (done func(), err error) {
 	wait, err := g.turn(&g.clientCuts(who).spread, min(n, spreadList), spreadMax)
+	if err == nil {
+		done, err = g.admitCuts(who, n)
+	}
 	if err != nil {
+		g.linger(r.Context())
 		return nil, err
 	}
-	if done, err = g.admitCuts(who, n); err == nil {
-		time.Sleep(wait)
-	}
-	return done, err
+	time.Sleep(wait)
+	return done, nil
 }
 
 // linger holds a refusal back, for no longer than its Retry-After: a connection that

@@ -151,15 +151,16 @@ func (g *Gateway) postOptOuts(w http.ResponseWriter, r *http.Request, who proto.
 // cutList opts identities out that were admitted: all at once, or while others are
 // looked up some at a time, none of which waits for those before to be final.
 func (g *Gateway) cutList(ctx context.Context, who proto.Principal, ids []proto.Identity, everywhere bool) ([]proto.OptOutState, error) {
-	var parts [][]proto.Identity
-	if parts = [][]proto.Identity{ids}; g.besideLookups() {
+	parts := [][]proto.Identity{ids}
+	if g.besideLookups() {
 		parts = slices.Collect(slices.Chunk(ids, spreadList))
 	}
+	turns := &g.clientCuts(who).spread
 	lists, errs := make([][]proto.OptOutState, len(parts)), make([]error, len(parts))
 	var going sync.WaitGroup
 	for i, part := range parts {
 		if i > 0 {
-			wait, _ := g.turn(&g.clientCuts(who).spread, len(part), time.Hour) // the first was let in with all
+			wait, _ := g.turn(turns, len(part), time.Hour) // the first was let in with all
 			time.Sleep(wait)
 		}
 		going.Go(func() {
