@@ -464,8 +464,8 @@ func (l *faultLoad) checkNode(t *testing.T, i int, n *graphNode) {
 			edges = append(edges, d.edge)
 		}
 	}
-	list, err := n.lookup(t.Context(), ids)
-	if err != nil {
+	var list []lookupResult
+	if err := n.patiently(t.Context(), func() (err error) { list, err = n.lookup(t.Context(), ids); return err }); err != nil {
 		t.Fatal(err)
 	}
 	for _, r := range list {
@@ -476,8 +476,9 @@ func (l *faultLoad) checkNode(t *testing.T, i int, n *graphNode) {
 	n.settled(t)
 	inParallel(t, 8, edges, func(ctx context.Context, _ int, edge [2]string) error {
 		var u proto.User
-		if err := n.client.call(ctx, http.MethodGet, "/v1/users/"+url.PathEscape(edge[0]), nil, nil, &u); err != nil {
-			return err
+		path := "/v1/users/" + url.PathEscape(edge[0])
+		if err := n.patiently(ctx, func() error { return n.client.call(ctx, http.MethodGet, path, nil, nil, &u) }); err != nil {
+			return err // patiently: its line in the audit log waits for the log's next leader
 		}
 		if !joins(u, edge) {
 			l.fault("node %d lacks an acknowledged link of %v: %+v", i+1, edge, u)
