@@ -167,6 +167,7 @@ func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
 func serve(ctx context.Context, c config.Config, f serveFlags, out io.Writer, log *slog.Logger) (err error) {
 	useMemory(log)
 	useProcessors()
+	useHugePages(log)
 	public, service, err := listen(c) // 2
 	if err != nil {
 		return err
