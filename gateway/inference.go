@@ -22,8 +22,11 @@ type Inference struct {
 	RotateDays int
 }
 
-// statisticalMax bounds the clients with statistical ids: an opt-out cuts those of all.
-const statisticalMax = 256
+// Bounds of statistical ids.
+const (
+	statisticalMax = 256 // clients with them: an opt-out cuts those of all
+	rotateMax      = 7   // days that one lasts
+)
 
 func (c Config) validateInference() error {
 	x := c.Inference
@@ -36,8 +39,8 @@ func (c Config) validateInference() error {
 		}
 	}
 	switch {
-	case x.RotateDays < 1 || x.RotateDays > 7:
-		return proto.Errorf(proto.CodeInvalid, "statistical ids last %d days: use 1 to 7", x.RotateDays)
+	case x.RotateDays < 1 || x.RotateDays > rotateMax:
+		return proto.Errorf(proto.CodeInvalid, "statistical ids last %d days: use 1 to %d", x.RotateDays, rotateMax)
 	case len(c.Statistical) > statisticalMax:
 		return proto.Errorf(proto.CodeInvalid, "%d clients have statistical ids: at most %d may", len(c.Statistical), statisticalMax)
 	case len(c.Statistical)+len(c.Households) > 0 && c.CountryHeader == "":

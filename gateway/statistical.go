@@ -110,10 +110,12 @@ func (x *inferring) lettersOf(head []byte, text string) string {
 	return string(b)
 }
 
-// rotating is the id of a client for the period in which a day lies. Those of two
+// lastOf is the last day of the period of so many days in which a day lies.
+func lastOf(day, rotate proto.Day) proto.Day { return day - day%rotate + rotate - 1 }
+
+// rotating is the id of a client for the period that ends with a day. Those of two
 // clients, and of two periods, cannot be joined without the key.
-func (x *inferring) rotating(client proto.ClientID, day proto.Day, c *coarse) proto.Identity {
-	last := day - day%x.rotate + x.rotate - 1
+func (x *inferring) rotating(client proto.ClientID, last proto.Day, c *coarse) proto.Identity {
 	head := binary.BigEndian.AppendUint32([]byte{'i'}, uint32(client))
 	return proto.RotatingID(last, x.lettersOf(binary.BigEndian.AppendUint32(head, uint32(last)), c.all()))
 }
@@ -140,7 +142,7 @@ func (g *Gateway) statisticalID(v *visit, r *http.Request, client proto.ClientIn
 	if !ok {
 		return "", ""
 	}
-	id = g.inferring.rotating(client.ID, g.millis().Day(), &c)
+	id = g.inferring.rotating(client.ID, lastOf(g.millis().Day(), g.inferring.rotate), &c)
 	l := g.lookups.Get().(*lookup)
 	defer g.freeLookup(l)
 	for _, x := range []proto.Identity{g.inferring.suppression(&c), id} {
@@ -154,18 +156,41 @@ func (g *Gateway) statisticalID(v *visit, r *http.Request, client proto.ClientIn
 	return id, statisticalMade
 }
 
+// periods gives the last days of the periods whose ids may have data still: this one
+// and the one before, which may not be over everywhere, and then what these would be
+// if ids lasted otherwise, as they may have until a moment ago.
+func (x *inferring) periods(day proto.Day) (now, otherwise []proto.Day) {
+	now = []proto.Day{lastOf(day, x.rotate), lastOf(day-x.rotate, x.rotate)}
+	for rotate := proto.Day(1); rotate <= rotateMax; rotate++ {
+		for _, last := range []proto.Day{lastOf(day, rotate), lastOf(day-rotate, rotate)} {
+			if !slices.Contains(now, last) && !slices.Contains(otherwise, last) {
+				otherwise = append(otherwise, last)
+			}
+		}
+	}
+	return now, otherwise
+}
+
 // statisticalIDs calls fn with those that any client may have data under of whoever
-// sent the request: of this period, and of the one before, which may not be over
-// everywhere.
+// sent the request: of the periods of now, and of others where something is kept.
 func (g *Gateway) statisticalIDs(c *coarse, fn func(proto.ClientInfo, proto.Identity) error) error {
-	day := g.millis().Day()
+	now, otherwise := g.inferring.periods(g.millis().Day())
 	for _, name := range g.inferring.clients {
 		client, ok := g.deps.Accounts.Client(name)
 		if !ok {
 			continue
 		}
-		for _, d := range []proto.Day{day, day - g.inferring.rotate} {
-			if err := fn(client, g.inferring.rotating(client.ID, d, c)); err != nil {
+		for _, last := range now {
+			if err := fn(client, g.inferring.rotating(client.ID, last, c)); err != nil {
+				return err
+			}
+		}
+		for _, last := range otherwise {
+			id := g.inferring.rotating(client.ID, last, c)
+			if kept, err := g.deps.OptOuts.Keeps(id); err == nil && !kept {
+				continue
+			}
+			if err := fn(client, id); err != nil {
 				return err
 			}
 		}

@@ -308,6 +308,33 @@ func TestStatisticalOptOut(t *testing.T) {
 	}
 }
 
+// An opt-out also reaches what was known under ids that lasted otherwise: how long
+// they do may have been changed since. Where nothing is kept nothing is written.
+func TestStatisticalOptOutAfterChange(t *testing.T) {
+	lasting := func(days int) func(*gateway.Config) {
+		return func(c *gateway.Config) { c.Inference.RotateDays, c.PseudonymKey = days, secret }
+	}
+	for _, days := range [][2]int{{7, 1}, {1, 7}, {7, 3}, {2, 5}} {
+		before, clock := guessing(t, lasting(days[0]))
+		for range 9 { // at each place within a period
+			*clock = clock.Add(24 * time.Hour)
+			made := []proto.Identity{before.event("demo", someone), before.event("other", someone)}
+			r, later := guessing(t, lasting(days[1]))
+			*later = *clock
+			r.graph.kept = made
+			r.optOutOf(someone)
+			for _, id := range made {
+				if r.graph.out[id] == nil {
+					t.Errorf("%v days, %v: %q was not cut: %v", days, *clock, id, r.graph.cuts)
+				}
+			}
+			if n := len(r.graph.cuts); n > 7 { // two periods of two clients, what is kept, and what stands for the opt-out
+				t.Errorf("%v days, %v: %d were cut", days, *clock, n)
+			}
+		}
+	}
+}
+
 // TestStatisticalErasure: erasing takes what is known away without an opt-out, and
 // nothing of clients that know nothing.
 func TestStatisticalErasure(t *testing.T) {

@@ -20,7 +20,8 @@ import (
 type twinGraph struct {
 	edges  map[twinEdge]proto.UserEdge
 	out    map[proto.Identity]*proto.OptOutState
-	cuts   []string // what was asked for, in order
+	cuts   []string         // what was asked for, in order
+	kept   []proto.Identity // something is kept of them, besides who has edges or memberships
 	key    ed25519.PrivateKey
 	slow   bool  // no cut is final at once
 	cutErr error // what cuts and questions fail with
@@ -277,7 +278,7 @@ func (t *twin) OptOutState(_ context.Context, id proto.Identity) (proto.OptOutSt
 func (t *twin) Keeps(id proto.Identity) (bool, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	kept := t.graph.out[id] != nil || slices.Contains(t.graph.cuts, "optin "+string(id)) // its tombstone stays
+	kept := t.graph.out[id] != nil || slices.Contains(t.graph.cuts, "optin "+string(id)) || slices.Contains(t.graph.kept, id) // a tombstone stays
 	for m := range t.members {
 		kept = kept || m.id == id
 	}

@@ -25,7 +25,7 @@ const (
 // useHugePages has Linux keep the heap in pages of 2 MB, where it gives them to
 // those who ask, which Go does not. A heap that grows to four times what is live
 // touches new memory all the time and reads it at random: where nothing is cached an
-// event takes a third less of the processor (docs/bench/2026-11-28-hugepages.md).
+// event takes 0.7 of the processor (docs/bench/2026-11-28-hugepages.md).
 //
 // What is asked for must be mapped, and Go maps as the heap grows. So a heap as
 // large as the memory limit is mapped at once, nothing of it touched, and given
