@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"log/slog"
-	"math"
 	"os"
 	"reflect"
 	"runtime"
@@ -29,13 +28,15 @@ const (
 //
 // What is asked for must be mapped, and Go maps as the heap grows. So a heap as
 // large as the memory limit is mapped at once, nothing of it touched, and given
-// back: Go takes the lowest addresses first. It needs useMemory's limit.
+// back: Go takes the lowest addresses first. Call useMemory before, which sets it.
 func useHugePages(log *slog.Logger) {
-	most := debug.SetMemoryLimit(-1)
-	if most == math.MaxInt64 || !canAskForHugePages(hugePagesSetting, overcommitSetting) {
+	var machine unix.Sysinfo_t
+	if unix.Sysinfo(&machine) != nil || !canAskForHugePages(hugePagesSetting, overcommitSetting) {
 		return
 	}
-	if err := adviseHeap(int(most)); err != nil {
+	// Linux refuses to map more than it has, and then Go ends the process.
+	half := float64(machine.Totalram) * float64(machine.Unit) * memoryShare
+	if err := adviseHeap(int(min(half, float64(debug.SetMemoryLimit(-1))))); err != nil {
 		log.Warn("the heap stays in small pages", "error", err)
 	}
 }
