@@ -157,15 +157,13 @@ func (g *Gateway) statisticalID(v *visit, r *http.Request, client proto.ClientIn
 }
 
 // periods gives the last days of the periods whose ids may have data still: this one
-// and the one before, which may not be over everywhere, and then what these would be
+// and the one before, which may not be over everywhere, and then what either would be
 // if ids lasted otherwise, as they may have until a moment ago.
 func (x *inferring) periods(day proto.Day) (now, otherwise []proto.Day) {
 	now = []proto.Day{lastOf(day, x.rotate), lastOf(day-x.rotate, x.rotate)}
-	for rotate := proto.Day(1); rotate <= rotateMax; rotate++ {
-		for _, last := range []proto.Day{lastOf(day, rotate), lastOf(day-rotate, rotate)} {
-			if !slices.Contains(now, last) && !slices.Contains(otherwise, last) {
-				otherwise = append(otherwise, last)
-			}
+	for last := day - 1; last < day+rotateMax; last++ { // what ended earlier is gone
+		if !slices.Contains(now, last) {
+			otherwise = append(otherwise, last)
 		}
 	}
 	return now, otherwise
