@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -69,7 +70,7 @@ func (s *session) member(ctx context.Context, number int, addresses []string, mo
 // too.
 func clusterAddresses(count int) (list []string, err error) {
 	for tries := 0; len(list) < count; tries++ {
-		port := 10_000 + 2*rand.IntN(10_000)
+		port := 10_000 + 2*rand.IntN(5_000)
 		var open []net.Listener
 		for i := range 2 {
 			var l net.Listener
@@ -80,10 +81,11 @@ func clusterAddresses(count int) (list []string, err error) {
 		for _, l := range open {
 			_ = l.Close()
 		}
-		if len(open) == 2 {
-			list = append(list, fmt.Sprintf("127.0.0.1:%d", port))
+		addr := fmt.Sprintf("127.0.0.1:%d", port)
+		if len(open) == 2 && !slices.Contains(list, addr) {
+			list = append(list, addr)
 		} else if tries > 100 {
-			return nil, proto.Errorf(proto.CodeUnavailable, "cannot listen on loopback: %w", err)
+			return nil, proto.Errorf(proto.CodeUnavailable, "no two ports in a row are free on loopback: %v", err)
 		}
 	}
 	return list, nil
