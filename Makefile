@@ -19,7 +19,7 @@ export CGO_ENABLED := 0
 export GOFLAGS := $(shell go env GOFLAGS) -trimpath
 
 # What targets below run more often, longer, or with a browser. With ONCE=1, as in
-# .ci/run, which runs these too, `make test` leaves them out.
+# .ci/run, which runs these too, `make test` and `make test-race` leave them out.
 KILLED := TestKilledNodeLosesNothing|TestGraphKills|TestFeedOverKills
 ELSEWHERE := ^($(KILLED)|TestSimulation|TestClusterAnswersAsOne|TestClusterNodeStopsWhileItWaits|TestClusterSecrets|TestClusterByCertificates)$$|InABrowser
 
@@ -37,13 +37,9 @@ build: ## static binary bin/kith
 test: ## all tests that need no network namespace, browser or hour
 	go test -timeout 30m $(if $(ONCE),-vet=off -skip '$(ELSEWHERE)') $(PKGS)
 
-# What can race: the packages with goroutines or locks. The others run in these
-# packages' tests, compiled for the race detector as well.
-RACED = $(sort $(addprefix ./,$(patsubst %/,%,$(dir $(shell git grep -lE '"sync"|"sync/atomic"|^[[:space:]]*go [a-z]|[.]Go.func' -- '*.go' ':!*_test.go' ':!*.pb.go')))))
-
 test-race: export CGO_ENABLED := 1
 test-race: ## the short tests under the race detector
-	go test -vet=off -race -short -timeout 40m $(RACED)
+	go test -vet=off -race -short -timeout 40m $(PKGS)
 
 test-kill: ## kill -9 a node under load, KILLS times (50); a few minutes
 	KITH_KILLS=$(KILLS) go test -count=1 -timeout 30m -v -run '$(KILLED)' ./cmd/kith

@@ -180,11 +180,14 @@ func (n *Node) OptOutState(_ context.Context, id proto.Identity) (proto.OptOutSt
 }
 
 // Keeps reports whether anything is kept of id in any space, be it that it was cut
-// out before.
+// out before. Where this node may not answer for id that is an error.
 func (n *Node) Keeps(id proto.Identity) (kept bool, err error) {
 	h := n.hasher.Hash(id)
 	snap := n.laneFor(h).acquire()
 	defer snap.release()
+	if err := n.mayAnswer(n.laneFor(h)); err != nil {
+		return false, err
+	}
 	if o, err := storedOptOut(snap, h); err != nil || o != nil {
 		return o != nil, err
 	}

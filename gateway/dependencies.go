@@ -257,7 +257,8 @@ type OptOuts interface {
 	// OptOutState is how far the newest opt-out of id is.
 	OptOutState(ctx context.Context, id proto.Identity) (proto.OptOutState, error)
 	// Keeps reports whether anything is kept of id in any space, be it that it was
-	// cut out before. What was taken in a moment ago need not count yet.
+	// cut out before; an error where this node may not answer for it. What was taken
+	// in a moment ago need not count yet.
 	Keeps(id proto.Identity) (bool, error)
 	// Erase forgets id without an opt-out: everything in every space, or, with
 	// a client that is not nil, what that client knows.

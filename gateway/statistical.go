@@ -156,9 +156,10 @@ func (g *Gateway) statisticalID(v *visit, r *http.Request, client proto.ClientIn
 	return id, statisticalMade
 }
 
-// periods gives the last days of the periods whose ids may have data still: this one
-// and the one before, which may not be over everywhere, and then what either would be
-// if ids lasted otherwise, as they may have until a moment ago.
+// periods gives the last days of the periods whose ids may have data still: of this
+// one and of the one before, which may not be over everywhere; and all other days that
+// a period of any length could end with, since ids may have lasted otherwise until a
+// moment ago.
 func (x *inferring) periods(day proto.Day) (now, otherwise []proto.Day) {
 	now = []proto.Day{lastOf(day, x.rotate), lastOf(day-x.rotate, x.rotate)}
 	for last := day - 1; last < day+rotateMax; last++ { // what ended earlier is gone

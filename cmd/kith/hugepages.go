@@ -31,7 +31,7 @@ const (
 // back: Go takes the lowest addresses first. Call useMemory before, which sets it.
 func useHugePages(log *slog.Logger) {
 	var machine unix.Sysinfo_t
-	if unix.Sysinfo(&machine) != nil || !canAskForHugePages(hugePagesSetting, overcommitSetting) {
+	if unix.Sysinfo(&machine) != nil || strings.Contains(os.Getenv("GODEBUG"), "disablethp=1") || !canAskForHugePages(hugePagesSetting, overcommitSetting) {
 		return
 	}
 	// Linux refuses to map more than it has, and then Go ends the process.
@@ -44,9 +44,11 @@ func useHugePages(log *slog.Logger) {
 // canAskForHugePages reports whether asking changes anything and address space is
 // free of cost.
 func canAskForHugePages(enabled, overcommit string) bool {
-	var space unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_AS, &space) != nil || space.Cur != unix.RLIM_INFINITY {
-		return false
+	for _, bound := range []int{unix.RLIMIT_AS, unix.RLIMIT_DATA} {
+		var space unix.Rlimit
+		if unix.Getrlimit(bound, &space) != nil || space.Cur != unix.RLIM_INFINITY {
+			return false
+		}
 	}
 	pages, err := os.ReadFile(enabled)
 	commit, err2 := os.ReadFile(overcommit)
@@ -55,6 +57,7 @@ func canAskForHugePages(enabled, overcommit string) bool {
 
 // adviseHeap maps a heap of so many bytes and asks for huge pages for it.
 func adviseHeap(size int) error {
+	debug.FreeOSMemory() // or what was used before is at its start, and Go clears all of it
 	heap := make([]byte, size)
 	_, _, no := unix.Syscall(unix.SYS_MADVISE, reflect.ValueOf(heap).Pointer(), uintptr(size), unix.MADV_HUGEPAGE)
 	runtime.KeepAlive(heap)

@@ -68,13 +68,15 @@ func (s *session) member(ctx context.Context, number int, addresses []string, mo
 
 // clusterAddresses are loopback addresses for nodes, each with the next port free
 // too.
-func clusterAddresses(count int) (list []string, err error) {
+func clusterAddresses(count int) (list []string, _ error) {
 	for tries := 0; len(list) < count; tries++ {
+		if tries > 100 {
+			return nil, proto.Errorf(proto.CodeUnavailable, "no two ports in a row are free on loopback")
+		}
 		port := 10_000 + 2*rand.IntN(5_000)
 		var open []net.Listener
 		for i := range 2 {
-			var l net.Listener
-			if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+i)); err == nil {
+			if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+i)); err == nil {
 				open = append(open, l)
 			}
 		}
@@ -84,8 +86,6 @@ func clusterAddresses(count int) (list []string, err error) {
 		addr := fmt.Sprintf("127.0.0.1:%d", port)
 		if len(open) == 2 && !slices.Contains(list, addr) {
 			list = append(list, addr)
-		} else if tries > 100 {
-			return nil, proto.Errorf(proto.CodeUnavailable, "no two ports in a row are free on loopback: %v", err)
 		}
 	}
 	return list, nil
