@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -31,7 +32,7 @@ const (
 // back: Go takes the lowest addresses first. Call useMemory before, which sets it.
 func useHugePages(log *slog.Logger) {
 	var machine unix.Sysinfo_t
-	if unix.Sysinfo(&machine) != nil || strings.Contains(os.Getenv("GODEBUG"), "disablethp=1") || !canAskForHugePages(hugePagesSetting, overcommitSetting) {
+	if unix.Sysinfo(&machine) != nil || underRaceDetector() || strings.Contains(os.Getenv("GODEBUG"), "disablethp=1") || !canAskForHugePages(hugePagesSetting, overcommitSetting) {
 		return
 	}
 	// Linux refuses to map more than it has, and then Go ends the process.
@@ -39,6 +40,13 @@ func useHugePages(log *slog.Logger) {
 	if err := adviseHeap(int(min(half, float64(debug.SetMemoryLimit(-1))))); err != nil {
 		log.Warn("the heap stays in small pages", "error", err)
 	}
+}
+
+// underRaceDetector reports whether the race detector watches, which writes to
+// memory of its own for all that is mapped: some seconds a GB.
+func underRaceDetector() bool {
+	info, ok := debug.ReadBuildInfo()
+	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
 // canAskForHugePages reports whether asking changes anything and address space is
