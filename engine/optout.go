@@ -183,20 +183,21 @@ func (n *Node) OptOutState(_ context.Context, id proto.Identity) (proto.OptOutSt
 // out before. Where this node may not answer for id that is an error.
 func (n *Node) Keeps(id proto.Identity) (kept bool, err error) {
 	h := n.hasher.Hash(id)
-	snap := n.laneFor(h).acquire()
+	l := n.laneFor(h)
+	snap := l.acquire()
 	defer snap.release()
-	if err := n.mayAnswer(n.laneFor(h)); err != nil {
-		return false, err
+	o, err := storedOptOut(snap, h)
+	if kept = o != nil; err == nil && !kept {
+		prefix := nodesPrefix(h)
+		err = snap.Scan(prefix, prefix, func(_, _ []byte) (bool, error) {
+			kept = true
+			return false, nil
+		})
 	}
-	if o, err := storedOptOut(snap, h); err != nil || o != nil {
-		return o != nil, err
+	if err != nil {
+		return kept, err
 	}
-	prefix := nodesPrefix(h)
-	err = snap.Scan(prefix, prefix, func(_, _ []byte) (bool, error) {
-		kept = true
-		return false, nil
-	})
-	return kept, err
+	return kept, n.mayAnswer(l) // last: a lease may end meanwhile
 }
 
 // knows reports whether nothing of an identity is still to be told.
