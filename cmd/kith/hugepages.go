@@ -4,11 +4,11 @@ import (
 	"errors"
 	"log/slog"
 	"os"
-	"reflect"
 	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -65,11 +65,14 @@ func canAskForHugePages(enabled, overcommit string) bool {
 
 // adviseHeap maps a heap of so many bytes and asks for huge pages for it.
 func adviseHeap(size int) error {
-	debug.FreeOSMemory() // or what was used before is at its start, and Go clears all of it
-	heap := make([]byte, size)
-	_, _, no := unix.Syscall(unix.SYS_MADVISE, reflect.ValueOf(heap).Pointer(), uintptr(size), unix.MADV_HUGEPAGE)
-	runtime.KeepAlive(heap)
-	heap = nil
+	// A strings.Builder's memory is not cleared. What make gives is, all of it, where
+	// the first of its pages was ever used.
+	var heap strings.Builder
+	heap.Grow(size)
+	heap.WriteByte(0)
+	_, _, no := unix.Syscall(unix.SYS_MADVISE, uintptr(unsafe.Pointer(unsafe.StringData(heap.String()))), uintptr(size), unix.MADV_HUGEPAGE)
+	runtime.KeepAlive(&heap)
+	heap.Reset()
 	debug.FreeOSMemory()
 	if no != 0 {
 		return no

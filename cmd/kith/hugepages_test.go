@@ -35,7 +35,7 @@ func TestCanAskForHugePages(t *testing.T) {
 	}
 }
 
-var heldByTest []byte
+var heldByTest strings.Builder
 
 // What is allocated after a heap was advised lies where huge pages were asked for,
 // and what was mapped for that is not used.
@@ -47,12 +47,15 @@ func TestAdviseHeap(t *testing.T) {
 		t.Skip("the race detector writes to memory of its own for all that is mapped")
 	}
 	const size = 1 << 30
-	used := make([]byte, 96<<20) // and is free again then
+	// The heap was used before and is free again, as after other tests.
+	used := make([][]byte, 512)
 	for i := range used {
-		used[i] = 1
+		used[i] = make([]byte, 1<<20)
+		used[i][0] = 1
 	}
 	runtime.KeepAlive(used)
 	used = nil
+	runtime.GC()
 	before := peakFromNow(t)
 	if err := adviseHeap(size); err != nil {
 		t.Fatal(err)
@@ -60,9 +63,10 @@ func TestAdviseHeap(t *testing.T) {
 	if grew := peak(t) - before; grew > size/4 {
 		t.Errorf("%d MB more were resident", grew>>20)
 	}
-	heldByTest = make([]byte, 64<<20)
-	defer func() { heldByTest = nil }()
-	if flags := flagsOf(t, uintptr(unsafe.Pointer(&heldByTest[0]))); !strings.Contains(flags, " hg") {
+	heldByTest.Grow(size - size/4) // and lies in no hole that was left before
+	heldByTest.WriteByte(0)
+	defer heldByTest.Reset()
+	if flags := flagsOf(t, uintptr(unsafe.Pointer(unsafe.StringData(heldByTest.String())))); !strings.Contains(flags, " hg") {
 		t.Errorf("the memory is not advised: %s", flags)
 	}
 }
