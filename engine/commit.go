@@ -156,6 +156,7 @@ func (l *lane) publish(b *batch) {
 	l.progress.set(func(p *progress) {
 		if n := len(b.offsets); n > 0 {
 			p.applied = b.offsets[n-1]
+			l.reached.Store(uint64(p.applied))
 		}
 		p.control, p.laneTime, p.chain = b.control, b.laneTime, b.chain
 		p.received, p.carry = b.taken, b.carry

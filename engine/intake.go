@@ -37,7 +37,7 @@ const (
 // that stopped is not waited for.
 func (n *Node) keepPace(ctx context.Context) error {
 	for _, l := range n.lanes {
-		if applied, _, _, _ := l.progress.get(); l.keepsUp(applied) {
+		if l.keepsUp(proto.Offset(l.reached.Load())) {
 			continue
 		}
 		limit, cancel := context.WithTimeout(ctx, aheadWait)
@@ -59,8 +59,8 @@ func (l *lane) keepsUp(applied proto.Offset) bool {
 
 // ahead is how many entries are acknowledged and not applied.
 func (l *lane) ahead() uint64 {
-	applied, _, _, _ := l.progress.get()
-	return l.acknowledged.Load() - min(l.acknowledged.Load(), uint64(applied))
+	n := l.acknowledged.Load()
+	return n - min(n, l.reached.Load())
 }
 
 // acknowledge notes an entry that is durable.
@@ -71,7 +71,7 @@ func (l *lane) acknowledge(at proto.Offset) {
 			return
 		}
 		if l.acknowledged.CompareAndSwap(before, uint64(at)) {
-			if applied, _, _, _ := l.progress.get(); before <= uint64(applied) {
+			if before <= l.reached.Load() {
 				l.since.Store(int64(l.node.now()))
 			}
 			return

@@ -25,6 +25,23 @@ func (n *Node) Lookup(client proto.ClientInfo, id proto.Identity, now proto.Mill
 	return seen, dst, n.mayAnswer(n.laneFor(node.Hash))
 }
 
+// Seen is Lookup without the segments: for who only needs to know whether anything
+// is kept of id, as each event of a browser does.
+func (n *Node) Seen(client proto.ClientInfo, id proto.Identity) (seen proto.Seen, err error) {
+	node := proto.Node{Hash: n.hasher.Hash(id), Space: client.Space}
+	view, err := n.view(node)
+	switch {
+	case err != nil:
+		return seen, err
+	case view == nil:
+	case view.OptedOut:
+		seen.OptedOut = true
+	default:
+		seen.Known = view.Client(client.ID) != nil || view.OfUser(client.ID) != nil
+	}
+	return seen, n.mayAnswer(n.laneFor(node.Hash))
+}
+
 // segments appends the ids of the client's segments in which a view is at now.
 func (r *registryView) segments(view *identity.View, client proto.ClientID, now proto.Millis, dst []proto.SegmentID) (proto.Seen, []proto.SegmentID) {
 	own, user := view.Client(client), view.OfUser(client)

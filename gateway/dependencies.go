@@ -36,6 +36,8 @@ type Memberships interface {
 	// dst, which the caller may reuse. The ids need no JSON escaping. id may
 	// alias a buffer that the caller reuses: Lookup must not keep it.
 	Lookup(client proto.ClientInfo, id proto.Identity, now proto.Millis, dst []proto.SegmentID) (View, []proto.SegmentID, error)
+	// Seen is Lookup without the segments.
+	Seen(client proto.ClientInfo, id proto.Identity) (View, error)
 	// Wait returns once all of p is applied and published, or ctx is done.
 	Wait(ctx context.Context, p proto.Position) error
 	// Count sizes an audience expression. The gateway applies the floor.

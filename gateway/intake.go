@@ -257,7 +257,8 @@ func (g *Gateway) takePublic(w http.ResponseWriter, r *http.Request, p *post) (e
 // admission makes p take a public request's events by the rules for its
 // visitor and whatever client it names.
 func (g *Gateway) admission(r *http.Request, p *post) *admission {
-	a := &admission{visit: g.visitOf(r), now: p.now}
+	a := &p.visitor
+	a.visit, a.now = g.visitOf(r), p.now
 	p.admit = a.admit
 	p.public = true
 	p.resolve = func(name string) (proto.ClientInfo, error) {
@@ -291,10 +292,8 @@ func (g *Gateway) judgeIdentity(v *visit, client proto.ClientInfo) {
 		v.signal = withheldOptedOut // one that is not looked at might be
 		return
 	}
-	l := g.lookups.Get().(*lookup)
-	defer g.freeLookup(l)
 	for _, id := range claims {
-		seen, err := g.look(l, client, id, g.millis())
+		seen, err := g.deps.Memberships.Seen(client, id)
 		switch {
 		case err == nil && seen.OptedOut:
 			v.signal = withheldOptedOut

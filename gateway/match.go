@@ -222,13 +222,11 @@ func (g *Gateway) mayMatch(client proto.ClientInfo, v visit, id proto.Identity) 
 	if v.signal != "" {
 		return v.signal, nil
 	}
-	l := g.lookups.Get().(*lookup)
-	defer g.freeLookup(l)
 	for _, id := range slices.Concat(v.claims(), []proto.Identity{id}) {
 		if id == "" {
 			continue
 		}
-		seen, err := g.look(l, client, id, g.millis())
+		seen, err := g.deps.Memberships.Seen(client, id)
 		if err != nil {
 			return "", err
 		}

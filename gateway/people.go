@@ -134,10 +134,8 @@ func (g *Gateway) holders(lang string, v *visit) (list []pageLink) {
 	if v.browser == "" {
 		return nil
 	}
-	l := g.lookups.Get().(*lookup)
-	defer g.freeLookup(l)
 	for _, c := range g.deps.Accounts.Clients() {
-		if seen, err := g.look(l, c, v.browser, g.millis()); err == nil && seen.Known {
+		if seen, err := g.deps.Memberships.Seen(c, v.browser); err == nil && seen.Known && !seen.OptedOut {
 			list = append(list, pageLink{Name: string(c.Name), Address: pageQuery(lang, string(c.Name))})
 		}
 	}

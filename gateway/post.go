@@ -38,6 +38,7 @@ type post struct {
 	max     int
 	public  bool      // agent is the request's; events do not say who sent them
 	agent   agent     // of a public request
+	visitor admission // of a public request
 	bots    botPolicy // of this body
 	// sessions derives session data, nil for none.
 	sessions *sessions

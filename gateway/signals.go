@@ -86,7 +86,8 @@ func raised(lines []string) bool {
 // unreadable stands for a text that cannot be read, and so refuses.
 const unreadable = "?"
 
-// fromQuery adds what a query says. A signal that is there twice counts twice.
+// fromQuery adds what a query says. A signal that is there twice counts twice. Of
+// other parameters, such as a page's url, the value is not unescaped.
 func (x *signals) fromQuery(query string) {
 	for pair := range strings.SplitSeq(query, "&") {
 		key, value, _ := strings.Cut(pair, "=")
@@ -95,7 +96,7 @@ func (x *signals) fromQuery(query string) {
 				key = k
 			}
 		}
-		if strings.ContainsAny(value, "%+") {
+		if strings.ContainsAny(value, "%+") && new(signals).take(key, "") != 0 {
 			v, err := url.QueryUnescape(value)
 			if err != nil {
 				v = unreadable

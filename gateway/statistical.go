@@ -143,10 +143,8 @@ func (g *Gateway) statisticalID(v *visit, r *http.Request, client proto.ClientIn
 		return "", ""
 	}
 	id = g.inferring.rotating(client.ID, lastOf(g.millis().Day(), g.inferring.rotate), &c)
-	l := g.lookups.Get().(*lookup)
-	defer g.freeLookup(l)
 	for _, x := range []proto.Identity{g.inferring.suppression(&c), id} {
-		switch seen, err := g.look(l, client, x, g.millis()); {
+		switch seen, err := g.deps.Memberships.Seen(client, x); {
 		case err != nil:
 			return "", "" // it might be opted out
 		case seen.OptedOut:
@@ -258,11 +256,9 @@ func (g *Gateway) eraseStatistical(ctx context.Context, r *http.Request) (states
 	if !ok {
 		return nil, nil
 	}
-	l := g.lookups.Get().(*lookup)
-	defer g.freeLookup(l)
 	err = g.statisticalIDs(&c, func(client proto.ClientInfo, id proto.Identity) error {
-		seen, err := g.look(l, client, id, g.millis())
-		if err != nil || !seen.Known {
+		seen, err := g.deps.Memberships.Seen(client, id)
+		if err != nil || !seen.Known || seen.OptedOut {
 			return err
 		}
 		s, err := g.erase(ctx, nil, id)

@@ -118,6 +118,11 @@ func (t *twin) Lookup(client proto.ClientInfo, id proto.Identity, _ proto.Millis
 	return proto.Seen{Known: ok}, append(dst, segments...), nil
 }
 
+func (t *twin) Seen(client proto.ClientInfo, id proto.Identity) (proto.Seen, error) {
+	seen, _, err := t.Lookup(client, id, 0, nil)
+	return seen, err
+}
+
 func (t *twin) Wait(ctx context.Context, p proto.Position) error {
 	t.mu.Lock()
 	at := t.offset

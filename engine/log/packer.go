@@ -233,9 +233,11 @@ func (p *Packer) shut() {
 }
 
 func (p *Packer) newPack() *pack {
-	k := &pack{commands: make([]byte, 0, p.c.BytesMax/2)}
+	var k *pack
 	if n := len(p.free); n > 0 {
 		k, p.free = p.free[n-1], p.free[:n-1]
+	} else {
+		k = &pack{commands: make([]byte, 0, p.c.BytesMax/2)}
 	}
 	k.started = time.Now()
 	return k
