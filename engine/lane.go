@@ -26,9 +26,11 @@ const (
 	entriesAheadMax  = 256 // read and not yet stepped
 	producersMax     = 64
 	exitsPerBeat     = 4096
-	paceFrom         = 8                    // after a batch of so many the next waits for more
-	paceCommands     = 256                  // but not once it has so many
-	batchPace        = 3 * time.Millisecond // between the ends of small batches
+	paceFrom         = 8                     // after a batch of so many the next waits for more
+	paceCommands     = 1024                  // but not once it has so many
+	batchPace        = 3 * time.Millisecond  // between the ends of batches, at least,
+	batchPaceMax     = 10 * time.Millisecond // at most,
+	commandPace      = 16 * time.Microsecond // for each command of the last one: beyond 62,000 a second they grow
 )
 
 // clampMs is how far an entry's time may lie beyond lane time: as far as
@@ -55,7 +57,7 @@ type lane struct {
 	batches   uint64
 	pending   []*laneEntry // read, not yet stepped
 	paced     time.Time    // when the last batch was gathered
-	busy      bool         // it had so many commands that the next may wait for more
+	gathered  int          // commands that it had
 	leases    leases
 	agreement agreement
 	letters   letters
@@ -234,14 +236,14 @@ func (l *lane) gather() {
 	for _, e := range l.pending {
 		commands += e.Count
 	}
-	pace := time.NewTimer(batchPace - time.Since(l.paced))
+	pace := time.NewTimer(max(batchPace, min(batchPaceMax, time.Duration(l.gathered)*commandPace)) - time.Since(l.paced))
 	defer pace.Stop()
 	for more := true; more && commands < batchCommandsMax; {
 		var n int
-		n, more = l.next(l.busy && commands < paceCommands, pace.C)
+		n, more = l.next(l.gathered >= paceFrom && commands < paceCommands, pace.C)
 		commands += n
 	}
-	l.paced, l.busy = time.Now(), commands >= paceFrom
+	l.paced, l.gathered = time.Now(), commands
 }
 
 // next takes another entry to the pending ones, if there is one or, where it
