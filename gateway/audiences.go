@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"strconv"
 
 	"kith/proto"
 )
@@ -26,8 +27,12 @@ const (
 )
 
 func (g *Gateway) postCount(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
-	var x countRequest
-	if err := g.readValue(w, r, &x); err != nil {
+	body, err := g.readJSON(w, r)
+	if err != nil {
+		return err
+	}
+	x, err := readCount(body)
+	if err != nil {
 		return err
 	}
 	if v := queryValue(r.URL.RawQuery, "client"); v != "" {
@@ -40,7 +45,72 @@ func (g *Gateway) postCount(w http.ResponseWriter, r *http.Request, who proto.Pr
 	if err != nil {
 		return err
 	}
-	return writeValue(w, http.StatusOK, n)
+	b, err := encodeCount(n)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, b)
+	return nil
+}
+
+// readCount reads a body, whose bytes the request may alias.
+func readCount(body []byte) (x countRequest, err error) {
+	if x.scan(body) {
+		return x, nil
+	}
+	x = countRequest{}
+	return x, decodeStrict(body, &x)
+}
+
+// scan reads a body of which all is texts of known names, as nearly all are: in a
+// tenth of the time that encoding/json takes. Of any other it gives false.
+func (x *countRequest) scan(body []byte) bool {
+	var s scanner
+	s.reset(body)
+	if !s.open('{') {
+		return false
+	}
+	for first := true; s.more(&first, '}'); {
+		key, ok := s.key()
+		if !ok || s.peek() != '"' {
+			return false
+		}
+		value, _ := s.str()
+		switch key {
+		case "expr":
+			x.Expr = value
+		case "unit":
+			x.Unit = value
+		case "client":
+			x.Client = value
+		case "after":
+			x.After = value
+		default:
+			return false
+		}
+	}
+	return s.end() && !s.odd
+}
+
+// encodeCount writes a proto.Count, as encodeValue does, or whatever else.
+func encodeCount(v any) ([]byte, error) {
+	n, ok := v.(proto.Count)
+	if !ok || n.Rounded != 0 || n.Day != "" {
+		return encodeValue(v)
+	}
+	b := append(make([]byte, 0, 128), `{"count":`...)
+	if n.Count != nil {
+		b = strconv.AppendUint(b, *n.Count, 10)
+	} else {
+		b = append(b, "null"...)
+	}
+	if n.Below != 0 {
+		b = strconv.AppendInt(append(b, `,"below":`...), int64(n.Below), 10)
+	}
+	b = appendBool(append(b, `,"exact":`...), n.Exact)
+	b = strconv.AppendInt(append(b, `,"partitions":{"answered":`...), int64(n.Partitions.Answered), 10)
+	b = strconv.AppendInt(append(b, `,"of":`...), int64(n.Partitions.Of), 10)
+	return append(b, "}}\n"...), nil
 }
 
 // count sizes an audience, a proto.Count, or several, proto.Counts.

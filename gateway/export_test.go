@@ -118,6 +118,18 @@ func ParseLookup(b []byte) ([]string, string, error) {
 	return l.identities, l.after, err
 }
 
+// CountBody is a count's request as its quick reading and as encoding/json give it.
+func CountBody(body []byte) (quick, strict any, taken bool, err error) {
+	var x, y countRequest
+	taken = x.scan(body)
+	err = decodeStrict(body, &y)
+	return x, y, taken, err
+}
+
+// EncodeCount and EncodeValue write an answer.
+func EncodeCount(v any) ([]byte, error) { return encodeCount(v) }
+func EncodeValue(v any) ([]byte, error) { return encodeValue(v) }
+
 // ParsePixel reads the query of a pixel.
 func (x *Parser) ParsePixel(query string) error {
 	x.p.reset()

@@ -323,15 +323,15 @@ func (m *messages) count(r micro.Request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	var x countRequest
-	if err := decodeStrict(r.Data(), &x); err != nil {
+	x, err := readCount(r.Data())
+	if err != nil {
 		return nil, err
 	}
 	n, err := m.g.count(m.ctx, who, x)
 	if err != nil {
 		return nil, err
 	}
-	return encodeValue(n)
+	return encodeCount(n)
 }
 
 // optOut answers kith.optout: the body of POST /v1/optouts. One that was begun

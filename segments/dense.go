@@ -24,6 +24,7 @@ const (
 type dense struct {
 	get   func(proto.SegmentID) *roaring.Bitmap
 	words int
+	probe *audienceNode // left out of what is filled
 	free  [denseDepthMax][]uint64
 }
 
@@ -42,11 +43,46 @@ func (a *Audience) countDense(get func(proto.SegmentID) *roaring.Bitmap) (count 
 	d := densePool.Get().(*dense)
 	defer densePool.Put(d)
 	d.get, d.words = get, words
-	for _, w := range d.fill(n, 0) {
-		count += uint64(bits.OnesCount64(w))
+	d.probe = n.probe(get)
+	if out := d.fill(n, 0); d.probe == nil {
+		for _, w := range out {
+			count += uint64(bits.OnesCount64(w))
+		}
+	} else {
+		count = countIn(out, get(d.probe.id))
 	}
-	d.get = nil
+	d.get, d.probe = nil, nil
 	return count, true
+}
+
+// probe is one of the segments that n intersects, kept as a list: it is gone through
+// in place of laying it out as words and going through those. Nil if there is none.
+func (n *audienceNode) probe(get func(proto.SegmentID) *roaring.Bitmap) *audienceNode {
+	for _, kid := range n.kids[1:] {
+		if kid.op == audienceName && listed(get(kid.id)) {
+			return kid
+		}
+	}
+	return nil
+}
+
+// listed reports whether a bitmap is kept as lists, mostly.
+func listed(b *roaring.Bitmap) bool {
+	return b != nil && !b.IsEmpty() && b.GetCardinality()/(uint64(b.Maximum())>>chunkBits+1) <= arrayMax
+}
+
+// countIn is how many of b are in words, which reach as far as b does.
+func countIn(words []uint64, b *roaring.Bitmap) (count uint64) {
+	var some [1024]uint32
+	for it := b.ManyIterator(); ; {
+		n := it.NextMany(some[:])
+		if n == 0 {
+			return count
+		}
+		for _, v := range some[:n] {
+			count += words[v>>6] >> (v & 63) & 1
+		}
+	}
 }
 
 // mergeSkewMax is how much larger one list may be than another if they are merged
@@ -61,13 +97,10 @@ func (n *audienceNode) merges(get func(proto.SegmentID) *roaring.Bitmap) bool {
 			return false
 		}
 		b := get(kid.id)
-		if b == nil || b.IsEmpty() {
+		if !listed(b) {
 			return false
 		}
 		size := b.GetCardinality()
-		if size/(uint64(b.Maximum())>>chunkBits+1) > arrayMax { // kept as bits, mostly
-			return false
-		}
 		least, most = min(least, size), max(most, size)
 	}
 	return least*mergeSkewMax >= most
@@ -116,6 +149,7 @@ func (d *dense) fill(n *audienceNode, level int) []uint64 {
 	out := d.fill(n.kids[0], level)
 	for _, kid := range n.kids[1:] {
 		switch {
+		case level == 0 && kid == d.probe:
 		case kid.op == audienceNot:
 			for i, w := range d.fill(kid.kids[0], level+1) {
 				out[i] &^= w
