@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -70,9 +71,14 @@ func defineUser(t *testing.T, n *engine.Node, c proto.ClientInfo, id, when strin
 
 func lookup(t *testing.T, n *engine.Node, c proto.ClientInfo, id proto.Identity) (proto.Seen, []proto.SegmentID) {
 	t.Helper()
-	seen, list, err := n.Lookup(c, id, proto.MillisOf(time.Now()), nil)
-	if err != nil {
+	before, _, err1 := n.Lookup(c, id, proto.MillisOf(time.Now()), nil)
+	short, err2 := n.Seen(c, id)
+	seen, list, err3 := n.Lookup(c, id, proto.MillisOf(time.Now()), nil)
+	if err := errors.Join(err1, err2, err3); err != nil {
 		t.Fatal(err)
+	}
+	if short != seen && short != before {
+		t.Errorf("%s of %s: %+v with its segments, %+v without", id, c.Name, seen, short)
 	}
 	slices.Sort(list)
 	return seen, list

@@ -26,11 +26,13 @@ const (
 	entriesAheadMax  = 256 // read and not yet stepped
 	producersMax     = 64
 	exitsPerBeat     = 4096
-	paceFrom         = 8                     // after a batch of so many the next waits for more
-	paceCommands     = 1024                  // but not once it has so many
-	batchPace        = 3 * time.Millisecond  // between the ends of batches, at least,
-	batchPaceMax     = 10 * time.Millisecond // at most,
-	commandPace      = 16 * time.Microsecond // for each command of the last one: beyond 62,000 a second they grow
+	paceFrom         = 8    // after a batch of so many commands the next waits for more
+	paceCommands     = 1024 // but not once it has so many
+	// From the end of a batch the next waits for as long as that had commands, within
+	// two bounds. So where more than 62,000 a second come, batches grow.
+	batchPace    = 3 * time.Millisecond
+	batchPaceMax = 10 * time.Millisecond
+	commandPace  = 16 * time.Microsecond
 )
 
 // clampMs is how far an entry's time may lie beyond lane time: as far as
@@ -107,7 +109,7 @@ type lane struct {
 	active       atomic.Int64
 	events       atomic.Uint64
 	acknowledged atomic.Uint64 // the newest entry of intake that is durable
-	reached      atomic.Uint64 // progress.applied, for intake, which looks at each event
+	reached      atomic.Uint64 // progress.applied without its lock: intake reads it for each event
 	filling      atomic.Int64  // how long the lane took for the last step of a fill
 	fillBegan    time.Time     // the step under way; of the stepper alone
 	since        atomic.Int64  // not after the oldest entry that is durable and not applied, if there is one; ms

@@ -25,9 +25,10 @@ func (n *Node) Lookup(client proto.ClientInfo, id proto.Identity, now proto.Mill
 	return seen, dst, n.mayAnswer(n.laneFor(node.Hash))
 }
 
-// Seen is Lookup without the segments: for who only needs to know whether anything
-// is kept of id, as each event of a browser does.
+// Seen is Lookup without the segments: for whoever only needs to know whether
+// anything is kept of id, or whether it is opted out, as each event of a browser does.
 func (n *Node) Seen(client proto.ClientInfo, id proto.Identity) (seen proto.Seen, err error) {
+	n.pace.ask()
 	node := proto.Node{Hash: n.hasher.Hash(id), Space: client.Space}
 	view, err := n.view(node)
 	switch {

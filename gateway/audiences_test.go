@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"bytes"
+	"reflect"
 	"testing"
 
 	"kith/gateway"
@@ -52,6 +53,9 @@ func encoded(t *testing.T, v any) []byte {
 }
 
 func TestEncodeCount(t *testing.T) {
+	if n := reflect.TypeFor[proto.Count]().NumField(); n != 6 {
+		t.Errorf("a count has %d fields: is each written?", n)
+	}
 	some := uint64(1_234_567)
 	for _, v := range []any{
 		proto.Count{}, proto.Count{Count: &some, Exact: true, Partitions: proto.Answered{Answered: 64, Of: 64}},

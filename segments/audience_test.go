@@ -189,6 +189,24 @@ func TestAudienceMeansWhatItSays(t *testing.T) {
 	})
 }
 
+// A saved audience may be one and the same wherever it is named.
+func TestAudienceCountsASharedPart(t *testing.T) {
+	sets := map[proto.SegmentID]*roaring.Bitmap{"x": roaring.New(), "s": roaring.New()}
+	for o := uint32(0); o < 60_000; o += 47 {
+		sets["x"].Add(o)
+		sets["s"].Add(o + o/3)
+	}
+	shared := mustAudience(t, "s")
+	a, err := mustAudience(t, "(x|@s)&@s").Expand(func(proto.AudienceID) (*segments.Audience, error) { return shared, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	get := func(id proto.SegmentID) *roaring.Bitmap { return sets[id] }
+	if got, want := a.Count(get, nil), a.Eval(get, nil).GetCardinality(); got != want || want == 0 {
+		t.Errorf("%s counts %d, evaluates to %d", a, got, want)
+	}
+}
+
 // Words that were used before are used again.
 func TestAudienceCountsListsInUnions(t *testing.T) {
 	sets := map[proto.SegmentID]*roaring.Bitmap{}

@@ -24,7 +24,9 @@ const (
 type dense struct {
 	get   func(proto.SegmentID) *roaring.Bitmap
 	words int
-	probe *audienceNode // left out of what is filled
+	root  *audienceNode
+	probe *audienceNode // of root's kids, left out of what is filled
+	some  [1024]uint32
 	free  [denseDepthMax][]uint64
 }
 
@@ -43,15 +45,15 @@ func (a *Audience) countDense(get func(proto.SegmentID) *roaring.Bitmap) (count 
 	d := densePool.Get().(*dense)
 	defer densePool.Put(d)
 	d.get, d.words = get, words
-	d.probe = n.probe(get)
+	d.root, d.probe = n, n.probe(get)
 	if out := d.fill(n, 0); d.probe == nil {
 		for _, w := range out {
 			count += uint64(bits.OnesCount64(w))
 		}
 	} else {
-		count = countIn(out, get(d.probe.id))
+		count = d.countIn(out, get(d.probe.id))
 	}
-	d.get, d.probe = nil, nil
+	d.get, d.root, d.probe = nil, nil, nil
 	return count, true
 }
 
@@ -72,14 +74,13 @@ func listed(b *roaring.Bitmap) bool {
 }
 
 // countIn is how many of b are in words, which reach as far as b does.
-func countIn(words []uint64, b *roaring.Bitmap) (count uint64) {
-	var some [1024]uint32
+func (d *dense) countIn(words []uint64, b *roaring.Bitmap) (count uint64) {
 	for it := b.ManyIterator(); ; {
-		n := it.NextMany(some[:])
+		n := it.NextMany(d.some[:])
 		if n == 0 {
 			return count
 		}
-		for _, v := range some[:n] {
+		for _, v := range d.some[:n] {
 			count += words[v>>6] >> (v & 63) & 1
 		}
 	}
@@ -149,7 +150,7 @@ func (d *dense) fill(n *audienceNode, level int) []uint64 {
 	out := d.fill(n.kids[0], level)
 	for _, kid := range n.kids[1:] {
 		switch {
-		case level == 0 && kid == d.probe:
+		case kid == d.probe && n == d.root:
 		case kid.op == audienceNot:
 			for i, w := range d.fill(kid.kids[0], level+1) {
 				out[i] &^= w

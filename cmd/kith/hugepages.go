@@ -28,7 +28,7 @@ const (
 // event takes 0.7 of the processor (docs/bench/2026-11-28-hugepages.md).
 //
 // What is asked for must be mapped, and Go maps as the heap grows. So a heap as
-// large as the memory limit is mapped at once, nothing of it touched, and given
+// large as the memory limit is mapped at once, one page of it touched, and given
 // back: Go takes the lowest addresses first. Call useMemory before, which sets it.
 func useHugePages(log *slog.Logger) {
 	var machine unix.Sysinfo_t
@@ -65,8 +65,8 @@ func canAskForHugePages(enabled, overcommit string) bool {
 
 // adviseHeap maps a heap of so many bytes and asks for huge pages for it.
 func adviseHeap(size int) error {
-	// A strings.Builder's memory is not cleared. What make gives is, all of it, where
-	// the first of its pages was ever used.
+	// make clears all of what it gives if the first page of it was ever used; Go 1.26
+	// does not clear a strings.Builder's.
 	var heap strings.Builder
 	heap.Grow(size)
 	heap.WriteByte(0)

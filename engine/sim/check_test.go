@@ -72,6 +72,15 @@ func (w *world) lookForNetworks(n *node, gone []int) {
 	w.must(err)
 }
 
+// seenAs sees that what is asked without segments is what a look-up said.
+func (w *world) seenAs(n *node, client proto.ClientInfo, i int, want proto.Seen) {
+	got, err := n.sim.Seen(client, w.ids[i])
+	w.must(err)
+	if got != want {
+		w.fail("SEEN: node %d says of %d, %+v with its segments and %+v without", n.id, i, want, got)
+	}
+}
+
 // lookAt looks an opted-out identity up.
 func (w *world) lookAt(n *node, i int, all bool) {
 	for c, client := range w.clients {
@@ -80,6 +89,7 @@ func (w *world) lookAt(n *node, i int, all bool) {
 		if !seen.OptedOut || seen.Known || len(list) > 0 {
 			w.fail("SHOWN: node %d shows %d to client %d: %+v %v", n.id, i, c, seen, list)
 		}
+		w.seenAs(n, client, i, seen)
 	}
 	if !w.chance(10) {
 		return

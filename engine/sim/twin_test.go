@@ -110,6 +110,7 @@ func (w *world) seen(x int) string {
 			}
 			seen, list, err := n.sim.Lookup(client, w.ids[i], w.now, nil)
 			w.must(err)
+			w.seenAs(n, client, i, seen)
 			slices.Sort(list)
 			u, err := n.sim.User(w.context(), client, w.ids[i])
 			w.must(err)

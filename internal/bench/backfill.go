@@ -24,7 +24,7 @@ const (
 	archiveBrowsers = 500_000
 	archiveEach     = 20
 	fillBackground  = 20_000 // events a second
-	fillLooks       = 5_000  // look-ups a second, due at even times
+	fillLooks       = 1_000  // look-ups a second, due at even times; with 5,000 two cores are full without a fill
 	fillLookConns   = 32
 	fillColdShare   = 10 // of so many look-ups one is of anybody, the others of who is about
 	fillPoll        = 50 * time.Millisecond
