@@ -4,6 +4,7 @@ import (
 	"embed"
 	"net/http"
 	"path"
+	"sync"
 
 	"kith/proto"
 )
@@ -27,8 +28,10 @@ var consoleTypes = map[string]string{
 	".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml",
 }
 
-// newConsole reads the embedded files, by name.
-func newConsole() (map[string]asset, error) {
+// consoleAssets are the embedded files, by name, compressed once in a process.
+var consoleAssets = sync.OnceValues(readConsole)
+
+func readConsole() (map[string]asset, error) {
 	list, err := consoleFiles.ReadDir("console")
 	if err != nil {
 		return nil, proto.Errorf(proto.CodeInternal, "the console's files: %w", err)

@@ -117,7 +117,7 @@ func New(c Config, deps Dependencies) (*Gateway, error) {
 	if g.tag, err = newTag(); err != nil {
 		return nil, err
 	}
-	if g.console, err = newConsole(); err != nil {
+	if g.console, err = consoleAssets(); err != nil {
 		return nil, err
 	}
 	g.posts.New = func() any { return new(post) }
