@@ -15,7 +15,7 @@ var (
 	PlainIdentity  = plainIdentity
 	QueryValue     = queryValue
 	StatusOf       = statusOf
-	TagScript      = func() (zipped int) { t, _ := newTag(); return len(t.zipped) }
+	TagScript      = func() (zipped int) { t, _ := tagAsset(); return len(t.zipped) }
 	AppendText     = appendText
 	NamesNobody    = namesNobody
 	TCAllows       = func(s string, vendor int) bool { return tcAllows(s, tcNeeded, vendor) }

@@ -114,7 +114,7 @@ func New(c Config, deps Dependencies) (*Gateway, error) {
 	if g.metrics, err = newMetrics(deps.Registry); err != nil {
 		return nil, proto.Errorf(proto.CodeInvalid, "register the gateway's metrics: %w", err)
 	}
-	if g.tag, err = newTag(); err != nil {
+	if g.tag, err = tagAsset(); err != nil {
 		return nil, err
 	}
 	if g.console, err = consoleAssets(); err != nil {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync"
 	"time"
 
 	"kith/proto"
@@ -28,20 +29,26 @@ func newPages(key []byte) (p pages, err error) {
 	if p.people, err = template.ParseFS(pageSource, "pages/people.html"); err != nil {
 		return p, proto.Errorf(proto.CodeInternal, "read the pages: %w", err)
 	}
-	p.files = map[string]asset{}
+	// A key of its own: what pseudonyms are made with makes nothing else.
+	p.key = derivedKey(key, "tokens of forms")
+	p.files, err = pageAssets()
+	return p, err
+}
+
+// pageAssets are the pages' style and script, by path.
+var pageAssets = sync.OnceValues(func() (map[string]asset, error) {
+	files := map[string]asset{}
 	for path, kind := range map[string]string{"pages/people.css": "text/css; charset=utf-8", "pages/people.js": "text/javascript; charset=utf-8"} {
 		b, err := pageSource.ReadFile(path)
 		if err == nil {
-			p.files["/"+path], err = newAsset(kind, b)
+			files["/"+path], err = newAsset(kind, b)
 		}
 		if err != nil {
-			return p, proto.Errorf(proto.CodeInternal, "read the pages: %w", err)
+			return nil, proto.Errorf(proto.CodeInternal, "read the pages: %w", err)
 		}
 	}
-	// A key of its own: what pseudonyms are made with makes nothing else.
-	p.key = derivedKey(key, "tokens of forms")
-	return p, nil
-}
+	return files, nil
+})
 
 // pageHeaders are those of every page. No other site can put it into a frame,
 // read it or add to it. The policy of referrers must let a form's own Origin

@@ -3,6 +3,7 @@ package gateway
 import (
 	_ "embed"
 	"net/http"
+	"sync"
 )
 
 // The tag is written in kith.js and served as kith.min.js.
@@ -11,7 +12,7 @@ import (
 //go:embed kith.min.js
 var tagSource []byte
 
-func newTag() (asset, error) { return newAsset("text/javascript; charset=utf-8", tagSource) }
+var tagAsset = sync.OnceValues(func() (asset, error) { return newAsset("text/javascript; charset=utf-8", tagSource) })
 
 // script answers with the tag for publishers' pages.
 func (g *Gateway) script(w http.ResponseWriter, r *http.Request) error {
