@@ -3,8 +3,10 @@ package gateway
 import (
 	"bytes"
 	"crypto/sha256"
+	"embed"
 	"encoding/hex"
 	"net/http"
+	"path"
 	"strconv"
 	"strings"
 
@@ -33,6 +35,31 @@ func newAsset(kind string, plain []byte) (asset, error) {
 	}
 	sum := sha256.Sum256(plain)
 	return asset{plain, b.Bytes(), `"` + hex.EncodeToString(sum[:8]) + `"`, kind}, nil
+}
+
+// assetTypes are content types, by what names end with.
+var assetTypes = map[string]string{
+	".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml",
+}
+
+// readAssets gives embedded files of a folder, by name. Callers do so once in a
+// process: to compress them takes longer than all else that a gateway begins with.
+func readAssets(files embed.FS, folder string, names ...string) (map[string]asset, error) {
+	list := map[string]asset{}
+	for _, name := range names {
+		b, err := files.ReadFile(folder + "/" + name)
+		kind, known := assetTypes[path.Ext(name)]
+		if err == nil && !known {
+			err = proto.Errorf(proto.CodeInternal, "its type is not known")
+		}
+		if err == nil {
+			list[name], err = newAsset(kind, b)
+		}
+		if err != nil {
+			return nil, proto.Errorf(proto.CodeInternal, "the embedded file %s/%s: %w", folder, name, err)
+		}
+	}
+	return list, nil
 }
 
 // send answers with the file, compressed if the browser takes that, or says that

@@ -3,7 +3,6 @@ package gateway
 import (
 	"embed"
 	"net/http"
-	"path"
 	"sync"
 
 	"kith/proto"
@@ -24,34 +23,17 @@ const consolePage = "index.html"
 const consolePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 
-var consoleTypes = map[string]string{
-	".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml",
-}
-
-// consoleAssets are the embedded files, by name, compressed once in a process.
-var consoleAssets = sync.OnceValues(readConsole)
-
-func readConsole() (map[string]asset, error) {
+var consoleAssets = sync.OnceValues(func() (map[string]asset, error) {
 	list, err := consoleFiles.ReadDir("console")
 	if err != nil {
 		return nil, proto.Errorf(proto.CodeInternal, "the console's files: %w", err)
 	}
-	files := map[string]asset{}
+	var names []string
 	for _, f := range list {
-		b, err := consoleFiles.ReadFile("console/" + f.Name())
-		kind, known := consoleTypes[path.Ext(f.Name())]
-		if err == nil && !known {
-			err = proto.Errorf(proto.CodeInternal, "its type is not known")
-		}
-		if err == nil {
-			files[f.Name()], err = newAsset(kind, b)
-		}
-		if err != nil {
-			return nil, proto.Errorf(proto.CodeInternal, "the console's file %s: %w", f.Name(), err)
-		}
+		names = append(names, f.Name())
 	}
-	return files, nil
-}
+	return readAssets(consoleFiles, "console", names...)
+})
 
 // addConsole adds the console's routes, which need no key.
 func (g *Gateway) addConsole(p *plane) {

@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"path"
 	"strconv"
 	"sync"
 	"time"
@@ -21,7 +22,7 @@ var pageSource embed.FS
 // pages are what people meet: two pages, their style and their script.
 type pages struct {
 	people *template.Template
-	files  map[string]asset // by path
+	files  map[string]asset // by name
 	key    []byte           // of forms' tokens
 }
 
@@ -35,19 +36,8 @@ func newPages(key []byte) (p pages, err error) {
 	return p, err
 }
 
-// pageAssets are the pages' style and script, by path.
 var pageAssets = sync.OnceValues(func() (map[string]asset, error) {
-	files := map[string]asset{}
-	for path, kind := range map[string]string{"pages/people.css": "text/css; charset=utf-8", "pages/people.js": "text/javascript; charset=utf-8"} {
-		b, err := pageSource.ReadFile(path)
-		if err == nil {
-			files["/"+path], err = newAsset(kind, b)
-		}
-		if err != nil {
-			return nil, proto.Errorf(proto.CodeInternal, "read the pages: %w", err)
-		}
-	}
-	return files, nil
+	return readAssets(pageSource, "pages", "people.css", "people.js")
 })
 
 // pageHeaders are those of every page. No other site can put it into a frame,
@@ -68,7 +58,7 @@ var pageHeaders = map[string]string{
 
 // pageAsset answers with a page's style or script.
 func (g *Gateway) pageAsset(w http.ResponseWriter, r *http.Request) error {
-	f, ok := g.pages.files[r.URL.Path]
+	f, ok := g.pages.files[path.Base(r.URL.Path)]
 	if !ok {
 		return notHere(r.URL.Path)
 	}

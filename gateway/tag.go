@@ -12,7 +12,7 @@ import (
 //go:embed kith.min.js
 var tagSource []byte
 
-var tagAsset = sync.OnceValues(func() (asset, error) { return newAsset("text/javascript; charset=utf-8", tagSource) })
+var tagAsset = sync.OnceValues(func() (asset, error) { return newAsset(assetTypes[".js"], tagSource) })
 
 // script answers with the tag for publishers' pages.
 func (g *Gateway) script(w http.ResponseWriter, r *http.Request) error {
