@@ -55,8 +55,11 @@ func TestAuditPages(t *testing.T) {
 	}
 	random := rand.New(rand.NewPCG(1, 2))
 	for name, limit := range map[string]func() int{
-		"97": func() int { return 97 }, "1000": func() int { return 1000 }, "of chance": func() int { return 1 + random.IntN(900) }, "all": func() int { return 1 << 20 },
+		"7": func() int { return 7 }, "1000": func() int { return 1000 }, "of chance": func() int { return 1 + random.IntN(900) }, "all": func() int { return 1 << 20 },
 	} {
+		if name == "7" && testing.Short() {
+			continue // each page reads its messages again: a minute under the race detector
+		}
 		if d := cmp.Diff(all, read("", limit)); d != "" {
 			t.Errorf("pages of %s: %s", name, d)
 		}

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 
 	"kith/proto"
 )
@@ -31,12 +32,14 @@ type progress struct {
 	carry    bool          // graph messages are left for the next entry
 	changed  chan struct{} // closed and replaced at every change
 	faulted  chan struct{} // closed once there is a fault
+	reached  atomic.Uint64 // applied, without the lock: intake reads it for each event
 }
 
 func (p *progress) set(fn func(p *progress)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	fn(p)
+	p.reached.Store(uint64(p.applied))
 	close(p.changed)
 	p.changed = make(chan struct{})
 }
@@ -156,7 +159,6 @@ func (l *lane) publish(b *batch) {
 	l.progress.set(func(p *progress) {
 		if n := len(b.offsets); n > 0 {
 			p.applied = b.offsets[n-1]
-			l.reached.Store(uint64(p.applied))
 		}
 		p.control, p.laneTime, p.chain = b.control, b.laneTime, b.chain
 		p.received, p.carry = b.taken, b.carry

@@ -37,7 +37,7 @@ const (
 // that stopped is not waited for.
 func (n *Node) keepPace(ctx context.Context) error {
 	for _, l := range n.lanes {
-		if l.keepsUp(proto.Offset(l.reached.Load())) {
+		if l.keepsUp(proto.Offset(l.progress.reached.Load())) {
 			continue
 		}
 		limit, cancel := context.WithTimeout(ctx, aheadWait)
@@ -60,7 +60,7 @@ func (l *lane) keepsUp(applied proto.Offset) bool {
 // ahead is how many entries are acknowledged and not applied.
 func (l *lane) ahead() uint64 {
 	n := l.acknowledged.Load()
-	return n - min(n, l.reached.Load())
+	return n - min(n, l.progress.reached.Load())
 }
 
 // acknowledge notes an entry that is durable.
@@ -71,7 +71,7 @@ func (l *lane) acknowledge(at proto.Offset) {
 			return
 		}
 		if l.acknowledged.CompareAndSwap(before, uint64(at)) {
-			if before <= l.reached.Load() {
+			if before <= l.progress.reached.Load() {
 				l.since.Store(int64(l.node.now()))
 			}
 			return

@@ -109,7 +109,6 @@ type lane struct {
 	active       atomic.Int64
 	events       atomic.Uint64
 	acknowledged atomic.Uint64 // the newest entry of intake that is durable
-	reached      atomic.Uint64 // progress.applied without its lock: intake reads it for each event
 	filling      atomic.Int64  // how long the lane took for the last step of a fill
 	fillBegan    time.Time     // the step under way; of the stepper alone
 	since        atomic.Int64  // not after the oldest entry that is durable and not applied, if there is one; ms

@@ -80,7 +80,6 @@ func (n *Node) openLane(ctx context.Context, id proto.LaneID, helpers *actors.He
 	}
 	l.base, l.logName = l.record.Base, logNameOf(l.record.StreamCreatedNs)
 	l.from = proto.Offset(l.record.Offset-l.record.Base) + 1
-	l.reached.Store(l.record.Offset)
 	l.progress.set(func(p *progress) {
 		p.applied, p.control = proto.Offset(l.record.Offset), l.record.Control
 		p.laneTime, p.chain = proto.Millis(l.record.LaneTimeMs), l.record.Chain

@@ -24,8 +24,6 @@ const (
 type dense struct {
 	get   func(proto.SegmentID) *roaring.Bitmap
 	words int
-	root  *audienceNode
-	probe *audienceNode // of root's kids, left out of what is filled
 	some  [1024]uint32
 	free  [denseDepthMax][]uint64
 }
@@ -45,27 +43,28 @@ func (a *Audience) countDense(get func(proto.SegmentID) *roaring.Bitmap) (count 
 	d := densePool.Get().(*dense)
 	defer densePool.Put(d)
 	d.get, d.words = get, words
-	d.root, d.probe = n, n.probe(get)
-	if out := d.fill(n, 0); d.probe == nil {
+	rest, probe := n.withoutProbe(get)
+	if out := d.fill(rest, 0); probe != nil {
+		count = d.countIn(out, probe)
+	} else {
 		for _, w := range out {
 			count += uint64(bits.OnesCount64(w))
 		}
-	} else {
-		count = d.countIn(out, get(d.probe.id))
 	}
-	d.get, d.root, d.probe = nil, nil, nil
+	d.get = nil
 	return count, true
 }
 
-// probe is one of the segments that n intersects, kept as a list: it is gone through
-// in place of laying it out as words and going through those. Nil if there is none.
-func (n *audienceNode) probe(get func(proto.SegmentID) *roaring.Bitmap) *audienceNode {
-	for _, kid := range n.kids[1:] {
-		if kid.op == audienceName && listed(get(kid.id)) {
-			return kid
+// withoutProbe is n without one of the segments that it intersects, kept as a list:
+// that is gone through in place of laying it out as words and going through those. If
+// there is none it is n itself.
+func (n *audienceNode) withoutProbe(get func(proto.SegmentID) *roaring.Bitmap) (rest *audienceNode, probe *roaring.Bitmap) {
+	for i, kid := range n.kids {
+		if i > 0 && kid.op == audienceName && listed(get(kid.id)) {
+			return &audienceNode{op: n.op, kids: slices.Delete(slices.Clone(n.kids), i, i+1)}, get(kid.id)
 		}
 	}
-	return nil
+	return n, nil
 }
 
 // listed reports whether a bitmap is kept as lists, mostly.
@@ -150,7 +149,6 @@ func (d *dense) fill(n *audienceNode, level int) []uint64 {
 	out := d.fill(n.kids[0], level)
 	for _, kid := range n.kids[1:] {
 		switch {
-		case kid == d.probe && n == d.root:
 		case kid.op == audienceNot:
 			for i, w := range d.fill(kid.kids[0], level+1) {
 				out[i] &^= w
