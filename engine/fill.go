@@ -178,7 +178,7 @@ func (l *lane) fill(b *batch, body []byte) (digest uint64, later bool, err error
 	if err != nil {
 		return 0, false, err
 	}
-	if !l.drained(b) {
+	if len(b.offsets) > 0 { // what is before it in the batch is not collected yet
 		return 0, true, nil
 	}
 	f, ok := l.fills[x.Segment]
@@ -231,26 +231,69 @@ func (l *lane) swap(b *batch, seq uint64, ch *rulesChange) {
 	}
 }
 
-// nodesBetween gives the nodes of a range of ordinals of which the client
-// knows something, in the order of their ordinals.
+// nodesBetween gives the nodes of a range of ordinals of which the client knows
+// something, in the order of their ordinals, as of the last batch that was stepped:
+// what the snapshot and the bitmaps lack is among those in flight. To wait for them
+// would leave the lane idle for as long as a commit takes, at each step of a fill.
 func (l *lane) nodesBetween(snap store.Snapshot, client proto.ClientID, first, last proto.Ordinal) ([]proto.Node, error) {
 	known := l.knownBetween(client, first, last)
-	var nodes []proto.Node
+	flying := map[proto.Ordinal]proto.Node{}
+	for _, b := range l.flight {
+		b.changeKnown(client, first, last, known, flying)
+	}
+	type numbered struct {
+		ordinal proto.Ordinal
+		node    proto.Node
+	}
+	var list []numbered
+	for o, node := range flying {
+		if known[o] {
+			list = append(list, numbered{o, node})
+		}
+	}
 	err := snap.Scan(laneKey(l.id, 'o'), ordinalKey(l.id, first), func(k, v []byte) (bool, error) {
 		o := ordinalOf(k)
 		if o > last {
 			return false, nil
 		}
-		if known[o] {
+		if _, twice := flying[o]; known[o] && !twice {
 			space, id, err := decodeOrdinal(v)
 			if err != nil {
 				return false, err
 			}
-			nodes = append(nodes, proto.Node{Hash: l.node.hasher.Hash(id), Space: space})
+			list = append(list, numbered{o, proto.Node{Hash: l.node.hasher.Hash(id), Space: space}})
 		}
 		return true, nil
 	})
+	slices.SortFunc(list, func(a, b numbered) int { return cmp.Compare(a.ordinal, b.ordinal) })
+	nodes := make([]proto.Node, len(list))
+	for i := range list {
+		nodes[i] = list[i].node
+	}
 	return nodes, err
+}
+
+// flight is a batch that was stepped and is not in the snapshot of the one after it.
+type flight struct {
+	number   uint64
+	outcomes []*actors.Outcome
+}
+
+// changeKnown makes of what a client knew in a range of ordinals what it knew after
+// the batch, and adds the nodes that were numbered in it. It may be done again.
+func (b flight) changeKnown(client proto.ClientID, first, last proto.Ordinal, known map[proto.Ordinal]bool, numbered map[proto.Ordinal]proto.Node) {
+	for _, o := range b.outcomes {
+		for i := range o.Named {
+			if n := &o.Named[i]; n.Ordinal >= first && n.Ordinal <= last {
+				numbered[n.Ordinal] = n.Node
+			}
+		}
+		for i := range o.Bits {
+			if d := &o.Bits[i]; d.Key == 0 && d.Client == client && d.Ordinal >= first && d.Ordinal <= last {
+				known[d.Ordinal] = d.Set
+			}
+		}
+	}
 }
 
 // knownBetween is the part of a client's universe that lies in a range.

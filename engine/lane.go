@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -58,6 +59,7 @@ type lane struct {
 	record    *pb.LaneRecord
 	batches   uint64
 	pending   []*laneEntry // read, not yet stepped
+	flight    []flight     // stepped, and not in the snapshot of the batch under way
 	paced     time.Time    // when the last batch was gathered
 	gathered  int          // commands that it had
 	leases    leases
@@ -274,6 +276,7 @@ func (l *lane) next(wait bool, pace <-chan time.Time) (commands int, ok bool) {
 func (l *lane) stepBatch() (*batch, error) {
 	l.batches++
 	snap := l.acquire()
+	l.flight = slices.DeleteFunc(l.flight, func(f flight) bool { return f.number <= snap.batch })
 	b := &batch{number: l.batches, lane: l}
 	b.source = snap
 	defer func() { b.source.release(); b.source = nil }()
@@ -291,6 +294,7 @@ func (l *lane) stepBatch() (*batch, error) {
 		return nil, err
 	}
 	b.outcomes = outs
+	l.flight = append(l.flight, flight{b.number, outs})
 	return b, l.finish(b)
 }
 

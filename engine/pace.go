@@ -12,7 +12,7 @@ import (
 
 // Bounds of background work beside work that somebody waits for.
 const (
-	pacePart    = 1.0 / 16         // of the processor, while somebody asks
+	pacePart    = 1.0 / 40         // of the processor, while somebody asks
 	paceMost    = 1.0 / 2          // of the time of one that does it
 	paceSlice   = time.Millisecond // of work without a rest
 	paceRestMax = 100 * time.Millisecond

@@ -3,6 +3,8 @@ package engine_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,15 +27,18 @@ func (s *script) story(r *rand.Rand, rounds int) {
 		client proto.ClientInfo
 		id     string
 		key    proto.SegmentKey
+		next   proto.Ordinal // of its fill
 	}
-	var segments []defined
+	var segments []*defined
 	visitor := func() string { return fmt.Sprint("v", r.IntN(60)) }
 	for round := range rounds {
 		if round > rounds/2 {
 			s.endSome(brief, r, round == rounds/2+1)
 		}
 		c := clients[r.IntN(len(clients))]
-		switch r.IntN(16) {
+		switch r.IntN(18) {
+		case 16:
+			s.cut(proto.Identity("browser:"+visitor()), proto.CutErase)
 		case 14:
 			s.expire()
 		case 15:
@@ -45,7 +50,7 @@ func (s *script) story(r *rand.Rand, rounds int) {
 				when = fmt.Sprintf(`trait("plan") == "p%d" || days(event.section == "s1") >= 1`, r.IntN(2))
 			}
 			id := fmt.Sprint("seg", r.IntN(5))
-			segments = append(segments, defined{c, id, s.define(c, id, when)})
+			segments = append(segments, &defined{client: c, id: id, key: s.define(c, id, when)})
 		case 1:
 			id := fmt.Sprint("seg", r.IntN(5))
 			s.control(undefineRecord(c, id), defineRecord(s.t, c, id, `count(true, "3s") >= 1`), &pb.Control{Body: &pb.Control_Client{Client: &pb.Client{Name: fmt.Sprint("c", s.controls)}}})
@@ -53,11 +58,14 @@ func (s *script) story(r *rand.Rand, rounds int) {
 			s.traits(c, visitor(), proto.Prop{Key: "plan", Value: proto.TextOf([]string{"p0", "p1", ""}[r.IntN(3)])})
 		case 3, 4, 5:
 			s.beat(time.Duration(r.IntN(3000)) * time.Millisecond)
-		case 6:
+		case 6, 17:
 			if len(segments) > 0 {
-				d := segments[r.IntN(len(segments))]
-				first := proto.Ordinal(r.IntN(200))
-				s.fill(d.client, d.key, first, first+proto.Ordinal(r.IntN(400)), r.IntN(2) == 0)
+				d := segments[len(segments)-1-r.IntN(min(len(segments), 3))]
+				last := d.next + proto.Ordinal(r.IntN(200))
+				s.fill(d.client, d.key, d.next, last, r.IntN(4) == 0)
+				if r.IntN(20) > 0 { // else the next step is one that was done
+					d.next = last + 1
+				}
 			}
 		default:
 			var list []*proto.Event
@@ -126,9 +134,22 @@ func (s *script) again(producer, seq uint64, commands []byte, count int) {
 	}
 }
 
+// lateStore takes its time for each commit, so that batches are stepped before
+// those before them are in the store.
+type lateStore struct{ store.Store }
+
+func (s lateStore) NewBatch() store.Batch { return lateBatch{s.Store.NewBatch()} }
+
+type lateBatch struct{ store.Batch }
+
+func (b lateBatch) Commit() error {
+	time.Sleep(3 * time.Millisecond)
+	return b.Batch.Commit()
+}
+
 // The same log gives the same state and the same chain, whatever the edges of
-// the batches, the number of workers and of active identities, and the points
-// at which the node was stopped.
+// the batches, the number of workers and of active identities, how soon batches
+// are in the store, and the points at which the node was stopped.
 func TestReplay(t *testing.T) {
 	for seed := range uint64(8) {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
@@ -147,6 +168,10 @@ func TestReplay(t *testing.T) {
 				if diff := cmp.Diff(want, got); diff != "" {
 					t.Errorf("lumps of %s (-all at once +in lumps):\n%s", name, diff)
 				}
+			}
+			s.lump = nil
+			if diff := cmp.Diff(want, s.apply(lateStore{store.NewMemory()})); diff != "" {
+				t.Errorf("commits that take long (-quick +late):\n%s", diff)
 			}
 		})
 	}
@@ -170,4 +195,74 @@ func TestReplayWithRestarts(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A step of a fill does not wait until what is before it is in the store, and goes
+// through the nodes that are only on their way there: those that came are filled, those
+// that went are not.
+func TestFillDoesNotWait(t *testing.T) {
+	for name, until := range map[string]int64{"in flight": 2, "in the store": 0} {
+		t.Run(name, func(t *testing.T) {
+			s := newScript(t)
+			acme, zeta := s.client("acme", ""), s.client("zeta", "")
+			s.beat(0)
+			st := store.NewMemory()
+			s.apply(st)
+			for i := range 40 {
+				s.events(s.event([]proto.ClientInfo{acme, zeta}[i/30], fmt.Sprint("v", i), "s"))
+			}
+			for i := range 10 {
+				s.cut(proto.Identity(fmt.Sprint("browser:v", i)), proto.CutErase)
+			}
+			s.fill(acme, s.define(acme, "all", `count(true) >= 1`), 0, 1<<20, true)
+			s.beat(time.Second)
+			slow := &gatedStore{Store: st, until: until}
+			n := s.run(slow)
+			if got := s.members(n, acme, "all"); got != 20 {
+				t.Errorf("%d members, want the 20 that are left of 30", got)
+			}
+			closeNode(t, n)
+			if slow.waited.Load() {
+				t.Error("the fill waited for a commit")
+			}
+			s.lump = func() int { return 1 }
+			if diff := cmp.Diff(s.apply(store.NewMemory()), s.verify(st)); diff != "" {
+				t.Errorf("(-each entry by itself +in flight):\n%s", diff)
+			}
+		})
+	}
+}
+
+// gatedStore commits no batch before so many were begun.
+type gatedStore struct {
+	store.Store
+	until, begun int64
+	mu           sync.Mutex
+	waited       atomic.Bool // in vain
+}
+
+func (s *gatedStore) NewBatch() store.Batch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.begun++
+	return gatedBatch{s.Store.NewBatch(), s}
+}
+
+type gatedBatch struct {
+	store.Batch
+	s *gatedStore
+}
+
+func (b gatedBatch) Commit() error {
+	for range 500 {
+		b.s.mu.Lock()
+		enough := b.s.begun >= b.s.until
+		b.s.mu.Unlock()
+		if enough {
+			return b.Batch.Commit()
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	b.s.waited.Store(true)
+	return b.Batch.Commit()
 }

@@ -18,7 +18,7 @@ import (
 )
 
 // script is a lane's log that a test writes entry by entry, on a clock of its
-// own. A node over it appends nothing: its beats, relays and fills are refused.
+// own. A node over it appends nothing: its beats, relays, fills and control records are refused.
 type script struct {
 	t         testing.TB
 	inner     *log.Memory
@@ -50,7 +50,11 @@ func newScript(t testing.TB) *script {
 func (s *script) Lane(id proto.LaneID) log.Stream { return &scriptLane{s.inner.Lane(id), s} }
 
 // Control implements log.Logs.
-func (s *script) Control() log.ControlStream { return s.inner.Control() }
+func (s *script) Control() log.ControlStream { return muteControl{s.inner.Control()} }
+
+type muteControl struct{ log.ControlStream }
+
+func (muteControl) Append(context.Context, []byte, uint64) (uint64, error) { return 0, errMute }
 
 // Ledger implements log.Logs.
 func (s *script) Ledger() log.ControlStream { return s.inner.Ledger() }

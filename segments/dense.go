@@ -26,6 +26,7 @@ type dense struct {
 	words int
 	some  [1024]uint32
 	free  [denseDepthMax][]uint64
+	marks []uint64 // all zero, but while countMarked runs
 }
 
 var densePool = sync.Pool{New: func() any { return new(dense) }}
@@ -37,11 +38,17 @@ func (a *Audience) countDense(get func(proto.SegmentID) *roaring.Bitmap) (count 
 		return 0, false
 	}
 	words, plain := n.denseWords(get, 1)
-	if !plain || words > denseWordsMax || a.sum(get) < uint64(words) { // few in a wide range: words would be empty
+	if !plain || words > denseWordsMax {
 		return 0, false
 	}
 	d := densePool.Get().(*dense)
 	defer densePool.Put(d)
+	if a.sum(get) < uint64(words) { // few in a wide range: words would be empty
+		if len(n.kids) != 2 || n.kids[0].op != audienceName || n.kids[1].op != audienceName {
+			return 0, false
+		}
+		return d.countMarked(get(n.kids[0].id), get(n.kids[1].id), words), true
+	}
 	d.get, d.words = get, words
 	rest, probe := n.withoutProbe(get)
 	if out := d.fill(rest, 0); probe != nil {
@@ -81,6 +88,28 @@ func (d *dense) countIn(words []uint64, b *roaring.Bitmap) (count uint64) {
 		}
 		for _, v := range d.some[:n] {
 			count += words[v>>6] >> (v & 63) & 1
+		}
+	}
+}
+
+// countMarked is how many are in both of two lists. The shorter one's are marked in
+// words that are empty, and taken off again: both are far fewer than the words.
+func (d *dense) countMarked(a, b *roaring.Bitmap, words int) uint64 {
+	if a.GetCardinality() > b.GetCardinality() {
+		a, b = b, a
+	}
+	if len(d.marks) < words {
+		d.marks = make([]uint64, words)
+	}
+	a.WriteDenseTo(d.marks)
+	count := d.countIn(d.marks, b)
+	for it := a.ManyIterator(); ; {
+		n := it.NextMany(d.some[:])
+		if n == 0 {
+			return count
+		}
+		for _, v := range d.some[:n] {
+			d.marks[v>>6] = 0
 		}
 	}
 }

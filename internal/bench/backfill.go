@@ -243,7 +243,7 @@ func (f *filling) interrupted(ctx context.Context, rules []rule) (x sample, err 
 	took := time.Since(start)
 	before, e := looks()
 	if err = errors.Join(err, e); err == nil {
-		f.s.say("killing the node when %.0f %% were gone through", f.midway.at*100)
+		f.s.say("look-ups' p99 before the kill: %v; killing the node when %.0f %% were gone through", before.latencies.quantile(0.99), f.midway.at*100)
 		err = f.node.kill()
 	}
 	_, _ = events() // failed in the middle of posts
