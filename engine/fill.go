@@ -236,7 +236,9 @@ func (l *lane) swap(b *batch, seq uint64, ch *rulesChange) {
 // what the snapshot and the bitmaps lack is among those in flight. To wait for them
 // would leave the lane idle for as long as a commit takes, at each step of a fill.
 func (l *lane) nodesBetween(snap store.Snapshot, client proto.ClientID, first, last proto.Ordinal) ([]proto.Node, error) {
+	l.visible.RLock() // a snapshot may be there a moment before the bits of its batch
 	known := l.knownBetween(client, first, last)
+	l.visible.RUnlock()
 	flying := map[proto.Ordinal]proto.Node{}
 	for _, b := range l.flight {
 		b.changeKnown(client, first, last, known, flying)
