@@ -18,7 +18,7 @@ import (
 )
 
 // script is a lane's log that a test writes entry by entry, on a clock of its
-// own. A node over it appends nothing: its beats, relays, fills and control records are refused.
+// own. A node over it appends nothing: its beats, relays and fills are refused.
 type script struct {
 	t         testing.TB
 	inner     *log.Memory
@@ -34,6 +34,7 @@ type script struct {
 	lump   func() int                           // entries to read before all of them must be applied; nil: no bound
 	node   atomic.Pointer[engine.Node]
 	judge  func(identity.Rules) identity.Rules
+	mute   bool // the node's control records are refused too
 }
 
 const scriptStart = proto.Millis(1_767_225_600_000) // 2026-01-01
@@ -50,7 +51,12 @@ func newScript(t testing.TB) *script {
 func (s *script) Lane(id proto.LaneID) log.Stream { return &scriptLane{s.inner.Lane(id), s} }
 
 // Control implements log.Logs.
-func (s *script) Control() log.ControlStream { return muteControl{s.inner.Control()} }
+func (s *script) Control() log.ControlStream {
+	if s.mute {
+		return muteControl{s.inner.Control()}
+	}
+	return s.inner.Control()
+}
 
 type muteControl struct{ log.ControlStream }
 
