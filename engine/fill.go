@@ -239,38 +239,29 @@ func (l *lane) nodesBetween(snap store.Snapshot, client proto.ClientID, first, l
 	l.visible.RLock() // a snapshot may be there a moment before the bits of its batch
 	known := l.knownBetween(client, first, last)
 	l.visible.RUnlock()
-	flying := map[proto.Ordinal]proto.Node{}
-	for _, b := range l.flight {
-		b.changeKnown(client, first, last, known, flying)
-	}
-	type numbered struct {
-		ordinal proto.Ordinal
-		node    proto.Node
-	}
-	var list []numbered
-	for o, node := range flying {
-		if known[o] {
-			list = append(list, numbered{o, node})
-		}
+	named := map[proto.Ordinal]proto.Node{}
+	for _, f := range l.flight {
+		f.changeKnown(client, first, last, known, named)
 	}
 	err := snap.Scan(laneKey(l.id, 'o'), ordinalKey(l.id, first), func(k, v []byte) (bool, error) {
 		o := ordinalOf(k)
 		if o > last {
 			return false, nil
 		}
-		if _, twice := flying[o]; known[o] && !twice {
+		if known[o] {
 			space, id, err := decodeOrdinal(v)
 			if err != nil {
 				return false, err
 			}
-			list = append(list, numbered{o, proto.Node{Hash: l.node.hasher.Hash(id), Space: space}})
+			named[o] = proto.Node{Hash: l.node.hasher.Hash(id), Space: space}
 		}
 		return true, nil
 	})
-	slices.SortFunc(list, func(a, b numbered) int { return cmp.Compare(a.ordinal, b.ordinal) })
-	nodes := make([]proto.Node, len(list))
-	for i := range list {
-		nodes[i] = list[i].node
+	var nodes []proto.Node
+	for _, o := range slices.Sorted(maps.Keys(named)) {
+		if known[o] {
+			nodes = append(nodes, named[o])
+		}
 	}
 	return nodes, err
 }
@@ -282,12 +273,12 @@ type flight struct {
 }
 
 // changeKnown makes of what a client knew in a range of ordinals what it knew after
-// the batch, and adds the nodes that were numbered in it. It may be done again.
-func (b flight) changeKnown(client proto.ClientID, first, last proto.Ordinal, known map[proto.Ordinal]bool, numbered map[proto.Ordinal]proto.Node) {
-	for _, o := range b.outcomes {
+// the batch, and adds the nodes that were numbered in it.
+func (f flight) changeKnown(client proto.ClientID, first, last proto.Ordinal, known map[proto.Ordinal]bool, named map[proto.Ordinal]proto.Node) {
+	for _, o := range f.outcomes {
 		for i := range o.Named {
 			if n := &o.Named[i]; n.Ordinal >= first && n.Ordinal <= last {
-				numbered[n.Ordinal] = n.Node
+				named[n.Ordinal] = n.Node
 			}
 		}
 		for i := range o.Bits {

@@ -3,7 +3,6 @@ package engine_test
 import (
 	"fmt"
 	"math/rand/v2"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -237,15 +236,13 @@ func TestFillDoesNotWait(t *testing.T) {
 // gatedStore commits no batch before so many were begun.
 type gatedStore struct {
 	store.Store
-	until, begun int64
-	mu           sync.Mutex
-	waited       atomic.Bool // in vain
+	until  int64
+	begun  atomic.Int64
+	waited atomic.Bool // in vain
 }
 
 func (s *gatedStore) NewBatch() store.Batch {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.begun++
+	s.begun.Add(1)
 	return gatedBatch{s.Store.NewBatch(), s}
 }
 
@@ -256,10 +253,7 @@ type gatedBatch struct {
 
 func (b gatedBatch) Commit() error {
 	for range 500 {
-		b.s.mu.Lock()
-		enough := b.s.begun >= b.s.until
-		b.s.mu.Unlock()
-		if enough {
+		if b.s.begun.Load() >= b.s.until {
 			return b.Batch.Commit()
 		}
 		time.Sleep(10 * time.Millisecond)
