@@ -35,17 +35,15 @@ const (
 	reserveLeast = 48 << 20
 	diskSmall    = 2 << 30 // smaller ones get smaller files, and an eighth as reserve
 	diskRoomy    = 8 << 30 // with more free at the start the store's merges may be large
-	mergesMax    = 2 << 30
-	mergesLevel0 = 20 * 64 << 20 // that a merge may take besides
 )
 
-// mergesOf is how much the store may merge at once beside its level 0, with so much
-// free at the start; 0: as little as it can.
-func mergesOf(free uint64) int64 {
+// mergesOf is what the store's merges may take, with so much free at the start; 0:
+// as little as it can.
+func mergesOf(free uint64) uint64 {
 	if free <= diskRoomy {
 		return 0
 	}
-	return int64(min(free/16, mergesMax))
+	return store.MergeRoom
 }
 
 // openStore opens the node's store, with files and merges as the disk allows.
@@ -54,18 +52,16 @@ func openStore(c *Config) (*store.Badger, error) {
 	if c.merges == 0 && !small {
 		c.merges = mergesOf(freeBytes(c.storeDir()))
 	}
-	return store.Open(store.Config{Dir: c.storeDir(), Small: small, Merges: c.merges, CheckTables: c.CheckTables, Logger: c.Logger})
+	return store.Open(store.Config{Dir: c.storeDir(), Small: small, LargeMerges: c.merges > 0, CheckTables: c.CheckTables, Logger: c.Logger})
 }
 
 // newDisk watches dirs. reserve is 0 for the default, which the largest merge fits
 // in.
-func newDisk(reserve uint64, merges int64, dirs ...string) *disk {
+func newDisk(reserve, merges uint64, dirs ...string) *disk {
 	d := &disk{dirs: dirs, reserve: reserve, now: time.Now}
 	if d.reserve == 0 {
 		d.reserve = reserveLarge
-		if merges > 0 {
-			d.merges = uint64(merges) + mergesLevel0
-		}
+		d.merges = merges
 		if smallDisk(dirs[0]) {
 			d.reserve = max(reserveLeast, diskSize(dirs[0])/8)
 		}

@@ -144,8 +144,8 @@ type Config struct {
 	// DiskReserve is refused to events: with less free, intake answers
 	// CodeDiskFull; with a quarter of it free nothing is written at all.
 	// Default 256 MiB; on disks under 2 GiB an eighth, at least 48 MiB; where over
-	// 8 GiB are free on the store's disk at the start there, besides, a sixteenth of
-	// that, at most 2 GiB, and 1.25 GiB, which the store's merges may take.
+	// 8 GiB are free on the store's disk at the start there, besides, the 2.5 GiB that
+	// the store's merges may take.
 	DiskReserve uint64
 	// SmallStore has the store use files and tables in memory of 16 MB instead of
 	// 64, as it does on disks under 2 GiB: it opens sooner.
@@ -155,7 +155,7 @@ type Config struct {
 	// Now is the wall clock. Default time.Now.
 	Now func() time.Time
 
-	merges int64 // by the disk; set where the store is opened
+	merges uint64 // by the disk; set where the store is opened
 }
 
 // RetentionConfig is for how long data are kept; 0 is for ever.

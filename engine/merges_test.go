@@ -11,8 +11,8 @@ func TestRoomForMerges(t *testing.T) {
 	const gb = 1 << 30
 	for _, x := range []struct {
 		free   uint64
-		merges int64
-	}{{0, 0}, {8 * gb, 0}, {8*gb + 16, gb/2 + 1}, {24 * gb, 3 * gb / 2}, {32 * gb, 2 * gb}, {1 << 50, 2 * gb}} {
+		merges uint64
+	}{{0, 0}, {8 * gb, 0}, {8*gb + 1, 5 * gb / 2}, {1 << 50, 5 * gb / 2}} {
 		if got := mergesOf(x.free); got != x.merges {
 			t.Errorf("with %d free merges may take %d, not %d", x.free, got, x.merges)
 		}

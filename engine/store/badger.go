@@ -18,13 +18,23 @@ import (
 	"kith/proto"
 )
 
+const (
+	memTable     = 64 << 20
+	level0Tables = 10 // before they are merged with what is below; twice as many are waited for
+	baseLevel    = level0Tables * memTable
+)
+
+// MergeRoom is what large merges may take of the disk besides: level 0, and a level
+// below it that outgrew its size by as much again.
+const MergeRoom = 2*level0Tables*memTable + 2*baseLevel
+
 // Config is how a Badger store is opened.
 type Config struct {
 	Dir         string
-	CheckTables bool  // read and verify every table at open; else each block when it is read
-	MemTables   int   // of 64 MB each, or 16 MB; 0: 3
-	Small       bool  // the disk is small: 16 MB files
-	Merges      int64 // bytes; fewer merges, each with so much and 1.3 GB more for a while. 0: as Badger does
+	CheckTables bool // read and verify every table at open; else each block when it is read
+	MemTables   int  // of 64 MB each, or 16 MB; 0: 3
+	Small       bool // the disk is small: 16 MB files
+	LargeMerges bool // fewer merges, each of which may take MergeRoom for a while; not with Small
 	Logger      *slog.Logger
 }
 
@@ -83,7 +93,7 @@ func memTableBytes(c Config) int64 {
 	if c.Small {
 		return 16 << 20
 	}
-	return 64 << 20
+	return memTable
 }
 
 func badgerOptions(c Config) badger.Options {
@@ -105,11 +115,12 @@ func badgerOptions(c Config) badger.Options {
 		WithMetricsEnabled(false).
 		WithChecksumVerificationMode(options.OnBlockRead).
 		WithLogger(badgerLog{c.Logger})
-	if c.Merges > 0 && !c.Small {
-		// Twice Badger's tables, so that what is below is written half as often; and no
-		// level below that is smaller than what comes down at once: each would write all
-		// of it again, as Badger's of 10 MB and 100 MB do.
-		o = o.WithNumLevelZeroTables(10).WithNumLevelZeroTablesStall(20).WithBaseLevelSize(c.Merges).WithBaseTableSize(8 << 20)
+	if c.LargeMerges && !c.Small {
+		// Twice Badger's tables, so that what is below is written half as often. No level
+		// below that is smaller than what comes down at once, or each would write all of
+		// it again, as Badger's of 10 MB and 100 MB do; and the first is no larger, since
+		// all of it is written whenever few keys that change often come down.
+		o = o.WithNumLevelZeroTables(level0Tables).WithNumLevelZeroTablesStall(2 * level0Tables).WithBaseLevelSize(baseLevel).WithBaseTableSize(8 << 20)
 	}
 	return o
 }

@@ -27,6 +27,7 @@ const (
 	fillLooks       = 1_000  // look-ups a second, due at even times; with 5,000 two cores are full without a fill
 	fillLookConns   = 32
 	fillColdShare   = 10 // of so many look-ups one is of anybody, the others of who is about
+	fillTell        = 10 * time.Second
 	fillPoll        = 50 * time.Millisecond
 	fillKillAt      = 0.4 // of the first segment
 	fillWithout     = 20  // samples long it is looked without a fill: the store compacts every half minute
@@ -137,7 +138,7 @@ func (s *session) backfill(ctx context.Context) (_ []Result, err error) {
 			return nil, err
 		}
 		busy = append(busy, x)
-		f.s.say("look-ups' p99 without: %v, during: %v", quiet[round].latencies.quantile(0.99), x.latencies.quantile(0.99))
+		f.s.say("look-ups' p99 without: %.4g ms, during: %.4g ms", quiet[round].latencies.quantile(0.99), x.latencies.quantile(0.99))
 		f.loads = append(f.loads, loadAverage())
 	}
 	compared, err := f.compare(ctx)
@@ -176,9 +177,32 @@ func (f *filling) around(ctx context.Context) (stopLooks, stopEvents func() (sam
 	}
 	looks := httpLoad(f.service, askers)
 	looks.every = time.Second / time.Duration(f.s.steady(fillLooks))
+	events.pulse, looks.pulse = new(pulse), new(pulse)
 	stopEvents = events.behind(ctx)
 	pause(ctx, min(f.s.Time, time.Second)) // until it runs evenly
-	return looks.behind(ctx), stopEvents
+	stop := looks.behind(ctx)
+	telling, cancel := context.WithCancel(ctx)
+	go f.tellPulse(telling, looks.pulse, events.pulse)
+	return func() (sample, error) {
+		cancel()
+		return stop()
+	}, stopEvents
+}
+
+// tellPulse says what goes on, so that a standstill can be told from slowness.
+func (f *filling) tellPulse(ctx context.Context, looks, events *pulse) {
+	for n, last := f.node, time.Now(); ; {
+		before, own := n.usage().cpu, ownCPU()
+		if pause(ctx, fillTell); ctx.Err() != nil {
+			return
+		}
+		took := time.Since(last).Seconds()
+		last = time.Now()
+		x, y := looks.take(), events.take()
+		f.s.say("look-ups %.0f/s, p50 %.3g, p99 %.4g, at most %.4g ms; events %.0f/s, acknowledged p50 %.3g, at most %.4g ms; processor %.2f, load %.2f",
+			float64(x.units)/took, x.latencies.quantile(0.5), x.latencies.quantile(0.99), x.latencies.quantile(1),
+			float64(y.units)/took, y.latencies.quantile(0.5), y.latencies.quantile(1), (n.usage().cpu-before)/took, (ownCPU()-own)/took)
+	}
 }
 
 // stopped ends both, and gives the look-ups with what is to know of the events.
@@ -243,7 +267,7 @@ func (f *filling) interrupted(ctx context.Context, rules []rule) (x sample, err 
 	took := time.Since(start)
 	before, e := looks()
 	if err = errors.Join(err, e); err == nil {
-		f.s.say("look-ups' p99 before the kill: %v; killing the node when %.0f %% were gone through", before.latencies.quantile(0.99), f.midway.at*100)
+		f.s.say("look-ups' p99 before the kill: %.4g ms; killing the node when %.0f %% were gone through", before.latencies.quantile(0.99), f.midway.at*100)
 		err = f.node.kill()
 	}
 	_, _ = events() // failed in the middle of posts

@@ -42,6 +42,32 @@ type load struct {
 	every time.Duration
 	// finish, if set, ends the load when it is closed.
 	finish <-chan struct{}
+	// pulse, if set, is told of each request as well.
+	pulse *pulse
+}
+
+// pulse is what a load did since it was last asked.
+type pulse struct {
+	mu    sync.Mutex
+	since sample
+}
+
+func (p *pulse) add(units int, latency float64) {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	p.since.units += units
+	p.since.latencies = append(p.since.latencies, latency)
+	p.mu.Unlock()
+}
+
+func (p *pulse) take() sample {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	x := p.since
+	p.since = sample{}
+	return x
 }
 
 // httpLoad is a load over HTTP connections to addr.
@@ -171,7 +197,9 @@ func (p *part) exchange(ctx context.Context, due time.Time, out *sample) error {
 		}
 		n, err := p.w.done(body)
 		out.units += n
-		out.latencies = append(out.latencies, float64(time.Since(due))/float64(time.Millisecond))
+		latency := float64(time.Since(due)) / float64(time.Millisecond)
+		out.latencies = append(out.latencies, latency)
+		p.l.pulse.add(n, latency)
 		return err
 	}
 }
