@@ -103,7 +103,7 @@ func (l *lane) commitBatch(b *batch) error {
 		b.writes.Discard()
 		return err
 	}
-	if err := b.writes.Commit(); err != nil {
+	if err := l.keep(b); err != nil {
 		return err
 	}
 	l.node.ledger.expect(b.notices)
@@ -113,6 +113,20 @@ func (l *lane) commitBatch(b *batch) error {
 	l.bitmaps.Apply(b.bits)
 	l.dropVersions(b.dropped) // of which the batch may have set bits, before that
 	l.publish(b)
+	return nil
+}
+
+// keep gives the store a batch. What it loses of them in a crash is read from the
+// log again, so that none needs to be durable but the first: only with that the store
+// knows where in the log it was when it was opened, if it was restored.
+func (l *lane) keep(b *batch) error {
+	if l.tied {
+		return b.writes.Apply()
+	}
+	if err := b.writes.Commit(); err != nil {
+		return err
+	}
+	l.tied = true
 	return nil
 }
 
@@ -301,7 +315,7 @@ func (l *lane) seal() error {
 			b.Discard()
 			return w.err
 		}
-		if err := b.Commit(); err != nil {
+		if err := b.Apply(); err != nil { // it is closed next
 			return err
 		}
 	}

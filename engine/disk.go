@@ -189,13 +189,21 @@ func (l *lane) purgeBySize(ctx context.Context) error {
 	if upTo <= info.First {
 		return nil
 	}
-	return l.stream.Purge(ctx, upTo-1)
+	return l.purge(ctx, upTo-1)
 }
 
 // appliedSequence is the last applied entry's sequence in the log as it is now.
 func (l *lane) appliedSequence() proto.Offset {
 	applied, _, _, _ := l.progress.get()
 	return applied - proto.Offset(l.base)
+}
+
+// purge removes applied entries, once the store need not read them again.
+func (l *lane) purge(ctx context.Context, upTo proto.Offset) error {
+	if err := l.store.Sync(); err != nil {
+		return err
+	}
+	return l.stream.Purge(ctx, upTo)
 }
 
 // purgeByAge removes what is older than the retention and applied, but for
@@ -223,5 +231,5 @@ func (l *lane) purgeByAge(ctx context.Context) error {
 	if lo <= start {
 		return nil
 	}
-	return l.stream.Purge(ctx, lo-1)
+	return l.purge(ctx, lo-1)
 }

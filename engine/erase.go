@@ -104,7 +104,7 @@ func (n *Node) eraseLogs(ctx context.Context) (entries uint64, err error) {
 		if info.Last < info.First {
 			continue
 		}
-		if err := l.stream.Purge(ctx, info.Last); err != nil {
+		if err := l.purge(ctx, info.Last); err != nil {
 			return entries, err
 		}
 		entries += uint64(info.Last - info.First + 1)

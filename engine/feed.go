@@ -178,7 +178,7 @@ func (l *lane) dropMoves(c proto.ClientID, told feedPlace) error {
 			b.Discard()
 			return w.err
 		}
-		if err := b.Commit(); err != nil {
+		if err := b.Apply(); err != nil {
 			return err
 		}
 		l.untold.add(c, -size)

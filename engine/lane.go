@@ -81,6 +81,7 @@ type lane struct {
 	journal journalState
 	dropped uint32      // hours of exit records up to here are deleted
 	noticed []noticeRef // notices in the store, oldest first
+	tied    bool        // a batch of this start is durable
 
 	// Shared.
 	// visible is held for writing while a commit is made visible, for reading by

@@ -143,7 +143,7 @@ func (n *Node) deleteGone() error {
 		b.Discard()
 		return w.err
 	}
-	if err := b.Commit(); err != nil {
+	if err := b.Apply(); err != nil {
 		return err
 	}
 	for _, deleted := range all {

@@ -8,12 +8,15 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
+	"github.com/tidwall/btree"
 
 	"kith/proto"
 )
@@ -38,23 +41,31 @@ type Config struct {
 	Logger      *slog.Logger
 }
 
-// Badger is a Store on disk. It runs Badger in managed mode: commit
-// timestamps are ours, so that opening a snapshot or a batch never waits for a
-// commit under way, which Badger's own NewTransaction does.
+// Badger is a Store on disk, a layer of what was applied over Badger. That runs in
+// managed mode: commit timestamps are ours, so that opening a snapshot never waits
+// for a commit under way, which Badger's own NewTransaction does.
 type Badger struct {
 	db       *badger.DB
 	memTable int // bytes
+	layerMax int // bytes of a layer
 
-	atCrashPoint func(marked bool) // tests only: before and after a staged batch's marker
+	atCrashPoint func(left int) // tests only: within a round, with so many operations of it left to write
 
-	writing sync.RWMutex // held for reading by commits, for writing while Badger takes none
+	writing sync.RWMutex  // held for reading by a round, for writing while Badger takes none
+	durable atomic.Uint64 // timestamp of the last round
+	failed  atomic.Pointer[error]
+	alarm   *time.Timer
+	ended   chan struct{} // no rounds are written any more
 
-	mu     sync.Mutex
-	next   uint64          // last commit timestamp given out
-	flight map[uint64]bool // given out and not yet finished
-	reads  map[uint64]int  // timestamps of snapshots in use
-	done   atomic.Uint64   // all commits up to here are finished
-	failed atomic.Pointer[error]
+	mu      sync.Mutex
+	changed *sync.Cond // of mu: of what is below, and failed
+	active  *layer     // not being written yet
+	frozen  *layer     // being written, if any is
+	applied uint64     // batches
+	synced  uint64     // of them are durable
+	wanted  uint64     // of them are to be durable now
+	closing bool
+	reads   map[uint64]int // timestamps of snapshots in use
 }
 
 // Open opens or creates a store. CodeCorrupt for damaged files, CodeConflict
@@ -75,10 +86,19 @@ func Open(c Config) (s *Badger, err error) {
 	if err != nil {
 		return nil, openError(c.Dir, err)
 	}
-	s = &Badger{db: db, memTable: int(memTableBytes(c)), flight: map[uint64]bool{}, reads: map[uint64]int{}}
-	s.next = max(db.MaxVersion(), 1)
-	s.done.Store(s.next)
-	err = errors.Join(s.checkFormat(), s.recoverStaged())
+	s = &Badger{db: db, memTable: int(memTableBytes(c)), layerMax: int(memTableBytes(c)), active: newLayer(), reads: map[uint64]int{}, ended: make(chan struct{})}
+	s.changed = sync.NewCond(&s.mu)
+	s.alarm = time.AfterFunc(SyncEvery, func() {
+		s.mu.Lock()
+		s.changed.Broadcast()
+		s.mu.Unlock()
+	})
+	if err = s.checkFormat(); err == nil {
+		err = s.takeBack()
+	}
+	if err == nil {
+		err = s.recoverStaged()
+	}
 	if err == nil && c.CheckTables { // not by Badger's option: it panics on a goroutine of its own
 		err = s.Check()
 	}
@@ -86,6 +106,7 @@ func Open(c Config) (s *Badger, err error) {
 		db.Close()
 		return nil, err
 	}
+	go s.writeRounds()
 	return s, nil
 }
 
@@ -135,9 +156,11 @@ func openError(dir string, err error) error {
 	return corrupt(err, "open store "+dir)
 }
 
+// checkFormat refuses what a newer build wrote; what an older one did becomes
+// Format with what is written at once after this.
 func (s *Badger) checkFormat() error {
-	snap := s.Snapshot()
-	defer snap.Release()
+	snap := &badgerSnapshot{txn: s.db.NewTransactionAt(s.db.MaxVersion(), false)}
+	defer snap.txn.Discard()
 	var got byte
 	found, err := snap.Get(formatKey, func(v []byte) error {
 		if len(v) == 1 {
@@ -145,21 +168,13 @@ func (s *Badger) checkFormat() error {
 		}
 		return nil
 	})
-	if err != nil {
-		return err
+	if err == nil && found && (got == 0 || got > Format) {
+		err = proto.Errorf(proto.CodeConflict, "store has format %d, this build reads up to %d: run the kith version that wrote it, take a backup there, and restore it with this one", got, Format)
 	}
-	if !found {
-		b := s.NewBatch()
-		if err := b.Set(formatKey, []byte{Format}); err != nil {
-			return err
-		}
-		return b.Commit()
-	}
-	if got != Format {
-		return proto.Errorf(proto.CodeConflict, "store has format %d, this build reads %d: run the kith version that wrote it, take a backup there, and restore it with this one", got, Format)
-	}
-	return nil
+	return err
 }
+
+func formatOp() op { return op{key: formatKey, value: []byte{Format}} }
 
 // NewBatch implements Store.
 func (s *Badger) NewBatch() Batch { return &badgerBatch{s: s} }
@@ -185,87 +200,68 @@ func (b *badgerBatch) add(o op) error {
 
 func (b *badgerBatch) Discard() { b.ops = nil }
 
-func (b *badgerBatch) Commit() error {
-	s := b.s
-	if p := s.failed.Load(); p != nil {
-		return *p
-	}
+func (b *badgerBatch) Apply() error {
 	if len(b.ops) == 0 {
 		return nil
 	}
-	s.writing.RLock()
-	defer s.writing.RUnlock()
-	ts := s.begin()
-	defer s.finish(ts)
-	var err error
-	if s.txnFits(len(b.ops), b.bytes) {
-		err = s.write(b.ops, ts)
-	} else {
-		after := s.begin() // for the removal of what was staged
-		err = s.commitStaged(b.ops, ts, after)
-		s.finish(after)
-	}
-	if err != nil {
-		err = proto.Errorf(proto.CodeUnavailable, "store commit failed, the node must stop applying: check the disk, then restart: %w", err)
-		s.failed.CompareAndSwap(nil, &err)
-	}
-	return err
+	return b.s.apply(b.ops)
 }
 
-func (s *Badger) begin() uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.next++
-	s.flight[s.next] = true
-	return s.next
-}
-
-func (s *Badger) finish(ts uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.flight, ts)
-	done := s.next
-	for t := range s.flight {
-		done = min(done, t-1)
+func (b *badgerBatch) Commit() error {
+	if err := b.Apply(); err != nil {
+		return err
 	}
-	s.done.Store(done)
-	s.discardOld()
+	return b.s.Sync()
 }
 
-// discardOld lets Badger drop versions that no snapshot can see. s.mu is held.
+// discardOld lets Badger drop versions that no snapshot can see, nor what the next
+// round may be taken back to. s.mu is held.
 func (s *Badger) discardOld() {
-	oldest := s.done.Load()
+	oldest := s.durable.Load()
 	for ts := range s.reads {
 		oldest = min(oldest, ts)
 	}
 	s.db.SetDiscardTs(oldest)
 }
 
-// Snapshot implements Store. With several writers it may miss the newest
-// commits of one while an older commit of another is under way: a writer takes
-// its own snapshots, after its own commits, and reads its own keys.
+// Snapshot implements Store.
 func (s *Badger) Snapshot() Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// The timestamp given out last sees all finished commits; those under way
-	// show up in part, so only keys of other writers than theirs may be read.
-	return s.snapshotAt(s.next)
+	r := s.written()
+	if s.frozen != nil {
+		r.layers = append(r.layers, s.frozen.rows)
+	}
+	if s.active.upTo > 0 {
+		r.layers = append(r.layers, s.active.rows.Copy())
+	}
+	return r
 }
 
-// snapshotAt is the store as of a timestamp. s.mu is held.
-func (s *Badger) snapshotAt(ts uint64) *badgerSnapshot {
+// written is the store as of the last round. s.mu is held.
+func (s *Badger) written() *badgerSnapshot {
+	ts := s.durable.Load()
 	s.reads[ts]++
 	return &badgerSnapshot{s: s, ts: ts, txn: s.db.NewTransactionAt(ts, false)}
 }
 
 type badgerSnapshot struct {
-	s    *Badger
-	ts   uint64
-	txn  *badger.Txn
-	once sync.Once
+	s      *Badger
+	ts     uint64
+	txn    *badger.Txn
+	layers []*btree.BTreeG[row] // over what is in Badger, the newest last
+	once   sync.Once
 }
 
 func (r *badgerSnapshot) Get(key []byte, fn func([]byte) error) (found bool, err error) {
+	for _, l := range slices.Backward(r.layers) {
+		if x, ok := l.Get(row{key: key}); ok {
+			if x.value == nil {
+				return false, nil
+			}
+			return true, fn(x.value)
+		}
+	}
 	defer recoverCorrupt(&err)
 	item, err := r.txn.Get(key)
 	if errors.Is(err, badger.ErrKeyNotFound) {
@@ -282,25 +278,48 @@ func (r *badgerSnapshot) Get(key []byte, fn func([]byte) error) (found bool, err
 
 func (r *badgerSnapshot) Scan(prefix, start []byte, fn func(k, v []byte) (bool, error)) (err error) {
 	defer recoverCorrupt(&err)
+	if bytes.Compare(start, prefix) < 0 {
+		start = prefix
+	}
 	o := badger.DefaultIteratorOptions
 	o.Prefix = prefix
 	o.PrefetchValues = false // they are inline: fetching ahead is a goroutine for each, and a copy
 	it := r.txn.NewIterator(o)
 	defer it.Close()
-	if bytes.Compare(start, prefix) < 0 {
-		start = prefix
-	}
-	for it.Seek(start); it.ValidForPrefix(prefix); it.Next() {
+	it.Seek(start)
+	over := newMerged(r.layers, prefix, start)
+	for {
+		stored := it.ValidForPrefix(prefix)
+		x, ok := over.row()
+		if !stored && !ok {
+			return nil
+		}
+		order := -1 // of the stored key beside x's
+		if ok && stored {
+			order = bytes.Compare(it.Item().Key(), x.key)
+		} else if ok {
+			order = 1
+		}
 		more := true
-		err := it.Item().Value(func(v []byte) (err error) {
-			more, err = fn(it.Item().Key(), v)
-			return err
-		})
+		switch {
+		case order < 0:
+			err = it.Item().Value(func(v []byte) (err error) {
+				more, err = fn(it.Item().Key(), v)
+				return err
+			})
+		case x.value != nil:
+			more, err = fn(x.key, x.value)
+		}
 		if err != nil || !more {
 			return err
 		}
+		if order <= 0 {
+			it.Next()
+		}
+		if order >= 0 {
+			over.next()
+		}
 	}
-	return nil
 }
 
 func recoverCorrupt(err *error) {
@@ -323,8 +342,11 @@ func (r *badgerSnapshot) Release() {
 
 // Backup implements Store.
 func (s *Badger) Backup(w io.Writer, begun func(Snapshot) error) error {
+	if err := s.Sync(); err != nil {
+		return err
+	}
 	s.mu.Lock()
-	snap := s.snapshotAt(s.done.Load())
+	snap := s.written()
 	s.mu.Unlock()
 	defer snap.Release()
 	if err := begun(snap); err != nil {
@@ -346,11 +368,10 @@ func (s *Badger) Load(r io.Reader) (err error) {
 	if err := s.db.Load(r, 16); err != nil {
 		return proto.Errorf(proto.CodeCorrupt, "load backup into store: is the file whole and a kith backup? %w", err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.next = max(s.next, s.db.MaxVersion())
-	s.done.Store(s.next)
-	return nil
+	if err := s.checkFormat(); err != nil {
+		return err
+	}
+	return s.writeOut([]op{formatOp()}, s.db.MaxVersion()+1, func() {}) // all of it counts
 }
 
 // Check implements Store.
@@ -364,7 +385,14 @@ func (s *Badger) Check() (err error) {
 
 // Close implements Store.
 func (s *Badger) Close() error {
-	if err := s.db.Close(); err != nil {
+	err := s.Sync()
+	s.mu.Lock()
+	s.closing = true
+	s.changed.Broadcast()
+	s.mu.Unlock()
+	<-s.ended
+	s.alarm.Stop()
+	if err := errors.Join(err, s.db.Close()); err != nil {
 		return proto.Errorf(proto.CodeUnavailable, "close store: %w", err)
 	}
 	return nil

@@ -1,11 +1,17 @@
 package store
 
-// AtCrashPoint calls fn when a staged batch's marker is about to be written,
-// or, if marked, has just been.
-func AtCrashPoint(s *Badger, marked bool, fn func()) {
-	s.atCrashPoint = func(m bool) {
-		if m == marked {
-			fn()
-		}
-	}
+// AtCrashPoint calls fn within each round, after each of its transactions, with how
+// many operations are left.
+func AtCrashPoint(s *Badger, fn func(left int)) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	s.atCrashPoint = fn
+}
+
+// BetweenRounds calls fn while no round is being written.
+func BetweenRounds(s *Badger, fn func()) {
+	_ = s.exclusively(func() error {
+		fn()
+		return nil
+	})
 }

@@ -22,6 +22,9 @@ func NewMemory() *Memory {
 	return &Memory{tree: btree.NewBTreeG(func(a, b pair) bool { return bytes.Compare(a.key, b.key) < 0 })}
 }
 
+// Sync implements Store.
+func (m *Memory) Sync() error { return nil }
+
 // Scrub implements Store: a deleted key leaves nothing.
 func (m *Memory) Scrub() error { return nil }
 
@@ -48,7 +51,10 @@ func (b *memoryBatch) Delete(key []byte) error {
 
 func (b *memoryBatch) Discard() { b.ops = nil }
 
-func (b *memoryBatch) Commit() error {
+// Commit implements Batch: what is in memory does not get more durable.
+func (b *memoryBatch) Commit() error { return b.Apply() }
+
+func (b *memoryBatch) Apply() error {
 	b.m.mu.Lock()
 	defer b.m.mu.Unlock()
 	for _, op := range b.ops {

@@ -10,10 +10,10 @@ import (
 	"kith/proto"
 )
 
-// A batch that is too large for one of Badger's transactions is staged: its
-// operations are written beside the keys they are for, then a marker commits
-// them, then they are carried out and the marker goes. A crash before the
-// marker leaves nothing of the batch, one after it is made good by Open.
+// Builds before the write-back staged a batch that was too large for one of
+// Badger's transactions: its operations were written beside the keys they are for,
+// then a marker committed them, then they were carried out and the marker went.
+// Open makes good what a crash interrupted of that.
 //
 // A staged value is operations end to end: 0 for delete or 1 for set, key with
 // its length, and for a set the value with its length.
@@ -56,69 +56,6 @@ func stagedKey(id uint64, n uint32) []byte {
 
 func markerKey(id uint64) []byte { return binary.BigEndian.AppendUint64([]byte{0, 'c'}, id) }
 
-// commitStaged carries a large batch out. id is its timestamp, after a later
-// one for the removal of what was staged.
-func (s *Badger) commitStaged(ops []op, id, after uint64) error {
-	ops = lastOfEachKey(ops) // the transactions share a timestamp
-	staged := stage(ops, id)
-	if err := s.write(staged, id); err != nil {
-		return err
-	}
-	s.crashPoint(false)
-	marker := binary.BigEndian.AppendUint32(nil, uint32(len(staged)))
-	if err := s.write([]op{{key: markerKey(id), value: marker}}, id); err != nil {
-		return err
-	}
-	s.crashPoint(true)
-	return s.finishStaged(ops, id, uint32(len(staged)), id, after)
-}
-
-func (s *Badger) crashPoint(marked bool) {
-	if s.atCrashPoint != nil {
-		s.atCrashPoint(marked)
-	}
-}
-
-func lastOfEachKey(ops []op) []op {
-	last := make(map[string]int, len(ops))
-	for i, o := range ops {
-		last[string(o.key)] = i
-	}
-	kept := ops[:0]
-	for i, o := range ops {
-		if last[string(o.key)] == i {
-			kept = append(kept, o)
-		}
-	}
-	return kept
-}
-
-// stage packs operations into values of bounded size.
-func stage(ops []op, id uint64) (staged []op) {
-	var value []byte
-	flush := func() {
-		if len(value) > 0 {
-			staged = append(staged, op{key: stagedKey(id, uint32(len(staged))), value: value})
-			value = nil
-		}
-	}
-	for _, o := range ops {
-		if len(value)+o.size() > OpBytesMax/2 {
-			flush()
-		}
-		kind := byte(1)
-		if o.delete {
-			kind = 0
-		}
-		value = proto.AppendString(append(value, kind), string(o.key))
-		if !o.delete {
-			value = proto.AppendString(value, string(o.value))
-		}
-	}
-	flush()
-	return staged
-}
-
 // unstage reads what stage packed.
 func unstage(b []byte, ops []op) ([]op, error) {
 	r := proto.NewReader(b)
@@ -134,23 +71,6 @@ func unstage(b []byte, ops []op) ([]op, error) {
 		ops = append(ops, o)
 	}
 	return ops, nil
-}
-
-// finishStaged carries out operations whose marker is written, then removes
-// what was staged; the marker first, so that a half-removed batch is not
-// carried out again.
-func (s *Badger) finishStaged(ops []op, id uint64, parts uint32, ts, after uint64) error {
-	if err := s.write(ops, ts); err != nil {
-		return err
-	}
-	if err := s.write([]op{{key: markerKey(id), delete: true}}, after); err != nil {
-		return err
-	}
-	var gone []op
-	for n := range parts {
-		gone = append(gone, op{key: stagedKey(id, n), delete: true})
-	}
-	return s.write(gone, after)
 }
 
 // write commits operations at ts, in as many transactions as it takes.
@@ -174,7 +94,9 @@ func (s *Badger) write(ops []op, ts uint64) error {
 		if err := txn.CommitAt(ts, nil); err != nil {
 			return err
 		}
-		ops = ops[n:]
+		if ops = ops[n:]; s.atCrashPoint != nil {
+			s.atCrashPoint(len(ops))
+		}
 	}
 	return nil
 }
@@ -192,39 +114,31 @@ func put(txn *badger.Txn, o op, e *badger.Entry) error {
 }
 
 // recoverStaged makes good what a crash interrupted: batches with a marker are
-// carried out, others are removed.
+// carried out, and all that was staged goes.
 func (s *Badger) recoverStaged() error {
 	snap := s.Snapshot()
 	defer snap.Release()
-	type pending struct {
-		id    uint64
-		parts uint32
-	}
-	var list []pending
+	l := newLayer()
 	err := snap.Scan([]byte{0, 'c'}, nil, func(k, v []byte) (bool, error) {
 		if len(k) != 10 || len(v) != 4 {
 			return false, corrupt(errors.New("a staged batch's marker is malformed"), "open store")
 		}
-		list = append(list, pending{binary.BigEndian.Uint64(k[2:]), binary.BigEndian.Uint32(v)})
-		return true, nil
+		ops, err := readStaged(snap, binary.BigEndian.Uint64(k[2:]))
+		l.add(ops)
+		l.add([]op{{key: k, delete: true}})
+		return true, err
 	})
 	if err != nil {
 		return err
 	}
-	for _, p := range list {
-		ops, err := readStaged(snap, p.id)
-		if err != nil {
-			return err
-		}
-		ts, after := s.begin(), s.begin()
-		err = s.finishStaged(ops, p.id, p.parts, ts, after)
-		s.finish(ts)
-		s.finish(after)
-		if err != nil {
-			return corrupt(err, "finish an interrupted commit")
-		}
+	err = snap.Scan([]byte{0, 's'}, nil, func(k, _ []byte) (bool, error) {
+		l.add([]op{{key: k, delete: true}})
+		return true, nil
+	})
+	if err != nil || l.rows.Len() == 0 {
+		return err
 	}
-	return s.dropStaged()
+	return s.writeOut(l.ops(), s.durable.Load()+1, func() {})
 }
 
 // readStaged reads a batch's operations in their order.
@@ -236,22 +150,4 @@ func readStaged(snap Snapshot, id uint64) (ops []op, err error) {
 		return true, err
 	})
 	return ops, err
-}
-
-// dropStaged removes what was staged by batches that did not come as far as
-// their marker, or had been carried out.
-func (s *Badger) dropStaged() error {
-	snap := s.Snapshot()
-	defer snap.Release()
-	var gone []op
-	err := snap.Scan([]byte{0, 's'}, nil, func(k, _ []byte) (bool, error) {
-		gone = append(gone, op{key: append([]byte(nil), k...), delete: true})
-		return true, nil
-	})
-	if err != nil || len(gone) == 0 {
-		return err
-	}
-	ts := s.begin()
-	defer s.finish(ts)
-	return s.write(gone, ts)
 }

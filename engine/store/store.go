@@ -1,34 +1,39 @@
 // Package store keeps a node's ordered keys: Badger, opened with synced
 // writes, and an in-memory twin that passes the same conformance test.
 //
-// It guarantees that a Batch commits whole or not at all, that a committed
-// batch survives a power cut, and that a Snapshot never changes. It knows
-// nothing of what the keys mean; the engine's package comment lists them. Its
-// own keys begin with a zero byte:
+// It guarantees that a Batch is kept whole or not at all, that a committed
+// batch survives a power cut, that after one the store is as it was after some
+// batch, and that a Snapshot never changes. It knows nothing of what the keys
+// mean; the engine's package comment lists them. Its own keys begin with a zero
+// byte:
 //
 //	00 'f'                 format version of the directory (one byte)
-//	00 's' batch(8) n(4)   staged part of a batch too large for one transaction (staged.go)
+//	00 'd'                 Badger's timestamp up to which what is there counts (8 bytes, writeback.go)
+//	00 's' batch(8) n(4)   staged part of a large batch, of older builds (staged.go)
 //	00 'c' batch(8)        its marker: the number of parts; what has one is carried out
 //	00 00 'z', ff ff 'z', ff ff ff   what Scrub writes, without meaning (scrub.go)
 package store
 
 import (
 	"io"
+	"time"
 
 	"kith/proto"
 )
 
-// Format is the version of the directory's layout, checked when it is opened.
-const Format = 1
+// Format is the version of the directory's layout, checked when it is opened. 1 had
+// no record of what counts; what it wrote is read.
+const Format = 2
 
 // Store keeps keys in byte order. Safe for concurrent use.
 type Store interface {
-	// NewBatch starts a batch. Batches of one writer must be committed in the
-	// order in which they were made; writers with disjoint keys are independent.
+	// NewBatch starts a batch.
 	NewBatch() Batch
-	// Snapshot sees every batch whose Commit returned before the call. It never
-	// waits for a commit under way. The caller must Release it.
+	// Snapshot sees every batch whose Apply or Commit returned before the call. It
+	// never waits for one under way. The caller must Release it.
 	Snapshot() Snapshot
+	// Sync returns when all that was applied before the call is durable.
+	Sync() error
 	// Backup writes every live key, as of now, to w in Badger's backup format. When
 	// it is settled what that is, and before it writes, it calls begun with it; an
 	// error of begun's it gives back, and writes nothing. begun must not keep what
@@ -45,13 +50,16 @@ type Store interface {
 
 // Batch is a set of writes. Not safe for concurrent use.
 type Batch interface {
-	// Set and Delete keep key and value until Commit or Discard returns; the
+	// Set and Delete keep key and value until Apply, Commit or Discard returns; the
 	// caller must not change them before.
 	Set(key, value []byte) error
 	Delete(key []byte) error
-	// Commit makes the batch durable. An error means that nothing of it will
-	// ever be seen, or that a later Open will make all of it seen; the store must
-	// then be treated as broken.
+	// Apply lets snapshots see the batch. It becomes durable with the next Commit or
+	// Sync of anybody, or by itself within SyncEvery, never before what was applied
+	// before it. What a power cut takes with it must be known from elsewhere. An
+	// error means that the store is broken.
+	Apply() error
+	// Commit is Apply and Sync.
 	Commit() error
 	Discard()
 }
@@ -67,8 +75,10 @@ type Snapshot interface {
 	Release()
 }
 
-// Bounds that a batch should keep to: a larger one is staged, which costs three
-// times as much.
+// SyncEvery is how long a batch that was applied may not be durable.
+const SyncEvery = 10 * time.Second
+
+// Bounds that a batch should keep to.
 const (
 	BatchKeysMax  = 24_000
 	BatchBytesMax = 2 << 20

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -35,6 +38,16 @@ func open(t testing.TB, dir string) *store.Badger {
 	s, err := store.Open(store.Config{Dir: dir, MemTables: 1})
 	if err != nil {
 		t.Fatalf("open: %v", err)
+	}
+	return s
+}
+
+// openSmall has small transactions.
+func openSmall(t testing.TB, dir string) *store.Badger {
+	t.Helper()
+	s, err := store.Open(store.Config{Dir: dir, Small: true})
+	if err != nil {
+		t.Fatal(err)
 	}
 	return s
 }
@@ -191,7 +204,7 @@ func TestModel(t *testing.T) {
 				}
 				if rapid.IntRange(0, 4).Draw(rt, "discard") == 0 {
 					b.Discard()
-				} else if err := b.Commit(); err != nil {
+				} else if err := [](func() error){b.Commit, b.Apply}[rapid.IntRange(0, 1).Draw(rt, "durable")](); err != nil {
 					rt.Fatal(err)
 				} else {
 					model = next
@@ -340,7 +353,7 @@ func TestLargeBatch(t *testing.T) {
 	want(t, "a row of a snapshot from before", "big01=old", scan(t, before, "big", "")[1])
 	r := s.Snapshot()
 	defer r.Release()
-	want(t, "what is left staged", 1, len(scan(t, r, "\x00", "")))
+	want(t, "the store's own keys", 2, len(scan(t, r, "\x00", "")))
 	c := s.NewBatch()
 	if err := c.Set([]byte("k"), make([]byte, store.OpBytesMax)); err == nil {
 		t.Error("a value over the bound was taken")
@@ -348,36 +361,176 @@ func TestLargeBatch(t *testing.T) {
 	c.Discard()
 }
 
-// A crash while a large batch is committed leaves all of it, once the marker
-// is written, and nothing of it before.
+// crashed is what another process would find on the disk now.
+func crashed(t *testing.T, dir string) (copied string) {
+	t.Helper()
+	copied = t.TempDir()
+	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(copied, "LOCK")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return copied
+}
+
+// A crash while a large batch is committed leaves nothing of it, or all of it once
+// all was written.
 func TestLargeBatchCrash(t *testing.T) {
-	for _, marked := range []bool{false, true} {
-		t.Run(fmt.Sprint("marked=", marked), func(t *testing.T) {
-			dir, copied := t.TempDir(), t.TempDir()
+	for _, whole := range []bool{false, true} {
+		t.Run(fmt.Sprint("whole=", whole), func(t *testing.T) {
+			dir, copied := t.TempDir(), ""
 			s := open(t, dir)
 			b := largeBatch(t, s)
-			crash := func() { // what another process would find on the disk now
-				if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
-					t.Error(err)
+			store.AtCrashPoint(s, func(left int) {
+				if copied == "" && (left == 0) == whole {
+					copied = crashed(t, dir)
 				}
-			}
-			store.AtCrashPoint(s, marked, crash)
+			})
 			if err := b.Commit(); err != nil {
 				t.Fatal(err)
 			}
+			store.AtCrashPoint(s, nil)
 			if err := s.Close(); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.Remove(filepath.Join(copied, "LOCK")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			for range 2 { // what was taken back stays so
+				s = open(t, copied)
+				want(t, "after the crash", map[bool]string{false: "old", true: "new"}[whole], largeIs(t, s))
+				if err := s.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// After a crash, whenever it is, the store is as it was after some batch, none that
+// was durable is missing, and what is applied then goes on from there.
+func TestCrash(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	dir := t.TempDir()
+	s := openSmall(t, dir)
+	type crash struct {
+		dir      string
+		from, to int // the batches that it may have
+	}
+	var mu sync.Mutex
+	var crashes []crash
+	states, durable := []map[string]string{{}}, 0 // after each batch, and how many of them are durable
+	crashNow := func() {
+		mu.Lock()
+		defer mu.Unlock()
+		crashes = append(crashes, crash{crashed(t, dir), durable, len(states) - 1})
+	}
+	store.AtCrashPoint(s, func(int) { crashNow() })
+	for n := 1; n <= 60; n++ {
+		b, next := s.NewBatch(), maps.Clone(states[n-1])
+		set := func(k, v string) {
+			next[k] = v
+			if err := b.Set([]byte(k), []byte(v)); err != nil {
 				t.Fatal(err)
 			}
-			s = open(t, copied)
-			defer s.Close()
-			want(t, "after the crash", map[bool]string{false: "old", true: "new"}[marked], largeIs(t, s))
-			r := s.Snapshot()
-			defer r.Release()
-			want(t, "what is left staged", 1, len(scan(t, r, "\x00", "")))
+		}
+		set("number", fmt.Sprint(n))
+		for range 1 + r.IntN(8) {
+			k := fmt.Sprintf("key %d", r.IntN(100))
+			if r.IntN(3) > 0 {
+				set(k, fmt.Sprint(n, strings.Repeat("x", r.IntN(100_000))))
+				continue
+			}
+			delete(next, k)
+			if err := b.Delete([]byte(k)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		mu.Lock()
+		states = append(states, next)
+		mu.Unlock()
+		if err := b.Apply(); err != nil {
+			t.Fatal(err)
+		}
+		if n%20 == 0 {
+			if err := s.Sync(); err != nil {
+				t.Fatal(err)
+			}
+			mu.Lock()
+			durable = n
+			mu.Unlock()
+		}
+		if n%7 == 0 {
+			store.BetweenRounds(s, crashNow)
+		}
+	}
+	store.AtCrashPoint(s, nil)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	crashes = append(crashes, crash{dir, 60, 60})
+	between, lost := 0, 0
+	for _, c := range crashes {
+		s := openSmall(t, c.dir)
+		at := 0
+		snap := s.Snapshot()
+		_, err := snap.Get([]byte("number"), func(v []byte) (err error) {
+			at, err = strconv.Atoi(string(v))
+			return err
 		})
+		if err != nil || at < c.from || at > c.to {
+			t.Errorf("the store is as after batch %d, %v; want %d to %d", at, err, c.from, c.to)
+		}
+		got := map[string]string{}
+		for _, row := range append(scan(t, snap, "key", ""), scan(t, snap, "number", "")...) {
+			k, v, _ := strings.Cut(row, "=")
+			got[k] = v
+		}
+		snap.Release()
+		if !maps.Equal(got, states[at]) {
+			t.Errorf("the store is not as it was after batch %d", at)
+		}
+		if at < c.to {
+			lost++
+		}
+		if at > 0 && at < 60 {
+			between++
+		}
+		commit(t, s, "number", "1000")
+		after := s.Snapshot()
+		want(t, "what was committed after the crash", "1000", get(t, after, "number"))
+		after.Release()
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if len(crashes) < 12 || between < 8 || lost < 8 {
+		t.Errorf("%d crashes, %d in the middle, %d that took something along: too few to show anything", len(crashes), between, lost)
+	}
+}
+
+// What builds that staged large batches left of one is carried out if it has its
+// marker, and removed if not.
+func TestStagedByOlderBuild(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	commit(t, s, "gone", "1", "kept", "1")
+	staged := func(id byte, value string) (key, val string) {
+		return "\x00s" + strings.Repeat("\x00", 7) + string(id) + "\x00\x00\x00\x00", value
+	}
+	k1, v1 := staged(5, "\x00\x04gone\x01\x03new\x012")
+	k2, v2 := staged(6, "\x00\x04kept")
+	commit(t, s, k1, v1, k2, v2, "\x00c"+strings.Repeat("\x00", 7)+"\x05", "\x00\x00\x00\x01")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		s = open(t, dir)
+		r := s.Snapshot()
+		want(t, "keys", []string{"kept=1", "new=2"}, scan(t, r, "", "a"))
+		want(t, "the store's own keys", 2, len(scan(t, r, "\x00", "")))
+		r.Release()
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -393,7 +546,7 @@ func TestFormat(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = store.Open(store.Config{Dir: dir})
-	if proto.CodeOf(err) != proto.CodeConflict || !strings.Contains(err.Error(), "format 2") {
+	if proto.CodeOf(err) != proto.CodeConflict || !strings.Contains(err.Error(), "format 3") {
 		t.Errorf("a store of a newer format: %v", err)
 	}
 	// The refusal has let go of the directory.
