@@ -118,9 +118,10 @@ func (l *lane) commitBatch(b *batch) error {
 
 // keep gives the store a batch. What it loses of them in a crash is read from the
 // log again, so that none needs to be durable but the first: only with that the store
-// knows where in the log it was when it was opened, if it was restored.
+// knows where in the log it was when it was opened, if it was restored. And while the
+// disk is nearly full nothing is left to be written later, when it may be full.
 func (l *lane) keep(b *batch) error {
-	if l.tied {
+	if l.tied && !l.node.disk.low() {
 		return b.writes.Apply()
 	}
 	if err := b.writes.Commit(); err != nil {

@@ -155,12 +155,16 @@ func (b brokenBatch) Set(k, v []byte) error {
 	return b.Batch.Set(k, v)
 }
 
-func (b brokenBatch) Commit() error {
+func (b brokenBatch) Commit() error { return b.broken(b.Batch.Commit) }
+
+func (b brokenBatch) Apply() error { return b.broken(b.Batch.Apply) }
+
+func (b brokenBatch) broken(do func() error) error {
 	if b.s.fail.Load() {
 		b.Discard()
 		return errors.New("the disk is gone")
 	}
-	return b.Batch.Commit()
+	return do()
 }
 
 // A commit that fails stops the lane at once: nothing waits for ever, nothing

@@ -147,6 +147,11 @@ func (b lateBatch) Commit() error {
 	return b.Batch.Commit()
 }
 
+func (b lateBatch) Apply() error {
+	time.Sleep(3 * time.Millisecond)
+	return b.Batch.Apply()
+}
+
 // The same log gives the same state and the same chain, whatever the edges of
 // the batches, the number of workers and of active identities, how soon batches
 // are in the store, and the points at which the node was stopped.
@@ -251,13 +256,17 @@ type gatedBatch struct {
 	s *gatedStore
 }
 
-func (b gatedBatch) Commit() error {
+func (b gatedBatch) Commit() error { return b.gated(b.Batch.Commit) }
+
+func (b gatedBatch) Apply() error { return b.gated(b.Batch.Apply) }
+
+func (b gatedBatch) gated(do func() error) error {
 	for range 500 {
 		if b.s.begun.Load() >= b.s.until {
-			return b.Batch.Commit()
+			return do()
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	b.s.waited.Store(true)
-	return b.Batch.Commit()
+	return do()
 }

@@ -118,7 +118,7 @@ func (s *Simulated) Apply(id proto.LaneID, entriesMax int, crash CrashPoint) err
 			if err := l.upkeep(b); err != nil {
 				return err
 			}
-			return b.writes.Commit()
+			return l.keep(b)
 		}
 		if err := l.commitBatch(b); err != nil {
 			return err

@@ -39,7 +39,7 @@ type image struct {
 
 func newNode(w *world, id int) *node {
 	n := &node{
-		id: id, w: w, store: store.NewMemory(), activeMax: proto.Partitions, sent: map[int]proto.Millis{},
+		id: id, w: w, store: store.NewForgetful(), activeMax: proto.Partitions, sent: map[int]proto.Millis{},
 		rate: 1000 + drift*(w.rng.IntN(3)-1), offset: w.rng.IntN(100_000), lag: id > 0 && w.chance(50),
 	}
 	if w.chance(50) {
@@ -76,10 +76,16 @@ func (n *node) up() {
 	n.begin()
 }
 
-// down stops the node as a crash does.
+// down stops the node as a crash does, which takes along some of what was not
+// durable.
 func (n *node) down() {
-	if n.sim != nil {
-		n.sim = nil
+	if n.sim == nil {
+		return
+	}
+	n.sim = nil
+	if lost := n.store.PowerCut(n.w.rng.IntN(1 << n.w.rng.IntN(7))); lost > 0 {
+		n.w.trace("node %d lost %d batches", n.id, lost)
+		n.w.stats.Lost += lost
 	}
 }
 
@@ -138,7 +144,7 @@ func (n *node) collect() {
 
 // copyOf is a store with the same keys.
 func copyOf(m *store.Memory) *store.Memory {
-	c := store.NewMemory()
+	c := store.NewForgetful()
 	snap, b := m.Snapshot(), c.NewBatch()
 	defer snap.Release()
 	err := snap.Scan(nil, nil, func(k, v []byte) (bool, error) { return true, b.Set(k, v) })
@@ -153,6 +159,7 @@ func copyOf(m *store.Memory) *store.Memory {
 
 // image is a snapshot of the node.
 func (n *node) image() *image {
+	n.w.must(n.store.Sync()) // as a backup does
 	x := &image{store: copyOf(n.store), whole: n.sim.Whole()}
 	for l := range proto.LaneID(n.w.lanes) {
 		x.applied = append(x.applied, n.sim.Applied(l))

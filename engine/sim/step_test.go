@@ -426,6 +426,7 @@ func (w *world) fault() {
 		w.trace("node %d restarts", n.id)
 		w.stats.Restarts++
 		w.must(n.sim.Seal())
+		w.must(n.store.Sync())
 		n.down()
 	case k < 70:
 		w.images = append(w.images, n.image())
@@ -467,6 +468,7 @@ func (w *world) purge() {
 		upTo := proto.Offset(1 << 40)
 		for _, n := range w.nodes {
 			n.up()
+			w.must(n.store.Sync()) // as nodes do before they purge
 			upTo = min(upTo, n.sim.Applied(l))
 		}
 		for _, x := range w.images {

@@ -28,7 +28,7 @@ var secret = [16]byte{1}
 type stats struct {
 	Entries, Events, Links, Unlinks, Cuts, OptIns, Erases, Forgets, Everywhere, Defines, Swaps, Ended, Expires int
 	Acks, LeaseWaits, Linked, Refused                                                                          int
-	CrashesStepped, CrashesCommitted, Restarts, Restores, Anew, Packs, Gaps, Fills                             int
+	CrashesStepped, CrashesCommitted, Restarts, Restores, Anew, Packs, Gaps, Fills, Lost                       int
 	Compared, Stale, Verified, Purges, Jumps, Blocks, Carried, Nameless                                        int
 }
 

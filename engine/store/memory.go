@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"slices"
 	"sync"
@@ -11,8 +12,10 @@ import (
 
 // Memory is the in-memory twin of Badger, for tests and the simulation.
 type Memory struct {
-	mu   sync.RWMutex
-	tree *btree.BTreeG[pair]
+	mu        sync.RWMutex
+	tree      *btree.BTreeG[pair]
+	forgetful bool
+	past      []*btree.BTreeG[pair] // before each batch that is not durable, of a forgetful one
 }
 
 type pair struct{ key, value []byte }
@@ -22,8 +25,35 @@ func NewMemory() *Memory {
 	return &Memory{tree: btree.NewBTreeG(func(a, b pair) bool { return bytes.Compare(a.key, b.key) < 0 })}
 }
 
+// pastMax bounds what a forgetful one may lose.
+const pastMax = 100
+
+// NewForgetful is an empty store that loses in a power cut what is not durable.
+func NewForgetful() *Memory {
+	m := NewMemory()
+	m.forgetful = true
+	return m
+}
+
+// PowerCut takes the last batches along, as many as are given and not durable, and
+// says how many.
+func (m *Memory) PowerCut(batches int) (lost int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if lost = min(batches, len(m.past)); lost > 0 {
+		m.tree = m.past[len(m.past)-lost]
+	}
+	m.past = nil
+	return lost
+}
+
 // Sync implements Store.
-func (m *Memory) Sync() error { return nil }
+func (m *Memory) Sync() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.past = nil
+	return nil
+}
 
 // Scrub implements Store: a deleted key leaves nothing.
 func (m *Memory) Scrub() error { return nil }
@@ -51,12 +81,15 @@ func (b *memoryBatch) Delete(key []byte) error {
 
 func (b *memoryBatch) Discard() { b.ops = nil }
 
-// Commit implements Batch: what is in memory does not get more durable.
-func (b *memoryBatch) Commit() error { return b.Apply() }
+func (b *memoryBatch) Commit() error { return errors.Join(b.Apply(), b.m.Sync()) }
 
 func (b *memoryBatch) Apply() error {
 	b.m.mu.Lock()
 	defer b.m.mu.Unlock()
+	if b.m.forgetful {
+		b.m.past = append(b.m.past, b.m.tree.Copy())
+		b.m.past = b.m.past[max(len(b.m.past)-pastMax, 0):]
+	}
 	for _, op := range b.ops {
 		if op.value == nil {
 			b.m.tree.Delete(op)

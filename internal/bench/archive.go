@@ -262,8 +262,10 @@ type present struct {
 	burst  int
 	who    uint32
 	orders map[uint32]int
-	sent   []sent
+	sent   [][]sent // in pieces: one list would be copied when it grows, while look-ups wait for the generator
 }
+
+const sentPiece = 8192
 
 // sent is an event that was sent.
 type sent struct {
@@ -294,7 +296,11 @@ func (p *present) next() (uint32, happened, string) {
 		p.orders[p.who]++
 		x.kind = kindOrder
 	}
-	p.sent = append(p.sent, sent{p.who, x})
+	if n := len(p.sent); n == 0 || len(p.sent[n-1]) == sentPiece {
+		p.sent = append(p.sent, make([]sent, 0, sentPiece))
+	}
+	last := &p.sent[len(p.sent)-1]
+	*last = append(*last, sent{p.who, x})
 	p.number++
 	return p.who, x, fmt.Sprintf("%d-%d", p.first, p.number)
 }

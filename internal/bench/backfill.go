@@ -11,6 +11,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -359,7 +360,7 @@ func (f *filling) compare(ctx context.Context) (memberships int, err error) {
 	}
 	var live []sent
 	for _, p := range f.lives {
-		live = append(live, p.sent...)
+		live = append(live, slices.Concat(p.sent...)...)
 	}
 	f.s.say("comparing %d segments with the plain reading of %d events", len(f.rules), int(f.a.browsers*f.a.each)+len(live))
 	want, unsure, err := f.a.oracle(f.rules, live)
