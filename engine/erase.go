@@ -45,6 +45,16 @@ func (n *Node) EraseBytes(ctx context.Context) (proto.Erased, error) {
 		return out, err
 	}
 	out.Identities = int(n.purgedSoFar())
+	// A lane's snapshot sees what was in the store when it was taken: each is to be of
+	// a store that has all deletions.
+	if err := n.store.Sync(); err != nil {
+		return out, err
+	}
+	for _, l := range n.lanes {
+		if err := l.beatApplied(ctx); err != nil {
+			return out, err
+		}
+	}
 	if err := n.store.Scrub(); err != nil {
 		return out, err
 	}
