@@ -88,11 +88,7 @@ func Open(c Config) (s *Badger, err error) {
 	}
 	s = &Badger{db: db, memTable: int(memTableBytes(c)), layerMax: int(memTableBytes(c)), active: newLayer(), reads: map[uint64]int{}, ended: make(chan struct{})}
 	s.changed = sync.NewCond(&s.mu)
-	s.alarm = time.AfterFunc(SyncEvery, func() {
-		s.mu.Lock()
-		s.changed.Broadcast()
-		s.mu.Unlock()
-	})
+	s.alarm = time.AfterFunc(SyncEvery, s.ring)
 	if err = s.checkFormat(); err == nil {
 		err = s.takeBack()
 	}
@@ -103,6 +99,7 @@ func Open(c Config) (s *Badger, err error) {
 		err = s.Check()
 	}
 	if err != nil {
+		s.alarm.Stop()
 		db.Close()
 		return nil, err
 	}

@@ -54,8 +54,6 @@ func stagedKey(id uint64, n uint32) []byte {
 	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64([]byte{0, 's'}, id), n)
 }
 
-func markerKey(id uint64) []byte { return binary.BigEndian.AppendUint64([]byte{0, 'c'}, id) }
-
 // unstage reads what stage packed.
 func unstage(b []byte, ops []op) ([]op, error) {
 	r := proto.NewReader(b)

@@ -91,6 +91,13 @@ func (s *Badger) apply(ops []op) error {
 	return nil
 }
 
+// ring wakes who waits, when a layer is old.
+func (s *Badger) ring() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changed.Broadcast()
+}
+
 // Sync implements Store.
 func (s *Badger) Sync() error {
 	s.mu.Lock()
