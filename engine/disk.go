@@ -152,6 +152,9 @@ func (n *Node) watchDisk(ctx context.Context) {
 	for {
 		if low := n.disk.low(); low != was {
 			was = low
+			if err := n.store.Sync(); low && err != nil { // nothing is left to be written when it is full
+				n.logger.Error("store", "error", err)
+			}
 			n.logger.Warn("disk space", "refusing_events", low, "free_bytes", n.disk.left(), "reserve_bytes", n.disk.reserve+n.disk.merges)
 		}
 		if !pause(ctx, time.Second) {
@@ -184,7 +187,7 @@ func (l *lane) purgeBySize(ctx context.Context) error {
 		return err
 	}
 	perEntry := info.Bytes/uint64(info.Last-info.First+1) + 1
-	over := proto.Offset((info.Bytes - info.BytesMax/2) / perEntry)
+	over := proto.Offset((info.Bytes - info.BytesMax/16*7) / perEntry) // more than need be: each purge waits for the store
 	upTo := min(info.First+over, l.appliedSequence())
 	if upTo <= info.First {
 		return nil

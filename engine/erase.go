@@ -38,6 +38,9 @@ func (n *Node) EraseBytes(ctx context.Context) (proto.Erased, error) {
 			}
 		}
 	}
+	if err := n.store.Sync(); err != nil { // so that little is left to be written while intake waits
+		return out, err
+	}
 	if out.LogEntries, err = n.eraseLogs(ctx); err != nil {
 		return out, err
 	}
