@@ -152,8 +152,10 @@ func (n *Node) watchDisk(ctx context.Context) {
 	for {
 		if low := n.disk.low(); low != was {
 			was = low
-			if err := n.store.Sync(); low && err != nil { // nothing is left to be written when it is full
-				n.logger.Error("store", "error", err)
+			if low { // nothing is left to be written when it is full
+				if err := n.store.Sync(); err != nil {
+					n.logger.Error("store", "error", err)
+				}
 			}
 			n.logger.Warn("disk space", "refusing_events", low, "free_bytes", n.disk.left(), "reserve_bytes", n.disk.reserve+n.disk.merges)
 		}

@@ -46,8 +46,7 @@ type Config struct {
 // for a commit under way, which Badger's own NewTransaction does.
 type Badger struct {
 	db       *badger.DB
-	memTable int // bytes
-	layerMax int // bytes of a layer
+	memTable int // bytes, and the most of a layer
 
 	atCrashPoint func(left int) // tests only: within a round, with so many operations of it left to write
 
@@ -86,7 +85,7 @@ func Open(c Config) (s *Badger, err error) {
 	if err != nil {
 		return nil, openError(c.Dir, err)
 	}
-	s = &Badger{db: db, memTable: int(memTableBytes(c)), layerMax: int(memTableBytes(c)), active: newLayer(), reads: map[uint64]int{}, ended: make(chan struct{})}
+	s = &Badger{db: db, memTable: int(memTableBytes(c)), active: newLayer(), reads: map[uint64]int{}, ended: make(chan struct{})}
 	s.changed = sync.NewCond(&s.mu)
 	s.alarm = time.AfterFunc(SyncEvery, s.ring)
 	if err = s.checkFormat(); err == nil {
@@ -177,9 +176,8 @@ func formatOp() op { return op{key: formatKey, value: []byte{Format}} }
 func (s *Badger) NewBatch() Batch { return &badgerBatch{s: s} }
 
 type badgerBatch struct {
-	s     *Badger
-	ops   []op
-	bytes int
+	s   *Badger
+	ops []op
 }
 
 func (b *badgerBatch) Set(key, value []byte) error { return b.add(op{key: key, value: value}) }
@@ -191,7 +189,6 @@ func (b *badgerBatch) add(o op) error {
 		return err
 	}
 	b.ops = append(b.ops, o)
-	b.bytes += o.size()
 	return nil
 }
 

@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"encoding/binary"
+	"math"
 	"slices"
 	"time"
 
@@ -21,6 +22,38 @@ import (
 // one timestamp, the last of which notes that timestamp as what counts. What a
 // crash leaves of a round that did not come that far is taken back when the store
 // is opened. So that it can be, Badger keeps what was before until then.
+
+// op is one write of a batch.
+type op struct {
+	key, value []byte
+	delete     bool
+}
+
+func (o op) size() int { return len(o.key) + len(o.value) + opBytes }
+
+func (o op) check() error {
+	if o.size() > OpBytesMax {
+		return proto.Errorf(proto.CodeTooLarge, "a value of %d bytes is too large to be stored: at most %d", len(o.value), OpBytesMax)
+	}
+	return nil
+}
+
+const (
+	opBytes = 32 // what an operation costs beside key and value
+	// A transaction's bounds, two thirds of Badger's own: 15 % of a memtable,
+	// and as many keys as that holds at 88 bytes a node.
+	txnShare    = 10 // percent of a memtable
+	txnKeyBytes = 128
+	// OpBytesMax is the largest operation that a batch may hold, in any store.
+	OpBytesMax = 1 << 20
+)
+
+// txnFits reports whether operations of this number and size fit into one
+// transaction.
+func (s *Badger) txnFits(keys, bytes int) bool {
+	limit := s.memTable * txnShare / 100
+	return bytes <= limit && keys <= limit/txnKeyBytes
+}
 
 // row is what is to be written for a key. A nil value deletes it.
 type row struct{ key, value []byte }
@@ -72,7 +105,7 @@ func (l *layer) ops() []op {
 func (s *Badger) apply(ops []op) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.active.bytes >= s.layerMax && s.frozen != nil && s.failed.Load() == nil {
+	for s.active.bytes >= s.memTable && s.frozen != nil && s.failed.Load() == nil {
 		s.changed.Wait()
 	}
 	if p := s.failed.Load(); p != nil {
@@ -85,7 +118,7 @@ func (s *Badger) apply(ops []op) error {
 	}
 	s.active.add(ops)
 	s.active.upTo = s.applied
-	if s.active.bytes >= s.layerMax {
+	if s.active.bytes >= s.memTable {
 		s.changed.Broadcast()
 	}
 	return nil
@@ -117,7 +150,7 @@ func (s *Badger) Sync() error {
 // due reports whether a round is to be written now. s.mu is held.
 func (s *Badger) due() bool {
 	a := s.active
-	return a.upTo > 0 && (s.wanted > s.synced || a.bytes >= s.layerMax || time.Since(a.began) >= SyncEvery)
+	return a.upTo > 0 && (s.wanted > s.synced || a.bytes >= s.memTable || time.Since(a.began) >= SyncEvery)
 }
 
 // writeRounds writes what was applied until the store is closed or broken.
@@ -163,6 +196,46 @@ func (s *Badger) writeOut(ops []op, ts uint64, done func()) error {
 	s.discardOld()
 	s.changed.Broadcast()
 	return nil
+}
+
+// write commits operations at ts, in as many transactions as it takes.
+func (s *Badger) write(ops []op, ts uint64) error {
+	for len(ops) > 0 {
+		txn := s.db.NewTransactionAt(math.MaxUint64, true)
+		n, size := 0, 0
+		entries := make([]badger.Entry, min(len(ops), entriesSlab))
+		for n < len(ops) && (n == 0 || s.txnFits(n+1, size+ops[n].size())) {
+			if len(entries) == 0 {
+				entries = make([]badger.Entry, entriesSlab)
+			}
+			if err := put(txn, ops[n], &entries[0]); err != nil {
+				txn.Discard()
+				return err
+			}
+			size += ops[n].size()
+			entries = entries[1:]
+			n++
+		}
+		if err := txn.CommitAt(ts, nil); err != nil {
+			return err
+		}
+		if ops = ops[n:]; s.atCrashPoint != nil {
+			s.atCrashPoint(len(ops))
+		}
+	}
+	return nil
+}
+
+// entriesSlab is how many entries of a transaction are allocated at a time.
+const entriesSlab = 256
+
+// put adds an operation to txn, which keeps e.
+func put(txn *badger.Txn, o op, e *badger.Entry) error {
+	if o.delete {
+		return txn.Delete(o.key)
+	}
+	e.Key, e.Value = o.key, o.value
+	return txn.SetEntry(e)
 }
 
 var countsKey = []byte{0, 'd'}
