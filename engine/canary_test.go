@@ -3,6 +3,7 @@ package engine_test
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -153,6 +154,33 @@ func wantClean(t *testing.T, n *engine.Node, r proto.Receipt) proto.ReceiptCheck
 		t.Errorf("receipt: %+v %v", check, err)
 	}
 	return check
+}
+
+// What a node that is killed had applied last is not in its store. Where that is
+// the opt-out, a receipt held against the directory does not look broken; and the
+// node makes it good once it is started.
+func TestReceiptAfterKill(t *testing.T) {
+	dir, killed := t.TempDir(), filepath.Join(t.TempDir(), "killed")
+	n := testNode(t, dir)
+	flock(t, n, acme(t, n))
+	if err := n.Backup(t.Context(), io.Discard); err != nil { // the store has it then
+		t.Fatal(err)
+	}
+	r := optOut(t, n, canary, false)
+	if err := os.CopyFS(killed, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	closeNode(t, n)
+	c := engine.Config{Dir: killed, LogBytesMax: 64 << 20}
+	if x, err := engine.CheckReceipt(t.Context(), c, r); proto.CodeOf(err) != proto.CodeUnavailable {
+		t.Fatalf("before a start: %+v %v", x, err)
+	}
+	n = testNode(t, killed)
+	shownNowhere(t, n, acme(t, n), &bytes.Buffer{})
+	closeNode(t, n)
+	if x, err := engine.CheckReceipt(t.Context(), c, r); err != nil || !x.Clean || !x.Signature {
+		t.Errorf("after a start: %+v %v", x, err)
+	}
 }
 
 // restoreOld restores a backup from before the opt-out: refused without a

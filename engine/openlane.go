@@ -95,14 +95,6 @@ func (n *Node) judged(r identity.Rules) identity.Rules {
 	return r
 }
 
-// baseOf is the base of the lane's record in a snapshot.
-func (l *lane) baseOf(snap store.Snapshot) uint64 {
-	if l.loadRecord(snap) != nil {
-		return 0
-	}
-	return l.record.Base
-}
-
 // loadRecord reads the lane's record.
 func (l *lane) loadRecord(snap store.Snapshot) error {
 	l.record = &pb.LaneRecord{Version: 1, Logic: logicVersion, NextOrdinal: make([]uint32, proto.Partitions)}

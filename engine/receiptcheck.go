@@ -56,6 +56,8 @@ func (n *Node) CheckReceipt(ctx context.Context, r proto.Receipt) (proto.Receipt
 }
 
 // CheckReceipt is the same over a data directory on which no node runs.
+// CodeUnavailable if it finds something and the node ended without being stopped:
+// what it had applied last may not be in its store.
 func CheckReceipt(ctx context.Context, c Config, r proto.Receipt) (proto.ReceiptCheck, error) {
 	if err := c.Validate(); err != nil {
 		return proto.ReceiptCheck{}, err
@@ -77,29 +79,47 @@ func CheckReceipt(ctx context.Context, c Config, r proto.Receipt) (proto.Receipt
 	if err := x.search(ctx, slices.Repeat([]store.Snapshot{snap}, n.config.Lanes)); err != nil {
 		return proto.ReceiptCheck{}, err
 	}
-	info, base, err := n.storedLog(ctx, snap, x.hash)
+	own, behind, err := n.storedLog(ctx, snap, x.hash)
 	if err != nil {
 		return proto.ReceiptCheck{}, err
 	}
-	return x.conclude(info, base), nil
+	check := x.conclude(own.Info, own.base)
+	if !check.Clean && behind {
+		return check, proto.Errorf(proto.CodeUnavailable, "the node ended without being stopped, and its store has not taken in all that its log holds: start it, stop it, and check again")
+	}
+	return check, nil
 }
 
 // storedLog is what the log of an identity's lane holds, of a node that does
-// not run.
-func (n *Node) storedLog(ctx context.Context, snap store.Snapshot, h proto.IdentityHash) (log.Info, uint64, error) {
+// not run, and whether a lane's log has more than its store applied.
+func (n *Node) storedLog(ctx context.Context, snap store.Snapshot, h proto.IdentityHash) (own storedLane, behind bool, err error) {
 	c := n.config
 	lg, err := log.Open(ctx, log.Config{Dir: c.logDir(), URL: c.NATSURL, Lanes: c.Lanes, MaxBytes: c.LogBytesMax, Name: c.Node, Logger: c.Logger})
 	if err != nil {
-		return log.Info{}, 0, err
+		return own, false, err
 	}
 	defer lg.Close()
-	id := n.laneIDs[h.Partition()]
-	info, err := lg.Lane(id).Info(ctx)
-	if err != nil {
-		return info, 0, err
+	for id := range proto.LaneID(c.Lanes) {
+		l := &lane{id: id}
+		info, err := lg.Lane(id).Info(ctx)
+		if err == nil {
+			err = l.loadRecord(snap)
+		}
+		if err != nil {
+			return own, false, err
+		}
+		behind = behind || uint64(info.Last)+l.record.Base > l.record.Offset
+		if id == n.laneIDs[h.Partition()] {
+			own = storedLane{info, l.record.Base}
+		}
 	}
-	l := &lane{id: id, node: n, rules: newLaneRules(), bitmaps: segments.NewBitmaps()}
-	return info, l.baseOf(snap), nil
+	return own, behind, nil
+}
+
+// storedLane is a lane's log and where its store counts it from.
+type storedLane struct {
+	log.Info
+	base uint64
 }
 
 // receiptCheck is a search for one identity.

@@ -25,6 +25,11 @@ const (
 	memTable     = 64 << 20
 	level0Tables = 10 // before they are merged with what is below; twice as many are waited for
 	baseLevel    = level0Tables * memTable
+
+	// What is applied may take twice of this before it is written: while a layer is,
+	// the next one fills.
+	layerMax      = memTable
+	layerMaxSmall = 4 << 20 // what is left of a small disk must do for both
 )
 
 // MergeRoom is what large merges may take of the disk besides: level 0, and a level
@@ -45,8 +50,8 @@ type Config struct {
 // managed mode: commit timestamps are ours, so that opening a snapshot never waits
 // for a commit under way, which Badger's own NewTransaction does.
 type Badger struct {
-	db       *badger.DB
-	memTable int // bytes, and the most of a layer
+	db                 *badger.DB
+	memTable, layerMax int // bytes
 
 	atCrashPoint func(left int) // tests only: within a round, with so many operations of it left to write
 
@@ -64,6 +69,8 @@ type Badger struct {
 	synced  uint64     // of them are durable
 	wanted  uint64     // of them are to be durable now
 	closing bool
+
+	readsMu sync.Mutex     // a snapshot ends without waiting for what is being applied
 	reads   map[uint64]int // timestamps of snapshots in use
 }
 
@@ -85,7 +92,10 @@ func Open(c Config) (s *Badger, err error) {
 	if err != nil {
 		return nil, openError(c.Dir, err)
 	}
-	s = &Badger{db: db, memTable: int(memTableBytes(c)), active: newLayer(), reads: map[uint64]int{}, ended: make(chan struct{})}
+	s = &Badger{db: db, memTable: int(memTableBytes(c)), layerMax: layerMax, active: newLayer(), reads: map[uint64]int{}, ended: make(chan struct{})}
+	if c.Small {
+		s.layerMax = layerMaxSmall
+	}
 	s.changed = sync.NewCond(&s.mu)
 	s.alarm = time.AfterFunc(SyncEvery, s.ring)
 	if err = s.checkFormat(); err == nil {
@@ -209,8 +219,10 @@ func (b *badgerBatch) Commit() error {
 }
 
 // discardOld lets Badger drop versions that no snapshot can see, nor what the next
-// round may be taken back to. s.mu is held.
+// round may be taken back to.
 func (s *Badger) discardOld() {
+	s.readsMu.Lock()
+	defer s.readsMu.Unlock()
 	oldest := s.durable.Load()
 	for ts := range s.reads {
 		oldest = min(oldest, ts)
@@ -234,8 +246,10 @@ func (s *Badger) Snapshot() Snapshot {
 
 // written is the store as of the last round. s.mu is held.
 func (s *Badger) written() *badgerSnapshot {
-	ts := s.durable.Load()
+	ts := s.durable.Load() // it stays until s.mu is free
+	s.readsMu.Lock()
 	s.reads[ts]++
+	s.readsMu.Unlock()
 	return &badgerSnapshot{s: s, ts: ts, txn: s.db.NewTransactionAt(ts, false)}
 }
 
@@ -325,11 +339,11 @@ func recoverCorrupt(err *error) {
 func (r *badgerSnapshot) Release() {
 	r.once.Do(func() {
 		r.txn.Discard()
-		r.s.mu.Lock()
-		defer r.s.mu.Unlock()
+		r.s.readsMu.Lock()
 		if r.s.reads[r.ts]--; r.s.reads[r.ts] == 0 {
 			delete(r.s.reads, r.ts)
 		}
+		r.s.readsMu.Unlock()
 		r.s.discardOld()
 	})
 }

@@ -43,15 +43,15 @@ func (s *Badger) recoverStaged() error {
 			return false, corrupt(errors.New("a staged batch's marker is malformed"), "open store")
 		}
 		ops, err := readStaged(snap, binary.BigEndian.Uint64(k[2:]))
-		l.add(ops)
-		l.add([]op{{key: k, delete: true}})
+		l.add(rowsOf(ops))
+		l.add(rowsOf([]op{{key: k, delete: true}}))
 		return true, err
 	})
 	if err != nil {
 		return err
 	}
 	err = snap.Scan([]byte{0, 's'}, nil, func(k, _ []byte) (bool, error) {
-		l.add([]op{{key: k, delete: true}})
+		l.add(rowsOf([]op{{key: k, delete: true}}))
 		return true, nil
 	})
 	if err != nil || l.rows.Len() == 0 {

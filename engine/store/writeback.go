@@ -75,18 +75,27 @@ func newLayer() *layer {
 	return &layer{rows: btree.NewBTreeGOptions(less, btree.Options{NoLocks: true, Degree: layerDegree})}
 }
 
-// add copies operations into the layer.
-func (l *layer) add(ops []op) {
-	for _, o := range ops {
+// rowsOf copies operations.
+func rowsOf(ops []op) []row {
+	list := make([]row, len(ops))
+	for i, o := range ops {
 		kept := make([]byte, len(o.key)+len(o.value))
 		copy(kept[copy(kept, o.key):], o.value)
-		r := row{key: kept[:len(o.key):len(o.key)]}
+		list[i].key = kept[:len(o.key):len(o.key)]
 		if !o.delete {
-			r.value = kept[len(o.key):]
+			list[i].value = kept[len(o.key):]
 		}
-		l.bytes += o.size()
+	}
+	return list
+}
+
+func (r row) op() op { return op{key: r.key, value: r.value, delete: r.value == nil} }
+
+func (l *layer) add(rows []row) {
+	for _, r := range rows {
+		l.bytes += r.op().size()
 		if old, replaced := l.rows.Set(r); replaced {
-			l.bytes -= op{key: old.key, value: old.value}.size()
+			l.bytes -= old.op().size()
 		}
 	}
 }
@@ -95,7 +104,7 @@ func (l *layer) add(ops []op) {
 func (l *layer) ops() []op {
 	ops := make([]op, 0, l.rows.Len()+1)
 	l.rows.Scan(func(r row) bool {
-		ops = append(ops, op{key: r.key, value: r.value, delete: r.value == nil})
+		ops = append(ops, r.op())
 		return true
 	})
 	return ops
@@ -103,9 +112,10 @@ func (l *layer) ops() []op {
 
 // apply lets snapshots see operations.
 func (s *Badger) apply(ops []op) error {
+	rows := rowsOf(ops)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.active.bytes >= s.memTable && s.frozen != nil && s.failed.Load() == nil {
+	for s.active.bytes >= s.layerMax && s.frozen != nil && s.failed.Load() == nil {
 		s.changed.Wait()
 	}
 	if p := s.failed.Load(); p != nil {
@@ -116,9 +126,9 @@ func (s *Badger) apply(ops []op) error {
 		s.active.began = time.Now()
 		s.alarm.Reset(SyncEvery)
 	}
-	s.active.add(ops)
+	s.active.add(rows)
 	s.active.upTo = s.applied
-	if s.active.bytes >= s.memTable {
+	if s.active.bytes >= s.layerMax {
 		s.changed.Broadcast()
 	}
 	return nil
@@ -150,7 +160,7 @@ func (s *Badger) Sync() error {
 // due reports whether a round is to be written now. s.mu is held.
 func (s *Badger) due() bool {
 	a := s.active
-	return a.upTo > 0 && (s.wanted > s.synced || a.bytes >= s.memTable || time.Since(a.began) >= SyncEvery)
+	return a.upTo > 0 && (s.wanted > s.synced || a.bytes >= s.layerMax || time.Since(a.began) >= SyncEvery)
 }
 
 // writeRounds writes what was applied until the store is closed or broken.
@@ -168,8 +178,7 @@ func (s *Badger) writeRounds() {
 		s.frozen, s.active = s.active, newLayer()
 		l := s.frozen
 		s.mu.Unlock()
-		err := s.writeOut(l.ops(), s.durable.Load()+1, func() { s.frozen, s.synced = nil, l.upTo })
-		if err != nil {
+		if err := s.writeOut(l.ops(), s.durable.Load()+1, func() { s.frozen, s.synced = nil, l.upTo }); err != nil {
 			err = proto.Errorf(proto.CodeUnavailable, "store commit failed, the node must stop applying: check the disk, then restart: %w", err)
 			s.mu.Lock()
 			s.failed.CompareAndSwap(nil, &err)
@@ -182,7 +191,8 @@ func (s *Badger) writeRounds() {
 
 // writeOut writes operations, of one key at most one each, as a round at ts, later
 // than all before, and calls done, with s.mu held, once they count.
-func (s *Badger) writeOut(ops []op, ts uint64, done func()) error {
+func (s *Badger) writeOut(ops []op, ts uint64, done func()) (err error) {
+	defer recoverCorrupt(&err) // Badger panics on some damaged files
 	s.writing.RLock()
 	defer s.writing.RUnlock()
 	ops = append(ops, op{key: countsKey, value: binary.BigEndian.AppendUint64(nil, ts)})
