@@ -216,8 +216,15 @@ func TestAudienceCountsListsInUnions(t *testing.T) {
 			sets[id].Add(o)
 		}
 	}
+	sets["full"], sets["rare"] = roaring.New(), roaring.New()
+	for o := uint32(0); o < 60_000; o += 3 { // as a bitmap, which is copied over what is there
+		sets["full"].Add(o + o/30_000)
+		if o%150 == 0 {
+			sets["rare"].Add(o)
+		}
+	}
 	get := func(id proto.SegmentID) *roaring.Bitmap { return sets[id] }
-	for _, text := range []string{"(a|b)&c&!d", "(a|b)&(c|d)&e", "a&(b|c&(d|e))&!c", "a&!(b|c)&(d|e)", "(a|b)&gone", "(gone|none)&a", "a&b", "a&b&e", "a&gone", "a&!b"} {
+	for _, text := range []string{"(a|full)&b", "(full|a)&b", "(a|b|full|c)&d", "(a|b)&c&!rare", "(a|b)&!rare&!full", "(a|rare)&full&!b", "(a|b)&c&!d", "(a|b)&(c|d)&e", "a&(b|c&(d|e))&!c", "a&!(b|c)&(d|e)", "(a|b)&gone", "(gone|none)&a", "a&b", "a&b&e", "a&gone", "a&!b"} {
 		a, err := segments.ParseAudience(text)
 		if err != nil {
 			t.Fatal(err)

@@ -179,13 +179,19 @@ func (d *dense) fill(n *audienceNode, level int) []uint64 {
 	for _, kid := range n.kids[1:] {
 		switch {
 		case kid.op == audienceNot:
-			for i, w := range d.fill(kid.kids[0], level+1) {
+			if kid = kid.kids[0]; kid.op == audienceName && d.few(d.get(kid.id)) {
+				d.takeOut(out, d.get(kid.id))
+				continue
+			}
+			for i, w := range d.fill(kid, level+1) {
 				out[i] &^= w
 			}
 		case n.op == audienceAnd:
 			for i, w := range d.fill(kid, level+1) {
 				out[i] &= w
 			}
+		case kid.op == audienceName && adds(d.get(kid.id)):
+			d.get(kid.id).WriteDenseTo(out)
 		default:
 			for i, w := range d.fill(kid, level+1) {
 				out[i] |= w
@@ -193,6 +199,27 @@ func (d *dense) fill(n *audienceNode, level int) []uint64 {
 		}
 	}
 	return out
+}
+
+// adds reports whether WriteDenseTo sets the bits of b and leaves others: it copies
+// containers that are bitmaps over what is there.
+func adds(b *roaring.Bitmap) bool { return b != nil && b.Stats().BitmapContainers == 0 }
+
+// few reports whether b is faster gone through than laid out as words.
+func (d *dense) few(b *roaring.Bitmap) bool {
+	return b != nil && b.GetCardinality() < uint64(d.words)/2
+}
+
+func (d *dense) takeOut(words []uint64, b *roaring.Bitmap) {
+	for it := b.ManyIterator(); ; {
+		n := it.NextMany(d.some[:])
+		if n == 0 {
+			return
+		}
+		for _, v := range d.some[:n] {
+			words[v>>6] &^= 1 << (v & 63)
+		}
+	}
 }
 
 func (d *dense) load(id proto.SegmentID, level int) []uint64 {
