@@ -121,7 +121,9 @@ var errLanesBehind = proto.Errorf(proto.CodeUnavailable, "lanes of this node are
 // gives how many control records there were then.
 func (n *Node) backupStore(ctx context.Context, w io.Writer) (last uint64, err error) {
 	for began := time.Now(); ; {
-		last, err = n.backupStoreNow(w)
+		if err = n.lookWhole(n.store.Snapshot()); err == nil { // before the store is made durable for it
+			last, err = n.backupStoreNow(w)
+		}
 		if err != errLanesBehind || time.Since(began) > backupWait || !pause(ctx, backupAgain) {
 			return last, err
 		}
@@ -133,10 +135,7 @@ func (n *Node) backupStoreNow(w io.Writer) (last uint64, err error) {
 	unlock := sync.OnceFunc(n.swapping.Unlock)
 	defer unlock()
 	err = n.store.Backup(w, func(snap store.Snapshot) error {
-		whole, err := n.wholeIn(snap)
-		if err == nil && !whole {
-			err = errLanesBehind
-		}
+		err := n.wholeIn(snap)
 		last = n.registry.last()
 		unlock()
 		return err
@@ -144,25 +143,31 @@ func (n *Node) backupStoreNow(w io.Writer) (last uint64, err error) {
 	return last, err
 }
 
-// wholeIn reports whether all that lanes have taken in from one another was sent,
-// by a snapshot. Of a node alone that is always so. In a cluster a faster node may
-// have sent it of a lane that this node has not applied as far.
-func (n *Node) wholeIn(snap store.Snapshot) (bool, error) {
+// lookWhole is wholeIn of a snapshot that it releases.
+func (n *Node) lookWhole(snap store.Snapshot) error {
+	defer snap.Release()
+	return n.wholeIn(snap)
+}
+
+// wholeIn is errLanesBehind unless all that lanes have taken in from one another was
+// sent, by a snapshot. Of a node alone that is always so. In a cluster a faster node
+// may have sent it of a lane that this node has not applied as far.
+func (n *Node) wholeIn(snap store.Snapshot) error {
 	lanes := make([]*lane, n.config.Lanes)
 	for id := range lanes {
 		lanes[id] = &lane{id: proto.LaneID(id), node: n, record: &pb.LaneRecord{}}
 		if err := lanes[id].loadGraph(snap); err != nil {
-			return false, err
+			return err
 		}
 	}
 	for from, l := range lanes {
 		for to := range lanes {
 			if to != from && lanes[to].graph.Applied[from] > l.graph.Outbox[to].Last() {
-				return false, nil
+				return errLanesBehind
 			}
 		}
 	}
-	return true, nil
+	return nil
 }
 
 // readerUntil reads until ctx ends.

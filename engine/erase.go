@@ -32,10 +32,8 @@ func (n *Node) EraseBytes(ctx context.Context) (proto.Erased, error) {
 		return out, err
 	}
 	for range 2 {
-		for _, l := range n.lanes {
-			if err := l.beatApplied(ctx); err != nil {
-				return out, err
-			}
+		if err := n.beatsApplied(ctx); err != nil {
+			return out, err
 		}
 	}
 	if err := n.store.Sync(); err != nil { // so that little is left to be written while intake waits
@@ -53,10 +51,8 @@ func (n *Node) EraseBytes(ctx context.Context) (proto.Erased, error) {
 	if err := n.store.Sync(); err != nil {
 		return out, err
 	}
-	for _, l := range n.lanes {
-		if err := l.beatApplied(ctx); err != nil {
-			return out, err
-		}
+	if err := n.beatsApplied(ctx); err != nil {
+		return out, err
 	}
 	if err := n.store.Scrub(); err != nil {
 		return out, err
@@ -70,6 +66,16 @@ func (n *Node) purgedSoFar() (sum uint64) {
 		sum += l.graphed.cuts.Load()
 	}
 	return sum
+}
+
+// beatsApplied sends a beat into each lane and returns when they are applied.
+func (n *Node) beatsApplied(ctx context.Context) error {
+	for _, l := range n.lanes {
+		if err := l.beatApplied(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // beatApplied sends a beat and returns when it is applied.
