@@ -2,6 +2,8 @@ package engine_test
 
 import (
 	"bytes"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -15,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"kith/engine"
+	"kith/engine/store"
 	"kith/proto"
 )
 
@@ -175,12 +178,49 @@ func TestReceiptAfterKill(t *testing.T) {
 	if x, err := engine.CheckReceipt(t.Context(), c, r); proto.CodeOf(err) != proto.CodeUnavailable {
 		t.Fatalf("before a start: %+v %v", x, err)
 	}
+	plant(t, filepath.Join(killed, "store"), filepath.Join(dir, "store"), r)
+	c.Dir = dir
+	if x, err := engine.CheckReceipt(t.Context(), c, r); err != nil || x.Clean {
+		t.Errorf("what is left after the opt-out is not found: %+v %v", x, err)
+	}
+	c.Dir = killed
 	n = testNode(t, killed)
 	shownNowhere(t, n, acme(t, n), &bytes.Buffer{})
 	closeNode(t, n)
 	if x, err := engine.CheckReceipt(t.Context(), c, r); err != nil || !x.Clean || !x.Signature {
 		t.Errorf("after a start: %+v %v", x, err)
 	}
+}
+
+// plant puts what a store has of a receipt's identity into another one.
+func plant(t *testing.T, from, to string, r proto.Receipt) {
+	t.Helper()
+	hash, err := hex.DecodeString(r.IdentityHash)
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, target := testStore(t, from), testStore(t, to)
+	snap, batch, rows := source.Snapshot(), target.NewBatch(), 0
+	err = snap.Scan([]byte{'N'}, nil, func(k, v []byte) (bool, error) {
+		if !bytes.Contains(k, hash) {
+			return true, nil
+		}
+		rows++
+		return true, batch.Set(bytes.Clone(k), bytes.Clone(v))
+	})
+	snap.Release()
+	if err := errors.Join(err, batch.Commit(), source.Close(), target.Close()); err != nil || rows == 0 {
+		t.Fatalf("%d rows planted: %v", rows, err)
+	}
+}
+
+func testStore(t *testing.T, dir string) *store.Badger {
+	t.Helper()
+	s, err := store.Open(store.Config{Dir: dir, Small: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 // restoreOld restores a backup from before the opt-out: refused without a

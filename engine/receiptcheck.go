@@ -56,8 +56,8 @@ func (n *Node) CheckReceipt(ctx context.Context, r proto.Receipt) (proto.Receipt
 }
 
 // CheckReceipt is the same over a data directory on which no node runs.
-// CodeUnavailable if it finds something and the node ended without being stopped:
-// what it had applied last may not be in its store.
+// CodeUnavailable if it finds something because the node ended without being
+// stopped, before its store had all that the receipt is of.
 func CheckReceipt(ctx context.Context, c Config, r proto.Receipt) (proto.ReceiptCheck, error) {
 	if err := c.Validate(); err != nil {
 		return proto.ReceiptCheck{}, err
@@ -79,47 +79,49 @@ func CheckReceipt(ctx context.Context, c Config, r proto.Receipt) (proto.Receipt
 	if err := x.search(ctx, slices.Repeat([]store.Snapshot{snap}, n.config.Lanes)); err != nil {
 		return proto.ReceiptCheck{}, err
 	}
-	own, behind, err := n.storedLog(ctx, snap, x.hash)
+	info, base, err := n.storedLog(ctx, snap, x.hash)
 	if err != nil {
 		return proto.ReceiptCheck{}, err
 	}
-	check := x.conclude(own.Info, own.base)
-	if !check.Clean && behind {
-		return check, proto.Errorf(proto.CodeUnavailable, "the node ended without being stopped, and its store has not taken in all that its log holds: start it, stop it, and check again")
+	check := x.conclude(info, base)
+	if !check.Clean {
+		err = n.hasApplied(snap, r.Position)
 	}
-	return check, nil
+	return check, err
+}
+
+// hasApplied is CodeUnavailable if the store has not come to a receipt's position.
+func (n *Node) hasApplied(snap store.Snapshot, position string) error {
+	p, err := proto.ParsePosition(position)
+	if err != nil {
+		return err
+	}
+	for id, at := range p {
+		l := &lane{id: id}
+		if err := l.loadRecord(snap); err != nil {
+			return err
+		}
+		if proto.Offset(l.record.Offset) < at {
+			return proto.Errorf(proto.CodeUnavailable, "the node ended without being stopped, and its store has not taken in what the receipt is of: start it, stop it, and check again")
+		}
+	}
+	return nil
 }
 
 // storedLog is what the log of an identity's lane holds, of a node that does
-// not run, and whether a lane's log has more than its store applied.
-func (n *Node) storedLog(ctx context.Context, snap store.Snapshot, h proto.IdentityHash) (own storedLane, behind bool, err error) {
+// not run, and from where its store counts it.
+func (n *Node) storedLog(ctx context.Context, snap store.Snapshot, h proto.IdentityHash) (info log.Info, base uint64, err error) {
 	c := n.config
 	lg, err := log.Open(ctx, log.Config{Dir: c.logDir(), URL: c.NATSURL, Lanes: c.Lanes, MaxBytes: c.LogBytesMax, Name: c.Node, Logger: c.Logger})
 	if err != nil {
-		return own, false, err
+		return info, 0, err
 	}
 	defer lg.Close()
-	for id := range proto.LaneID(c.Lanes) {
-		l := &lane{id: id}
-		info, err := lg.Lane(id).Info(ctx)
-		if err == nil {
-			err = l.loadRecord(snap)
-		}
-		if err != nil {
-			return own, false, err
-		}
-		behind = behind || uint64(info.Last)+l.record.Base > l.record.Offset
-		if id == n.laneIDs[h.Partition()] {
-			own = storedLane{info, l.record.Base}
-		}
+	l := &lane{id: n.laneIDs[h.Partition()]}
+	if info, err = lg.Lane(l.id).Info(ctx); err == nil {
+		err = l.loadRecord(snap)
 	}
-	return own, behind, nil
-}
-
-// storedLane is a lane's log and where its store counts it from.
-type storedLane struct {
-	log.Info
-	base uint64
+	return info, l.record.GetBase(), err
 }
 
 // receiptCheck is a search for one identity.
