@@ -1,6 +1,7 @@
 package segments
 
 import (
+	"iter"
 	"math"
 	"math/bits"
 	"slices"
@@ -81,13 +82,20 @@ func listed(b *roaring.Bitmap) bool {
 
 // countIn is how many of b are in words, which reach as far as b does.
 func (d *dense) countIn(words []uint64, b *roaring.Bitmap) (count uint64) {
-	for it := b.ManyIterator(); ; {
-		n := it.NextMany(d.some[:])
-		if n == 0 {
-			return count
-		}
-		for _, v := range d.some[:n] {
+	for part := range d.parts(b) {
+		for _, v := range part {
 			count += words[v>>6] >> (v & 63) & 1
+		}
+	}
+	return count
+}
+
+// parts goes through b, as many at a time as some holds.
+func (d *dense) parts(b *roaring.Bitmap) iter.Seq[[]uint32] {
+	return func(yield func([]uint32) bool) {
+		it := b.ManyIterator()
+		for n := it.NextMany(d.some[:]); n > 0 && yield(d.some[:n]); {
+			n = it.NextMany(d.some[:])
 		}
 	}
 }
@@ -103,15 +111,12 @@ func (d *dense) countMarked(a, b *roaring.Bitmap, words int) uint64 {
 	}
 	a.WriteDenseTo(d.marks)
 	count := d.countIn(d.marks, b)
-	for it := a.ManyIterator(); ; {
-		n := it.NextMany(d.some[:])
-		if n == 0 {
-			return count
-		}
-		for _, v := range d.some[:n] {
+	for part := range d.parts(a) {
+		for _, v := range part {
 			d.marks[v>>6] = 0
 		}
 	}
+	return count
 }
 
 // mergeSkewMax is how much larger one list may be than another if they are merged
@@ -211,12 +216,8 @@ func (d *dense) few(b *roaring.Bitmap) bool {
 }
 
 func (d *dense) takeOut(words []uint64, b *roaring.Bitmap) {
-	for it := b.ManyIterator(); ; {
-		n := it.NextMany(d.some[:])
-		if n == 0 {
-			return
-		}
-		for _, v := range d.some[:n] {
+	for part := range d.parts(b) {
+		for _, v := range part {
 			words[v>>6] &^= 1 << (v & 63)
 		}
 	}

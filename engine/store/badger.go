@@ -92,10 +92,7 @@ func Open(c Config) (s *Badger, err error) {
 	if err != nil {
 		return nil, openError(c.Dir, err)
 	}
-	s = &Badger{db: db, memTable: int(memTableBytes(c)), layerMax: layerMax, active: newLayer(), reads: map[uint64]int{}, ended: make(chan struct{})}
-	if c.Small {
-		s.layerMax = layerMaxSmall
-	}
+	s = &Badger{db: db, memTable: int(memTableBytes(c)), layerMax: layerBytes(c), active: newLayer(), reads: map[uint64]int{}, ended: make(chan struct{})}
 	s.changed = sync.NewCond(&s.mu)
 	s.alarm = time.AfterFunc(SyncEvery, s.ring)
 	if err = s.checkFormat(); err == nil {
@@ -121,6 +118,13 @@ func memTableBytes(c Config) int64 {
 		return 16 << 20
 	}
 	return memTable
+}
+
+func layerBytes(c Config) int {
+	if c.Small {
+		return layerMaxSmall
+	}
+	return layerMax
 }
 
 func badgerOptions(c Config) badger.Options {

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 
@@ -44,14 +45,14 @@ func (s *Badger) recoverStaged() error {
 		}
 		ops, err := readStaged(snap, binary.BigEndian.Uint64(k[2:]))
 		l.add(rowsOf(ops))
-		l.add(rowsOf([]op{{key: k, delete: true}}))
+		l.add([]row{{key: bytes.Clone(k)}})
 		return true, err
 	})
 	if err != nil {
 		return err
 	}
 	err = snap.Scan([]byte{0, 's'}, nil, func(k, _ []byte) (bool, error) {
-		l.add(rowsOf([]op{{key: k, delete: true}}))
+		l.add([]row{{key: bytes.Clone(k)}})
 		return true, nil
 	})
 	if err != nil || l.rows.Len() == 0 {
