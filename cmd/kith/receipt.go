@@ -74,7 +74,8 @@ func newReceiptVerifyCommand(c *connection) *cobra.Command {
 		Long: `Checks the signature of a receipt, by the key of the node or of --public-key, and then
 that nothing is left of what it says is gone: it asks a running node, or looks into a
 data directory on which no node runs with --data. FILE is what kith optout printed, or -
-for standard input. Exit code 1: the signature is bad, or something was found.`,
+for standard input. Exit code 1: the signature is bad, or something was found. After
+a node was killed its directory may not have taken the opt-out in: start it once.`,
 		Example: `  kith receipt verify receipt.json --key demo-key
   kith receipt verify receipt.json --data ./kith-data
   kith receipt verify receipt.json --offline --public-key HEX`,
