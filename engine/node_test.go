@@ -16,6 +16,15 @@ import (
 // testNode opens a node over dir with a client "acme".
 func testNode(t *testing.T, dir string, change ...func(*engine.Config)) *engine.Node {
 	t.Helper()
+	n, err := openNode(t, dir, change...)
+	if err != nil {
+		t.Fatalf("open node: %v", err)
+	}
+	return n
+}
+
+func openNode(t *testing.T, dir string, change ...func(*engine.Config)) (*engine.Node, error) {
+	t.Helper()
 	c := engine.Config{
 		Dir: dir, LogBytesMax: 64 << 20, DiskReserve: 1 << 20, SmallStore: true,
 		Boot: []engine.BootKey{{Client: "acme", Role: proto.RoleClient, SHA256: sha256.Sum256([]byte("key"))}},
@@ -25,11 +34,7 @@ func testNode(t *testing.T, dir string, change ...func(*engine.Config)) *engine.
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	n, err := engine.Open(ctx, c)
-	if err != nil {
-		t.Fatalf("open node: %v", err)
-	}
-	return n
+	return engine.Open(ctx, c)
 }
 
 func acme(t *testing.T, n *engine.Node) proto.ClientInfo {
