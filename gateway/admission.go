@@ -18,11 +18,24 @@ type admission struct {
 	exempt   bool
 	secret   []byte
 	now      proto.Millis
-	stored   proto.Identity // the browser, once an event named it
+	stored   proto.Identity // the browser, once something of an event that named it is kept
+	naming   proto.Identity // the browser, if the event at hand names it
 	minted   proto.Identity // made for this request, if there was no cookie
 	stat     proto.Identity // for events that name nobody, if there was none
 	network  proto.NetworkKey
 	unproven int
+
+	memberships Memberships // of client, if it is known
+	client      proto.ClientInfo
+}
+
+// out reports whether a device is opted out. Where that is not known, the log decides.
+func (a *admission) out(device proto.Identity) bool {
+	if a.memberships == nil {
+		return false
+	}
+	seen, err := a.memberships.Seen(a.client, device)
+	return err == nil && seen.OptedOut
 }
 
 func (a *admission) browser() proto.Identity {
@@ -37,6 +50,7 @@ func (a *admission) browser() proto.Identity {
 
 // admit replaces the identities of d by those that count, or refuses it.
 func (a *admission) admit(d *draft) {
+	a.naming = ""
 	if a.visit.signal != "" {
 		d.refuse(proto.CodeOptedOut, "nothing is stored: a signal is against it ("+a.visit.signal+")")
 		return
@@ -56,6 +70,10 @@ func (a *admission) admit(d *draft) {
 			if d.lmt {
 				continue
 			}
+			if a.out(id) {
+				d.refuse(proto.CodeOptedOut, "nothing is stored: the device is opted out")
+				return
+			}
 			device = true
 		default:
 			if proto.Made(id) || !a.exempt && (kind != "account" || !proven(a.secret, accountClaim(id, a.browser()), d.proof, a.now)) {
@@ -70,7 +88,7 @@ func (a *admission) admit(d *draft) {
 		// Nothing is kept of the browser that is offered a cookie: if it takes it, the
 		// next event is that browser's.
 		d.event.Identities = append(d.event.Identities[:0], a.stat)
-		a.stored = a.browser()
+		a.naming = a.browser()
 		return
 	case browser || device && a.visit.browser == "":
 		kept = kept[1:]
@@ -86,10 +104,17 @@ func (a *admission) admit(d *draft) {
 	}
 	d.event.Identities = append(d.event.Identities[:0], kept...)
 	if browser {
-		a.stored = a.browser()
+		a.naming = a.browser()
 	}
 	if first := kept[0]; first != a.minted && !d.lmt && remembersNetworks(first) {
 		d.event.Network = a.network
+	}
+}
+
+// took notes that the event at hand is kept.
+func (a *admission) took() {
+	if a.naming != "" {
+		a.stored = a.naming
 	}
 }
 

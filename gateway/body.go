@@ -6,6 +6,9 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -21,34 +24,89 @@ func (g *Gateway) readBody(w http.ResponseWriter, r *http.Request, dst []byte) (
 // readBodyUpTo appends the request's body, decompressed, to dst. Neither the
 // sent nor the decompressed bytes may exceed the limit.
 func (g *Gateway) readBodyUpTo(w http.ResponseWriter, r *http.Request, dst []byte, limit int) ([]byte, error) {
-	if r.ContentLength > int64(limit) {
-		return dst, tooLarge(limit)
-	}
-	raw := http.MaxBytesReader(w, r.Body, int64(limit))
-	switch encoding := r.Header.Get("Content-Encoding"); encoding {
+	var unpack func(io.Reader, []byte, int) ([]byte, error)
+	switch encoding := r.Header.Get("Content-Encoding"); strings.ToLower(encoding) {
 	case "", "identity":
-		if n := int(r.ContentLength); n >= 0 {
-			return readExactly(raw, dst, n)
-		}
-		return readUpTo(raw, dst, limit)
+		return g.readSent(w, r, dst, limit)
 	case "gzip", "x-gzip":
-		return g.readGzip(raw, dst, limit)
+		unpack = g.readGzip
 	case "zstd":
-		return g.readZstd(raw, dst, limit)
+		unpack = g.readZstd
 	default:
 		return dst, proto.Errorf(proto.CodeMediaType, "content encoding %q is not taken: use gzip, zstd or none", clip(encoding))
 	}
+	// What is sent is all there before it is unpacked: who sends slowly holds no
+	// decoder, nor more memory than it has sent.
+	packed, err := g.readSent(w, r, nil, limit)
+	if err != nil {
+		return dst, err
+	}
+	select {
+	case g.unpacking <- struct{}{}:
+		defer func() { <-g.unpacking }()
+	case <-r.Context().Done():
+		return dst, brokenBody(r.Context().Err())
+	}
+	return unpack(bytes.NewReader(packed), dst, limit)
 }
+
+// bodyFree is how much of a body counts for nothing of the memory that bodies under
+// way share.
+const bodyFree = 64 << 10
+
+// readSent appends what is sent to dst, as it comes: no length that is only announced
+// takes memory.
+func (g *Gateway) readSent(w http.ResponseWriter, r *http.Request, dst []byte, limit int) ([]byte, error) {
+	if r.ContentLength > int64(limit) {
+		return dst, tooLarge(limit)
+	}
+	raw := &underWay{r: http.MaxBytesReader(w, r.Body, int64(limit)), all: &g.bodies, most: int64(g.c.BodiesBytesMax)}
+	defer raw.done()
+	if n := int(r.ContentLength); n >= 0 {
+		return readExactly(raw, dst, n)
+	}
+	return readUpTo(raw, dst, limit)
+}
+
+// underWay counts what is held of a body that has not come whole yet.
+type underWay struct {
+	r    io.Reader
+	all  *atomic.Int64
+	most int64
+	n    int64
+}
+
+func (u *underWay) Read(b []byte) (int, error) {
+	n, err := u.r.Read(b)
+	before := max(u.n-bodyFree, 0)
+	u.n += int64(n)
+	if more := max(u.n-bodyFree, 0) - before; more > 0 && u.all.Add(more) > u.most {
+		return 0, errBodies // so that no reader takes what came for enough
+	}
+	return n, err
+}
+
+func (u *underWay) done() { u.all.Add(-max(u.n-bodyFree, 0)) }
+
+var errBodies = proto.Errorf(proto.CodeUnavailable, "too much of other bodies is under way: send this one again in a second, or in smaller parts")
 
 func tooLarge(limit int) error {
 	return proto.Errorf(proto.CodeTooLarge, "the body is over %d bytes after decompression: send several", limit)
 }
 
+// bodyStep is what a body takes at first; what has come is doubled then.
+const bodyStep = 16 << 10
+
+// readExactly appends n bytes of r to dst.
 func readExactly(r io.Reader, dst []byte, n int) ([]byte, error) {
 	have := len(dst)
-	dst = append(dst, make([]byte, n)...)
-	if _, err := io.ReadFull(r, dst[have:]); err != nil {
-		return dst[:have], brokenBody(err)
+	for end := have + n; len(dst) < end; {
+		at, room := len(dst), max(cap(dst)-len(dst), len(dst)-have, bodyStep)
+		dst = slices.Grow(dst, min(end-at, room))
+		dst = dst[:min(end, cap(dst))]
+		if _, err := io.ReadFull(r, dst[at:]); err != nil {
+			return dst[:have], brokenBody(err)
+		}
 	}
 	return dst, nil
 }
@@ -69,6 +127,8 @@ func readUpTo(r io.Reader, dst []byte, limit int) ([]byte, error) {
 func brokenBody(err error) error {
 	var big *http.MaxBytesError
 	switch {
+	case errors.Is(err, errBodies):
+		return errBodies
 	case errors.As(err, &big):
 		return tooLarge(int(big.Limit))
 	case errors.Is(err, zstd.ErrWindowSizeExceeded), errors.Is(err, zstd.ErrDecoderSizeExceeded):

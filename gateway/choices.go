@@ -149,7 +149,7 @@ func (g *Gateway) declare(w http.ResponseWriter, r *http.Request, v *visit, x de
 	if browser == "" {
 		browser = newBrowser()
 	}
-	pos, err := g.setTraits(r.Context(), client, browser, set)
+	pos, err := g.setTraits(r.Context(), client, browser, set, false)
 	if err != nil {
 		return declared{}, err
 	}
@@ -163,7 +163,7 @@ func (g *Gateway) takeBack(ctx context.Context, client proto.ClientInfo, v *visi
 	if v.browser == "" {
 		return declared{OptedOut: v.signal != ""}, nil
 	}
-	pos, err := g.setTraits(ctx, client, v.browser, set)
+	pos, err := g.setTraits(ctx, client, v.browser, set, true)
 	return declared{OptedOut: v.signal != "", Position: pos.String()}, err
 }
 
@@ -201,11 +201,11 @@ func (x *declaration) traits() ([]proto.Prop, error) {
 	return set, nil
 }
 
-// setTraits makes traits of a browser durable.
-func (g *Gateway) setTraits(ctx context.Context, client proto.ClientInfo, browser proto.Identity, set []proto.Prop) (proto.Position, error) {
+// setTraits makes traits of a browser durable; free, whatever the client's allowance.
+func (g *Gateway) setTraits(ctx context.Context, client proto.ClientInfo, browser proto.Identity, set []proto.Prop, free bool) (proto.Position, error) {
 	p := g.newPost()
 	defer g.freePost(p)
-	p.client, p.known = client, true
+	p.client, p.known, p.free = client, true, free
 	p.events, p.indexes = 1, append(p.indexes, 0)
 	p.batch.AddTraits(p.hasher, &proto.Traits{Client: client.ID, Space: client.Space, Identity: browser, Received: p.now, Set: set})
 	pos, err := g.submit(ctx, true, p)

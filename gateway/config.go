@@ -14,6 +14,9 @@ import (
 type Config struct {
 	// BodyBytesMax bounds a request body after decompression. Default 4 MiB.
 	BodyBytesMax int
+	// BodiesBytesMax bounds what is held of bodies that have not come whole yet, but
+	// for the first 64 KiB of each. Default 256 MiB.
+	BodiesBytesMax int
 	// EventsMax bounds the events of one body. Default 1000.
 	EventsMax int
 	// LookupMax bounds the identities of one look-up. Default 1000.
@@ -127,6 +130,7 @@ type Config struct {
 
 func (c Config) withDefaults() Config {
 	setDefault(&c.BodyBytesMax, 4<<20)
+	setDefault(&c.BodiesBytesMax, 256<<20)
 	setDefault(&c.EventsMax, 1000)
 	setDefault(&c.LookupMax, 1000)
 	setDefault(&c.EventAgeMax, 30*24*time.Hour)

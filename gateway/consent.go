@@ -149,9 +149,12 @@ func (g *Gateway) stillOut(r *http.Request, id proto.Identity) bool {
 }
 
 // optOutStatus says whether anything would be stored of this browser, and what
-// each signal did.
+// each signal did: to pages of this site, and to those that the client lists, or some
+// client if none is named.
 func (g *Gateway) optOutStatus(w http.ResponseWriter, r *http.Request) error {
-	g.allowOrigin(w, r, "")
+	if name := queryValue(r.URL.RawQuery, "client"); name != "" || g.c.Dev || sameSite(r) || g.trustedOrigin(r) {
+		g.allowOrigin(w, r, proto.ClientName(name))
+	}
 	v := g.visitOf(r)
 	g.keep(w, v, "")
 	w.Header()["Cache-Control"] = noStore

@@ -216,7 +216,7 @@ func (d *draft) checkPersonal() {
 func (d *draft) checkProp(p *proto.Prop) {
 	d.check(findPersonal(p.Key))
 	text := p.Value.Text
-	if n := p.Value.Number; p.Value.Kind == proto.NumberValue && n >= 1e9 && n < 1e19 && n == math.Trunc(n) {
+	if n := p.Value.Number; p.Value.Kind == proto.NumberValue && n >= 1e3 && n < 1e19 && n == math.Trunc(n) { // of less a name says nothing
 		var b [20]byte
 		text = alias(strconv.AppendFloat(b[:0], n, 'f', -1, 64))
 	}

@@ -72,7 +72,7 @@ func (g *Gateway) passOn(w http.ResponseWriter, r *http.Request) error {
 		delete(q.Header, h)
 	}
 	var err error
-	if q.Body, err = readUpTo(http.MaxBytesReader(w, r.Body, int64(g.c.BodyBytesMax)), nil, g.c.BodyBytesMax); err != nil {
+	if q.Body, err = g.readSent(w, r, nil, g.c.BodyBytesMax); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), g.c.WaitMax+elsewhereMax)

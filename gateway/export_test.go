@@ -12,6 +12,7 @@ import (
 var (
 	ParseTimestamp = parseTimestamp
 	Personal       = personal
+	ReadExactly    = readExactly
 	PlainIdentity  = plainIdentity
 	QueryValue     = queryValue
 	StatusOf       = statusOf

@@ -20,8 +20,10 @@ package gateway
 import (
 	"log/slog"
 	"net/http"
+	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
@@ -56,8 +58,12 @@ type Gateway struct {
 	lookups sync.Pool // *lookup
 	gzips   sync.Pool // *gzip.Reader
 	zstds   sync.Pool // *zstd.Decoder
-	bids    sync.Pool // *bid
-	macs    sync.Pool // hash.Hash, of pseudonyms
+
+	bodies    atomic.Int64  // bytes of bodies under way, but for the first of each
+	unpacking chan struct{} // a slot for each body that is being decompressed
+
+	bids sync.Pool // *bid
+	macs sync.Pool // hash.Hash, of pseudonyms
 
 	cookies sync.Map // cookieKind -> attributes, a text; few
 
@@ -120,6 +126,7 @@ func New(c Config, deps Dependencies) (*Gateway, error) {
 	if g.console, err = consoleAssets(); err != nil {
 		return nil, err
 	}
+	g.unpacking = make(chan struct{}, 2*runtime.GOMAXPROCS(0))
 	g.posts.New = func() any { return new(post) }
 	g.lookups.New = func() any { return new(lookup) }
 	g.bids.New = func() any { return new(bid) }

@@ -405,7 +405,7 @@ func TestCompressedBodies(t *testing.T) {
 			encoding, body string
 			status         int
 		}{
-			{"gzip", zip(t, body), 200}, {"zstd", zst(t, body), 200},
+			{"GZip", zip(t, body), 200}, {"zstd", zst(t, body), 200},
 			{"gzip", zip(t, bomb), 413}, {"zstd", zst(t, bomb), 413},
 			{"gzip", zip(t, body)[:20], 400}, {"zstd", zst(t, body)[:20], 400},
 		} {
@@ -461,10 +461,16 @@ func TestRateLimit(t *testing.T) {
 	r := newRig(t, func(c *gateway.Config) {
 		c.EventsPerSecond, c.EventsMax, c.Now = 10, 10, func() time.Time { return clock }
 	})
-	body := `{"events":[` + strings.Repeat(`{"event":"page","identities":["browser:a1"]},`, 9) + `{}]}`
+	body := `{"events":[` + strings.Repeat(`{"event":"page","identities":["browser:a1"]},`, 9) + oneEvent + `]}`
 	post := func(k string) int { return r.serve("POST", "/v1/events", body, auth, key(k)).Code }
 	if a, b, c := post("acme-key"), post("acme-key"), post("demo-key"); a != 200 || b != 429 || c != 200 {
 		t.Errorf("%d, %d, another client %d", a, b, c)
+	}
+	if w := r.serve("POST", "/v1/events", `{"events":[{},{}]}`, auth, key("acme-key")); w.Code != 200 {
+		t.Errorf("of what is refused nothing counts, but it is answered with %d", w.Code)
+	}
+	if w := r.serve("PATCH", "/v1/identities/browser:a1/traits", `{"plan":null}`, auth, key("acme-key")); w.Code != 200 {
+		t.Errorf("what only takes back is answered with %d", w.Code)
 	}
 	clock = clock.Add(time.Second)
 	if a := post("acme-key"); a != 200 {

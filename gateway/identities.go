@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/http"
+	"slices"
 	"time"
 
 	"kith/proto"
@@ -89,6 +90,12 @@ func (g *Gateway) patchTraits(w http.ResponseWriter, r *http.Request, who proto.
 		g.metrics.countKept(p)
 		return err
 	}
+	if seen, err := g.deps.Memberships.Seen(client, id); err != nil {
+		return err
+	} else if seen.OptedOut {
+		return errWithheld(withheldOptedOut)
+	}
+	p.free = !slices.ContainsFunc(traits.Set, func(x proto.Prop) bool { return x.Value != proto.TextOf("") })
 	p.events, p.indexes = 1, append(p.indexes, 0)
 	p.batch.AddTraits(p.hasher, &traits)
 	pos, err := g.submit(r.Context(), false, p)

@@ -41,8 +41,10 @@ func (g *Gateway) submit(ctx context.Context, public bool, p *post) (proto.Posit
 
 // submitTo is submit by way of take, whose error is the caller's affair.
 func (g *Gateway) submitTo(ctx context.Context, public bool, p *post, take func(context.Context, *proto.Batch) (proto.Submitted, error)) (proto.Position, error) {
-	if err := g.admitRate(public, p.client, p.events); err != nil {
-		return nil, err
+	if n := p.batch.Len(); n > 0 && !p.free { // what is refused uses up nobody's allowance
+		if err := g.admitRate(public, p.client, n); err != nil {
+			return nil, err
+		}
 	}
 	g.metrics.blocked.Add(float64(p.left))
 	g.metrics.countPersonal(&p.personal)
@@ -136,8 +138,10 @@ func (g *Gateway) serviceEvents(w http.ResponseWriter, r *http.Request, who prot
 			p.admit = func(d *draft) { d.refuse(proto.CodeOptedOut, "nothing is stored: a signal was passed on ("+why+")") }
 		}
 	}
-	heed(whose(r, who))
-	if named := p.resolve; named != nil { // an admin's body names the client
+	if name := whose(r, who); name != "" {
+		heed(name)
+	}
+	if named := p.resolve; named != nil { // an admin's body may name the client
 		p.resolve = func(name string) (proto.ClientInfo, error) {
 			client, err := named(name)
 			if err == nil {
@@ -270,6 +274,7 @@ func (g *Gateway) admission(r *http.Request, p *post) *admission {
 		if err == nil {
 			g.judge(&a.visit, r, client.Name)
 			g.judgeIdentity(&a.visit, client)
+			a.memberships, a.client = g.deps.Memberships, client
 			if a.visit.signal == "" { // of others nothing is read
 				p.agent = g.sessions.ofRequest(r.Header)
 			}

@@ -31,11 +31,16 @@ func (g *Gateway) ownRecord(w http.ResponseWriter, r *http.Request) error {
 // that client holds of its browser.
 func (g *Gateway) ownClientOf(w http.ResponseWriter, r *http.Request) (proto.ClientInfo, error) {
 	client, err := g.clientNamed(queryValue(r.URL.RawQuery, "client"))
+	h := w.Header()
+	h["X-Content-Type-Options"], h["Cross-Origin-Resource-Policy"] = noSniff, sameSiteOnly
 	if !g.mayReadSegments(r, client.Name) || !g.allowOrigin(w, r, client.Name) {
 		return proto.ClientInfo{}, proto.Errorf(proto.CodeForbidden, "this origin is not among the client's: add it to the client's origins")
 	}
 	return client, err
 }
+
+// sameSiteOnly is for what no page of another site may load as a script or picture.
+var sameSiteOnly = []string{"same-site"}
 
 // ownErasure is the answer to an erasure of the caller's own browser.
 type ownErasure struct {

@@ -62,6 +62,7 @@ func (g *Gateway) postOpenRTB(w http.ResponseWriter, r *http.Request, who proto.
 		}
 	}
 	x.signals.fromHeaders(r.Header)
+	x.signals.fromQuery(r.URL.RawQuery)
 	x.signals.optIn = g.policies.client(client.Name).consentFirst(r.Header, false)
 	why, err := g.fill(x, client)
 	if err != nil {

@@ -396,6 +396,18 @@ func TestSignalsOfBidRequests(t *testing.T) {
 	}
 }
 
+// TestSignalsInABidRequestsQuery: what is passed on beside the bid request counts too.
+func TestSignalsInABidRequestsQuery(t *testing.T) {
+	r := exchange(t)
+	const in = `{"user":{"buyeruid":"seen1"}}`
+	for query, want := range map[string]string{"": "", "coppa=1": "coppa", "gpc=1": "gpc", "dnt=1": "dnt", "lmt=1": "lmt", "gdpr=1": "gdpr", "us_privacy=1YYN": "us_privacy", "gpp_sid=7&gpp=x": "gpp", "after=": ""} {
+		w := r.serve("POST", "/v1/openrtb?"+query, in, auth, key("acme-key"))
+		if got := w.Header().Get("X-Kith-Withheld"); w.Code != 200 || got != want || (w.Body.String() == in) != (want != "") {
+			t.Errorf("%q: %d withheld %q: %s", query, w.Code, got, w.Body)
+		}
+	}
+}
+
 // TestVendor: consent to the purposes alone does not do for an operator who is a
 // vendor.
 func TestVendor(t *testing.T) {

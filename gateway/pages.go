@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -227,7 +228,15 @@ func (g *Gateway) formToken(v *visit) string {
 	return proofOf(g.pages.key, formClaim(v), g.c.Now().Add(formTokenAge).Unix())
 }
 
-func formClaim(v *visit) string { return "form|" + string(v.browser) }
+// formClaim names all that the browser carries, in any order of its cookies.
+func formClaim(v *visit) string {
+	claims := slices.Sorted(slices.Values(v.claims()))
+	b := []byte("form")
+	for _, id := range claims {
+		b = append(append(b, '|'), id...)
+	}
+	return string(b)
+}
 
 // fromPage reports whether a form comes from one of our pages, or one of the same
 // site. Browsers say so in Sec-Fetch-Site or Origin; where neither is there, the

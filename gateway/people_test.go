@@ -544,7 +544,7 @@ func TestForgedForms(t *testing.T) {
 		for _, tt := range []struct {
 			name, cookie string
 			ok           bool
-		}{{"its own", mineToo, true}, {"a stranger's", "", false}, {"another browser's", "kith_id=abc124", false}, {"none", "none", false}} {
+		}{{"its own", mineToo, true}, {"a stranger's", "", false}, {"another browser's", "kith_id=abc124", false}, {"one of several's", mineToo + "; kith_id=abc124", false}, {"none", "none", false}} {
 			r := newRig(t)
 			body := rt.body
 			if tt.cookie != "none" {

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/publicsuffix"
 )
@@ -48,10 +49,85 @@ var byteClasses = func() (t [256]uint8) {
 	return t
 }()
 
-// findPersonal is the first kind of personal data that s holds, plain or
-// percent-encoded. It passes over the bytes once, stops at those that could be
-// part of some, and allocates nothing.
+// veilsMax is how many times a text is unveiled: a url in a url in a url.
+const veilsMax = 4
+
+// findPersonal is the first kind of personal data that s holds, plain, percent-encoded
+// once or more, or with typographic spaces and dashes.
 func findPersonal(s string) personalKind {
+	kind := plainPersonal(s)
+	if kind != noPersonal || strings.IndexByte(s, '%') < 0 && strings.IndexByte(s, 0xc2) < 0 && strings.IndexByte(s, 0xe2) < 0 {
+		return kind
+	}
+	return veiledPersonal(s)
+}
+
+// veiledPersonal is findPersonal of what s stands for. Of up to 1 KiB it allocates
+// nothing.
+func veiledPersonal(s string) personalKind {
+	var room [1 << 10]byte
+	b := append(room[:0], s...)
+	for range veilsMax {
+		n := len(b)
+		if b = unveil(b); len(b) == n {
+			break
+		}
+		if kind := plainPersonal(alias(b)); kind != noPersonal {
+			return kind
+		}
+	}
+	return noPersonal
+}
+
+// unveil decodes percent escapes in place, once, and puts plain spaces and hyphens
+// where typographic ones are: what changes gets shorter. What nobody sees goes.
+func unveil(b []byte) []byte {
+	n := 0
+	for i := 0; i < len(b); {
+		c, size := b[i], 1
+		switch rest := b[i:]; {
+		case c == '%' && len(rest) > 2 && hexByte(rest[1]) && hexByte(rest[2]):
+			c, size = nibble(rest[1])<<4|nibble(rest[2]), 3
+		case c == 0xc2 || c == 0xe2:
+			var plain string
+			if plain, size = typographic(rest); size > 0 {
+				n += copy(b[n:], plain)
+				i += size
+				continue
+			}
+			size = 1
+		}
+		b[n] = c
+		n, i = n+1, i+size
+	}
+	return b[:n]
+}
+
+// typographic is what stands for a character at the beginning of b that is no
+// ASCII, and the character's bytes, 0 if it is none of those.
+func typographic(b []byte) (plain string, size int) {
+	r, size := utf8.DecodeRune(b)
+	switch {
+	case r == 0xa0, r >= 0x2000 && r <= 0x200a, r == 0x202f, r == 0x205f:
+		return " ", size
+	case r >= 0x2010 && r <= 0x2015, r == 0x2212:
+		return "-", size
+	case r == 0xad, r >= 0x200b && r <= 0x200d, r == 0x2060:
+		return "", size
+	}
+	return "", 0
+}
+
+func nibble(c byte) byte {
+	if digit(c) {
+		return c - '0'
+	}
+	return c | 0x20 - 'a' + 10
+}
+
+// plainPersonal passes over the bytes once, stops at those that could be part of
+// personal data, and allocates nothing.
+func plainPersonal(s string) personalKind {
 	for i := 0; i < len(s); {
 		class := byteClasses[s[i]]
 		if class == plainByte {

@@ -233,6 +233,36 @@ func BenchmarkPersonalWorst(b *testing.B) {
 	}
 }
 
+// TestVeiledPersonal: what is encoded within what is encoded, or set with care.
+func TestVeiledPersonal(t *testing.T) {
+	for s, want := range map[string]string{
+		"https://a.example/login?next=%2Freset%3Ftoken%3DabcDEF1234567890xyz":             "secret",
+		"https://a.example/login?next=%252Freset%253Ftoken%253DabcDEF1234567890xyz%2526x": "secret",
+		"https://a.example/?next=%2Fl%3Fpassword%3Dhunter22":                              "secret",
+		"https://a.example/?r=https%3A%2F%2Fu%3Apw%40host%2Fl":                            "secret",
+		"https://a.example/?user[password]=hunter22":                                      "secret",
+		"https://a.example/?user%5Bpassword%5D=hunter22":                                  "secret",
+		"https://a.example/?u=%2Fl%3Fphone%3D4915112345678":                               "phone",
+		"jane%40%67mx.de":                        "email",
+		"%6a%61%6e%65%40%67%6d%78%2e%64%65":      "email",
+		"+49 30 1234567":                         "phone",
+		"Tel.: 030 1234567":                      "phone",
+		"030–1234567":                            "phone",
+		"4111 1111 1111 1111":                    "card",
+		"DE89 3704 0044 0532 0130 00":            "bank",
+		"ja­ne@gm​x.de":                          "email",
+		strings.Repeat("x", 3000) + "a%2540b.de": "email",
+
+		"https://a.example/?next=%2Flist%3Fpage%3D2%26sort%3Dprice": "none",
+		"100%25 of 20 % – café":                                     "none",
+		"%zz%4":                                                     "none",
+	} {
+		if got := gateway.FindPersonal(s); got != want {
+			t.Errorf("%q: %s, want %s", s, got, want)
+		}
+	}
+}
+
 // TestShortNumbers: the quick way over short numbers ends where the long one does,
 // and passes over nothing that that finds.
 func TestShortNumbers(t *testing.T) {

@@ -74,8 +74,10 @@ func countDigits(s string) int {
 	return n
 }
 
-// lastName is the name at the end of s, before an equals sign.
+// lastName is the name at the end of s, before an equals sign; of user[password]
+// what is in the brackets.
 func lastName(s string) string {
+	s = strings.TrimSuffix(s, "]")
 	i := len(s)
 	for i > 0 && len(s)-i <= 20 && (letter(s[i-1]) || digit(s[i-1]) || s[i-1] == '_' || s[i-1] == '-') {
 		i--

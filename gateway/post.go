@@ -40,6 +40,7 @@ type post struct {
 	agent   agent     // of a public request
 	visitor admission // of a public request
 	bots    botPolicy // of this body
+	free    bool      // it only takes something back: no allowance is used
 	// sessions derives session data, nil for none.
 	sessions *sessions
 	blocked  map[proto.Identity]struct{} // never a part of anybody
@@ -396,6 +397,9 @@ func (p *post) take() {
 	d.event.Client, d.event.Space = p.client.ID, p.client.Space
 	p.batch.AddEvent(p.hasher, &d.event)
 	p.indexes = append(p.indexes, index)
+	if p.public {
+		p.visitor.took()
+	}
 }
 
 // checkMade refuses an event that would join a statistical id with another identity, or

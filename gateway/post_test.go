@@ -102,6 +102,10 @@ func TestRefusals(t *testing.T) {
 		name, event string
 		code        proto.Code
 	}{
+		{"a number under a name", with(`"props":{"bsn":123456782}`), proto.CodePII},
+		{"a telephone number without its zero", with(`"props":{"phone":612345678}`), proto.CodePII},
+		{"digits under a password", with(`"props":{"password":123456}`), proto.CodePII},
+		{"a control character above ASCII", with(`"url":"https://h/\u0085"`), proto.CodeEvent},
 		{"no object", `7`, proto.CodeEvent},
 		{"no object but an array", `[{}]`, proto.CodeEvent},
 		{"no name", `{"identities":["browser:b1"]}`, proto.CodeEvent},

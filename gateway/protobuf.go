@@ -25,5 +25,5 @@ func valueOf(v *pb.Value) proto.Value {
 
 // legible reports whether s is UTF-8 without control characters.
 func legible(s string) bool {
-	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r >= 0x7f && r < 0xa0 })
 }

@@ -140,6 +140,22 @@ func TestDeviceSetsNoCookie(t *testing.T) {
 	}
 }
 
+// TestRefusedEventsSetNoCookie: nothing is stored, so nobody is known by it.
+func TestRefusedEventsSetNoCookie(t *testing.T) {
+	r := newRig(t)
+	r.graph.out["aaid:out1"] = &proto.OptOutState{OptedOut: true}
+	for _, fields := range []string{`"url":"https://a.example/?m=jane%40gmx.de"`, `"time":"2001-01-01T00:00:00Z"`, `"identities":["aaid:out1"]`, `"identities":["browser:x1","aaid:out1"]`} {
+		w := r.visit("POST", "/v1/events", `{"client":"acme","events":[{"event":"e",`+fields+`}]}`)
+		if !strings.HasPrefix(w.Body.String(), `{"accepted":0,`) || len(cookies(w)) != 0 || strings.Contains(fields, "out1") != strings.Contains(w.Body.String(), "opted_out") {
+			t.Errorf("%s: %s %v", fields, w.Body, cookies(w))
+		}
+	}
+	w := r.visit("POST", "/v1/events", `{"client":"acme","events":[{"event":"e"},{"event":""}]}`)
+	if cookies(w)["kith_id"] == nil {
+		t.Errorf("one of two is kept, without a cookie: %s", w.Body)
+	}
+}
+
 func TestOptOutSignals(t *testing.T) {
 	for name, header := range map[string][]string{
 		"gpc": {"Sec-GPC", "1"}, "dnt": {"DNT", "1"}, "cookie": {"Cookie", "kith_optout=1; kith_id=3f0c9a7b"},
@@ -226,6 +242,11 @@ func TestOrigins(t *testing.T) {
 		if (w.Code == 200) != ok || (w.Header().Get("Access-Control-Allow-Origin") == origin) != ok {
 			t.Errorf("%s: %d %v", origin, w.Code, w.Header())
 		}
+		for _, target := range []string{"/v1/optout/status?client=demo", "/v1/optout/status"} {
+			if w = r.visit("GET", target, "", "Origin", origin, "Sec-Fetch-Site", "cross-site"); (w.Header().Get("Access-Control-Allow-Origin") != "") != ok {
+				t.Errorf("%s from %s: %v", target, origin, w.Header())
+			}
+		}
 		w = r.visit("OPTIONS", "/v1/me/segments?client=demo", "", "Origin", origin, "Access-Control-Request-Method", "GET")
 		if w.Code != 204 || (w.Header().Get("Access-Control-Allow-Methods") != "") != ok {
 			t.Errorf("preflight of %s: %d %v", origin, w.Code, w.Header())
@@ -233,6 +254,23 @@ func TestOrigins(t *testing.T) {
 		w = r.visit("POST", "/v1/events", page, "Origin", origin)
 		if w.Code != 200 || (w.Header().Get("Access-Control-Allow-Origin") != "") != ok {
 			t.Errorf("post from %s: %d %v", origin, w.Code, w.Header())
+		}
+	}
+}
+
+// TestListedOriginsDoNotOpenTheRest: that a client lists some lets nobody else in who
+// does not say where it is from.
+func TestListedOriginsDoNotOpenTheRest(t *testing.T) {
+	r := newRig(t, func(c *gateway.Config) {
+		c.Origins = map[proto.ClientName][]string{"demo": {"https://ours.example"}}
+	})
+	for _, target := range []string{"/v1/me?client=demo", "/v1/me/segments?client=demo"} {
+		if w := r.visit("GET", target, "", "Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "no-cors"); w.Code != 403 {
+			t.Errorf("%s without an origin: %d", target, w.Code)
+		}
+		w := r.visit("GET", target, "", "Sec-Fetch-Site", "cross-site", "Origin", "https://ours.example")
+		if h := w.Header(); w.Code != 200 || h.Get("X-Content-Type-Options") != "nosniff" || h.Get("Cross-Origin-Resource-Policy") != "same-site" {
+			t.Errorf("%s from a listed one: %d %v", target, w.Code, h)
 		}
 	}
 }
@@ -318,6 +356,21 @@ func TestStrangeCookies(t *testing.T) {
 		if set := cookies(w)["kith_id"]; w.Code != 200 || set == nil || len(set.Value) != 32 {
 			t.Errorf("%q: %d %v", c, w.Code, w.Header())
 		}
+	}
+}
+
+// TestOptOutBehindManyCookies: net/http reads none where there are thousands.
+func TestOptOutBehindManyCookies(t *testing.T) {
+	r := newRig(t)
+	q := httptest.NewRequest("POST", "/v1/events", strings.NewReader(page))
+	for range 9 {
+		q.Header.Add("Cookie", strings.Repeat("a=1; ", 400))
+	}
+	q.Header.Add("Cookie", "kith_optout=1")
+	w := httptest.NewRecorder()
+	r.g.Public().ServeHTTP(w, q)
+	if len(r.taken()) != 0 || cookies(w)["kith_id"] != nil {
+		t.Errorf("%s %v", w.Body, cookies(w))
 	}
 }
 

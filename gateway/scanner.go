@@ -203,6 +203,7 @@ func (s *scanner) strSlow(start, i int) (string, bool) {
 			s.odd = true
 		case c >= utf8.RuneSelf:
 			high = true
+			s.odd = s.odd || c == 0xc2 && i+1 < len(s.b) && s.b[i+1] < 0xa0 // U+0080 to U+009F are controls
 		}
 	}
 	s.i = i
@@ -246,7 +247,7 @@ func (s *scanner) unicode() bool {
 			s.i += 6
 		}
 	}
-	if r < ' ' || r == 0x7f {
+	if r < ' ' || r >= 0x7f && r < 0xa0 {
 		s.odd = true
 	}
 	s.text = utf8.AppendRune(s.text, r)

@@ -100,8 +100,12 @@ func (v *visit) readCookies(r *http.Request) {
 		v.in = v.in || c.Value == "1"
 	}
 	// net/http reads none at all where there are thousands.
+	sent := 0
 	for _, line := range r.Header["Cookie"] {
-		v.cookie = v.cookie || len(line) > cookiesReadMax && strings.Contains(line, optOutCookie+"=1")
+		sent += len(line)
+	}
+	for _, line := range r.Header["Cookie"] {
+		v.cookie = v.cookie || sent > cookiesReadMax && strings.Contains(line, optOutCookie+"=1")
 	}
 }
 
@@ -241,11 +245,10 @@ func (g *Gateway) allowOrigin(w http.ResponseWriter, r *http.Request, client pro
 }
 
 // mayReadSegments reports whether the request's page may know the segments of
-// its browser. Where the client lists no origins, any site could ask for those
-// of its visitors: then only pages of this site may.
+// its browser: pages of this site, and of origins that the client lists. Others
+// could ask for those of its visitors.
 func (g *Gateway) mayReadSegments(r *http.Request, client proto.ClientName) bool {
-	_, listed := g.c.Origins[client]
-	return listed || g.c.Dev || sameSite(r)
+	return g.c.Dev || sameSite(r) || g.listedOrigin(r, client)
 }
 
 // preflight answers the browser's question before a cross-site request.

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/dchest/siphash"
@@ -56,7 +57,7 @@ func ParseIdentity(s string) (Identity, error) {
 			break
 		}
 	}
-	if strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+	if strings.ContainsFunc(value, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) {
 		return "", Errorf(CodeIdentity, "identity value holds white space or a control character")
 	}
 	if isJunk(value) {
