@@ -95,7 +95,7 @@ func (n *Node) CatchUp(ctx context.Context) error {
 	n.shown.mu.Lock()
 	far := maps.Clone(n.shown.far)
 	n.shown.mu.Unlock()
-	if err := n.Wait(ctx, far); err != nil {
+	if err := n.reach(ctx, far); err != nil {
 		return proto.Errorf(proto.CodeUnavailable, "this node is behind what it showed of another one: try again: %w", err)
 	}
 	n.shown.mu.Lock()

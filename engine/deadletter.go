@@ -110,7 +110,7 @@ func (n *Node) Replay(ctx context.Context, id string) error {
 	b.AddRaw(proto.Command{Kind: proto.CommandReplay, Partition: d.partition, Body: d.replay.Append(nil)})
 	if r := n.Submit(ctx, &b); r.Err != nil {
 		return r.Err
-	} else if err := n.Wait(ctx, r.Position); err != nil {
+	} else if err := n.reach(ctx, r.Position); err != nil {
 		return err
 	}
 	return nil

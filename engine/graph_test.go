@@ -233,3 +233,32 @@ func TestKeeps(t *testing.T) {
 		closeNode(t, n)
 	}
 }
+
+// TestPositionsIncludeOtherLanes: what a position names is seen with what it led to in
+// lanes that it does not name: a user's segments, whoever's home the root's is.
+func TestPositionsIncludeOtherLanes(t *testing.T) {
+	n := testNode(t, t.TempDir(), lanes(4))
+	c := acme(t, n)
+	send := func(name string, ids ...proto.Identity) {
+		t.Helper()
+		submit(t, n, &proto.Event{Client: c.ID, Space: c.Space, Identities: ids, Time: proto.MillisOf(time.Now()), Received: proto.MillisOf(time.Now()), EventBody: proto.EventBody{Name: name}})
+	}
+	defineUser(t, n, c, "reader", `count(event.name == "page") >= 1`)
+	in := func(id proto.Identity, what string) {
+		t.Helper()
+		if seen, list := lookup(t, n, c, id); !seen.Known || len(list) != 1 {
+			t.Errorf("%s: %s: %+v %v", what, id, seen, list)
+		}
+	}
+	for i := range 20 {
+		browser, account, other := proto.Identity(fmt.Sprintf("browser:b%d", i)), proto.Identity(fmt.Sprintf("account:a%d", i)), proto.Identity(fmt.Sprintf("browser:c%d", i))
+		send("page", browser, account)
+		in(browser, "an event's own identity")
+		in(account, "one that it links")
+		send("login", other, account)
+		in(other, "one that is linked later")
+		if got := membersOf(t, n, c, other); len(got) != 3 {
+			t.Errorf("the user is %v", got)
+		}
+	}
+}

@@ -273,7 +273,7 @@ func (n *Node) mergeImport(ctx context.Context, job importJob) error {
 		err = w.write(ctx, before, live, []proto.Prop{{Key: live, Value: proto.TextOf("")}})
 	}
 	if err == nil {
-		err = n.Wait(ctx, w.position)
+		err = n.reach(ctx, w.position)
 	}
 	if err != nil {
 		return err
@@ -321,7 +321,7 @@ func (n *Node) sweepImports(ctx context.Context, job importJob) error {
 			return err
 		}
 	}
-	if err := n.Wait(ctx, w.position); err != nil {
+	if err := n.reach(ctx, w.position); err != nil {
 		return err
 	}
 	_, err = n.registry.propose(ctx, func() (*pb.Control, error) {

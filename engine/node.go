@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -383,20 +384,31 @@ func (n *Node) graphAtRest(ctx context.Context) error {
 }
 
 // handedOver returns when what lanes had for one another has arrived; moved
-// tells that there was something.
+// tells that there is more since.
 func (n *Node) handedOver(ctx context.Context) (moved bool, err error) {
 	for _, l := range n.lanes {
 		if err := l.progress.wait(ctx, func(p *progress) bool { return !p.carry }); err != nil {
-			return moved, err
+			return false, err
 		}
-		for to, last := range l.outbox.last() {
-			moved = moved || n.lanes[to].progress.takenFrom(l.id) < last
-			if err := n.lanes[to].progress.wait(ctx, func(p *progress) bool { return p.received[l.id] >= last }); err != nil {
-				return moved, err
+	}
+	had := n.handing()
+	for from := range n.lanes {
+		for to, last := range had[from] {
+			if err := n.lanes[to].progress.wait(ctx, func(p *progress) bool { return p.received[from] >= last }); err != nil {
+				return false, err
 			}
 		}
 	}
-	return moved, nil
+	return slices.ContainsFunc(n.lanes, func(l *lane) bool { return l.progress.carries() }) || !slices.EqualFunc(had, n.handing(), slices.Equal), nil
+}
+
+// handing gives each lane's newest batch for each other one.
+func (n *Node) handing() [][]uint64 {
+	list := make([][]uint64, len(n.lanes))
+	for i, l := range n.lanes {
+		list[i] = l.outbox.last()
+	}
+	return list
 }
 
 // checkGlobal refuses a store that was made with another secret or number of

@@ -84,7 +84,7 @@ func (n *Node) cutAll(ctx context.Context, ids []proto.Identity, c proto.CutComm
 // lateState is that of a cut which is not final in time. It is applied at
 // least: nothing of the identity is shown any more.
 func (n *Node) lateState(ctx context.Context, id proto.Identity, command uint64, at proto.Position) (proto.OptOutState, error) {
-	if err := n.Wait(ctx, at); err != nil {
+	if err := n.reach(ctx, at); err != nil {
 		return proto.OptOutState{}, proto.Errorf(proto.CodeUnavailable, "the command is durable and will be carried out, but is not applied yet: ask again: %w", err)
 	}
 	s, err := n.OptOutState(ctx, id)

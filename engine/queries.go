@@ -118,8 +118,28 @@ func readNode(snap store.Snapshot, node proto.Node) (s identity.State, members [
 	return s, members, err
 }
 
-// Wait returns once all of p is applied and published.
+// hopsMax is how often lanes hand one another over what an entry led to: a home tells
+// the root, the root its members; a link takes some ways more.
+const hopsMax = 12
+
+// Wait returns once all of p is applied and published, with what it led to in other
+// lanes: their users' values and segments too.
 func (n *Node) Wait(ctx context.Context, p proto.Position) error {
+	if err := n.reach(ctx, p); err != nil || len(n.lanes) == 1 {
+		return err
+	}
+	// What comes to them meanwhile cannot be told from what p led to. So they need not
+	// come to rest.
+	for range hopsMax {
+		if moved, err := n.handedOver(ctx); !moved || err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reach returns once the entries of p themselves are applied and published.
+func (n *Node) reach(ctx context.Context, p proto.Position) error {
 	for id, off := range p {
 		if int(id) >= len(n.lanes) {
 			return proto.Errorf(proto.CodeInvalid, "position names lane %d of %d", id, len(n.lanes))
