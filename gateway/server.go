@@ -28,7 +28,7 @@ func (g *Gateway) Serve(ctx context.Context, public, service net.Listener) error
 		if p.l == nil {
 			continue
 		}
-		s := g.newServer(p.h)
+		s := newServer(p.h, g.log)
 		s.RegisterOnShutdown(g.live.stop) // it would wait for them
 		servers = append(servers, s)
 		go func() { failed <- s.Serve(p.l) }()
@@ -67,7 +67,7 @@ func (g *Gateway) Serve(ctx context.Context, public, service net.Listener) error
 	return nil
 }
 
-func (g *Gateway) newServer(h http.Handler) *http.Server {
+func newServer(h http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 5 * time.Second,
@@ -75,6 +75,6 @@ func (g *Gateway) newServer(h http.Handler) *http.Server {
 		WriteTimeout:      60 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 }

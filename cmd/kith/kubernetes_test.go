@@ -102,7 +102,6 @@ type (
 			} `yaml:"valueFrom"`
 		} `yaml:"env"`
 		Ports     []kubePort `yaml:"ports"`
-		Startup   kubeProbe  `yaml:"startupProbe"`
 		Readiness kubeProbe  `yaml:"readinessProbe"`
 		Liveness  kubeProbe  `yaml:"livenessProbe"`
 		Resources struct {
@@ -404,7 +403,7 @@ func TestKubernetesProbes(t *testing.T) {
 	k := kubernetes(t)
 	c := k.container()
 	n := startNode(t, t.TempDir())
-	for what, p := range map[string]kubeProbe{"startup": c.Startup, "readiness": c.Readiness, "liveness": c.Liveness} {
+	for what, p := range map[string]kubeProbe{"readiness": c.Readiness, "liveness": c.Liveness} {
 		if p.HTTPGet.Port != "service" || p.TimeoutSeconds == 0 {
 			t.Errorf("the %s probe asks at %s and waits %d s", what, p.HTTPGet.Port, p.TimeoutSeconds)
 		}
@@ -417,7 +416,7 @@ func TestKubernetesProbes(t *testing.T) {
 			t.Errorf("a node answers the %s probe with %s", what, resp.Status)
 		}
 	}
-	if c.Readiness.HTTPGet.Path != "/readyz" || c.Liveness.HTTPGet.Path != "/healthz" || c.Startup.HTTPGet.Path != "/healthz" {
+	if c.Readiness.HTTPGet.Path != "/readyz" || c.Liveness.HTTPGet.Path != "/healthz" {
 		t.Error("probes ask for other things than readiness and life")
 	}
 	lasts := func(p kubeProbe) time.Duration {
@@ -429,9 +428,6 @@ func TestKubernetesProbes(t *testing.T) {
 	)
 	if d := lasts(c.Readiness); d <= election || d >= lease {
 		t.Errorf("a node is taken out after %v: not between an election and a lease", d)
-	}
-	if d := lasts(c.Startup); d < 6*time.Hour {
-		t.Errorf("a node that reads a day's log is ended after %v", d)
 	}
 	x := k.nodes(t)[0]
 	if time.Duration(x.StopWait) < 5*time.Second {

@@ -174,6 +174,8 @@ func serve(ctx context.Context, c config.Config, f serveFlags, out io.Writer, lo
 	}
 	defer public.Close() // Serve closes them too, if it comes so far
 	defer service.Close()
+	starting := gateway.Start(service, service.port, log)
+	defer starting.Stop()
 	members, err := joinCluster(c, log) // 1
 	if err != nil {
 		return err
@@ -194,6 +196,7 @@ func serve(ctx context.Context, c config.Config, f serveFlags, out io.Writer, lo
 	if err != nil {
 		return err
 	}
+	starting.Open(g.Service())
 	leave := func() {
 		n.Leave()
 		time.Sleep(time.Duration(c.StopWait))
@@ -268,7 +271,13 @@ func runParts(ctx context.Context, n node, g *gateway.Gateway, members *members,
 	return err
 }
 
-func listen(c config.Config) (public, service net.Listener, err error) {
+// planeListener is a plane's, with the port below TLS and the limit of connections.
+type planeListener struct {
+	net.Listener
+	port *net.TCPListener
+}
+
+func listen(c config.Config) (public, service *planeListener, err error) {
 	if public, err = listenOn("public", c.Public, c.TLS, c.Limits.ConnectionsMax); err != nil {
 		return nil, nil, err
 	}
@@ -279,12 +288,12 @@ func listen(c config.Config) (public, service net.Listener, err error) {
 }
 
 // listenOn opens a plane's port. Connections beyond most wait to be accepted.
-func listenOn(plane, addr string, files config.TLS, most int) (net.Listener, error) {
-	l, err := net.Listen("tcp", addr)
+func listenOn(plane, addr string, files config.TLS, most int) (*planeListener, error) {
+	port, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, proto.Errorf(proto.CodeConflict, "the %s plane cannot listen on %s: stop what listens there, or pass --%s ADDR: %w", plane, addr, plane, err)
 	}
-	l = netutil.LimitListener(l, most) // below TLS, which net/http must see
+	l := &planeListener{netutil.LimitListener(port, most), port.(*net.TCPListener)} // below TLS, which net/http must see
 	if files.Cert == "" {
 		return l, nil
 	}
@@ -292,7 +301,8 @@ func listenOn(plane, addr string, files config.TLS, most int) (net.Listener, err
 	if err != nil {
 		return nil, errors.Join(proto.Errorf(proto.CodeInvalid, "the certificate cannot be used; tls.cert and tls.key must be PEM files that belong together: %w", err), l.Close())
 	}
-	return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}), nil
+	l.Listener = tls.NewListener(l.Listener, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12})
+	return l, nil
 }
 
 // refuseDevData refuses to serve data that were made with --dev without it,

@@ -1,0 +1,129 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"kith/proto"
+)
+
+// startingMax is how long a question waits for a node that is starting.
+const startingMax = 30 * time.Second
+
+var errStarting = proto.Errorf(proto.CodeUnavailable, "the node is starting: try again shortly; its log says what it waits for")
+
+// Starting answers on the service plane while the node is being opened, which takes
+// minutes where a copy of another's data is fetched: /healthz that the process is
+// there, /readyz that it is not ready. Whatever else is asked waits for the node.
+type Starting struct {
+	server  *http.Server
+	port    Port
+	opened  chan struct{}
+	node    http.Handler   // once opened is closed
+	serving sync.WaitGroup // the listener is in use
+	closing sync.WaitGroup // who came early is still being answered
+	back    sync.Once
+}
+
+// Port is what a listener's Accept can be called back by.
+type Port interface{ SetDeadline(time.Time) error }
+
+// Start answers on l, whose port is below it, until Open or Stop.
+func Start(l net.Listener, port Port, log *slog.Logger) *Starting {
+	s := &Starting{port: port, opened: make(chan struct{})}
+	s.server = newServer(s, log)
+	s.serving.Go(func() {
+		if err := s.server.Serve(&lentListener{Listener: l, over: make(chan struct{})}); !errors.Is(err, http.ErrServerClosed) {
+			log.Warn("whether the node is ready cannot be told while it starts", "error", err)
+		}
+	})
+	return s
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Starting) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	late := time.NewTimer(startingMax)
+	defer late.Stop()
+	for {
+		select {
+		case <-s.opened:
+			s.node.ServeHTTP(w, r)
+			return
+		default:
+		}
+		switch r.URL.Path {
+		case "/healthz":
+			writeJSON(w, http.StatusOK, []byte(`{"ok":true}`+"\n"))
+			return
+		case "/readyz":
+			fail(w, errStarting)
+			return
+		}
+		select {
+		case <-s.opened:
+		case <-late.C:
+			fail(w, errStarting)
+			return
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// Open gives the node who waits, and the listener back: it may be served when Open
+// returns.
+func (s *Starting) Open(node http.Handler) {
+	s.node = node
+	close(s.opened)
+	s.giveBack()
+}
+
+// Stop ends answering, within a bound; the listener stays open.
+func (s *Starting) Stop() {
+	s.giveBack()
+	s.closing.Wait()
+}
+
+func (s *Starting) giveBack() {
+	s.back.Do(func() {
+		s.closing.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), shutdownMax)
+			defer cancel()
+			if err := s.server.Shutdown(ctx); err != nil {
+				_ = s.server.Close()
+			}
+		})
+		_ = s.port.SetDeadline(time.Unix(1, 0))
+		s.serving.Wait()
+		_ = s.port.SetDeadline(time.Time{})
+	})
+}
+
+// lentListener is a listener that somebody else closes.
+type lentListener struct {
+	net.Listener
+	over chan struct{}
+	once sync.Once
+}
+
+// Accept gives net.ErrClosed once the listener is wanted back.
+func (l *lentListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	var late net.Error
+	if errors.As(err, &late) && late.Timeout() { // called back: Close follows, or was there
+		<-l.over
+		return nil, net.ErrClosed
+	}
+	return c, err
+}
+
+// Close implements net.Listener: the listener is not ours.
+func (l *lentListener) Close() error {
+	l.once.Do(func() { close(l.over) })
+	return nil
+}
