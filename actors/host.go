@@ -164,9 +164,6 @@ func (h *host) step(t *task, digest uint64) uint64 {
 
 // take lets the identity take one input in.
 func (h *host) take(r *resident, in *identity.Input, now proto.Millis) {
-	if h.stepper.NeedsHistory(&r.state, in) {
-		in.History = h.history(r)
-	}
 	h.before = r.state
 	h.offerNumber(r)
 	h.fx.Reset()

@@ -120,7 +120,8 @@ func (h *host) read() error {
 	return errors.Join(err, other)
 }
 
-func (h *host) readEach(list []*resident) error {
+func (h *host) readEach(list []*resident) (err error) {
+	defer caught(&err) // here, so that a half waits for the other in any case
 	for _, r := range list {
 		if err := h.load(r); err != nil {
 			return err
@@ -288,7 +289,8 @@ func (h *host) sweep() {
 	}
 }
 
-// step runs the identity's pure step; a panic is caught into the slot.
+// step runs the identity's pure step, with history where it needs that; a panic of
+// either is caught into the slot.
 func (r *resident) step() {
 	defer func() {
 		if p := recover(); p != nil {
@@ -299,6 +301,9 @@ func (r *resident) step() {
 	if g := r.group; g != nil {
 		h.stepper.StepGraph(h.limits, r.node, &r.state, g.In, r.now, &g.Effects, &h.fx)
 		return
+	}
+	if h.stepper.NeedsHistory(&r.state, r.in) {
+		r.in.History = h.history(r)
 	}
 	h.stepper.Step(&r.state, r.in, r.now, &h.fx)
 }

@@ -2,6 +2,7 @@ package actors
 
 import (
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -361,9 +362,15 @@ func (s *Shell) fault() error {
 	return nil
 }
 
-// turn does one call's share of work.
+// turn does one call's share of work. A host that has a fault does nothing more. A
+// panic is one, caught here: left to the actor, it would have the host started anew
+// and its identities stopped, and the turn be taken for done.
 func (h *host) turn(t *turn) {
 	defer t.wait.Done()
+	defer caught(&h.fault)
+	if h.fault != nil {
+		return
+	}
 	if t.begin {
 		h.begin(t.shell.batch, t.shell.committed, t.shell.source, t.shell.began)
 	}
@@ -382,6 +389,13 @@ func (h *host) turn(t *turn) {
 		h.sweep()
 	case opCollect:
 		t.out = h.collect()
+	}
+}
+
+// caught is to be deferred: it makes a panic an error with the stack.
+func caught(err *error) {
+	if p := recover(); p != nil {
+		*err = proto.Errorf(proto.CodeInternal, "panic in a host: %v\n%s", p, debug.Stack())
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"kith/actors"
+	"kith/graph"
 	"kith/proto"
 	"kith/segments"
 )
@@ -76,71 +77,141 @@ func plain(outs []*actors.Outcome) (list []string) {
 }
 
 // A panic leaves the identity as it was before the command, with what the
-// same batch did to it before and after, and stops nothing else.
+// same batch did to it before and after, and stops nothing else: also where the
+// client's history is sealed, and the panic comes when it is asked whether it is
+// to be read.
 func TestPanic(t *testing.T) {
 	for name, open := range map[string]func(actors.Config) *actors.Shell{
 		"direct": actors.NewDirect,
 		"actors": func(c actors.Config) *actors.Shell { return newShell(t, c, 1) },
 		"pool":   func(c actors.Config) *actors.Shell { return newShell(t, c, 4) },
 	} {
+		t.Run(name, func(t *testing.T) { panicBetween(t, open, false) })
+		t.Run(name+", sealed", func(t *testing.T) { panicBetween(t, open, true) })
+	}
+}
+
+// panicBetween has commands of client 3 panic between others.
+func panicBetween(t *testing.T, open func(actors.Config) *actors.Shell, sealed bool) {
+	r := newRules(t)
+	c := config(r, 1<<20)
+	with := &rig{t: t, shell: open(c), store: newMemory(), now: start, lag: 2}
+	without := &rig{t: t, shell: actors.NewDirect(c), store: newMemory(), now: start}
+	big := strings.Repeat("z", 600) // seals a block each time
+	good := [][]command{
+		{event(1, "a", big, "", start), event(1, "a", "x", "1", start)},
+		{event(2, "a", "y", "", start), event(1, "b", "x", "", start), traits(1, "a", proto.Prop{Key: "vip", Value: proto.FlagOf(true)})},
+		{event(1, "a", big, "", start), event(1, "a", "x", "2", start)},
+	}
+	bad := []command{event(3, "a", "p", "", start), event(3, "new", "p", "", start), traits(3, "b", proto.Prop{Key: "k", Value: proto.NumberOf(1)})}
+	if sealed {
+		known := [][]command{{event(3, "a", big, "", start), event(3, "b", big, "", start)}}
+		with.run(known, nil)
+		without.run(known, nil)
+	}
+	for range 4 {
+		r.poisoned.Store(0)
+		without.run(good, nil)
+		// The same with commands in between whose steps panic.
+		r.poisoned.Store(3)
+		mixed := [][]command{
+			append(slices.Clone(bad[:1]), good[0]...),
+			{good[1][0], bad[1], good[1][1], bad[2], good[1][2]},
+			append(slices.Clone(good[2]), bad...),
+		}
+		with.run(mixed, nil)
+		dead := 0
+		for _, o := range with.outs {
+			dead += len(o.Dead)
+			for _, d := range o.Dead {
+				if !strings.Contains(d.Reason, "poisoned") || d.Kind != proto.CommandEvent && d.Kind != proto.CommandTraits || len(d.Body) == 0 {
+					t.Errorf("dead letter %+v", d)
+				}
+			}
+		}
+		if dead != 6 {
+			t.Errorf("%d commands are dead, want 6", dead)
+		}
+		if diff := cmp.Diff(effects(without.outs), effects(with.outs)); diff != "" {
+			t.Fatalf("what is left of the batch (-without panics +with):\n%s", diff)
+		}
+		with.now, without.now = with.now+second, without.now+second
+	}
+	// What follows goes on from there.
+	r.poisoned.Store(0)
+	with.run([][]command{{event(3, "a", "p", "", start), event(1, "new", "x", "", start)}}, nil)
+	without.run([][]command{{event(3, "a", "p", "", start), event(1, "new", "x", "", start)}}, nil)
+	if diff := cmp.Diff(effects(without.outs), effects(with.outs)); diff != "" {
+		t.Errorf("the batch after (-without panics +with):\n%s", diff)
+	}
+	with.settle()
+	without.settle()
+	if diff := cmp.Diff(without.store.nodes, with.store.nodes); diff != "" {
+		t.Errorf("facts (-without panics +with):\n%s", diff)
+	}
+	if diff := cmp.Diff(without.store.blocks, with.store.blocks); diff != "" {
+		t.Errorf("blocks (-without panics +with):\n%s", diff)
+	}
+}
+
+// A panic in the host, outside of an identity's step, is the lane's fault: nothing
+// passes for taken in that was not, in this batch or a later one.
+func TestHostPanic(t *testing.T) {
+	for name, open := range map[string]func(actors.Config) *actors.Shell{
+		"direct": actors.NewDirect,
+		"actors": func(c actors.Config) *actors.Shell { return newShell(t, c, 1) },
+		"pool":   func(c actors.Config) *actors.Shell { return newShell(t, c, 4) },
+	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRules(t)
-			c := config(r, 1<<20)
-			with := &rig{t: t, shell: open(c), store: newMemory(), now: start, lag: 2}
-			without := &rig{t: t, shell: actors.NewDirect(c), store: newMemory(), now: start}
-			big := strings.Repeat("z", 600) // seals a block each time
-			good := [][]command{
-				{event(1, "a", big, "", start), event(1, "a", "x", "1", start)},
-				{event(2, "a", "y", "", start), event(1, "b", "x", "", start), traits(1, "a", proto.Prop{Key: "vip", Value: proto.FlagOf(true)})},
-				{event(1, "a", big, "", start), event(1, "a", "x", "2", start)},
-			}
-			bad := []command{event(3, "a", "p", "", start), event(3, "new", "p", "", start), traits(3, "b", proto.Prop{Key: "k", Value: proto.NumberOf(1)})}
-			for range 4 {
-				r.poisoned.Store(0)
-				without.run(good, nil)
-				// The same with commands in between whose steps panic.
-				r.poisoned.Store(3)
-				mixed := [][]command{
-					append(slices.Clone(bad[:1]), good[0]...),
-					{good[1][0], bad[1], good[1][1], bad[2], good[1][2]},
-					append(slices.Clone(good[2]), bad...),
+			c := config(newRules(t), 1<<20)
+			c.Told = func(proto.ClientID, proto.SegmentKey) (proto.SegmentID, bool) { panic("a mistake in the host") }
+			s := open(c)
+			m := newMemory()
+			for batch := range uint64(3) {
+				s.Begin(batch+1, batch, m)
+				var list actors.Commands
+				for i := range 4 {
+					x := event(1, "a", "x", "", start)
+					list.Add(x.PartitionID, actors.Command{Index: i, Kind: x.kind, Body: x.body})
 				}
-				with.run(mixed, nil)
-				dead := 0
-				for _, o := range with.outs {
-					dead += len(o.Dead)
-					for _, d := range o.Dead {
-						if !strings.Contains(d.Reason, "poisoned") || d.Kind != proto.CommandEvent && d.Kind != proto.CommandTraits || len(d.Body) == 0 {
-							t.Errorf("dead letter %+v", d)
-						}
-					}
+				err := s.Prepare(&list)
+				if batch == 0 && err != nil {
+					t.Fatal(err)
 				}
-				if dead != 6 {
-					t.Errorf("%d commands are dead, want 6", dead)
+				s.Enter(actors.Entry{Now: start})
+				if _, err = s.Run(); proto.CodeOf(err) != proto.CodeInternal || !strings.Contains(err.Error(), "a mistake in the host") || !strings.Contains(err.Error(), "keepMoves") {
+					t.Fatalf("batch %d: %v", batch+1, err)
 				}
-				if diff := cmp.Diff(effects(without.outs), effects(with.outs)); diff != "" {
-					t.Fatalf("what is left of the batch (-without panics +with):\n%s", diff)
+				if _, err = s.Collect(); err == nil {
+					t.Fatalf("batch %d was collected", batch+1)
 				}
-				with.now, without.now = with.now+second, without.now+second
-			}
-			// What follows goes on from there.
-			r.poisoned.Store(0)
-			with.run([][]command{{event(3, "a", "p", "", start), event(1, "new", "x", "", start)}}, nil)
-			without.run([][]command{{event(3, "a", "p", "", start), event(1, "new", "x", "", start)}}, nil)
-			if diff := cmp.Diff(effects(without.outs), effects(with.outs)); diff != "" {
-				t.Errorf("the batch after (-without panics +with):\n%s", diff)
-			}
-			with.settle()
-			without.settle()
-			if diff := cmp.Diff(without.store.nodes, with.store.nodes); diff != "" {
-				t.Errorf("facts (-without panics +with):\n%s", diff)
-			}
-			if diff := cmp.Diff(without.store.blocks, with.store.blocks); diff != "" {
-				t.Errorf("blocks (-without panics +with):\n%s", diff)
 			}
 		})
 	}
 }
+
+// A panic while a batch's identities are read is the lane's fault too, on whichever
+// goroutine that is.
+func TestReadPanic(t *testing.T) {
+	s := newShell(t, config(newRules(t), 1<<20), 1)
+	var list actors.Commands
+	home, n := homeOf("v0"), 0
+	for i := 0; n < 2*actors.ColdShared; i++ {
+		if x := event(1, fmt.Sprint("v", i), "x", "", start); x.PartitionID == home {
+			list.Add(home, actors.Command{Index: n, Kind: x.kind, Body: x.body})
+			n++
+		}
+	}
+	s.Begin(1, 0, broken{newMemory()})
+	if err := s.Prepare(&list); proto.CodeOf(err) != proto.CodeInternal {
+		t.Errorf("prepared: %v", err)
+	}
+}
+
+// broken panics where an opt-out is read.
+type broken struct{ *memory }
+
+func (broken) OptOut(graph.Hash, func([]byte) error) (bool, error) { panic("a mistake in the store") }
 
 // effects are outcomes without their dead letters and what names a place in
 // the batch.
