@@ -61,9 +61,15 @@ func (n *Node) CampaignReport(ctx context.Context, client proto.ClientInfo, r *p
 		if err := c.checkRivals(uint64(floor)); err != nil {
 			return proto.CampaignReport{}, err
 		}
+	}
+	out := c.tell(floor)
+	if err := n.mayAnswerAll(); err != nil {
+		return proto.CampaignReport{}, err
+	}
+	if floor > 0 {
 		n.campaigns.told(client.ID, &spec)
 	}
-	return c.tell(floor), nil
+	return out, nil
 }
 
 // turn waits until no other report goes through all histories: one does at a time.

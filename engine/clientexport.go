@@ -324,6 +324,9 @@ func (x *clientExport) identity(ctx context.Context, snap *laneSnapshot, node pr
 	if now, err := n.view(node); err != nil || now == nil || now.OptedOut {
 		return err // opted out since the snapshot was taken: nothing of before is told
 	}
+	if err := n.mayAnswer(n.laneFor(node.Hash)); err != nil {
+		return err // or a view from the cache may be older than an opt-out
+	}
 	f := s.Client(x.client.ID)
 	if f != nil {
 		first, last := f.First.Time(), f.Last.Time()
@@ -398,7 +401,10 @@ func (n *Node) nameOfPeer(node proto.Node) (id proto.Identity, err error) {
 	if err != nil || !s.Named || s.Dark() {
 		return "", err
 	}
-	return l.nameOf(snap, s.Ordinal)
+	if id, err = l.nameOf(snap, s.Ordinal); err != nil {
+		return "", err
+	}
+	return id, n.mayAnswer(l)
 }
 
 // sizes writes how many were in each segment when each day ended, day by day:

@@ -448,6 +448,23 @@ func (l *Leases) Held() bool                        { return l.x.held() }
 func (l *Leases) Holders() map[uint64]time.Duration { return l.x.holders() }
 func (l *Leases) End()                              { l.x.end() }
 
+// LoseLeases ends all leases of a node, until back gives them back.
+func (n *Node) LoseLeases() (back func()) {
+	until := make([]int64, len(n.lanes))
+	for i, l := range n.lanes {
+		until[i] = l.leases.until.Load()
+		l.leases.end()
+	}
+	return func() {
+		for i, l := range n.lanes {
+			l.leases.mu.Lock()
+			l.leases.ended = false
+			l.leases.until.Store(until[i])
+			l.leases.mu.Unlock()
+		}
+	}
+}
+
 // AsOwner runs do as the upkeep of lane 0 of a node of that name.
 func AsOwner(ctx context.Context, node string, peers Peers, do func(context.Context)) {
 	l := &lane{node: &Node{config: Config{Node: node, Peers: peers}}}

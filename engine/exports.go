@@ -64,6 +64,10 @@ func (n *Node) openAudience(ctx context.Context, client proto.ClientInfo, r *pro
 		out.Manifest.Segments = append(out.Manifest.Segments, proto.ExportSegment{ID: s.ID, Version: s.Version, Scope: s.Scope, When: s.When})
 	}
 	n.freezeAll(out, names, a, r)
+	if err := n.mayAnswerAll(); err != nil {
+		names.Close()
+		return nil, a, err
+	}
 	return out, a, nil
 }
 

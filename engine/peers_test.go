@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -188,6 +189,67 @@ func TestClusterMetrics(t *testing.T) {
 	}
 	if told := gauges(t, n); told["kith_lane_lease_held"] != 0 {
 		t.Errorf("one that has stopped tells %v", told)
+	}
+}
+
+// losing is a context of which the first question has a node lose its leases: the
+// answer is begun by then, and not yet made.
+type losing struct {
+	context.Context
+	lose func()
+}
+
+func (x losing) Done() <-chan struct{} { x.lose(); return x.Context.Done() }
+
+func (x losing) Err() error { x.lose(); return x.Context.Err() }
+
+// TestLeaseEndsMeanwhile: what takes long to answer is not told where the node may not
+// answer any more once the answer is made.
+func TestLeaseEndsMeanwhile(t *testing.T) {
+	n := testNode(t, t.TempDir(), func(c *engine.Config) {
+		c.Node, c.Peers, c.Lanes, c.HashSecret = "a", &owners{owner: "a", changed: make(chan struct{})}, 2, make([]byte, 16)
+		c.Cluster = &log.Cluster{Name: "test", Listen: "127.0.0.1:0", Secret: "s"}
+	})
+	defer closeNode(t, n)
+	c := acme(t, n)
+	nobody, _ := grouped(t, n, "nobody")
+	spec := proto.SegmentSpec{ID: "all", Scope: "identity", When: "count(true) >= 1"}
+	define(t, n, "all", spec.When)
+	submitAll(t, n, c, crowdOf(60, "v", "impression", "a", ago(1, 1)))
+	until(t, n, 20*time.Second, "filling", func() bool { s, _ := n.Segment(c, "all"); return *s.Filled })
+	told := &bytes.Buffer{}
+	asks := map[string]func(ctx context.Context) error{
+		"client export": func(ctx context.Context) error { told.Reset(); return n.ExportClient(ctx, c, told) },
+		"campaign report": func(ctx context.Context) error {
+			_, err := n.CampaignReport(ctx, c, span(proto.CampaignRequest{}), 50)
+			return err
+		},
+		"leakage": func(ctx context.Context) error { _, err := n.Leakage(ctx, c, 9, 1); return err },
+		"preview": func(ctx context.Context) error { _, err := n.Preview(ctx, nobody, spec); return err }, // each identity that it reads is checked anyway
+		"report":  func(ctx context.Context) error { _, err := n.Report(ctx, c, "all", "", 50); return err },
+		"audience": func(ctx context.Context) error {
+			a, err := n.OpenAudience(ctx, c, &proto.ExportRequest{Expr: "all"})
+			if err == nil {
+				a.Names.Close()
+			}
+			return err
+		},
+	}
+	for name, ask := range asks {
+		var back func()
+		lose := sync.OnceFunc(func() { back = n.LoseLeases() })
+		err := ask(losing{t.Context(), lose})
+		if proto.CodeOf(err) != proto.CodeUnavailable || strings.Contains(told.String(), "browser:") {
+			t.Errorf("%s: %v, told %.200s", name, err, told)
+		}
+		if back == nil {
+			t.Fatalf("%s: the leases were not lost", name)
+		}
+		back()
+		if err := ask(t.Context()); err != nil {
+			t.Errorf("%s, with leases again: %v", name, err)
+		}
+		told.Reset()
 	}
 }
 

@@ -82,6 +82,9 @@ func (p *preview) judge(ctx context.Context) (proto.SegmentPreview, error) {
 			return proto.SegmentPreview{}, err
 		}
 	}
+	if err := p.node.mayAnswerAll(); err != nil {
+		return proto.SegmentPreview{}, err
+	}
 	return p.result(total), nil
 }
 

@@ -84,6 +84,9 @@ func (n *Node) Report(ctx context.Context, client proto.ClientInfo, expr, unit s
 	for range reportTries {
 		q := question{audience: a, unit: unit, floor: floor}
 		if r, ok, err := n.decideReport(ctx, &q); ok || err != nil {
+			if err == nil {
+				err = n.mayAnswerAll()
+			}
 			return answerReport(r, floor, err)
 		}
 	}
@@ -97,6 +100,9 @@ func (n *Node) decideReport(ctx context.Context, q *question) (r segments.Report
 		return r, ok, err
 	}
 	m, err := n.measureReport(ctx, q)
+	if err == nil {
+		err = n.mayAnswerAll() // before it is written down: it stays for the day
+	}
 	if err != nil {
 		return r, false, err
 	}
