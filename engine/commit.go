@@ -103,6 +103,7 @@ func (l *lane) commitBatch(b *batch) error {
 		b.writes.Discard()
 		return err
 	}
+	l.given = true
 	if err := l.keep(b); err != nil {
 		return err
 	}
@@ -113,6 +114,7 @@ func (l *lane) commitBatch(b *batch) error {
 	l.bitmaps.Apply(b.bits)
 	l.dropVersions(b.dropped) // of which the batch may have set bits, before that
 	l.publish(b)
+	l.given = false
 	return nil
 }
 

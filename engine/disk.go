@@ -146,7 +146,8 @@ func statDisk(dir string) (s syscall.Statfs_t, ok bool) {
 
 func smallDisk(dir string) bool { return diskSize(dir) < diskSmall }
 
-// watchDisk tells operators when events begin and cease to be refused.
+// watchDisk tells operators when events begin and cease to be refused, and has lanes
+// that stopped keep nothing of others on the disk.
 func (n *Node) watchDisk(ctx context.Context) {
 	was := false
 	for {
@@ -159,6 +160,7 @@ func (n *Node) watchDisk(ctx context.Context) {
 			}
 			n.logger.Warn("disk space", "refusing_events", low, "free_bytes", n.disk.left(), "reserve_bytes", n.disk.reserve+n.disk.merges)
 		}
+		n.renewStopped()
 		if !pause(ctx, time.Second) {
 			return
 		}

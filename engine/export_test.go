@@ -410,6 +410,31 @@ func SpoilTotals(st store.Store, client proto.ClientID, day proto.Day) error {
 // WhenScanned is called when a campaign report has gone through the histories.
 func (n *Node) WhenScanned(fn func()) { n.campaigns.scanned = fn }
 
+// Quarantine stops a lane, and returns once it commits nothing more.
+func (n *Node) Quarantine(id proto.LaneID, err error) {
+	n.lanes[id].fail("testing", err)
+	n.Stopped(id)
+}
+
+// Stopped returns once a lane commits nothing more.
+func (n *Node) Stopped(id proto.LaneID) { <-n.lanes[id].ended }
+
+// RenewStopped is what a node does every now and then.
+func (n *Node) RenewStopped() { n.renewStopped() }
+
+// SyncStore writes what was applied.
+func (n *Node) SyncStore() error { return n.store.Sync() }
+
+// Copies merges the whole store and counts how often text is in it.
+func (n *Node) Copies(text string) (int, error) {
+	var file bytes.Buffer
+	err := errors.Join(n.store.Sync(), n.store.Scrub(), n.store.Backup(&file, func(store.Snapshot) error { return nil }))
+	return bytes.Count(file.Bytes(), []byte(text)), err
+}
+
+// LaneFor is the lane of an identity.
+func (n *Node) LaneFor(id proto.Identity) proto.LaneID { return n.laneFor(n.hasher.Hash(id)).id }
+
 // DropTotals takes all totals out of a store, as if an older build had written it.
 func DropTotals(st store.Store) error {
 	snap := st.Snapshot()

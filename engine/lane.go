@@ -82,6 +82,7 @@ type lane struct {
 	dropped uint32      // hours of exit records up to here are deleted
 	noticed []noticeRef // notices in the store, oldest first
 	tied    bool        // a batch of this start is durable
+	given   bool        // the store was given a batch that is not published; to be read once ended is closed
 
 	// Shared.
 	// visible is held for writing while a commit is made visible, for reading by
@@ -97,6 +98,7 @@ type lane struct {
 	built    chan *batch
 	commits  chan *batch
 	inflight sync.WaitGroup // batches stepped and not yet published
+	ended    chan struct{}  // closed once nothing is committed any more
 
 	// Its own entries.
 	producer uint64
@@ -169,6 +171,24 @@ func (l *lane) renewSnapshot(batch uint64) {
 	s.users.Store(1)
 	if old := l.snapshot.Swap(s); old != nil {
 		old.release()
+	}
+}
+
+// renewStopped lets go of the snapshots of lanes that commit nothing more, for newer
+// ones: while a lane has one, the store keeps all that others replaced or deleted
+// since. Of the lane itself the newer one has the same, for nobody else writes that,
+// but for what was told to others and deleted. Not so after a commit that failed once
+// the store was given it: it must not be seen before all else of it is, so that lane
+// keeps the snapshot from before it.
+func (n *Node) renewStopped() {
+	for _, l := range n.lanes {
+		select {
+		case <-l.ended:
+			if !l.given {
+				l.renewSnapshot(l.snapshot.Load().batch)
+			}
+		default:
+		}
 	}
 }
 

@@ -405,3 +405,92 @@ func TestClocksOfEntries(t *testing.T) {
 	}
 	closeNode(t, n)
 }
+
+// A lane that stopped keeps nothing on the disk of what others replace.
+func TestStoppedLanePinsNothing(t *testing.T) {
+	n := testNode(t, t.TempDir(), lanes(2))
+	defer func() { _ = n.Close() }()
+	c := acme(t, n)
+	visitor := proto.Identity("browser:v")
+	for i := 0; n.LaneFor(visitor) != 0; i++ {
+		visitor = proto.Identity(fmt.Sprint("browser:v", i))
+	}
+	n.Quarantine(1, errors.New("a damaged entry"))
+	for i := range 10 {
+		var b proto.Batch
+		b.AddTraits(n.Hasher(), &proto.Traits{
+			Client: c.ID, Space: c.Space, Identity: visitor, Received: proto.MillisOf(time.Now()),
+			Set: []proto.Prop{{Key: "k", Value: proto.TextOf(fmt.Sprintf("MARKED%d%s", i, strings.Repeat("x", 50)))}},
+		})
+		r := n.Submit(t.Context(), &b)
+		if r.Err == nil {
+			r.Err = n.Wait(t.Context(), r.Position)
+		}
+		if r.Err != nil {
+			t.Fatal(r.Err)
+		}
+		if err := n.SyncStore(); err != nil { // so that each is written by itself
+			t.Fatal(err)
+		}
+	}
+	until(t, n, 20*time.Second, "letting go of what was replaced", func() bool {
+		copies, err := n.Copies("MARKED")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return copies == 1
+	})
+}
+
+// What a commit gave to the store and did not publish is not seen later either.
+func TestHalfCommitIsNotSeen(t *testing.T) {
+	s := newScript(t)
+	acme := s.client("acme", "")
+	s.define(acme, "x", "count(true) >= 1")
+	s.beat(0)
+	st := halfStore{store.NewMemory()}
+	c := s.config(func(c *engine.Config) { c.Now = nil; c.DiskReserve = 1 })
+	n, err := engine.NewOver(c, s.inner, st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = n.Close() }()
+	var b proto.Batch
+	b.AddEvent(n.Hasher(), page(acme, "v", "x", time.Now()))
+	if r := n.Submit(t.Context(), &b); r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	n.Stopped(0)
+	n.RenewStopped()
+	seen, _, err := n.Lookup(acme, "browser:v", proto.MillisOf(time.Now()), nil)
+	rec, recErr := n.Record(t.Context(), acme, "browser:v")
+	if err != nil || recErr != nil || seen.Known || rec.Known || len(rec.Events) > 0 {
+		t.Errorf("of a commit that was not published: %+v %+v, %v, %v", seen, rec, err, recErr)
+	}
+}
+
+// halfStore has batches with nodes seen, and says that they failed.
+type halfStore struct{ *store.Memory }
+
+func (s halfStore) NewBatch() store.Batch { return &halfBatch{Batch: s.Memory.NewBatch()} }
+
+type halfBatch struct {
+	store.Batch
+	fails bool
+}
+
+func (b *halfBatch) Set(key, value []byte) error {
+	b.fails = b.fails || key[0] == 'N'
+	return b.Batch.Set(key, value)
+}
+
+func (b *halfBatch) Apply() error {
+	err := b.Batch.Apply()
+	if err == nil && b.fails {
+		err = errors.New("the disk is gone")
+	}
+	return err
+}

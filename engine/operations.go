@@ -26,6 +26,7 @@ func (l *lane) run(ctx context.Context, wait *sync.WaitGroup) {
 	wait.Go(l.build)
 	wait.Go(func() {
 		l.commit()
+		close(l.ended)
 		cancel()
 	})
 }
