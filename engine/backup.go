@@ -406,17 +406,10 @@ func checkRestored(c Config) error {
 
 // markRestoring makes dir and its marker, so that they outlive a power cut.
 func markRestoring(dir, mark string) error {
-	sync := []string{dir}
-	if _, err := os.Stat(dir); err != nil { // one that was there may have a parent that may not be read
-		sync = append(sync, filepath.Dir(filepath.Clean(dir)))
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return proto.Errorf(proto.CodeUnavailable, "make %s: %w", dir, err)
-	}
-	if err := writeSynced(filepath.Join(dir, restoringName), []byte(mark)); err != nil {
+	if err := makeSynced(dir); err != nil {
 		return err
 	}
-	return syncDirs(sync...)
+	return writeSynced(filepath.Join(dir, restoringName), []byte(mark))
 }
 
 // unmarkRestoring makes what was restored count: its names are durable first.
@@ -474,13 +467,10 @@ func restoreSecret(c Config, name string, r io.Reader) error {
 		return err
 	}
 	dir := c.secretsDir()
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return proto.Errorf(proto.CodeUnavailable, "make %s: %w", dir, err)
-	}
-	if err := writeSynced(filepath.Join(dir, name), append(secret, '\n')); err != nil {
+	if err := makeSynced(dir); err != nil {
 		return err
 	}
-	return syncDirs(dir)
+	return writeSynced(filepath.Join(dir, name), append(secret, '\n'))
 }
 
 // restoreStore loads the store of a backup.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/ed25519"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -421,6 +422,17 @@ func (n *Node) Stopped(id proto.LaneID) { <-n.lanes[id].ended }
 
 // RenewStopped is what a node does every now and then.
 func (n *Node) RenewStopped() { n.renewStopped() }
+
+// HashSecret is the hash secret of a data directory, made if there is none.
+func HashSecret(dir string) (secret [16]byte, err error) { return hashSecret(Config{Dir: dir}) }
+
+// ReceiptKey is the key of receipts of a data directory, made if there is none.
+func ReceiptKey(dir string) (ed25519.PrivateKey, error) { return receiptKey(Config{Dir: dir}) }
+
+// NoteDraining notes in a data directory that its node drains, or does not.
+func NoteDraining(dir string, drain bool) error {
+	return (&Node{config: Config{Dir: dir}}).setDraining(drain)
+}
 
 // SyncStore writes what was applied.
 func (n *Node) SyncStore() error { return n.store.Sync() }

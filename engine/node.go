@@ -216,8 +216,8 @@ func hashSecret(c Config) (s [16]byte, err error) {
 	text, err := os.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		rand.Read(s[:])
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return s, proto.Errorf(proto.CodeUnavailable, "make %s: %w", dir, err)
+		if err := makeSynced(dir); err != nil {
+			return s, err
 		}
 		return s, writeSynced(name, []byte(hex.EncodeToString(s[:])+"\n"))
 	}
@@ -245,7 +245,23 @@ func writeSynced(name string, data []byte) error {
 	if err != nil {
 		return proto.Errorf(proto.CodeUnavailable, "write %s: %w", name, err)
 	}
-	return nil
+	return syncDirs(filepath.Dir(name))
+}
+
+// makeSynced makes a directory, and those above it that are missing, so that a power
+// cut leaves it there.
+func makeSynced(dir string) error {
+	var above []string // of each that is made; of others it may be one that may not be read
+	for d := filepath.Clean(dir); ; d = filepath.Dir(d) {
+		if _, err := os.Stat(d); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		above = append(above, filepath.Dir(d))
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return proto.Errorf(proto.CodeUnavailable, "make %s: %w", dir, err)
+	}
+	return syncDirs(above...)
 }
 
 // start opens the lanes and waits until all that is logged is applied.

@@ -1,13 +1,19 @@
 package engine_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"kith/engine"
 	"kith/proto"
@@ -198,4 +204,68 @@ func TestFillFromHistory(t *testing.T) {
 		}
 	}
 	verifyClean(t, n)
+}
+
+// What a node writes down in small files outlives a power cut with its name: the
+// directory is synced after each change of it.
+func TestDirectoriesAreSynced(t *testing.T) {
+	for name, write := range map[string]func(dir string) error{
+		"hash secret": func(dir string) error { _, err := engine.HashSecret(dir); return err },
+		"receipts":    func(dir string) error { _, err := engine.ReceiptKey(dir); return err },
+	} {
+		dir := t.TempDir()
+		if list := changesIn(t, dir, func() error { return write(dir) }); !slices.Equal(list, []string{"secrets", "sync"}) {
+			t.Errorf("%s, the first start: %v", name, list)
+		}
+		secrets := filepath.Join(dir, "secrets")
+		if err := os.RemoveAll(secrets); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(secrets, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if list := changesIn(t, secrets, func() error { return write(dir) }); len(list) == 0 || list[len(list)-1] != "sync" {
+			t.Errorf("%s, its file: %v", name, list)
+		}
+	}
+	dir := t.TempDir()
+	for _, drain := range []bool{true, false} {
+		if list := changesIn(t, dir, func() error { return engine.NoteDraining(dir, drain) }); len(list) == 0 || list[len(list)-1] != "sync" {
+			t.Errorf("that a node drains, %v: %v", drain, list)
+		}
+	}
+}
+
+// changesIn are the names that come to a directory or go while fn runs, and "sync"
+// where the directory is opened itself, as nothing but a sync does here.
+func changesIn(t *testing.T, dir string, fn func() error) (list []string) {
+	t.Helper()
+	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
+	if err != nil {
+		t.Skipf("directories cannot be watched here: %v", err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_CREATE|unix.IN_MOVE|unix.IN_DELETE|unix.IN_OPEN); err != nil {
+		t.Skipf("directories cannot be watched here: %v", err)
+	}
+	if err := fn(); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 16<<10)
+	n, err := unix.Read(fd, buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for buf = buf[:n]; len(buf) > 0; { // watch(4), mask(4), cookie(4), length(4), name
+		mask, size := binary.NativeEndian.Uint32(buf[4:]), binary.NativeEndian.Uint32(buf[12:])
+		name := string(bytes.TrimRight(buf[unix.SizeofInotifyEvent:][:size], "\x00"))
+		buf = buf[unix.SizeofInotifyEvent+size:]
+		switch {
+		case mask&unix.IN_OPEN == 0:
+			list = append(list, name)
+		case name == "":
+			list = append(list, "sync")
+		}
+	}
+	return list
 }

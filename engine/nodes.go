@@ -202,8 +202,11 @@ func (n *Node) setDraining(drain bool) error {
 	defer n.drains.Unlock()
 	file := filepath.Join(n.config.markerDir(), drainingName)
 	err := os.Remove(file)
-	if drain {
+	switch {
+	case drain:
 		err = writeSynced(file, nil)
+	case err == nil:
+		err = syncDirs(filepath.Dir(file))
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return proto.Errorf(proto.CodeUnavailable, "note that the node drains: %w", err)

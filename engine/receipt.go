@@ -99,8 +99,8 @@ func receiptKey(c Config) (ed25519.PrivateKey, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		seed := make([]byte, ed25519.SeedSize)
 		rand.Read(seed)
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, proto.Errorf(proto.CodeUnavailable, "make %s: %w", dir, err)
+		if err := makeSynced(dir); err != nil {
+			return nil, err
 		}
 		return ed25519.NewKeyFromSeed(seed), writeSynced(name, []byte(hex.EncodeToString(seed)+"\n"))
 	}
