@@ -28,7 +28,8 @@ type batch struct {
 	dropped  []proto.SegmentKey
 	fills    []fillProgress
 	erasures []clientErasure
-	ended    []proto.ClientID // clients, whose dead letters go
+	ended    []proto.ClientID // clients, whose dead letters go; nothing comes after it in the batch
+	unkept   uint64           // commands that were set aside and are not among the letters
 	record   []byte           // the lane's
 	journal  uint64
 	control  uint64
@@ -181,10 +182,6 @@ func (b *batch) writeOutcome(w *writer, o *actors.Outcome) {
 		} else {
 			w.set(key, networkMark)
 		}
-	}
-	for i := range o.Dead {
-		d := &o.Dead[i]
-		w.set(deadKey(b.lane.id, b.offsets[d.Entry], d.Index), encodeDead(b.laneTime, o.Partition, d))
 	}
 }
 

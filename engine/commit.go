@@ -164,6 +164,7 @@ func (l *lane) publish(b *batch) {
 		l.named.Add(uint64(len(o.Named)) - uint64(len(o.Unnamed)))
 		l.users.apply(o.Users)
 	}
+	l.unkept.Add(b.unkept)
 	l.node.ledger.add(l.id, b.notices)
 	l.outbox.add(b.sent)
 	if b.moved {

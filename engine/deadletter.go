@@ -1,9 +1,11 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +19,11 @@ import (
 // then the command's body.
 
 const deadReasonMax = 4096
+
+// lettersMax bounds the letters of a lane. What is set aside while there are so many
+// is counted and not kept: those that are there were the first, which tell what began
+// it, and none goes that somebody may be about to replay.
+const lettersMax = 4096
 
 func encodeDead(at proto.Millis, p proto.PartitionID, d *actors.Dead) []byte {
 	b := binary.BigEndian.AppendUint64(nil, uint64(at))
@@ -180,15 +187,57 @@ func (l *lane) dropLetter(b *batch, id letterID) bool {
 	return true
 }
 
-// dropLetters deletes the letters that name identities which were cut.
-func (l *lane) dropLetters(b *batch, list []actors.Turned) {
-	for i := range list {
-		for _, id := range slices.Clone(l.letters.of[list[i].Hash]) {
-			if id.offset > list[i].Offset {
-				continue // of an event after it, in the same batch
-			}
-			l.dropLetter(b, id)
+// letterChange is what a batch does to its lane's letters at one place of the log.
+type letterChange struct {
+	at        letterID // of a cut: behind all commands of its entry
+	dead      *actors.Dead
+	partition proto.PartitionID // dead's
+	cut       proto.IdentityHash
+}
+
+// changeLetters brings the lane's letters to where the batch has them, in the order
+// of the log: which are kept does not depend on how batches are cut.
+func (l *lane) changeLetters(b *batch) {
+	var list []letterChange
+	for _, o := range b.outcomes {
+		for i := range o.Dead {
+			d := &o.Dead[i]
+			list = append(list, letterChange{at: letterID{b.offsets[d.Entry], d.Index}, dead: d, partition: o.Partition})
 		}
+		for i := range o.Turned {
+			list = append(list, letterChange{at: letterID{o.Turned[i].Offset, math.MaxInt}, cut: o.Turned[i].Hash})
+		}
+	}
+	slices.SortFunc(list, func(x, y letterChange) int {
+		return cmp.Or(cmp.Compare(x.at.offset, y.at.offset), cmp.Compare(x.at.index, y.at.index))
+	})
+	for _, x := range list {
+		if x.dead != nil {
+			l.keepLetter(b, x)
+		} else {
+			l.dropLetters(b, x.cut)
+		}
+	}
+	for _, c := range b.ended {
+		l.dropLettersOf(b, c)
+	}
+}
+
+// keepLetter makes a letter of a command that was set aside, if there is room.
+func (l *lane) keepLetter(b *batch, x letterChange) {
+	if len(l.letters.names) >= lettersMax {
+		b.unkept++
+		return
+	}
+	l.letters.add(l.node.hasher, x.at, x.dead.Kind, x.dead.Body)
+	value := encodeDead(proto.Millis(l.record.LaneTimeMs), x.partition, x.dead)
+	b.puts = append(b.puts, put{deadKey(l.id, x.at.offset, x.at.index), value})
+}
+
+// dropLetters deletes the letters that name an identity which was cut.
+func (l *lane) dropLetters(b *batch, hash proto.IdentityHash) {
+	for _, id := range slices.Clone(l.letters.of[hash]) {
+		l.dropLetter(b, id)
 	}
 }
 

@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -219,5 +220,63 @@ func TestReplayBehindFullBatch(t *testing.T) {
 	closeNode(t, n)
 	if r := s.verify(st); r.Events != letters*401 {
 		t.Errorf("%d events, want %d: replays are lost", r.Events, letters*401)
+	}
+}
+
+// Letters have a bound: what is set aside beyond it is counted. Which are kept follows
+// from the log alone, however it comes in batches, and with room there are more again.
+func TestLettersAreBounded(t *testing.T) {
+	var p poison
+	s := newScript(t)
+	bad := s.client("bad", "")
+	p.client = bad.ID
+	s.judge = p.judge
+	p.on.Store(true)
+	some := func(prefix string, n int) proto.Offset {
+		var list []*proto.Event
+		for i := range n {
+			list = append(list, s.event(bad, fmt.Sprint(prefix, i), "x"))
+		}
+		return s.events(list...)
+	}
+	const room = 3
+	for left := engine.LettersMax - room; left > 0; left -= 200 {
+		some(fmt.Sprint("many", left, "-"), min(left, 200))
+	}
+	s.beat(0)
+	begun := map[string]store.Store{"one batch": store.NewMemory(), "batches": store.NewMemory()}
+	for _, st := range begun {
+		s.apply(st)
+	}
+	full := some("full", 20)
+	s.cut("browser:full1", proto.CutOptOut)
+	after := some("after", 20)
+	command := engine.DeadCommands(begun["batches"])[0]
+	s.own(command, 1)
+	some("replayed", 20)
+	s.beat(0)
+	want := []string{fmt.Sprint(full, " 0"), fmt.Sprint(full, " 2"), fmt.Sprint(after, " 0"), fmt.Sprint(after+1, " 0")}
+	for name, st := range begun {
+		if name == "batches" {
+			s.lump = func() int { return 1 }
+		}
+		n := s.run(st)
+		list, err := n.DeadLetters(t.Context(), 2*engine.LettersMax)
+		if err != nil || len(list) != engine.LettersMax {
+			t.Fatalf("%s: %d letters, %v", name, len(list), err)
+		}
+		var last []string
+		for _, d := range list[len(list)-len(want):] {
+			last = append(last, fmt.Sprint(d.Offset, " ", d.Index))
+		}
+		if !slices.Equal(last, want) {
+			t.Errorf("%s: the last letters are %v, want %v", name, last, want)
+		}
+		told := gauges(t, n)
+		if told["kith_dead_letters_total"] != 61 || told["kith_dead_letters_unkept_total"] != 61-room-1-1 {
+			t.Errorf("%s: set aside %v, not kept %v", name, told["kith_dead_letters_total"], told["kith_dead_letters_unkept_total"])
+		}
+		closeNode(t, n)
+		s.lump = nil
 	}
 }

@@ -48,7 +48,7 @@
 //	'L' L 'f' client(4)                         whether the client is told of its segments' members (feedrows.go)
 //	'L' L 't' client(4) offset(8) number(4)     what its feed was not told yet
 //	'L' L 'l' client(4)                         1: something was left out of its feed, and that is still to be told
-//	'L' L 'q' offset(8) index(4)                dead letter: time(8), kind(1), partition(1), reason, body
+//	'L' L 'q' offset(8) index(4)                dead letter: time(8), kind(1), partition(1), reason, body; a bounded number (deadletter.go)
 //	'L' L 'e'                                   graph.Lane: vector, channels, what is carried over
 //	'L' L 's'                                   spaces in which there are nodes, as uvarints
 //	'L' L 'm' to(1) number(8)                   graph.Batch on its way to another lane (outbox.go)

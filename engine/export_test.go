@@ -434,6 +434,9 @@ func NoteDraining(dir string, drain bool) error {
 	return (&Node{config: Config{Dir: dir}}).setDraining(drain)
 }
 
+// LettersMax is how many dead letters a lane keeps.
+const LettersMax = lettersMax
+
 // SyncStore writes what was applied.
 func (n *Node) SyncStore() error { return n.store.Sync() }
 

@@ -111,7 +111,6 @@ func (l *lane) finishGraph(b *batch) {
 		l.meetSpaces(b, o.Spaces)
 		b.decisions = append(b.decisions, o.Decisions...)
 		b.graph.ignored += uint64(o.Ignored)
-		l.dropLetters(b, o.Turned)
 		for i := range o.Users {
 			if o.Users[i].Root == (graph.Hash{}) {
 				b.graph.left++

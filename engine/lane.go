@@ -119,6 +119,7 @@ type lane struct {
 	since        atomic.Int64  // not after the oldest entry that is durable and not applied, if there is one; ms
 	repeated     atomic.Uint64
 	dead         atomic.Uint64
+	unkept       atomic.Uint64 // of dead
 	named        atomic.Uint64 // nodes numbered
 
 	journalBytes atomic.Int64
@@ -396,14 +397,8 @@ func (l *lane) finish(b *batch) error {
 		}
 		l.record.NextOrdinal[o.Partition] = b.outcomes[i].Next
 		b.exits = append(b.exits, o.Exits...)
-		for i := range o.Dead {
-			d := &o.Dead[i]
-			l.letters.add(l.node.hasher, letterID{b.offsets[d.Entry], d.Index}, d.Kind, d.Body)
-		}
 	}
-	for _, c := range b.ended {
-		l.dropLettersOf(b, c)
-	}
+	l.changeLetters(b)
 	l.finishGraph(b)
 	l.keepMoves(b)
 	if list := l.shell.TakeExits(); len(list) > 0 {

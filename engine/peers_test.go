@@ -312,7 +312,7 @@ func TestIncarnations(t *testing.T) {
 	}
 }
 
-// gauges are a node's, those of lanes summed.
+// gauges are a node's gauges and counters, those of lanes summed.
 func gauges(t *testing.T, n *engine.Node) map[string]float64 {
 	t.Helper()
 	registry := prometheus.NewRegistry()
@@ -326,6 +326,9 @@ func gauges(t *testing.T, n *engine.Node) map[string]float64 {
 		for _, m := range f.GetMetric() {
 			if g := m.GetGauge(); g != nil {
 				sums[f.GetName()] += g.GetValue()
+			}
+			if c := m.GetCounter(); c != nil {
+				sums[f.GetName()] += c.GetValue()
 			}
 		}
 	}
