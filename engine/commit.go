@@ -78,7 +78,8 @@ func await(ctx context.Context, late string, look func() (done bool, changed <-c
 	}
 }
 
-// commit makes built batches durable and then visible, until there are none.
+// commit gives built batches to the store and then makes them visible, until there are
+// none. The store makes them durable some time later (see keep).
 // After a failure nothing is committed any more: what the log holds stays
 // there.
 func (l *lane) commit() {

@@ -20,11 +20,13 @@
 //	             │ outcomes
 //	          builder: one store batch of whole entries          (build.go)
 //	             │ batch
-//	          committer: synced, then bitmaps, views, position   (commit.go)
+//	          committer: stored, then bitmaps, views, position  (commit.go)
 //	             │
 //	          relay: graph messages to other lanes' logs (outbox.go); ledger (ledger.go)
 //
-// Each arrow is a bounded channel. Nothing is published before its commit.
+// Each arrow is a bounded channel. Nothing is published before the store has it. The
+// store writes what it has within ten seconds (store.SyncEvery): what a crash takes is
+// read from the log again, where it is synced.
 //
 // # Keys
 //

@@ -8,7 +8,8 @@
 // the log, there" or "never in the log". It bounds what it holds in memory.
 //
 // It does not judge entries (the lane does), does not keep readers' offsets
-// (the store does, with the state), and does not replicate yet.
+// (the store does, with the state). In a cluster the servers keep each stream on
+// Cluster.Replicas nodes, and acknowledged is what most of these have.
 //
 // It writes, below Config.Dir:
 //
