@@ -879,3 +879,29 @@ func NetworkRows(st store.Store) (rows int) {
 func HouseholdConfidence(common, either, least int) float64 {
 	return householdConfidence(common, either, least)
 }
+
+// SubmitOptOut cuts an identity out and does not wait for anything.
+func (n *Node) SubmitOptOut(t *testing.T, id proto.Identity) {
+	t.Helper()
+	var b proto.Batch
+	b.AddCut(&proto.CutCommand{Kind: proto.CutOptOut, Hash: n.hasher.Hash(id), Received: n.now(), Command: 1})
+	if r := n.submit(t.Context(), &b, nil); r.Err != nil {
+		t.Fatal(r.Err)
+	}
+}
+
+// SeenFinal reports whether readers see that an identity's cut is final, whatever the
+// ledger knows.
+func (n *Node) SeenFinal(t *testing.T, id proto.Identity) bool {
+	t.Helper()
+	o, err := n.optOut(n.hasher.Hash(id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o != nil && o.Newest() != nil && o.Newest().Final
+}
+
+// AwaitTold returns when the ledger has all that there is to tell of an identity.
+func (n *Node) AwaitTold(ctx context.Context, id proto.Identity) error {
+	return n.ledger.await(ctx, n.hasher.Hash(id))
+}

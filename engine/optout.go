@@ -160,11 +160,11 @@ func storedOptOut(snap store.Snapshot, h proto.IdentityHash) (*identity.OptOut, 
 func (n *Node) OptOutState(_ context.Context, id proto.Identity) (proto.OptOutState, error) {
 	s := proto.OptOutState{Identity: id}
 	h := n.hasher.Hash(id)
-	known := n.ledger.knows(h) // before it is read: what is read then was told
 	o, err := n.optOut(h)
 	if err != nil {
 		return s, err
 	}
+	known := n.ledger.knows(h) // after it was read: what can be read is expected before
 	if o == nil {
 		return s, n.mayAnswer(n.laneFor(h))
 	}
