@@ -6,6 +6,8 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -548,6 +550,43 @@ func TestBackupRestore(t *testing.T) {
 		if err := engine.Restore(t.Context(), c, bytes.NewReader(damage(bytes.Clone(file.Bytes())))); proto.CodeOf(err) != proto.CodeCorrupt {
 			t.Errorf("%s: restored from a damaged backup: %v", name, err)
 		}
+	}
+}
+
+// A restored node whose store is lost does not take its log for all there was: it
+// would not know who opted out before the backup.
+func TestRestoredStoreLost(t *testing.T) {
+	dir := t.TempDir()
+	a := testNode(t, filepath.Join(dir, "a"))
+	submit(t, a, page(acme(t, a), "keep", "auto", time.Now()), page(acme(t, a), "gone", "auto", time.Now()))
+	optOut(t, a, "browser:gone", false)
+	var file bytes.Buffer
+	if err := a.Backup(t.Context(), &file); err != nil {
+		t.Fatal(err)
+	}
+	closeNode(t, a)
+	c := engine.Config{Dir: filepath.Join(dir, "b"), LogBytesMax: 64 << 20, SmallStore: true, Ledger: filepath.Join(dir, "a")}
+	if err := engine.Restore(t.Context(), c, bytes.NewReader(file.Bytes())); err != nil {
+		t.Fatal(err)
+	}
+	closeNode(t, testNode(t, c.Dir))
+	if err := os.Rename(filepath.Join(c.Dir, "store"), filepath.Join(c.Dir, "store-damaged")); err != nil {
+		t.Fatal(err)
+	}
+	for _, rebase := range []bool{false, true} {
+		_, err := openNode(t, c.Dir, func(c *engine.Config) { c.RebaseLog = rebase })
+		if proto.CodeOf(err) != proto.CodeQuarantined || !strings.Contains(err.Error(), "goes on from a backup") {
+			t.Fatalf("rebase %v: an empty store behind a restored log: %v", rebase, err)
+		}
+	}
+	c.Dir, c.Ledger = filepath.Join(dir, "c"), c.Dir
+	if err := engine.Restore(t.Context(), c, &file); err != nil { // the way out
+		t.Fatal(err)
+	}
+	b := testNode(t, c.Dir)
+	defer closeNode(t, b)
+	if s, err := b.OptOutState(t.Context(), "browser:gone"); err != nil || !s.OptedOut {
+		t.Errorf("restored again: %+v, %v", s, err)
 	}
 }
 

@@ -265,13 +265,34 @@ func (l *lane) checkFingerprint(ctx context.Context) error {
 			l.record.Base = 0 // a new store replays the log from its start
 		}
 	}
+	if l.emptied(info) {
+		return proto.Errorf(proto.CodeQuarantined, "lane %s: the store is empty but the log begins at entry %d, or goes on from a backup (its offset %d): what was before is gone, with who opted out. Nothing was changed. Put the store's files back, or restore a backup with `kith restore` into a new directory, with this one as --ledger",
+			l.id, info.First, info.Follows)
+	}
 	err = l.compare(ctx, info)
 	if proto.CodeOf(err) == proto.CodeQuarantined && l.node.config.RebaseLog {
 		l.logger.Warn("the log is rebased: the store stays as it is", "because", err)
-		l.tie(info)
-		return nil
+		return l.rebase(ctx, info)
 	}
 	return err
+}
+
+// emptied reports whether the store lacks what came before the log. There is nothing
+// in it to go on with: rebased or not, it would not know who opted out.
+func (l *lane) emptied(info log.Info) bool {
+	return l.record.Offset == 0 && (info.First > 1 || info.Follows > 0)
+}
+
+// rebase goes on with the log behind the store as it is. The log says so first: whoever
+// comes with an empty store must not take it for all there ever was.
+func (l *lane) rebase(ctx context.Context, info log.Info) error {
+	if info.Follows == 0 {
+		if err := l.node.log.Follow(ctx, l.id, proto.Offset(l.record.Offset), true); err != nil {
+			return err
+		}
+	}
+	l.tie(info)
+	return nil
 }
 
 // tie makes the end of the log as it is be where the store is.
@@ -284,8 +305,6 @@ func (l *lane) tie(info log.Info) {
 func (l *lane) compare(ctx context.Context, info log.Info) error {
 	at := proto.Offset(l.record.Offset - l.record.Base)
 	switch {
-	case l.record.Offset == 0 && info.First > 1:
-		return l.wayOut("the store is empty but the log begins at entry %d", info.First)
 	case info.Created.UnixNano() != l.record.StreamCreatedNs:
 		return l.wayOut("the log's stream was made at another time than the one that the store applied")
 	case at > info.Last:

@@ -155,7 +155,7 @@ func checkLanes(c *Config, st store.Store) error {
 
 // followRestored notes in the new log that it goes on from the store: a node
 // without one must not take it for all there ever was.
-func followRestored(ctx context.Context, c *Config, lg *log.Log, st store.Store, known bool) error {
+func followRestored(ctx context.Context, c *Config, lg log.Logs, st store.Store, known bool) error {
 	snap := st.Snapshot()
 	defer snap.Release()
 	for id := range c.Lanes {

@@ -62,6 +62,11 @@ type muteControl struct{ log.ControlStream }
 
 func (muteControl) Append(context.Context, []byte, uint64) (uint64, error) { return 0, errMute }
 
+// Follow implements log.Logs.
+func (s *script) Follow(ctx context.Context, id proto.LaneID, at proto.Offset, known bool) error {
+	return s.inner.Follow(ctx, id, at, known)
+}
+
 // Ledger implements log.Logs.
 func (s *script) Ledger() log.ControlStream { return s.inner.Ledger() }
 

@@ -202,6 +202,33 @@ func TestPurgeAndGet(t *testing.T) {
 	})
 }
 
+// A stream says from which offset of a store it goes on, which is settled once.
+func TestFollow(t *testing.T) {
+	each(t, func(t *testing.T, l log.Logs) {
+		if err := l.Follow(t.Context(), 0, 7, false); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Follow(t.Context(), 0, 7, false); err != nil {
+			t.Errorf("the same again: %v", err)
+		}
+		if err := l.Follow(t.Context(), 0, 8, true); proto.CodeOf(err) != proto.CodeConflict {
+			t.Errorf("another offset: %v", err)
+		}
+		appendAll(t, l.Lane(1), 1, 1)
+		if err := l.Follow(t.Context(), 1, 7, false); proto.CodeOf(err) != proto.CodeConflict {
+			t.Errorf("a stream that is not new: %v", err)
+		}
+		if err := l.Follow(t.Context(), 1, 9, true); err != nil {
+			t.Errorf("a stream that is known to go on: %v", err)
+		}
+		for id, want := range []proto.Offset{7, 9} {
+			if info, err := l.Lane(proto.LaneID(id)).Info(t.Context()); err != nil || info.Follows != want {
+				t.Errorf("lane %d goes on from %d, want %d: %v", id, info.Follows, want, err)
+			}
+		}
+	})
+}
+
 func TestRepeatedAppendIsStoredOnce(t *testing.T) {
 	each(t, func(t *testing.T, l log.Logs) {
 		s := l.Lane(1)

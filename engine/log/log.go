@@ -124,6 +124,10 @@ type ControlStream interface {
 type Logs interface {
 	// Lane panics if the log was not opened with that lane.
 	Lane(id proto.LaneID) Stream
+	// Follow notes that a lane's stream, which must be new or known to do so, goes on
+	// from a store at an offset, so that nobody reads it as all there ever was.
+	// CodeConflict if it is not new, or goes on from another offset.
+	Follow(ctx context.Context, id proto.LaneID, at proto.Offset, known bool) error
 	Control() ControlStream
 	// Ledger is the stream of opt-outs, Feed that of the final ones for others.
 	Ledger() ControlStream

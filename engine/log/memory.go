@@ -43,6 +43,21 @@ func NewMemory(lanes int, now func() time.Time) *Memory {
 // Lane is one lane's stream.
 func (m *Memory) Lane(id proto.LaneID) Stream { return m.lanes[id] }
 
+// Follow implements Logs.
+func (m *Memory) Follow(_ context.Context, id proto.LaneID, at proto.Offset, known bool) error {
+	s := m.lanes[id]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case at == 0 || s.follows == at:
+		return nil
+	case s.follows != 0 || s.last() > 0 && !known:
+		return errFollowsOther(s.name)
+	}
+	s.follows = at
+	return nil
+}
+
 // Control is the control stream.
 func (m *Memory) Control() ControlStream { return m.control }
 
@@ -80,6 +95,7 @@ type memoryStream struct {
 	records []Record // records[i] has offset first+i
 	first   proto.Offset
 	bytes   uint64
+	follows proto.Offset
 	grown   chan struct{} // closed and replaced at each append
 	closed  bool
 }
@@ -120,7 +136,7 @@ func (s *memoryStream) Info(context.Context) (Info, error) {
 }
 
 func (s *memoryStream) info() Info {
-	return Info{First: s.first, Last: s.last(), Created: s.created, Bytes: s.bytes, BytesMax: 1 << 62}
+	return Info{First: s.first, Last: s.last(), Created: s.created, Follows: s.follows, Bytes: s.bytes, BytesMax: 1 << 62}
 }
 
 // Get implements Source.

@@ -95,9 +95,7 @@ func followed(i *jetstream.StreamInfo) proto.Offset {
 	return proto.Offset(n)
 }
 
-// Follow notes that a lane's stream, which must be new or known to do so, goes on
-// from a store at an offset, so that nobody reads it as all there ever was.
-// CodeConflict if it is not new, or goes on from another offset.
+// Follow implements Logs.
 func (l *Log) Follow(ctx context.Context, id proto.LaneID, at proto.Offset, known bool) error {
 	s := l.lanes[id]
 	for {
@@ -114,7 +112,7 @@ func (l *Log) Follow(ctx context.Context, id proto.LaneID, at proto.Offset, know
 		case at == 0 || has == at:
 			return nil
 		case has != 0 || info.State.LastSeq > 0 && !known:
-			return proto.Errorf(proto.CodeConflict, "stream %s is not new, or goes on from another backup: restore the same backup for all nodes, and start them with empty log directories", s.name)
+			return errFollowsOther(s.name)
 		}
 		c := info.Config
 		c.Metadata = maps.Clone(c.Metadata)
@@ -123,6 +121,10 @@ func (l *Log) Follow(ctx context.Context, id proto.LaneID, at proto.Offset, know
 			return proto.Errorf(proto.CodeUnavailable, "stream %s cannot be marked: %w", s.name, err)
 		}
 	}
+}
+
+func errFollowsOther(name string) error {
+	return proto.Errorf(proto.CodeConflict, "stream %s is not new, or goes on from another backup: restore the same backup for all nodes, and start them with empty log directories", name)
 }
 
 // Get reads one record.

@@ -89,7 +89,7 @@ var formatKey = []byte{0, 'f'}
 func corrupt(err error, what string) error {
 	return &proto.Error{
 		Code: proto.CodeCorrupt, Err: err,
-		Message: what + ": the store's files are damaged; restore a backup with `kith restore`, or move the store directory away and let the node rebuild it from the log if the log still begins at its first entry",
+		Message: what + ": the store's files are damaged; restore a backup with `kith restore`; or move the store directory away and start: the node rebuilds it from the log, or refuses if the log does not hold all from the first entry on",
 	}
 }
 
