@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"strings"
@@ -242,6 +243,31 @@ func TestForgetOutOfOrder(t *testing.T) {
 	closeNode(t, n)
 	if r := s.verify(st); r.Identities != 0 || r.Events != 0 {
 		t.Errorf("left are %+v", r)
+	}
+}
+
+// A backup from after one client's erasure does not have what was erased.
+func TestBackupAfterErase(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer func() { closeNode(t, n) }()
+	mine, _ := grouped(t, n, "mine")
+	other, _ := grouped(t, n, "other")
+	submit(t, n, page(mine, "v", "SECRETOFMINE", time.Now()), page(other, "v", "ofother", time.Now()))
+	secrets := func() int {
+		var file bytes.Buffer
+		if err := n.Backup(t.Context(), &file); err != nil {
+			t.Fatal(err)
+		}
+		return bytes.Count(file.Bytes(), []byte("SECRETOFMINE"))
+	}
+	if secrets() == 0 {
+		t.Fatal("the backup of before does not have the property: the test sees nothing")
+	}
+	if s, err := n.Erase(t.Context(), &mine, "browser:v"); err != nil || !s.Final {
+		t.Fatalf("erase: %+v, %v", s, err)
+	}
+	if got := secrets(); got > 0 {
+		t.Errorf("%d erased values are in the backup", got)
 	}
 }
 

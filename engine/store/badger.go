@@ -364,14 +364,7 @@ func (s *Badger) Backup(w io.Writer, begun func(Snapshot) error) error {
 	if err := begun(snap); err != nil {
 		return err
 	}
-	ts := snap.ts
-	stream := s.db.NewStreamAt(ts)
-	stream.NumGo = 1
-	stream.LogPrefix = "backup"
-	if _, err := stream.Backup(w, 0); err != nil {
-		return proto.Errorf(proto.CodeUnavailable, "back up store: %w", err)
-	}
-	return nil
+	return writeBackup(w, snap)
 }
 
 // Load fills an empty store from what Backup wrote.

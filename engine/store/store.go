@@ -34,10 +34,10 @@ type Store interface {
 	Snapshot() Snapshot
 	// Sync returns when all that was applied before the call is durable.
 	Sync() error
-	// Backup writes every live key, as of now, to w in Badger's backup format. When
-	// it is settled what that is, and before it writes, it calls begun with it; an
-	// error of begun's it gives back, and writes nothing. begun must not keep what
-	// it is given.
+	// Backup writes every live key, as of now, to w in Badger's backup format, and
+	// nothing of what was deleted or replaced. When it is settled what that is, and
+	// before it writes, it calls begun with it; an error of begun's it gives back, and
+	// writes nothing. begun must not keep what it is given.
 	Backup(w io.Writer, begun func(Snapshot) error) error
 	// Scrub rewrites what is stored so that no byte of what was deleted or
 	// replaced before the call is left, but for what a snapshot still sees.

@@ -627,6 +627,39 @@ func TestBackupAndLoad(t *testing.T) {
 	}
 }
 
+// A backup has the newest value of each key, and nothing of what was replaced or
+// deleted before.
+func TestBackupHoldsNothingOld(t *testing.T) {
+	s := open(t, t.TempDir())
+	defer s.Close()
+	for i := range 20 {
+		commit(t, s, "hot", fmt.Sprint("MARK", i), "gone", fmt.Sprint("MARK", i))
+	}
+	commit(t, s, "gone", "-", "empty", "")
+	var file bytes.Buffer
+	if err := s.Backup(&file, func(store.Snapshot) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if got := bytes.Count(file.Bytes(), []byte("MARK")); got != 1 {
+		t.Errorf("%d values are in the backup of one live key", got)
+	}
+	if bytes.Contains(file.Bytes(), []byte("gone")) {
+		t.Error("a deleted key is in the backup")
+	}
+	twin := open(t, t.TempDir())
+	defer twin.Close()
+	if err := twin.Load(&file); err != nil {
+		t.Fatal(err)
+	}
+	r := twin.Snapshot()
+	defer r.Release()
+	want(t, "a key that changed", []string{"hot=MARK19"}, scan(t, r, "hot", "hot"))
+	want(t, "a key without a value", []string{"empty="}, scan(t, r, "empty", "empty"))
+	if got := scan(t, r, "gone", "gone"); len(got) > 0 {
+		t.Errorf("what was deleted is back: %v", got)
+	}
+}
+
 // filled is a directory with tables and a write-ahead log, and what it holds.
 func filled(t *testing.T) (dir string, batches int) {
 	dir = t.TempDir()
