@@ -150,6 +150,38 @@ func TestCanary(t *testing.T) {
 	}
 }
 
+// While an export reads the store as it was before an opt-out, the bytes of it cannot
+// go, and an erasure of bytes says so.
+func TestEraseBesideExport(t *testing.T) {
+	dir := t.TempDir()
+	n := testNode(t, dir)
+	define(t, n, "one", `count(true) >= 1`)
+	c := acme(t, n)
+	submit(t, n, canaryPage(c, "auto"))
+	if err := n.Backup(t.Context(), io.Discard); err != nil { // the store has it then
+		t.Fatal(err)
+	}
+	a, err := n.OpenAudience(t.Context(), c, &proto.ExportRequest{Expr: "one"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	optOut(t, n, canary, false)
+	if x, err := n.EraseBytesNow(t.Context()); proto.CodeOf(err) != proto.CodeConflict {
+		t.Errorf("beside an export: %+v, %v", x, err)
+	}
+	if len(holds(t, dir)) == 0 {
+		t.Error("nothing was kept for the export: the test sees nothing")
+	}
+	a.Names.Close()
+	if _, err := n.EraseBytes(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if files := holds(t, dir); len(files) > 0 {
+		t.Errorf("after the erasure these files still have it: %v", files)
+	}
+	closeNode(t, n)
+}
+
 func wantClean(t *testing.T, n *engine.Node, r proto.Receipt) proto.ReceiptCheck {
 	t.Helper()
 	check, err := n.CheckReceipt(t.Context(), r)

@@ -9,11 +9,21 @@ import (
 
 var errEraseCluster = proto.Errorf(proto.CodeConflict, "bytes cannot be erased at once in a cluster yet: other nodes may still have to read what would go from the log. What was purged leaves the log with its retention, and the stores as they compact")
 
+// eraseReads is how long an erasure of bytes waits for whoever reads the store as it
+// was before.
+const eraseReads = 30 * time.Second
+
 // EraseBytes removes the bytes of everything that was purged: the log is emptied,
 // and the store is rewritten without what was deleted or replaced. Look-ups go on
 // meanwhile; intake and commits wait for moments. What comes in while it runs may
-// leave bytes again.
+// leave bytes again. CodeConflict if somebody goes on reading the store as it was
+// before: then only the log is emptied.
 func (n *Node) EraseBytes(ctx context.Context) (proto.Erased, error) {
+	return n.eraseBytes(ctx, eraseReads)
+}
+
+// eraseBytes waits for so long for whoever reads the store as it was.
+func (n *Node) eraseBytes(ctx context.Context, reads time.Duration) (proto.Erased, error) {
 	if n.config.Peers != nil {
 		return proto.Erased{}, errEraseCluster
 	}
@@ -46,12 +56,16 @@ func (n *Node) EraseBytes(ctx context.Context) (proto.Erased, error) {
 		return out, err
 	}
 	out.Identities = int(n.purgedSoFar())
-	// A lane's snapshot sees what was in the store when it was taken: each is to be of
-	// a store that has all deletions.
+	// A snapshot sees what was in the store when it was taken: each is to be of a store
+	// that has all deletions, the lanes' own by another beat.
 	if err := n.store.Sync(); err != nil {
 		return out, err
 	}
+	mark := n.store.Durable()
 	if err := n.beatsApplied(ctx); err != nil {
+		return out, err
+	}
+	if err := n.awaitReads(ctx, mark, reads); err != nil {
 		return out, err
 	}
 	if err := n.store.Scrub(); err != nil {
@@ -59,6 +73,24 @@ func (n *Node) EraseBytes(ctx context.Context) (proto.Erased, error) {
 	}
 	return out, nil
 }
+
+// awaitReads returns when nobody reads the store as it was before a mark.
+func (n *Node) awaitReads(ctx context.Context, mark uint64, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	for {
+		open := n.store.SnapshotsBefore(mark)
+		if open == 0 {
+			return nil
+		}
+		if !pause(ctx, readsAgain) {
+			return proto.Errorf(proto.CodeConflict, "the log is emptied, but the store keeps the bytes of what was purged for %d readers that began before (an export, a backup, a copy for another node, verify, a campaign report, or the count of users after a start): ask again when they have ended", open)
+		}
+	}
+}
+
+// readsAgain is after how long readers are looked for again.
+const readsAgain = 20 * time.Millisecond
 
 // purgedSoFar is how many identities were cut since the start.
 func (n *Node) purgedSoFar() (sum uint64) {

@@ -880,6 +880,9 @@ func HouseholdConfidence(common, either, least int) float64 {
 	return householdConfidence(common, either, least)
 }
 
+// EraseBytesNow is EraseBytes that does not wait for readers.
+func (n *Node) EraseBytesNow(ctx context.Context) (proto.Erased, error) { return n.eraseBytes(ctx, 0) }
+
 // SubmitOptOut cuts an identity out and does not wait for anything.
 func (n *Node) SubmitOptOut(t *testing.T, id proto.Identity) {
 	t.Helper()

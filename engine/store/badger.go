@@ -234,6 +234,21 @@ func (s *Badger) discardOld() {
 	s.db.SetDiscardTs(oldest)
 }
 
+// Durable implements Store.
+func (s *Badger) Durable() uint64 { return s.durable.Load() }
+
+// SnapshotsBefore implements Store.
+func (s *Badger) SnapshotsBefore(mark uint64) (n int) {
+	s.readsMu.Lock()
+	defer s.readsMu.Unlock()
+	for ts, snapshots := range s.reads {
+		if ts < mark {
+			n += snapshots
+		}
+	}
+	return n
+}
+
 // Snapshot implements Store.
 func (s *Badger) Snapshot() Snapshot {
 	s.mu.Lock()

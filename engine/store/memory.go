@@ -55,6 +55,12 @@ func (m *Memory) Sync() error {
 	return nil
 }
 
+// Durable implements Store.
+func (m *Memory) Durable() uint64 { return 0 }
+
+// SnapshotsBefore implements Store: what a snapshot keeps is the snapshot's own.
+func (m *Memory) SnapshotsBefore(uint64) int { return 0 }
+
 // Scrub implements Store: a deleted key leaves nothing.
 func (m *Memory) Scrub() error { return nil }
 

@@ -39,6 +39,11 @@ type Store interface {
 	// before it writes, it calls begun with it; an error of begun's it gives back, and
 	// writes nothing. begun must not keep what it is given.
 	Backup(w io.Writer, begun func(Snapshot) error) error
+	// Durable is a mark of what is durable now, greater than those of before.
+	Durable() uint64
+	// SnapshotsBefore counts the snapshots in use that were taken before a mark of
+	// Durable's and keep what was deleted or replaced until then.
+	SnapshotsBefore(mark uint64) int
 	// Scrub rewrites what is stored so that no byte of what was deleted or
 	// replaced before the call is left, but for what a snapshot still sees.
 	Scrub() error

@@ -660,6 +660,27 @@ func TestBackupHoldsNothingOld(t *testing.T) {
 	}
 }
 
+// Whoever reads what was there before a mark is known until it has ended.
+func TestSnapshotsBefore(t *testing.T) {
+	s := open(t, t.TempDir())
+	defer s.Close()
+	commit(t, s, "a", "1")
+	old, older := s.Snapshot(), s.Durable()
+	commit(t, s, "a", "2")
+	mark, young := s.Durable(), s.Snapshot()
+	defer young.Release()
+	if mark <= older {
+		t.Errorf("the marks are %d and then %d", older, mark)
+	}
+	if a, b := s.SnapshotsBefore(older), s.SnapshotsBefore(mark); a != 0 || b != 1 {
+		t.Errorf("%d and %d snapshots are from before, want 0 and 1", a, b)
+	}
+	old.Release()
+	if n := s.SnapshotsBefore(mark); n != 0 {
+		t.Errorf("%d snapshots are from before, and none is in use", n)
+	}
+}
+
 // filled is a directory with tables and a write-ahead log, and what it holds.
 func filled(t *testing.T) (dir string, batches int) {
 	dir = t.TempDir()
