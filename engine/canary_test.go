@@ -224,6 +224,60 @@ func TestReceiptAfterKill(t *testing.T) {
 	}
 }
 
+// A receipt from after a backup that was restored without the ledger is held against
+// what is there: the store will never come to where the receipt is of.
+func TestReceiptAfterRestore(t *testing.T) {
+	dir := t.TempDir()
+	a := testNode(t, filepath.Join(dir, "a"), func(c *engine.Config) { c.Lanes = 4 })
+	flock(t, a, acme(t, a))
+	var file bytes.Buffer
+	if err := a.Backup(t.Context(), &file); err != nil {
+		t.Fatal(err)
+	}
+	for range 300 {
+		submit(t, a, page(acme(t, a), "other", "auto", time.Now()))
+	}
+	r := optOut(t, a, canary, false)
+	closeNode(t, a)
+	for _, lanes := range []int{4, 2} {
+		c := engine.Config{Dir: filepath.Join(dir, fmt.Sprint(lanes)), LogBytesMax: 64 << 20, SmallStore: true, DiskReserve: 1 << 20, RestoreLanes: lanes, AcceptLostOptOuts: true}
+		if err := engine.Restore(t.Context(), c, bytes.NewReader(file.Bytes())); err != nil {
+			t.Fatal(err)
+		}
+		if x, err := engine.CheckReceipt(t.Context(), c, r); err != nil || x.Clean || !x.Signature {
+			t.Errorf("%d lanes, not started: %+v %v", lanes, x, err)
+		}
+		closeNode(t, testNode(t, c.Dir, func(c *engine.Config) { c.Lanes = lanes }))
+		if x, err := engine.CheckReceipt(t.Context(), c, r); err != nil || x.Clean || !x.Signature {
+			t.Errorf("%d lanes, started once: %+v %v", lanes, x, err)
+		}
+	}
+}
+
+// A node that was killed before its store had anything is not taken for no node.
+func TestReceiptOfYoungNode(t *testing.T) {
+	dir := t.TempDir()
+	n := testNode(t, dir)
+	flock(t, n, acme(t, n))
+	r := optOut(t, n, canary, false)
+	closeNode(t, n)
+	if err := os.RemoveAll(filepath.Join(dir, "store")); err != nil {
+		t.Fatal(err)
+	}
+	c := engine.Config{Dir: dir, LogBytesMax: 64 << 20}
+	if _, err := engine.CheckReceipt(t.Context(), c, r); proto.CodeOf(err) != proto.CodeUnavailable || !strings.Contains(err.Error(), "Start it, stop it") {
+		t.Errorf("before a start: %v", err)
+	}
+	closeNode(t, testNode(t, dir))
+	if x, err := engine.CheckReceipt(t.Context(), c, r); err != nil || !x.Clean {
+		t.Errorf("after a start: %+v %v", x, err)
+	}
+	c.Dir = t.TempDir()
+	if _, err := engine.CheckReceipt(t.Context(), c, r); proto.CodeOf(err) != proto.CodeNotFound {
+		t.Errorf("a directory of no node: %v", err)
+	}
+}
+
 // plant puts what a store has of a receipt's identity into another one.
 func plant(t *testing.T, from, to string, r proto.Receipt) {
 	t.Helper()

@@ -79,49 +79,64 @@ func CheckReceipt(ctx context.Context, c Config, r proto.Receipt) (proto.Receipt
 	if err := x.search(ctx, slices.Repeat([]store.Snapshot{snap}, n.config.Lanes)); err != nil {
 		return proto.ReceiptCheck{}, err
 	}
-	info, base, err := n.storedLog(ctx, snap, x.hash)
+	lanes, err := n.storedLogs(ctx, snap)
 	if err != nil {
 		return proto.ReceiptCheck{}, err
 	}
-	check := x.conclude(info, base)
+	home := lanes[n.laneIDs[x.hash.Partition()]]
+	check := x.conclude(home.log, home.record.Base)
 	if !check.Clean {
-		err = n.hasApplied(snap, r.Position)
+		err = hasApplied(lanes, r.Position)
 	}
 	return check, err
 }
 
-// hasApplied is CodeUnavailable if the store has not come to a receipt's position.
-func (n *Node) hasApplied(snap store.Snapshot, position string) error {
+// storedLane is a lane's log and record, of a node that does not run.
+type storedLane struct {
+	log    log.Info
+	record *pb.LaneRecord
+}
+
+// hasApplied is CodeUnavailable if the store has not come to a receipt's position and
+// the log has more for it. Of a store that was restored without the ledger it has not;
+// and a lane of the receipt's may not be there any more.
+func hasApplied(lanes []storedLane, position string) error {
 	p, err := proto.ParsePosition(position)
 	if err != nil {
 		return err
 	}
 	for id, at := range p {
-		l := &lane{id: id}
-		if err := l.loadRecord(snap); err != nil {
-			return err
+		if int(id) >= len(lanes) {
+			continue
 		}
-		if proto.Offset(l.record.Offset) < at {
+		l := lanes[id]
+		if l.record.Offset < uint64(at) && uint64(l.log.Last)+l.record.Base > l.record.Offset {
 			return proto.Errorf(proto.CodeUnavailable, "the node ended without being stopped, and its store has not taken in what the receipt is of: start it, stop it, and check again")
 		}
 	}
 	return nil
 }
 
-// storedLog is what the log of an identity's lane holds, of a node that does
-// not run, and from where its store counts it.
-func (n *Node) storedLog(ctx context.Context, snap store.Snapshot, h proto.IdentityHash) (info log.Info, base uint64, err error) {
+// storedLogs are all lanes of a node that does not run.
+func (n *Node) storedLogs(ctx context.Context, snap store.Snapshot) (list []storedLane, err error) {
 	c := n.config
 	lg, err := log.Open(ctx, log.Config{Dir: c.logDir(), URL: c.NATSURL, Lanes: c.Lanes, MaxBytes: c.LogBytesMax, Name: c.Node, Logger: c.Logger})
 	if err != nil {
-		return info, 0, err
+		return nil, err
 	}
 	defer lg.Close()
-	l := &lane{id: n.laneIDs[h.Partition()]}
-	if info, err = lg.Lane(l.id).Info(ctx); err == nil {
-		err = l.loadRecord(snap)
+	for id := range c.Lanes {
+		l := &lane{id: proto.LaneID(id)}
+		if err := l.loadRecord(snap); err != nil {
+			return nil, err
+		}
+		info, err := lg.Lane(l.id).Info(ctx)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, storedLane{info, l.record})
 	}
-	return info, l.record.GetBase(), err
+	return list, nil
 }
 
 // receiptCheck is a search for one identity.

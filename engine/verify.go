@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash"
 	"math"
+	"os"
 	"slices"
 
 	"github.com/RoaringBitmap/roaring/v2"
@@ -121,6 +122,12 @@ func openStored(c Config) (_ *Node, done func(), err error) {
 	return n, func() { st.Close() }, nil
 }
 
+// hasLog reports whether a node has begun a log of its own.
+func (c *Config) hasLog() bool {
+	list, err := os.ReadDir(c.logDir())
+	return err == nil && len(list) > 0
+}
+
 // storedLanes is the number of lanes that the store was made with.
 func (n *Node) storedLanes() (int, error) {
 	snap := n.store.Snapshot()
@@ -132,7 +139,9 @@ func (n *Node) storedLanes() (int, error) {
 		}
 		return nil
 	})
-	if err == nil && (!found || lanes == 0) {
+	if err == nil && !found && n.config.hasLog() {
+		err = proto.Errorf(proto.CodeUnavailable, "%s holds no data yet, but there is a log: the node ended without being stopped before it had written any. Start it, stop it, and try again", n.config.storeDir())
+	} else if err == nil && (!found || lanes == 0) {
 		err = proto.Errorf(proto.CodeNotFound, "%s holds no data of a node: name the directory that the node was started with", n.config.storeDir())
 	}
 	return lanes, err
