@@ -119,17 +119,23 @@ func loadLedger(ctx context.Context, c Config, want proto.IdentityHash, take fun
 	}
 	var head [24]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return written, errBackup
+		return written, errLedger
 	}
 	if !bytes.Equal(head[:16], want[:]) {
 		return written, errOtherLedger
 	}
 	written = proto.Millis(binary.BigEndian.Uint64(head[16:])).Time()
-	if err := readRecords(r, take); err != nil {
-		return written, err
+	err = readRecords(r, take)
+	if err == nil {
+		err = expect(r, backupEnd)
 	}
-	return written, expect(r, backupEnd)
+	if err == errBackup { // by whose manner it is written
+		err = errLedger
+	}
+	return written, err
 }
+
+var errLedger = proto.Errorf(proto.CodeCorrupt, "the ledger of opt-outs is damaged or not whole; the backup is not concerned: give another file of `kith optouts export`, or the data directory that the node had")
 
 var errOtherLedger = proto.Errorf(proto.CodeConflict, "the ledger is of a node with another hash secret: give that of the node that the backup is of")
 

@@ -553,6 +553,36 @@ func TestBackupRestore(t *testing.T) {
 	}
 }
 
+// A ledger that is damaged is what is wrong, and not the backup that it is given with.
+func TestDamagedLedger(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	var backup, ledger bytes.Buffer
+	if err := n.Backup(t.Context(), &backup); err != nil {
+		t.Fatal(err)
+	}
+	optOut(t, n, "browser:gone", false)
+	if err := n.WriteLedger(t.Context(), &ledger); err != nil {
+		t.Fatal(err)
+	}
+	for name, damage := range map[string]func([]byte) []byte{
+		"head": func(b []byte) []byte { return b[:20] },
+		"cut":  func(b []byte) []byte { return b[:len(b)-20] },
+		"end":  func(b []byte) []byte { return b[:len(b)-1] },
+		"bit":  func(b []byte) []byte { b[len(b)-20] ^= 4; return b },
+	} {
+		file := filepath.Join(t.TempDir(), "ledger")
+		if err := os.WriteFile(file, damage(bytes.Clone(ledger.Bytes())), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c := engine.Config{Dir: t.TempDir(), LogBytesMax: 64 << 20, SmallStore: true, DiskReserve: 1 << 20, Ledger: file}
+		err := engine.Restore(t.Context(), c, bytes.NewReader(backup.Bytes()))
+		if proto.CodeOf(err) != proto.CodeCorrupt || !strings.Contains(err.Error(), "the ledger of opt-outs is damaged") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // A restored node whose store is lost does not take its log for all there was: it
 // would not know who opted out before the backup.
 func TestRestoredStoreLost(t *testing.T) {
