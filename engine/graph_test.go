@@ -200,6 +200,40 @@ func TestOptOutAll(t *testing.T) {
 	}
 }
 
+// Who is cut along with another has a receipt with an id of its own, which stays.
+func TestReceiptsOfTakenAlong(t *testing.T) {
+	dir := t.TempDir()
+	n := testNode(t, dir, lanes(2))
+	defer func() { closeNode(t, n) }()
+	c := acme(t, n)
+	all := []proto.Identity{"account:shared"}
+	for i := range 3 {
+		id := proto.Identity(fmt.Sprint("browser:v", i))
+		submit(t, n, page(c, fmt.Sprint("v", i), "auto", time.Now()))
+		link(t, n, c, id, "account:shared", yes())
+		all = append(all, id)
+	}
+	settle(t, n)
+	optOut(t, n, "account:shared", true)
+	settle(t, n)
+	ids := func() (list []string) {
+		for _, id := range all {
+			s, err := n.OptOutState(t.Context(), id)
+			if err != nil || s.Receipt == nil || !engine.ValidReceipt(s.Receipt) || s.Receipt.ID == "0" || slices.Contains(list, s.Receipt.ID) {
+				t.Fatalf("%s: %+v, %v; others' ids are %v", id, s, err, list)
+			}
+			list = append(list, s.Receipt.ID)
+		}
+		return list
+	}
+	before := ids()
+	closeNode(t, n)
+	n = testNode(t, dir, lanes(2))
+	if diff := cmp.Diff(before, ids()); diff != "" {
+		t.Errorf("the ids after a restart (-before +after):\n%s", diff)
+	}
+}
+
 // Whether anything is kept of an identity: of one that nobody named nothing is,
 // of any other something, if only that it was cut out.
 func TestKeeps(t *testing.T) {

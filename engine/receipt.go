@@ -6,6 +6,7 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"io/fs"
@@ -47,6 +48,17 @@ func actionOf(k proto.CutKind) string {
 // commandID is a command's id as receipts show it.
 func commandID(id uint64) string { return strconv.FormatUint(id, 16) }
 
+// receiptID is the command's id; of who was cut along with another, without a command
+// of its own, one that all nodes derive from the cut.
+func receiptID(h proto.IdentityHash, c *identity.Cut) string {
+	if c.Command != 0 {
+		return commandID(c.Command)
+	}
+	b := binary.BigEndian.AppendUint64(h[:], uint64(c.Offset))
+	sum := sha256.Sum256(binary.BigEndian.AppendUint32(b, c.Gen))
+	return commandID(binary.BigEndian.Uint64(sum[:]))
+}
+
 // receipt is the signed proof of a final cut.
 func (n *Node) receipt(h proto.IdentityHash, c *identity.Cut) *proto.Receipt {
 	// A receipt is of the lanes that there were, also where a restore made others.
@@ -58,7 +70,7 @@ func (n *Node) receipt(h proto.IdentityHash, c *identity.Cut) *proto.Receipt {
 		}
 	}
 	r := &proto.Receipt{
-		Version: proto.ReceiptVersion, ID: commandID(c.Command), Node: n.config.Node, Action: actionOf(c.Kind),
+		Version: proto.ReceiptVersion, ID: receiptID(h, c), Node: n.config.Node, Action: actionOf(c.Kind),
 		IdentityHMAC: n.signer.mac(h), IdentityHash: h.String(), Generation: c.Gen, Everywhere: c.Everywhere, Also: int(c.Also),
 		Partition: int(h.Partition()), Lane: lane, Offset: c.Offset, Time: c.Time.Time(),
 		CopiesRetracted: int(c.Copies), MembersRefreshed: int(c.Members), Position: p.String(),
