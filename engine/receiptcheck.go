@@ -91,6 +91,15 @@ func CheckReceipt(ctx context.Context, c Config, r proto.Receipt) (proto.Receipt
 	return check, err
 }
 
+// HashOf is the keyed hash of an identity in a data directory.
+func HashOf(c Config, id proto.Identity) (h proto.IdentityHash, err error) {
+	secret, err := hashSecret(c)
+	if err != nil {
+		return h, err
+	}
+	return proto.NewHasher(secret).Hash(id), nil
+}
+
 // storedLane is a lane's log and record, of a node that does not run.
 type storedLane struct {
 	log    log.Info

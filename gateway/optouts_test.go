@@ -182,7 +182,9 @@ func TestReceipts(t *testing.T) {
 	r.tell([]step{
 		{"alone", "acme-key", "POST", "/v1/receipts/verify", string(alone), 200, clean},
 		{"wrapped", "demo-key", "POST", "/v1/receipts/verify", `{"receipt":` + string(alone) + `}`, 200, clean},
-		{"in its answer", "admin-key", "POST", "/v1/receipts/verify", answer, 200, clean},
+		{"in its answer", "admin-key", "POST", "/v1/receipts/verify", answer, 200, strings.Replace(clean, `"log_first":0`, `"log_first":0,"identity":true`, 1)},
+		{"in another's answer", "admin-key", "POST", "/v1/receipts/verify", strings.Replace(answer, "browser:b1", "browser:b2", 1), 200, strings.Replace(clean, `"log_first":0`, `"log_first":0,"identity":false`, 1)},
+		{"forged, in an answer", "acme-key", "POST", "/v1/receipts/verify", `{"identity":"browser:b1","receipt":` + string(forged) + `}`, 200, strings.Replace(clean, `"signature":true`, `"signature":false`, 1)},
 		{"forged", "acme-key", "POST", "/v1/receipts/verify", string(forged), 200, strings.Replace(clean, `"signature":true`, `"signature":false`, 1)},
 		{"newer", "acme-key", "POST", "/v1/receipts/verify", newer, 400, "invalid"},
 		{"with more in it", "acme-key", "POST", "/v1/receipts/verify", strings.Replace(string(alone), `{`, `{"x":1,`, 1), 400, "json"},

@@ -37,6 +37,18 @@ func ParseReceipt(b []byte) (proto.Receipt, error) {
 	return r, nil
 }
 
+// IdentityBeside is the identity in the answer that a receipt came in, "" if there is
+// none. It is not signed.
+func IdentityBeside(b []byte) proto.Identity {
+	var answer struct {
+		Identity proto.Identity `json:"identity"`
+	}
+	if json.Unmarshal(b, &answer) != nil {
+		return ""
+	}
+	return answer.Identity
+}
+
 // receiptKey is the answer of GET /v1/receipts/key.
 type receiptKey struct {
 	PublicKey string `json:"public_key"`
@@ -66,6 +78,10 @@ func (g *Gateway) verifyReceipt(w http.ResponseWriter, r *http.Request, who prot
 	check, err := g.deps.OptOuts.CheckReceipt(r.Context(), receipt)
 	if err != nil {
 		return err
+	}
+	if id := IdentityBeside(body); id != "" && check.Signature {
+		same := g.deps.Intake.Hasher().Hash(id).String() == receipt.IdentityHash
+		check.Identity = &same
 	}
 	if check.Places == nil {
 		check.Places = []proto.ReceiptFind{}

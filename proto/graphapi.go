@@ -52,7 +52,7 @@ type OptOutState struct {
 // Receipt is the signed proof that an identity was cut out.
 type Receipt struct {
 	Version          int        `json:"version"`          // ReceiptVersion
-	ID               string     `json:"id"`               // of the command
+	ID               string     `json:"id"`               // of the command, or of the cut if that was of another identity
 	Node             string     `json:"node"`             // who signs
 	Action           string     `json:"action"`           // optout or erase
 	Client           ClientName `json:"client,omitempty"` // of an erasure: whose knowledge alone was erased
@@ -114,6 +114,9 @@ type ReceiptCheck struct {
 	Places    []ReceiptFind `json:"places"`    // where was looked
 	LogClear  bool          `json:"log_clear"` // no log entry from before the receipt is left
 	LogFirst  Offset        `json:"log_first"` // oldest entry of the lane's log
+	// Identity says whether the identity that stands beside the receipt, in the answer
+	// that it came in, is the receipt's; nil if none does.
+	Identity *bool `json:"identity,omitempty"`
 }
 
 // ReceiptFind is one place and how much was found there.

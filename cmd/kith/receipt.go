@@ -74,8 +74,10 @@ func newReceiptVerifyCommand(c *connection) *cobra.Command {
 		Long: `Checks the signature of a receipt, by the key of the node or of --public-key, and then
 that nothing is left of what it says is gone: it asks a running node, or looks into a
 data directory on which no node runs with --data. FILE is what kith optout printed, or -
-for standard input. Exit code 1: the signature is bad, or something was found. After
-a node was killed its directory may not have taken the opt-out in: start it once.`,
+for standard input. An identity that stands beside the receipt, as in answers of the
+opt-out routes, is compared with it there. Exit code 1: the signature is bad, something
+was found, or the receipt is another identity's. After a node was killed its directory
+may not have taken the opt-out in: start it once.`,
 		Example: `  kith receipt verify receipt.json --key demo-key
   kith receipt verify receipt.json --data ./kith-data
   kith receipt verify receipt.json --offline --public-key HEX`,
@@ -92,21 +94,21 @@ a node was killed its directory may not have taken the opt-out in: start it once
 		if err := f.validate(); err != nil {
 			return err
 		}
-		r, err := readReceipt(cmd, args[0])
+		r, id, err := readReceipt(cmd, args[0])
 		if err != nil {
 			return err
 		}
-		check, err := f.check(cmd, c, r)
+		check, err := f.check(cmd, c, r, id)
 		if err != nil {
 			return err
 		}
 		if *asJSON {
 			err = printJSON(cmd, check)
 		} else {
-			printCheck(cmd, r, check, f.offline)
+			printCheck(cmd, r, id, check, f.offline)
 		}
 		if err == nil {
-			err = f.verdict(r, check)
+			err = f.verdict(r, id, check)
 		}
 		return err
 	}
@@ -130,7 +132,8 @@ func (f *receiptFlags) validate() error {
 // receiptBytesMax bounds a receipt's file.
 const receiptBytesMax = 64 << 10
 
-func readReceipt(cmd *cobra.Command, file string) (proto.Receipt, error) {
+// readReceipt reads a receipt, and the identity that stands beside it, if one does.
+func readReceipt(cmd *cobra.Command, file string) (proto.Receipt, proto.Identity, error) {
 	var b []byte
 	var err error
 	if file == "-" {
@@ -142,27 +145,27 @@ func readReceipt(cmd *cobra.Command, file string) (proto.Receipt, error) {
 		err = errors.Join(err, f.Close())
 	}
 	if err != nil {
-		return proto.Receipt{}, proto.Errorf(proto.CodeNotFound, "cannot read the receipt: %w", err)
+		return proto.Receipt{}, "", proto.Errorf(proto.CodeNotFound, "cannot read the receipt: %w", err)
 	}
 	r, err := gateway.ParseReceipt(b)
 	if err != nil {
-		return r, fmt.Errorf("%s: %w", file, err)
+		return r, "", fmt.Errorf("%s: %w", file, err)
 	}
-	return r, nil
+	return r, gateway.IdentityBeside(b), nil
 }
 
 // check checks the signature here, whoever else does, and then looks for what
 // should be gone.
-func (f *receiptFlags) check(cmd *cobra.Command, c *connection, r proto.Receipt) (check proto.ReceiptCheck, err error) {
+func (f *receiptFlags) check(cmd *cobra.Command, c *connection, r proto.Receipt, id proto.Identity) (check proto.ReceiptCheck, err error) {
 	key := f.publicKey
 	switch {
 	case f.offline:
 		check.Clean = true
 	case f.data != "" || f.config != "":
 		key = cmp.Or(key, r.PublicKey) // the directory's own key is compared by the engine
-		check, err = f.checkData(cmd, r)
+		check, err = f.checkData(cmd, r, id)
 	default:
-		check, key, err = f.checkNode(cmd, c, r, key)
+		check, key, err = f.checkNode(cmd, c, r, id, key)
 	}
 	if err != nil {
 		return check, err
@@ -171,7 +174,7 @@ func (f *receiptFlags) check(cmd *cobra.Command, c *connection, r proto.Receipt)
 	return check, nil
 }
 
-func (f *receiptFlags) checkData(cmd *cobra.Command, r proto.Receipt) (proto.ReceiptCheck, error) {
+func (f *receiptFlags) checkData(cmd *cobra.Command, r proto.Receipt, id proto.Identity) (proto.ReceiptCheck, error) {
 	ec, err := offlineConfig(cmd, f.config, f.data)
 	if err != nil {
 		return proto.ReceiptCheck{}, err
@@ -179,10 +182,17 @@ func (f *receiptFlags) checkData(cmd *cobra.Command, r proto.Receipt) (proto.Rec
 	if _, err := os.Stat(ec.Dir); err != nil {
 		return proto.ReceiptCheck{}, proto.Errorf(proto.CodeNotFound, "cannot read the data directory: %w", err)
 	}
-	return engine.CheckReceipt(cmd.Context(), ec, r)
+	check, err := engine.CheckReceipt(cmd.Context(), ec, r)
+	if err != nil || id == "" || !check.Signature {
+		return check, err
+	}
+	h, err := engine.HashOf(ec, id)
+	same := h.String() == r.IdentityHash
+	check.Identity = &same
+	return check, err
 }
 
-func (f *receiptFlags) checkNode(cmd *cobra.Command, c *connection, r proto.Receipt, key string) (check proto.ReceiptCheck, own string, err error) {
+func (f *receiptFlags) checkNode(cmd *cobra.Command, c *connection, r proto.Receipt, id proto.Identity, key string) (check proto.ReceiptCheck, own string, err error) {
 	if key == "" {
 		k, err := c.receiptKey(cmd)
 		if err != nil {
@@ -190,7 +200,14 @@ func (f *receiptFlags) checkNode(cmd *cobra.Command, c *connection, r proto.Rece
 		}
 		key = k.PublicKey
 	}
-	err = c.call(cmd.Context(), http.MethodPost, "/v1/receipts/verify", nil, r, &check)
+	var body any = r
+	if id != "" {
+		body = struct {
+			Identity proto.Identity `json:"identity"`
+			Receipt  proto.Receipt  `json:"receipt"`
+		}{id, r}
+	}
+	err = c.call(cmd.Context(), http.MethodPost, "/v1/receipts/verify", nil, body, &check)
 	return check, key, err
 }
 
@@ -204,13 +221,23 @@ func signed(r proto.Receipt, key string) bool {
 	return err == nil && ed25519.Verify(public, r.SignedBytes(), signature)
 }
 
-func printCheck(cmd *cobra.Command, r proto.Receipt, check proto.ReceiptCheck, offline bool) {
+func printCheck(cmd *cobra.Command, r proto.Receipt, id proto.Identity, check proto.ReceiptCheck, offline bool) {
 	printf(cmd, "%s of %s by %s, lane %s at %d\n", r.Action, r.Time.Format(time.RFC3339), r.Node, r.Lane, r.Offset)
 	verdict := "BAD"
 	if check.Signature {
 		verdict = "good"
 	}
 	printf(cmd, "  signature: %s\n", verdict)
+	switch {
+	case id == "":
+		printf(cmd, "  identity: none stands beside the receipt; whose it is was not checked\n")
+	case check.Identity == nil:
+		printf(cmd, "  identity: whether it is of %q was not checked; it takes the node, or --data, and a good signature\n", id)
+	case *check.Identity:
+		printf(cmd, "  identity: it is of %q\n", id)
+	default:
+		printf(cmd, "  identity: it is NOT of %q\n", id)
+	}
 	if offline {
 		return
 	}
@@ -225,7 +252,7 @@ func printCheck(cmd *cobra.Command, r proto.Receipt, check proto.ReceiptCheck, o
 }
 
 // verdict is the error, if the receipt does not hold.
-func (f *receiptFlags) verdict(r proto.Receipt, check proto.ReceiptCheck) error {
+func (f *receiptFlags) verdict(r proto.Receipt, id proto.Identity, check proto.ReceiptCheck) error {
 	found := 0
 	for _, p := range check.Places {
 		found += p.Found
@@ -233,6 +260,8 @@ func (f *receiptFlags) verdict(r proto.Receipt, check proto.ReceiptCheck) error 
 	switch {
 	case !check.Signature:
 		return proto.Errorf(proto.CodeCorrupt, "the signature is bad: the receipt was changed, or another node gave it")
+	case check.Identity != nil && !*check.Identity:
+		return proto.Errorf(proto.CodeCorrupt, "the receipt is not of %q, which stands beside it: the file was changed, or put together from two", id)
 	case !check.Clean || found > 0:
 		return proto.Errorf(proto.CodeCorrupt, "%d traces were found of what the receipt says is gone: keep the data as they are, and report this", found)
 	case !f.offline && !check.LogClear && time.Now().After(r.LogClearBy):

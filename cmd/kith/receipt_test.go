@@ -42,7 +42,13 @@ func (s *signer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Path == "/v1/receipts/key":
 		out = receiptKey{s.public(), "ed25519"}
 	case r.URL.Path == "/v1/receipts/verify":
-		out = s.check
+		var asked struct{ Identity proto.Identity }
+		_ = json.NewDecoder(r.Body).Decode(&asked)
+		check := s.check
+		if asked.Identity != "browser:a1" {
+			check.Identity = nil
+		}
+		out = check
 	case strings.HasPrefix(r.URL.Path, "/v1/optouts"):
 		receipt := s.receipt(time.Now().Add(24 * time.Hour))
 		x := proto.OptOutState{Identity: "browser:a1", OptedOut: true, Final: s.pending == 0, Status: "/v1/optouts/browser:a1", Receipt: &receipt}
@@ -86,6 +92,10 @@ func TestReceiptVerify(t *testing.T) {
 	unsaid.Places = []proto.ReceiptFind{{Place: "store", Found: 1}}
 	unclear.LogClear = false
 	denied.Signature = false
+	yes, no := true, false
+	his, others := clean, clean
+	his.Identity, others.Identity = &yes, &no
+	answer := `{"identity":"browser:a1","final":true,"receipt":` + receipt + `}`
 	for _, tt := range []struct {
 		name, receipt string
 		check         proto.ReceiptCheck
@@ -95,6 +105,11 @@ func TestReceiptVerify(t *testing.T) {
 	}{
 		{"good", receipt, clean, 0, "signature: good", nil},
 		{"in its answer", `{"final":true,"receipt":` + receipt + `}`, clean, 0, "views: 0 found", nil},
+		{"alone", receipt, clean, 0, "identity: none stands beside", nil},
+		{"in the identity's answer", answer, his, 0, `identity: it is of "browser:a1"`, nil},
+		{"in another's answer", answer, others, 1, `the receipt is not of "browser:a1"`, nil},
+		{"in an answer to an older node", answer, clean, 0, `of "browser:a1" was not checked`, nil},
+		{"in an answer, offline", answer, others, 0, `of "browser:a1" was not checked`, []string{"--offline", "--public-key", good.public()}},
 		{"as JSON", receipt, clean, 0, `"clean": true`, []string{"--json"}},
 		{"with its key named", receipt, clean, 0, "signature: good", []string{"--public-key", strings.ToUpper(good.public())}},
 		{"with another key named", receipt, clean, 1, "signature is bad", []string{"--public-key", other.public()}},
@@ -120,6 +135,28 @@ func TestReceiptVerify(t *testing.T) {
 		node.Close()
 		if code != tt.code || !strings.Contains(out+errs, tt.want) {
 			t.Errorf("%s: exit code %d, want %d and %q\n%s%s", tt.name, code, tt.code, tt.want, out, errs)
+		}
+	}
+}
+
+// The identity beside a receipt is compared with it over a directory too.
+func TestReceiptIdentityInData(t *testing.T) {
+	data := t.TempDir() + "/data"
+	n := startNode(t, data)
+	state := n.kith(t, "optout", "browser:gone", "--wait", "--json")
+	if code := n.stop(); code != 0 {
+		t.Fatalf("the node ended with exit code %d", code)
+	}
+	for _, tt := range []struct {
+		file, want string
+		code       int
+	}{
+		{state, `identity: it is of "browser:gone"`, 0},
+		{strings.ReplaceAll(state, "browser:gone", "browser:other"), `the receipt is not of "browser:other"`, 1},
+	} {
+		code, out, errs := command(t, n.service, tt.file, "receipt", "verify", "-", "--data", data)
+		if code != tt.code || !strings.Contains(out+errs, tt.want) {
+			t.Errorf("exit code %d, want %d and %q\n%s%s", code, tt.code, tt.want, out, errs)
 		}
 	}
 }
