@@ -72,7 +72,8 @@ func (n *Node) openAudience(ctx context.Context, client proto.ClientInfo, r *pro
 }
 
 // checkSince refuses an earlier export that cannot be compared with: numbers
-// mean the same only in the same log, for the same client.
+// mean the same only in the same log, for the same client, and a recall must be of
+// all lanes.
 func (n *Node) checkSince(client proto.ClientInfo, a audience, unit string, since *proto.ExportSince) error {
 	if since == nil {
 		return nil
@@ -83,6 +84,7 @@ func (n *Node) checkSince(client proto.ClientInfo, a audience, unit string, sinc
 	if cmp.Or(since.Unit, proto.UnitIdentities) != cmp.Or(unit, proto.UnitIdentities) {
 		return proto.Errorf(proto.CodeConflict, "the earlier export has another unit: make a whole export")
 	}
+	answered := map[proto.LaneID]bool{}
 	for _, s := range since.Lanes {
 		if int(s.Lane) >= len(n.lanes) || s.Log != n.lanes[s.Lane].logName {
 			return proto.Errorf(proto.CodeConflict, "the earlier export is of another node, or of before a restore: make a whole export, and drop the earlier one")
@@ -90,6 +92,10 @@ func (n *Node) checkSince(client proto.ClientInfo, a audience, unit string, sinc
 		if applied, _, _, _ := n.lanes[s.Lane].progress.get(); s.Offset > applied {
 			return proto.Errorf(proto.CodeConflict, "the earlier export is ahead of this node: try again, or make a whole export")
 		}
+		answered[s.Lane] = true
+	}
+	if len(answered) < len(n.lanes) { // who is to be recalled of the others is not known
+		return proto.Errorf(proto.CodeConflict, "the earlier export has %d of %d lanes: make a whole export", len(answered), len(n.lanes))
 	}
 	return nil
 }

@@ -310,6 +310,30 @@ func TestRecall(t *testing.T) {
 	}
 }
 
+// A delta is refused if a lane is missing of the earlier export, whose members
+// could not be recalled.
+func TestSinceHasAllLanes(t *testing.T) {
+	x := newEdit(t, 2)
+	defer func() { closeNode(t, x.n) }()
+	x.define("auto", "identity", `count(event.section == "auto") >= 1`)
+	submit(t, x.n, page(x.c, "a", "auto", time.Now()))
+	since := sinceOf(t, take(t, x.n, x.c, proto.ExportRequest{Expr: "auto"}).Audience)
+	for name, lanes := range map[string][]proto.SinceLane{
+		"none": {}, "the first": since.Lanes[:1], "the second": since.Lanes[1:], "the first twice": {since.Lanes[0], since.Lanes[0]},
+	} {
+		less := *since
+		less.Lanes = lanes
+		a, err := x.n.OpenAudience(t.Context(), x.c, &proto.ExportRequest{Expr: "auto", Since: &less})
+		if err == nil {
+			a.Names.Close()
+		}
+		if proto.CodeOf(err) != proto.CodeConflict {
+			t.Errorf("%s: %v, want conflict", name, err)
+		}
+	}
+	take(t, x.n, x.c, proto.ExportRequest{Expr: "auto", Since: since})
+}
+
 func roaringOf(t *testing.T, b []byte) *roaring.Bitmap {
 	t.Helper()
 	set, err := exports.ReadSet(b)
