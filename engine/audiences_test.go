@@ -15,6 +15,7 @@ import (
 	"kith/engine/log"
 	"kith/engine/store"
 	"kith/proto"
+	"kith/segments"
 )
 
 // crowd is a node over a log with n visitors, numbered from 0; visitor i is in
@@ -270,4 +271,39 @@ func TestSavedAudiences(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel() // nobody relays it to the lane of this test
 	wants(c.n.Undefine(ctx, c.client, "b"), proto.CodeTimeout, "")
+}
+
+// What was saved can be counted, however what it names is edited.
+func TestSavedStayCountable(t *testing.T) {
+	c := newCrowd(t, 200, "ab", below(map[byte]int{'a': 120, 'b': 60}))
+	save := func(id proto.AudienceID, expr string) error {
+		_, err := c.n.SaveAudience(t.Context(), c.client, proto.AudienceSpec{ID: id, Expr: expr})
+		return err
+	}
+	wants := func(err error, code proto.Code, text string) {
+		t.Helper()
+		if proto.CodeOf(err) != code || code != "" && !strings.Contains(err.Error(), text) {
+			t.Errorf("%v, want %s: %s", err, code, text)
+		}
+	}
+	wants(save("d1", "a"), "", "")
+	for i := 2; i <= segments.AudienceNestingMax; i++ {
+		wants(save(proto.AudienceID(fmt.Sprint("d", i)), fmt.Sprint("@d", i-1)), "", "")
+	}
+	deepest := fmt.Sprint("@d", segments.AudienceNestingMax)
+	wants(save("deeper", deepest), proto.CodeExpr, "deep")
+	wants(save("other", "b"), "", "")
+	wants(save("d1", "@other"), proto.CodeExpr, deepest+", which names @d1")
+	wants(save("d1", "b"), "", "")
+	wants(save("tenfold", strings.Repeat("@other | ", 9)+"@other"), "", "")
+	wants(save("more", "@tenfold & a"), "", "")
+	wants(save("other", strings.Repeat("a | ", 100)+"b"), proto.CodeExpr, "@tenfold, which names @other, could no longer be counted: ")
+	wants(save("other", strings.Repeat("a | ", 99)+"b"), proto.CodeExpr, "@more, which names @other")
+	wants(save("more", "a"), "", "")
+	wants(save("other", strings.Repeat("a | ", 99)+"b"), "", "")
+	for _, expr := range []string{deepest, "@tenfold"} {
+		if got, want := c.script.members(c.n, c.client, expr), c.script.members(c.n, c.client, "b"); expr == deepest && got != want || got < want {
+			t.Errorf("%s: counted %d, %d are in b", expr, got, want)
+		}
+	}
 }

@@ -40,9 +40,13 @@ func (r *registry) savedAudience(c proto.ClientID, id proto.AudienceID) (*segmen
 func (r *registry) openSaved(c proto.ClientID, id proto.AudienceID) (*segments.Audience, error) {
 	s, ok := r.saved[c][id]
 	if !ok {
-		return nil, proto.Errorf(proto.CodeNotFound, "there is no saved audience @%s: save it, or see GET /v1/audiences", id)
+		return nil, errNotSaved(id)
 	}
 	return segments.ParseAudience(s.Expr)
+}
+
+func errNotSaved(id proto.AudienceID) error {
+	return proto.Errorf(proto.CodeNotFound, "there is no saved audience @%s: save it, or see GET /v1/audiences", id)
 }
 
 // savedWith is the first saved audience of which uses holds, empty if there is
@@ -57,8 +61,9 @@ func (r *registry) savedWith(c proto.ClientID, uses func(*segments.Audience) boo
 }
 
 // checkSaved says whether the expression may be saved under the name: what it
-// names must be there, and it must not come to name itself. The registry's lock
-// is held.
+// names must be there, it must not come to name itself, and neither its name nor
+// a saved audience that names it may come to stand for more than can be counted.
+// The registry's lock is held.
 func (r *registry) checkSaved(c proto.ClientID, id proto.AudienceID, a *segments.Audience) error {
 	full, err := a.Expand(func(name proto.AudienceID) (*segments.Audience, error) {
 		if name == id {
@@ -74,7 +79,67 @@ func (r *registry) checkSaved(c proto.ClientID, id proto.AudienceID, a *segments
 			return notDefined(s)
 		}
 	}
+	return r.checkNaming(c, id, a)
+}
+
+// checkNaming is checkSaved of the name and of those that name it, directly or by
+// way of others. One that stood for too much before does not matter. The registry's
+// lock is held.
+func (r *registry) checkNaming(c proto.ClientID, id proto.AudienceID, a *segments.Audience) error {
+	old := map[proto.AudienceID]*segments.Audience{}
+	for name := range r.saved[c] {
+		if x, err := r.openSaved(c, name); err == nil {
+			old[name] = x
+		}
+	}
+	saved := maps.Clone(old)
+	saved[id] = a
+	for _, name := range naming(saved, id) {
+		err := standsFor(name, saved)
+		switch {
+		case err == nil:
+		case name == id:
+			return err
+		case standsFor(name, old) == nil:
+			return proto.Errorf(proto.CodeExpr, "saved audience @%s, which names @%s, could no longer be counted: %w", name, id, err)
+		}
+	}
 	return nil
+}
+
+// naming are the saved audiences that name id, directly or by way of others, and
+// before them id.
+func naming(saved map[proto.AudienceID]*segments.Audience, id proto.AudienceID) []proto.AudienceID {
+	by := map[proto.AudienceID][]proto.AudienceID{}
+	for _, name := range slices.Sorted(maps.Keys(saved)) {
+		for _, x := range saved[name].Saved() {
+			by[x] = append(by[x], name)
+		}
+	}
+	list, seen := []proto.AudienceID{id}, map[proto.AudienceID]bool{id: true}
+	for i := 0; i < len(list); i++ {
+		for _, name := range by[list[i]] {
+			if !seen[name] {
+				seen[name] = true
+				list = append(list, name)
+			}
+		}
+	}
+	return list
+}
+
+// standsFor says whether a saved audience's name can be written out.
+func standsFor(name proto.AudienceID, saved map[proto.AudienceID]*segments.Audience) error {
+	a, err := segments.ParseAudience("@" + string(name))
+	if err == nil {
+		_, err = a.Expand(func(x proto.AudienceID) (*segments.Audience, error) {
+			if a := saved[x]; a != nil {
+				return a, nil
+			}
+			return nil, errNotSaved(x)
+		})
+	}
+	return err
 }
 
 // SaveAudience keeps an expression under a name, or replaces it; it returns when
