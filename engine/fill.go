@@ -26,16 +26,17 @@ type fillProgress struct {
 	next   uint64           // the first ordinal not yet filled
 	done   bool
 	whole  bool // answers are right meanwhile: only what is gone is still to be forgotten
+	along  bool // nobody asked for history: only steps of other fills bring it on
 }
 
 // exact reports whether all memberships of the segment are as its rule says.
 func (f fillProgress) exact() bool { return f.done || f.whole }
 
-// append packs it under its key: next (8 bytes), flags (1 done, 2 whole),
+// append packs it under its key: next (8 bytes), flags (1 done, 2 whole, 4 along),
 // client (4), since (4).
 func (f fillProgress) append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint64(b, f.next)
-	b = append(b, byte(flag(f.done)+2*flag(f.whole)))
+	b = append(b, byte(flag(f.done)+2*flag(f.whole)+4*flag(f.along)))
 	b = binary.BigEndian.AppendUint32(b, uint32(f.client))
 	return binary.BigEndian.AppendUint32(b, uint32(f.since))
 }
@@ -43,12 +44,12 @@ func (f fillProgress) append(b []byte) []byte {
 // decodeFill reads what append wrote. Before there were Swaps a record had no
 // since.
 func decodeFill(k, v []byte) (f fillProgress, err error) {
-	if len(k) != 7 || len(v) != 17 && len(v) != 13 || v[8] > 3 {
+	if len(k) != 7 || len(v) != 17 && len(v) != 13 || v[8] > 7 {
 		return f, proto.Errorf(proto.CodeCorrupt, "a fill's record of %d bytes is malformed: restore a backup, or use the kith that wrote it", len(v))
 	}
 	f = fillProgress{
 		client: proto.ClientID(binary.BigEndian.Uint32(v[9:])), key: proto.SegmentKey(binary.BigEndian.Uint32(k[3:])),
-		next: binary.BigEndian.Uint64(v), done: v[8]&1 != 0, whole: v[8]&2 != 0,
+		next: binary.BigEndian.Uint64(v), done: v[8]&1 != 0, whole: v[8]&2 != 0, along: v[8]&4 != 0,
 	}
 	if f.since = f.key; len(v) == 17 {
 		f.since = proto.SegmentKey(binary.BigEndian.Uint32(v[13:]))
@@ -80,7 +81,7 @@ func (l *lane) loadFills(snap store.Snapshot) error {
 // newest. What stands where a step of it begins or ends goes along.
 func (p *progress) openFill() (f fillProgress, found bool) {
 	for _, x := range p.fills {
-		if !x.done && (!found || cmp.Or(cmp.Compare(x.next, f.next), cmp.Compare(f.since, x.since), cmp.Compare(f.key, x.key)) < 0) {
+		if !x.done && !x.along && (!found || cmp.Or(cmp.Compare(x.next, f.next), cmp.Compare(f.since, x.since), cmp.Compare(f.key, x.key)) < 0) {
 			f, found = x, true
 		}
 	}
@@ -196,7 +197,7 @@ func (l *lane) fill(b *batch, body []byte) (digest uint64, later bool, err error
 	}
 	digest, err = l.runDue(list)
 	for _, f := range l.filledBy(f, x) {
-		f.next, f.done = uint64(x.Last)+1, x.Done
+		f.next, f.done, f.along = uint64(x.Last)+1, x.Done, f.along && !x.Done
 		l.setFill(b, f)
 	}
 	return digest, false, err
@@ -217,14 +218,16 @@ func (l *lane) filledBy(f fillProgress, step proto.Fill) []fillProgress {
 }
 
 // swap has a version that was filled answer, and all nodes of the client gone
-// through once more, which brings the rules that refer to it up to that and
-// forgets the version before.
+// through once more, which forgets the version before.
 func (l *lane) swap(b *batch, seq uint64, ch *rulesChange) {
 	b.puts = append(b.puts, put{swapKey(l.id, ch.swapped), binary.BigEndian.AppendUint64(nil, seq)})
+	l.setFill(b, fillProgress{client: ch.client, key: ch.swapped, since: proto.SegmentKey(seq), whole: l.fills[ch.swapped].exact()})
+}
+
+// refer has all nodes of the client gone through for the rules that refer to a
+// version which begins to answer.
+func (l *lane) refer(b *batch, seq uint64, ch *rulesChange) {
 	again := fillProgress{client: ch.client, since: proto.SegmentKey(seq)}
-	own := again
-	own.key, own.whole = ch.swapped, l.fills[ch.swapped].exact()
-	l.setFill(b, own)
 	for _, k := range ch.refers {
 		again.key = k
 		l.setFill(b, again)
@@ -270,6 +273,29 @@ func (l *lane) nodesBetween(snap store.Snapshot, client proto.ClientID, first, l
 type flight struct {
 	number   uint64
 	outcomes []*actors.Outcome
+}
+
+// holds reports whether anything of a client is stored in the lane, as of the last
+// batch that was stepped.
+func (l *lane) holds(client proto.ClientID) bool {
+	l.visible.RLock() // as in nodesBetween
+	defer l.visible.RUnlock()
+	known := map[proto.Ordinal]bool{}
+	for _, f := range l.flight {
+		f.changeKnown(client, 0, math.MaxUint32, known, map[proto.Ordinal]proto.Node{})
+	}
+	var left uint64
+	l.bitmaps.View(func(_ getBits, universe getUniverse) {
+		u := universe(client)
+		if u == nil {
+			u = roaring.New()
+		}
+		left = u.GetCardinality()
+		for o, now := range known {
+			left += flag64(now) - flag64(u.Contains(uint32(o)))
+		}
+	})
+	return left > 0
 }
 
 // changeKnown makes of what a client knew in a range of ordinals what it knew after

@@ -140,6 +140,9 @@ func testImportedSegment(t *testing.T, lanes int) {
 	settles(t, n, c, hashed(3), "crm")
 	settles(t, n, c, hashed(100), "crm") // nobody yet
 	until(t, n, 10*time.Second, "browsers are in", func() bool { return count(t, n, c, "crm") == 180 })
+	if x, err := n.Count(t.Context(), c, "crm", ""); err != nil || !x.Exact {
+		t.Errorf("a count of the list is not exact: %v", err)
+	}
 	settles(t, n, c, "browser:of3", "crm", "home")
 	// Who logs in later is found.
 	submit(t, n, logIn(c, "late", hashed(100)))

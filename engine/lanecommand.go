@@ -59,7 +59,8 @@ func (l *lane) laneCommand(b *batch, e *laneEntry, c proto.Command) (digest uint
 	case proto.CommandGraph:
 		return 0, false, l.receive(c.Body)
 	}
-	return 0, false, l.control(b, c.Body)
+	later, err = l.control(b, c.Body)
+	return 0, later, err
 }
 
 // beat advances lane time and fires what came due, up to a bound: the owner
@@ -152,21 +153,24 @@ func (l *lane) runDue(list []*actors.Due) (uint64, error) {
 
 // control obeys a control record that is the next one; repeated ones are
 // skipped, and one that comes too early is dropped: the relay sends it again.
-func (l *lane) control(b *batch, body []byte) error {
+func (l *lane) control(b *batch, body []byte) (later bool, err error) {
 	x, err := proto.DecodeRelayed(body)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if x.Seq != l.record.Control+1 {
-		return nil
+		return false, nil
+	}
+	if len(b.offsets) > 0 { // what is before it in the batch is not collected yet
+		return true, nil
 	}
 	c, err := proto.DecodeControl(x.Record)
 	if err != nil {
-		return err
+		return false, err
 	}
 	ch, err := l.rules.apply(x.Seq, c)
 	if err != nil {
-		return proto.Errorf(proto.CodeCorrupt, "control record %d cannot be obeyed: %w", x.Seq, err)
+		return false, proto.Errorf(proto.CodeCorrupt, "control record %d cannot be obeyed: %w", x.Seq, err)
 	}
 	l.record.Control = x.Seq
 	b.full = b.full || ch.client != 0 // rules do not change within a batch
@@ -178,6 +182,7 @@ func (l *lane) control(b *batch, body []byte) error {
 	if ch.swapped != 0 {
 		l.swap(b, x.Seq, &ch)
 	}
+	l.refer(b, x.Seq, &ch)
 	if r := c.GetRetain(); r != nil {
 		b.puts = append(b.puts, put{retentionKey(l.id, proto.ClientID(r.Client)), appendRetention(nil, retentionOf(r))})
 	}
@@ -193,12 +198,13 @@ func (l *lane) control(b *batch, body []byte) error {
 		f := fillProgress{client: ch.client, key: ch.defined, since: proto.SegmentKey(x.Seq)}
 		switch {
 		case !ch.kept:
-			f.done = !ch.fill
+			f.done = !ch.fill && (ch.unmet || !l.holds(ch.client))
+			f.along = !ch.fill && !f.done
 			l.setFill(b, f)
-		case !ch.waits: // what waited is forgotten
+		case !ch.same: // what waited is forgotten
 			f.whole = l.fills[f.key].exact()
 			l.setFill(b, f)
 		}
 	}
-	return nil
+	return false, nil
 }

@@ -216,6 +216,7 @@ func (f fillProgress) leastOf(o fillProgress) fillProgress {
 	case !o.done:
 		f.next = min(f.next, o.next)
 	}
+	f.along = (f.along || f.done) && (o.along || o.done) && !(f.done && o.done)
 	f.done, f.since = f.done && o.done, min(f.since, o.since)
 	return f
 }

@@ -156,7 +156,7 @@ func (n *Node) measureReport(ctx context.Context, q *question) (m segments.Measu
 	keys := versionsOf(q.specs)
 	lanes, part, exact := n.answering(keys)
 	if !exact || part.Answered != part.Of {
-		return m, proto.Errorf(proto.CodeUnavailable, "%d of %d partitions answer, or history is still being gone through for a segment: a figure stays for a day, so ask again when all is there", part.Answered, part.Of)
+		return m, proto.Errorf(proto.CodeUnavailable, "%d of %d partitions answer, or history has not been gone through for a segment: a figure stays for a day, so ask again when all is there", part.Answered, part.Of)
 	}
 	sums, err := n.sums(ctx, []audience{q.audience}, lanes, q.unit)
 	if err != nil {

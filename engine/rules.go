@@ -75,7 +75,8 @@ type rulesChange struct {
 	waits   bool               // it is filled before it answers
 	kept    bool               // its fill goes on as it is
 	swapped proto.SegmentKey   // what waited and answers now; 0: none
-	refers  []proto.SegmentKey // those whose rules refer to it
+	refers  []proto.SegmentKey // those whose rules refer to what answers anew
+	unmet   bool               // nobody meets its rule yet: an imported list's, whose marks come after it
 }
 
 // apply obeys one control record. It fails only if whoever wrote the record
@@ -133,8 +134,9 @@ func (r *laneRules) define(seq uint64, d *pb.Define) (rulesChange, error) {
 	switch {
 	case ok && sameRule(old, def): // what waits, if anything does, is given up
 		ch.defined, ch.same = old.Key, !waits
+		ch.kept = !d.Backfill || waits && r.filled[old.Key]
 		if waits {
-			ch.dropped, ch.kept = r.drop(next.Key), !d.Backfill || r.filled[old.Key]
+			ch.dropped = r.drop(next.Key)
 			g.Cancel(def.ID, proto.SegmentKey(seq))
 		}
 		r.filled[old.Key] = d.Backfill // as the record says that is kept from now on
@@ -148,8 +150,9 @@ func (r *laneRules) define(seq uint64, d *pb.Define) (rulesChange, error) {
 		}
 		err = g.DefineBeside(def)
 	default:
-		ch.dropped = r.versions(g, def.ID)
+		ch.dropped, ch.unmet = r.versions(g, def.ID), def.Rule.Reserved() != ""
 		err = g.Define(def)
+		ch.refers = referring(g, def.ID)
 	}
 	if err != nil {
 		return rulesChange{}, err
@@ -182,10 +185,16 @@ func (r *laneRules) swap(seq uint64, x *pb.Swap) rulesChange {
 		return rulesChange{}
 	}
 	ch := rulesChange{client: client, dropped: r.drop(old.Key), swapped: key}
-	for _, d := range g.Dependents(id) {
-		ch.refers = append(ch.refers, d.Key)
-	}
+	ch.refers = referring(g, id)
 	return ch
+}
+
+// referring are the versions whose rules refer to a segment, however indirectly.
+func referring(g *segments.Program, id proto.SegmentID) (keys []proto.SegmentKey) {
+	for _, d := range g.Dependents(id) {
+		keys = append(keys, d.Key)
+	}
+	return keys
 }
 
 // definitionOf reads the compiled form, never the text: a library upgrade

@@ -639,3 +639,104 @@ func TestSwapIsTheLogs(t *testing.T) {
 		t.Error("with restarts the state differs")
 	}
 }
+
+// An edit without backfill answers at once, and those that refer to it are gone
+// through for it: until then their counts are not exact, then they are right.
+func TestEditAtOnceIsReferredTo(t *testing.T) {
+	s := newScript(t)
+	acme := s.client("acme", "")
+	s.define(acme, "x", `count(event.section == "a") >= 1`)
+	y := s.define(acme, "y", `member("x")`)
+	var list []*proto.Event
+	for i := range 60 {
+		list = append(list, s.event(acme, fmt.Sprint("v", i), []string{"a", "b", "b"}[i%3]))
+	}
+	s.beat(0)
+	s.events(list...)
+	pieces := store.NewMemory()
+	expect := func(what, want string) {
+		t.Helper()
+		s.beat(time.Second)
+		if got := told(t, s, pieces, acme, "x", "y"); got != want {
+			t.Fatalf("%s: %s, want %s", what, got, want)
+		}
+	}
+	s.fill(acme, y, 0, 1<<20, true)
+	expect("at first", "x 20 filled true exact true; y 20 filled true exact true; ")
+	s.control(atOnce(defineRecord(t, acme, "x", `count(event.section == "b") >= 1`)))
+	expect("edited", "x 0 filled false exact false; y 20 filled false exact false; ")
+	s.events(s.event(acme, "v1", "a"))
+	expect("one was touched", "x 1 filled false exact false; y 21 filled false exact false; ")
+	s.fill(acme, y, 0, 30, false)
+	s.fill(acme, y, 31, 1<<20, true)
+	expect("gone through", "x 40 filled true exact true; y 40 filled true exact true; ")
+	if whole, got := s.apply(store.NewMemory()), s.verify(pieces); whole.Lanes[0].StateHash != got.Lanes[0].StateHash {
+		t.Error("with restarts the state differs")
+	}
+}
+
+// told is what a node says of segments, which counts, overlaps and exports must say alike.
+func told(t *testing.T, s *script, st store.Store, c proto.ClientInfo, ids ...proto.SegmentID) (text string) {
+	t.Helper()
+	n := s.run(st)
+	defer closeNode(t, n)
+	for _, id := range ids {
+		d, _ := n.Segment(c, id)
+		count, err := n.Count(t.Context(), c, string(id), "")
+		overlap, err2 := n.Overlap(t.Context(), c, []proto.SegmentID{id}, nil, "")
+		a, err3 := n.OpenAudience(t.Context(), c, &proto.ExportRequest{Expr: string(id), Format: "csv"})
+		if err != nil || err2 != nil || err3 != nil {
+			t.Fatal(err, err2, err3)
+		}
+		a.Names.Close()
+		if count.Exact != *d.Filled || overlap.Exact != *d.Filled || a.Manifest.Exact != *d.Filled || *count.Count != *d.Size {
+			t.Errorf("%s: %+v, count %v, overlap %v, export %v", id, d, count.Exact, overlap.Exact, a.Manifest.Exact)
+		}
+		text += fmt.Sprintf("%s %d filled %v exact %v; ", id, *d.Size, *d.Filled, count.Exact)
+	}
+	return text
+}
+
+// What is defined without backfill is exact if nothing was stored of its client,
+// and else once a pass over history has taken it along.
+func TestWithoutBackfill(t *testing.T) {
+	s := newScript(t)
+	acme, zeta := s.client("acme", ""), s.client("zeta", "")
+	pieces := store.NewMemory()
+	expect := func(what string, c proto.ClientInfo, want string, ids ...proto.SegmentID) {
+		t.Helper()
+		s.beat(time.Second)
+		if got := told(t, s, pieces, c, ids...); got != want {
+			t.Fatalf("%s: %s, want %s", what, got, want)
+		}
+	}
+	s.beat(0)
+	s.control(atOnce(defineRecord(t, acme, "first", `count(event.section == "a") >= 1`)))
+	var list []*proto.Event
+	for i := range 40 {
+		list = append(list, s.event(acme, fmt.Sprint("v", i), "a"))
+	}
+	s.events(list...)
+	// In one batch with the events, which are not in the store yet.
+	s.control(atOnce(defineRecord(t, acme, "late", `count(event.section == "a") >= 1`)), atOnce(defineRecord(t, zeta, "fresh", `count(true) >= 1`)))
+	expect("nothing was stored", acme, "first 40 filled true exact true; ", "first")
+	expect("something was", acme, "late 0 filled false exact false; ", "late")
+	s.events(s.event(zeta, "v1", "a"))
+	expect("nothing was stored of this client", zeta, "fresh 1 filled true exact true; ", "fresh")
+	s.control(atOnce(defineRecord(t, acme, "first", `count(event.section == "a") >= 1 && true`)), defineRecord(t, acme, "late", `count(event.section == "a") >= 1`))
+	expect("an edit", acme, "first 0 filled false exact false; late 0 filled false exact false; ", "first", "late")
+	s.control(atOnce(defineRecord(t, acme, "late", `count(event.section == "a") >= 1`))) // what is under way goes on
+	other := s.define(acme, "other", `count(true) >= 1`)
+	s.fill(acme, other, 0, 1<<20, true)
+	expect("another's backfill", acme, "first 40 filled true exact true; late 40 filled true exact true; other 40 filled true exact true; ", "first", "late", "other")
+	s.control(atOnce(defineRecord(t, acme, "other", `count(true) >= 1`)))
+	expect("the same again", acme, "other 40 filled true exact true; ", "other")
+	for i := range 40 {
+		s.cut(proto.Identity(fmt.Sprint("browser:v", i)), proto.CutErase)
+	}
+	s.control(atOnce(defineRecord(t, acme, "empty", `count(true) >= 1`)))
+	expect("all are erased", acme, "empty 0 filled true exact true; ", "empty")
+	if whole, got := s.apply(store.NewMemory()), s.verify(pieces); whole.Lanes[0].StateHash != got.Lanes[0].StateHash {
+		t.Error("with restarts the state differs")
+	}
+}

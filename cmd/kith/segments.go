@@ -45,7 +45,9 @@ func newSegmentsApplyCommand(c *connection) *cobra.Command {
 		Short: "Define the segments of a YAML file",
 		Long: `Defines or replaces the segments of a file; segments that it does not name stay as
 they are. One with backfill that replaces another is filled beside it and answers
-after that; one without answers at once. The file:
+after that. One without answers at once, begins empty, and takes in identities as
+they are next seen: its counts are not exact until history has been gone through,
+for it (kith segments backfill) or for another segment. The file:
 
   segments:
     - id: auto
@@ -91,6 +93,9 @@ func applySegments(cmd *cobra.Command, c *connection, file string, sources []seg
 	if wait {
 		for i := range defined {
 			var err error
+			if !sources[i].Backfill { // nothing goes through history for it
+				continue
+			}
 			if defined[i], err = waitFilled(cmd, c, string(defined[i].ID), defined[i], asJSON); err != nil {
 				return err
 			}
@@ -240,7 +245,7 @@ func newSegmentsShowCommand(c *connection) *cobra.Command {
 		}
 		printf(cmd, "id:      %s\nscope:   %s\nwhen:    %s\nsize:    %s\nversion: %d\n", s.ID, s.Scope, s.When, sizeOf(s), s.Version)
 		if s.Filled != nil && !*s.Filled {
-			printf(cmd, "filled:  not yet: history is being gone through%s\n", percentOf(s.Progress))
+			printf(cmd, "filled:  %s\n", unfilledText(s))
 		}
 		if n := s.Next; n != nil {
 			printf(cmd, "next:    %s (scope %s, version %d): answers once it is filled%s\n", n.When, n.Scope, n.Version, percentOf(&n.Progress))
@@ -248,6 +253,14 @@ func newSegmentsShowCommand(c *connection) *cobra.Command {
 		return nil
 	}
 	return cmd
+}
+
+// unfilledText says why a segment is not filled.
+func unfilledText(s proto.SegmentSpec) string {
+	if !s.Backfill && s.Progress != nil && *s.Progress == 0 {
+		return fmt.Sprintf("no: it was defined without backfill and has those seen since: kith segments backfill %s", s.ID)
+	}
+	return "not yet: history is being gone through" + percentOf(s.Progress)
 }
 
 func newSegmentsDeleteCommand(c *connection) *cobra.Command {

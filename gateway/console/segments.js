@@ -105,6 +105,7 @@ function one(page, name) {
 function progress(x) {
   const at = x.next ? x.next.progress : x.filled === false ? x.progress || 0 : null;
   if (at === null) return null;
+  if (!x.next && !x.backfill && at === 0) return h("div", { class: "panel filling", role: "status" }, h("div", {}, h("strong", {}, "Not filled from history"), h("span", { class: "quiet" }, " It has those seen since it was defined. Counts are not exact until it is defined with “Fill from history”.")));
   return h("div", { class: "panel filling", role: "status" }, h("div", {}, h("strong", {}, x.next ? "The new rule is being filled from history" : "Being filled from history"), h("span", { class: "quiet" }, x.next ? " Until it is, the old rule answers." : " Counts are not exact until it is.")), h("progress", { max: 1, value: at, "aria-label": "Backfill" }), h("span", { class: "num" }, percent(at)));
 }
 
