@@ -12,7 +12,8 @@ import (
 
 // Explain says why id is in a segment at a time, or not. For a past time it
 // judges the history of then by the rule that answered then; for scope user over
-// the identities that are of the user now.
+// the identities that are of the user now. A time of the last two seconds, or up to
+// a minute ahead, is now, as At then says.
 func (n *Node) Explain(ctx context.Context, client proto.ClientInfo, id proto.Identity, segment proto.SegmentID, at time.Time) (proto.Explanation, error) {
 	now := n.now()
 	when := now
@@ -268,10 +269,12 @@ func (e *explained) ruleNow(id proto.SegmentID) (rule *segments.Rule) {
 
 // present tells the state of the membership and the facts that decide.
 func (e *explained) present(x *proto.Explanation, now proto.Millis) error {
+	x.At = now.Time()
 	if m := e.state.Effective(e.client.ID, e.spec.Version, e.shares); m != nil {
 		x.In = identity.In(*m, now)
 		if m.In {
 			t := m.Since.Time()
+			x.At = max(now, m.Since).Time() // a lane may be ahead of the node's clock
 			x.Entered = &t
 		}
 		if m.Next > now {

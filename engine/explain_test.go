@@ -76,6 +76,16 @@ func TestExplainThen(t *testing.T) {
 			t.Errorf("%s: %+v, %v, want %v by %q, %q", c.what, x, err, c.in, c.when, c.note)
 		}
 	}
+	// What is too near to be read from histories is now, and says so.
+	for _, off := range []time.Duration{-2 * time.Second, -time.Second, time.Second, time.Minute} {
+		x, err := n.Explain(t.Context(), acme, "browser:v", "x", s.now.Time().Add(off))
+		if err != nil || !x.In || !x.At.Equal(s.now.Time()) || x.Entered == nil || x.Entered.After(x.At) {
+			t.Errorf("%v from now: %+v, %v", off, x, err)
+		}
+	}
+	if _, err := n.Explain(t.Context(), acme, "browser:v", "x", s.now.Time().Add(61*time.Second)); proto.CodeOf(err) != proto.CodeInvalid {
+		t.Errorf("a time ahead: %v", err)
+	}
 	if _, err := n.Explain(t.Context(), acme, "browser:v", "y", time.Time{}); proto.CodeOf(err) != proto.CodeNotFound {
 		t.Errorf("now, of one that is gone: %v", err)
 	}
