@@ -740,3 +740,26 @@ func TestWithoutBackfill(t *testing.T) {
 		t.Error("with restarts the state differs")
 	}
 }
+
+// What was not brought up to the newest rules is passed over by verify, and not
+// called cut.
+func TestVerifyTellsWhatIsBehind(t *testing.T) {
+	s := newScript(t)
+	acme := s.client("acme", "")
+	s.beat(0)
+	pair := s.event(acme, "v1", "a")
+	pair.Identities = append(pair.Identities, "browser:v2")
+	s.events(pair, s.event(acme, "v3", "a"))
+	user := atOnce(defineRecord(t, acme, "late", `count(true) >= 1`))
+	user.GetDefine().Scope = "user"
+	s.control(user)
+	s.beat(time.Second)
+	if r := s.apply(store.NewMemory()); r.Skipped != 0 || r.Behind != 3 {
+		t.Errorf("cut %d, behind %d, want 2 memberships and a user", r.Skipped, r.Behind)
+	}
+	s.events(s.event(acme, "v1", "a"), s.event(acme, "v2", "a"), s.event(acme, "v3", "a"))
+	s.beat(time.Second)
+	if r := s.apply(store.NewMemory()); r.Skipped != 0 || r.Behind != 0 {
+		t.Errorf("once touched: cut %d, behind %d", r.Skipped, r.Behind)
+	}
+}

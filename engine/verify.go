@@ -28,7 +28,8 @@ type VerifyReport struct {
 	Identities  uint64       `json:"identities"`
 	Memberships uint64       `json:"memberships"`
 	Events      uint64       `json:"events"`  // in histories
-	Skipped     uint64       `json:"skipped"` // memberships whose history is truncated
+	Skipped     uint64       `json:"skipped"` // memberships whose history is truncated, and users of whom some member's is
+	Behind      uint64       `json:"behind"`  // memberships and users that have not been brought up to the newest rules
 	Users       uint64       `json:"users"`   // of several identities
 	OptedOut    uint64       `json:"opted_out"`
 	Unsettled   bool         `json:"unsettled,omitempty"` // graph messages were under way: users were not compared
@@ -380,6 +381,7 @@ func (v *verifier) memberships(node proto.Node, s *identity.State, f *identity.F
 			v.member(d.Key, f.Client, s.Ordinal, m.In)
 		}
 		if v.since[d.Key] > f.Memory.Version() {
+			v.out.Behind++
 			continue // not yet touched since the definition, or since that of a rule that it refers to
 		}
 		if f.History.Truncated {

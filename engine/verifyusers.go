@@ -234,7 +234,7 @@ func sameEdges(a, b []graph.Edge) bool {
 // checkMemberships reads the rules of scope user over a user's histories.
 func (u *userVerifier) checkMemberships(root proto.Node, list []graph.Hash) {
 	facts := map[proto.ClientID][]*history{}
-	devices, upToDate := 0, true
+	devices, truncated, behind := 0, false, false
 	var now proto.Millis
 	for _, h := range list {
 		n := proto.Node{Hash: h, Space: root.Space}
@@ -249,12 +249,17 @@ func (u *userVerifier) checkMemberships(root proto.Node, list []graph.Hash) {
 		for i := range s.Facts {
 			f := &s.Facts[i]
 			g := v.rules.Program(f.Client)
-			upToDate = upToDate && !f.History.Truncated && (g == nil || g.Version() == f.Memory.Version())
+			truncated = truncated || f.History.Truncated
+			behind = behind || g != nil && g.Version() != f.Memory.Version()
 			facts[f.Client] = append(facts[f.Client], &history{snap: v.snap, node: n, gen: s.Gen(), facts: f})
 		}
 	}
-	if !upToDate {
+	switch {
+	case truncated:
 		u.out.Skipped++
+		return
+	case behind:
+		u.out.Behind++
 		return
 	}
 	for client, parts := range facts {

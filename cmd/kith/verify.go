@@ -63,7 +63,10 @@ func verify(cmd *cobra.Command, c *connection, file, data string) (engine.Verify
 func printVerify(cmd *cobra.Command, r engine.VerifyReport) {
 	printf(cmd, "compared %d identities, %d memberships, %d events", r.Identities, r.Memberships, r.Events)
 	if r.Skipped > 0 {
-		printf(cmd, "; left out %d memberships whose history was cut at its bound", r.Skipped)
+		printf(cmd, "; left out %d memberships and users whose history was cut at its bound", r.Skipped)
+	}
+	if r.Behind > 0 {
+		printf(cmd, "; left out %d not yet brought up to the newest rules", r.Behind)
 	}
 	printf(cmd, "\n")
 	for _, l := range r.Lanes {
