@@ -100,6 +100,9 @@ func (l *lowering) compareAmount(a *operand, op cmpOp, b *operand, right ast.Exp
 	if b.kind != opLiteral || b.value.Kind != proto.NumberValue {
 		return nil, l.fail(right, "%s is a number: compare it with one", a.text())
 	}
+	if math.Abs(b.value.Number) > amountMax {
+		return nil, l.fail(right, "amounts beyond 1e300 are left out: compare %s with a number up to that", a.text())
+	}
 	a.agg.cmp, a.agg.amount = op, b.value.Number
 	return a.agg, nil
 }

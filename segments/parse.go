@@ -23,7 +23,7 @@ import (
 // text in one event and a number in the next) and takes windows as text.
 func Compile(text string) (*Rule, error) {
 	if len(text) > RuleBytesMax {
-		return nil, proto.Errorf(proto.CodeRule, "the rule has %d bytes: at most %d are allowed", len(text), RuleBytesMax)
+		return nil, at(proto.Errorf(proto.CodeRule, "the rule has %d bytes: at most %d are allowed", len(text), RuleBytesMax), 1, 1)
 	}
 	if !utf8.ValidString(text) {
 		return nil, proto.Errorf(proto.CodeRule, "the rule is not valid UTF-8")
