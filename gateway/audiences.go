@@ -143,7 +143,9 @@ func (x *countRequest) check() error {
 		exprs = []string{x.Expr}
 	case x.Expr != "":
 		return proto.Errorf(proto.CodeInvalid, "the body has both expr and exprs: send one of them")
-	case len(x.Exprs) == 0 || len(x.Exprs) > exprsMax:
+	case len(x.Exprs) == 0:
+		return proto.Errorf(proto.CodeInvalid, "exprs has no expressions: send 1 to %d", exprsMax)
+	case len(x.Exprs) > exprsMax:
 		return proto.Errorf(proto.CodeTooLarge, "exprs has %d expressions: send 1 to %d", len(x.Exprs), exprsMax)
 	}
 	total := 0
@@ -271,7 +273,10 @@ func (g *Gateway) overlap(ctx context.Context, who proto.Principal, x overlapReq
 }
 
 func (x *overlapRequest) check() error {
-	if len(x.Segments) == 0 || len(x.Segments) > overlapSideMax || len(x.Against.list) > overlapSideMax {
+	if len(x.Segments) == 0 {
+		return proto.Errorf(proto.CodeInvalid, "name 1 to %d segments, of which it is told who is in two of them", overlapSideMax)
+	}
+	if len(x.Segments) > overlapSideMax || len(x.Against.list) > overlapSideMax {
 		return proto.Errorf(proto.CodeTooLarge, `name 1 to %d segments, and no more than that in against, which may be "all"`, overlapSideMax)
 	}
 	for _, list := range [][]proto.SegmentID{x.Segments, x.Against.list} {

@@ -162,7 +162,7 @@ func TestServiceRoutes(t *testing.T) {
 		{"counts, admin", "admin-key", "POST", "/v1/audiences/count?client=acme", `{"exprs":["small"]}`, 200, `{"counts":[{"expr":"small","count":49}],"exact":true,"partitions":{"answered":64,"of":64}}`},
 		{"counts by a report key", "acme-report", "POST", "/v1/audiences/count", `{"exprs":["big"]}`, 403, "forbidden"},
 		{"counts, too many", "acme-key", "POST", "/v1/audiences/count", `{"exprs":["big"` + strings.Repeat(`,"big"`, 100) + `]}`, 413, "too_large"},
-		{"counts, none", "acme-key", "POST", "/v1/audiences/count", `{"exprs":[]}`, 413, "too_large"},
+		{"counts, none", "acme-key", "POST", "/v1/audiences/count", `{"exprs":[]}`, 400, "invalid"},
 		{"counts, both", "acme-key", "POST", "/v1/audiences/count", `{"expr":"big","exprs":["big"]}`, 400, "invalid"},
 		{"counts, an empty one", "acme-key", "POST", "/v1/audiences/count", `{"exprs":["big",""]}`, 400, "expr"},
 
@@ -170,7 +170,7 @@ func TestServiceRoutes(t *testing.T) {
 		{"overlap, admin", "admin-key", "POST", "/v1/audiences/overlap", `{"segments":["big","small"],"client":"acme"}`, 200, `{"segments":["big","small"],"counts":[[1234,7],[7,49]],"exact":true,"partitions":{"answered":64,"of":64}}`},
 		{"overlap against some", "acme-key", "POST", "/v1/audiences/overlap", `{"segments":["big"],"against":["big","small"]}`, 200, `{"segments":["big"],"against":["big","small"],"counts":[[1234,null]],"below":50,"exact":true,"partitions":{"answered":64,"of":64}}`},
 		{"overlap against all", "acme-key", "POST", "/v1/audiences/overlap", `{"segments":["big"],"against":"*"}`, 200, `{"segments":["big"],"against":["small"],"counts":[[null]],"below":50,"exact":true,"partitions":{"answered":64,"of":64}}`},
-		{"overlap of none", "acme-key", "POST", "/v1/audiences/overlap", `{"segments":[]}`, 413, "too_large"},
+		{"overlap of none", "acme-key", "POST", "/v1/audiences/overlap", `{"segments":[]}`, 400, "invalid"},
 		{"overlap of many", "acme-key", "POST", "/v1/audiences/overlap", `{"segments":["a"` + strings.Repeat(`,"a"`, 100) + `]}`, 413, "too_large"},
 		{"overlap, no such against", "acme-key", "POST", "/v1/audiences/overlap", `{"segments":["a"],"against":"some"}`, 400, "json"},
 		{"overlap, bad segment", "acme-key", "POST", "/v1/audiences/overlap", `{"segments":["a b"]}`, 400, "segment"},

@@ -199,30 +199,30 @@ func (p *post) parseField(key string) (bit uint, ok bool) {
 	d := &p.draft
 	switch key {
 	case "event":
-		return 1, p.parseText(proto.CodeEvent, (*draft).setName)
+		return 1, p.parseText(key, proto.CodeEvent, (*draft).setName)
 	case "time":
-		return 2, p.parseText(proto.CodeTime, (*draft).setTime)
+		return 2, p.parseText(key, proto.CodeTime, (*draft).setTime)
 	case "id":
-		return 4, p.parseText(proto.CodeEvent, (*draft).setID)
+		return 4, p.parseText(key, proto.CodeEvent, (*draft).setID)
 	case "identities":
 		return 8, p.parseIdentities()
 	case "props":
 		return 16, p.parseProps(d.addProp)
 	case "url":
-		return 32, p.parseText(proto.CodeEvent, (*draft).setURL)
+		return 32, p.parseText(key, proto.CodeEvent, (*draft).setURL)
 	case "ref":
-		return 64, p.parseText(proto.CodeEvent, (*draft).setRef)
+		return 64, p.parseText(key, proto.CodeEvent, (*draft).setRef)
 	case "proof":
-		return 128, p.parseText(proto.CodeUnproven, (*draft).setProof)
+		return 128, p.parseText(key, proto.CodeUnproven, (*draft).setProof)
 	case "lmt":
 		return 256, p.parseLimit()
 	}
 	odd := p.scan.odd
 	switch key {
 	case "user_agent":
-		bit, ok = 512, p.parseText(proto.CodeEvent, (*draft).setUserAgent)
+		bit, ok = 512, p.parseText(key, proto.CodeEvent, (*draft).setUserAgent)
 	case "ref_query":
-		bit, ok = 1024, p.parseText(proto.CodeEvent, (*draft).setRefQuery)
+		bit, ok = 1024, p.parseText(key, proto.CodeEvent, (*draft).setRefQuery)
 	default:
 		ok = p.scan.skip()
 	}
@@ -234,8 +234,9 @@ func (d *draft) setProof(s string) { d.proof = s }
 
 func (d *draft) setUserAgent(s string) { d.userAgent = s }
 
-// parseText reads a string for set; null is as if the field were not there.
-func (p *post) parseText(code proto.Code, set func(*draft, string)) bool {
+// parseText reads the string of an event's field for set; null is as if the field
+// were not there.
+func (p *post) parseText(key string, code proto.Code, set func(*draft, string)) bool {
 	s := &p.scan
 	switch s.peek() {
 	case '"':
@@ -247,7 +248,7 @@ func (p *post) parseText(code proto.Code, set func(*draft, string)) bool {
 	case 'n':
 		return s.literal("null")
 	}
-	p.draft.refuse(code, "a field that must be a string is not one")
+	p.draft.refuse(code, "the field "+key+" is not a string: send it in quotes")
 	return s.skip()
 }
 

@@ -163,6 +163,9 @@ func TestRefusals(t *testing.T) {
 				t.Fatal(err)
 			}
 			r := p.Refused()
+			if len(r) == 1 && tt.name == "time no string" && !strings.Contains(r[0].Message, "time") {
+				t.Errorf("%q does not name the field", r[0].Message)
+			}
 			if len(r) != 1 || r[0].Code != tt.code || r[0].Index != 1 || r[0].Message == "" {
 				t.Errorf("refused %+v, want index 1 with code %s", r, tt.code)
 			}
