@@ -45,7 +45,8 @@ be recalled: of them nothing is held any more, because they opted out or were er
 	cmd.Flags().StringVarP(&f.dir, "output", "o", "", "`DIR`ectory to write, new or empty")
 	cmd.Flags().StringVar(&f.format, "format", string(proto.FormatCSV), "roaring, parquet, arrow, csv or ndjson")
 	cmd.Flags().StringVar(&f.dictionary, "dictionary", "", "with roaring: csv (default), parquet, arrow, ndjson or none")
-	cmd.Flags().StringVar(&f.unit, "unit", proto.UnitIdentities, "a row for each of identities or users")
+	f.unit = proto.UnitIdentities
+	cmd.Flags().Var((*unitValue)(&f.unit), "unit", "a row for each of identities or users")
 	cmd.Flags().BoolVar(&f.members, "members", false, "with --unit users: name all identities of each in the audience")
 	cmd.Flags().StringVar(&f.since, "since", "", "earlier export's `MANIFEST`: write what has changed since")
 	cmd.Flags().StringVar(&f.after, "after", "", "include what `POSITION` names, as kith ingest gives it")

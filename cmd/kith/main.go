@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"slices"
@@ -74,7 +75,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 }
 
 // message is an error as a person reads it: without our code in front, with
-// the place where a text was parsed.
+// the place where a text was parsed, and why a file cannot be read.
 func message(err error) string {
 	var e *proto.Error
 	if !errors.As(err, &e) {
@@ -84,6 +85,10 @@ func message(err error) string {
 	s := prefix + e.Message
 	if e.Line > 0 {
 		s += fmt.Sprintf(" (line %d, column %d)", e.Line, e.Column)
+	}
+	var file *fs.PathError
+	if errors.As(e.Err, &file) && !strings.Contains(s, file.Err.Error()) {
+		s += ": " + file.Err.Error()
 	}
 	return s
 }

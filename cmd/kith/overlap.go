@@ -46,7 +46,25 @@ func newAudienceOverlapCommand(c *connection) *cobra.Command {
 }
 
 func unitFlag(cmd *cobra.Command) *string {
-	return cmd.Flags().String("unit", "identities", "what to count: identities or users")
+	unit := proto.UnitIdentities
+	cmd.Flags().Var((*unitValue)(&unit), "unit", "what to count: identities or users")
+	return &unit
+}
+
+// unitValue is that of --unit: another than the two is wrong usage. It implements
+// pflag.Value.
+type unitValue string
+
+func (u *unitValue) String() string { return string(*u) }
+
+func (u *unitValue) Type() string { return "string" }
+
+func (u *unitValue) Set(s string) error {
+	if s != proto.UnitIdentities && s != proto.UnitUsers {
+		return fmt.Errorf("unit %q is unknown: use identities or users", s)
+	}
+	*u = unitValue(s)
+	return nil
 }
 
 // printOverlap prints a table with a line for each of the longer side.

@@ -134,14 +134,19 @@ func previewSegments(cmd *cobra.Command, c *connection, file string, sources []s
 	return nil
 }
 
+// previewText is what a file would change of a segment. A number that is missing is
+// under the floor, or would tell of one that is.
 func previewText(p proto.SegmentPreview) string {
 	number := func(n *uint64) string {
 		if n == nil {
-			return fmt.Sprintf("under %d", p.Below)
+			return "not told"
 		}
 		return strconv.FormatUint(*n, 10)
 	}
 	text := fmt.Sprintf("%s: %s in, %s after; %s would enter, %s leave", p.ID, number(p.Before), number(p.After), number(p.Entering), number(p.Leaving))
+	if p.Below > 0 {
+		text += fmt.Sprintf(" (numbers under %d are not told, nor what they follow from)", p.Below)
+	}
 	if !p.Exact {
 		text += fmt.Sprintf(" (estimated from %d of %s)", p.Judged, number(p.Identities))
 	}
