@@ -77,7 +77,8 @@ type Receipt struct {
 const ReceiptVersion = 1
 
 // SignedBytes is what the Ed25519 signature is over: a first line, then a line
-// "name=value" for each field but the signature, in the order of the JSON.
+// "name=value" for each field but the signature, in the order of the JSON; client
+// too where JSON leaves it out, with nothing behind the sign.
 // Times are RFC 3339 in UTC with nanoseconds left out where they are zero.
 func (r *Receipt) SignedBytes() []byte {
 	var b strings.Builder

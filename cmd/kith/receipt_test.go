@@ -7,10 +7,12 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"kith/internal/config"
 	"kith/proto"
 )
 
@@ -189,5 +191,76 @@ func TestOptOutPrintsTheReceipt(t *testing.T) {
 	}
 	if code, out, _ := command(t, node.URL, "", "receipt", "key"); code != 0 || strings.TrimSpace(out) != s.public() {
 		t.Errorf("receipt key: %d %s", code, out)
+	}
+}
+
+// What docs/api.md says of the signature is enough to check it: by the lines that
+// stand there, and with nothing of this program's.
+func TestReceiptByItsDocumentation(t *testing.T) {
+	b, err := os.ReadFile("../../docs/api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, chapter, _ := strings.Cut(string(b), "#### Checking the signature\n")
+	_, chapter, _ = strings.Cut(chapter, "```json\n")
+	example, chapter, _ := strings.Cut(chapter, "\n```\n")
+	_, chapter, _ = strings.Cut(chapter, "```\n")
+	signed, chapter, _ := strings.Cut(chapter, "```\n")
+	var names []string
+	for line := range strings.Lines(strings.TrimPrefix(signed, "kith receipt\n")) {
+		name, _, _ := strings.Cut(line, "=")
+		names = append(names, name)
+	}
+	if _, list, _ := strings.Cut(chapter, `NAMES = """`); !strings.HasPrefix(strings.Join(strings.Fields(list), " "), strings.Join(names, " ")+`""".split()`) {
+		t.Errorf("the names in Python are not those of the lines, %q", names)
+	}
+	lines := func(receipt map[string]json.RawMessage) string {
+		b := "kith receipt\n"
+		for _, name := range names {
+			b += name + "=" + strings.Trim(string(receipt[name]), `"`) + "\n"
+		}
+		return b
+	}
+	check := func(what string, receipt map[string]json.RawMessage, key string) {
+		public, err1 := hex.DecodeString(key)
+		signature, err2 := hex.DecodeString(strings.Trim(string(receipt["signature"]), `"`))
+		if err1 != nil || err2 != nil || len(public) != ed25519.PublicKeySize || !ed25519.Verify(public, []byte(lines(receipt)), signature) {
+			t.Errorf("%s: the signature is not over\n%s", what, lines(receipt))
+		}
+	}
+	var documented map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(example), &documented); err != nil {
+		t.Fatal(err)
+	}
+	if got := lines(documented); got != signed {
+		t.Errorf("the example is signed over\n%swant\n%s", got, signed)
+	}
+	check("the example", documented, strings.Trim(string(documented["public_key"]), `"`))
+
+	n := startNode(t, t.TempDir())
+	var key struct {
+		PublicKey string `json:"public_key"`
+	}
+	if err := json.Unmarshal(n.tell(t, "", "GET", "/v1/receipts/key", nil), &key); err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range []struct {
+		what, method, path string
+		body               any
+		client             string
+	}{
+		{"an opt-out", "POST", "/v1/optouts", sent{"identity": "browser:a1"}, ""},
+		{"one client's erasure", "DELETE", "/v1/identities/browser:a2", nil, `"demo"`},
+	} {
+		var answer struct {
+			Receipt map[string]json.RawMessage `json:"receipt"`
+		}
+		if err := json.Unmarshal(n.tell(t, config.DevKey, x.method, x.path, x.body), &answer); err != nil {
+			t.Fatal(err)
+		}
+		if got := string(answer.Receipt["client"]); got != x.client {
+			t.Errorf("%s: the receipt's client is %q, want %q", x.what, got, x.client)
+		}
+		check(x.what, answer.Receipt, key.PublicKey)
 	}
 }
