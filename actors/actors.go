@@ -195,5 +195,5 @@ type Outcome struct {
 	Tallies   []Tally
 	Events    int // taken in
 	Repeated  int // events whose id was known
-	Ignored   int // events of identities that are opted out, or from before they came back
+	Ignored   int // events of identities that are opted out, or from before they came back; traits that found nothing to do
 }

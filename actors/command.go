@@ -190,6 +190,21 @@ func (h *host) over(t *task) bool {
 	return false
 }
 
+// vain reports whether traits find nothing to do: they need one that the client
+// does not know of the node, or only take some away of somebody whom it does not
+// know, who would be known by that.
+func (t *task) vain() bool {
+	switch {
+	case t.kind != proto.CommandTraits:
+		return false
+	case t.needs != "":
+		return !t.r.state.HasTrait(t.in.Client, t.needs)
+	case t.r.state.Client(t.in.Client) != nil:
+		return false
+	}
+	return !slices.ContainsFunc(t.in.Traits, func(x proto.Prop) bool { return x.Value != proto.TextOf("") })
+}
+
 // perform does what a task asks.
 func (h *host) perform(t *task, digest uint64) uint64 {
 	if h.ended(t) {
@@ -211,7 +226,7 @@ func (h *host) perform(t *task, digest uint64) uint64 {
 		h.unlink(t)
 		return mix(digest, 5, uint64(t.index))
 	case proto.CommandEvent, proto.CommandTraits:
-		if !t.r.state.Admits(min(t.at, h.entry.Now)) || t.needs != "" && !t.r.state.HasTrait(t.in.Client, t.needs) {
+		if !t.r.state.Admits(min(t.at, h.entry.Now)) || t.vain() {
 			h.out.Ignored++
 			return mix(digest, 6, uint64(t.index))
 		}

@@ -61,3 +61,40 @@ func TestNeededTraits(t *testing.T) {
 		t.Errorf("a link went with the mark: %+v", s)
 	}
 }
+
+// Traits that are only taken away make nobody known, and leave alone who is.
+func TestRemovedTraits(t *testing.T) {
+	none, vip := proto.Prop{Key: "age", Value: proto.TextOf("")}, proto.Prop{Key: "vip", Value: proto.FlagOf(true)}
+	for _, x := range []struct {
+		name     string
+		commands []command
+		facts    bool // client 1 has some of a in the end
+		named    bool
+		ignored  int
+	}{
+		{"nobody", []command{traits(1, "a", none)}, false, false, 1},
+		{"nobody, several", []command{traits(1, "a", none, proto.Prop{Key: "vip", Value: proto.TextOf("")})}, false, false, 1},
+		{"nobody, and one set", []command{traits(1, "a", none, vip)}, true, true, 0},
+		{"another client's", []command{traits(2, "a", vip), traits(1, "a", none)}, false, true, 1},
+		{"linked", []command{eventIn(1, 2, "x", "", start, "b", "a"), traits(1, "a", none)}, false, true, 1},
+		{"erased in between", []command{traits(1, "a", vip), forget(1, 1, "a", start, 1), traits(1, "a", none)}, false, false, 1},
+		{"somebody", []command{traits(1, "a", vip), traits(1, "a", proto.Prop{Key: "vip", Value: proto.TextOf("")})}, true, true, 0},
+		{"somebody by events", []command{event(1, "a", "x", "", start), traits(1, "a", none)}, true, true, 0},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			g := newTestRig(t, newRules(t))
+			for _, c := range x.commands {
+				g.do(c)
+			}
+			ignored := 0
+			for _, o := range g.all {
+				ignored += o.Ignored
+			}
+			s, _ := g.store.state(t, nodeOf("a"))
+			if facts, named := s != nil && s.Client(1) != nil, s != nil && s.Named; facts != x.facts || named != x.named || ignored != x.ignored {
+				t.Errorf("facts %v, named %v, ignored %d; want %v, %v, %d", facts, named, ignored, x.facts, x.named, x.ignored)
+			}
+			g.store.audit(t)
+		})
+	}
+}

@@ -43,7 +43,8 @@ func drawCommand(t *rapid.T, now proto.Millis, id uint64) command {
 	a := who.Draw(t, "a")
 	switch kind := rapid.IntRange(0, 39).Draw(t, "kind"); kind {
 	case 0, 1, 2:
-		return traitsIn(space, client, a, at, proto.Prop{Key: "vip", Value: proto.FlagOf(rapid.Bool().Draw(t, "vip"))})
+		vip := rapid.SampledFrom([]proto.Value{proto.FlagOf(true), proto.FlagOf(false), proto.TextOf("")}).Draw(t, "vip") // the last takes it away
+		return traitsIn(space, client, a, at, proto.Prop{Key: "vip", Value: vip})
 	case 3, 4, 5, 6, 7, 8:
 		return link(space, sane, a, who.Draw(t, "b"), at, id)
 	case 9, 10, 11:

@@ -84,8 +84,8 @@ func gate() *mistakes.Gate {
 		// opt-outs
 		{Name: "newspace", File: "actors/resident.go", Old: "\t\tr.meet(o)\n", New: ""},
 		{Name: "newspacenow", File: "actors/optout.go", Old: "\t\t\tr.meet(&o.OptOut)\n", New: ""},
-		{Name: "nofence", File: "actors/command.go", Old: "if !t.r.state.Admits(min(t.at, h.entry.Now)) || t.needs", New: "if t.r.state.Dark() || t.needs"},
-		{Name: "nodarkevent", File: "actors/command.go", Old: "if !t.r.state.Admits(min(t.at, h.entry.Now)) || t.needs", New: "if t.needs"},
+		{Name: "nofence", File: "actors/command.go", Old: "if !t.r.state.Admits(min(t.at, h.entry.Now)) || t.vain()", New: "if t.r.state.Dark() || t.vain()"},
+		{Name: "nodarkevent", File: "actors/command.go", Old: "if !t.r.state.Admits(min(t.at, h.entry.Now)) || t.vain()", New: "if t.vain()"},
 		{Name: "onespace", File: "actors/optout.go", Old: "\t\tif r.exists() {\n\t\t\tlist = append(list, r)\n", New: "\t\tif r.exists() && len(list) == 0 {\n\t\t\tlist = append(list, r)\n"},
 		{Name: "batchend", File: "actors/host.go", Old: "\tr.transient = r.transient && !fx.Changed\n", New: ""},
 		{Name: "donenotheld", File: "actors/optout.go", Old: "if len(o.Held) > 0 && !h.underWay(o, r.node.Hash) {", New: "if len(o.Held) > 0 {", Test: "actors"},
@@ -98,6 +98,7 @@ func gate() *mistakes.Gate {
 		{Name: "onecut", File: "actors/identity/optout.go", Old: "\t\tif len(c.Pending) > 0 {\n\t\t\treturn nil\n\t\t}\n\t\tc.Final", New: "\t\tc.Final"},
 		// clients that end, and data that grow old
 		{Name: "endedtaken", File: "actors/command.go", Old: "\tif h.ended(t) {\n", New: "\tif false && h.ended(t) {\n", Test: "engine TestEraseClient"},
+		{Name: "knownbynothing", File: "actors/command.go", Old: "\tcase t.r.state.Client(t.in.Client) != nil:\n", New: "\tcase true:\n", Test: "actors TestRemovedTraits"},
 		{Name: "stepgap", File: "engine/clienterase.go", Old: "was.first() != x.First", New: "false", Test: "engine TestForgetOutOfOrder"},
 		{Name: "clientletters", File: "engine/deadletter.go", Old: "\t\tif of == client {\n\t\t\tl.dropLetter(b, id)\n\t\t}\n", New: "\t\t_, _ = id, of\n", Test: "engine TestEraseClientDeadLetters"},
 		{Name: "policylost", File: "engine/lanecommand.go", Old: "\tif r := c.GetRetain(); r != nil {\n", New: "\tif r := c.GetRetain(); false {\n", Test: "engine TestReplayWithRestarts"},
