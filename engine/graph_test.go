@@ -234,6 +234,44 @@ func TestReceiptsOfTakenAlong(t *testing.T) {
 	}
 }
 
+// Who is told of a client's erasure: that client, by the receipt that its answer
+// had or would have had, until something newer is everybody's; and nobody else.
+func TestStateOfAnErasure(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	mine, _ := grouped(t, n, "alpha")
+	other, _ := grouped(t, n, "beta")
+	submit(t, n, page(mine, "a", "auto", time.Now()), page(other, "a", "auto", time.Now()), page(mine, "b", "auto", time.Now()))
+	state := func(c proto.ClientInfo, id proto.Identity) proto.OptOutState {
+		t.Helper()
+		s, err := n.OptOutStateFor(t.Context(), c, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	for _, id := range []proto.Identity{"browser:a", "browser:b", "browser:never"} { // others know it, nobody else does, nobody does
+		answer, err := n.Erase(t.Context(), &mine, id)
+		if err != nil || answer.Receipt == nil || answer.Receipt.Client != "alpha" {
+			t.Fatalf("%s: %+v %v", id, answer, err)
+		}
+		if diff := cmp.Diff(answer, state(mine, id)); diff != "" {
+			t.Errorf("%s: the state (-answer +state):\n%s", id, diff)
+		}
+		for _, c := range []proto.ClientInfo{other, {}} {
+			if diff := cmp.Diff(proto.OptOutState{Identity: id}, state(c, id)); diff != "" {
+				t.Errorf("%s: client %q is told:\n%s", id, c.Name, diff)
+			}
+		}
+	}
+	r := optOut(t, n, "browser:a", false)
+	for _, c := range []proto.ClientInfo{mine, other} {
+		if s := state(c, "browser:a"); !s.OptedOut || !s.Final || s.Receipt.ID != r.ID {
+			t.Errorf("client %q after the opt-out: %+v", c.Name, s)
+		}
+	}
+	closeNode(t, n)
+}
+
 // Whether anything is kept of an identity: of one that nobody named nothing is,
 // of any other something, if only that it was cut out.
 func TestKeeps(t *testing.T) {

@@ -157,7 +157,12 @@ func storedOptOut(snap store.Snapshot, h proto.IdentityHash) (*identity.OptOut, 
 }
 
 // OptOutState is how far the newest opt-out or erasure of id is.
-func (n *Node) OptOutState(_ context.Context, id proto.Identity) (proto.OptOutState, error) {
+func (n *Node) OptOutState(ctx context.Context, id proto.Identity) (proto.OptOutState, error) {
+	return n.OptOutStateFor(ctx, proto.ClientInfo{}, id)
+}
+
+// OptOutStateFor is the same as a client is told it, whose own erasures count too.
+func (n *Node) OptOutStateFor(_ context.Context, client proto.ClientInfo, id proto.Identity) (proto.OptOutState, error) {
 	s := proto.OptOutState{Identity: id}
 	h := n.hasher.Hash(id)
 	o, err := n.optOut(h)
@@ -169,11 +174,15 @@ func (n *Node) OptOutState(_ context.Context, id proto.Identity) (proto.OptOutSt
 		return s, n.mayAnswer(n.laneFor(h))
 	}
 	s.OptedOut = o.Dark()
-	if o.Since > 0 {
-		since := o.Since.Time()
+	c, last := o.Newest(client.ID), o.Since
+	if c != nil {
+		last = max(last, c.Time)
+	}
+	if last > 0 {
+		since := last.Time()
 		s.Since = &since
 	}
-	if c := o.Newest(); c != nil && c.Final && known {
+	if c != nil && c.Final && known {
 		s.Final, s.Receipt = true, n.receipt(h, c)
 	}
 	return s, n.mayAnswer(n.laneFor(h))

@@ -258,6 +258,9 @@ type OptOuts interface {
 	OptIn(ctx context.Context, id proto.Identity) (proto.OptOutState, error)
 	// OptOutState is how far the newest opt-out of id is.
 	OptOutState(ctx context.Context, id proto.Identity) (proto.OptOutState, error)
+	// OptOutStateFor is the same as a client is told it: what that client itself had
+	// erased counts too, and what others had does not.
+	OptOutStateFor(ctx context.Context, client proto.ClientInfo, id proto.Identity) (proto.OptOutState, error)
 	// Keeps reports whether anything is kept of id in any space, be it that it was
 	// cut out before; an error where this node may not answer for it. What was taken
 	// in a moment ago need not count yet.

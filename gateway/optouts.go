@@ -204,8 +204,11 @@ func (g *Gateway) postOptIn(w http.ResponseWriter, r *http.Request, who proto.Pr
 	return writeValue(w, http.StatusOK, stateOf(s, id))
 }
 
+// getOptOut tells how far the newest opt-out or erasure is; a client also of those
+// that it asked for itself.
 func (g *Gateway) getOptOut(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
-	if err := g.mayName(r, who); err != nil {
+	client, err := g.asking(r, who)
+	if err != nil {
 		return err
 	}
 	id, err := parseIdentity(r.PathValue("identity"))
@@ -215,11 +218,35 @@ func (g *Gateway) getOptOut(w http.ResponseWriter, r *http.Request, who proto.Pr
 	if err := g.wait(r.Context(), queryValue(r.URL.RawQuery, "after")); err != nil {
 		return err
 	}
-	s, err := g.deps.OptOuts.OptOutState(r.Context(), id)
+	var s proto.OptOutState
+	if client == nil {
+		s, err = g.deps.OptOuts.OptOutState(r.Context(), id)
+	} else {
+		s, err = g.deps.OptOuts.OptOutStateFor(r.Context(), *client, id)
+	}
 	if err != nil {
 		return err
 	}
-	return writeValue(w, http.StatusOK, stateOf(s, id))
+	return writeValue(w, http.StatusOK, withStatus(stateOf(s, id), r))
+}
+
+// asking is the client of the key, or that which an admin key names; nil of one
+// that names none.
+func (g *Gateway) asking(r *http.Request, who proto.Principal) (*proto.ClientInfo, error) {
+	if who.Role == proto.RoleAdmin && queryValue(r.URL.RawQuery, "client") == "" {
+		return nil, nil
+	}
+	client, err := g.clientOf(who, r)
+	return &client, err
+}
+
+// withStatus has the route in s name the client that r names: without it an admin
+// key is not told of that client's erasures.
+func withStatus(s proto.OptOutState, r *http.Request) proto.OptOutState {
+	if name := queryValue(r.URL.RawQuery, "client"); name != "" {
+		s.Status += "?client=" + url.QueryEscape(name)
+	}
+	return s
 }
 
 // deleteIdentity forgets an identity without an opt-out: for an admin that
@@ -229,13 +256,9 @@ func (g *Gateway) deleteIdentity(w http.ResponseWriter, r *http.Request, who pro
 	if err != nil {
 		return err
 	}
-	var client *proto.ClientInfo
-	if who.Role != proto.RoleAdmin || queryValue(r.URL.RawQuery, "client") != "" {
-		c, err := g.clientOf(who, r)
-		if err != nil {
-			return err
-		}
-		client = &c
+	client, err := g.asking(r, who)
+	if err != nil {
+		return err
 	}
 	done, err := g.admitRequest(r, who, 1)
 	if err != nil {
@@ -246,7 +269,7 @@ func (g *Gateway) deleteIdentity(w http.ResponseWriter, r *http.Request, who pro
 	if err != nil {
 		return err
 	}
-	return writeState(w, s)
+	return writeState(w, withStatus(s, r))
 }
 
 func (g *Gateway) erase(ctx context.Context, client *proto.ClientInfo, id proto.Identity) (proto.OptOutState, error) {

@@ -149,12 +149,37 @@ func TestErasure(t *testing.T) {
 		t.Error(d)
 	}
 	r.graph.slow = true
-	if w := r.serve("DELETE", "/v1/identities/browser:b1", "", auth, key("acme-key")); w.Code != 202 {
-		t.Errorf("slow: %d %s", w.Code, w.Body)
+	slow := func(target, k, status string) {
+		w := r.serve("DELETE", target, "", auth, key(k))
+		if x := cutOf(t, w.Body.Bytes()); w.Code != 202 || x.Status != status {
+			t.Errorf("slow: %d %s", w.Code, w.Body)
+		}
+	}
+	slow("/v1/identities/browser:b2", "acme-key", "/v1/optouts/browser:b2")
+	slow("/v1/identities/browser:b4?client=demo", "admin-key", "/v1/optouts/browser:b4?client=demo")
+	const open = `{"identity":"browser:b2","opted_out":false,"final":false,"status":"/v1/optouts/browser:b2"}`
+	r.tell([]step{{"slow, its status", "acme-key", "GET", "/v1/optouts/browser:b2", "", 200, open}})
+	// Whoever asked for it is told by the route that it names, and nobody else.
+	r.graph.slow = false
+	for _, x := range []struct {
+		target, key string
+		final       bool
+	}{
+		{"/v1/optouts/browser:b2", "acme-key", true},
+		{"/v1/optouts/browser:b2", "demo-key", false},
+		{"/v1/optouts/browser:b4", "admin-key", false},
+		{"/v1/optouts/browser:b4?client=demo", "admin-key", true},
+		{"/v1/optouts/browser:b3", "acme-key", false},
+	} {
+		w := r.serve("GET", x.target, "", auth, key(x.key))
+		if s := cutOf(t, w.Body.Bytes()); w.Code != 200 || s.Final != x.final || (s.Receipt != nil) != x.final {
+			t.Errorf("%s by %s: %d %s", x.target, x.key, w.Code, w.Body)
+		}
 	}
 	r.tell([]step{
 		{"another client's", "acme-key", "DELETE", "/v1/identities/browser:b1?client=demo", "", 403, "forbidden"},
 		{"an unknown client's", "admin-key", "DELETE", "/v1/identities/browser:b1?client=nobody", "", 400, "client"},
+		{"another client's status", "acme-key", "GET", "/v1/optouts/browser:b2?client=demo", "", 403, "forbidden"},
 		{"report key", "acme-report", "DELETE", "/v1/identities/browser:b1", "", 403, "forbidden"},
 		{"nobody", "acme-key", "DELETE", "/v1/identities/browser:0", "", 400, "identity"},
 	})

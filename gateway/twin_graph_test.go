@@ -20,6 +20,7 @@ import (
 type twinGraph struct {
 	edges  map[twinEdge]proto.UserEdge
 	out    map[proto.Identity]*proto.OptOutState
+	own    map[twinErasure]*proto.OptOutState
 	cuts   []string         // what was asked for, in order
 	kept   []proto.Identity // something is kept of them, besides who has edges or memberships
 	key    ed25519.PrivateKey
@@ -27,6 +28,12 @@ type twinGraph struct {
 	cutErr error // what cuts and questions fail with
 	inErr  error // what opt-ins fail with
 	purged int
+}
+
+// twinErasure is of what one client knew.
+type twinErasure struct {
+	client proto.ClientID
+	id     proto.Identity
 }
 
 // twinEdge is an edge in a space, the lesser identity first.
@@ -40,7 +47,7 @@ const twinEdgesMax = 3
 
 func newTwinGraph() twinGraph {
 	return twinGraph{
-		edges: map[twinEdge]proto.UserEdge{}, out: map[proto.Identity]*proto.OptOutState{},
+		edges: map[twinEdge]proto.UserEdge{}, out: map[proto.Identity]*proto.OptOutState{}, own: map[twinErasure]*proto.OptOutState{},
 		key: ed25519.NewKeyFromSeed([]byte(strings.Repeat("k", ed25519.SeedSize))),
 	}
 }
@@ -303,7 +310,26 @@ func (t *twin) Erase(ctx context.Context, client *proto.ClientInfo, id proto.Ide
 	if n := t.forget(client, id); s.Final {
 		s.Receipt = t.sign("erase", id, n, false)
 	}
+	if client != nil {
+		t.graph.own[twinErasure{client.ID, id}] = &s
+	}
 	return s, nil
+}
+
+func (t *twin) OptOutStateFor(ctx context.Context, client proto.ClientInfo, id proto.Identity) (proto.OptOutState, error) {
+	if s, err := t.OptOutState(ctx, id); err != nil || s.OptedOut {
+		return s, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.graph.own[twinErasure{client.ID, id}]
+	if s == nil {
+		return proto.OptOutState{}, nil
+	}
+	if !s.Final && !t.graph.slow {
+		s.Final, s.Receipt = true, t.sign("erase", id, 0, false)
+	}
+	return *s, nil
 }
 
 func (t *twin) ReceiptKey() string {

@@ -165,10 +165,10 @@ func (o *OptOut) Settle(vector []proto.Offset, fn func(*Cut)) (held []graph.Mess
 }
 
 // Newest is the newest opt-out or erasure, nil if there was none. What one
-// client forgot is its own affair.
-func (o *OptOut) Newest() *Cut {
+// client forgot is its own affair: only that of the client asking counts, 0 for nobody.
+func (o *OptOut) Newest(asking proto.ClientID) *Cut {
 	for i := len(o.Cuts) - 1; i >= 0; i-- {
-		if o.Cuts[i].Kind != proto.CutForget {
+		if o.Cuts[i].Kind != proto.CutForget || o.Cuts[i].Client == asking {
 			return &o.Cuts[i]
 		}
 	}

@@ -30,7 +30,9 @@ func TestOptOutGenerations(t *testing.T) {
 		o.Fence = start + 20
 		o.Begin(cutOf(proto.CutErase, 2), nil)
 	}
-	forget := func(o *identity.OptOut) { o.Begin(cutOf(proto.CutForget, 3), nil) }
+	forgotten := cutOf(proto.CutForget, 3)
+	forgotten.Client = acme
+	forget := func(o *identity.OptOut) { o.Begin(forgotten, nil) }
 	lift := func(o *identity.OptOut) { o.Lift(start+second, start+second+20) }
 	for _, c := range []struct {
 		what  string
@@ -60,12 +62,40 @@ func TestOptOutGenerations(t *testing.T) {
 			if diff := cmp.Diff(c.fresh, o.Fresh(), cmpopts.IgnoreUnexported(graph.State{})); diff != "" {
 				t.Errorf("a node that is met now (-want +got):\n%s", diff)
 			}
-			if n := o.Newest(); (n == nil) != (c.gen == 0) { // what one client forgot is not shown
+			if n := o.Newest(0); (n == nil) != (c.gen == 0) { // what one client forgot is not shown
 				t.Errorf("the newest cut is %+v", n)
 			} else if n != nil && c.what == "out again" && n.Gen != 4 {
 				t.Errorf("the newest cut leaves generation %d", n.Gen)
 			}
 		})
+	}
+}
+
+// What a client forgot is the newest to that client alone, and only until the
+// identity is cut out.
+func TestNewestCut(t *testing.T) {
+	forgotten := cutOf(proto.CutForget, 2)
+	forgotten.Client = acme
+	var o identity.OptOut
+	for _, x := range []struct {
+		cut                 identity.Cut
+		mine, other, nobody uint64 // commands; 0: none
+	}{
+		{forgotten, 2, 0, 0},
+		{cutOf(proto.CutErase, 3), 3, 3, 3},
+		{forgotten, 2, 3, 3},
+		{cutOf(proto.CutOptOut, 4), 4, 4, 4},
+	} {
+		o.Begin(x.cut, nil)
+		for client, want := range map[proto.ClientID]uint64{acme: x.mine, zeta: x.other, 0: x.nobody} {
+			got := uint64(0)
+			if c := o.Newest(client); c != nil {
+				got = c.Command
+			}
+			if got != want {
+				t.Errorf("after cut %d the newest for client %d is %d, want %d", x.cut.Command, client, got, want)
+			}
+		}
 	}
 }
 

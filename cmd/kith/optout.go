@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -77,6 +78,7 @@ func awaitFinal(cmd *cobra.Command, c *connection, s proto.OptOutState) (proto.O
 	defer spin.done()
 	tick := time.NewTicker(statusEvery)
 	defer tick.Stop()
+	path, _, _ := strings.Cut(s.Status, "?") // a client is named by each request
 	for !s.Final {
 		select {
 		case <-cmd.Context().Done():
@@ -85,7 +87,7 @@ func awaitFinal(cmd *cobra.Command, c *connection, s proto.OptOutState) (proto.O
 		}
 		spin.turn()
 		var next proto.OptOutState
-		if err := c.call(cmd.Context(), http.MethodGet, s.Status, nil, nil, &next); err != nil {
+		if err := c.call(cmd.Context(), http.MethodGet, path, nil, nil, &next); err != nil {
 			return s, err
 		}
 		s = next

@@ -7,7 +7,9 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +23,7 @@ type signer struct {
 	key     ed25519.PrivateKey
 	check   proto.ReceiptCheck
 	pending int
+	asked   []url.Values
 }
 
 func newSigner(seed string) *signer {
@@ -40,6 +43,7 @@ func (s *signer) receipt(clearBy time.Time) proto.Receipt {
 
 func (s *signer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var out any
+	s.asked = append(s.asked, r.URL.Query())
 	switch {
 	case r.URL.Path == "/v1/receipts/key":
 		out = receiptKey{s.public(), "ed25519"}
@@ -51,9 +55,12 @@ func (s *signer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			check.Identity = nil
 		}
 		out = check
-	case strings.HasPrefix(r.URL.Path, "/v1/optouts"):
+	case strings.HasPrefix(r.URL.Path, "/v1/optouts"), strings.HasPrefix(r.URL.Path, "/v1/identities/"):
 		receipt := s.receipt(time.Now().Add(24 * time.Hour))
 		x := proto.OptOutState{Identity: "browser:a1", OptedOut: true, Final: s.pending == 0, Status: "/v1/optouts/browser:a1", Receipt: &receipt}
+		if client := r.URL.Query(); client.Has("client") {
+			x.Status += "?" + client.Encode()
+		}
 		if !x.Final {
 			x.Receipt = nil
 			s.pending--
@@ -168,19 +175,27 @@ func TestOptOutPrintsTheReceipt(t *testing.T) {
 	s := newSigner("a")
 	node := httptest.NewServer(s)
 	defer node.Close()
+	optOut, erase := []string{"optout", "browser:a1"}, []string{"identity", "erase", "browser:a1"}
 	for _, tt := range []struct {
 		name    string
+		command []string
 		pending int
 		args    []string
 		final   bool
 	}{
-		{"at once", 0, nil, true},
-		{"with all of the answer", 0, []string{"--json"}, true},
-		{"later", 2, []string{"--wait"}, true},
-		{"not waited for", 1, nil, false},
+		{"at once", optOut, 0, nil, true},
+		{"with all of the answer", optOut, 0, []string{"--json"}, true},
+		{"later", optOut, 2, []string{"--wait"}, true},
+		{"an erasure, later, of a client that is named", erase, 2, []string{"--wait", "--client", "demo"}, true},
+		{"not waited for", optOut, 1, nil, false},
 	} {
-		s.pending = tt.pending
-		code, out, errs := command(t, node.URL, "", append([]string{"optout", "browser:a1"}, tt.args...)...)
+		s.pending, s.asked = tt.pending, nil
+		code, out, errs := command(t, node.URL, "", slices.Concat(tt.command, tt.args)...)
+		for _, query := range s.asked {
+			if client := query.Get("client"); client != "" && client != "demo" {
+				t.Errorf("%s: client %q is named", tt.name, client)
+			}
+		}
 		if code != 0 || strings.Contains(errs, "not final") == tt.final {
 			t.Errorf("%s: exit code %d\n%s%s", tt.name, code, out, errs)
 		}
