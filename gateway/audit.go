@@ -310,17 +310,21 @@ func (g *Gateway) countCall(who proto.Principal, route string) {
 	}
 }
 
-// listOptOut keeps an opt-out over NATS, which is done: it is not held up.
-func (g *Gateway) listOptOut(who proto.Principal, x optOutRequest, err error) {
-	id, bad := x.identity()
-	if g.audit == nil || bad != nil {
+// listOptOut keeps opt-outs over NATS, which are done: they are not held up.
+func (g *Gateway) listOptOut(who proto.Principal, ids []proto.Identity, err error) {
+	if g.audit == nil {
 		return
 	}
 	status := http.StatusOK
 	if err != nil {
 		status = statusOf(asError(err).Code)
 	}
-	rec := proto.AuditRecord{Time: g.c.Now().UTC(), Key: who.Key, Role: who.Role, Client: who.Client, Route: "NATS kith.optout", Identity: g.identityHash(id), Status: status}
+	rec := proto.AuditRecord{Time: g.c.Now().UTC(), Key: who.Key, Role: who.Role, Client: who.Client, Route: "NATS kith.optout", Status: status}
+	if len(ids) == 1 {
+		rec.Identity = g.identityHash(ids[0])
+	} else {
+		rec.Count = len(ids)
+	}
 	g.keepLater(rec)
 }
 

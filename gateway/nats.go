@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"strings"
 	"sync"
@@ -223,8 +224,12 @@ func (m *messages) take(p *post, kind string, msg *nats.Msg) (proto.Position, er
 // answer by it too: the service reads what a request's own Respond and Error
 // note as soon as its handler has returned, and ours go on working.
 func (m *messages) reply(to string, b []byte) {
-	if to != "" {
-		_ = m.nc.Publish(to, b) // a requester that went away is no error of ours
+	if to == "" {
+		return
+	}
+	// A requester that went away is no error of ours.
+	if err := m.nc.Publish(to, b); errors.Is(err, nats.ErrMaxPayload) {
+		m.refuse(to, proto.Errorf(proto.CodeTooLarge, "what was asked is done, but the answer is over the %d bytes that NATS takes: send several smaller ones", m.nc.MaxPayload()))
 	}
 }
 
@@ -348,31 +353,54 @@ func (m *messages) optOut(r micro.Request) ([]byte, error) {
 	if err := decodeStrict(r.Data(), &x); err != nil {
 		return nil, err
 	}
-	if _, err := x.identity(); err != nil {
+	if x.Identities != nil {
+		return m.optOutList(r, who, x)
+	}
+	id, err := x.identity()
+	if err != nil {
 		return nil, err
 	}
-	done, err := m.admitOptOut(who, r.Reply() != "")
+	done, err := m.admitOptOuts(who, 1, r.Reply() != "")
 	if err != nil {
 		return nil, err
 	}
 	defer done()
 	s, err := m.g.cutOut(m.ctx, x)
-	m.g.listOptOut(who, x, err)
+	m.g.listOptOut(who, []proto.Identity{id}, err)
 	if err != nil {
 		return nil, err
 	}
 	return encodeValue(s)
 }
 
-// natsOptOutPause is after how long an opt-out that nobody waits for asks again
-// whether it may be done.
+// optOutList opts a list out: all of it is checked before any of it is done.
+func (m *messages) optOutList(r micro.Request, who proto.Principal, x optOutRequest) ([]byte, error) {
+	ids, err := x.list()
+	if err != nil {
+		return nil, err
+	}
+	done, err := m.admitOptOuts(who, len(ids), r.Reply() != "")
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	list, err := m.g.cutList(m.ctx, who, ids, x.Everywhere)
+	m.g.listOptOut(who, ids, err)
+	if err != nil {
+		return nil, err
+	}
+	return encodeValue(list)
+}
+
+// natsOptOutPause is after how long opt-outs that nobody waits for ask again
+// whether they may be done.
 const natsOptOutPause = 100 * time.Millisecond
 
-// admitOptOut is admitCuts for one. Whoever waits for no reply could not be told
-// that it was refused: it waits.
-func (m *messages) admitOptOut(who proto.Principal, reply bool) (done func(), err error) {
+// admitOptOuts is admitCuts for n identities. Whoever waits for no reply could not
+// be told that it was refused: it waits.
+func (m *messages) admitOptOuts(who proto.Principal, n int, reply bool) (done func(), err error) {
 	for {
-		done, err = m.g.admitCuts(who, 1)
+		done, err = m.g.admitCuts(who, n)
 		if err == nil || reply {
 			return done, err
 		}

@@ -42,6 +42,26 @@ func (x optOutRequest) identity() (proto.Identity, error) {
 	return parseIdentity(x.Identity)
 }
 
+// list reads whom a request that names many is about.
+func (x optOutRequest) list() ([]proto.Identity, error) {
+	switch {
+	case x.Identity != "":
+		return nil, proto.Errorf(proto.CodeIdentity, "the body has identity and identities: send one of them")
+	case len(x.Identities) == 0:
+		return nil, proto.Errorf(proto.CodeInvalid, "identities is empty: send 1 to %d", optOutsMax)
+	case len(x.Identities) > optOutsMax:
+		return nil, proto.Errorf(proto.CodeTooLarge, "the body names %d identities: send 1 to %d", len(x.Identities), optOutsMax)
+	}
+	ids := make([]proto.Identity, len(x.Identities))
+	for i, s := range x.Identities {
+		var err error
+		if ids[i], err = (optOutRequest{Identity: s}).identity(); err != nil {
+			return nil, err
+		}
+	}
+	return ids, nil
+}
+
 // cutOut opts an identity out.
 func (g *Gateway) cutOut(ctx context.Context, x optOutRequest) (proto.OptOutState, error) {
 	id, err := x.identity()
@@ -115,18 +135,9 @@ func (g *Gateway) postOptOut(w http.ResponseWriter, r *http.Request, who proto.P
 
 // postOptOuts opts a list out: all of it is checked before any of it is done.
 func (g *Gateway) postOptOuts(w http.ResponseWriter, r *http.Request, who proto.Principal, x optOutRequest) error {
-	switch {
-	case x.Identity != "":
-		return proto.Errorf(proto.CodeIdentity, "the body has identity and identities: send one of them")
-	case len(x.Identities) == 0 || len(x.Identities) > optOutsMax:
-		return proto.Errorf(proto.CodeTooLarge, "the body names %d identities: send 1 to %d", len(x.Identities), optOutsMax)
-	}
-	ids := make([]proto.Identity, len(x.Identities))
-	for i, s := range x.Identities {
-		var err error
-		if ids[i], err = (optOutRequest{Identity: s}).identity(); err != nil {
-			return err
-		}
+	ids, err := x.list()
+	if err != nil {
+		return err
 	}
 	noteIdentities(w, ids...)
 	done, err := g.admitRequest(r, who, len(ids))
@@ -139,18 +150,20 @@ func (g *Gateway) postOptOuts(w http.ResponseWriter, r *http.Request, who proto.
 		return err
 	}
 	status := http.StatusOK
-	for i := range list {
-		list[i] = stateOf(list[i], ids[i])
-		if !list[i].Final {
-			status = http.StatusAccepted
-		}
+	if slices.ContainsFunc(list.Results, func(s proto.OptOutState) bool { return !s.Final }) {
+		status = http.StatusAccepted
 	}
-	return writeValue(w, status, map[string]any{"results": list})
+	return writeValue(w, status, list)
+}
+
+// optedOut is the answer to a list of opt-outs.
+type optedOut struct {
+	Results []proto.OptOutState `json:"results"` // in the order of the list
 }
 
 // cutList opts identities out that were admitted: all at once, or while others are
 // looked up some at a time, none of which waits for those before to be final.
-func (g *Gateway) cutList(ctx context.Context, who proto.Principal, ids []proto.Identity, everywhere bool) ([]proto.OptOutState, error) {
+func (g *Gateway) cutList(ctx context.Context, who proto.Principal, ids []proto.Identity, everywhere bool) (optedOut, error) {
 	parts := [][]proto.Identity{ids}
 	if g.besideLookups() {
 		parts = slices.Collect(slices.Chunk(ids, spreadList))
@@ -171,7 +184,14 @@ func (g *Gateway) cutList(ctx context.Context, who proto.Principal, ids []proto.
 		})
 	}
 	going.Wait()
-	return slices.Concat(lists...), errors.Join(errs...)
+	x := optedOut{Results: slices.Concat(lists...)}
+	if err := errors.Join(errs...); err != nil {
+		return x, err
+	}
+	for i := range x.Results {
+		x.Results[i] = stateOf(x.Results[i], ids[i])
+	}
+	return x, nil
 }
 
 func (g *Gateway) postOptIn(w http.ResponseWriter, r *http.Request, who proto.Principal) error {

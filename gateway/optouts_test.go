@@ -3,12 +3,14 @@ package gateway_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go/micro"
 	gproto "google.golang.org/protobuf/proto"
 
 	"kith/gateway"
@@ -81,7 +83,7 @@ func TestOptOuts(t *testing.T) {
 		{"junk", "acme-key", "POST", "/v1/optouts", `{"identity":"browser:null"}`, 400, "identity"},
 		{"an e-mail address", "acme-key", "POST", "/v1/optouts", `{"identity":"account:jo@example.com"}`, 400, "pii"},
 		{"not JSON", "acme-key", "POST", "/v1/optouts", `browser:b1`, 400, "json"},
-		{"an empty list", "acme-key", "POST", "/v1/optouts", `{"identities":[]}`, 413, "too_large"},
+		{"an empty list", "acme-key", "POST", "/v1/optouts", `{"identities":[]}`, 400, "invalid"},
 		{"one and a list", "acme-key", "POST", "/v1/optouts", `{"identity":"browser:b1","identities":["browser:b2"]}`, 400, "identity"},
 		{"a list with junk", "acme-key", "POST", "/v1/optouts", `{"identities":["browser:l1","browser:null"]}`, 400, "identity"},
 		{"the ledger", "admin-key", "GET", "/v1/optouts", "", 200, "ledger"},
@@ -403,6 +405,14 @@ func TestNATSOptOut(t *testing.T) {
 		if json.Unmarshal(m.Data, &x) == nil && x.Error.Code != "" {
 			return x.Error.Code
 		}
+		var list struct{ Results []cut }
+		if json.Unmarshal(m.Data, &list) == nil && len(list.Results) > 0 {
+			all := ""
+			for _, c := range list.Results {
+				all += fmt.Sprint(c.Identity, " ", c.Final && c.Receipt != nil && c.Status == "/v1/optouts/"+string(c.Identity), ", ")
+			}
+			return all
+		}
 		if c := cutOf(t, m.Data); c.Final && c.Receipt != nil && c.Status != "" {
 			return string(c.Identity)
 		}
@@ -414,17 +424,37 @@ func TestNATSOptOut(t *testing.T) {
 		{`{"identity":"browser:b3"}`, "acme-report", "forbidden"},
 		{`{"identity":"browser:b3"}`, "guess", "unauthorized"},
 		{`{"identity":"browser:0"}`, "acme-key", "identity"},
+		{`{"identities":["browser:l1","browser:l2"],"everywhere":true}`, "acme-key", "browser:l1 true, browser:l2 true, "},
+		{`{"identities":["browser:l3"]}`, "acme-key", "browser:l3 true, "},
+		{`{"identities":["browser:l4","browser:0"]}`, "acme-key", "identity"},
+		{`{"identities":["browser:l4"],"identity":"browser:l5"}`, "acme-key", "identity"},
+		{`{"identities":[]}`, "acme-key", "invalid"},
+		{`{"identities":["` + strings.Repeat(`browser:x","`, 1000) + `browser:x"]}`, "acme-key", "too_large"},
 		{`{"identity":`, "acme-key", "json"},
 	} {
 		if got := optOut(tt.body, auth, key(tt.key)); got != tt.want {
-			t.Errorf("%s by %s: %s, want %s", tt.body, tt.key, got, tt.want)
+			t.Errorf("%.80s by %s: %s, want %s", tt.body, tt.key, got, tt.want)
 		}
 	}
 	if got := optOut(`{"identity":"browser:b3"}`); got != "unauthorized" {
 		t.Errorf("without a key: %s", got)
 	}
-	if d := cmp.Diff([]string{"optout browser:b1 true", "optout browser:b2 false"}, r.graph.cuts); d != "" {
+	if d := cmp.Diff([]string{"optout browser:b1 true", "optout browser:b2 false", "optout browser:l1 true", "optout browser:l2 true", "optout browser:l3 false"}, r.graph.cuts); d != "" {
 		t.Error(d)
+	}
+}
+
+// An answer that NATS does not take is not lost without a word.
+func TestNATSAnswerTooLarge(t *testing.T) {
+	r := newRig(t)
+	nc := natsRig(t, r)
+	ids := make([]string, 1000)
+	for i := range ids {
+		ids[i] = fmt.Sprintf(`"account:%d%s"`, i, strings.Repeat("/", 240)) // three bytes each in the status
+	}
+	m := ask(t, nc, "kith.optout", `{"identities":[`+strings.Join(ids, ",")+`]}`, auth, key("acme-key"))
+	if m.Header.Get(micro.ErrorCodeHeader) != "413" || !strings.Contains(string(m.Data), "is done") || len(r.graph.cuts) != len(ids) {
+		t.Errorf("%d cuts, %v %s", len(r.graph.cuts), m.Header, m.Data)
 	}
 }
 

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
 
 	"kith/engine/log"
 	"kith/internal/config"
@@ -28,6 +31,38 @@ func TestNATSGrants(t *testing.T) {
 		}
 		if d := cmp.Diff(want, grantOf(who)); d != "" {
 			t.Errorf("%s: %s", role, d)
+		}
+	}
+}
+
+// A client's program gets answers under the prefix that docs/api.md names, and with
+// the common one is told that it may not listen there.
+func TestNATSInbox(t *testing.T) {
+	listen := freePort(t)
+	campaignNode(t, t.TempDir(), listen)
+	ask := func(inbox string) (*nats.Msg, error) {
+		t.Helper()
+		ctx, refuse := context.WithCancelCause(t.Context())
+		nc, err := nats.Connect("nats://"+listen, nats.Token(config.DevKey), nats.CustomInboxPrefix(inbox),
+			nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refuse(err) }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		m := nats.NewMsg("kith.query.lookup")
+		m.Header.Set("Authorization", "Bearer "+config.DevKey)
+		m.Data = []byte(`{"identities":["browser:abc"]}`)
+		if m, err = nc.RequestMsgWithContext(ctx, m); err != nil {
+			err = context.Cause(ctx)
+		}
+		return m, err
+	}
+	if m, err := ask("_INBOX_demo"); err != nil || !strings.Contains(string(m.Data), `"identity":"browser:abc"`) {
+		t.Fatalf("with the client's own prefix: %+v %v", m, err)
+	}
+	for _, inbox := range []string{strings.TrimSuffix(nats.InboxPrefix, "."), "_INBOX_acme"} {
+		if m, err := ask(inbox); err == nil || !strings.Contains(err.Error(), "Permissions Violation for Subscription") {
+			t.Errorf("%s: %+v %v", inbox, m, err)
 		}
 	}
 }
