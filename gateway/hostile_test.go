@@ -39,7 +39,7 @@ func TestHostileCookies(t *testing.T) {
 		{"with one that is none", "kith_id=null; kith_id=abc123; kith_id=../x", told},
 		{"two", "kith_id=abc123; kith_id=abc124", nothing},
 		{"two, the other first", "kith_id=abc124; kith_id=abc123", nothing},
-		{"many", "kith_id=abc123" + strings.Repeat("; kith_id=x1", 1) + "; kith_id=x2; kith_id=x3; kith_id=x4; kith_id=x5; kith_id=x6", nothing},
+		{"many", "kith_id=abc123" + strings.Repeat("; kith_id=x1", 1) + "; kith_id=x2; kith_id=x3; kith_id=x4; kith_id=x5; kith_id=x6", `{"opted_out":true,"segments":[],"by":"opted_out"}`},
 		{"another name", "Kith_id=abc123; kith_id2=abc123; xkith_id=abc123", nothing},
 		{"oversized", "kith_id=abc123" + strings.Repeat("0", 5000), nothing},
 		{"a kind of its own", "kith_id=account:a1", nothing},
@@ -82,6 +82,43 @@ func TestHostileCookies(t *testing.T) {
 	}
 	if d := cmp.Diff([]string{"optout browser:abc124 false", "optout browser:abc123 false", "erase browser:abc126 all", "erase browser:abc125 all"}, r.graph.cuts); d != "" {
 		t.Error(d)
+	}
+}
+
+// TestSeveralCookiesAreToldAlike: what a browser with several cookies is told of its opt-out is
+// the same on every route.
+func TestSeveralCookiesAreToldAlike(t *testing.T) {
+	r := newRig(t)
+	r.members[member{1, "browser:abc123"}] = []proto.SegmentID{"auto"}
+	r.serve("POST", "/v1/optouts", `{"identity":"browser:gone1"}`, auth, key("demo-key"))
+	for _, tt := range []struct {
+		name, cookie string
+		out          bool
+	}{
+		{"none is out", "kith_id=abc123; kith_id=abc124", false},
+		{"one is out", "kith_id=abc123; kith_id=gone1", true},
+		{"the first is out", "kith_id=gone1; kith_id=abc123", true},
+		{"only one, which is out", "kith_id=gone1", true},
+		{"too many, of which one might be", "kith_id=a1; kith_id=a2; kith_id=a3; kith_id=a4; kith_id=a5", true},
+	} {
+		want := fmt.Sprintf(`"opted_out":%t`, tt.out)
+		for _, target := range []string{"/v1/optout/status?client=demo", "/v1/me?client=demo", "/v1/me/segments?client=demo"} {
+			w := r.visit("GET", target, "", "Cookie", tt.cookie)
+			if !strings.Contains(w.Body.String(), want) || strings.Contains(w.Body.String(), "auto") {
+				t.Errorf("%s: %s: %d %s, want %s", tt.name, target, w.Code, w.Body, want)
+			}
+			if c := cookies(w)["kith_id"]; c != nil {
+				t.Errorf("%s: %s sets %s", tt.name, target, c.Raw)
+			}
+		}
+		w := r.visit("POST", "/v1/events", page, "Cookie", tt.cookie)
+		if got := strings.Contains(w.Body.String(), `"opted_out"`); got != tt.out {
+			t.Errorf("%s: an event: %d %s", tt.name, w.Code, w.Body)
+		}
+		if w = r.visit("POST", "/v1/optin", "", "Cookie", tt.cookie); !strings.Contains(w.Body.String(), `{"opted_out":false,`) {
+			t.Errorf("%s: an opt-in: %d %s", tt.name, w.Code, w.Body)
+		}
+		r.serve("POST", "/v1/optouts", `{"identity":"browser:gone1"}`, auth, key("demo-key"))
 	}
 }
 

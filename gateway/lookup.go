@@ -389,6 +389,9 @@ func (g *Gateway) ownSegments(w http.ResponseWriter, r *http.Request) error {
 	if own == "" {
 		own, _ = g.statisticalID(&v, r, client)
 	}
+	if own == "" {
+		g.judgeIdentity(&v, client) // of several
+	}
 	if v.signal == "" && own != "" {
 		view, err := g.look(l, client, own, g.millis())
 		if err != nil {

@@ -22,6 +22,8 @@ func (g *Gateway) ownRecord(w http.ResponseWriter, r *http.Request) error {
 		if record, err = g.deps.Memberships.Record(r.Context(), client, v.browser); err != nil {
 			return err
 		}
+	} else {
+		g.judgeIdentity(&v, client) // of several
 	}
 	record.OptedOut = record.OptedOut || v.signal != ""
 	return writeRecord(w, record)

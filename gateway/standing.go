@@ -113,9 +113,14 @@ func (g *Gateway) standingOf(ctx context.Context, r *http.Request, v *visit, cli
 	return s
 }
 
-// tombstone says whether one of the browser's identities is opted out.
+// tombstone says whether one of the browser's identities is opted out, or, of too
+// many, might be.
 func (g *Gateway) tombstone(ctx context.Context, v *visit) string {
-	for _, id := range v.claims() {
+	claims := v.claims()
+	if v.crowded && len(claims) > 0 {
+		return effectRefuses
+	}
+	for _, id := range claims {
 		s, err := g.deps.OptOuts.OptOutState(ctx, id)
 		switch {
 		case err != nil:
