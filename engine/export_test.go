@@ -901,7 +901,11 @@ func (n *Node) SeenFinal(t *testing.T, id proto.Identity) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return o != nil && o.Newest() != nil && o.Newest().Final
+	if o == nil {
+		return false
+	}
+	c := o.Newest(0)
+	return c != nil && c.Final
 }
 
 // AwaitTold returns when the ledger has all that there is to tell of an identity.

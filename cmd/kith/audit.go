@@ -23,7 +23,7 @@ by their keyed hash only; --identity finds the lines of one.`,
 	}
 	c.flags(cmd)
 	asJSON := jsonFlag(cmd)
-	since := cmd.Flags().Duration("since", 24*time.Hour, "how far back")
+	since := cmd.Flags().Duration("since", 24*time.Hour, "how far back, in hours or less, as 720h or 30m")
 	identity := cmd.Flags().String("identity", "", "of this `IDENTITY` only")
 	limit := cmd.Flags().Int("limit", 1000, "how many lines at most")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -169,11 +169,11 @@ stopped. It stays so over restarts, until --undo.`,
 
 func newClusterMoveCommand(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "move LANE NODE",
+		Use:   "move LANE [NODE]",
 		Short: "Name the node that owns a lane",
 		Long: `Has NODE own the lane, which is to advance its time and do its upkeep, for as long as
-it answers and does not drain. --back gives the lane to whom the order of placement
-gives it.`,
+it answers and does not drain. --back, without NODE, gives the lane to whom the order
+of placement gives it.`,
 		Example: "  kith cluster move 3 n2 --key dev-admin-key\n  kith cluster move 3 --back --key dev-admin-key",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) < 1 || len(args) > 2 {

@@ -26,6 +26,7 @@ func newConfigInitCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "init [FILE]",
 		Short:   "Write a commented kith.yaml with the defaults",
+		Long:    "Writes a commented configuration with the defaults into FILE, or kith.yaml here. A\nfile that is there is left alone, and the command fails.",
 		Example: "  kith config init\n  kith config init /etc/kith.yaml",
 		Args:    atMostOneFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -43,6 +44,7 @@ func newConfigCheckCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "check [FILE]",
 		Short:   "Check a configuration, naming line and fix",
+		Long:    "Checks FILE, or kith.yaml here, as a node would that starts with it: what is wrong is\nsaid with its line and what to do. No node is asked.",
 		Example: "  kith config check /etc/kith.yaml",
 		Args:    atMostOneFile,
 		RunE: func(cmd *cobra.Command, args []string) error {

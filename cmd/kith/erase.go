@@ -15,7 +15,8 @@ func newEraseCommand(c *connection) *cobra.Command {
 		Long: `What was purged is gone from every answer at once; its bytes go with the log's
 retention and the store's compactions. This removes them now: the node compacts its
 store and drops log entries that are applied. Backups are not touched. While an export,
-a backup or another long reader goes on that began before, it is refused after 30 s.`,
+a backup or another long reader goes on that began before, it is refused after 30 s.
+A node of a cluster refuses it.`,
 		Example: "  kith erase --now --key ADMIN-KEY",
 		Args:    noArgs,
 	}

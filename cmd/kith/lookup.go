@@ -22,7 +22,7 @@ type lookupResult struct {
 
 func newLookupCommand(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "lookup IDENTITY...",
+		Use:     "lookup IDENTITY…",
 		Short:   "Segments of identities",
 		Example: "  kith lookup browser:3f0c9a account:77 --key demo-key\n  kith lookup browser:3f0c9a --client demo --key dev-admin-key --json",
 		Args:    atLeast(1, "one or more identities, such as browser:abc"),

@@ -100,7 +100,10 @@ func newRoot(getenv func(string) string) *cobra.Command {
 		Long: `kith takes events of browsers and devices, decides which segments each of them
 belongs to, and answers ad servers in under a millisecond.
 
-Try it: "kith serve --dev --demo" runs a node with a demo site and visitors.`,
+Try it: "kith serve --dev --demo" runs a node with a demo site and visitors.
+
+Most commands ask a running node: --service is its address, --key a service key (or
+KITH_SERVICE, KITH_KEY). Exit codes: 0 done, 1 failed, 2 wrong usage.`,
 		Example:       "  kith serve --dev --demo\n  kith lookup browser:abc --key demo-key",
 		SilenceErrors: true,
 		SilenceUsage:  true,

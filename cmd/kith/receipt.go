@@ -145,7 +145,7 @@ func readReceipt(cmd *cobra.Command, file string) (proto.Receipt, proto.Identity
 		err = errors.Join(err, f.Close())
 	}
 	if err != nil {
-		return proto.Receipt{}, "", proto.Errorf(proto.CodeNotFound, "cannot read the receipt: %w", err)
+		return proto.Receipt{}, "", proto.Errorf(proto.CodeNotFound, "cannot read the receipt (%w)", err)
 	}
 	r, err := gateway.ParseReceipt(b)
 	if err != nil {
@@ -180,7 +180,7 @@ func (f *receiptFlags) checkData(cmd *cobra.Command, r proto.Receipt, id proto.I
 		return proto.ReceiptCheck{}, err
 	}
 	if _, err := os.Stat(ec.Dir); err != nil {
-		return proto.ReceiptCheck{}, proto.Errorf(proto.CodeNotFound, "cannot read the data directory: %w", err)
+		return proto.ReceiptCheck{}, proto.Errorf(proto.CodeNotFound, "cannot read the data directory (%w)", err)
 	}
 	check, err := engine.CheckReceipt(cmd.Context(), ec, r)
 	if err != nil || id == "" || !check.Signature {

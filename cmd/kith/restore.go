@@ -18,9 +18,10 @@ func newRestoreCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "restore DIR",
 		Short: "Make a data directory from the newest backup in DIR, or from a file",
-		Long: `Makes a new data directory from a backup. No node may run on it. The log that
-follows the backup is not in it: what was sent later must be sent again. If it
-fails or is interrupted, no node serves the directory: remove it and restore again.
+		Long: `Makes a new data directory from the newest backup in DIR, which may also be a single
+backup's file. No node may run on the new directory. The log that follows the backup is
+not in it: what was sent later must be sent again. If it fails or is interrupted, no
+node serves the directory: remove it and restore again.
 
 Whoever opted out after the backup was made must stay out: --ledger names a file of
 kith optouts export, or the data directory that was lost if it can still be read. If
@@ -62,7 +63,7 @@ then to be that of the configuration (lanes). More lanes use more cores and disk
 		}
 		f, err := os.Open(path)
 		if err != nil {
-			return proto.Errorf(proto.CodeNotFound, "cannot read the backup: %w", err)
+			return proto.Errorf(proto.CodeNotFound, "cannot read the backup (%w)", err)
 		}
 		defer f.Close()
 		if err := engine.Restore(cmd.Context(), ec, f); err != nil {
@@ -100,14 +101,14 @@ func offlineConfig(cmd *cobra.Command, file, data string) (engine.Config, error)
 func newestBackup(path string) (string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return "", proto.Errorf(proto.CodeNotFound, "cannot read the backup: %w", err)
+		return "", proto.Errorf(proto.CodeNotFound, "cannot read the backup (%w)", err)
 	}
 	if !info.IsDir() {
 		return path, nil
 	}
 	entries, err := os.ReadDir(path)
 	if err != nil {
-		return "", proto.Errorf(proto.CodeNotFound, "cannot read the backups: %w", err)
+		return "", proto.Errorf(proto.CodeNotFound, "cannot read the backups (%w)", err)
 	}
 	entries = slices.DeleteFunc(entries, func(e fs.DirEntry) bool { return !strings.HasSuffix(e.Name(), backupSuffix) })
 	if len(entries) == 0 {

@@ -62,7 +62,7 @@ func newServeCommand() *cobra.Command {
 
 With --dev it listens on loopback only and knows the client demo with the key
 demo-key and the admin key dev-admin-key. Without --dev it needs a kith.yaml
-with at least one key.`,
+with at least one key (kith key create --role admin --offline makes one).`,
 		Example: "  kith serve --dev --demo\n  kith serve --config kith.yaml --data /var/lib/kith",
 		Args:    noArgs,
 	}
@@ -94,7 +94,7 @@ func (f *serveFlags) define(cmd *cobra.Command) {
 	fl.StringVar(&f.name, "name", "", "the node's `NAME`, the same for the life of its data (default n1)")
 	fl.StringVar(&f.cluster, "cluster", "", "this node's `ADDR`ess for the others of a cluster; the next port is used too")
 	fl.StringVar(&f.advertise, "advertise", "", "`ADDR`ess by which the others reach --cluster, if that differs")
-	fl.StringSliceVar(&f.join, "join", nil, "cluster `ADDR`esses of all nodes of a new cluster, or of a member")
+	fl.StringSliceVar(&f.join, "join", nil, "cluster `ADDR`esses of all nodes of a new cluster, or of a member; several with commas between")
 	fl.IntVar(&f.lanes, "lanes", 0, "log streams, fixed when the data directory is made (default 1)")
 	fl.BoolVar(&f.rebaseLog, "rebase-log", false, "once, after a log was lost: go on with the store as it is and give up what only the log held")
 	fl.StringVar(&f.demoListen, "demo-listen", "127.0.0.1:8090", "`ADDR`ess of the demo site")

@@ -14,8 +14,9 @@ func newUserCommand(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "user IDENTITY",
 		Short: "Who an identity is one person with",
-		Long: "Shows the identities of the user that an identity belongs to, and the links that join them; then, if the client\n" +
-			"infers households, devices of others that share networks with them.",
+		Long: `Shows the identities of the user that an identity belongs to, and the links that join
+them; then, if the client infers households, devices of others that share networks
+with them.`,
 		Example: `  kith user browser:3f0c9a --key demo-key
   kith user account:77 --client demo --key dev-admin-key --json`,
 		Args: exactly(1, "one identity, such as browser:abc"),

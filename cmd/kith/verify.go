@@ -55,7 +55,7 @@ func verify(cmd *cobra.Command, c *connection, file, data string) (engine.Verify
 		return engine.VerifyReport{}, err
 	}
 	if _, err := os.Stat(ec.Dir); err != nil {
-		return engine.VerifyReport{}, proto.Errorf(proto.CodeNotFound, "cannot read the data directory: %w", err)
+		return engine.VerifyReport{}, proto.Errorf(proto.CodeNotFound, "cannot read the data directory (%w)", err)
 	}
 	return engine.Verify(cmd.Context(), ec)
 }

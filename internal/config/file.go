@@ -27,7 +27,7 @@ func Load(path string) (Config, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		return Config{}, proto.Errorf(proto.CodeNotFound, "no configuration at %s: write one with `kith config init`, or pass --config FILE", path)
 	case err != nil:
-		return Config{}, proto.Errorf(proto.CodeInvalid, "cannot read the configuration: %w", err)
+		return Config{}, proto.Errorf(proto.CodeInvalid, "cannot read the configuration (%w)", err)
 	case len(b) > fileBytesMax:
 		return Config{}, proto.Errorf(proto.CodeTooLarge, "%s has %d bytes: a configuration has at most %d", path, len(b), fileBytesMax)
 	}
@@ -58,7 +58,7 @@ func Init(path string) error {
 		return proto.Errorf(proto.CodeConflict, "%s exists already: move it away, or name another file", path)
 	}
 	if err != nil {
-		return proto.Errorf(proto.CodeInvalid, "cannot write the configuration: %w", err)
+		return proto.Errorf(proto.CodeInvalid, "cannot write the configuration (%w)", err)
 	}
 	_, err = f.WriteString(Template)
 	if err = errors.Join(err, f.Close()); err != nil {
