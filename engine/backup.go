@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/binary"
@@ -305,10 +306,14 @@ func Restore(ctx context.Context, c Config, r io.Reader) error {
 	if err := checkEmpty(c.storeDir(), c.logDir()); err != nil {
 		return err
 	}
-	if err := markRestoring(c.markerDir(), ""); err != nil {
-		return err
+	from := bufio.NewReaderSize(readerUntil{ctx, r}, 1<<20)
+	m, secret, err := readHead(ctx, c, from)
+	if err == nil {
+		err = markRestoring(c.markerDir(), "")
 	}
-	err := restoreAll(ctx, c, bufio.NewReaderSize(readerUntil{ctx, r}, 1<<20))
+	if err == nil {
+		err = restoreAll(ctx, c, m, secret, from)
+	}
 	if err != nil && ctx.Err() != nil {
 		return proto.Errorf(proto.CodeUnavailable, "the restore was stopped: %w", ctx.Err())
 	}
@@ -318,18 +323,38 @@ func Restore(ctx context.Context, c Config, r io.Reader) error {
 	return unmarkRestoring(c.markerDir())
 }
 
-func restoreAll(ctx context.Context, c Config, r *bufio.Reader) error {
+// readHead reads what stands before a backup's store. Whatever of the rest can be
+// seen to be wrong by that is, before anything is made: the store takes long.
+func readHead(ctx context.Context, c Config, r *bufio.Reader) (m backupManifest, secret [16]byte, err error) {
 	if err := expect(r, backupMagic); err != nil {
-		return err
+		return m, secret, err
 	}
-	var m backupManifest
 	raw, err := readSection(r, 1<<20)
 	if err != nil || json.Unmarshal(raw, &m) != nil || m.Lanes < 1 || m.Lanes > proto.LanesMax {
-		return errors.Join(errBackup, err)
+		return m, secret, errors.Join(errBackup, err)
 	}
+	text, err := readSection(r, 128)
+	if err != nil {
+		return m, secret, err
+	}
+	if n, err := hex.Decode(secret[:], bytes.TrimSpace(text[:min(len(text), 33)])); err != nil || n != len(secret) {
+		return m, secret, errBackup
+	}
+	if len(c.HashSecret) > 0 && !bytes.Equal(c.HashSecret, secret[:]) {
+		return m, secret, proto.Errorf(proto.CodeConflict, "the backup's data were made with another hash secret than the configured one: give the secret_file that the node of the backup had, or none")
+	}
+	if c.Ledger != "" {
+		err = checkLedger(ctx, c, m.Time, proto.NewHasher(secret).Hash(secretMark))
+	}
+	return m, secret, err
+}
+
+func restoreAll(ctx context.Context, c Config, m backupManifest, secret [16]byte, r *bufio.Reader) error {
 	c.Lanes = m.Lanes
-	if err := restoreSecret(c, "hash.key", r); err != nil {
-		return err
+	if len(c.HashSecret) == 0 {
+		if err := putSecret(c, "hash.key", []byte(hex.EncodeToString(secret[:]))); err != nil {
+			return err
+		}
 	}
 	if err := restoreStore(c, r); err != nil {
 		return err
@@ -371,7 +396,11 @@ func readRestored(ctx context.Context, c Config, made time.Time, r *bufio.Reader
 	if err := readRecords(r, func(raw []byte) error { x.ledger = append(x.ledger, raw); return nil }); err != nil {
 		return x, err
 	}
-	if err := restoreSecret(c, "receipt.key", r); err != nil {
+	key, err := readSection(r, 128)
+	if err != nil {
+		return x, err
+	}
+	if err := putSecret(c, "receipt.key", key); err != nil {
 		return x, err
 	}
 	if err := expect(r, backupEnd); err != nil {
@@ -461,11 +490,8 @@ func readSection(r io.Reader, limit int64) ([]byte, error) {
 	return b, err
 }
 
-func restoreSecret(c Config, name string, r io.Reader) error {
-	secret, err := readSection(r, 128)
-	if err != nil || name == "hash.key" && len(c.HashSecret) > 0 {
-		return err
-	}
+// putSecret writes one of the files of secrets/.
+func putSecret(c Config, name string, secret []byte) error {
 	dir := c.secretsDir()
 	if err := makeSynced(dir); err != nil {
 		return err

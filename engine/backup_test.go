@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -92,6 +93,12 @@ func TestRestoreUnfinished(t *testing.T) {
 			if err := Restore(t.Context(), c, bytes.NewReader(file[:cut])); proto.CodeOf(err) != proto.CodeCorrupt {
 				t.Errorf("restored from %d of %d bytes: %v", cut, len(file), err)
 			}
+			if cut < starts[2] { // before the store nothing is made
+				if _, err := os.Stat(c.Dir); !errors.Is(err, os.ErrNotExist) {
+					t.Errorf("something was made: %v", err)
+				}
+				return
+			}
 			if err := checkRestored(c); proto.CodeOf(err) != proto.CodeConflict {
 				t.Errorf("the directory counts as restored: %v", err)
 			}
@@ -102,30 +109,38 @@ func TestRestoreUnfinished(t *testing.T) {
 	}
 }
 
-// watcher calls look at each read.
+// watcher gives little at once, and calls look at each read from some place on.
 type watcher struct {
 	*bytes.Reader
+	from int
 	look func()
 }
 
 func (w watcher) Read(b []byte) (int, error) {
-	w.look()
-	return w.Reader.Read(b)
+	if int(w.Size())-w.Len() >= w.from {
+		w.look()
+	}
+	return w.Reader.Read(b[:min(len(b), 100)])
 }
 
 func TestRestoreWhole(t *testing.T) {
 	file := backupOf(t)
+	starts := sectionsOf(t, file)
+	secret, err := hex.DecodeString(string(file[starts[1]+8:][:32]))
+	if err != nil {
+		t.Fatal(err)
+	}
 	dir := t.TempDir()
 	for name, c := range map[string]Config{
 		"one directory":     {Dir: filepath.Join(dir, "a")},
 		"three directories": {Dir: filepath.Join(dir, "b"), LogDir: filepath.Join(dir, "b-log"), StoreDir: filepath.Join(dir, "b-store")},
 		"no directory of its own": {
-			LogDir: filepath.Join(dir, "c-log"), StoreDir: filepath.Join(dir, "c-store"), HashSecret: bytes.Repeat([]byte{7}, 16),
+			LogDir: filepath.Join(dir, "c-log"), StoreDir: filepath.Join(dir, "c-store"), HashSecret: secret,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.LogBytesMax, c.DiskReserve, c.AcceptLostOptOuts = 64<<20, 1<<20, true
-			r := watcher{bytes.NewReader(file), func() {
+			r := watcher{bytes.NewReader(file), starts[2] + 200, func() {
 				if !hasMarker(t, c.markerDir()) {
 					t.Error("no marker while it is read")
 				}
@@ -135,9 +150,6 @@ func TestRestoreWhole(t *testing.T) {
 			}
 			if hasMarker(t, c.markerDir()) || checkRestored(c) != nil {
 				t.Errorf("a whole restore does not count: %v", checkRestored(c))
-			}
-			if c.Dir == "" {
-				return // another secret than the backup's
 			}
 			n, err := Open(t.Context(), c)
 			if err != nil {
@@ -157,7 +169,7 @@ func TestRestoreStopped(t *testing.T) {
 	file := backupOf(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	c := backupConfig(t.TempDir())
-	err := Restore(ctx, c, watcher{bytes.NewReader(file), cancel})
+	err := Restore(ctx, c, watcher{bytes.NewReader(file), sectionsOf(t, file)[2] + 200, cancel})
 	if !errors.Is(err, context.Canceled) || proto.CodeOf(checkRestored(c)) != proto.CodeConflict {
 		t.Errorf("stopped: %v, then %v", err, checkRestored(c))
 	}
@@ -209,5 +221,44 @@ func TestBackupStopped(t *testing.T) {
 	}
 	if left, err := filepath.Glob(filepath.Join(n.config.Dir, "backup-*")); err != nil || len(left) > 0 {
 		t.Errorf("left in the data directory: %v %v", left, err)
+	}
+}
+
+// TestRestoreLooksFirst: what can be seen to be wrong before the store is read leaves
+// nothing behind, so that the same directory may be given again.
+func TestRestoreLooksFirst(t *testing.T) {
+	n := backupNode(t)
+	var file, ledger, other bytes.Buffer
+	if err := errors.Join(n.WriteLedger(t.Context(), &other), n.Backup(t.Context(), &file), n.WriteLedger(t.Context(), &ledger)); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	put := func(name string, b []byte) string {
+		name = filepath.Join(dir, name)
+		if err := os.WriteFile(name, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	c := backupConfig(filepath.Join(dir, "data"))
+	for name, change := range map[string]func(*Config){
+		"no ledger there":      func(c *Config) { c.Ledger = filepath.Join(dir, "nosuch") },
+		"a ledger from before": func(c *Config) { c.Ledger = put("old", other.Bytes()) },
+		"a damaged ledger":     func(c *Config) { c.Ledger = put("damaged", ledger.Bytes()[:ledger.Len()-2]) },
+		"another secret":       func(c *Config) { c.HashSecret = bytes.Repeat([]byte{7}, 16) },
+	} {
+		wrong := c
+		change(&wrong)
+		err := Restore(t.Context(), wrong, bytes.NewReader(file.Bytes()))
+		if err == nil || errors.Is(err, errBackup) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := os.Stat(c.Dir); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: something was made: %v", name, err)
+		}
+	}
+	c.Ledger = put("ledger", ledger.Bytes())
+	if err := Restore(t.Context(), c, bytes.NewReader(file.Bytes())); err != nil {
+		t.Error(err)
 	}
 }

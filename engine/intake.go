@@ -139,8 +139,6 @@ type appended struct {
 	err    error
 }
 
-var tickets = sync.Pool{New: func() any { return make(chan appended, 1) }}
-
 func (n *Node) submitOne(ctx context.Context, b *proto.Batch) proto.Submitted {
 	l := n.lanes[0]
 	off, err := n.append(ctx, 0, b.Bytes(), b.Len())
@@ -151,15 +149,18 @@ func (n *Node) submitOne(ctx context.Context, b *proto.Batch) proto.Submitted {
 }
 
 func (n *Node) append(ctx context.Context, lane int, commands []byte, count int) (proto.Offset, error) {
-	ch := tickets.Get().(chan appended)
+	ch, _ := n.tickets.Get().(chan appended)
+	if ch == nil {
+		ch = make(chan appended, 1)
+	}
 	err := n.packers[lane].Submit(commands, count, func(off proto.Offset, err error) { ch <- appended{off, err} })
 	if err != nil {
-		tickets.Put(ch)
+		n.tickets.Put(ch)
 		return 0, err
 	}
 	select {
 	case a := <-ch:
-		tickets.Put(ch)
+		n.tickets.Put(ch)
 		if l := n.lanes[lane]; a.err == nil {
 			l.acknowledge(a.offset + proto.Offset(l.base))
 		}

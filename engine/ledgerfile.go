@@ -93,10 +93,25 @@ func newerLedger(ctx context.Context, c Config, made time.Time, old [][]byte) (r
 	switch {
 	case !same:
 		return nil, proto.Errorf(proto.CodeConflict, "the ledger does not go on from that of the backup: give the ledger of this very node, from after the backup")
-	case written.Before(made):
-		return nil, proto.Errorf(proto.CodeConflict, "the ledger was written at %s, before the backup of %s: it does not know who opted out since; give a newer one, or, if there is none, pass --accept-lost-optouts", written.Format(time.RFC3339), made.Format(time.RFC3339))
 	}
-	return records, nil
+	return records, isNewer(written, made)
+}
+
+// checkLedger says what is wrong with the ledger that a restore was given, as far as
+// that can be seen without the backup's own.
+func checkLedger(ctx context.Context, c Config, made time.Time, want proto.IdentityHash) error {
+	written, err := loadLedger(ctx, c, want, func([]byte) error { return nil })
+	if err != nil {
+		return err
+	}
+	return isNewer(written, made)
+}
+
+func isNewer(written, made time.Time) error {
+	if written.Before(made) {
+		return proto.Errorf(proto.CodeConflict, "the ledger was written at %s, before the backup of %s: it does not know who opted out since; give a newer one, or, if there is none, pass --accept-lost-optouts", written.Format(time.RFC3339), made.Format(time.RFC3339))
+	}
+	return nil
 }
 
 // loadLedger reads a ledger and tells when it was written; want is whose it must be.

@@ -54,6 +54,7 @@ type Node struct {
 	cutSeconds prometheus.Histogram
 	lanes      []*lane
 	packers    []*log.Packer
+	tickets    sync.Pool // chan appended, of one
 	system     *actor.ActorSystem
 
 	life      context.Context    // ends with stop
