@@ -129,7 +129,7 @@ func (h *host) cut(t *task) uint64 {
 		c.Client, c.Space = x.Client, x.Space
 		h.forget(o, x, c)
 	} else {
-		h.cutNodes(o, x.Hash, c, nil)
+		h.cutNodes(o, x.Hash, c)
 	}
 	return 2
 }
@@ -139,10 +139,10 @@ func (h *host) refuseCut(x *proto.CutCommand, r graph.Reason) uint64 {
 	return 3
 }
 
-// cutNodes begins a cut of all nodes of an identity, but for one that is cut
-// already. Its time is the lane's, which is never before evidence that the lane
-// took: the gateway's time of the command may be, and would let such a link live.
-func (h *host) cutNodes(o *tomb, hash graph.Hash, c identity.Cut, but *resident) {
+// cutNodes begins a cut of all nodes of an identity. Its time is the lane's,
+// which is never before evidence that the lane took: the gateway's time of the
+// command may be, and would let such a link live.
+func (h *host) cutNodes(o *tomb, hash graph.Hash, c identity.Cut) {
 	m := graph.Message{Kind: graph.Cut, Evidence: graph.Evidence{Time: c.Time}, All: c.Everywhere}
 	if c.Kind == proto.CutErase {
 		m.Kind = graph.Erase
@@ -151,13 +151,35 @@ func (h *host) cutNodes(o *tomb, hash graph.Hash, c identity.Cut, but *resident)
 	var spaces []proto.SpaceID
 	for _, r := range h.nodesOf(hash) {
 		spaces = append(spaces, r.node.Space)
-		if r != but {
-			h.tell(r.node, m)
-		}
+		h.tell(r.node, m)
 	}
+	h.cutLater(o, hash) // after m, which may take others along: each of the two has its receipt
 	o.Begin(c, spaces)
 	h.turned(o, hash)
 	h.settle(o, hash)
+}
+
+// cutAlong notes that an identity was cut with another, in r's space. Its other
+// nodes wait until the other's cut is done in all spaces of that other: it may
+// still be on its way to them, and whom only they join to it would be missed.
+func (h *host) cutAlong(o *tomb, r *resident) {
+	c := identity.Cut{Kind: proto.CutOptOut, Time: h.entry.Now, Offset: h.entry.Offset}
+	var spaces []proto.SpaceID
+	for _, x := range h.nodesOf(r.node.Hash) {
+		spaces = append(spaces, x.node.Space)
+		if x != r {
+			c.Later = append(c.Later, x.node.Space)
+		}
+	}
+	o.Begin(c, spaces)
+	h.turned(o, r.node.Hash)
+}
+
+// cutLater has the nodes cut that waited.
+func (h *host) cutLater(o *tomb, hash graph.Hash) {
+	for _, s := range o.TakeLater() {
+		h.tell(proto.Node{Hash: hash, Space: s}, graph.Message{Kind: graph.Cut, Evidence: graph.Evidence{Time: h.entry.Now}})
+	}
 }
 
 // turned tells that an identity is opted out, or no longer.
@@ -252,40 +274,73 @@ func (h *host) settle(o *tomb, hash graph.Hash) {
 }
 
 // settleCuts takes in what a superstep did for cuts of a node. A node that was
-// cut with another, everywhere, has its identity cut in the other spaces too;
-// until nothing of it is left there the other's cut is not told that it is done.
-// For whom it itself had cut, everywhere, that does not wait: two may have had
-// one another cut.
-func (h *host) settleCuts(r *resident, fx *graph.Effects, purged bool) {
+// cut with another, everywhere, has its identity cut in the other spaces too:
+// when the other has CutRest sent, which waits in no circle, since CutDone does
+// not wait for it. Neither is answered before nothing is left of what was cut so
+// far. For whom it itself had cut, everywhere, that does not wait: two may have
+// had one another cut.
+func (h *host) settleCuts(r *resident, g *graph.Group, purged bool) {
+	fx := &g.Effects
 	if purged && r.state.Dark() {
 		if o := h.tomb(r.node.Hash); !o.Dark() {
-			before := len(h.messages)
-			c := identity.Cut{Kind: proto.CutOptOut, Time: h.entry.Now, Offset: h.entry.Offset}
-			h.cutNodes(o, r.node.Hash, c, r)
-			fx.Out = append(fx.Out, h.messages[before:]...)
-			h.messages = h.messages[:before]
+			h.cutAlong(o, r)
+		} else {
+			o.Reached(r.node.Space)
 		}
 	}
-	if x := r.state.Graph; len(fx.Receipts) == 0 && !holdsDone(fx.Out) && (x == nil || !x.Dark && x.Gen == 1) {
-		return
-	}
-	if len(fx.Receipts) == 0 && !holdsDone(fx.Out) && !h.holds(r.node.Hash) {
+	told := len(fx.Receipts) > 0 || slices.ContainsFunc(fx.Out, isDone) || slices.ContainsFunc(g.In, isRest)
+	if x := r.state.Graph; !told && (x == nil || !x.Dark && x.Gen == 1 || !h.holds(r.node.Hash)) {
 		return
 	}
 	o := h.tomb(r.node.Hash)
+	before := len(h.messages)
+	h.takeRest(o, r, g.In)
+	fx.Out = append(fx.Out, h.messages[before:]...)
+	h.messages = h.messages[:before]
 	for i := range fx.Receipts {
-		o.Released(r.node.Space, &fx.Receipts[i])
+		for _, t := range o.Released(r.node.Space, &fx.Receipts[i]) {
+			fx.Out = append(fx.Out, graph.Message{Kind: graph.CutRest, To: proto.Node{Hash: t.Peer, Space: t.Space}, From: r.node.Hash, ToGen: t.Gen})
+		}
 	}
 	h.settle(o, r.node.Hash)
 	fx.Out = slices.DeleteFunc(fx.Out, func(m graph.Message) bool {
-		if m.Kind == graph.CutDone {
+		if isDone(m) {
 			o.Held = append(o.Held, m)
 		}
-		return m.Kind == graph.CutDone
+		return isDone(m)
 	})
 	if len(o.Held) > 0 && !h.underWay(o, r.node.Hash) {
-		fx.Out, o.Held = append(fx.Out, o.Held...), nil
+		fx.Out, o.Held = append(fx.Out, o.answers()...), nil
 	}
+}
+
+// takeRest takes in that others are done in their spaces: with whom this node was
+// cut, or whom it told.
+func (h *host) takeRest(o *tomb, r *resident, in []graph.Message) {
+	for i := range in {
+		switch m := &in[i]; m.Kind {
+		case graph.CutRest:
+			if r.state.Dark() && r.state.Gen() == m.ToGen+1 { // else it came back since
+				h.cutLater(o, r.node.Hash)
+			}
+			o.Held = append(o.Held, graph.Message{Kind: graph.RestDone, To: proto.Node{Hash: m.From, Space: r.node.Space}, From: r.node.Hash, Gen: m.ToGen})
+		case graph.RestDone:
+			o.Answered(identity.Taken{Ref: graph.Ref{Peer: m.From, Gen: m.Gen}, Space: r.node.Space})
+		}
+	}
+}
+
+// answers gives what was held. If nodes are still to be cut later, who had the
+// identity cut is to tell when.
+func (o *tomb) answers() []graph.Message {
+	if o.Waiting() {
+		for i := range o.Held {
+			if m := &o.Held[i]; m.Kind == graph.CutDone && m.AboutGen > 0 {
+				m.List = append(slices.Clone(m.List), graph.Ref{Peer: m.From, Gen: m.AboutGen})
+			}
+		}
+	}
+	return o.Held
 }
 
 // holds reports whether messages wait for cuts of an identity.
@@ -297,18 +352,18 @@ func (h *host) holds(hash graph.Hash) bool {
 	return o != nil && len(o.Held) > 0
 }
 
-// underWay reports whether a node of an identity is still to be cut, or
-// something of what it was is left.
+// underWay reports whether a node of an identity is still to be cut, other than
+// later, or something of what it was is left.
 func (h *host) underWay(o *tomb, hash graph.Hash) bool {
 	for _, r := range h.nodesOf(hash) {
 		x := r.state.Graph
-		if o.Dark() && !r.state.Dark() || x != nil && slices.ContainsFunc(x.Cuts, func(c graph.CutRecord) bool { return !c.Done }) {
+		if o.Dark() && !r.state.Dark() && !o.Later(r.node.Space) || x != nil && slices.ContainsFunc(x.Cuts, func(c graph.CutRecord) bool { return !c.Done }) {
 			return true
 		}
 	}
 	return false
 }
 
-func holdsDone(list []graph.Message) bool {
-	return slices.ContainsFunc(list, func(m graph.Message) bool { return m.Kind == graph.CutDone })
-}
+func isDone(m graph.Message) bool { return m.Kind == graph.CutDone }
+
+func isRest(m graph.Message) bool { return m.Kind == graph.CutRest || m.Kind == graph.RestDone }

@@ -130,8 +130,8 @@ func TestCutEverywhereWaitsForOtherSpaces(t *testing.T) {
 				}
 			}
 			for _, m := range x.Effects.Out {
-				if m.Kind == graph.CutDone && m.From == nodeOf("b").Hash {
-					log = append(log, fmt.Sprintf("done, in space %d", m.To.Space))
+				if m.From == nodeOf("b").Hash && (m.Kind == graph.CutDone || m.Kind == graph.RestDone) {
+					log = append(log, fmt.Sprintf("%v, in space %d", m.Kind, m.To.Space))
 				}
 			}
 		}
@@ -140,9 +140,9 @@ func TestCutEverywhereWaitsForOtherSpaces(t *testing.T) {
 	if !g.dark(1, "a") || !g.dark(1, "b") || !g.dark(2, "b") || g.dark(2, "c") {
 		t.Errorf("out are a %v, b %v and %v, c %v", g.dark(1, "a"), g.dark(1, "b"), g.dark(2, "b"), g.dark(2, "c"))
 	}
-	in := func(s string) int { return slices.Index(log, s) }
-	if in("b is cut in space 1") < 0 || in("b is cut in space 2") < in("b is cut in space 1") || in("done, in space 1") < in("b is cut in space 2") || in("a is cut") < in("done, in space 1") {
-		t.Errorf("the order of things is %q", log)
+	want := []string{"b is cut in space 1", "CutDone, in space 1", "a is cut", "b is cut in space 2", "RestDone, in space 1"}
+	if diff := cmp.Diff(want, log); diff != "" {
+		t.Errorf("the order of things (-want +got):\n%s", diff)
 	}
 	var commands []uint64
 	for _, o := range g.outs {
@@ -158,6 +158,66 @@ func TestCutEverywhereWaitsForOtherSpaces(t *testing.T) {
 	}
 	if o := g.store.optOut(t, nodeOf("b").Hash); !o.Dark() || o.Gen != 1 {
 		t.Errorf("who was cut with another is %+v", o)
+	}
+	g.store.audit(t)
+}
+
+// Everywhere: whom an identity is joined with in a space is cut also where a way
+// to them leads through one that is cut in another space first; nobody beyond is.
+func TestCutEverywhereThroughWhoIsCutElsewhere(t *testing.T) {
+	for supersteps := 1; supersteps <= 3; supersteps++ { // of an entry
+		g := newTestRig(t, newRules(t))
+		g.lane = oneLane()
+		g.lane.BoundSupersteps(supersteps)
+		links := func(s proto.SpaceID, list ...string) {
+			for i := 1; i < len(list); i++ {
+				g.do(eventIn(s, 1, "x", "", g.now, list[i-1], list[i]))
+			}
+		}
+		links(1, "x", "y", "v")
+		links(2, "x", "w", "w2", "y", "z")
+		links(3, "v", "u")
+		g.rest()
+		g.do(everywhere(proto.CutOptOut, "x", g.now, 7))
+		for g.carried && !slices.ContainsFunc(g.finals(), func(s string) bool { return s[0] == '7' }) {
+			g.wait(1)
+		}
+		for _, c := range []struct {
+			space proto.SpaceID
+			who   string
+			dark  bool
+		}{{1, "x", true}, {1, "y", true}, {1, "v", true}, {2, "x", true}, {2, "w", true}, {2, "w2", true}, {2, "y", true}, {2, "z", true}, {3, "v", true}, {3, "u", false}} {
+			if g.dark(c.space, c.who) != c.dark {
+				t.Errorf("%d supersteps: when the cut is final %s is out in space %d: %v", supersteps, c.who, c.space, !c.dark)
+			}
+		}
+		g.rest()
+		g.store.audit(t)
+	}
+}
+
+// Who waits to be cut in other spaces and opts out itself, everywhere, takes those
+// along whom it is joined with there.
+func TestCutEverywhereOfWhoWaits(t *testing.T) {
+	g := newTestRig(t, newRules(t))
+	g.lane = oneLane()
+	g.do(eventIn(1, 1, "x", "", start, "x", "y"))
+	g.do(eventIn(2, 1, "x", "", start, "y", "z"))
+	g.lane.BoundSupersteps(1)
+	g.do(everywhere(proto.CutOptOut, "x", g.now, 7))
+	for !g.dark(1, "y") {
+		g.wait(1)
+	}
+	if g.dark(2, "y") || !g.store.optOut(t, nodeOf("y").Hash).Later(2) {
+		t.Fatal("y does not wait in space 2")
+	}
+	g.do(optIn("y", 1, g.now, 8))
+	wantDecided(t, g, "an opt-in of who waits", graph.Decision{Command: 8, Reason: graph.ReasonBusy})
+	g.restart(config(newRules(t), 1<<20)) // what waits is stored
+	g.do(everywhere(proto.CutOptOut, "y", g.now, 9))
+	g.rest()
+	if !g.dark(2, "y") || !g.dark(2, "z") {
+		t.Errorf("out are y %v, z %v", g.dark(2, "y"), g.dark(2, "z"))
 	}
 	g.store.audit(t)
 }

@@ -567,6 +567,13 @@ func (g *rig) wait(d proto.Millis) {
 	g.settle()
 }
 
+// rest takes entries until nothing is carried on.
+func (g *rig) rest() {
+	for g.carried {
+		g.wait(1)
+	}
+}
+
 // command is one thing for a node, or for the lane.
 type command struct {
 	proto.PartitionID

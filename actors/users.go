@@ -122,7 +122,7 @@ func (h *host) stepGraph(r *resident, g *graph.Group, digest uint64) uint64 {
 	}
 	h.nameLinked(r, g)
 	h.keep(r, gen)
-	h.settleCuts(r, fx, purged)
+	h.settleCuts(r, g, purged)
 	digest = h.digest(digest, r)
 	r.unoffer()
 	r.identity = ""

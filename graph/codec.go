@@ -98,8 +98,8 @@ func (x *State) appendRootLists(b []byte) []byte {
 }
 
 // append encodes a cut: gen, time, after, retractions, unlink, flags (1
-// telling, 2 done, 4 all, 8 has a parent), also, spread, parent, origins, copies,
-// replaced.
+// telling, 2 done, 4 all, 8 has a parent, 16 others have a rest), also, spread,
+// parent, origins, copies, replaced, rest.
 func (c *CutRecord) append(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(c.Gen))
 	b = proto.AppendVarint(b, int64(c.Time))
@@ -110,7 +110,7 @@ func (c *CutRecord) append(b []byte) []byte {
 		b = binary.AppendUvarint(b, r.Ver)
 	}
 	b = appendHashes(b, c.Unlink)
-	b = append(b, flag(c.Telling)|flag(c.Done)<<1|flag(c.All)<<2|flag(c.Parent.Gen > 0)<<3)
+	b = append(b, flag(c.Telling)|flag(c.Done)<<1|flag(c.All)<<2|flag(c.Parent.Gen > 0)<<3|flag(len(c.Rest) > 0)<<4)
 	b = binary.AppendUvarint(b, uint64(len(c.Also)))
 	for _, a := range c.Also {
 		b = append(append(b, a.Peer[:]...), flag(a.Done))
@@ -123,7 +123,11 @@ func (c *CutRecord) append(b []byte) []byte {
 	}
 	b = appendRefs(b, c.Origins)
 	b = binary.AppendUvarint(b, c.Copies)
-	return binary.AppendUvarint(b, c.Replaced)
+	b = binary.AppendUvarint(b, c.Replaced)
+	if len(c.Rest) > 0 {
+		b = appendRefs(b, c.Rest)
+	}
+	return b
 }
 
 // Append encodes all of the state but the copies, whose owners it names: the
@@ -240,7 +244,7 @@ func readCut(r *reader) CutRecord {
 	}
 	c.Unlink = r.hashes()
 	flags := r.Byte()
-	if flags > 15 {
+	if flags > 31 {
 		r.Fail()
 	}
 	c.Telling, c.Done, c.All = flags&1 != 0, flags&2 != 0, flags&4 != 0
@@ -257,6 +261,11 @@ func readCut(r *reader) CutRecord {
 	}
 	c.Origins = r.refs()
 	c.Copies, c.Replaced = r.Uvarint(), r.Uvarint()
+	if flags&16 != 0 {
+		if c.Rest = r.refs(); len(c.Rest) == 0 || !slices.IsSortedFunc(c.Rest, compareRef) {
+			r.Fail()
+		}
+	}
 	return c
 }
 

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -86,7 +87,7 @@ func fullMessages() []graph.Message {
 		List:     []graph.Ref{{Peer: d.hash(), Gen: 11}}, Value: "v", Body: []byte("body"),
 	}
 	var list []graph.Message
-	for k := graph.Event; k <= graph.CutDone; k++ {
+	for k := graph.Event; k <= graph.RestDone; k++ {
 		if strings.HasPrefix(k.String(), "Kind(") {
 			continue
 		}
@@ -132,6 +133,25 @@ func TestRowsRoundTrip(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, &got, stateOptions); diff != "" {
 		t.Errorf("after decoding (-want +got):\n%s", diff)
+	}
+}
+
+// A cut of which others have a rest is longer than what earlier versions wrote.
+func TestCutWithRestRoundTrip(t *testing.T) {
+	want := fullState()
+	want.Cuts[0].Rest = []graph.Ref{{Peer: c.hash(), Gen: 1}, {Peer: c.hash(), Gen: 3}}
+	node := want.AppendNode(nil)
+	golden(t, "node_rest", node)
+	var got graph.State
+	if err := got.DecodeNode(node); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, &got, stateOptions); diff != "" {
+		t.Errorf("after decoding (-want +got):\n%s", diff)
+	}
+	slices.Reverse(want.Cuts[0].Rest)
+	if err := got.DecodeNode(want.AppendNode(nil)); proto.CodeOf(err) != proto.CodeCorrupt {
+		t.Errorf("a rest out of order: %v", err)
 	}
 }
 

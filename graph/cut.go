@@ -156,8 +156,8 @@ func (s *step) settleCuts() {
 		s.settleCut(&c, before)
 		before = before && c.Done
 		if c.final() && c.Parent.Gen > 0 { // whose own cut may wait for this one, and an earlier one here for that
-			s.emit(c.Parent.Peer, Message{Kind: CutDone, Gen: c.Parent.Gen, All: true, Number: c.Spread})
-			c.Parent = Ref{}
+			s.emit(c.Parent.Peer, Message{Kind: CutDone, Gen: c.Parent.Gen, AboutGen: c.Gen, All: true, Number: c.Spread, List: c.Rest})
+			c.Parent, c.Rest = Ref{}, nil
 			s.changed()
 		}
 		if c.final() && len(kept) == 0 { // the caller knows receipts by their order
@@ -182,7 +182,7 @@ func (s *step) settleCut(c *CutRecord, before bool) {
 	if taken && len(c.Unlink) == 0 && before && !c.Done {
 		c.Done = true
 		for _, o := range c.Origins {
-			s.emit(o.Peer, Message{Kind: CutDone, Gen: o.Gen})
+			s.emit(o.Peer, Message{Kind: CutDone, Gen: o.Gen, AboutGen: c.Gen})
 		}
 		s.changed()
 	}
@@ -194,7 +194,7 @@ func (c *CutRecord) final() bool {
 }
 
 func (s *step) receipt(c *CutRecord) {
-	r := Receipt{Node: s.self, Gen: c.Gen, Copies: int(c.Copies), Members: int(c.Replaced), Spread: int(c.Spread)}
+	r := Receipt{Node: s.self, Gen: c.Gen, Copies: int(c.Copies), Members: int(c.Replaced), Spread: int(c.Spread), Rest: c.Rest}
 	for _, a := range c.Also {
 		r.Also = append(r.Also, a.Ref)
 	}
@@ -228,6 +228,9 @@ func (s *step) takeEverywhere(m *Message) {
 		if m.All {
 			c.Spread += 1 + m.Number
 		}
+		for _, r := range m.List {
+			addRef(&c.Rest, r)
+		}
 		s.changed()
 	}
 }
@@ -256,5 +259,5 @@ func (s *step) cutWith(m *Message) {
 		s.changed()
 		return
 	}
-	s.emit(m.About, Message{Kind: CutDone, Gen: m.Gen})
+	s.emit(m.About, Message{Kind: CutDone, Gen: m.Gen, AboutGen: m.ToGen})
 }

@@ -64,6 +64,7 @@ type Receipt struct {
 	Members int    // members whose verdicts were replaced
 	Also    []Ref  // neighbours that were cut with it, everywhere
 	Spread  int    // identities that were, theirs included
+	Rest    []Ref  // those of them that have nodes in other spaces, which wait
 }
 
 // Effects is what follows from a Step. It is reused: Reset empties it.

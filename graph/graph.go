@@ -62,7 +62,9 @@
 // retracted and every verdict it gave is replaced; then the neighbours are
 // told to forget, and confirm when no copy of theirs names it. Cuts of one
 // identity finish in order. A cut everywhere spreads along the established edges,
-// each at the generation that its home knows.
+// each at the generation that its home knows. The answers name those (Rest) of
+// whom the caller says that other nodes of theirs wait: it lets them be cut
+// (CutRest) when the cut is done in all spaces of who asked.
 //
 // R8 (lane.go, outbox.go) Between lanes there is one number per (entry,
 // destination), or several if that is too much for one batch. Numbers at or below the last are skipped, a gap drops the
@@ -196,6 +198,7 @@ func (s *step) take(m *Message) {
 		s.withdraw(m)
 	case Cut, CutMember, CutDone, OptIn, Erase, Unlink, UnlinkAck:
 		s.takeCut(m)
+	case CutRest, RestDone: // the caller's: they are of an identity, not of a node
 	case Half, HalfOK, HalfNo, Drop, DropOK, DropNo, Forgot, Refuse:
 		s.takeEdge(m)
 	default:

@@ -44,7 +44,9 @@ const (
 	Joined     Kind = 42 // it is
 
 	CutMember Kind = 49 // About was cut everywhere, you with it
-	CutDone   Kind = 51 // with All: whom the sender took along too
+	CutDone   Kind = 51 // with All: whom the sender took along too; List: who of them has nodes in other spaces that wait
+	CutRest   Kind = 52 // for the caller: with whom the receiver was cut is done in its own spaces
+	RestDone  Kind = 53 // for the caller: the receiver's CutRest was obeyed in all spaces
 )
 
 var kindNames = map[Kind]string{
@@ -52,7 +54,7 @@ var kindNames = map[Kind]string{
 	Half: "Half", HalfOK: "HalfOK", HalfNo: "HalfNo", Drop: "Drop", DropOK: "DropOK", DropNo: "DropNo", Forgot: "Forgot", Refuse: "Refuse",
 	Unlink: "Unlink", UnlinkAck: "UnlinkAck", Invite: "Invite", Nudge: "Nudge", Contrib: "Contrib", ContribAck: "ContribAck",
 	Leave: "Leave", Retract: "Retract", Release: "Release", Verdict: "Verdict", VerdictAck: "VerdictAck", Ask: "Ask", Joined: "Joined",
-	CutMember: "CutMember", CutDone: "CutDone",
+	CutMember: "CutMember", CutDone: "CutDone", CutRest: "CutRest", RestDone: "RestDone",
 }
 
 func (k Kind) String() string {
@@ -126,7 +128,7 @@ type Message struct {
 	Capped   bool // Drop: because of a cap, or nobody waited for the edge
 	Gen      uint32
 	ToGen    uint32       // the receiver's generation that is meant
-	AboutGen uint32       // Refuse: generation of About
+	AboutGen uint32       // Refuse: generation of About; CutDone: the sender's, that was cut
 	Ver      uint64       // of a copy
 	Number   uint64       // of a verdict; Drop, DropOK, DropNo, HalfNo, Forgot: of a removal or refusal
 	Command  uint64       // from outside: id, by which a repeated command is known

@@ -2,6 +2,7 @@ package graph
 
 import (
 	"bytes"
+	"cmp"
 	"slices"
 
 	"kith/proto"
@@ -146,6 +147,7 @@ type CutRecord struct {
 	All      bool   // everywhere
 	Also     []Also // neighbours that are cut with it
 	Spread   uint64 // identities that were, theirs included
+	Rest     []Ref  // those of them that have nodes in other spaces, which wait; sorted
 	Parent   Ref    // whose cut everywhere took this one along, until it is answered that this is final
 	Origins  []Ref  // who asked for it as well: answered when it is done
 	Copies   uint64 // for the receipt
@@ -237,6 +239,17 @@ func addHash(list *[]Hash, h Hash) {
 	if i, ok := slices.BinarySearchFunc(*list, h, compareHash); !ok {
 		*list = slices.Insert(*list, i, h)
 	}
+}
+
+// addRef adds to a sorted set of generations of identities.
+func addRef(list *[]Ref, r Ref) {
+	if i, ok := slices.BinarySearchFunc(*list, r, compareRef); !ok {
+		*list = slices.Insert(*list, i, r)
+	}
+}
+
+func compareRef(a, b Ref) int {
+	return cmp.Or(compareHash(a.Peer, b.Peer), cmp.Compare(a.Gen, b.Gen))
 }
 
 func dropHash(list *[]Hash, h Hash) bool {

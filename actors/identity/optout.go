@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"cmp"
 	"encoding/binary"
 	"slices"
 
@@ -11,10 +12,11 @@ import (
 // OptOut is an identity's opt-out over all spaces. Whoever was never cut has
 // none. It is kept at the identity's home with its nodes, by keyed hash.
 //
-// Its bytes are: version 1 | flags (1 dark) | gen | fence | since | nodes, each:
+// Its bytes are: version 1 | gen | fence | since | nodes, each:
 // space, gen, flags (1 dark) | cuts, each: command (8 bytes), kind, flags (1
-// everywhere, 2 final), gen, time, offset, pending spaces, copies, members,
-// also, vector, and if a client forgot it the client and space | held messages (graph.Batch) with their length.
+// everywhere, 2 final, 4 some are cut later, 8 others are to be told), gen, time, offset, pending spaces, copies, members,
+// also, vector, if a client forgot it the client and space, then by the flags the spaces that are
+// cut later and the others, each: hash, gen, space | held messages (graph.Batch).
 type OptOut struct {
 	Gen   uint32       // even: known or may be; odd: opted out. Each opt-out and opt-in moves it
 	Fence proto.Millis // evidence must be newer; of the last opt-in
@@ -47,6 +49,24 @@ type Cut struct {
 	Vector     []proto.Offset // by lane, when it was final
 	Client     proto.ClientID // CutForget: who forgets
 	Space      proto.SpaceID  // and where
+
+	// Of an identity that was cut with another: those of Pending whose nodes are
+	// cut only when the other's cut is done in all spaces of that other, which may
+	// reach further through them; sorted.
+	Later []proto.SpaceID
+	// Of a cut everywhere: whom it took along and who has such nodes. They are told
+	// when Pending is empty, and until all have answered the cut is not final; sorted.
+	Rest []Taken
+}
+
+// Taken is a generation of another identity, in a space, that was cut with this one.
+type Taken struct {
+	graph.Ref
+	Space proto.SpaceID
+}
+
+func compareTaken(a, b Taken) int {
+	return cmp.Or(cmp.Compare(a.Space, b.Space), slices.Compare(a.Peer[:], b.Peer[:]), cmp.Compare(a.Gen, b.Gen))
 }
 
 // Bounds of what is remembered of an identity's cuts.
@@ -127,20 +147,65 @@ func (o *OptOut) Begin(c Cut, spaces []proto.SpaceID) {
 	o.Cuts = append(o.Cuts, c)
 }
 
-// Released takes in that a node's oldest cut is final.
-func (o *OptOut) Released(s proto.SpaceID, r *graph.Receipt) {
+// Released takes in that a node's oldest cut is final. If none of the identity's
+// nodes has anything of that command left to do, it gives those who are to be told.
+func (o *OptOut) Released(s proto.SpaceID, r *graph.Receipt) (tell []Taken) {
 	for i := range o.Cuts {
 		c := &o.Cuts[i]
 		k, ok := slices.BinarySearch(c.Pending, s)
 		if !ok {
 			continue
 		}
+		if slices.Contains(c.Later, s) { // it was erased, and is still to be cut
+			return nil
+		}
 		c.Pending = slices.Delete(c.Pending, k, k+1)
 		c.Copies += uint64(r.Copies)
 		c.Members += uint64(r.Members)
 		c.Also += uint64(r.Spread)
-		return
+		for _, ref := range r.Rest {
+			c.Rest = append(c.Rest, Taken{ref, s})
+		}
+		slices.SortFunc(c.Rest, compareTaken)
+		if len(c.Pending) == 0 {
+			return c.Rest
+		}
+		return nil
 	}
+	return nil
+}
+
+// Answered takes in that nothing is left of one that was told, in any space.
+func (o *OptOut) Answered(t Taken) {
+	for i := range o.Cuts {
+		o.Cuts[i].Rest = slices.DeleteFunc(o.Cuts[i].Rest, func(x Taken) bool { return x == t })
+	}
+}
+
+// Later reports whether the node in a space is to be cut later.
+func (o *OptOut) Later(s proto.SpaceID) bool {
+	return slices.ContainsFunc(o.Cuts, func(c Cut) bool { return slices.Contains(c.Later, s) })
+}
+
+// Waiting reports whether any node is to be cut later.
+func (o *OptOut) Waiting() bool {
+	return slices.ContainsFunc(o.Cuts, func(c Cut) bool { return len(c.Later) > 0 })
+}
+
+// Reached takes in that the node in a space was cut meanwhile.
+func (o *OptOut) Reached(s proto.SpaceID) {
+	for i := range o.Cuts {
+		o.Cuts[i].Later = slices.DeleteFunc(o.Cuts[i].Later, func(x proto.SpaceID) bool { return x == s })
+	}
+}
+
+// TakeLater gives the spaces whose nodes are to be cut later, which are cut now.
+func (o *OptOut) TakeLater() (list []proto.SpaceID) {
+	for i := range o.Cuts {
+		list = append(list, o.Cuts[i].Later...)
+		o.Cuts[i].Later = nil
+	}
+	return list
 }
 
 // Settle makes cuts final of which no node has anything left to do, in the
@@ -152,7 +217,7 @@ func (o *OptOut) Settle(vector []proto.Offset, fn func(*Cut)) (held []graph.Mess
 		if c.Final {
 			continue
 		}
-		if len(c.Pending) > 0 {
+		if len(c.Pending)+len(c.Rest) > 0 {
 			return nil
 		}
 		c.Final, c.Vector = true, slices.Clone(vector)
@@ -216,14 +281,11 @@ func boolByte(v bool) byte {
 // Append packs the cut.
 func (c *Cut) Append(b []byte) []byte {
 	b = binary.LittleEndian.AppendUint64(b, c.Command)
-	b = append(b, byte(c.Kind), boolByte(c.Everywhere)|boolByte(c.Final)<<1)
+	b = append(b, byte(c.Kind), boolByte(c.Everywhere)|boolByte(c.Final)<<1|boolByte(len(c.Later) > 0)<<2|boolByte(len(c.Rest) > 0)<<3)
 	b = binary.AppendUvarint(b, uint64(c.Gen))
 	b = proto.AppendVarint(b, int64(c.Time))
 	b = binary.AppendUvarint(b, uint64(c.Offset))
-	b = binary.AppendUvarint(b, uint64(len(c.Pending)))
-	for _, s := range c.Pending {
-		b = binary.AppendUvarint(b, uint64(s))
-	}
+	b = appendSpaces(b, c.Pending)
 	b = binary.AppendUvarint(b, c.Copies)
 	b = binary.AppendUvarint(b, c.Members)
 	b = binary.AppendUvarint(b, c.Also)
@@ -234,6 +296,30 @@ func (c *Cut) Append(b []byte) []byte {
 	if c.Kind == proto.CutForget {
 		b = binary.AppendUvarint(b, uint64(c.Client))
 		b = binary.AppendUvarint(b, uint64(c.Space))
+	}
+	if len(c.Later) > 0 {
+		b = appendSpaces(b, c.Later)
+	}
+	if len(c.Rest) > 0 {
+		b = appendTaken(b, c.Rest)
+	}
+	return b
+}
+
+func appendSpaces(b []byte, list []proto.SpaceID) []byte {
+	b = binary.AppendUvarint(b, uint64(len(list)))
+	for _, s := range list {
+		b = binary.AppendUvarint(b, uint64(s))
+	}
+	return b
+}
+
+func appendTaken(b []byte, list []Taken) []byte {
+	b = binary.AppendUvarint(b, uint64(len(list)))
+	for _, t := range list {
+		b = append(b, t.Peer[:]...)
+		b = binary.AppendUvarint(b, uint64(t.Gen))
+		b = binary.AppendUvarint(b, uint64(t.Space))
 	}
 	return b
 }
@@ -276,22 +362,47 @@ func ReadCut(r *proto.Reader) Cut {
 	flags := r.Byte()
 	c.Everywhere, c.Final = flags&1 != 0, flags&2 != 0
 	c.Gen, c.Time, c.Offset = r.Uint32(), proto.Millis(r.Varint()), proto.Offset(r.Uvarint())
-	for range r.Count(1) {
-		s := proto.SpaceID(r.Uint32())
-		if k := len(c.Pending); k > 0 && c.Pending[k-1] >= s {
-			r.Fail()
-		}
-		c.Pending = append(c.Pending, s)
-	}
+	c.Pending = readSpaces(r)
 	c.Copies, c.Members, c.Also = r.Uvarint(), r.Uvarint(), r.Uvarint()
 	for range r.Count(1) {
 		c.Vector = append(c.Vector, proto.Offset(r.Uvarint()))
 	}
-	if flags > 3 || c.Kind < proto.CutOptOut || c.Kind > proto.CutForget {
+	if flags > 15 || c.Kind < proto.CutOptOut || c.Kind > proto.CutForget {
 		r.Fail()
 	}
 	if c.Kind == proto.CutForget {
 		c.Client, c.Space = proto.ClientID(r.Uint32()), proto.SpaceID(r.Uint32())
 	}
+	if flags&4 != 0 {
+		c.Later = readSpaces(r)
+	}
+	if flags&8 != 0 {
+		c.Rest = readTaken(r)
+	}
+	if flags&4 != 0 != (len(c.Later) > 0) || flags&8 != 0 != (len(c.Rest) > 0) {
+		r.Fail()
+	}
 	return c
+}
+
+func readSpaces(r *proto.Reader) (list []proto.SpaceID) {
+	for range r.Count(1) {
+		s := proto.SpaceID(r.Uint32())
+		if k := len(list); k > 0 && list[k-1] >= s {
+			r.Fail()
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+func readTaken(r *proto.Reader) (list []Taken) {
+	for range r.Count(18) {
+		t := Taken{graph.Ref{Peer: r.Hash(), Gen: r.Uint32()}, proto.SpaceID(r.Uint32())}
+		if k := len(list); k > 0 && compareTaken(list[k-1], t) >= 0 {
+			r.Fail()
+		}
+		list = append(list, t)
+	}
+	return list
 }

@@ -3,6 +3,7 @@ package identity_test
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -218,6 +219,62 @@ func TestOptOutGolden(t *testing.T) {
 	}
 	if diff := cmp.Diff(goldenOptOut(), &o, optOutOptions); diff != "" {
 		t.Errorf("reads otherwise (-want +got):\n%s", diff)
+	}
+}
+
+// A cut of which something waits is longer than what earlier versions wrote.
+func TestOptOutWaitingGolden(t *testing.T) {
+	want := goldenOptOut()
+	want.Cuts[1].Later = spaces(300)
+	want.Cuts[1].Rest = []identity.Taken{{Ref: graph.Ref{Peer: graph.Hash{3}, Gen: 7}, Space: 1}, {Ref: graph.Ref{Peer: graph.Hash{2}, Gen: 300}, Space: 300}}
+	golden(t, "optout_waiting.hex", want.Append(nil))
+	var o identity.OptOut
+	if err := o.Decode(readGolden(t, "optout_waiting.hex")); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, &o, optOutOptions); diff != "" {
+		t.Errorf("reads otherwise (-want +got):\n%s", diff)
+	}
+	slices.Reverse(want.Cuts[1].Rest)
+	if err := o.Decode(want.Append(nil)); proto.CodeOf(err) != proto.CodeCorrupt {
+		t.Errorf("others out of order: %v", err)
+	}
+}
+
+// Who was cut with another has nodes that are cut later, and whoever asked waits
+// for those of others.
+func TestOptOutWaits(t *testing.T) {
+	var o identity.OptOut
+	c := cutOf(proto.CutOptOut, 0)
+	c.Later = spaces(2, 3)
+	o.Begin(c, spaces(1, 2, 3))
+	o.Released(2, &graph.Receipt{}) // of an erasure that was under way
+	if !o.Later(2) || !o.Later(3) || o.Later(1) || len(o.Cuts[0].Pending) != 3 {
+		t.Errorf("at first it is %+v", o.Cuts[0])
+	}
+	o.Reached(2)
+	if o.Later(2) || !o.Waiting() {
+		t.Errorf("after the node in space 2 was cut it is %+v", o.Cuts[0])
+	}
+	if list := o.TakeLater(); len(list) != 1 || list[0] != 3 || o.Waiting() {
+		t.Errorf("cut now are %v, left is %+v", list, o.Cuts[0])
+	}
+	rest := graph.Receipt{Rest: []graph.Ref{{Peer: graph.Hash{9}, Gen: 5}}}
+	if tell := slices.Concat(o.Released(1, &rest), o.Released(2, &graph.Receipt{})); len(tell) > 0 {
+		t.Errorf("with a node that is not done %v are told", tell)
+	}
+	tell := o.Released(3, &graph.Receipt{})
+	if len(tell) != 1 || tell[0] != (identity.Taken{Ref: rest.Rest[0], Space: 1}) {
+		t.Errorf("when all nodes are done %v are told", tell)
+	}
+	final := 0
+	settle := func() { o.Settle(nil, func(*identity.Cut) { final++ }) }
+	if settle(); final > 0 {
+		t.Error("it is final before who was told has answered")
+	}
+	o.Answered(tell[0])
+	if settle(); final != 1 {
+		t.Error("it is not final after who was told has answered")
 	}
 }
 

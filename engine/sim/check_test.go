@@ -22,6 +22,9 @@ func (w *world) acknowledged(c *cutAsk) {
 	w.trace("the cut of %d is acknowledged", c.i)
 	if c.kind == proto.CutOptOut && p.dark && c.gen >= p.since {
 		w.acked[c.i] = p.gen
+		for _, i := range c.takes {
+			w.acked[i] = max(w.acked[i], 1)
+		}
 		for _, n := range w.nodes {
 			w.look(n)
 		}

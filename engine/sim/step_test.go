@@ -31,6 +31,7 @@ type cutAsk struct {
 	told       bool
 	acked      bool
 	everywhere bool
+	takes      []int // whom it must take along, where that is known
 }
 
 // step is one thing that happens, drawn by chance.
