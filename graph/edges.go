@@ -51,13 +51,15 @@ func (s *step) linked(m *Message) {
 	l := get(x.Links, &m.About)
 	switch {
 	case l != nil && l.Stage == Established:
-		if m.Time > l.Time {
-			l.Evidence = m.Evidence
-			s.x.copied = nil
-			s.fx.touched(l.Peer)
+		if m.Evidence.beats(&l.Evidence) {
+			other := !m.Evidence.saysAs(&l.Evidence)
+			s.renew(l, m.Evidence)
+			if other && (m.Command == 0 || len(x.Asks) >= asksMax) { // else it is told with the question
+				s.propose(l.Peer, l.Evidence, true, m.Body)
+			}
 		}
 	case l != nil && l.Stage == Pending:
-		if m.Time > l.Time {
+		if m.Evidence.beats(&l.Evidence) {
 			s.propose(m.About, m.Evidence, false, m.Body)
 		}
 	case x.slots() >= s.env.Config.EdgesMax:
@@ -166,7 +168,7 @@ func (s *step) half(m *Message) {
 		return
 	}
 	e := m.Evidence
-	if (pending || established) && l.Time > e.Time {
+	if (pending || established) && l.Evidence.beats(&e) {
 		e = l.Evidence
 	}
 	known := established && l.Gen == m.Gen
@@ -259,6 +261,7 @@ func (s *step) halfOK(m *Message) {
 		s.takeBack(m, l)
 		return
 	case l.Stage == Established && l.Gen == m.Gen:
+		s.compare(l, m)
 		s.agreed(l, m.Time)
 		return
 	case l.Stage == Established && l.Gen > m.Gen:
@@ -267,11 +270,31 @@ func (s *step) halfOK(m *Message) {
 		return // newer evidence was proposed since
 	} // else the edge is to a generation that the other end has begun since
 	e := l.Evidence
-	if m.Time > e.Time {
+	if m.Evidence.beats(&e) {
 		e = m.Evidence
 	}
-	s.agreed(s.establish(m.From, m.Gen, e), m.Time)
+	l = s.establish(m.From, m.Gen, e)
+	s.compare(l, m)
+	s.agreed(l, m.Time)
 	s.edges = true
+}
+
+// compare takes in what evidence the other end of an edge has. If this end's is
+// newer and says something else, it came since the other was told.
+func (s *step) compare(l *Neighbour, m *Message) {
+	switch {
+	case m.Evidence.beats(&l.Evidence):
+		s.renew(l, m.Evidence)
+	case !m.Evidence.saysAs(&l.Evidence):
+		s.propose(l.Peer, l.Evidence, true, nil)
+	}
+}
+
+// renew sets the newest evidence of an edge.
+func (s *step) renew(l *Neighbour, e Evidence) {
+	l.Evidence = e
+	s.x.copied = nil
+	s.fx.touched(l.Peer)
 }
 
 // takeBack undoes at the other end an edge that is no longer wanted here,

@@ -317,3 +317,22 @@ func TestTombstoneAnswersARemovalLast(t *testing.T) {
 		t.Errorf("it answers removal %d, want 7", out[0].Number)
 	}
 }
+
+// Evidence of another client goes to the other end, that of the same does not; an
+// answer from before it is corrected, and of the same time both keep the same.
+func TestEvidenceOfAnotherClient(t *testing.T) {
+	x := newHome(a)
+	x.established(b)
+	link := func(t proto.Millis, c proto.ClientID) []graph.Message {
+		return x.take(graph.Message{Kind: graph.Link, About: b.hash(), Evidence: graph.Evidence{Time: t, Client: c}})
+	}
+	wantSends(t, "another client", link(100, 7), "a -> b Half")
+	wantSends(t, "the same client", link(110, 7))
+	old := graph.Message{Kind: graph.HalfOK, From: b.hash(), Gen: 1, ToGen: 1, Evidence: graph.Evidence{Time: 105, Client: 3}, Echo: 100}
+	wantSends(t, "an older answer that says something else", x.take(old), "a -> b Half")
+	old.Evidence = graph.Evidence{Time: 110, Client: 8}
+	wantSends(t, "an answer of the same time", x.take(old))
+	if l := x.state.Link(b.hash()); l.Client != 8 {
+		t.Errorf("kept is %+v", l)
+	}
+}

@@ -32,7 +32,9 @@
 //
 // R1 (edges.go) An edge is pending, neither shown nor copied, until both homes
 // agreed. Half asks, HalfOK agrees, HalfNo declines; both echo the generation
-// and the time they answer. The newest evidence wins, a removal wins a tie. A
+// and the time they answer. The newest evidence wins, a removal wins a tie. Of a
+// standing edge the other end is told (Half again) of evidence that differs in
+// more than its time. A
 // removal is a mark at both ends. An agreement that nobody waits for is taken
 // back by a Drop; a Drop older than the evidence is answered by Half again.
 //

@@ -1,6 +1,7 @@
 package graph
 
 import (
+	"cmp"
 	"fmt"
 
 	"kith/proto"
@@ -90,6 +91,17 @@ type Evidence struct {
 	Client     proto.ClientID
 	Confidence uint16 // per mille
 	Method     Method
+}
+
+// beats reports whether e is what both ends of an edge keep of the two: the newer,
+// or of the same time the one that is greater in what it says.
+func (e *Evidence) beats(f *Evidence) bool {
+	return cmp.Or(cmp.Compare(e.Time, f.Time), cmp.Compare(e.Client, f.Client), cmp.Compare(e.Confidence, f.Confidence), cmp.Compare(e.Method, f.Method)) > 0
+}
+
+// saysAs reports whether the two differ at most in their time.
+func (e *Evidence) saysAs(f *Evidence) bool {
+	return e.Client == f.Client && e.Confidence == f.Confidence && e.Method == f.Method
 }
 
 // Ref names one generation of an identity.

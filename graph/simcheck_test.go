@@ -395,6 +395,9 @@ func (w *world) checkEdges(o *want) (have []graph.Pair) {
 			if f == nil || f.Stage != graph.Established || e.Gen != y.Gen || f.Gen != n.state.Gen {
 				w.fail("ASYMMETRIC: %d@%d names %d@%d (now %d) but not the reverse", i, n.state.Gen, j, e.Gen, y.Gen)
 			}
+			if f != nil && (f.Client != e.Client || f.Method != e.Method || f.Confidence != e.Confidence) {
+				w.fail("EVIDENCE: %d has %+v of %d, which has %+v", i, e.Evidence, j, f.Evidence)
+			}
 			p := pairOf(i, j)
 			found[p] = true
 			if !o.linked[p] {
