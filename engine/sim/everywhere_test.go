@@ -8,7 +8,7 @@ import (
 	"kith/proto"
 )
 
-var everywhereFlag = flag.Int("everywhere", 80, "how many seeds TestCutEverywhere runs, from -seed on; with -short a tenth")
+var everywhereFlag = flag.Int("everywhere", 100, "how many seeds TestCutEverywhere runs, from -seed on; with -short a tenth")
 
 // TestCutEverywhere runs histories in which nothing is linked any more while
 // identities of two spaces are cut everywhere, under faults: when a cut is
