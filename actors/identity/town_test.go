@@ -292,11 +292,7 @@ func (w *town) link(c proto.ClientID, i, k int) {
 	if i == k || a.dark || b.dark || w.now <= max(a.fence, b.fence) {
 		return
 	}
-	_, linked := a.links[k]
-	a.links[k] = c
-	if !linked {
-		b.links[i] = c
-	}
+	a.links[k], b.links[i] = c, c
 }
 
 func (w *town) unlink(i, k int) {
