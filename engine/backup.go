@@ -424,7 +424,7 @@ func checkRestored(c Config) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
-		return proto.Errorf(proto.CodeUnavailable, "see whether %s was restored whole: %w", dir, err)
+		return proto.Errorf(proto.CodeUnavailable, "cannot read the data directory %s: name a directory that this user may read: %w", dir, err)
 	case string(text) == copyingMark && c.Peers != nil:
 		return nil
 	case string(text) == copyingMark:

@@ -67,7 +67,7 @@ func importRecord(c proto.ClientID, number uint64, state proto.ImportState, fill
 }
 
 func errNoImport(number uint64) error {
-	return proto.Errorf(proto.CodeNotFound, "there is no import %d: GET /v1/imports lists them", number)
+	return proto.Errorf(proto.CodeNotFound, "there is no import %d: GET /v1/imports (`kith import list`) lists them", number)
 }
 
 func errGivenUp(i *proto.Import) error {

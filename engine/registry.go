@@ -274,7 +274,7 @@ func (r *registry) living(c proto.ClientInfo) bool {
 }
 
 func errNoClient(name proto.ClientName) error {
-	return proto.Errorf(proto.CodeNotFound, "there is no client %q: GET /v1/clients lists them", name)
+	return proto.Errorf(proto.CodeNotFound, "there is no client %q: GET /v1/clients (`kith client list`) lists them", name)
 }
 
 // ended is the last client of the name that was ended.

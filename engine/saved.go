@@ -180,7 +180,7 @@ func (n *Node) SaveAudience(ctx context.Context, client proto.ClientInfo, s prot
 func (n *Node) DropAudience(ctx context.Context, client proto.ClientInfo, id proto.AudienceID) error {
 	_, err := n.registry.propose(ctx, func() (*pb.Control, error) {
 		if _, ok := n.registry.saved[client.ID][id]; !ok {
-			return nil, proto.Errorf(proto.CodeNotFound, "there is no saved audience %q: GET /v1/audiences lists them", id)
+			return nil, proto.Errorf(proto.CodeNotFound, "there is no saved audience %q: GET /v1/audiences (`kith audience list`) lists them", id)
 		}
 		if by := n.registry.savedWith(client.ID, func(a *segments.Audience) bool { return slices.Contains(a.Saved(), id) }); by != "" {
 			return nil, proto.Errorf(proto.CodeConflict, "saved audience @%s is used by @%s: change or delete that first", id, by)

@@ -17,7 +17,7 @@ func (g *Gateway) listClients(w http.ResponseWriter, _ *http.Request, _ proto.Pr
 }
 
 func noClient(name proto.ClientName) error {
-	return proto.Errorf(proto.CodeNotFound, "there is no client %q: GET /v1/clients lists them", name)
+	return proto.Errorf(proto.CodeNotFound, "there is no client %q: GET /v1/clients (`kith client list`) lists them", name)
 }
 
 // exportClient streams all that a client holds, as lines of JSON.

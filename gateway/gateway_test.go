@@ -135,7 +135,7 @@ func TestServiceRoutes(t *testing.T) {
 		{"traits, NUL", "acme-key", "PATCH", "/v1/identities/browser:seen1/traits", `{"a":"\u0000"}`, 400, "event"},
 
 		{"segments", "acme-key", "GET", "/v1/segments", "", 200, `{"segments":[{"id":"small","when":"","backfill":false}]}`},
-		{"define", "acme-key", "PUT", "/v1/segments/auto", `{"when":"count(true, \"1d\") >= 1 && 1<2","scope":"identity","backfill":true}`, 200, `{"id":"auto","scope":"identity","when":"count(true, \"1d\") >= 1 && 1<2","backfill":true,"version":12}`},
+		{"define", "acme-key", "PUT", "/v1/segments/auto", `{"when":"count(true, \"1d\") >= 1 && 1<2","scope":"identity","backfill":true}`, 200, `{"id":"auto","scope":"identity","when":"count(true, \"1d\") >= 1 && 1<2","backfill":true,"version":12,"below":50}`},
 		{"define by an admin shows the size", "admin-key", "PUT", "/v1/segments/auto?client=acme", `{"id":"auto","when":"x"}`, 200, `{"id":"auto","when":"x","backfill":false,"version":12,"size":7}`},
 		{"preview under the floor", "acme-key", "PUT", "/v1/segments/auto?dry_run=true", `{"when":"x"}`, 200, `{"id":"auto","identities":900,"before":100,"after":120,"entering":null,"leaving":null,"below":50,"judged":900,"exact":true}`},
 		{"preview, misspelt", "acme-key", "PUT", "/v1/segments/auto?dry_run=yes", `{"when":"x"}`, 400, "invalid"},
@@ -264,6 +264,23 @@ func TestServiceRoutes(t *testing.T) {
 				t.Error("405 without Allow")
 			}
 		})
+	}
+}
+
+// What is refused says what to do, over HTTP and by the command line.
+func TestRefusalsSayWhatToDo(t *testing.T) {
+	for _, tt := range []struct{ key, method, target, body, want string }{
+		{"acme-key", "GET", "/v1/deadletters", "", "a key with role client may not do this: use one with role admin"},
+		{"acme-report", "GET", "/v1/segments", "", "a key with role report may not do this: use one with role client or admin"},
+		{"admin-key", "GET", "/v1/segments", "", "an admin key must name the client: add ?client=NAME, or --client NAME to a command"},
+		{"acme-key", "GET", "/v1/segments/none", "", `there is no segment "none": GET /v1/segments (` + "`kith segments list`) lists them"},
+		{"acme-key", "POST", "/v1/campaigns/report", `{"from":"x"}`, `the body is not the JSON that this route takes: "x" is not a day: write it as 2026-11-27`},
+	} {
+		w := newRig(t).serve(tt.method, tt.target, tt.body, auth, key(tt.key))
+		var said struct{ Error struct{ Message string } }
+		if err := json.Unmarshal(w.Body.Bytes(), &said); err != nil || said.Error.Message != tt.want {
+			t.Errorf("%s %s: %v, %s\nwant %s", tt.method, tt.target, err, w.Body, tt.want)
+		}
 	}
 }
 

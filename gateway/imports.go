@@ -92,7 +92,7 @@ func importNumber(r *http.Request) (uint64, error) {
 }
 
 func noImport(id string) error {
-	return proto.Errorf(proto.CodeNotFound, "there is no import %q: GET /v1/imports lists them", clip(id))
+	return proto.Errorf(proto.CodeNotFound, "there is no import %q: GET /v1/imports (`kith import list`) lists them", clip(id))
 }
 
 // importOf is the client and the number of the import that a request is about.

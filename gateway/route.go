@@ -255,9 +255,18 @@ func (g *Gateway) authenticate(key string, roles ...proto.Role) (proto.Principal
 		return proto.Principal{}, proto.Errorf(proto.CodeUnauthorized, "the key is not known: make one with kith key create")
 	}
 	if !slices.Contains(roles, who.Role) {
-		return proto.Principal{}, proto.Errorf(proto.CodeForbidden, "a key with role %s may not do this", who.Role)
+		return proto.Principal{}, proto.Errorf(proto.CodeForbidden, "a key with role %s may not do this: use one with role %s", who.Role, joined(roles))
 	}
 	return who, nil
+}
+
+// joined are roles as people read them.
+func joined(roles []proto.Role) string {
+	var names []string
+	for _, r := range roles {
+		names = append(names, string(r))
+	}
+	return strings.Join(names, " or ")
 }
 
 // behindKey lets only keys with one of the roles through.
@@ -278,7 +287,7 @@ func (g *Gateway) behindKey(h keyed, roles ...proto.Role) handler {
 func (g *Gateway) clientFor(who proto.Principal, wanted string) (proto.ClientInfo, error) {
 	if who.Role == proto.RoleAdmin {
 		if wanted == "" {
-			return proto.ClientInfo{}, proto.Errorf(proto.CodeClient, "an admin key must name the client: add ?client=NAME")
+			return proto.ClientInfo{}, proto.Errorf(proto.CodeClient, "an admin key must name the client: add ?client=NAME, or --client NAME to a command")
 		}
 		return g.clientNamed(wanted)
 	}

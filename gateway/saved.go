@@ -35,7 +35,7 @@ func (g *Gateway) getAudience(w http.ResponseWriter, r *http.Request, who proto.
 	}
 	s, ok := g.deps.Saved.SavedAudience(client, id)
 	if !ok {
-		return proto.Errorf(proto.CodeNotFound, "there is no saved audience %q: GET /v1/audiences lists them", id)
+		return proto.Errorf(proto.CodeNotFound, "there is no saved audience %q: GET /v1/audiences (`kith audience list`) lists them", id)
 	}
 	return writeValue(w, http.StatusOK, s)
 }

@@ -44,7 +44,12 @@ func decodeStrict(body []byte, v any) error {
 		}
 		return proto.Errorf(proto.CodeJSON, "something follows the JSON value")
 	}
-	e := proto.Errorf(proto.CodeJSON, "the body is not the JSON that this route takes: %s", clip(err.Error()))
+	why := err.Error()
+	var ours *proto.Error // of one of our types' readers
+	if errors.As(err, &ours) {
+		why = ours.Message
+	}
+	e := proto.Errorf(proto.CodeJSON, "the body is not the JSON that this route takes: %s", clip(why))
 	at := d.InputOffset()
 	var syntax *json.SyntaxError
 	if errors.As(err, &syntax) {
@@ -86,12 +91,12 @@ func (g *Gateway) segmentOf(r *http.Request, who proto.Principal) (proto.ClientI
 }
 
 func noSegment(id proto.SegmentID) error {
-	return proto.Errorf(proto.CodeNotFound, "there is no segment %q: GET /v1/segments lists them", id)
+	return proto.Errorf(proto.CodeNotFound, "there is no segment %q: GET /v1/segments (`kith segments list`) lists them", id)
 }
 
 // floored hides the size of a segment below the floor from a client's key.
 func (g *Gateway) floored(who proto.Principal, client proto.ClientInfo, s proto.SegmentSpec) proto.SegmentSpec {
-	s.Size, _ = g.shown(who, client, s.Size)
+	s.Size, s.Below = g.shown(who, client, s.Size)
 	return s
 }
 

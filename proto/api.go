@@ -165,6 +165,7 @@ type SegmentSpec struct {
 	// Set in answers only.
 	Version SegmentKey `json:"version,omitempty"`
 	Size    *uint64    `json:"size,omitempty"`
+	Below   int        `json:"below,omitempty"`  // the size is left out, and is less than this
 	Filled  *bool      `json:"filled,omitempty"` // history has been gone through
 	// How much of it, from 0 to 1, until it is filled.
 	Progress *float64     `json:"progress,omitempty"`

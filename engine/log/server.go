@@ -73,7 +73,7 @@ func startEmbedded(ctx context.Context, c *Config, maxStore int64) (_ *embedded,
 	said := &serverLog{to: c.Logger}
 	x.server.SetLoggerV2(said, false, false, false)
 	x.server.Start()
-	if err := x.ready(ctx); err != nil {
+	if err := x.ready(ctx, said); err != nil {
 		return nil, err
 	}
 	if !x.server.JetStreamEnabled() {
@@ -149,14 +149,14 @@ func joinOptions(o *server.Options, c *Cluster) error {
 
 // ready waits until the server takes connections, which is after it has
 // recovered its streams.
-func (x *embedded) ready(ctx context.Context) error {
+func (x *embedded) ready(ctx context.Context, said *serverLog) error {
 	deadline := time.Now().Add(serverStartMax)
 	for !x.server.ReadyForConnections(100 * time.Millisecond) {
 		if ctx.Err() != nil {
 			return proto.Errorf(proto.CodeTimeout, "the embedded NATS server was not ready in time: %w", ctx.Err())
 		}
 		if !x.server.Running() || time.Now().After(deadline) {
-			return proto.Errorf(proto.CodeUnavailable, "the embedded NATS server did not start: is its port in use?")
+			return proto.Errorf(proto.CodeUnavailable, "the embedded NATS server did not start (%s): is its port in use?", said.last())
 		}
 	}
 	return nil
