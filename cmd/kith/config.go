@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -42,15 +43,20 @@ func newConfigInitCommand() *cobra.Command {
 
 func newConfigCheckCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "check [FILE]",
-		Short:   "Check a configuration, naming line and fix",
-		Long:    "Checks FILE, or kith.yaml here, as a node would that starts with it: what is wrong is\nsaid with its line and what to do. No node is asked.",
+		Use:   "check [FILE]",
+		Short: "Check a configuration, naming line and fix",
+		Long: `Checks FILE, or kith.yaml here, without starting a node, and reads the files that it
+names, such as secret_file and certificates: run it on the node's machine, as the node's user.
+Whether ports are free and directories can be written is found out by kith serve.`,
 		Example: "  kith config check /etc/kith.yaml",
 		Args:    atMostOneFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path := fileOf(args)
 			c, err := loadConfig(path)
 			if err != nil {
+				return err
+			}
+			if err := checkFiles(path, c); err != nil {
 				return err
 			}
 			if err := c.NeedKeys(); err != nil {
@@ -70,6 +76,53 @@ func loadConfig(path string) (config.Config, error) {
 		return c, fmt.Errorf("%s:%d:%d: %s", path, e.Line, e.Column, e.Message)
 	}
 	return c, err
+}
+
+// checkFiles reads the files that the configuration at path names, as a node does.
+// The error names the line.
+func checkFiles(path string, c config.Config) error {
+	for _, x := range namedFiles(c) {
+		err := x.read()
+		if err == nil {
+			continue
+		}
+		line, column := config.Place(path, x.field)
+		return fmt.Errorf("%s:%d:%d: %s (on this machine, as the user who asks)", path, line, column, message(err))
+	}
+	return nil
+}
+
+// namedFile is a field that names a file, and how a node reads it.
+type namedFile struct {
+	field string
+	read  func() error
+}
+
+func namedFiles(c config.Config) []namedFile {
+	readable := func(field, name string) namedFile {
+		return namedFile{"$." + field, func() error {
+			if name == "" {
+				return nil
+			}
+			if _, err := os.ReadFile(name); err != nil {
+				return proto.Errorf(proto.CodeInvalid, "cannot read %s: %w", field, err)
+			}
+			return nil
+		}}
+	}
+	list := []namedFile{
+		{"$.secret_file", func() error { _, err := readSecret(c.SecretFile); return err }},
+		readable("tls.cert", c.TLS.Cert), readable("tls.key", c.TLS.Key),
+		{"$.tls.cert", func() error { _, err := planeTLS(c.TLS); return err }},
+	}
+	if c.Cluster.Listen == "" {
+		return list
+	}
+	for i, name := range c.Cluster.KeyFiles {
+		list = append(list, namedFile{fmt.Sprintf("$.cluster.key_files[%d]", i), func() error { _, err := readKeys([]string{name}, nil); return err }})
+	}
+	return append(list, readable("cluster.ca", c.Cluster.CA), readable("cluster.cert", c.Cluster.Cert), readable("cluster.key", c.Cluster.Key),
+		namedFile{"$.cluster.cert", func() error { _, err := nodeTLS(&c.Cluster); return err }})
 }
 
 func atMostOneFile(cmd *cobra.Command, args []string) error {

@@ -112,7 +112,7 @@ func printKey(cmd *cobra.Command, k keyAnswer) {
 		cmd.PrintErrln("This is the only time that the key is shown.")
 		return
 	}
-	printf(cmd, "\n# for kith.yaml:\nkeys:\n  - sha256: %s\n    role: %s\n", k.SHA256, k.Role)
+	printf(cmd, "\n# for kith.yaml, in the place of its line keys: []\nkeys:\n  - sha256: %s\n    role: %s\n", k.SHA256, k.Role)
 	if k.Client != "" {
 		printf(cmd, "    client: %s\n", k.Client)
 	}

@@ -86,11 +86,24 @@ func message(err error) string {
 	if e.Line > 0 {
 		s += fmt.Sprintf(" (line %d, column %d)", e.Line, e.Column)
 	}
+	return s + whyOfFile(s, e.Err)
+}
+
+// whyOfFile is the file's name and why it cannot be used, as far as said does not
+// have them, if err is of a file.
+func whyOfFile(said string, err error) string {
 	var file *fs.PathError
-	if errors.As(e.Err, &file) && !strings.Contains(s, file.Err.Error()) {
-		s += ": " + file.Err.Error()
+	if !errors.As(err, &file) {
+		return ""
 	}
-	return s
+	name, why := file.Path, file.Err.Error()
+	switch {
+	case strings.Contains(said, why):
+		return ""
+	case strings.Contains(said, name):
+		return ": " + why
+	}
+	return ": " + name + ": " + why
 }
 
 func newRoot(getenv func(string) string) *cobra.Command {
@@ -119,6 +132,12 @@ KITH_SERVICE, KITH_KEY). Exit codes: 0 done, 1 failed, 2 wrong usage.`,
 		newClusterCommand(c), newBackupCommand(c), newRestoreCommand(), newVerifyCommand(c), newBenchCommand(), newVersionCommand(),
 	)
 	asGroup(root)
+	root.InitDefaultHelpCmd() // cobra's own, which has no example
+	for _, sub := range root.Commands() {
+		if sub.Name() == "help" {
+			sub.Example = "  kith help segments apply"
+		}
+	}
 	return root
 }
 

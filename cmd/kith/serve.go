@@ -141,8 +141,8 @@ func (f *serveFlags) load(cmd *cobra.Command) (config.Config, error) {
 	if f.dev {
 		c.UseDev()
 	}
-	if err := c.Validate(); err != nil {
-		return c, err
+	if err := c.Validate(); err != nil { // of flags: the file was checked by itself
+		return c, usageError{err}
 	}
 	return c, c.NeedKeys()
 }
@@ -294,15 +294,27 @@ func listenOn(plane, addr string, files config.TLS, most int) (*planeListener, e
 		return nil, proto.Errorf(proto.CodeConflict, "the %s plane cannot listen on %s: stop what listens there, or pass --%s ADDR: %w", plane, addr, plane, err)
 	}
 	l := &planeListener{netutil.LimitListener(port, most), port.(*net.TCPListener)} // below TLS, which net/http must see
-	if files.Cert == "" {
+	c, err := planeTLS(files)
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	if c == nil {
 		return l, nil
+	}
+	l.Listener = tls.NewListener(l.Listener, c)
+	return l, nil
+}
+
+// planeTLS is for the planes' ports; nil without files.
+func planeTLS(files config.TLS) (*tls.Config, error) {
+	if files.Cert == "" {
+		return nil, nil
 	}
 	pair, err := tls.LoadX509KeyPair(files.Cert, files.Key)
 	if err != nil {
-		return nil, errors.Join(proto.Errorf(proto.CodeInvalid, "the certificate cannot be used; tls.cert and tls.key must be PEM files that belong together: %w", err), l.Close())
+		return nil, proto.Errorf(proto.CodeInvalid, "the certificate cannot be used; tls.cert and tls.key must be PEM files that belong together: %w", err)
 	}
-	l.Listener = tls.NewListener(l.Listener, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12})
-	return l, nil
+	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
 }
 
 // refuseDevData refuses to serve data that were made with --dev without it,

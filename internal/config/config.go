@@ -427,10 +427,31 @@ func (c *Config) checkNode() *problem {
 		return &problem{"$.data", "name a directory, such as ./kith-data"}
 	case (c.TLS.Cert == "") != (c.TLS.Key == ""):
 		return &problem{"$.tls", "name both cert and key, or neither"}
+	case !natsURL(c.NATS.URL):
+		return &problem{"$.nats.url", "write nats://host:port, or tls://, ws:// or wss://, several parted by commas; leave it empty for the embedded server"}
 	case c.NATS.URL != "" && c.NATS.Listen != "":
 		return &problem{"$.nats.listen", "only the embedded server listens: leave out url or listen"}
 	}
 	return nil
+}
+
+// natsURL reports whether each part of a list names a NATS server, as its client
+// reads it: nats:// may be left out.
+func natsURL(list string) bool {
+	if list == "" {
+		return true
+	}
+	for part := range strings.SplitSeq(list, ",") {
+		part = strings.TrimSpace(part)
+		if !strings.Contains(part, "://") {
+			part = "nats://" + part
+		}
+		u, err := url.Parse(part)
+		if err != nil || u.Hostname() == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) {
+			return false
+		}
+	}
+	return true
 }
 
 func (c *Config) checkAddresses() *problem {
@@ -441,6 +462,9 @@ func (c *Config) checkAddresses() *problem {
 		host, port, err := net.SplitHostPort(a.addr)
 		if err != nil || port == "" {
 			return &problem{a.path, "write host:port, such as 127.0.0.1:8080"}
+		}
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			return &problem{a.path, "port " + port + " is none: use a number up to 65535; 0 is any that is free"}
 		}
 		if c.Dev && !proto.Loopback(host) {
 			return &problem{a.path, "--dev has well-known keys and so is for loopback only: use 127.0.0.1, or configure keys and leave out --dev"}

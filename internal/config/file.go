@@ -34,6 +34,21 @@ func Load(path string) (Config, error) {
 	return Parse(b)
 }
 
+// Place is where a field such as $.keys[0].sha256 stands in the configuration file
+// at path, or the nearest part of it that the file has; 0, 0 if that is none.
+func Place(path, field string) (line, column int) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return 0, 0
+	}
+	c := Default()
+	file, err := yamlfile.Decode(b, &c, "")
+	if err != nil {
+		return 0, 0
+	}
+	return file.Position(field)
+}
+
 // Parse reads and checks the text of a configuration.
 func Parse(b []byte) (Config, error) {
 	c := Default()

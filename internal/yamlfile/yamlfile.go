@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"regexp"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -37,10 +38,23 @@ func Decode(b []byte, into any, hint string) (f File, err error) {
 	if len(f.tree.Docs) > 1 {
 		return File{}, proto.Errorf(proto.CodeInvalid, "the file has %d documents: make it one, without lines of --- or ...", len(f.tree.Docs))
 	}
+	if f.empty() {
+		return f, nil // the library would empty what into points to
+	}
 	if err := yaml.UnmarshalWithOptions(b, into, yaml.Strict()); err != nil {
 		return File{}, explained(err, reflect.TypeOf(into).Elem(), hint)
 	}
 	return f, nil
+}
+
+// empty reports whether there is nothing but comments, or null.
+func (f File) empty() bool {
+	for _, d := range f.tree.Docs {
+		if d.Body != nil && d.Body.Type() != ast.NullType && d.Body.Type() != ast.CommentType {
+			return false
+		}
+	}
+	return true
 }
 
 // Position is the place of a path such as $.keys[0].scope, or of the nearest
@@ -72,6 +86,9 @@ func (f File) at(path string) (line, column int) {
 	return n.GetToken().Position.Line, n.GetToken().Position.Column
 }
 
+// defined is how the library says that a key is there twice.
+var defined = regexp.MustCompile(`^mapping key "(.*)" already defined at \[([0-9]+):[0-9]+\]$`)
+
 // explained turns the library's error into ours, with the line and a fix.
 func explained(err error, target reflect.Type, hint string) *proto.Error {
 	var ours *proto.Error
@@ -85,6 +102,9 @@ func explained(err error, target reflect.Type, hint string) *proto.Error {
 		return proto.Errorf(proto.CodeInvalid, "not valid YAML: %v", err)
 	}
 	message := positioned.GetMessage()
+	if twice := defined.FindStringSubmatch(message); twice != nil {
+		message = fmt.Sprintf("%s stands in line %s already: put what is here there, in the place of what it says", twice[1], twice[2])
+	}
 	if errors.As(err, &unknown) && unknown.Token != nil {
 		message = unknownField(unknown.Token.Value, target, hint)
 	}

@@ -52,6 +52,26 @@ func TestSeveralDocumentsAreRefused(t *testing.T) {
 	}
 }
 
+// A file with nothing in it leaves the defaults as they are.
+func TestNothingChangesNothing(t *testing.T) {
+	for _, text := range []string{"", "\n", "# a comment\n", "---\n", "---\n# a comment\n", "null\n", "~\n"} {
+		d := document{Name: "as before"}
+		if f, err := yamlfile.Decode([]byte(text), &d, "see x"); err != nil || d.Name != "as before" {
+			t.Errorf("%q: %v, %+v", text, err, d)
+		} else if line, column := f.Position("$.keys[0].id"); line != 0 || column != 0 {
+			t.Errorf("%q has a place %d:%d", text, line, column)
+		}
+	}
+}
+
+func TestKeyThatIsThereTwice(t *testing.T) {
+	_, err := yamlfile.Decode([]byte("name: x\nkeys: []\n\nkeys:\n  - id: a\n"), &document{}, "see x")
+	const want = "invalid: keys stands in line 2 already: put what is here there, in the place of what it says (line 4, column 1)"
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v\nwant %s", err, want)
+	}
+}
+
 func TestLibraryPanicIsAnError(t *testing.T) {
 	if _, err := yamlfile.Decode([]byte("tags: !00\n0000000000"), &document{}, "see x"); err == nil {
 		t.Error("a list with an unknown tag and no elements was taken")
