@@ -25,7 +25,7 @@ client's key is told nothing: their events are under "other".`,
 	}
 	c.flags(cmd)
 	asJSON := jsonFlag(cmd)
-	by := cmd.Flags().String("by", "event", "event or campaign")
+	by := choiceFlag(cmd, "by", "event", "event or campaign", "event", "campaign")
 	days := dayFlags(cmd, "first `DAY`, as 2026-11-27; default: 30 days", "last `DAY`; default: today")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		query := url.Values{"by": {*by}}
@@ -72,6 +72,7 @@ func printAggregates(cmd *cobra.Command, a proto.Aggregates) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
+	printBelow(cmd, a.Below)
 	printIncomplete(cmd, a.Partitions)
 	return nil
 }

@@ -12,7 +12,7 @@ func newAudienceCommand(c *connection) *cobra.Command {
 	cmd := asGroup(&cobra.Command{
 		Use:     "audience",
 		Short:   "Set expressions over segments",
-		Example: "  kith audience count 'auto & !owners' --key demo-key",
+		Example: "  kith audience count 'auto & !buyers' --key demo-key",
 	})
 	cmd.AddCommand(newAudienceCountCommand(c), newAudienceOverlapCommand(c), newAudienceReachCommand(c), newAudienceExportCommand(c),
 		newAudienceSaveCommand(c), newAudienceListCommand(c), newAudienceShowCommand(c), newAudienceDeleteCommand(c))
@@ -24,7 +24,7 @@ func newAudienceCountCommand(c *connection) *cobra.Command {
 		Use:   "count EXPR",
 		Short: "How many are in an audience",
 		Long:  "Counts an audience: segments, and saved audiences as @NAME, joined with & (and),\n| (or), ! (not) and parentheses.",
-		Example: `  kith audience count 'auto & !(owners | lapsed)' --key demo-key
+		Example: `  kith audience count 'auto & !(buyers | lively)' --key demo-key
   kith audience count auto --client demo --key dev-admin-key --json`,
 		Args: exactly(1, "one expression, in quotes"),
 	}

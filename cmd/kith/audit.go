@@ -18,14 +18,14 @@ func newAuditCommand(c *connection) *cobra.Command {
 		Long: `Shows the audit log, oldest first: a line for each call about one person, and how
 many look-ups, events and the like each key sent in a minute. Identities are told
 by their keyed hash only; --identity finds the lines of one.`,
-		Example: "  kith audit --client acme --since 24h --key ADMIN-KEY\n  kith audit --identity browser:x --since 720h --key ADMIN-KEY --json",
+		Example: "  kith audit --client acme --since 24h --key ADMIN-KEY\n  kith audit --identity browser:x --since 30d --key ADMIN-KEY --json",
 		Args:    noArgs,
 	}
 	c.flags(cmd)
 	asJSON := jsonFlag(cmd)
-	since := cmd.Flags().Duration("since", 24*time.Hour, "how far back, in hours or less, as 720h or 30m")
+	since := durationFlag(cmd, "since", 24*time.Hour, "how far back, such as 90m, 24h, 2d or 1w")
 	identity := cmd.Flags().String("identity", "", "of this `IDENTITY` only")
-	limit := cmd.Flags().Int("limit", 1000, "how many lines at most")
+	limit := numberFlag(cmd, "limit", 1000, 1, 1_000_000_000, "how many lines at most")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		q := url.Values{"since": {time.Now().Add(-*since).UTC().Format(time.RFC3339)}, "limit": {"1000"}}
 		if *identity != "" {

@@ -71,7 +71,12 @@ func printCampaign(cmd *cobra.Command, r proto.CampaignReport) error {
 		}
 		fmt.Fprintln(w)
 	}
+	untold := 0
 	for _, d := range r.Days {
+		if d.CampaignCounts == (proto.CampaignCounts{}) {
+			untold++
+			continue
+		}
 		row(d.Day.String(), d.CampaignCounts)
 	}
 	row("all", r.CampaignCounts)
@@ -90,9 +95,10 @@ func printCampaign(cmd *cobra.Command, r proto.CampaignReport) error {
 	if r.ClickThrough != nil {
 		printf(cmd, "click-through: %.2f %%\n", 100**r.ClickThrough)
 	}
-	if r.Below > 0 {
-		printf(cmd, "- : fewer than %d people, or kept back so that they cannot be had by subtraction\n", r.Below)
+	if untold > 0 {
+		printf(cmd, "%d days of which nothing is told are left out\n", untold)
 	}
+	printBelow(cmd, r.Below)
 	if r.Truncated {
 		printf(cmd, "not exact: of some the oldest events were dropped\n")
 	}
@@ -101,6 +107,13 @@ func printCampaign(cmd *cobra.Command, r proto.CampaignReport) error {
 	}
 	printIncomplete(cmd, r.Partitions)
 	return nil
+}
+
+// printBelow says what a dash is, if there may be some.
+func printBelow(cmd *cobra.Command, below int) {
+	if below > 0 {
+		printf(cmd, "- : fewer than %d people, or kept back so that they cannot be had by subtraction\n", below)
+	}
 }
 
 // toldOf is a number, or that it is not told.

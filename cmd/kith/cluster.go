@@ -189,6 +189,9 @@ of placement gives it.`,
 		if *back != (len(args) == 1) {
 			return usagef("name a lane and a node, or a lane and --back")
 		}
+		if n, err := strconv.Atoi(args[0]); err != nil || n < 0 || n >= proto.LanesMax {
+			return usagef("%q is not a lane: use 0 to %d", args[0], proto.LanesMax-1)
+		}
 		path, out := "/v1/cluster/lanes/"+url.PathEscape(args[0])+"/owner", map[string]any{}
 		method, body, said := http.MethodDelete, any(nil), "lane "+args[0]+" is owned as the order of placement has it\n"
 		if !*back {

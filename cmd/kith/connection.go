@@ -61,8 +61,8 @@ func (c *connection) url(path string, query url.Values) string {
 	return u
 }
 
-// request makes a request with the key; in is a body of JSON, or nil.
-func (c *connection) request(ctx context.Context, method, path string, query url.Values, in any) (*http.Request, error) {
+// keyless makes a request without the key; in is a body of JSON, or nil.
+func (c *connection) keyless(ctx context.Context, method, path string, query url.Values, in any) (*http.Request, error) {
 	var body io.Reader
 	switch v := in.(type) {
 	case nil:
@@ -81,6 +81,15 @@ func (c *connection) request(ctx context.Context, method, path string, query url
 	}
 	if body != nil {
 		r.Header.Set("Content-Type", "application/json")
+	}
+	return r, nil
+}
+
+// request makes a request with the key; in is a body of JSON, or nil.
+func (c *connection) request(ctx context.Context, method, path string, query url.Values, in any) (*http.Request, error) {
+	r, err := c.keyless(ctx, method, path, query, in)
+	if err != nil {
+		return nil, err
 	}
 	key := cmp.Or(c.key, c.getenv("KITH_KEY"))
 	if key == "" {
@@ -153,6 +162,11 @@ func (c *connection) call(ctx context.Context, method, path string, query url.Va
 	if err != nil {
 		return err
 	}
+	return c.send(r, out)
+}
+
+// send sends a request and reads the answer into out, which may be nil.
+func (c *connection) send(r *http.Request, out any) error {
 	resp, err := c.do(r)
 	if err != nil {
 		return err

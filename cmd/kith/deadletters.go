@@ -21,6 +21,9 @@ func newDeadLettersCommand(c *connection) *cobra.Command {
 	return cmd
 }
 
+// deadLettersMax is how many the node gives at once.
+const deadLettersMax = 1000
+
 func newDeadLettersListCommand(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "list",
@@ -30,7 +33,7 @@ func newDeadLettersListCommand(c *connection) *cobra.Command {
 	}
 	c.flags(cmd)
 	asJSON := jsonFlag(cmd)
-	limit := cmd.Flags().Int("limit", 100, "how many at most")
+	limit := numberFlag(cmd, "limit", 100, 1, deadLettersMax, "how many at most")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		var out struct {
 			DeadLetters []proto.DeadLetter `json:"deadletters"`

@@ -34,8 +34,8 @@ An export that broke off is gone on with by --resume: what is complete stays if 
 of its lane is still the same, the rest is begun anew. With --since, the manifest of an
 earlier export, the tables hold who has come, and by number who has left and who must
 be recalled: of them nothing is held any more, because they opted out or were erased.`,
-		Example: `  kith audience export 'auto & !owners' -o today --format parquet --key demo-key
-  kith audience export 'auto & !owners' -o delta --format csv --since yesterday/manifest.json
+		Example: `  kith audience export 'auto & !buyers' -o today --format parquet --key demo-key
+  kith audience export 'auto & !buyers' -o delta --format csv --since yesterday/manifest.json
   kith audience export auto -o people --format arrow --unit users --members`,
 		Args: exactly(1, "one expression, in quotes"),
 	}
@@ -45,13 +45,13 @@ be recalled: of them nothing is held any more, because they opted out or were er
 	cmd.Flags().StringVarP(&f.dir, "output", "o", "", "`DIR`ectory to write, new or empty")
 	cmd.Flags().StringVar(&f.format, "format", string(proto.FormatCSV), "roaring, parquet, arrow, csv or ndjson")
 	cmd.Flags().StringVar(&f.dictionary, "dictionary", "", "with roaring: csv (default), parquet, arrow, ndjson or none")
-	f.unit = proto.UnitIdentities
-	cmd.Flags().Var((*unitValue)(&f.unit), "unit", "a row for each of identities or users")
+	unit := choiceFlag(cmd, "unit", proto.UnitIdentities, "a row for each of identities or users", proto.UnitIdentities, proto.UnitUsers)
 	cmd.Flags().BoolVar(&f.members, "members", false, "with --unit users: name all identities of each in the audience")
 	cmd.Flags().StringVar(&f.since, "since", "", "earlier export's `MANIFEST`: write what has changed since")
-	cmd.Flags().StringVar(&f.after, "after", "", "include what `POSITION` names, as kith ingest gives it")
+	after := afterFlag(cmd, "include what `POSITION` names, as kith ingest gives it")
 	cmd.Flags().BoolVar(&f.resume, "resume", false, "go on with an export that broke off in DIR")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		f.unit, f.after = *unit, *after
 		m, err := c.exportAudience(cmd, args[0], f)
 		if err != nil {
 			return err

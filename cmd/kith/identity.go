@@ -31,7 +31,7 @@ func newIdentityShowCommand(c *connection) *cobra.Command {
 	}
 	c.flags(cmd)
 	asJSON := jsonFlag(cmd)
-	after := afterFlag(cmd)
+	after := afterFlag(cmd, afterAnswer)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var r proto.IdentityRecord
 		if err := c.about(cmd, http.MethodGet, "/v1/identities/", args[0], after, &r); err != nil {

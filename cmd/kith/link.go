@@ -15,6 +15,19 @@ type linkRequest struct {
 	Confidence float64 `json:"confidence"`
 }
 
+// check refuses what no node takes; sure says that a confidence was passed.
+func (r *linkRequest) check(sure bool) error {
+	switch {
+	case r.Method == "inferred" && !sure:
+		return usagef("an inferred link needs its confidence: --confidence 0.9")
+	case r.Method == "inferred" && !(r.Confidence > 0 && r.Confidence <= 1):
+		return usagef("--confidence is %v: use a number above 0, of at most 1", r.Confidence)
+	case r.Method != "inferred" && r.Confidence != 1:
+		return usagef("a deterministic link has confidence 1: leave --confidence out, or pass --method inferred")
+	}
+	return nil
+}
+
 func newLinkCommand(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "link A B",
@@ -28,13 +41,13 @@ opted_out, blocked, cap or confidence; docs/api.md lists them all. Both are exit
 	c.flags(cmd)
 	asJSON := jsonFlag(cmd)
 	in := linkRequest{}
-	cmd.Flags().StringVar(&in.Method, "method", "deterministic", "deterministic (both were seen together, as at a log-in) or inferred")
+	method := choiceFlag(cmd, "method", "deterministic", "deterministic (both were seen together, as at a log-in) or inferred", "deterministic", "inferred")
 	cmd.Flags().Float64Var(&in.Confidence, "confidence", 1, "of an inferred link, above 0 to 1")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if in.Method == "inferred" && !cmd.Flags().Changed("confidence") {
-			return usagef("an inferred link needs its confidence: --confidence 0.9")
+		in.A, in.B, in.Method = args[0], args[1], *method
+		if err := in.check(cmd.Flags().Changed("confidence")); err != nil {
+			return err
 		}
-		in.A, in.B = args[0], args[1]
 		var out proto.Linked
 		if err := c.call(cmd.Context(), http.MethodPost, "/v1/links", nil, in, &out); err != nil {
 			return err

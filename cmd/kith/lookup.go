@@ -29,7 +29,7 @@ func newLookupCommand(c *connection) *cobra.Command {
 	}
 	c.flags(cmd)
 	asJSON := jsonFlag(cmd)
-	after := afterFlag(cmd)
+	after := afterFlag(cmd, afterAnswer)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		results, err := lookup(cmd, c, args, *after)
 		if err != nil {

@@ -46,7 +46,7 @@ func TestEveryCommandHelps(t *testing.T) {
 			t.Errorf("%s has no summary or no example", c.CommandPath())
 		}
 		for _, sub := range c.Commands() {
-			if sub.Name() != "help" && sub.Name() != "completion" {
+			if sub.Name() != "completion" {
 				walk(sub)
 			}
 		}

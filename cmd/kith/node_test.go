@@ -165,6 +165,27 @@ func TestDemoShowsASegment(t *testing.T) {
 	}
 }
 
+// The examples of set expressions work on the demo's node, as they stand.
+func TestAudienceExamplesWorkOnTheDemo(t *testing.T) {
+	n := startNode(t, t.TempDir(), "--demo")
+	word := regexp.MustCompile(`'[^']*'|\S+`)
+	for _, name := range []string{"count", "overlap", "reach", "save", "list", "show", "delete"} { // saved before it is shown
+		cmd, _, err := newRoot(os.Getenv).Find([]string{"audience", name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(cmd.Example) {
+			var args []string
+			for _, w := range word.FindAllString(line, -1)[1:] {
+				args = append(args, strings.Trim(w, "'"))
+			}
+			if code, out, errs := command(t, strings.TrimPrefix(n.service, "http://"), "", args...); code != 0 {
+				t.Errorf("%s: exit code %d\n%s%s", line, code, out, errs)
+			}
+		}
+	}
+}
+
 // What was acknowledged is there after a stop and a start, and verify agrees,
 // with and without a node; so is it after a backup and a restore.
 func TestRestartVerifyBackupRestore(t *testing.T) {

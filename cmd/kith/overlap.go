@@ -15,7 +15,7 @@ func newAudienceOverlapCommand(c *connection) *cobra.Command {
 		Use:   "overlap SEGMENT…",
 		Short: "How many are in each pair of segments",
 		Long:  "Counts who is in both of each pair of segments; the diagonal is their sizes.\nWith --all, who is in each of the segments and in each of all there are.",
-		Example: `  kith audience overlap auto owners lapsed --key demo-key
+		Example: `  kith audience overlap auto buyers lively --key demo-key
   kith audience overlap auto --all --key demo-key --json`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -43,28 +43,6 @@ func newAudienceOverlapCommand(c *connection) *cobra.Command {
 		return printOverlap(cmd, out)
 	}
 	return cmd
-}
-
-func unitFlag(cmd *cobra.Command) *string {
-	unit := proto.UnitIdentities
-	cmd.Flags().Var((*unitValue)(&unit), "unit", "what to count: identities or users")
-	return &unit
-}
-
-// unitValue is that of --unit: another than the two is wrong usage. It implements
-// pflag.Value.
-type unitValue string
-
-func (u *unitValue) String() string { return string(*u) }
-
-func (u *unitValue) Type() string { return "string" }
-
-func (u *unitValue) Set(s string) error {
-	if s != proto.UnitIdentities && s != proto.UnitUsers {
-		return fmt.Errorf("unit %q is unknown: use identities or users", s)
-	}
-	*u = unitValue(s)
-	return nil
 }
 
 // printOverlap prints a table with a line for each of the longer side.

@@ -35,8 +35,8 @@ func newAudienceReachCommand(c *connection) *cobra.Command {
 		Use:   "reach EXPR…",
 		Short: "How many a union reaches, and what each audience adds",
 		Long:  "Counts each audience, and what it adds to those before it, all in one answer.",
-		Example: `  kith audience reach auto travel '@car-buyers' --key demo-key
-  kith audience reach auto travel --unit users --key demo-key --json`,
+		Example: `  kith audience reach auto sport-today 'buyers & lively' --key demo-key
+  kith audience reach auto sport-today --unit users --key demo-key --json`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 || len(args) > reachMax {
 				return usagef("name 1 to %d audiences, each in quotes", reachMax)

@@ -32,7 +32,8 @@ func newReceiptKeyCommand(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "key",
 		Short:   "The public key of a node's receipts",
-		Example: "  kith receipt key --key demo-key",
+		Long:    "Prints the public key that a node's receipts are signed by. It takes no service key.",
+		Example: "  kith receipt key",
 		Args:    noArgs,
 	}
 	c.flags(cmd)
@@ -57,8 +58,11 @@ type receiptKey struct {
 }
 
 func (c *connection) receiptKey(cmd *cobra.Command) (k receiptKey, err error) {
-	err = c.call(cmd.Context(), http.MethodGet, "/v1/receipts/key", nil, nil, &k)
-	return k, err
+	r, err := c.keyless(cmd.Context(), http.MethodGet, "/v1/receipts/key", nil, nil)
+	if err != nil {
+		return k, err
+	}
+	return k, c.send(r, &k)
 }
 
 // receiptFlags say what a receipt is checked against.
@@ -247,7 +251,7 @@ func printCheck(cmd *cobra.Command, r proto.Receipt, id proto.Identity, check pr
 	if check.LogClear {
 		printf(cmd, "  log: no entry from before is left; the oldest is %d\n", check.LogFirst)
 	} else {
-		printf(cmd, "  log: entries from before are kept until %s; kith erase --now removes them\n", r.LogClearBy.Format(time.RFC3339))
+		printf(cmd, "  log: entries from before are kept until %s; a node that is alone removes them with kith erase --now\n", r.LogClearBy.Format(time.RFC3339))
 	}
 }
 
@@ -265,7 +269,7 @@ func (f *receiptFlags) verdict(r proto.Receipt, id proto.Identity, check proto.R
 	case !check.Clean || found > 0:
 		return proto.Errorf(proto.CodeCorrupt, "%d traces were found of what the receipt says is gone: keep the data as they are, and report this", found)
 	case !f.offline && !check.LogClear && time.Now().After(r.LogClearBy):
-		return proto.Errorf(proto.CodeCorrupt, "the log still holds entries from before, %s after the receipt's limit: run kith erase --now", time.Since(r.LogClearBy).Round(time.Second))
+		return proto.Errorf(proto.CodeCorrupt, "the log still holds entries from before, %s after the receipt's limit: run kith erase --now if the node is alone, else see to it that its log is shortened (log_retention)", time.Since(r.LogClearBy).Round(time.Second))
 	}
 	return nil
 }

@@ -18,16 +18,21 @@ func newAudienceSaveCommand(c *connection) *cobra.Command {
 		Use:   "save NAME EXPR",
 		Short: "Keep an audience under a name",
 		Long:  "Keeps an expression under a name, or replaces it. Other expressions may name it\nas @NAME, and get what it is when they are counted.",
-		Example: `  kith audience save car-buyers 'auto & !owners' --key demo-key
-  kith audience count '@car-buyers & travel' --key demo-key`,
+		Example: `  kith audience save car-fans 'auto & !buyers' --key demo-key
+  kith audience count '@car-fans & sport-today' --key demo-key`,
 		Args: exactly(2, "a name and an expression, in quotes"),
 	}
 	c.flags(cmd)
+	asJSON := jsonFlag(cmd)
 	description := cmd.Flags().String("description", "", "what it is for")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		in := proto.AudienceSpec{Expr: args[1], Description: *description}
-		if err := c.call(cmd.Context(), http.MethodPut, audiencePath(args[0]), nil, in, nil); err != nil {
+		var out proto.AudienceSpec
+		if err := c.call(cmd.Context(), http.MethodPut, audiencePath(args[0]), nil, in, &out); err != nil {
 			return err
+		}
+		if *asJSON {
+			return printJSON(cmd, out)
 		}
 		printf(cmd, "saved @%s\n", args[0])
 		return nil
@@ -68,7 +73,7 @@ func newAudienceShowCommand(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "show NAME",
 		Short:   "One saved audience",
-		Example: "  kith audience show car-buyers --key demo-key",
+		Example: "  kith audience show car-fans --key demo-key",
 		Args:    exactly(1, "a saved audience's name"),
 	}
 	c.flags(cmd)
@@ -94,7 +99,7 @@ func newAudienceDeleteCommand(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "delete NAME",
 		Short:   "Forget a saved audience",
-		Example: "  kith audience delete car-buyers --key demo-key",
+		Example: "  kith audience delete car-fans --key demo-key",
 		Args:    exactly(1, "a saved audience's name"),
 	}
 	c.flags(cmd)

@@ -224,11 +224,13 @@ func newSegmentsListCommand(c *connection) *cobra.Command {
 	return cmd
 }
 
+// sizeOf is a segment's size as people read it. A definition that was only just
+// made has none.
 func sizeOf(s proto.SegmentSpec) string {
-	if s.Size == nil {
+	if s.Size == nil && s.Below == 0 {
 		return "-"
 	}
-	return fmt.Sprint(*s.Size)
+	return countOf(s.Size, s.Below)
 }
 
 func newSegmentsShowCommand(c *connection) *cobra.Command {

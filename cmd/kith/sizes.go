@@ -46,21 +46,6 @@ func newSegmentsSizesCommand(c *connection) *cobra.Command {
 	return cmd
 }
 
-// dayFlags adds --from and --to. What it gives calls set with those that were
-// passed.
-func dayFlags(cmd *cobra.Command, first, last string) func(set func(name, day string)) {
-	from := cmd.Flags().String("from", "", first)
-	to := cmd.Flags().String("to", "", last)
-	return func(set func(name, day string)) {
-		if *from != "" {
-			set("from", *from)
-		}
-		if *to != "" {
-			set("to", *to)
-		}
-	}
-}
-
 func soFar(d proto.DaySize) string {
 	switch {
 	case d.SoFar:

@@ -23,7 +23,7 @@ with them.`,
 	}
 	c.flags(cmd)
 	asJSON := jsonFlag(cmd)
-	after := afterFlag(cmd)
+	after := afterFlag(cmd, afterAnswer)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var u proto.User
 		if err := c.about(cmd, http.MethodGet, "/v1/users/", args[0], after, &u); err != nil {
@@ -49,11 +49,6 @@ func printUser(cmd *cobra.Command, u proto.User) {
 	for _, e := range u.Household {
 		printf(cmd, "  %s .. %s  %s, %s %.3g, %d days up to %s\n", e.A, e.B, e.Kind, e.Method, e.Confidence, e.Days, e.Last)
 	}
-}
-
-// afterFlag adds --after.
-func afterFlag(cmd *cobra.Command) *string {
-	return cmd.Flags().String("after", "", "wait until the answer includes this `POSITION`, as an acknowledgement gives it")
 }
 
 // checkIdentities makes an identity that is none wrong usage.

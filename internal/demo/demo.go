@@ -149,7 +149,7 @@ func (d *Demo) send(client *http.Client, r *http.Request, out any) error {
 	case err != nil:
 		return proto.Errorf(proto.CodeUnavailable, "the node at %s broke off its answer: %w", r.URL.Host, err)
 	case resp.StatusCode/100 != 2:
-		return proto.Errorf(proto.CodeInvalid, "%s answered %s: %.300s", r.URL.Path, resp.Status, b)
+		return answered(r.URL.Path, resp.Status, b)
 	case out == nil:
 		return nil
 	}
@@ -157,6 +157,20 @@ func (d *Demo) send(client *http.Client, r *http.Request, out any) error {
 		return proto.Errorf(proto.CodeInvalid, "%s answered what is not JSON: %w", r.URL.Path, err)
 	}
 	return nil
+}
+
+// answered is the error in an answer of the node, or what else it said.
+func answered(path, status string, b []byte) error {
+	var body struct {
+		Error struct {
+			Code    proto.Code
+			Message string
+		}
+	}
+	if err := json.Unmarshal(b, &body); err != nil || body.Error.Message == "" {
+		return proto.Errorf(proto.CodeInvalid, "%s answered %s: %.300s", path, status, b)
+	}
+	return proto.Errorf(body.Error.Code, "%s", body.Error.Message)
 }
 
 // Segments are the demo's, in an order in which each may name the ones before.
