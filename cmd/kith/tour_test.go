@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -94,9 +95,44 @@ func TestTourInABrowser(t *testing.T) {
 	if s := text("checks"); strings.Contains(s, "✗") {
 		t.Errorf("the receipt's check found something: %s", s)
 	}
+	tourAgain(t, ctx, n, text)
 	mu.Lock()
 	defer mu.Unlock()
 	if len(complaints) > 0 {
 		t.Errorf("the browser complains: %q", complaints)
+	}
+}
+
+// tourAgain loads the tour's page after a tour: while the browser is opted out it
+// says where to opt in, and after that a tour begins of which nothing is drawn yet.
+func tourAgain(t *testing.T, ctx context.Context, n *liveNode, text func(string) string) {
+	t.Helper()
+	if err := chromedp.Do(ctx, chromedp.Navigate(n.site+"tour")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := chromedp.Run(ctx, chromedp.Poll[bool](`document.querySelector("#problem a") !== null`)); err != nil {
+		t.Fatalf("an opted-out browser is not told how to opt in: %v; the page says %q", err, text("problem"))
+	}
+	link, err := chromedp.Run(ctx, chromedp.Evaluate[string](`document.querySelector("#problem a").href`))
+	if err != nil || link != n.public+"/optout" {
+		t.Errorf("the link is to %q: %v", link, err)
+	}
+	if s := text("phone-id"); s != "none yet" {
+		t.Errorf("the phone of the tour before is still there: %s", s)
+	}
+	if _, err := chromedp.Run(ctx, chromedp.Evaluate[bool](fmt.Sprintf(`fetch(%q, { method: "POST", credentials: "include" }).then(r => { window.back = r.ok; }), true`, n.public+"/v1/optin"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := chromedp.Run(ctx, chromedp.Poll[bool](`window.back === true`)); err != nil {
+		t.Fatalf("the opt-in does not end: %v", err)
+	}
+	if err := chromedp.Do(ctx, chromedp.Navigate(n.site+"tour")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := chromedp.Run(ctx, chromedp.Poll[bool](`!document.querySelector('button[data-step="read"]').disabled`)); err != nil {
+		t.Fatalf("no tour begins after the opt-in: %v; the page says %q", err, text("problem"))
+	}
+	if s := text("phone-id") + text("graph-text"); s != "none yetNobody is linked." {
+		t.Errorf("a new tour begins with %q", s)
 	}
 }

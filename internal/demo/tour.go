@@ -50,9 +50,8 @@ type phone struct {
 func (t *tours) register(mux *http.ServeMux) {
 	page := template.Must(template.ParseFS(tourFiles, "tour/tour.html"))
 	mux.HandleFunc("GET /tour", func(w http.ResponseWriter, r *http.Request) {
-		if _, err := t.phoneOf(r); err != nil {
-			http.SetCookie(w, &http.Cookie{Name: tourCookie, Value: t.begin(), Path: "/tour", HttpOnly: true, SameSite: http.SameSiteStrictMode})
-		}
+		// Each time that the page is loaded a tour begins, with another phone.
+		http.SetCookie(w, &http.Cookie{Name: tourCookie, Value: t.begin(), Path: "/tour", HttpOnly: true, SameSite: http.SameSiteStrictMode})
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self' "+t.demo.c.Public+"; connect-src 'self' "+t.demo.c.Public+"; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")

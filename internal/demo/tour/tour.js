@@ -22,7 +22,19 @@ async function until(what, wanted) {
     if (wanted(s)) return;
     await pause(200);
   }
-  throw new Error(what + " does not show: is the browser opted out from an earlier tour, or does it send Sec-GPC or DNT?");
+  throw new Error(what + " does not show: does the browser send Sec-GPC or DNT?");
+}
+
+// optedOut says how to come back, if this browser is opted out, as after an earlier
+// tour; then the tour cannot begin.
+async function optedOut() {
+  const s = await fetch(data.public + "/v1/optout/status", { credentials: "include" }).then(r => r.json());
+  if (s.opted_out !== true) return false;
+  const link = document.createElement("a");
+  link.href = data.public + "/optout";
+  link.textContent = link.href;
+  $("problem").replaceChildren("This browser is opted out, as after an earlier tour. Opt it in again at ", link, ", then load this page again.");
+  return true;
 }
 
 async function whoAmI() {
@@ -61,7 +73,7 @@ function element(kind, attributes) {
 // draw shows a user's members and edges; what was drawn and is gone fades away.
 function draw(user) {
   const svg = $("graph"), wanted = new Map();
-  const nameOf = id => names.get(id) || (id.startsWith("account:") ? "account" : "");
+  const nameOf = id => names.get(id) || (account && id === "account:" + account ? "account" : "");
   for (const e of user && user.edges || []) {
     const a = places[nameOf(e.a)], b = places[nameOf(e.b)];
     if (a && b) wanted.set(e.a + " " + e.b, () => [element("line", { x1: a[0], y1: a[1], x2: b[0], y2: b[1] })]);
@@ -103,7 +115,7 @@ const steps = {
     await until("The phone", s => s.phone.identity !== "");
   },
   async login() {
-    account = await digest("tour " + browser);
+    account = await digest("tour " + browser + " " + Date.now()); // another one each time
     kith("identify", "account", account);
     await json("/tour/phone", { account });
     await until("The person", s => s.phone.segments.includes("auto"));
@@ -164,5 +176,11 @@ buttons.forEach((b, i) => {
     (buttons[next] || b).focus();
   });
 });
-enable(0);
-look().catch(e => { $("problem").textContent = e.message; });
+async function begin() {
+  if (await optedOut()) return;
+  enable(0);
+  await look();
+}
+
+enable(-1);
+begin().catch(e => { $("problem").textContent = e.message; });
