@@ -46,7 +46,7 @@ func (r *registry) openSaved(c proto.ClientID, id proto.AudienceID) (*segments.A
 }
 
 func errNotSaved(id proto.AudienceID) error {
-	return proto.Errorf(proto.CodeNotFound, "there is no saved audience @%s: save it, or see GET /v1/audiences", id)
+	return proto.Errorf(proto.CodeNotFound, "there is no saved audience @%s: save it, or see GET /v1/audiences (`kith audience list`)", id)
 }
 
 // savedWith is the first saved audience of which uses holds, empty if there is
