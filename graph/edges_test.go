@@ -1,6 +1,7 @@
 package graph_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -328,6 +329,9 @@ func TestEvidenceOfAnotherClient(t *testing.T) {
 	}
 	wantSends(t, "another client", link(100, 7), "a -> b Half")
 	wantSends(t, "the same client", link(110, 7))
+	if !slices.Contains(x.fx.Links, b.hash()) {
+		t.Error("the newer time is not written")
+	}
 	old := graph.Message{Kind: graph.HalfOK, From: b.hash(), Gen: 1, ToGen: 1, Evidence: graph.Evidence{Time: 105, Client: 3}, Echo: 100}
 	wantSends(t, "an older answer that says something else", x.take(old), "a -> b Half")
 	old.Evidence = graph.Evidence{Time: 110, Client: 8}
