@@ -6,6 +6,26 @@ import (
 	"kith/proto"
 )
 
+// after does commands one by one, and tells how many were ignored.
+func after(t *testing.T, commands []command) (g *rig, ignored int) {
+	t.Helper()
+	g = newTestRig(t, newRules(t))
+	for _, c := range commands {
+		g.do(c)
+	}
+	for _, o := range g.all {
+		ignored += o.Ignored
+	}
+	return g, ignored
+}
+
+// knownTo tells whether a client has facts of a, and whether a is kept at all.
+func knownTo(t *testing.T, g *rig, c proto.ClientID) (facts, named bool) {
+	t.Helper()
+	s, _ := g.store.state(t, nodeOf("a"))
+	return s != nil && s.Client(c) != nil, s != nil && s.Named
+}
+
 // A command that needs a trait does nothing to whoever has not got it: neither
 // does somebody come back who was erased in between, nor is anybody made. When the
 // last mark goes, so do facts that say nothing else, and nothing but those.
@@ -13,10 +33,6 @@ func TestNeededTraits(t *testing.T) {
 	staged := proto.Prop{Key: "import#1", Value: proto.FlagOf(true)}
 	listed := []proto.Prop{{Key: "import.l", Value: proto.NumberOf(1)}, {Key: "import#1", Value: proto.TextOf("")}}
 	off := proto.Prop{Key: "import.l", Value: proto.TextOf("")}
-	known := func(g *rig, c proto.ClientID, who string) (facts, named bool) {
-		s, _ := g.store.state(t, nodeOf(who))
-		return s != nil && s.Client(c) != nil, s != nil && s.Named
-	}
 	for _, x := range []struct {
 		name     string
 		commands []command
@@ -36,18 +52,11 @@ func TestNeededTraits(t *testing.T) {
 		{"off it, linked", []command{eventIn(1, 1, "x", "", start, "b", "a"), traits(1, "a", staged), needing("import#1", 1, 1, "a", start, listed...), needing("import.l", 1, 1, "a", start, off)}, false, true, 0},
 	} {
 		t.Run(x.name, func(t *testing.T) {
-			g := newTestRig(t, newRules(t))
-			for _, c := range x.commands {
-				g.do(c)
-			}
-			ignored := 0
-			for _, o := range g.all {
-				ignored += o.Ignored
-			}
-			if facts, named := known(g, 1, "a"); facts != x.facts || named != x.named || ignored != x.ignored {
+			g, ignored := after(t, x.commands)
+			if facts, named := knownTo(t, g, 1); facts != x.facts || named != x.named || ignored != x.ignored {
 				t.Errorf("facts %v, named %v, ignored %d; want %v, %v, %d", facts, named, ignored, x.facts, x.named, x.ignored)
 			}
-			if facts, _ := known(g, 2, "a"); facts != (x.name == "another client's" || x.name == "off it, known to another") {
+			if facts, _ := knownTo(t, g, 2); facts != (x.name == "another client's" || x.name == "off it, known to another") {
 				t.Errorf("the other client has facts: %v", facts)
 			}
 			g.store.audit(t)
@@ -82,16 +91,8 @@ func TestRemovedTraits(t *testing.T) {
 		{"somebody by events", []command{event(1, "a", "x", "", start), traits(1, "a", none)}, true, true, 0},
 	} {
 		t.Run(x.name, func(t *testing.T) {
-			g := newTestRig(t, newRules(t))
-			for _, c := range x.commands {
-				g.do(c)
-			}
-			ignored := 0
-			for _, o := range g.all {
-				ignored += o.Ignored
-			}
-			s, _ := g.store.state(t, nodeOf("a"))
-			if facts, named := s != nil && s.Client(1) != nil, s != nil && s.Named; facts != x.facts || named != x.named || ignored != x.ignored {
+			g, ignored := after(t, x.commands)
+			if facts, named := knownTo(t, g, 1); facts != x.facts || named != x.named || ignored != x.ignored {
 				t.Errorf("facts %v, named %v, ignored %d; want %v, %v, %d", facts, named, ignored, x.facts, x.named, x.ignored)
 			}
 			g.store.audit(t)

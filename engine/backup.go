@@ -307,12 +307,12 @@ func Restore(ctx context.Context, c Config, r io.Reader) error {
 		return err
 	}
 	from := bufio.NewReaderSize(readerUntil{ctx, r}, 1<<20)
-	m, secret, err := readHead(ctx, c, from)
+	h, err := readHead(ctx, c, from)
 	if err == nil {
 		err = markRestoring(c.markerDir(), "")
 	}
 	if err == nil {
-		err = restoreAll(ctx, c, m, secret, from)
+		err = restoreAll(ctx, c, h, from)
 	}
 	if err != nil && ctx.Err() != nil {
 		return proto.Errorf(proto.CodeUnavailable, "the restore was stopped: %w", ctx.Err())
@@ -323,48 +323,57 @@ func Restore(ctx context.Context, c Config, r io.Reader) error {
 	return unmarkRestoring(c.markerDir())
 }
 
-// readHead reads what stands before a backup's store. Whatever of the rest can be
-// seen to be wrong by that is, before anything is made: the store takes long.
-func readHead(ctx context.Context, c Config, r *bufio.Reader) (m backupManifest, secret [16]byte, err error) {
+// backupHead is what stands before a backup's store, and the ledger that the restore
+// was given.
+type backupHead struct {
+	backupManifest
+	secret [16]byte
+	ledger [][]byte
+}
+
+// readHead reads the head. Whatever of the rest can be seen to be wrong by that is,
+// before anything is made: the store takes long.
+func readHead(ctx context.Context, c Config, r *bufio.Reader) (h backupHead, err error) {
 	if err := expect(r, backupMagic); err != nil {
-		return m, secret, err
+		return h, err
 	}
 	raw, err := readSection(r, 1<<20)
-	if err != nil || json.Unmarshal(raw, &m) != nil || m.Lanes < 1 || m.Lanes > proto.LanesMax {
-		return m, secret, errors.Join(errBackup, err)
+	if err != nil || json.Unmarshal(raw, &h.backupManifest) != nil || h.Lanes < 1 || h.Lanes > proto.LanesMax {
+		return h, errors.Join(errBackup, err)
 	}
 	text, err := readSection(r, 128)
 	if err != nil {
-		return m, secret, err
+		return h, err
 	}
-	if n, err := hex.Decode(secret[:], bytes.TrimSpace(text[:min(len(text), 33)])); err != nil || n != len(secret) {
-		return m, secret, errBackup
+	var ok bool
+	if h.secret, ok = parseSecret(text); !ok {
+		return h, errBackup
 	}
-	if len(c.HashSecret) > 0 && !bytes.Equal(c.HashSecret, secret[:]) {
-		return m, secret, proto.Errorf(proto.CodeConflict, "the backup's data were made with another hash secret than the configured one: give the secret_file that the node of the backup had, or none")
+	if len(c.HashSecret) > 0 && !bytes.Equal(c.HashSecret, h.secret[:]) {
+		return h, proto.Errorf(proto.CodeConflict, "the backup's data were made with another hash secret than the configured one: give the secret_file that the node of the backup had, or none")
 	}
 	if c.Ledger != "" {
-		err = checkLedger(ctx, c, m.Time, proto.NewHasher(secret).Hash(secretMark))
+		h.ledger, err = givenLedger(ctx, c, h.Time, h.secret)
 	}
-	return m, secret, err
+	return h, err
 }
 
-func restoreAll(ctx context.Context, c Config, m backupManifest, secret [16]byte, r *bufio.Reader) error {
-	c.Lanes = m.Lanes
+func restoreAll(ctx context.Context, c Config, h backupHead, r *bufio.Reader) error {
+	c.Lanes = h.Lanes
 	if len(c.HashSecret) == 0 {
-		if err := putSecret(c, "hash.key", []byte(hex.EncodeToString(secret[:]))); err != nil {
+		if err := putSecret(c, "hash.key", []byte(hex.EncodeToString(h.secret[:]))); err != nil {
 			return err
 		}
 	}
 	if err := restoreStore(c, r); err != nil {
 		return err
 	}
-	x, err := readRestored(ctx, c, m.Time, r)
+	x, err := readRestored(c, h.ledger, r)
 	if err != nil {
 		return err
 	}
 	if c.RestoreLanes > 0 && c.RestoreLanes != c.Lanes {
-		if err := x.relane(ctx, c, m.Time); err != nil {
+		if err := x.relane(ctx, c, h.Time); err != nil {
 			return err
 		}
 		c.Lanes = c.RestoreLanes
@@ -389,7 +398,7 @@ func restoreAll(ctx context.Context, c Config, m backupManifest, secret [16]byte
 
 // readRestored reads what a backup has for the new log, with the ledger that the
 // restore was given in the place of the backup's own.
-func readRestored(ctx context.Context, c Config, made time.Time, r *bufio.Reader) (x restored, err error) {
+func readRestored(c Config, given [][]byte, r *bufio.Reader) (x restored, err error) {
 	if err := readRecords(r, func(raw []byte) error { x.control = append(x.control, raw); return nil }); err != nil {
 		return x, err
 	}
@@ -407,7 +416,8 @@ func readRestored(ctx context.Context, c Config, made time.Time, r *bufio.Reader
 		return x, err
 	}
 	if c.Ledger != "" {
-		x.ledger, err = newerLedger(ctx, c, made, x.ledger)
+		err = beginsWith(given, x.ledger)
+		x.ledger = given
 	}
 	return x, err
 }

@@ -73,43 +73,26 @@ func (s ledgerState) take(raw []byte) error {
 	return err
 }
 
-// newerLedger reads the ledger that a restore was given: a file that WriteLedger
-// wrote, or the data directory of a node that does not run. It must be the one
-// of which old, the backup's, is the beginning, and be from after the backup.
-func newerLedger(ctx context.Context, c Config, made time.Time, old [][]byte) (records [][]byte, err error) {
-	secret, err := hashSecret(c)
-	if err != nil {
-		return nil, err
-	}
+// givenLedger reads the ledger that a restore was given: a file that WriteLedger
+// wrote, or the data directory of a node that does not run. It must be of the backup's
+// hash secret, and from after the backup was made.
+func givenLedger(ctx context.Context, c Config, made time.Time, secret [16]byte) (records [][]byte, err error) {
 	want := proto.NewHasher(secret).Hash(secretMark)
 	written, err := loadLedger(ctx, c, want, func(raw []byte) error { records = append(records, raw); return nil })
-	if err != nil {
-		return nil, err
+	if err == nil && written.Before(made) {
+		err = proto.Errorf(proto.CodeConflict, "the ledger was written at %s, before the backup of %s: it does not know who opted out since; give a newer one, or, if there is none, pass --accept-lost-optouts", written.Format(time.RFC3339), made.Format(time.RFC3339))
 	}
+	return records, err
+}
+
+// beginsWith is CodeConflict if a ledger does not begin with old, the backup's.
+func beginsWith(records, old [][]byte) error {
 	same := len(records) >= len(old)
 	for i := 0; same && i < len(old); i++ {
 		same = bytes.Equal(records[i], old[i])
 	}
-	switch {
-	case !same:
-		return nil, proto.Errorf(proto.CodeConflict, "the ledger does not go on from that of the backup: give the ledger of this very node, from after the backup")
-	}
-	return records, isNewer(written, made)
-}
-
-// checkLedger says what is wrong with the ledger that a restore was given, as far as
-// that can be seen without the backup's own.
-func checkLedger(ctx context.Context, c Config, made time.Time, want proto.IdentityHash) error {
-	written, err := loadLedger(ctx, c, want, func([]byte) error { return nil })
-	if err != nil {
-		return err
-	}
-	return isNewer(written, made)
-}
-
-func isNewer(written, made time.Time) error {
-	if written.Before(made) {
-		return proto.Errorf(proto.CodeConflict, "the ledger was written at %s, before the backup of %s: it does not know who opted out since; give a newer one, or, if there is none, pass --accept-lost-optouts", written.Format(time.RFC3339), made.Format(time.RFC3339))
+	if !same {
+		return proto.Errorf(proto.CodeConflict, "the ledger does not go on from that of the backup: give the ledger of this very node, from after the backup")
 	}
 	return nil
 }

@@ -225,11 +225,20 @@ func hashSecret(c Config) (s [16]byte, err error) {
 	if err != nil {
 		return s, proto.Errorf(proto.CodeUnavailable, "read the hash secret: %w", err)
 	}
-	raw, err := hex.DecodeString(strings.TrimSpace(string(text)))
-	if err != nil || len(raw) != 16 {
+	s, ok := parseSecret(text)
+	if !ok {
 		return s, proto.Errorf(proto.CodeCorrupt, "%s must hold 32 hexadecimal digits: put back the file that this data directory was made with", name)
 	}
-	return [16]byte(raw), nil
+	return s, nil
+}
+
+// parseSecret reads the hash secret as files and backups have it, in hexadecimal digits.
+func parseSecret(text []byte) (s [16]byte, ok bool) {
+	raw, err := hex.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil || len(raw) != len(s) {
+		return s, false
+	}
+	return [16]byte(raw), true
 }
 
 // writeSynced writes a small file that survives a power cut, whole or not.

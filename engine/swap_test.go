@@ -573,6 +573,16 @@ func (x *edit) look(id proto.Identity) {
 	}
 }
 
+// visitors logs the events of 60, each third of which is in section a.
+func (s *script) visitors(c proto.ClientInfo) {
+	var list []*proto.Event
+	for i := range 60 {
+		list = append(list, s.event(c, fmt.Sprint("v", i), []string{"a", "b", "b"}[i%3]))
+	}
+	s.beat(0)
+	s.events(list...)
+}
+
 // What a Swap does is the log's: over restarts at every entry, with a step of a
 // fill that it began anew arriving late, and said twice.
 func TestSwapIsTheLogs(t *testing.T) {
@@ -581,12 +591,7 @@ func TestSwapIsTheLogs(t *testing.T) {
 	const all, middle = proto.Ordinal(1 << 20), proto.Ordinal(40)
 	x := s.define(acme, "x", `count(event.section == "a") >= 1`)
 	y := s.define(acme, "y", `member("x")`)
-	var list []*proto.Event
-	for i := range 60 {
-		list = append(list, s.event(acme, fmt.Sprint("v", i), []string{"a", "b", "b"}[i%3]))
-	}
-	s.beat(0)
-	s.events(list...)
+	s.visitors(acme)
 	s.fill(acme, x, 0, all, true)
 	pieces := store.NewMemory()
 	s.apply(pieces)
@@ -647,12 +652,7 @@ func TestEditAtOnceIsReferredTo(t *testing.T) {
 	acme := s.client("acme", "")
 	s.define(acme, "x", `count(event.section == "a") >= 1`)
 	y := s.define(acme, "y", `member("x")`)
-	var list []*proto.Event
-	for i := range 60 {
-		list = append(list, s.event(acme, fmt.Sprint("v", i), []string{"a", "b", "b"}[i%3]))
-	}
-	s.beat(0)
-	s.events(list...)
+	s.visitors(acme)
 	pieces := store.NewMemory()
 	expect := func(what, want string) {
 		t.Helper()

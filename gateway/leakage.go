@@ -9,10 +9,11 @@ import (
 	"kith/proto"
 )
 
-const (
-	leakageDays    = 30 // unless asked otherwise
-	leakageDaysMax = 366
-)
+// leakageDays is what a report goes back unless asked otherwise.
+const leakageDays = 30
+
+// LeakageDaysMax is how many days a leakage report may go back.
+const LeakageDaysMax = 366
 
 // getLeakage answers GET /v1/leakage: the third parties that the client's tags saw
 // on its pages.
@@ -23,8 +24,8 @@ func (g *Gateway) getLeakage(w http.ResponseWriter, r *http.Request, who proto.P
 	}
 	days := leakageDays
 	if v := queryValue(r.URL.RawQuery, "days"); v != "" {
-		if days, err = strconv.Atoi(v); err != nil || days < 1 || days > leakageDaysMax {
-			return proto.Errorf(proto.CodeInvalid, "days is %q: use 1 to %d", clip(v), leakageDaysMax)
+		if days, err = strconv.Atoi(v); err != nil || days < 1 || days > LeakageDaysMax {
+			return proto.Errorf(proto.CodeInvalid, "days is %q: use 1 to %d", clip(v), LeakageDaysMax)
 		}
 	}
 	if err := g.wait(r.Context(), queryValue(r.URL.RawQuery, "after")); err != nil {

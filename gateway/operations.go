@@ -15,9 +15,12 @@ func (g *Gateway) healthz(w http.ResponseWriter, _ *http.Request) error {
 	if err := g.deps.Operations.Live(); err != nil {
 		return unavailable(err)
 	}
-	writeJSON(w, http.StatusOK, []byte(`{"ok":true}`+"\n"))
+	writeJSON(w, http.StatusOK, alive)
 	return nil
 }
+
+// alive is what /healthz answers of a process that runs.
+var alive = []byte(`{"ok":true}` + "\n")
 
 func (g *Gateway) readyz(w http.ResponseWriter, _ *http.Request) error {
 	if err := g.deps.Operations.Ready(); err != nil {
@@ -82,15 +85,15 @@ func (g *Gateway) postKey(w http.ResponseWriter, r *http.Request, _ proto.Princi
 	return writeValue(w, http.StatusCreated, a)
 }
 
-// deadLettersMax bounds one listing.
-const deadLettersMax = 1000
+// DeadLettersMax bounds one listing.
+const DeadLettersMax = 1000
 
 func (g *Gateway) listDeadLetters(w http.ResponseWriter, r *http.Request, _ proto.Principal) error {
 	limit := 100
 	if s := queryValue(r.URL.RawQuery, "limit"); s != "" {
 		n, err := strconv.Atoi(s)
-		if err != nil || n < 1 || n > deadLettersMax {
-			return proto.Errorf(proto.CodeInvalid, "limit is not a number from 1 to %d", deadLettersMax)
+		if err != nil || n < 1 || n > DeadLettersMax {
+			return proto.Errorf(proto.CodeInvalid, "limit is not a number from 1 to %d", DeadLettersMax)
 		}
 		limit = n
 	}

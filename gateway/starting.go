@@ -47,31 +47,33 @@ func Start(l net.Listener, port Port, log *slog.Logger) *Starting {
 
 // ServeHTTP implements http.Handler.
 func (s *Starting) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	late := time.NewTimer(startingMax)
-	defer late.Stop()
-	for {
-		select {
-		case <-s.opened:
-			s.node.ServeHTTP(w, r)
-			return
-		default:
-		}
-		switch r.URL.Path {
-		case "/healthz":
-			writeJSON(w, http.StatusOK, []byte(`{"ok":true}`+"\n"))
-			return
-		case "/readyz":
-			fail(w, errStarting)
-			return
-		}
-		select {
-		case <-s.opened:
-		case <-late.C:
-			fail(w, errStarting)
-			return
-		case <-r.Context().Done():
-			return
-		}
+	most := startingMax
+	if r.URL.Path == "/healthz" || r.URL.Path == "/readyz" {
+		most = 0
+	}
+	if s.await(r.Context(), most) {
+		s.node.ServeHTTP(w, r)
+	} else if r.URL.Path == "/healthz" {
+		writeJSON(w, http.StatusOK, alive)
+	} else {
+		fail(w, errStarting)
+	}
+}
+
+// await reports whether the node is there, for which it waits a while.
+func (s *Starting) await(ctx context.Context, most time.Duration) bool {
+	select {
+	case <-s.opened:
+		return true
+	default:
+	}
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	select {
+	case <-s.opened:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

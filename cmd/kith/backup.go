@@ -22,8 +22,8 @@ func newBackupCommand(c *connection) *cobra.Command {
 		Use:   "backup DIR",
 		Short: "Copy a running node's data into a file in DIR (admin)",
 		Long: `Streams a consistent copy of a running node's data into a new file in DIR, named by
-the time. The file is complete when it has its name. Without the secret of the data
-directory (secrets/ in it, or secret_file) no backup can be read: keep that too.`,
+the time. The file is complete when it has its name. It holds the hash secret and the
+key of receipts in clear: keep it as secret as the data directory.`,
 		Example: "  kith backup /backups --key ADMIN-KEY",
 		Args:    exactly(1, "a directory"),
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"kith/gateway"
 	"kith/proto"
 )
 
@@ -21,9 +22,6 @@ func newDeadLettersCommand(c *connection) *cobra.Command {
 	return cmd
 }
 
-// deadLettersMax is how many the node gives at once.
-const deadLettersMax = 1000
-
 func newDeadLettersListCommand(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "list",
@@ -33,7 +31,7 @@ func newDeadLettersListCommand(c *connection) *cobra.Command {
 	}
 	c.flags(cmd)
 	asJSON := jsonFlag(cmd)
-	limit := numberFlag(cmd, "limit", 100, 1, deadLettersMax, "how many at most")
+	limit := numberFlag(cmd, "limit", 100, 1, gateway.DeadLettersMax, "how many at most")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		var out struct {
 			DeadLetters []proto.DeadLetter `json:"deadletters"`

@@ -10,11 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"kith/gateway"
 	"kith/proto"
 )
-
-// leakageDaysMax is how many days the node looks back.
-const leakageDaysMax = 366
 
 func newLeakageCommand(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
@@ -29,7 +27,7 @@ that fewer identities met than the floor a client's key is told nothing but how 
 	}
 	c.flags(cmd)
 	asJSON := jsonFlag(cmd)
-	days := numberFlag(cmd, "days", 30, 1, leakageDaysMax, "so many days, today included")
+	days := numberFlag(cmd, "days", 30, 1, gateway.LeakageDaysMax, "so many days, today included")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		var out proto.Leakage
 		if err := c.call(cmd.Context(), http.MethodGet, "/v1/leakage", url.Values{"days": {strconv.Itoa(*days)}}, nil, &out); err != nil {
