@@ -88,10 +88,26 @@ func (n *Node) submit(ctx context.Context, b *proto.Batch, refusal error) proto.
 	}
 	n.intake.RLock()
 	defer n.intake.RUnlock()
-	if len(n.lanes) == 1 {
-		return n.submitOne(ctx, b)
+	if l := n.soleLane(b); l != nil {
+		return n.submitWhole(ctx, l, b)
 	}
 	return n.submitSplit(ctx, b)
+}
+
+// soleLane is the lane that all of b is for, as with one event; nil if it is for
+// several.
+func (n *Node) soleLane(b *proto.Batch) *lane {
+	if len(n.lanes) == 1 {
+		return n.lanes[0]
+	}
+	_, p := b.Item(0)
+	l := n.laneOf[p]
+	for i := 1; i < b.Len(); i++ {
+		if _, p = b.Item(i); n.laneOf[p] != l {
+			return nil
+		}
+	}
+	return l
 }
 
 // refusal is why no commands are taken now.
@@ -139,9 +155,9 @@ type appended struct {
 	err    error
 }
 
-func (n *Node) submitOne(ctx context.Context, b *proto.Batch) proto.Submitted {
-	l := n.lanes[0]
-	off, err := n.append(ctx, 0, b.Bytes(), b.Len())
+// submitWhole sends it all to one lane.
+func (n *Node) submitWhole(ctx context.Context, l *lane, b *proto.Batch) proto.Submitted {
+	off, err := n.append(ctx, int(l.id), b.Bytes(), b.Len())
 	if err != nil {
 		return proto.Submitted{Failed: allOf(b.Len()), Err: err}
 	}
