@@ -199,7 +199,9 @@ func TestWindows(t *testing.T) {
 		"3s": 3 * time.Second, "12h": 12 * time.Hour, "30d": 720 * time.Hour, "1w2d": 216 * time.Hour,
 		"90m": 90 * time.Minute, "1.5h": 90 * time.Minute, "1d12h": 36 * time.Hour, "250ms": 250 * time.Millisecond,
 		"": 0, "d": 0, "30": 0, "-1d": 0, "1.5d": 0, "1us": 0, "0.1ms": 0, "0d": 0, "3660d1ms": 0, "99999999999999999999d": 0, "1y": 0, "1 d": 0, "9999w9999w": 0, ".s": 0,
-		"3660d": segments.WindowMax,
+		"3660d": segments.WindowMax, "522w": 522 * 7 * 24 * time.Hour, "523w": 0, "3661d": 0,
+		// 2^64 ns and some: three days, and nearly ten years.
+		"30501w0.551616ms": 0, "20000w10501w0.551616ms": 0, "3660d2562047h2562047h0.551616ms": 0,
 	} {
 		got, err := segments.ParseWindow(s)
 		if (err == nil) != (want > 0) || err == nil && got != want {

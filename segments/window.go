@@ -35,10 +35,10 @@ func ParseWindow(s string) (time.Duration, error) {
 		if err != "" {
 			return 0, badWindow(s, err)
 		}
-		if sum += part; sum > WindowMax {
-			return 0, badWindow(s, "the longest is ten years")
+		if part > WindowMax-sum {
+			return 0, badWindow(s, tooLong)
 		}
-		rest = tail
+		sum, rest = sum+part, tail
 	}
 	if sum <= 0 || sum%time.Millisecond != 0 {
 		return 0, badWindow(s, "it must be a whole number of milliseconds, at least 1ms")
@@ -74,8 +74,13 @@ func windowTimes(number string, unit time.Duration, name string) (time.Duration,
 	if err != nil {
 		return 0, "days and weeks are whole numbers of at most four digits: use hours for parts of them"
 	}
+	if n > uint64(WindowMax/unit) { // before it can pass what a Duration holds
+		return 0, tooLong
+	}
 	return time.Duration(n) * unit, ""
 }
+
+const tooLong = "the longest is ten years"
 
 func badWindow(s, why string) *proto.Error {
 	return proto.Errorf(proto.CodeRule, "window %q is not valid: %s", clip(s), why)
