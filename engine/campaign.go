@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"runtime"
 	"slices"
@@ -91,6 +92,7 @@ type met struct {
 
 // campaignScan is one report under way.
 type campaignScan struct {
+	ctx    context.Context // ends the reading of histories
 	node   *Node
 	client proto.ClientInfo
 	spec   *campaignSpec
@@ -153,6 +155,7 @@ func (c *campaignScan) close() {
 }
 
 func (c *campaignScan) run(ctx context.Context) error {
+	c.ctx = ctx
 	for _, l := range c.lanes {
 		if l == nil {
 			continue
@@ -193,6 +196,10 @@ func (t *turns) give(ctx context.Context) error {
 		pause(ctx, min(campaignRest*worked, campaignRestMax))
 	}
 	t.events, t.began = events, time.Now()
+	return givenUp(ctx)
+}
+
+func givenUp(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return proto.Errorf(proto.CodeTimeout, "the report was given up: %w", err)
 	}
@@ -387,10 +394,10 @@ func (c *campaignScan) walk(k *known) (ours bool, err error) {
 			c.paths[i].take(s, t, e, mine)
 		}
 		ours = ours || mine
-		return true
+		return c.ctx.Err() == nil
 	})
 	c.truncated = c.truncated || f.History.Truncated
-	return ours, h.err
+	return ours, cmp.Or(h.err, givenUp(c.ctx))
 }
 
 // takeBackRounds bounds how often it is looked whether more were forgotten.

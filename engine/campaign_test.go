@@ -328,3 +328,26 @@ func TestCampaignReportSaysWhatIsMissing(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// A report ends with its caller, in the middle of a history too.
+func TestCampaignReportIsGivenUp(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	c := acme(t, n)
+	long := strings.Repeat("b", 1000)
+	for range 20 {
+		var list []*proto.Event
+		for range 100 {
+			list = append(list, page(c, "v", long, time.Now()))
+		}
+		submit(t, n, list...)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	slow := `event.section.matches("` + strings.Repeat(".?", 120) + `~")` // some milliseconds
+	_, err := n.CampaignReport(ctx, c, span(proto.CampaignRequest{Conversion: slow}), 0)
+	if took := time.Since(began); proto.CodeOf(err) != proto.CodeTimeout || took > 2*time.Second {
+		t.Errorf("%v after %v", err, took)
+	}
+}

@@ -237,9 +237,15 @@ func (e *explained) holds(rule *segments.Rule, when proto.Millis, rules func(pro
 	if !known {
 		return false, nil
 	}
+	judged := map[proto.SegmentID]bool{} // a rule may be named often, by many
 	plain.Member = func(id proto.SegmentID) bool {
-		rule := rules(id)
-		return rule != nil && plain.Holds(rule, when)
+		in, known := judged[id]
+		if !known && e.ctx.Err() == nil {
+			rule := rules(id)
+			in = rule != nil && plain.Holds(rule, when)
+			judged[id] = in
+		}
+		return in
 	}
 	in = plain.Holds(rule, when)
 	if err := e.ctx.Err(); err != nil {

@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -159,4 +160,59 @@ func TestExplainForgottenRules(t *testing.T) {
 			t.Errorf("%s at %v: %+v, %v, want by %q, %q", c.segment, c.at, x, err, c.when, c.notes)
 		}
 	}
+}
+
+// Rules that name one another by member() many times over are read once each, for
+// the past and before they are saved, and not on for one who has gone.
+func TestNestedRulesAreReadOnce(t *testing.T) {
+	s := newScript(t)
+	c := s.client("acme", "")
+	named := func(i, times int) string {
+		return strings.TrimSuffix(strings.Repeat(fmt.Sprintf(`member("x%d") || `, i), times), " || ")
+	}
+	s.define(c, "x0", `count(event.name == "never") >= 1`)
+	for i := range 7 {
+		s.define(c, fmt.Sprint("x", i+1), named(i, 120))
+	}
+	s.beat(time.Hour)
+	s.events(s.event(c, "v", "a"))
+	s.beat(time.Hour)
+	n := s.run(store.NewMemory())
+	until(t, n, 10*time.Second, "the event", func() bool { return count(t, n, c, "!x7") == 1 })
+	within := func(what string, ctx context.Context, code proto.Code, do func(context.Context) error) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		done := make(chan error, 1)
+		go func() { done <- do(ctx) }()
+		select {
+		case err := <-done:
+			if proto.CodeOf(err) != code {
+				t.Errorf("%s: %v", what, err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s goes on", what)
+		}
+	}
+	explain := func(ctx context.Context) error {
+		x, err := n.Explain(ctx, c, "browser:v", "x7", s.now.Add(-time.Minute).Time())
+		if err == nil && (x.In || x.When == "" || x.Undecided) {
+			err = fmt.Errorf("%+v", x)
+		}
+		return err
+	}
+	preview := func(ctx context.Context) error {
+		p, err := n.Preview(ctx, c, proto.SegmentSpec{ID: "x8", When: named(7, 100)})
+		if err == nil && (!p.Exact || p.Judged != 1) {
+			err = fmt.Errorf("%+v", p)
+		}
+		return err
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	within("explain", t.Context(), "", explain)
+	within("preview", t.Context(), "", preview)
+	within("explain for one who has gone", gone, proto.CodeTimeout, explain)
+	within("preview for one who has gone", gone, proto.CodeTimeout, preview)
+	within("close", t.Context(), "", func(context.Context) error { return n.Close() })
 }
