@@ -5,10 +5,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
+	"kith/engine"
 	"kith/engine/store"
 	"kith/proto"
 	"kith/proto/pb"
@@ -215,4 +217,38 @@ func TestNestedRulesAreReadOnce(t *testing.T) {
 	within("explain for one who has gone", gone, proto.CodeTimeout, explain)
 	within("preview for one who has gone", gone, proto.CodeTimeout, preview)
 	within("close", t.Context(), "", func(context.Context) error { return n.Close() })
+}
+
+// A rule that an earlier build saved with a pattern that would hold a lane up is
+// obeyed, said in the log, and cannot be saved again.
+func TestStoredPatternIsNotRun(t *testing.T) {
+	s := newScript(t)
+	acme := s.client("acme", "")
+	pattern := "(?:" + strings.Repeat(".?", 122) + "){1000}~"
+	const when = `count(event.section.matches("%s")) >= 1`
+	blank := strings.Repeat("x", len(pattern))
+	c := defineRecord(t, acme, "slow", fmt.Sprintf(when, blank))
+	d := c.GetDefine()
+	d.When, d.Compiled = fmt.Sprintf(when, pattern), bytes.ReplaceAll(d.Compiled, []byte(blank), []byte(pattern))
+	s.control(c)
+	s.define(acme, "next", `count(event.section.matches("^a{20,40}$")) >= 1`)
+	s.beat(time.Hour)
+	for range 50 {
+		s.events(s.event(acme, "v", strings.Repeat("b", 1000)+"~"))
+	}
+	s.events(s.event(acme, "v", strings.Repeat("a", 30)))
+	s.beat(time.Hour)
+	var said bytes.Buffer
+	n := s.run(store.NewMemory(), func(c *engine.Config) { c.Logger = slog.New(slog.NewTextHandler(&said, nil)) })
+	defer closeNode(t, n)
+	until(t, n, 10*time.Second, "an event after them", func() bool { return count(t, n, acme, "next") == 1 })
+	if got := count(t, n, acme, "slow"); got != 0 {
+		t.Errorf("%d are in by a pattern that is not run", got)
+	}
+	if got := said.String(); strings.Count(got, "too long to be run") != 1 || !strings.Contains(got, "client=acme segment=slow") {
+		t.Errorf("the log says %q", got)
+	}
+	if _, err := n.Define(t.Context(), acme, proto.SegmentSpec{ID: "slow", When: d.When}); proto.CodeOf(err) != proto.CodeRule {
+		t.Errorf("saved again: %v", err)
+	}
 }

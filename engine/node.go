@@ -176,7 +176,7 @@ func newNode(c Config, lg log.Logs, st store.Store, secret [16]byte) *Node {
 	for _, k := range c.AdminKeys {
 		static[k] = proto.Principal{Role: proto.RoleAdmin, Key: proto.KeyID(k)}
 	}
-	n.registry = newRegistry(lg.Control(), static, c.Now)
+	n.registry = newRegistry(lg.Control(), static, c.Now, c.Logger)
 	return n
 }
 

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"crypto/sha256"
+	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -22,6 +23,7 @@ import (
 type registry struct {
 	control log.ControlStream
 	now     func() time.Time
+	logger  *slog.Logger
 	static  map[[32]byte]proto.Principal // from the configuration
 
 	mu      sync.Mutex
@@ -70,9 +72,9 @@ func (v *registryView) inForce(k proto.SegmentKey) bool {
 	return int(k) < len(v.names) && v.names[k] != ""
 }
 
-func newRegistry(c log.ControlStream, static map[[32]byte]proto.Principal, now func() time.Time) *registry {
+func newRegistry(c log.ControlStream, static map[[32]byte]proto.Principal, now func() time.Time, logger *slog.Logger) *registry {
 	r := &registry{
-		control: c, now: now, static: static, changed: make(chan struct{}),
+		control: c, now: now, logger: logger, static: static, changed: make(chan struct{}),
 		clients: map[proto.ClientName]proto.ClientInfo{}, gone: map[proto.ClientName]proto.ClientID{}, spaces: map[string]proto.SpaceID{},
 		keys: map[[32]byte]proto.Principal{}, specs: specs{}, next: specs{},
 		rules: newLaneRules(), saved: map[proto.ClientID]map[proto.AudienceID]proto.AudienceSpec{},
@@ -222,6 +224,7 @@ func (r *registry) obeyDefine(seq uint64, c *pb.Control, d *pb.Define) error {
 		return err
 	}
 	client := proto.ClientID(d.Client)
+	r.sayIdle(client, ch.defined)
 	s := proto.SegmentSpec{ID: proto.SegmentID(d.Id), Scope: d.Scope, When: d.When, Backfill: d.Backfill, Version: ch.defined}
 	if ch.waits {
 		r.next.set(client, s)
@@ -234,6 +237,23 @@ func (r *registry) obeyDefine(seq uint64, c *pb.Control, d *pb.Define) error {
 		return nil
 	}
 	return r.begin(client, &s, proto.Millis(c.TimeMs))
+}
+
+// sayIdle tells of a rule with patterns that are not run.
+func (r *registry) sayIdle(client proto.ClientID, key proto.SegmentKey) {
+	d, ok := r.rules.programs[client].ByKey(key)
+	if !ok {
+		return
+	}
+	idle := d.Rule.Idle()
+	if len(idle) == 0 {
+		return
+	}
+	for name, c := range r.clients {
+		if c.ID == client {
+			r.logger.Warn("a segment's patterns are too long to be run and match nothing: give it another rule", "client", string(name), "segment", string(d.ID), "patterns", len(idle))
+		}
+	}
 }
 
 // obeySwap has the version that waits answer. From here on this node answers by

@@ -9,11 +9,9 @@ import (
 // Check says what Define would, and changes nothing: CodeSegment or
 // CodeInvalid if d is not complete, CodeConflict if its key is taken,
 // CodeNotFound if member() names a segment that is not defined, CodeRule if
-// member() leads back to d or reaches too far.
-func (p *Program) Check(d Definition) error {
-	_, err := p.check(d, false)
-	return err
-}
+// member() leads back to d or reaches too far. Beyond that CodeRule if the rules
+// of the client would cost too much: Define does not ask for that.
+func (p *Program) Check(d Definition) error { return p.afford(d, false) }
 
 // check gives the segments that d refers to as well. beside says that d is to
 // wait beside the definition with the same ID.
@@ -69,36 +67,44 @@ func (p *Program) refs(d Definition) ([]*segment, error) {
 // wait have begun to answer.
 func (p *Program) checkRefs(d Definition, beside bool) ([]*segment, error) {
 	refs, err := p.refs(d)
-	if err != nil || len(refs) == 0 {
-		return refs, err
+	if err == nil && len(refs) > 0 {
+		_, err = p.checkReach(d, refs, beside)
 	}
-	after := proposal{self: p.byID[d.ID], refs: refs, cost: d.Rule.cost, beside: beside}
-	if err := after.checkAll(d.ID); err != nil {
-		if after.final = true; after.checkAll(d.ID) == nil {
+	return refs, err
+}
+
+// checkReach gives how many steps more the rules would look ahead, too.
+func (p *Program) checkReach(d Definition, refs []*segment, beside bool) (more int, err error) {
+	after := proposal{self: p.byID[d.ID], refs: refs, weight: d.Rule.weight, beside: beside}
+	if more, err = after.checkAll(d.ID); err != nil {
+		after.final = true
+		if _, e := after.checkAll(d.ID); e == nil {
 			err = proto.Errorf(proto.CodeConflict, "while new versions of segments are filled from history, segment %q would make member() lead in a circle or reach too far: try again when they answer", d.ID)
 		}
-		return nil, err
 	}
-	return refs, nil
+	return more, err
 }
 
 // proposal is a program as it would be with self, nil if new, defined anew.
 type proposal struct {
 	self   *segment
 	refs   []*segment
-	cost   int
+	weight weight
 	beside bool // what self is now goes on answering for a time
 	final  bool // all that waits answers
 }
 
-// checkAll checks what self reaches, and what reaches it.
-func (a *proposal) checkAll(id proto.SegmentID) error {
+// checkAll checks what self reaches, and what reaches it, and gives how many steps
+// more all of that would look ahead.
+func (a *proposal) checkAll(id proto.SegmentID) (more int, err error) {
 	todo, seen := []*segment{a.self}, map[*segment]bool{a.self: true}
 	for ; len(todo) > 0; todo = todo[1:] {
 		s := todo[0]
-		if err := a.check(s, id); err != nil {
-			return err
+		reach, err := a.check(s, id)
+		if err != nil {
+			return 0, err
 		}
+		more += a.grown(s, reach.ahead())
 		if s == nil {
 			continue
 		}
@@ -109,29 +115,45 @@ func (a *proposal) checkAll(id proto.SegmentID) error {
 			}
 		}
 	}
-	return nil
+	return more, nil
 }
 
-// versions gives what s, nil for a new one, may refer to and cost.
-func (a *proposal) versions(s *segment) (refs []*segment, cost int) {
+// grown is how many steps more than before the versions of s look ahead, of
+// which each takes so many.
+func (a *proposal) grown(s *segment, steps int) int {
+	if s == nil {
+		return steps
+	}
+	was := s.ahead
+	if s.next != nil {
+		was += s.next.ahead
+	}
+	if s == a.self && a.beside || s != a.self && s.next != nil {
+		steps *= 2
+	}
+	return steps - was
+}
+
+// versions gives what s, nil for a new one, may refer to and weigh.
+func (a *proposal) versions(s *segment) (refs []*segment, own weight) {
 	old := s != nil
 	if s == a.self {
-		refs, cost = a.refs, a.cost
+		refs, own = a.refs, a.weight
 		old = old && a.beside && !a.final
 	} else if s.next != nil {
-		refs, cost = s.next.refs, s.next.def.Rule.cost
+		refs, own = s.next.refs, s.next.def.Rule.weight
 		old = !a.final
 	}
 	if old {
-		refs, cost = slices.Concat(refs, s.refs), max(cost, s.def.Rule.cost)
+		refs, own = slices.Concat(refs, s.refs), own.most(s.def.Rule.weight)
 	}
-	return refs, cost
+	return refs, own
 }
 
-// check bounds what the rule of s, nil for a new one, reaches by member().
-func (a *proposal) check(s *segment, id proto.SegmentID) error {
+// check bounds what the rule of s, nil for a new one, reaches by member(), and
+// gives it.
+func (a *proposal) check(s *segment, id proto.SegmentID) (sum weight, err error) {
 	levels := map[*segment]int{}
-	cost := 0
 	var walk func(s *segment) (level int, ok bool)
 	walk = func(s *segment) (int, bool) {
 		if level, seen := levels[s]; seen {
@@ -140,7 +162,7 @@ func (a *proposal) check(s *segment, id proto.SegmentID) error {
 		levels[s] = 0
 		refs, own := a.versions(s)
 		level := 1
-		for cost += own; len(refs) > 0 && cost <= ReachMax; refs = refs[1:] {
+		for sum = sum.plus(own); len(refs) > 0 && sum.parts <= ReachMax; refs = refs[1:] {
 			below, ok := walk(refs[0])
 			if !ok {
 				return 0, false
@@ -153,11 +175,11 @@ func (a *proposal) check(s *segment, id proto.SegmentID) error {
 	level, ok := walk(s)
 	switch {
 	case !ok:
-		return proto.Errorf(proto.CodeRule, "member() leads in a circle back to segment %q", id)
-	case level > NestingMax+1 || cost > ReachMax:
-		return proto.Errorf(proto.CodeRule, "segment %q would make member() reach too far: at most %d levels and %d parts of rules in all", id, NestingMax, ReachMax)
+		return sum, proto.Errorf(proto.CodeRule, "member() leads in a circle back to segment %q", id)
+	case level > NestingMax+1 || sum.parts > ReachMax:
+		return sum, proto.Errorf(proto.CodeRule, "segment %q would make member() reach too far: at most %d levels and %d parts of rules in all", id, NestingMax, ReachMax)
 	}
-	return nil
+	return sum, nil
 }
 
 // above lists the segments whose rules refer to s, however indirectly, each

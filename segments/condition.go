@@ -32,6 +32,9 @@ func ParseCondition(text string) (*Condition, error) {
 	if err := s.pred(p, 1); err != nil {
 		return nil, at(err, 1, 1)
 	}
+	if n := p.patterns(); n > PatternStepsMax {
+		return nil, at(proto.Errorf(proto.CodeRule, "the patterns of the condition have %d steps in all, at most %d are allowed: leave some out", n, PatternStepsMax), 1, 1)
+	}
 	return &Condition{pred: p, text: p.String()}, nil
 }
 

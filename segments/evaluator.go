@@ -54,6 +54,7 @@ type Evaluator struct {
 	walk     uint64
 	memos    []memo // by slot of a segment
 	turns    map[*term]*turns
+	held     map[*pred]held
 }
 
 // memo is the value of a rule at an instant, during one walk.

@@ -1,6 +1,10 @@
 package segments
 
-import "kith/proto"
+import (
+	"regexp/syntax"
+
+	"kith/proto"
+)
 
 // SetPredicateID forges the number of the rule's first condition, since nobody
 // can wait for two texts whose 48-bit hashes collide.
@@ -37,3 +41,20 @@ func Tried(p *Program, e *proto.EventBody) int {
 	}
 	return n
 }
+
+// Weighed is how far p's rules look ahead and how many steps their patterns have,
+// as p counts it and counted anew.
+func Weighed(p *Program) (counted, anew [2]int) {
+	p.weigh()
+	for _, s := range p.order {
+		anew[0] += s.reach().ahead()
+		anew[1] += s.def.Rule.traitPatterns
+	}
+	for _, t := range p.preds {
+		anew[1] += t.patterns
+	}
+	return [2]int{p.ahead, p.patterns}, anew
+}
+
+// PatternSteps is how many steps a pattern that parses is taken for.
+func PatternSteps(tree *syntax.Regexp) int { return patternSteps(tree) }

@@ -1,7 +1,6 @@
 package segments
 
 import (
-	"regexp/syntax"
 	"slices"
 
 	"cel.dev/cel-go/common/ast"
@@ -189,10 +188,7 @@ func (l *lowering) pattern(e ast.Expr, text string) error {
 	if len(text) > RegexBytesMax {
 		return l.fail(e, "the pattern has %d bytes: at most %d are allowed", len(text), RegexBytesMax)
 	}
-	if _, err := syntax.Parse(text, syntax.Perl); err != nil {
-		return l.fail(e, "the pattern does not parse as RE2: %v", err)
-	}
-	return nil
+	return l.placeNil(checkPattern(text), e)
 }
 
 // orderable refuses what has no meaning: flags have no order, and letters are

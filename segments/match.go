@@ -109,7 +109,7 @@ func (p *pred) accepts(v proto.Value, s *scratch) bool {
 	case predContains:
 		return strings.Contains(s.text(v, p.lower), p.lits[0].Text)
 	case predMatches:
-		return p.re.MatchString(s.text(v, p.lower))
+		return p.matchesText(s.text(v, p.lower))
 	}
 	return false
 }

@@ -244,7 +244,7 @@ func plainLeaf(p *pred, v proto.Value) bool {
 	case predContains:
 		return strings.Contains(text, p.lits[0].Text)
 	case predMatches:
-		return p.re.MatchString(text)
+		return p.matchesText(text)
 	case predCmp:
 		return plainLiteral(text, v, p.cmp, p.lits[0])
 	}

@@ -26,6 +26,10 @@ type Program struct {
 	index    index
 	kept     int // times and days that one identity may have to keep
 	series   int // of them, those with values beside
+	patterns int // steps of the patterns that an event and traits may be tried with
+
+	ahead     int                   // steps that one event may have the rules look ahead
+	unweighed map[*segment]struct{} // whose share of that is not known yet
 
 	segmentSlots, predSlots slots
 }
@@ -40,6 +44,7 @@ type segment struct {
 	slot       int
 	tree       term
 	rank       int // above that of every segment that it refers to
+	ahead      int // steps, as counted in the program's
 	base       bool
 	refs       []*segment // those in member() of this rule
 	dependents []*segment // those whose rule refers to this one; by key
@@ -102,7 +107,7 @@ func (s *slots) take() int {
 func NewProgram() *Program {
 	return &Program{
 		byID: map[proto.SegmentID]*segment{}, byKey: map[proto.SegmentKey]*segment{},
-		preds: map[predID]*tracked{}, traits: map[string]*watched{}, index: newIndex(),
+		preds: map[predID]*tracked{}, traits: map[string]*watched{}, index: newIndex(), unweighed: map[*segment]struct{}{},
 	}
 }
 
@@ -223,6 +228,7 @@ func (p *Program) link(s *segment) {
 		r.dependents = place(r.dependents, s)
 	}
 	s.tree = p.term(s, s.def.Rule.root)
+	p.patterns += s.def.Rule.traitPatterns
 	p.settle(s)
 	for _, d := range s.above() {
 		p.settle(d)
@@ -234,6 +240,10 @@ func (p *Program) link(s *segment) {
 func (p *Program) unlink(s *segment) {
 	p.share(s, false)
 	delete(p.byKey, s.def.Key)
+	p.patterns -= s.def.Rule.traitPatterns
+	p.ahead -= s.ahead
+	s.ahead = 0
+	delete(p.unweighed, s)
 	p.order = displace(p.order, s)
 	p.fileSwapped(s, false)
 	p.counting = displace(p.counting, s)
@@ -249,7 +259,7 @@ func (p *Program) unlink(s *segment) {
 }
 
 // settle works out anew what depends on other rules: the rank and the base
-// value of s.
+// value of s; what it looks ahead, which is asked for seldom, by weigh.
 func (p *Program) settle(s *segment) {
 	s.rank = 0
 	for _, r := range s.refs {
@@ -257,6 +267,7 @@ func (p *Program) settle(s *segment) {
 	}
 	s.base = s.tree.empty()
 	p.fileBase(s)
+	p.unweighed[s] = struct{}{}
 }
 
 func (p *Program) fileBase(s *segment) {
@@ -345,6 +356,7 @@ func (p *Program) track(q *predicate, s *segment, n need) *tracked {
 	if t == nil {
 		t = &tracked{predicate: q, slot: p.predSlots.take()}
 		p.preds[q.id] = t
+		p.patterns += q.patterns
 		p.index.add(t)
 	} else {
 		p.unfile(t)
@@ -370,6 +382,7 @@ func (p *Program) release(t *tracked, s *segment) {
 	t.uses = slices.DeleteFunc(t.uses, func(u use) bool { return u.seg == s })
 	if len(t.uses) == 0 {
 		delete(p.preds, t.id)
+		p.patterns -= t.patterns
 		p.index.remove(t)
 		p.predSlots.free = append(p.predSlots.free, t.slot)
 		return

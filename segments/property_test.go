@@ -393,6 +393,9 @@ func TestEvaluatorAgreesWithPlainReading(t *testing.T) {
 		changes := rapid.Bool().Draw(t, "changing rules")
 		for range rapid.IntRange(1, 20).Draw(t, "steps") {
 			w.step(t, changes)
+			if counted, anew := segments.Weighed(w.program); counted != anew {
+				t.Fatalf("the rules weigh %v, counted anew %v", counted, anew)
+			}
 			if w.memory.Version() == w.program.Version() {
 				w.check(t)
 			}

@@ -17,7 +17,9 @@ type Rule struct {
 	text   string            // canonical
 	preds  []*predicate      // those under aggregates, each once, by id
 	refers []proto.SegmentID // each once, sorted
-	cost   int
+	weight weight            // its own
+
+	traitPatterns int // steps of the patterns that traits are tried with
 }
 
 // predicate is a condition on one event that aggregates are taken over.
@@ -25,6 +27,8 @@ type predicate struct {
 	id   predID
 	text string
 	tree *pred // satisfied by every event that counts
+
+	patterns int // steps of those that an event is tried with
 
 	series       seriesKind
 	of           attr         // amounts, distincts
@@ -136,9 +140,10 @@ type pred struct {
 	op    predOp
 	cmp   cmpOp
 	attr  attr
-	lower bool          // letters A to Z of the value are made small first
-	lits  []proto.Value // one, or for predIn sorted and each once
-	re    *regexp.Regexp
+	lower bool           // letters A to Z of the value are made small first
+	lits  []proto.Value  // one, or for predIn sorted and each once
+	re    *regexp.Regexp // of predMatches; nil: it is not run
+	steps int            // of re
 	kids  []*pred
 }
 
@@ -193,7 +198,7 @@ func (r *Rule) Reserved() (found string) {
 }
 
 // Cost is how many parts the rule has.
-func (r *Rule) Cost() int { return r.cost }
+func (r *Rule) Cost() int { return r.weight.parts }
 
 // seal makes a Rule of a tree, from text or from bytes, and checks all bounds
 // that do not depend on where a part stands in a text.
@@ -202,7 +207,8 @@ func seal(root *node) (*Rule, error) {
 	if err := s.node(root, 1); err != nil {
 		return nil, err
 	}
-	r := &Rule{root: root, cost: s.nodes, text: root.String(), refers: s.refers}
+	r := &Rule{root: root, weight: root.weigh(), text: root.String(), refers: s.refers, traitPatterns: s.traitPatterns}
+	r.weight.parts = s.nodes
 	for _, p := range s.preds {
 		r.preds = append(r.preds, p)
 	}
@@ -221,6 +227,7 @@ type sealer struct {
 	nodes, aggregates int
 	preds             map[string]*predicate
 	refers            []proto.SegmentID
+	traitPatterns     int
 }
 
 func (s *sealer) step(depth int) error {
@@ -241,7 +248,9 @@ func (s *sealer) node(n *node, depth int) error {
 	case nodeMember:
 		s.refers = append(s.refers, n.member)
 	case nodeTrait:
-		return s.pred(n.pred, depth+1)
+		err := s.pred(n.pred, depth+1)
+		s.traitPatterns += n.pred.patterns()
+		return err
 	}
 	if n.aggregates() {
 		return s.aggregate(n, depth)
@@ -272,6 +281,7 @@ func (s *sealer) aggregate(n *node, depth int) error {
 	q := n.predicate()
 	if s.preds[q.text] == nil {
 		q.id = hashPredicate(q.text)
+		q.patterns = n.pred.patterns() + n.then.patterns()
 		s.preds[q.text] = q
 	}
 	n.owner = s.preds[q.text]
@@ -333,18 +343,9 @@ func (p *pred) seal() error {
 		slices.SortFunc(p.lits, compareValues)
 		p.lits = slices.Compact(p.lits)
 	}
-	if p.op != predMatches {
-		return nil
+	if p.op == predMatches {
+		return p.sealPattern()
 	}
-	pattern := p.lits[0].Text
-	if len(pattern) > RegexBytesMax {
-		return proto.Errorf(proto.CodeRule, "the pattern has %d bytes: at most %d are allowed", len(pattern), RegexBytesMax)
-	}
-	re, err := regexp.Compile(pattern)
-	if err != nil {
-		return proto.Errorf(proto.CodeRule, "the pattern %q does not parse as RE2: %v", clip(pattern), err)
-	}
-	p.re = re
 	return nil
 }
 

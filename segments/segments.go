@@ -41,6 +41,9 @@ const (
 	AmountsMax        = 1000 // sum(), min() and max() are over so many of the newest events
 	PairsMax          = 256  // events kept for a pair of sequence() that is newer than the newest
 	RegexBytesMax     = 256
+	PatternStepsMax   = 600       // of a pattern whose repeats are written out
+	PatternsMax       = 10_000    // of those of all rules of one client
+	AheadMax          = 5_000_000 // steps that the rules of one client look ahead at an event at most
 	TraitsMax         = 64        // traits of one identity
 	ImportTraitsMax   = 256       // of those, besides, that only imports set
 	NestingMax        = 8         // levels of member() below a rule

@@ -75,8 +75,7 @@ func (ev *Evaluator) truth(t *term, m *Memory, at proto.Millis) (bool, proto.Mil
 		v, next := ev.truth(&t.kids[0], m, at)
 		return !v, next
 	case nodeTrait:
-		_, holds := ev.witness(t.leaf, m)
-		return holds, 0
+		return ev.holds(t.leaf, m), 0
 	case nodeMember:
 		return ev.member(t.seg, m, at)
 	case nodeDevices:
@@ -108,6 +107,34 @@ func (ev *Evaluator) truth(t *term, m *Memory, at proto.Millis) (bool, proto.Mil
 		return t.cmp.ordered(int(st.total) - t.n), 0
 	}
 	return t.within(st.times, at)
+}
+
+// held is whether a condition on a trait holds, during one step.
+type held struct {
+	gen uint64
+	is  bool
+}
+
+// heldKept bounds the conditions of which an Evaluator keeps that.
+const heldKept = 1024
+
+// holds reports whether a trait satisfies leaf. Looking ahead asks this again and
+// again: lists and patterns are gone through once.
+func (ev *Evaluator) holds(leaf *pred, m *Memory) bool {
+	if leaf.op != predIn && leaf.op != predMatches {
+		_, is := ev.witness(leaf, m)
+		return is
+	}
+	h, known := ev.held[leaf]
+	if !known || h.gen != ev.gen {
+		if ev.held == nil || len(ev.held) >= heldKept {
+			ev.held = map[*pred]held{}
+		}
+		_, h.is = ev.witness(leaf, m)
+		h.gen = ev.gen
+		ev.held[leaf] = h
+	}
+	return h.is
 }
 
 // witness is the first value of a trait that satisfies leaf.

@@ -41,8 +41,7 @@ func (p *Program) DefineBeside(d Definition) error {
 // CheckBeside says what DefineBeside would, and changes nothing: as Check, and
 // CodeNotFound if there is nothing to be beside.
 func (p *Program) CheckBeside(d Definition) error {
-	_, err := p.check(d, true)
-	return err
+	return p.afford(d, true)
 }
 
 func (p *Program) putBeside(d Definition, refs []*segment) {

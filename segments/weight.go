@@ -1,0 +1,106 @@
+package segments
+
+import "kith/proto"
+
+// weight is what a rule, or all that it reaches by member(), comes to.
+type weight struct {
+	parts int // of the rule, those of its conditions too
+	terms int // of them, those that are asked at an instant
+	turns int // instants at which time alone may make one of these another
+	folds int // amounts that are gone through for them
+}
+
+// turnsOther is how often time makes of what is no sum another value: a count
+// passes its threshold, equals it, and passes it again; the least comes to
+// the threshold, passes it, and at last there is none.
+const turnsOther = 3
+
+func (n *node) weigh() (w weight) {
+	w.terms = 1
+	switch {
+	case n.op == nodeSum && n.window != 0:
+		w.turns = AmountsMax
+	case n.aggregates() && n.window != 0:
+		w.turns = turnsOther
+	}
+	if n.op == nodeSum || n.op == nodeMin || n.op == nodeMax {
+		w.folds = AmountsMax
+	}
+	for _, k := range n.kids {
+		w = w.plus(k.weigh())
+	}
+	return w
+}
+
+func (w weight) plus(x weight) weight {
+	return weight{w.parts + x.parts, w.terms + x.terms, w.turns + x.turns, w.folds + x.folds}
+}
+
+// most is what is more of each.
+func (w weight) most(x weight) weight {
+	return weight{max(w.parts, x.parts), max(w.terms, x.terms), max(w.turns, x.turns), max(w.folds, x.folds)}
+}
+
+// ahead is how many steps it takes at most to look ahead to when time alone
+// changes the rule's value.
+func (w weight) ahead() int { return w.folds + (1+w.turns)*w.terms }
+
+// reach is the weight of all that s reaches by member(), its own rule included.
+func (s *segment) reach() (sum weight) {
+	if len(s.refs) == 0 {
+		return s.def.Rule.weight
+	}
+	seen := map[*segment]bool{}
+	var walk func(s *segment)
+	walk = func(s *segment) {
+		if seen[s] {
+			return
+		}
+		seen[s] = true
+		sum = sum.plus(s.def.Rule.weight)
+		for _, r := range s.refs {
+			walk(r)
+		}
+	}
+	walk(s)
+	return sum
+}
+
+// weigh brings p.ahead up to date.
+func (p *Program) weigh() {
+	for s := range p.unweighed {
+		p.ahead -= s.ahead
+		s.ahead = s.reach().ahead()
+		p.ahead += s.ahead
+	}
+	clear(p.unweighed)
+}
+
+// afford is check with the bounds of what rules cost at an event. They are for
+// what is to be saved: what was saved before there were any is obeyed.
+func (p *Program) afford(d Definition, beside bool) error {
+	refs, err := p.check(d, beside)
+	if err != nil {
+		return err
+	}
+	if more := p.morePatterns(d.Rule); more > 0 && p.patterns+more > PatternsMax {
+		return proto.Errorf(proto.CodeRule, "with segment %q the patterns of this client's rules would have %d steps in all, more than %d: use startsWith, endsWith, contains or in where they do, lower the numbers in braces, or delete a segment", d.ID, p.patterns+more, PatternsMax)
+	}
+	p.weigh()
+	more, err := p.checkReach(d, refs, beside)
+	if err == nil && more > 0 && p.ahead+more > AheadMax {
+		err = proto.Errorf(proto.CodeRule, "with segment %q one event could have the rules of this client look ahead over %d steps, more than %d (a sum with a window takes %d for each part of its rule and of those that refer to it by member()): leave windows of sums out, sum in fewer rules, or delete a segment", d.ID, p.ahead+more, AheadMax, AmountsMax)
+	}
+	return err
+}
+
+// morePatterns is how many steps of patterns the rule adds.
+func (p *Program) morePatterns(r *Rule) int {
+	sum := r.traitPatterns
+	for _, q := range r.preds {
+		if p.preds[q.id] == nil {
+			sum += q.patterns
+		}
+	}
+	return sum
+}
