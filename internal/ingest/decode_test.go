@@ -175,6 +175,9 @@ func TestNDJSON(t *testing.T) {
 	if refusal != nil || string(got) != want {
 		t.Errorf("got %s, %v\nwant %s", got, refusal, want)
 	}
+	if got, refusal := d.JSON([]byte(`{"event":"a","props":{"x":"\"{[\\","y":"[{"}}`)); refusal != nil {
+		t.Errorf("brackets in texts: got %s, %v", got, refusal)
+	}
 	// A line must not inherit anything from the line before.
 	if got, _ := d.JSON([]byte(`{"event":"view"}`)); string(got) != `{"event":"view","id":"","identities":[]}` {
 		t.Errorf("got %s", got)
@@ -182,6 +185,7 @@ func TestNDJSON(t *testing.T) {
 	for line, code := range map[string]proto.Code{
 		`null`: ingest.ReasonMalformed, `[]`: ingest.ReasonMalformed, `{"event":1}`: ingest.ReasonMalformed, `{} {}`: ingest.ReasonMalformed,
 		`{"event":"a","time":"now"}`: proto.CodeTime, `{"identities":"browser:a"}`: ingest.ReasonMalformed,
+		`{"event":"a","props":{"x":{}}}`: proto.CodeEvent, `{"event":"a","props":{"x":"\"","y":[]}}`: proto.CodeEvent,
 	} {
 		if _, refusal := d.JSON([]byte(line)); refusal == nil || refusal.Code != code {
 			t.Errorf("%q: %v, want %s", line, refusal, code)

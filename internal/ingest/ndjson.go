@@ -37,10 +37,32 @@ func (ndjsonDecoder) decode(line []byte, row *Row) *proto.Error {
 	}
 	row.Event, row.Time, row.ID, row.Identities = e.Event, when, e.ID, e.Identities
 	row.URL, row.Ref, row.UserAgent = e.URL, e.Ref, e.UserAgent
+	if nests(e.Props) {
+		return proto.Errorf(proto.CodeEvent, "a property must be a string, a number, true, false or null")
+	}
 	if !bytes.Equal(e.Props, []byte("null")) {
 		row.Props = append(row.Props, e.Props...)
 	}
 	return nil
+}
+
+// nests reports whether valid JSON has a value within a value within it. The node
+// refuses such properties, and the whole post if they nest too deep.
+func nests(b []byte) bool {
+	depth, text := 0, false
+	for i := 0; i < len(b); i++ {
+		switch c := b[i]; {
+		case c == '"':
+			text = !text
+		case text && c == '\\':
+			i++
+		case !text && (c == '{' || c == '['):
+			if depth++; depth > 1 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // parseTime reads RFC 3339; empty is the time of receipt.
