@@ -244,6 +244,28 @@ func TestCampaignReport(t *testing.T) {
 	check()
 }
 
+// A click that is what a conversion shall be is one for what was before it, never
+// for itself.
+func TestCampaignClicksAsConversions(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	c := acme(t, n)
+	submitAll(t, n, c, []did{
+		{"alone", "click", "c1", "red", ago(2, 1)},
+		{"led", "impression", "c1", "blue", ago(2, 1)}, {"led", "click", "c1", "", ago(2, 2)},
+		{"late", "impression", "c1", "blue", ago(5, 1)}, {"late", "click", "c1", "red", ago(2, 1)},
+	})
+	got := report(t, n, c, proto.CampaignRequest{By: "creative", Window: "1d", Conversion: `event.name == "click"`}, 0)
+	if *got.Conversions != 1 || *got.Converters != 1 || *got.Clicks != 3 {
+		t.Error(numbersOf(t, got))
+	}
+	for _, v := range got.Values {
+		if v.Conversions != nil && (*v.Conversions == 1) != (v.Value == "blue") {
+			t.Errorf("%s has %d conversions", v.Value, *v.Conversions)
+		}
+	}
+}
+
 // Who opts out while a report is made is not in it; nor is a device that was of a
 // user, who stays.
 func TestCampaignReportDuringOptOut(t *testing.T) {

@@ -66,12 +66,20 @@ type touch struct {
 	at    proto.Millis
 	click bool
 	value string // of the property asked for
+	event int    // which of the path's
+}
+
+// conversion is an event that may be one; it may be a touch too.
+type conversion struct {
+	at    proto.Millis
+	event int
 }
 
 // path is what one person did, as far as a report is about it.
 type path struct {
+	events      int
 	touches     []touch
-	conversions []proto.Millis
+	conversions []conversion
 }
 
 // take adds an event, which is of the campaign or not.
@@ -80,15 +88,16 @@ func (p *path) take(s *campaignSpec, t proto.Millis, e *proto.EventBody, ours bo
 	if day > s.last || t < proto.MillisOf(s.first.Start())-s.window {
 		return
 	}
+	p.events++
 	if ours && (e.Name == s.impression || e.Name == s.click) {
-		x := touch{at: t, click: e.Name == s.click}
+		x := touch{at: t, click: e.Name == s.click, event: p.events}
 		if v, ok := e.Prop(s.by); ok && s.by != "" {
 			x.value = clone(v.String())
 		}
 		p.touches = append(p.touches, x)
 	}
 	if day >= s.first && s.conversion.Matches(e) {
-		p.conversions = append(p.conversions, t)
+		p.conversions = append(p.conversions, conversion{t, p.events})
 	}
 }
 
@@ -146,12 +155,21 @@ func (p *path) count(s *campaignSpec, c counts) {
 			c.add(s, metricImpressions, day, x.value)
 		}
 	}
-	for _, t := range p.conversions {
-		i, _ := slices.BinarySearchFunc(p.touches, t+1, func(x touch, t proto.Millis) int { return cmp.Compare(x.at, t) })
-		if i > 0 && t-p.touches[i-1].at <= s.window {
-			c.add(s, metricConversions, t.Day(), p.touches[i-1].value)
+	for _, v := range p.conversions {
+		if i := p.before(v); i >= 0 && v.at-p.touches[i].at <= s.window {
+			c.add(s, metricConversions, v.at.Day(), p.touches[i].value)
 		}
 	}
 }
 
-func (p *path) reset() { p.touches, p.conversions = p.touches[:0], p.conversions[:0] }
+// before is the last touch up to a conversion that is another event, -1 if there
+// is none. Touches are in order.
+func (p *path) before(v conversion) int {
+	i, _ := slices.BinarySearchFunc(p.touches, v.at+1, func(x touch, t proto.Millis) int { return cmp.Compare(x.at, t) })
+	if i--; i >= 0 && p.touches[i].event == v.event {
+		i--
+	}
+	return i
+}
+
+func (p *path) reset() { p.events, p.touches, p.conversions = 0, p.touches[:0], p.conversions[:0] }
