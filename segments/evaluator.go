@@ -48,6 +48,7 @@ type Evaluator struct {
 	pending  []*segment // to be evaluated, of rank 0
 	ranked   []*segment // to be evaluated, of higher rank, lowest last
 	refilled []*tracked // whose matches Update has dropped to fill them anew
+	aside    []matches  // of them, what was kept of a truncated history
 	gen      uint64     // of seen and marked
 	seen     []uint64   // by slot of a predicate
 	marked   []uint64   // by slot of a segment

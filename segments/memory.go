@@ -171,17 +171,9 @@ func (m *Memory) observe(q *tracked, e *proto.EventBody, t, now proto.Millis, sc
 	if !counts {
 		return noted{}
 	}
-	i, found := m.findMatch(q.id)
-	need := &q.need
-	if m.kept >= MemoryMax {
-		if !found || q.series == pairs {
-			return noted{dropped: true}
-		}
-		need, n.dropped = m.matches[i].within(need)
-	}
-	if !found {
-		m.insertMatch(i, q.id)
-		m.kept += entryCost
+	i, need, dropped := m.open(q, 1)
+	if n.dropped = dropped; need == nil {
+		return n
 	}
 	s := &m.matches[i]
 	times, days, kept := len(s.times), len(s.days), s.kept()
@@ -202,6 +194,25 @@ func (m *Memory) observe(q *tracked, e *proto.EventBody, t, now proto.Millis, sc
 		m.kept -= entryCost
 	}
 	return n
+}
+
+// open finds or makes a predicate's entry, which may grow by so much: need is what
+// may be kept in it, nil if there is no room for anything. dropped: that is less than
+// the rules ask for.
+func (m *Memory) open(q *tracked, more int) (i int, need *need, dropped bool) {
+	i, found := m.findMatch(q.id)
+	need = &q.need
+	if m.kept+more > MemoryMax {
+		if !found || q.series == pairs {
+			return i, nil, true
+		}
+		need, dropped = m.matches[i].within(need)
+	}
+	if !found {
+		m.insertMatch(i, q.id)
+		m.kept += entryCost
+	}
+	return i, need, dropped
 }
 
 // What matches take, in times of six bytes: an entry for its predicate's number,

@@ -186,8 +186,10 @@ func newWorld() *world {
 // drawDefinition defines a new segment or an old one anew; what the program
 // refuses is not defined.
 func (w *world) drawDefinition(t *rapid.T) {
-	id := proto.SegmentID(fmt.Sprintf("s%d", rapid.IntRange(0, 6).Draw(t, "id")))
-	text := drawRule(t, 2, w.ids)
+	w.drawScope(t, proto.SegmentID(fmt.Sprintf("s%d", rapid.IntRange(0, 6).Draw(t, "id"))), drawRule(t, 2, w.ids))
+}
+
+func (w *world) drawScope(t *rapid.T, id proto.SegmentID, text string) {
 	r, err := segments.Compile(text)
 	if err != nil {
 		t.Fatalf("%s: %v", text, err)
@@ -320,6 +322,10 @@ func inKeys(m *segments.Memory) iter.Seq[proto.SegmentKey] {
 
 // reread passes the memory through its bytes.
 func (w *world) reread(t *rapid.T) {
+	w.memory = w.copyMemory(t)
+}
+
+func (w *world) copyMemory(t *rapid.T) *segments.Memory {
 	b := w.memory.Append(nil, w.now)
 	m := &segments.Memory{}
 	r := proto.NewReader(b)
@@ -330,7 +336,7 @@ func (w *world) reread(t *rapid.T) {
 	if again := m.Append(nil, w.now); !slices.Equal(b, again) {
 		t.Fatalf("memory reads back as another: %x, %x", b, again)
 	}
-	w.memory = m
+	return m
 }
 
 func (w *world) step(t *rapid.T, rules bool) {

@@ -18,24 +18,31 @@ func (ev *Evaluator) Update(p *Program, m *Memory, history iter.Seq2[proto.Milli
 		ev.Advance(p, m, now, d)
 		return
 	}
-	ev.update(p, m, m.version, history, now, d)
+	ev.update(p, m, m.version, false, history, now, d)
+}
+
+// UpdateTruncated is Update of an identity of whose history the oldest events are
+// gone. What m keeps of them stays, so that a newer rule changes no other segment.
+func (ev *Evaluator) UpdateTruncated(p *Program, m *Memory, history iter.Seq2[proto.Millis, *proto.EventBody], now proto.Millis, d *Delta) {
+	ev.update(p, m, m.version, true, history, now, d)
 }
 
 // Refill makes m what it would be if history, the events that are still kept in
 // the order they arrived, were all that ever happened. Traits stay, and who is in
 // a segment still has been since the same time.
 func (ev *Evaluator) Refill(p *Program, m *Memory, history iter.Seq2[proto.Millis, *proto.EventBody], now proto.Millis, d *Delta) {
-	ev.update(p, m, 0, history, now, d)
+	ev.update(p, m, 0, false, history, now, d)
 }
 
 // update brings to p what a memory of version since lacks.
-func (ev *Evaluator) update(p *Program, m *Memory, since proto.SegmentKey, history iter.Seq2[proto.Millis, *proto.EventBody], now proto.Millis, d *Delta) {
+func (ev *Evaluator) update(p *Program, m *Memory, since proto.SegmentKey, truncated bool, history iter.Seq2[proto.Millis, *proto.EventBody], now proto.Millis, d *Delta) {
 	m.version, d.Shared = p.version, true
 	ev.begin(p)
-	ev.forget(p, m, since, d)
+	ev.forget(p, m, since, truncated, d)
 	if fill := p.newerThan(since); len(fill) > 0 && history != nil {
 		ev.fill(p, m, fill, since, history, now, d)
 	}
+	ev.restore(p, m, now, d)
 	ev.begin(p)
 	ev.markFacts(p, m, since, now)
 	ev.markRules(p, m, since)
@@ -55,8 +62,9 @@ func (p *Program) newerThan(version proto.SegmentKey) []*tracked {
 }
 
 // forget drops memberships of definitions that are gone, matches that nobody
-// asks for and those that have to be filled anew.
-func (ev *Evaluator) forget(p *Program, m *Memory, since proto.SegmentKey, d *Delta) {
+// asks for and those that have to be filled anew, which it lays aside where history
+// is truncated.
+func (ev *Evaluator) forget(p *Program, m *Memory, since proto.SegmentKey, truncated bool, d *Delta) {
 	for i := len(m.members) - 1; i >= 0; i-- {
 		if ms := m.members[i]; p.byKey[ms.Key] == nil {
 			if ms.In {
@@ -67,7 +75,7 @@ func (ev *Evaluator) forget(p *Program, m *Memory, since proto.SegmentKey, d *De
 		}
 	}
 	m.findNext()
-	ev.refilled = ev.refilled[:0]
+	ev.refilled, ev.aside = ev.refilled[:0], nil
 	for i := len(m.matches) - 1; i >= 0; i-- {
 		q := p.preds[m.matches[i].id]
 		switch {
@@ -75,6 +83,9 @@ func (ev *Evaluator) forget(p *Program, m *Memory, since proto.SegmentKey, d *De
 			m.removeMatch(i)
 		case q.since > since:
 			ev.refilled = append(ev.refilled, q)
+			if truncated {
+				ev.aside = append(ev.aside, m.matches[i].clone())
+			}
 			m.removeMatch(i)
 		default:
 			if m.matches[i].trim(&q.need); m.matches[i].empty() {

@@ -1,7 +1,12 @@
 package segments_test
 
 import (
+	"fmt"
+	"slices"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 
 	"kith/proto"
 	"kith/segments"
@@ -65,17 +70,89 @@ func TestNewRuleOverSomebodyWhoLeft(t *testing.T) {
 	}
 }
 
-// TestHistoryThatWasCut: events beyond the history's bound are gone, and a
-// predicate that is filled anew is judged by what is left.
-func TestHistoryThatWasCut(t *testing.T) {
-	v := visits(t, `count(true) >= 1`)
-	v.event("x")
-	v.history = nil
-	v.define("s2", `count(true) >= 5`)
-	v.update()
-	if v.membership("s1").In {
-		t.Fatalf("judged by events that are no longer known: %v", v.memory.Memberships())
+// updateTruncated is update where the oldest events are gone.
+func (w *world) updateTruncated() {
+	w.ev.SetDevices(w.devices)
+	w.ev.UpdateTruncated(w.program, w.memory, seq(w.history), w.now, &w.delta)
+}
+
+// Events beyond a history's bound are gone: a newer rule counts them as far as
+// others did, and takes nobody out of those.
+func TestHistoryThatWasTruncated(t *testing.T) {
+	for _, x := range []struct{ old, newer string }{
+		{`count(event.name == "x") >= 2`, `count(event.name == "x") >= 5`},
+		{`count(event.name == "x", "3d") == 2`, `count(event.name == "x", "9d") >= 5`},
+		{`days(event.name == "x") >= 1`, `days(event.name == "x") >= 5`},
+		{`first(event.name == "x") < now - "1h"`, `last(event.name == "x") > now - "9d"`},
+		{`last(event.name == "x") > now - "9d"`, `first(event.name == "x") < now - "1h"`},
+	} {
+		v := visits(t, x.old)
+		v.event("x")
+		v.event("x")
+		v.now += 2 * hour
+		v.history = nil
+		v.event("y")
+		v.define("s2", x.newer)
+		v.updateTruncated()
+		if !v.membership("s1").In {
+			t.Errorf("%s no longer holds once there is %s: %v", x.old, x.newer, v.memory.Memberships())
+		}
+		if v.program.NeedsHistory(v.memory) {
+			t.Errorf("%s: needs history again", x.newer)
+		}
 	}
+}
+
+// drawAggregate is one of few predicates, so that rules often share what is kept.
+func drawAggregate(t *rapid.T) string {
+	where := rapid.SampledFrom([]string{"true", `event.name == "a"`}).Draw(t, "where")
+	op := rapid.SampledFrom([]string{"==", "<", ">="}).Draw(t, "op")
+	n, w := rapid.IntRange(0, 6).Draw(t, "n"), windows.Draw(t, "window")
+	return rapid.SampledFrom([]string{
+		fmt.Sprintf("count(%s) %s %d", where, op, n), fmt.Sprintf("count(%s, %q) %s %d", where, w, op, n),
+		fmt.Sprintf("days(%s) %s %d", where, op, n), fmt.Sprintf("days(%s, %q) %s %d", where, w, op, n),
+		fmt.Sprintf("first(%s) < now - %q", where, w), fmt.Sprintf("last(%s) < now - %q", where, w),
+		fmt.Sprintf("sum(event.x, %s, %q) %s %d", where, w, op, n), fmt.Sprintf("max(event.x, %s) %s %d", where, op, n),
+		fmt.Sprintf("distinct(event.name, %q) %s %d", w, op, n), fmt.Sprintf("distinct(event.name) %s %d", op, n),
+		fmt.Sprintf(`sequence(event.name == "a", %s, "7h")`, where), fmt.Sprintf(`sequence(event.name == "a", %s, "7h", %q)`, where, w),
+	}).Draw(t, "aggregate")
+}
+
+// Without the events that are gone, newer rules change no membership of older ones;
+// with all of them there is nothing to join, byte for byte.
+func TestTruncatedChangesNoOtherSegment(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld()
+		w.draw(t)
+		for i := range rapid.IntRange(1, 4).Draw(t, "rules") {
+			w.drawScope(t, proto.SegmentID(fmt.Sprint("s", i)), drawAggregate(t))
+		}
+		w.update()
+		for range rapid.IntRange(1, 25).Draw(t, "steps") {
+			w.step(t, false)
+		}
+		w.update()
+		w.apply()
+		older := w.program.Version()
+		ofOlder := func() []segments.Membership {
+			return slices.DeleteFunc(append([]segments.Membership{}, stateOf(w.memory)...), func(m segments.Membership) bool { return m.Key > older })
+		}
+		before := ofOlder()
+		for i := range rapid.IntRange(1, 3).Draw(t, "newer rules") {
+			w.drawScope(t, proto.SegmentID(fmt.Sprint("newer", i)), drawAggregate(t))
+		}
+		whole, same := w.copyMemory(t), w.copyMemory(t)
+		w.ev.Update(w.program, whole, seq(w.history), w.now, &segments.Delta{})
+		w.ev.UpdateTruncated(w.program, same, seq(w.history), w.now, &segments.Delta{})
+		if diff := cmp.Diff(whole.Append(nil, start), same.Append(nil, start)); diff != "" {
+			t.Fatalf("with all events Update (-) and UpdateTruncated (+) differ:\n%s", diff)
+		}
+		w.history = w.history[rapid.IntRange(0, len(w.history)).Draw(t, "gone"):]
+		w.updateTruncated()
+		if diff := cmp.Diff(before, ofOlder()); diff != "" {
+			t.Fatalf("before (-) and after (+) newer rules:\n%s", diff)
+		}
+	})
 }
 
 func TestNeedOutlivesAnotherRule(t *testing.T) {

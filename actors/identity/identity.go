@@ -384,7 +384,11 @@ func (p *Stepper) update(s *State, f *Facts, in *Input, now proto.Millis, fx *Ef
 		return
 	}
 	p.delta.Reset()
-	p.eval.Update(g, &f.Memory, p.history(f, in), now, &p.delta)
+	update := p.eval.Update
+	if f.History.Truncated {
+		update = p.eval.UpdateTruncated
+	}
+	update(g, &f.Memory, p.history(f, in), now, &p.delta)
 	p.collect(s, f.Client, fx)
 	fx.Changed = true
 	if s.Follows {

@@ -396,6 +396,27 @@ func TestHistoryBound(t *testing.T) {
 	}
 }
 
+// Of a history that lost its oldest events a rule goes on to hold that they made
+// hold, whatever other rules are defined.
+func TestTruncatedHistoryAndNewRules(t *testing.T) {
+	w := newWorld(t)
+	member := w.define(acme, "member", `count(event.name == "signup") >= 1`)
+	w.event(acme, "", w.now, body("signup"))
+	for w.now++; !w.state.Client(acme).History.Truncated; w.now++ {
+		w.event(acme, "", w.now, body("page", "big", strings.Repeat("x", identity.TailBytesMax)))
+	}
+	other := w.define(acme, "other", `count(event.name == "signup") >= 2`)
+	fx := w.step(&identity.Input{Kind: identity.InputFill, Client: acme})
+	if len(fx.Bits) > 0 {
+		t.Errorf("the definition alone changed %v", fx.Bits)
+	}
+	fx = w.event(acme, "", w.now, body("signup"))
+	want(t, "bits of the second", []identity.Bit{{Client: acme, Key: other, Set: true}}, fx.Bits)
+	if ms := w.state.Client(acme).Memory.Memberships(); len(ms) != 2 || ms[0].Key != member || !ms[0].In {
+		t.Errorf("memberships %v", ms)
+	}
+}
+
 func goldenState(t testing.TB) *world {
 	w := newWorld(t)
 	w.define(acme, "hot", `count(event.section == "auto", "30d") >= 2`)
