@@ -43,32 +43,57 @@ func (n *Node) CampaignReport(ctx context.Context, client proto.ClientInfo, r *p
 		return proto.CampaignReport{}, err
 	}
 	defer over()
-	c := newCampaignScan(n, client, &spec)
-	if floor > 0 {
-		if c.rivals, err = n.campaigns.rivals(client.ID, &spec, proto.DayOf(n.config.Now())); err != nil {
-			return proto.CampaignReport{}, err
+	if floor <= 0 {
+		return n.makeCampaign(ctx, client, &spec, nil, 0)
+	}
+	if size := len(spec.conversion.String()); size > campaignConditionMax {
+		return proto.CampaignReport{}, proto.Errorf(proto.CodeRule, "written out the condition of conversions has %d bytes: a client's key may send at most %d", size, campaignConditionMax)
+	}
+	for range campaignTries {
+		if out, ok, err := n.decideCampaign(ctx, client, &spec, floor); ok || err != nil {
+			return out, err
 		}
 	}
+	return proto.CampaignReport{}, proto.Errorf(proto.CodeOverloaded, "too many reports are under way: try again")
+}
+
+// decideCampaign makes a report that may be told beside those that were; without ok
+// another one was told meanwhile, by another node.
+func (n *Node) decideCampaign(ctx context.Context, client proto.ClientInfo, s *campaignSpec, floor int) (out proto.CampaignReport, ok bool, err error) {
+	told, err := n.registry.campaignTold(client.ID, s, proto.DayOf(n.config.Now()))
+	if err != nil {
+		return out, false, err
+	}
+	if out, err = n.makeCampaign(ctx, client, s, told.rivals, floor); err != nil {
+		return proto.CampaignReport{}, false, err
+	}
+	if ok, err = n.tellCampaign(ctx, client.ID, s, &told); ok && err == nil {
+		err = n.mayAnswerAll()
+	}
+	if !ok || err != nil {
+		return proto.CampaignReport{}, false, err
+	}
+	return out, true, nil
+}
+
+// makeCampaign counts, and compares with rivals.
+func (n *Node) makeCampaign(ctx context.Context, client proto.ClientInfo, s *campaignSpec, rivals []*campaignRival, floor int) (proto.CampaignReport, error) {
+	c := newCampaignScan(n, client, s)
 	defer c.close()
-	c.specs = []*campaignSpec{&spec}
-	for _, r := range c.rivals {
+	c.rivals, c.specs = rivals, []*campaignSpec{s}
+	for _, r := range rivals {
 		c.specs = append(c.specs, &r.spec)
 	}
 	c.paths = make([]path, len(c.specs))
 	if err := c.run(ctx); err != nil {
 		return proto.CampaignReport{}, err
 	}
-	if floor > 0 {
-		if err := c.checkRivals(uint64(floor)); err != nil {
-			return proto.CampaignReport{}, err
-		}
+	if err := c.checkRivals(uint64(max(floor, 0))); err != nil {
+		return proto.CampaignReport{}, err
 	}
 	out := c.tell(floor)
 	if err := n.mayAnswerAll(); err != nil {
 		return proto.CampaignReport{}, err
-	}
-	if floor > 0 {
-		n.campaigns.told(client.ID, &spec)
 	}
 	return out, nil
 }

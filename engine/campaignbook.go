@@ -1,40 +1,86 @@
 package engine
 
 import (
-	"maps"
+	"context"
 	"slices"
-	"sync"
+
+	gproto "google.golang.org/protobuf/proto"
 
 	"kith/proto"
+	"kith/proto/pb"
 )
 
 // This file keeps two campaign reports from telling by their difference what
-// neither of them tells.
+// neither of them tells. What was told is in the control stream before it is told:
+// neither a restart nor another node forgets it.
 
 // Bounds of what a client's keys may ask on a day.
 const (
 	campaignReportsMax = 200 // distinct
 	campaignRivalsMax  = 32  // of one campaign, each of which is counted beside the others
+
+	// campaignConditionMax bounds the bytes of a conversion's condition, which is
+	// written down.
+	campaignConditionMax = 2048
+	// campaignTries is how often a report is made anew because another node told one
+	// meanwhile.
+	campaignTries = 4
 )
 
 // campaigns are the reports of a node.
 type campaigns struct {
 	working chan struct{} // held by the one under way
 	scanned func()        // for tests: the histories were gone through
-
-	mu    *sync.Mutex
-	books map[proto.ClientID]*campaignBook
 }
 
-// campaignBook is what a client's keys were told of on a day and the one before.
-// It is of the process.
+func newCampaigns() campaigns { return campaigns{working: make(chan struct{}, 1)} }
+
+// campaignBook is what a client's keys were told of on the last day and the one
+// before.
 type campaignBook struct {
 	day           proto.Day
-	today, before []campaignSpec
+	today, before []*pb.Campaign
 }
 
-func newCampaigns() campaigns {
-	return campaigns{working: make(chan struct{}, 1), mu: &sync.Mutex{}, books: map[proto.ClientID]*campaignBook{}}
+// take writes a report down. Those of a day before the newest are too late and
+// are ignored.
+func (b *campaignBook) take(x *pb.Campaign) {
+	day := proto.Day(x.Day)
+	if day < b.day {
+		return
+	}
+	today, before := b.on(day)
+	b.day, b.today, b.before = day, append(today, x), before
+}
+
+// on are the reports of a day, which is none before the newest, and of the one
+// before.
+func (b *campaignBook) on(day proto.Day) (today, before []*pb.Campaign) {
+	switch day {
+	case b.day:
+		return b.today, b.before
+	case b.day + 1:
+		return nil, b.today
+	}
+	return nil, nil
+}
+
+// campaignBook finds or makes a client's. The registry's lock is held.
+func (r *registry) campaignBook(c proto.ClientID) *campaignBook {
+	b := r.told[c]
+	if b == nil {
+		b = &campaignBook{}
+		r.told[c] = b
+	}
+	return b
+}
+
+// campaignTold is what is known of earlier reports when one is begun.
+type campaignTold struct {
+	day    proto.Day
+	told   int  // on it and the day before
+	known  bool // the same report is among them
+	rivals []*campaignRival
 }
 
 // campaignRival is a report that was told, as it would be now.
@@ -47,57 +93,56 @@ type campaignRival struct {
 	same  bool                    // it goes by the same property
 }
 
-// rivals are the other reports of the campaign that were told on the day or the
-// day before. CodeRateLimited if one more is too many.
-func (c *campaigns) rivals(client proto.ClientID, s *campaignSpec, today proto.Day) (list []*campaignRival, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	maps.DeleteFunc(c.books, func(_ proto.ClientID, b *campaignBook) bool { return b.day+1 < today })
-	b := c.books[client]
-	if b == nil {
-		b = &campaignBook{}
-		c.books[client] = b
+// campaignTold finds the other reports of the campaign that were told on the day or
+// the day before. CodeRateLimited if one more is too many. A clock that is set back
+// begins no new day.
+func (r *registry) campaignTold(client proto.ClientID, s *campaignSpec, now proto.Day) (x campaignTold, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.fault != nil {
+		return x, r.fault
 	}
-	b.turn(today)
-	same, known := 0, false
-	for i, x := range slices.Concat(b.today, b.before) {
-		if x.key() == s.key() {
-			known = known || i < len(b.today)
+	b := r.campaignBook(client)
+	x.day = max(now, b.day)
+	today, before := b.on(x.day)
+	x.told = len(today) + len(before)
+	same := 0
+	for i, old := range slices.Concat(today, before) {
+		switch {
+		case gproto.Equal(old, s.record(client, proto.Day(old.Day))):
+			x.known = x.known || i < len(today)
 			continue
-		}
-		if x.campaign != s.campaign {
+		case old.Campaign != s.campaign:
 			continue
-		}
-		if i < len(b.today) {
+		case i < len(today):
 			same++
 		}
-		list = append(list, &campaignRival{spec: x, users: map[campaignCell]uint64{}, apart: map[campaignCell]uint64{}, only: map[campaignCell]uint64{}, same: x.by == s.by})
+		spec, err := specOfRecord(old)
+		if err != nil {
+			return x, proto.Errorf(proto.CodeFloor, "a report that was told on %s cannot be compared with this one by this build of kith: ask in two days: %w", proto.Day(old.Day), err)
+		}
+		x.rivals = append(x.rivals, &campaignRival{spec: spec, users: map[campaignCell]uint64{}, apart: map[campaignCell]uint64{}, only: map[campaignCell]uint64{}, same: spec.by == s.by})
 	}
-	if !known && (len(b.today) >= campaignReportsMax || same >= campaignRivalsMax) {
-		return nil, proto.Errorf(proto.CodeRateLimited, "%d distinct reports of a campaign, or %d in all, were asked for on %s, the most that a client's keys may: ask for one of them again, or tomorrow (UTC)", campaignRivalsMax, campaignReportsMax, b.day)
+	if !x.known && (len(today) >= campaignReportsMax || same >= campaignRivalsMax) {
+		return x, proto.Errorf(proto.CodeRateLimited, "%d distinct reports of a campaign, or %d in all, were asked for on %s, the most that a client's keys may: ask for one of them again, or tomorrow (UTC)", campaignRivalsMax, campaignReportsMax, x.day)
 	}
-	return list, nil
+	return x, nil
 }
 
-// turn begins a new day; a clock that is set back begins none.
-func (b *campaignBook) turn(today proto.Day) {
-	switch {
-	case today == b.day+1:
-		b.before, b.today, b.day = b.today, nil, today
-	case today > b.day:
-		b.before, b.today, b.day = nil, nil, today
+// tellCampaign writes a report down that is about to be told. Without ok another one
+// was faster, with which it must be compared.
+func (n *Node) tellCampaign(ctx context.Context, client proto.ClientID, s *campaignSpec, x *campaignTold) (ok bool, err error) {
+	if x.known {
+		return true, nil
 	}
-}
-
-// told writes down that a report was told.
-func (c *campaigns) told(client proto.ClientID, s *campaignSpec) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	b := c.books[client]
-	key := s.key()
-	if !slices.ContainsFunc(b.today, func(x campaignSpec) bool { return x.key() == key }) {
-		b.today = append(b.today, *s)
-	}
+	seq, err := n.registry.propose(ctx, func() (*pb.Control, error) {
+		b := n.registry.campaignBook(client)
+		if today, before := b.on(x.day); b.day > x.day || len(today)+len(before) != x.told {
+			return nil, nil
+		}
+		return &pb.Control{Body: &pb.Control_Campaign{Campaign: s.record(client, x.day)}}, nil
+	})
+	return seq > 0, err
 }
 
 // compare notes what a person is in both reports.

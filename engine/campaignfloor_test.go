@@ -6,9 +6,13 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"kith/engine"
+	"kith/engine/log"
+	"kith/engine/store"
 	"kith/proto"
 )
 
@@ -253,4 +257,66 @@ func TestCampaignReportsPerDay(t *testing.T) {
 	if got := refusal(t, n, c, proto.CampaignRequest{Campaign: "c2"}); got != "" {
 		t.Errorf("another campaign: %q", got)
 	}
+}
+
+// What was told is known to all nodes over one log, to one that tells meanwhile too,
+// and after a restart.
+func TestCampaignReportsOfOtherNodes(t *testing.T) {
+	mem := log.NewMemory(1, nil)
+	config := newScript(t).config(func(c *engine.Config) { c.Now, c.DiskReserve = nil, 1 })
+	stores := [2]store.Store{store.NewMemory(), store.NewMemory()}
+	start := func(i int) *engine.Node {
+		n, err := engine.NewOver(config, unclosed{mem}, stores[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	n, m := start(0), start(1)
+	defer func() { closeNode(t, n); closeNode(t, m) }()
+	if _, err := n.CreateKey(t.Context(), "acme", proto.RoleClient, ""); err != nil {
+		t.Fatal(err)
+	}
+	c := acme(t, n)
+	submitAll(t, n, c, append(crowdOf(70, "v", "impression", "", ago(3, 1)), crowdOf(1, "victim", "impression", "", ago(1, 1))...))
+	until(t, m, 20*time.Second, "the other node", func() bool {
+		return *report(t, m, c, proto.CampaignRequest{}, 0).Reach == 71
+	})
+	all := proto.CampaignRequest{}
+	without := proto.CampaignRequest{To: proto.DayOf(ago(2, 0)), From: proto.DayOf(ago(5, 0))}
+	meanwhile := sync.OnceFunc(func() {
+		if got := refusal(t, m, c, all); got != "" {
+			t.Errorf("the other node refuses what nobody was told: %s", got)
+		}
+	})
+	n.WhenScanned(meanwhile)
+	if got := refusal(t, n, c, without); got != proto.CodeFloor {
+		t.Errorf("without the victim, while another node told of all: %q", got)
+	}
+	if got := refusal(t, n, c, all); got != "" {
+		t.Errorf("what another node told: %q", got)
+	}
+	closeNode(t, n)
+	n = start(0)
+	until(t, n, 20*time.Second, "the restart", func() bool {
+		return *report(t, n, c, proto.CampaignRequest{}, 0).Reach == 71
+	})
+	if got := refusal(t, n, c, without); got != proto.CodeFloor {
+		t.Errorf("without the victim, after a restart: %q", got)
+	}
+}
+
+// What is written down has a bound; whoever sees all is not bound by it.
+func TestCampaignConditionsAreBounded(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	c := acme(t, n)
+	long := proto.CampaignRequest{Conversion: `event.name == "` + strings.Repeat("x", 1000) + `"` + strings.Repeat(` || event.name == "`+strings.Repeat("y", 1000)+`"`, 2)}
+	if got := refusal(t, n, c, long); got != proto.CodeRule {
+		t.Errorf("a client's key: %q", got)
+	}
+	report(t, n, c, long, 0)
 }

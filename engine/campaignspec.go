@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"kith/proto"
+	"kith/proto/pb"
 	"kith/segments"
 )
 
@@ -56,9 +57,24 @@ func specOf(r *proto.CampaignRequest) (s campaignSpec, err error) {
 	return s, err
 }
 
-// key tells specs apart.
-func (s *campaignSpec) key() string {
-	return fmt.Sprintf("%q %q %q %q %d %d %d %v %q", s.campaign, s.impression, s.click, s.conversion.String(), s.first, s.last, s.window, s.users, s.by)
+// record is the spec as it is written down when it is told.
+func (s *campaignSpec) record(client proto.ClientID, day proto.Day) *pb.Campaign {
+	b := &pb.Campaign{
+		Client: uint32(client), Day: uint32(day), Campaign: s.campaign, From: uint32(s.first), To: uint32(s.last), By: s.by,
+		Conversion: s.conversion.String(), Window: fmt.Sprint(int64(s.window), "ms"), Impression: s.impression, Click: s.click,
+	}
+	if s.users {
+		b.Unit = "users"
+	}
+	return b
+}
+
+// specOfRecord is the spec that a record is of. Another build may not take it.
+func specOfRecord(b *pb.Campaign) (campaignSpec, error) {
+	return specOf(&proto.CampaignRequest{
+		Campaign: b.Campaign, From: proto.Day(b.From), To: proto.Day(b.To), Unit: b.Unit, By: b.By,
+		Conversion: b.Conversion, Window: b.Window, Impression: b.Impression, Click: b.Click,
+	})
 }
 
 // touch is an impression or a click of the campaign.

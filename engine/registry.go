@@ -40,6 +40,7 @@ type registry struct {
 	rules   *laneRules
 	saved   map[proto.ClientID]map[proto.AudienceID]proto.AudienceSpec
 	reports map[proto.ClientID]*segments.ReportBook
+	told    map[proto.ClientID]*campaignBook
 	books   map[proto.ClientID]*importBook
 	since   map[proto.SegmentKey]proto.SegmentKey // versions whose rule refers to one that was swapped: by which record
 	owners  map[proto.LaneID]string               // of lanes, that were named by hand
@@ -79,7 +80,7 @@ func newRegistry(c log.ControlStream, static map[[32]byte]proto.Principal, now f
 		keys: map[[32]byte]proto.Principal{}, specs: specs{}, next: specs{},
 		rules: newLaneRules(), saved: map[proto.ClientID]map[proto.AudienceID]proto.AudienceSpec{},
 		reports: map[proto.ClientID]*segments.ReportBook{}, ever: map[defined][]version{}, since: map[proto.SegmentKey]proto.SegmentKey{},
-		books: map[proto.ClientID]*importBook{}, owners: map[proto.LaneID]string{},
+		told: map[proto.ClientID]*campaignBook{}, books: map[proto.ClientID]*importBook{}, owners: map[proto.LaneID]string{},
 	}
 	r.stale.Store(true)
 	return r
@@ -186,6 +187,8 @@ func (r *registry) obey(seq uint64, c *pb.Control) error {
 		delete(r.saved[proto.ClientID(b.DropAudience.Client)], proto.AudienceID(b.DropAudience.Id))
 	case *pb.Control_Report:
 		return r.obeyReport(b.Report)
+	case *pb.Control_Campaign:
+		r.campaignBook(proto.ClientID(b.Campaign.Client)).take(b.Campaign)
 	case *pb.Control_Import:
 		return r.obeyImport(seq, proto.Millis(c.TimeMs), b.Import)
 	case *pb.Control_Place:
@@ -277,6 +280,7 @@ func (r *registry) end(id proto.ClientID) {
 	maps.DeleteFunc(r.ever, func(d defined, _ []version) bool { return d.client == id })
 	delete(r.saved, id)
 	delete(r.reports, id)
+	delete(r.told, id)
 	delete(r.books, id)
 	for name, c := range r.clients {
 		if c.ID == id {

@@ -149,7 +149,11 @@ func goldenControls() map[string]*pb.Control {
 		"undefine":     {TimeMs: int64(goldenTime), Body: &pb.Control_Undefine{Undefine: &pb.Undefine{Client: 7, Id: "auto"}}},
 		"erase_client": {TimeMs: int64(goldenTime), Body: &pb.Control_EraseClient{EraseClient: &pb.EraseClient{Client: 7, Space: 300}}},
 		"retain":       {TimeMs: int64(goldenTime), Body: &pb.Control_Retain{Retain: &pb.Retain{Client: 7, SessionsMs: 1000, IdleMs: 2000}}},
-		"activate":     {TimeMs: int64(goldenTime), Body: &pb.Control_Activate{Activate: &pb.Activate{Logic: 2}}},
+		"campaign": {TimeMs: int64(goldenTime), Body: &pb.Control_Campaign{Campaign: &pb.Campaign{
+			Client: 7, Day: 20000, Campaign: "spring", From: 19990, To: 20000, Unit: "users", By: "creative",
+			Conversion: `event.name == "order"`, Window: "604800000ms", Impression: "impression", Click: "click",
+		}}},
+		"activate": {TimeMs: int64(goldenTime), Body: &pb.Control_Activate{Activate: &pb.Activate{Logic: 2}}},
 	}
 }
 

@@ -147,6 +147,7 @@ type Control struct {
 	//	*Control_Swap
 	//	*Control_Import
 	//	*Control_Place
+	//	*Control_Campaign
 	//	*Control_Feed
 	Body          isControl_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
@@ -330,6 +331,15 @@ func (x *Control) GetPlace() *Place {
 	return nil
 }
 
+func (x *Control) GetCampaign() *Campaign {
+	if x != nil {
+		if x, ok := x.Body.(*Control_Campaign); ok {
+			return x.Campaign
+		}
+	}
+	return nil
+}
+
 func (x *Control) GetFeed() *Feed {
 	if x != nil {
 		if x, ok := x.Body.(*Control_Feed); ok {
@@ -399,6 +409,10 @@ type Control_Place struct {
 	Place *Place `protobuf:"bytes,21,opt,name=place,proto3,oneof"`
 }
 
+type Control_Campaign struct {
+	Campaign *Campaign `protobuf:"bytes,22,opt,name=campaign,proto3,oneof"`
+}
+
 type Control_Feed struct {
 	Feed *Feed `protobuf:"bytes,30,opt,name=feed,proto3,oneof"`
 }
@@ -430,6 +444,8 @@ func (*Control_Swap) isControl_Body() {}
 func (*Control_Import) isControl_Body() {}
 
 func (*Control_Place) isControl_Body() {}
+
+func (*Control_Campaign) isControl_Body() {}
 
 func (*Control_Feed) isControl_Body() {}
 
@@ -1253,6 +1269,132 @@ func (x *Report) GetVerdict() uint32 {
 	return 0
 }
 
+// Campaign is a report of a campaign that a client's keys were told on one day:
+// what was asked.
+type Campaign struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        uint32                 `protobuf:"varint,1,opt,name=client,proto3" json:"client,omitempty"`
+	Day           uint32                 `protobuf:"varint,2,opt,name=day,proto3" json:"day,omitempty"` // days since 1970, UTC
+	Campaign      string                 `protobuf:"bytes,3,opt,name=campaign,proto3" json:"campaign,omitempty"`
+	From          uint32                 `protobuf:"varint,4,opt,name=from,proto3" json:"from,omitempty"` // days
+	To            uint32                 `protobuf:"varint,5,opt,name=to,proto3" json:"to,omitempty"`
+	Unit          string                 `protobuf:"bytes,6,opt,name=unit,proto3" json:"unit,omitempty"`
+	By            string                 `protobuf:"bytes,7,opt,name=by,proto3" json:"by,omitempty"`
+	Conversion    string                 `protobuf:"bytes,8,opt,name=conversion,proto3" json:"conversion,omitempty"`
+	Window        string                 `protobuf:"bytes,9,opt,name=window,proto3" json:"window,omitempty"`
+	Impression    string                 `protobuf:"bytes,10,opt,name=impression,proto3" json:"impression,omitempty"`
+	Click         string                 `protobuf:"bytes,11,opt,name=click,proto3" json:"click,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Campaign) Reset() {
+	*x = Campaign{}
+	mi := &file_proto_kith_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Campaign) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Campaign) ProtoMessage() {}
+
+func (x *Campaign) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_kith_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Campaign.ProtoReflect.Descriptor instead.
+func (*Campaign) Descriptor() ([]byte, []int) {
+	return file_proto_kith_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Campaign) GetClient() uint32 {
+	if x != nil {
+		return x.Client
+	}
+	return 0
+}
+
+func (x *Campaign) GetDay() uint32 {
+	if x != nil {
+		return x.Day
+	}
+	return 0
+}
+
+func (x *Campaign) GetCampaign() string {
+	if x != nil {
+		return x.Campaign
+	}
+	return ""
+}
+
+func (x *Campaign) GetFrom() uint32 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *Campaign) GetTo() uint32 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *Campaign) GetUnit() string {
+	if x != nil {
+		return x.Unit
+	}
+	return ""
+}
+
+func (x *Campaign) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Campaign) GetConversion() string {
+	if x != nil {
+		return x.Conversion
+	}
+	return ""
+}
+
+func (x *Campaign) GetWindow() string {
+	if x != nil {
+		return x.Window
+	}
+	return ""
+}
+
+func (x *Campaign) GetImpression() string {
+	if x != nil {
+		return x.Impression
+	}
+	return ""
+}
+
+func (x *Campaign) GetClick() string {
+	if x != nil {
+		return x.Click
+	}
+	return ""
+}
+
 // Import is one change of what becomes of a client's own list of identities. The
 // record that opens one gives it its number: its sequence. Which fields are set
 // depends on the state.
@@ -1277,7 +1419,7 @@ type Import struct {
 
 func (x *Import) Reset() {
 	*x = Import{}
-	mi := &file_proto_kith_proto_msgTypes[15]
+	mi := &file_proto_kith_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1289,7 +1431,7 @@ func (x *Import) String() string {
 func (*Import) ProtoMessage() {}
 
 func (x *Import) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[15]
+	mi := &file_proto_kith_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1302,7 +1444,7 @@ func (x *Import) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Import.ProtoReflect.Descriptor instead.
 func (*Import) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{15}
+	return file_proto_kith_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Import) GetClient() uint32 {
@@ -1406,7 +1548,7 @@ type Activate struct {
 
 func (x *Activate) Reset() {
 	*x = Activate{}
-	mi := &file_proto_kith_proto_msgTypes[16]
+	mi := &file_proto_kith_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1418,7 +1560,7 @@ func (x *Activate) String() string {
 func (*Activate) ProtoMessage() {}
 
 func (x *Activate) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[16]
+	mi := &file_proto_kith_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1431,7 +1573,7 @@ func (x *Activate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activate.ProtoReflect.Descriptor instead.
 func (*Activate) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{16}
+	return file_proto_kith_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Activate) GetLogic() uint32 {
@@ -1456,7 +1598,7 @@ type Value struct {
 
 func (x *Value) Reset() {
 	*x = Value{}
-	mi := &file_proto_kith_proto_msgTypes[17]
+	mi := &file_proto_kith_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1468,7 +1610,7 @@ func (x *Value) String() string {
 func (*Value) ProtoMessage() {}
 
 func (x *Value) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[17]
+	mi := &file_proto_kith_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1481,7 +1623,7 @@ func (x *Value) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Value.ProtoReflect.Descriptor instead.
 func (*Value) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{17}
+	return file_proto_kith_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Value) GetKind() isValue_Kind {
@@ -1559,7 +1701,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_proto_kith_proto_msgTypes[18]
+	mi := &file_proto_kith_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1571,7 +1713,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[18]
+	mi := &file_proto_kith_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1584,7 +1726,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{18}
+	return file_proto_kith_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Event) GetEvent() string {
@@ -1660,7 +1802,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_proto_kith_proto_msgTypes[19]
+	mi := &file_proto_kith_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1672,7 +1814,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[19]
+	mi := &file_proto_kith_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1685,7 +1827,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{19}
+	return file_proto_kith_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *EventsRequest) GetClient() string {
@@ -1713,7 +1855,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_proto_kith_proto_msgTypes[20]
+	mi := &file_proto_kith_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1725,7 +1867,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[20]
+	mi := &file_proto_kith_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1738,7 +1880,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{20}
+	return file_proto_kith_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Refused) GetIndex() uint32 {
@@ -1773,7 +1915,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_proto_kith_proto_msgTypes[21]
+	mi := &file_proto_kith_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1785,7 +1927,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[21]
+	mi := &file_proto_kith_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1798,7 +1940,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{21}
+	return file_proto_kith_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *EventsResponse) GetAccepted() uint32 {
@@ -1833,7 +1975,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_proto_kith_proto_msgTypes[22]
+	mi := &file_proto_kith_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1845,7 +1987,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[22]
+	mi := &file_proto_kith_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1858,7 +2000,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{22}
+	return file_proto_kith_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *LookupRequest) GetIdentities() []string {
@@ -1894,7 +2036,7 @@ type LookupResult struct {
 
 func (x *LookupResult) Reset() {
 	*x = LookupResult{}
-	mi := &file_proto_kith_proto_msgTypes[23]
+	mi := &file_proto_kith_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1906,7 +2048,7 @@ func (x *LookupResult) String() string {
 func (*LookupResult) ProtoMessage() {}
 
 func (x *LookupResult) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[23]
+	mi := &file_proto_kith_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1919,7 +2061,7 @@ func (x *LookupResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResult.ProtoReflect.Descriptor instead.
 func (*LookupResult) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{23}
+	return file_proto_kith_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *LookupResult) GetIdentity() string {
@@ -1959,7 +2101,7 @@ type LookupResponse struct {
 
 func (x *LookupResponse) Reset() {
 	*x = LookupResponse{}
-	mi := &file_proto_kith_proto_msgTypes[24]
+	mi := &file_proto_kith_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1971,7 +2113,7 @@ func (x *LookupResponse) String() string {
 func (*LookupResponse) ProtoMessage() {}
 
 func (x *LookupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[24]
+	mi := &file_proto_kith_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1984,7 +2126,7 @@ func (x *LookupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResponse.ProtoReflect.Descriptor instead.
 func (*LookupResponse) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{24}
+	return file_proto_kith_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LookupResponse) GetResults() []*LookupResult {
@@ -2017,7 +2159,7 @@ type LaneRecord struct {
 
 func (x *LaneRecord) Reset() {
 	*x = LaneRecord{}
-	mi := &file_proto_kith_proto_msgTypes[25]
+	mi := &file_proto_kith_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2029,7 +2171,7 @@ func (x *LaneRecord) String() string {
 func (*LaneRecord) ProtoMessage() {}
 
 func (x *LaneRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[25]
+	mi := &file_proto_kith_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2042,7 +2184,7 @@ func (x *LaneRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaneRecord.ProtoReflect.Descriptor instead.
 func (*LaneRecord) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{25}
+	return file_proto_kith_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *LaneRecord) GetVersion() uint32 {
@@ -2156,7 +2298,7 @@ type Producer struct {
 
 func (x *Producer) Reset() {
 	*x = Producer{}
-	mi := &file_proto_kith_proto_msgTypes[26]
+	mi := &file_proto_kith_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2168,7 +2310,7 @@ func (x *Producer) String() string {
 func (*Producer) ProtoMessage() {}
 
 func (x *Producer) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_kith_proto_msgTypes[26]
+	mi := &file_proto_kith_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2181,7 +2323,7 @@ func (x *Producer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Producer.ProtoReflect.Descriptor instead.
 func (*Producer) Descriptor() ([]byte, []int) {
-	return file_proto_kith_proto_rawDescGZIP(), []int{26}
+	return file_proto_kith_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Producer) GetId() uint64 {
@@ -2225,7 +2367,7 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\atime_ms\x18\x05 \x01(\x03R\x06timeMs\x12\x14\n" +
 	"\x05count\x18\x06 \x01(\rR\x05count\x12\x1a\n" +
 	"\bcommands\x18\a \x01(\fR\bcommands\x12\x10\n" +
-	"\x03crc\x18\b \x01(\aR\x03crc\"\xfd\x05\n" +
+	"\x03crc\x18\b \x01(\aR\x03crc\"\xae\x06\n" +
 	"\aControl\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12)\n" +
@@ -2244,7 +2386,8 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\x06report\x18\r \x01(\v2\x0f.kith.v1.ReportH\x00R\x06report\x12#\n" +
 	"\x04swap\x18\x0e \x01(\v2\r.kith.v1.SwapH\x00R\x04swap\x12)\n" +
 	"\x06import\x18\x14 \x01(\v2\x0f.kith.v1.ImportH\x00R\x06import\x12&\n" +
-	"\x05place\x18\x15 \x01(\v2\x0e.kith.v1.PlaceH\x00R\x05place\x12#\n" +
+	"\x05place\x18\x15 \x01(\v2\x0e.kith.v1.PlaceH\x00R\x05place\x12/\n" +
+	"\bcampaign\x18\x16 \x01(\v2\x11.kith.v1.CampaignH\x00R\bcampaign\x12#\n" +
 	"\x04feed\x18\x1e \x01(\v2\r.kith.v1.FeedH\x00R\x04feedB\x06\n" +
 	"\x04body\"H\n" +
 	"\x06Client\x12\x12\n" +
@@ -2302,7 +2445,24 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\x04unit\x18\x04 \x01(\tR\x04unit\x12\x14\n" +
 	"\x05count\x18\x05 \x01(\x04R\x05count\x12\x12\n" +
 	"\x04told\x18\x06 \x01(\x04R\x04told\x12\x18\n" +
-	"\averdict\x18\a \x01(\rR\averdict\"\xda\x02\n" +
+	"\averdict\x18\a \x01(\rR\averdict\"\x86\x02\n" +
+	"\bCampaign\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\rR\x06client\x12\x10\n" +
+	"\x03day\x18\x02 \x01(\rR\x03day\x12\x1a\n" +
+	"\bcampaign\x18\x03 \x01(\tR\bcampaign\x12\x12\n" +
+	"\x04from\x18\x04 \x01(\rR\x04from\x12\x0e\n" +
+	"\x02to\x18\x05 \x01(\rR\x02to\x12\x12\n" +
+	"\x04unit\x18\x06 \x01(\tR\x04unit\x12\x0e\n" +
+	"\x02by\x18\a \x01(\tR\x02by\x12\x1e\n" +
+	"\n" +
+	"conversion\x18\b \x01(\tR\n" +
+	"conversion\x12\x16\n" +
+	"\x06window\x18\t \x01(\tR\x06window\x12\x1e\n" +
+	"\n" +
+	"impression\x18\n" +
+	" \x01(\tR\n" +
+	"impression\x12\x14\n" +
+	"\x05click\x18\v \x01(\tR\x05click\"\xda\x02\n" +
 	"\x06Import\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\rR\x06client\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x14\n" +
@@ -2407,7 +2567,7 @@ func file_proto_kith_proto_rawDescGZIP() []byte {
 	return file_proto_kith_proto_rawDescData
 }
 
-var file_proto_kith_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_proto_kith_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_proto_kith_proto_goTypes = []any{
 	(*Entry)(nil),          // 0: kith.v1.Entry
 	(*Control)(nil),        // 1: kith.v1.Control
@@ -2424,19 +2584,20 @@ var file_proto_kith_proto_goTypes = []any{
 	(*SaveAudience)(nil),   // 12: kith.v1.SaveAudience
 	(*DropAudience)(nil),   // 13: kith.v1.DropAudience
 	(*Report)(nil),         // 14: kith.v1.Report
-	(*Import)(nil),         // 15: kith.v1.Import
-	(*Activate)(nil),       // 16: kith.v1.Activate
-	(*Value)(nil),          // 17: kith.v1.Value
-	(*Event)(nil),          // 18: kith.v1.Event
-	(*EventsRequest)(nil),  // 19: kith.v1.EventsRequest
-	(*Refused)(nil),        // 20: kith.v1.Refused
-	(*EventsResponse)(nil), // 21: kith.v1.EventsResponse
-	(*LookupRequest)(nil),  // 22: kith.v1.LookupRequest
-	(*LookupResult)(nil),   // 23: kith.v1.LookupResult
-	(*LookupResponse)(nil), // 24: kith.v1.LookupResponse
-	(*LaneRecord)(nil),     // 25: kith.v1.LaneRecord
-	(*Producer)(nil),       // 26: kith.v1.Producer
-	nil,                    // 27: kith.v1.Event.PropsEntry
+	(*Campaign)(nil),       // 15: kith.v1.Campaign
+	(*Import)(nil),         // 16: kith.v1.Import
+	(*Activate)(nil),       // 17: kith.v1.Activate
+	(*Value)(nil),          // 18: kith.v1.Value
+	(*Event)(nil),          // 19: kith.v1.Event
+	(*EventsRequest)(nil),  // 20: kith.v1.EventsRequest
+	(*Refused)(nil),        // 21: kith.v1.Refused
+	(*EventsResponse)(nil), // 22: kith.v1.EventsResponse
+	(*LookupRequest)(nil),  // 23: kith.v1.LookupRequest
+	(*LookupResult)(nil),   // 24: kith.v1.LookupResult
+	(*LookupResponse)(nil), // 25: kith.v1.LookupResponse
+	(*LaneRecord)(nil),     // 26: kith.v1.LaneRecord
+	(*Producer)(nil),       // 27: kith.v1.Producer
+	nil,                    // 28: kith.v1.Event.PropsEntry
 }
 var file_proto_kith_proto_depIdxs = []int32{
 	2,  // 0: kith.v1.Control.client:type_name -> kith.v1.Client
@@ -2444,27 +2605,28 @@ var file_proto_kith_proto_depIdxs = []int32{
 	5,  // 2: kith.v1.Control.define:type_name -> kith.v1.Define
 	7,  // 3: kith.v1.Control.undefine:type_name -> kith.v1.Undefine
 	4,  // 4: kith.v1.Control.revoke_key:type_name -> kith.v1.RevokeKey
-	16, // 5: kith.v1.Control.activate:type_name -> kith.v1.Activate
+	17, // 5: kith.v1.Control.activate:type_name -> kith.v1.Activate
 	9,  // 6: kith.v1.Control.erase_client:type_name -> kith.v1.EraseClient
 	10, // 7: kith.v1.Control.retain:type_name -> kith.v1.Retain
 	12, // 8: kith.v1.Control.save_audience:type_name -> kith.v1.SaveAudience
 	13, // 9: kith.v1.Control.drop_audience:type_name -> kith.v1.DropAudience
 	14, // 10: kith.v1.Control.report:type_name -> kith.v1.Report
 	8,  // 11: kith.v1.Control.swap:type_name -> kith.v1.Swap
-	15, // 12: kith.v1.Control.import:type_name -> kith.v1.Import
+	16, // 12: kith.v1.Control.import:type_name -> kith.v1.Import
 	11, // 13: kith.v1.Control.place:type_name -> kith.v1.Place
-	6,  // 14: kith.v1.Control.feed:type_name -> kith.v1.Feed
-	27, // 15: kith.v1.Event.props:type_name -> kith.v1.Event.PropsEntry
-	18, // 16: kith.v1.EventsRequest.events:type_name -> kith.v1.Event
-	20, // 17: kith.v1.EventsResponse.refused:type_name -> kith.v1.Refused
-	23, // 18: kith.v1.LookupResponse.results:type_name -> kith.v1.LookupResult
-	26, // 19: kith.v1.LaneRecord.producers:type_name -> kith.v1.Producer
-	17, // 20: kith.v1.Event.PropsEntry.value:type_name -> kith.v1.Value
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	15, // 14: kith.v1.Control.campaign:type_name -> kith.v1.Campaign
+	6,  // 15: kith.v1.Control.feed:type_name -> kith.v1.Feed
+	28, // 16: kith.v1.Event.props:type_name -> kith.v1.Event.PropsEntry
+	19, // 17: kith.v1.EventsRequest.events:type_name -> kith.v1.Event
+	21, // 18: kith.v1.EventsResponse.refused:type_name -> kith.v1.Refused
+	24, // 19: kith.v1.LookupResponse.results:type_name -> kith.v1.LookupResult
+	27, // 20: kith.v1.LaneRecord.producers:type_name -> kith.v1.Producer
+	18, // 21: kith.v1.Event.PropsEntry.value:type_name -> kith.v1.Value
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_proto_kith_proto_init() }
@@ -2487,9 +2649,10 @@ func file_proto_kith_proto_init() {
 		(*Control_Swap)(nil),
 		(*Control_Import)(nil),
 		(*Control_Place)(nil),
+		(*Control_Campaign)(nil),
 		(*Control_Feed)(nil),
 	}
-	file_proto_kith_proto_msgTypes[17].OneofWrappers = []any{
+	file_proto_kith_proto_msgTypes[18].OneofWrappers = []any{
 		(*Value_Text)(nil),
 		(*Value_Number)(nil),
 		(*Value_Flag)(nil),
@@ -2500,7 +2663,7 @@ func file_proto_kith_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_kith_proto_rawDesc), len(file_proto_kith_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   28,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
