@@ -175,6 +175,7 @@ type clientExport struct {
 	client proto.ClientInfo
 	out    *json.Encoder
 	end    exportedEnd
+	at     uint64 // the control record that the lane at hand had obeyed before its snapshot
 }
 
 // account writes the client itself and what is of it beside identities.
@@ -287,6 +288,7 @@ func (x *clientExport) lane(ctx context.Context, l *lane) error {
 
 // some writes identities from an ordinal on, and says where to go on.
 func (x *clientExport) some(ctx context.Context, l *lane, first proto.Ordinal) (next proto.Ordinal, more bool, err error) {
+	x.at = l.progress.obeyed.Load()
 	snap := l.acquire()
 	defer snap.release()
 	left := exportStep
@@ -316,7 +318,7 @@ func (x *clientExport) identity(ctx context.Context, snap *laneSnapshot, node pr
 	n := x.node
 	line := exportedIdentity{Kind: "identity", Identity: id, Segments: []proto.SegmentID{}}
 	var seen proto.Seen
-	seen, line.Segments = n.registry.current().segments(s.View(), x.client.ID, n.now(), line.Segments)
+	seen, line.Segments = n.registry.current().segments(s.View(), x.client.ID, x.at, n.now(), line.Segments)
 	links := linksOf(&s, node, x.client.ID)
 	if !seen.Known && len(links) == 0 {
 		return nil

@@ -33,6 +33,7 @@ type progress struct {
 	changed  chan struct{} // closed and replaced at every change
 	faulted  chan struct{} // closed once there is a fault
 	reached  atomic.Uint64 // applied, without the lock: intake reads it for each event
+	obeyed   atomic.Uint64 // control, without the lock: look-ups read it
 }
 
 func (p *progress) set(fn func(p *progress)) {
@@ -40,6 +41,7 @@ func (p *progress) set(fn func(p *progress)) {
 	defer p.mu.Unlock()
 	fn(p)
 	p.reached.Store(uint64(p.applied))
+	p.obeyed.Store(p.control)
 	close(p.changed)
 	p.changed = make(chan struct{})
 }

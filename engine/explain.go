@@ -24,24 +24,48 @@ func (n *Node) Explain(ctx context.Context, client proto.ClientInfo, id proto.Id
 		return proto.Explanation{}, proto.Errorf(proto.CodeInvalid, "at lies in the future: memberships are explained for now and the past")
 	}
 	past := !at.IsZero() && when < now.Add(-2*time.Second)
-	spec, ok := n.registry.spec(client.ID, segment)
+	node := proto.Node{Hash: n.hasher.Hash(id), Space: client.Space}
+	specs := n.registry.specsAt(client.ID, segment, n.obeyedBy(node))
 	versions := n.registry.versionsOf(client.ID, segment) // after it: what is defined has one
-	if !ok && (!past || len(versions) == 0) {
+	if len(specs) == 0 && (!past || len(versions) == 0) {
 		return proto.Explanation{}, proto.Errorf(proto.CodeNotFound, "segment %q is not defined: see the list of segments", segment)
 	}
 	x := proto.Explanation{Identity: id, Segment: segment, At: when.Time(), Facts: []proto.ExplanationFact{}}
-	e := explained{ctx: ctx, node: n, client: client, spec: spec}
-	if past && !e.then(&x, versions, when) {
+	e := explained{ctx: ctx, node: n, client: client}
+	if !past {
+		return x, e.now(&x, node, specs, now)
+	}
+	if !e.then(&x, versions, when) {
 		return x, nil
 	}
 	x.When, x.Version = e.spec.When, e.spec.Version
-	if err := e.read(proto.Node{Hash: n.hasher.Hash(id), Space: client.Space}); err != nil || e.state.Dark() {
+	if err := e.read(node); err != nil || e.state.Dark() {
 		return x, err
 	}
-	if past {
-		return x, e.past(&x, when)
+	return x, e.past(&x, when)
+}
+
+// now explains by the newest version by which the node is in, and if it is so by
+// none, by the newest of all.
+func (e *explained) now(x *proto.Explanation, node proto.Node, specs []proto.SegmentSpec, now proto.Millis) error {
+	for _, e.spec = range append(specs, specs[0]) {
+		if err := e.read(node); err != nil {
+			return err
+		}
+		if e.in(&e.spec, now) {
+			break
+		}
 	}
-	return x, e.present(&x, now)
+	if x.When, x.Version = e.spec.When, e.spec.Version; e.state.Dark() {
+		return nil
+	}
+	return e.present(x, now)
+}
+
+// in reports whether the node is in by a version at now.
+func (e *explained) in(s *proto.SegmentSpec, now proto.Millis) bool {
+	m := e.state.Effective(e.client.ID, s.Version, s.Scope == "user" && e.state.Follows)
+	return m != nil && identity.In(*m, now)
 }
 
 // explained is a node, or the nodes of its user, with which a membership is
@@ -291,6 +315,9 @@ func (e *explained) present(x *proto.Explanation, now proto.Millis) error {
 	return e.node.registry.withRules(e.client.ID, func(g *segments.Program) (err error) {
 		if g == nil {
 			return nil
+		}
+		if d, ok := g.Get(e.spec.ID); !ok || d.Key != e.spec.Version {
+			return nil // its facts are of another version
 		}
 		if e.shares {
 			x.Facts, err = e.overUser(g, now)

@@ -244,6 +244,10 @@ func UnpackRetention(b []byte) (proto.Retention, error) { return decodeRetention
 // Controls is how many control records there are.
 func (n *Node) Controls() uint64 { return n.registry.last() }
 
+// AwaitControl returns once the node has read the control stream up to seq,
+// whatever its lanes obey.
+func (n *Node) AwaitControl(ctx context.Context, seq uint64) error { return n.registry.wait(ctx, seq) }
+
 // BlocksOf are a client's sealed blocks of history.
 func BlocksOf(st store.Store, client proto.ClientID) (list []string) {
 	snap := st.Snapshot()

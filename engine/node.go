@@ -312,6 +312,7 @@ func (n *Node) start(ctx context.Context) error {
 		}
 		n.lanes = append(n.lanes, l)
 	}
+	n.registry.watch(n.obeyedByAll)
 	if n.config.Peers != nil {
 		n.noteIncarnations()
 	}

@@ -2,11 +2,11 @@ package engine
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/RoaringBitmap/roaring/v2"
 
-	"kith/actors/identity"
 	"kith/engine/store"
 	"kith/proto"
 	"kith/segments"
@@ -34,27 +34,22 @@ func (n *Node) Preview(ctx context.Context, client proto.ClientInfo, s proto.Seg
 		return proto.SegmentPreview{}, err
 	}
 	s.Scope = scope.String()
-	old, defined, err := n.registry.checkSpec(client.ID, segments.Definition{ID: s.ID, Scope: scope, Rule: rule}, s.Backfill)
-	if err != nil {
+	if err := n.registry.checkSpec(client.ID, segments.Definition{ID: s.ID, Scope: scope, Rule: rule}, s.Backfill); err != nil {
 		return proto.SegmentPreview{}, err
 	}
 	p := preview{node: n, client: client, spec: s, rule: rule, now: n.now()}
-	if defined {
-		p.old = &old
-	}
 	return p.judge(ctx)
 }
 
-// checkSpec says what Define would, and gives what d would replace.
-func (r *registry) checkSpec(c proto.ClientID, d segments.Definition, backfill bool) (old proto.SegmentSpec, defined bool, err error) {
+// checkSpec says what Define would.
+func (r *registry) checkSpec(c proto.ClientID, d segments.Definition, backfill bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	d.Key = proto.SegmentKey(r.seq + 1)
-	old, defined = r.specs[c][d.ID]
 	if err := r.checkImported(c, d.ID, d.Rule); err != nil {
-		return old, defined, err
+		return err
 	}
-	return old, defined, r.check(c, d, backfill)
+	return r.check(c, d, backfill)
 }
 
 // preview is one under way.
@@ -63,7 +58,6 @@ type preview struct {
 	client proto.ClientInfo
 	spec   proto.SegmentSpec
 	rule   *segments.Rule
-	old    *proto.SegmentSpec // nil: there is none
 	now    proto.Millis
 
 	judged, before, after, entering, leaving uint64
@@ -140,6 +134,7 @@ func (p *preview) ordinal(ctx context.Context, snap store.Snapshot, l *lane, o p
 // one judges an identity before and after.
 func (p *preview) one(ctx context.Context, node proto.Node) error {
 	e := explained{ctx: ctx, node: p.node, client: p.client, spec: p.spec}
+	old := p.node.registry.specsAt(p.client.ID, p.spec.ID, p.node.obeyedBy(node))
 	if err := e.read(node); err != nil || e.state.Dark() {
 		return err
 	}
@@ -147,11 +142,7 @@ func (p *preview) one(ctx context.Context, node proto.Node) error {
 	if err != nil {
 		return err
 	}
-	before := false
-	if p.old != nil {
-		m := e.state.Effective(p.client.ID, p.old.Version, p.old.Scope == "user" && e.state.Follows)
-		before = m != nil && identity.In(*m, p.now)
-	}
+	before := slices.ContainsFunc(old, func(s proto.SegmentSpec) bool { return e.in(&s, p.now) })
 	p.judged++
 	p.before, p.after = p.before+flag64(before), p.after+flag64(after)
 	p.entering, p.leaving = p.entering+flag64(after && !before), p.leaving+flag64(before && !after)

@@ -2,11 +2,13 @@ package engine
 
 import (
 	"context"
+	"slices"
 
 	"kith/actors/identity"
 	"kith/engine/store"
 	"kith/graph"
 	"kith/proto"
+	"kith/segments"
 )
 
 // Lookup appends the ids of the client's segments that id is in at now to dst.
@@ -14,6 +16,7 @@ import (
 func (n *Node) Lookup(client proto.ClientInfo, id proto.Identity, now proto.Millis, dst []proto.SegmentID) (proto.Seen, []proto.SegmentID, error) {
 	n.pace.ask()
 	node := proto.Node{Hash: n.hasher.Hash(id), Space: client.Space}
+	at := n.obeyedBy(node) // before the view: what it may lack by then, it has of the newer version
 	view, err := n.view(node)
 	if err != nil {
 		return proto.Seen{}, dst, err
@@ -21,7 +24,7 @@ func (n *Node) Lookup(client proto.ClientInfo, id proto.Identity, now proto.Mill
 	if view != nil && view.OptedOut {
 		return proto.Seen{OptedOut: true}, dst, n.mayAnswer(n.laneFor(node.Hash))
 	}
-	seen, dst := n.registry.current().segments(view, client.ID, now, dst)
+	seen, dst := n.registry.current().segments(view, client.ID, at, now, dst)
 	return seen, dst, n.mayAnswer(n.laneFor(node.Hash))
 }
 
@@ -43,25 +46,35 @@ func (n *Node) Seen(client proto.ClientInfo, id proto.Identity) (seen proto.Seen
 	return seen, n.mayAnswer(n.laneFor(node.Hash))
 }
 
-// segments appends the ids of the client's segments in which a view is at now.
-func (r *registryView) segments(view *identity.View, client proto.ClientID, now proto.Millis, dst []proto.SegmentID) (proto.Seen, []proto.SegmentID) {
+// obeyedBy is the newest control record that the node's lane is seen to have obeyed.
+func (n *Node) obeyedBy(node proto.Node) uint64 { return n.laneFor(node.Hash).progress.obeyed.Load() }
+
+// segments appends the ids of the client's segments in which a view is at now,
+// in a lane that has obeyed the control record at.
+func (r *registryView) segments(view *identity.View, client proto.ClientID, at uint64, now proto.Millis, dst []proto.SegmentID) (proto.Seen, []proto.SegmentID) {
 	own, user := view.Client(client), view.OfUser(client)
 	if own == nil && user == nil {
 		return proto.Seen{}, dst
 	}
-	if own != nil {
-		for _, m := range own.Members {
-			if identity.In(m, now) && r.inForce(m.Key) && !(view.Follows && r.users[m.Key]) {
-				dst = append(dst, r.names[m.Key])
+	from := len(dst)
+	take := func(list []segments.Membership, ofUser bool) {
+		for _, m := range list {
+			if !identity.In(m, now) {
+				continue
 			}
+			id, shared := r.name(m.Key, at)
+			// Only where a Swap is not obeyed yet does a name have several versions.
+			if id == "" || shared && !ofUser && view.Follows || at < r.swapped && slices.Contains(dst[from:], id) {
+				continue
+			}
+			dst = append(dst, id)
 		}
 	}
+	if own != nil {
+		take(own.Members, false)
+	}
 	if user != nil {
-		for _, m := range user.Members {
-			if identity.In(m, now) && r.inForce(m.Key) {
-				dst = append(dst, r.names[m.Key])
-			}
-		}
+		take(user.Members, true)
 	}
 	return proto.Seen{Known: true}, dst
 }

@@ -45,6 +45,8 @@ type registry struct {
 	since   map[proto.SegmentKey]proto.SegmentKey // versions whose rule refers to one that was swapped: by which record
 	owners  map[proto.LaneID]string               // of lanes, that were named by hand
 	ever    map[defined][]version                 // all that a segment's name has stood for, oldest first
+	handed  map[defined][]handed                  // versions whose place another took by a Swap, oldest first
+	obeyed  func() uint64                         // the control record that every lane has obeyed; nil before there are lanes
 
 	stale atomic.Bool // view must be made anew; set under mu
 	view  atomic.Pointer[registryView]
@@ -66,6 +68,8 @@ type registryView struct {
 	keys    map[[32]byte]proto.Principal
 	names   []proto.SegmentID // by segment key; empty: does not answer
 	users   []bool            // by segment key: of scope user
+	handed  map[proto.SegmentKey]handed
+	swapped uint64 // the newest Swap of handed
 }
 
 // inForce reports whether the version with the key is one that answers.
@@ -79,8 +83,9 @@ func newRegistry(c log.ControlStream, static map[[32]byte]proto.Principal, now f
 		clients: map[proto.ClientName]proto.ClientInfo{}, gone: map[proto.ClientName]proto.ClientID{}, spaces: map[string]proto.SpaceID{},
 		keys: map[[32]byte]proto.Principal{}, specs: specs{}, next: specs{},
 		rules: newLaneRules(), saved: map[proto.ClientID]map[proto.AudienceID]proto.AudienceSpec{},
-		reports: map[proto.ClientID]*segments.ReportBook{}, ever: map[defined][]version{}, since: map[proto.SegmentKey]proto.SegmentKey{},
-		told: map[proto.ClientID]*campaignBook{}, books: map[proto.ClientID]*importBook{}, owners: map[proto.LaneID]string{},
+		reports: map[proto.ClientID]*segments.ReportBook{}, told: map[proto.ClientID]*campaignBook{},
+		ever: map[defined][]version{}, handed: map[defined][]handed{}, since: map[proto.SegmentKey]proto.SegmentKey{},
+		books: map[proto.ClientID]*importBook{}, owners: map[proto.LaneID]string{},
 	}
 	r.stale.Store(true)
 	return r
@@ -172,6 +177,7 @@ func (r *registry) obey(seq uint64, c *pb.Control) error {
 		delete(r.specs[client], id)
 		delete(r.next[client], id)
 		r.finish(defined{client, id}, proto.Millis(c.TimeMs))
+		delete(r.handed, defined{client, id})
 		r.imports(client).dropList(seq, id)
 	case *pb.Control_EraseClient:
 		if _, err := r.apply(seq, c); err != nil {
@@ -239,6 +245,7 @@ func (r *registry) obeyDefine(seq uint64, c *pb.Control, d *pb.Define) error {
 	if ok && old.Version == s.Version {
 		return nil
 	}
+	delete(r.handed, defined{client, s.ID})
 	return r.begin(client, &s, proto.Millis(c.TimeMs))
 }
 
@@ -260,7 +267,9 @@ func (r *registry) sayIdle(client proto.ClientID, key proto.SegmentKey) {
 }
 
 // obeySwap has the version that waits answer. From here on this node answers by
-// it, whatever its lanes obey: both versions have their members in all of them.
+// it: both versions have their members in all lanes. In one that is behind they
+// may not have them yet; its identities are in by the old version, too, until it
+// obeys the Swap.
 func (r *registry) obeySwap(seq uint64, c *pb.Control, b *pb.Swap) error {
 	ch, err := r.apply(seq, c)
 	if err != nil || ch.swapped == 0 {
@@ -268,6 +277,7 @@ func (r *registry) obeySwap(seq uint64, c *pb.Control, b *pb.Swap) error {
 	}
 	client, id := proto.ClientID(b.Client), proto.SegmentID(b.Id)
 	s := r.next[client][id]
+	r.handed[defined{client, id}] = append(r.handed[defined{client, id}], handed{r.specs[client][id], seq})
 	r.specs.set(client, s)
 	delete(r.next[client], id)
 	return r.begin(client, &s, proto.Millis(c.TimeMs))
@@ -278,6 +288,7 @@ func (r *registry) end(id proto.ClientID) {
 	delete(r.specs, id)
 	delete(r.next, id)
 	maps.DeleteFunc(r.ever, func(d defined, _ []version) bool { return d.client == id })
+	maps.DeleteFunc(r.handed, func(d defined, _ []handed) bool { return d.client == id })
 	delete(r.saved, id)
 	delete(r.reports, id)
 	delete(r.told, id)
@@ -326,6 +337,7 @@ func (r *registry) current() *registryView {
 			v.names[key] = d.id
 		}
 	}
+	v.handed, v.swapped = r.behind()
 	r.view.Store(v)
 	r.stale.Store(false)
 	return v

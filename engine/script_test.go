@@ -191,8 +191,16 @@ func (s *script) traits(client proto.ClientInfo, visitor string, set ...proto.Pr
 // control writes control records, and relays them in one entry.
 func (s *script) control(list ...*pb.Control) (first uint64) {
 	s.t.Helper()
+	first, bodies := s.say(list...)
+	s.lane(proto.CommandControl, bodies...)
+	return first
+}
+
+// say writes control records, of which the lane does not hear, and gives what
+// would relay them.
+func (s *script) say(list ...*pb.Control) (first uint64, bodies [][]byte) {
+	s.t.Helper()
 	first = s.controls + 1
-	var bodies [][]byte
 	for _, c := range list {
 		c.TimeMs = int64(s.now)
 		raw, err := proto.EncodeControl(c)
@@ -205,8 +213,7 @@ func (s *script) control(list ...*pb.Control) (first uint64) {
 		x := proto.Relayed{Seq: s.controls, Record: raw}
 		bodies = append(bodies, x.Append(nil))
 	}
-	s.lane(proto.CommandControl, bodies...)
-	return first
+	return first, bodies
 }
 
 func (s *script) client(name, space string) proto.ClientInfo {
@@ -238,7 +245,11 @@ func (s *script) define(c proto.ClientInfo, id, when string) proto.SegmentKey {
 
 // swap has a version that waits answer.
 func (s *script) swap(c proto.ClientInfo, id string, key proto.SegmentKey) proto.SegmentKey {
-	return proto.SegmentKey(s.control(&pb.Control{Body: &pb.Control_Swap{Swap: &pb.Swap{Client: uint32(c.ID), Id: id, Version: uint32(key)}}}))
+	return proto.SegmentKey(s.control(swapRecord(c, id, key)))
+}
+
+func swapRecord(c proto.ClientInfo, id string, key proto.SegmentKey) *pb.Control {
+	return &pb.Control{Body: &pb.Control_Swap{Swap: &pb.Swap{Client: uint32(c.ID), Id: id, Version: uint32(key)}}}
 }
 
 func (s *script) fill(c proto.ClientInfo, key proto.SegmentKey, first, last proto.Ordinal, done bool) {

@@ -2,6 +2,8 @@ package engine
 
 import (
 	"context"
+	"math"
+	"slices"
 
 	"github.com/RoaringBitmap/roaring/v2"
 
@@ -112,6 +114,85 @@ func (r *registry) swapOf(w waiting, filled func(key, since proto.SegmentKey) bo
 		return nil
 	}
 	return &pb.Control{Body: &pb.Control_Swap{Swap: &pb.Swap{Client: uint32(w.client), Id: string(w.id), Version: uint32(w.key)}}}
+}
+
+// handed is a version in whose place another answers.
+type handed struct {
+	proto.SegmentSpec
+	to uint64 // the Swap: the lanes that have not obeyed it may know members of this version only
+}
+
+// behind are the versions that some lane may still have to be asked for, and the
+// newest Swap among theirs. Others are forgotten. The registry's lock is held.
+func (r *registry) behind() (map[proto.SegmentKey]handed, uint64) {
+	var least, newest uint64
+	if r.obeyed != nil {
+		least = r.obeyed()
+	}
+	byKey := map[proto.SegmentKey]handed{}
+	for name, list := range r.handed {
+		list = slices.DeleteFunc(list, func(x handed) bool { return x.to <= least })
+		if r.handed[name] = list; len(list) == 0 {
+			delete(r.handed, name)
+		}
+		for _, x := range list {
+			byKey[x.Version] = x
+			newest = max(newest, x.to)
+		}
+	}
+	return byKey, newest
+}
+
+// watch has versions forgotten once obeyed, which tells what all lanes have obeyed,
+// is past their Swaps.
+func (r *registry) watch(obeyed func() uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.obeyed = obeyed
+}
+
+// obeyedByAll is the newest control record that every lane has obeyed.
+func (n *Node) obeyedByAll() uint64 {
+	least := uint64(math.MaxUint64)
+	for _, l := range n.lanes {
+		least = min(least, l.progress.obeyed.Load())
+	}
+	return least
+}
+
+// name is the segment that membership of a version means in a lane that has
+// obeyed the control record at, empty if it means none.
+func (v *registryView) name(k proto.SegmentKey, at uint64) (id proto.SegmentID, user bool) {
+	if v.inForce(k) {
+		return v.names[k], v.users[k]
+	}
+	if at < v.swapped {
+		if x, ok := v.handed[k]; ok && at < x.to {
+			return x.ID, x.Scope == "user"
+		}
+	}
+	return "", false
+}
+
+// specsAt are the versions by any of which an identity is in a segment, in a lane
+// that has obeyed the control record at: the one that answers, and before it those
+// whose Swaps the lane has yet to obey, newest first. A user's verdicts are by the
+// version that its root's lane answers by, which may be ahead of the member's or
+// behind it: so any of them counts.
+func (r *registry) specsAt(c proto.ClientID, id proto.SegmentID, at uint64) (list []proto.SegmentSpec) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, ok := r.specs[c][id]
+	if !ok {
+		return nil
+	}
+	list = []proto.SegmentSpec{s}
+	for _, x := range slices.Backward(r.handed[defined{c, id}]) {
+		if at < x.to {
+			list = append(list, x.SegmentSpec)
+		}
+	}
+	return list
 }
 
 // fillShare is how much of the client's identities the lanes have gone through

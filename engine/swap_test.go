@@ -19,6 +19,7 @@ import (
 	"kith/engine/log"
 	"kith/engine/store"
 	"kith/proto"
+	"kith/proto/pb"
 )
 
 // gate is a log that takes no steps through history of some lanes.
@@ -642,6 +643,77 @@ func TestSwapIsTheLogs(t *testing.T) {
 	}
 	if whole, got := s.apply(store.NewMemory()), s.verify(pieces); whole.Lanes[0].StateHash != got.Lanes[0].StateHash {
 		t.Error("with restarts the state differs")
+	}
+}
+
+// A lane that is behind has nobody in a version that answers already: until it
+// obeys the Swap its identities are in by the old one.
+func TestSwapBeforeTheLaneObeys(t *testing.T) {
+	for _, scope := range []string{"identity", "user"} {
+		t.Run(scope, func(t *testing.T) {
+			s := newScript(t)
+			c := s.client("acme", "")
+			define := func(when string) *pb.Control {
+				d := defineRecord(t, c, "x", when)
+				d.GetDefine().Scope = scope
+				return d
+			}
+			const all = proto.Ordinal(1 << 20)
+			old := proto.SegmentKey(s.control(define(`count(event.section == "a") >= 1`)))
+			s.visitors(c)
+			linked := s.event(c, "v0", "a")
+			linked.Identities = append(linked.Identities, "browser:w0")
+			s.events(linked)
+			s.fill(c, old, 0, all, true)
+			s.beat(time.Second)
+			n := s.run(store.NewMemory())
+			defer closeNode(t, n)
+
+			in := func(when string) {
+				t.Helper()
+				for _, v := range []string{"v0", "v3"} {
+					if got := s.lookup(n, c, v); got != "true [x]" {
+						t.Fatalf("%s a look-up of %s gives %s", when, v, got)
+					}
+					x, err := n.Explain(t.Context(), c, proto.Identity("browser:"+v), "x", time.Time{})
+					if err != nil || !x.In {
+						t.Fatalf("%s the explanation of %s is %+v, %v", when, v, x, err)
+					}
+				}
+				if got := s.lookup(n, c, "v1"); got != "true []" {
+					t.Fatalf("%s a look-up of who was never in gives %s", when, got)
+				}
+				p, err := n.Preview(t.Context(), c, proto.SegmentSpec{ID: "x", Scope: scope, When: `count(event.section == "none") >= 1`, Backfill: true})
+				if err != nil || p.Leaving == nil || *p.Leaving < 20 {
+					t.Fatalf("%s a preview has %+v leave, %v", when, p.Leaving, err)
+				}
+				var b bytes.Buffer
+				if err := n.ExportClient(t.Context(), c, &b); err != nil || bytes.Count(b.Bytes(), []byte(`"segments":["x"]`)) < 20 {
+					t.Fatalf("%s the client's export has %d in, %v", when, bytes.Count(b.Bytes(), []byte(`"segments":["x"]`)), err)
+				}
+			}
+			in("at first")
+			first, behind := s.say(define(`count(event.section in ["a", "none"]) >= 1`))
+			_, more := s.say(swapRecord(c, "x", proto.SegmentKey(first)))
+			if err := n.AwaitControl(t.Context(), s.controls); err != nil {
+				t.Fatal(err)
+			}
+			in("before the lane hears of the new version")
+			s.lane(proto.CommandControl, behind...)
+			s.fill(c, proto.SegmentKey(first), 0, all/2, false)
+			s.fill(c, proto.SegmentKey(first), all/2+1, all, true)
+			in("while the lane obeys")
+			s.lane(proto.CommandControl, more...)
+			s.fill(c, proto.SegmentKey(first), 0, all, true)
+			at := s.beat(time.Second)
+			if err := n.Wait(t.Context(), proto.Position{0: at}); err != nil {
+				t.Fatal(err)
+			}
+			in("afterwards")
+			if x, err := n.Explain(t.Context(), c, "browser:v3", "x", time.Time{}); err != nil || x.Version != proto.SegmentKey(first) {
+				t.Errorf("the version that answers is %d, %v, want %d", x.Version, err, first)
+			}
+		})
 	}
 }
 
