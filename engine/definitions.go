@@ -37,7 +37,7 @@ func (n *Node) define(ctx context.Context, client proto.ClientInfo, s proto.Segm
 		return s, err
 	}
 	s.Scope = scope.String()
-	seq, err := n.registry.propose(ctx, func() (*pb.Control, error) {
+	seq, err := n.registry.proposeFor(ctx, client.ID, func() (*pb.Control, error) {
 		if !n.registry.living(client) {
 			return nil, errNoClient(client.Name)
 		}

@@ -244,6 +244,16 @@ func UnpackRetention(b []byte) (proto.Retention, error) { return decodeRetention
 // Controls is how many control records there are.
 func (n *Node) Controls() uint64 { return n.registry.last() }
 
+// BoundControl has the control stream be full at so many bytes.
+func (n *Node) BoundControl(bytes uint64) {
+	n.registry.mu.Lock()
+	defer n.registry.mu.Unlock()
+	n.registry.size.most = bytes
+}
+
+// ControlBytes is what the control stream takes.
+func (n *Node) ControlBytes() uint64 { return n.registry.sized().bytes }
+
 // AwaitControl returns once the node has read the control stream up to seq,
 // whatever its lanes obey.
 func (n *Node) AwaitControl(ctx context.Context, seq uint64) error { return n.registry.wait(ctx, seq) }

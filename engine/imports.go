@@ -33,7 +33,7 @@ func (n *Node) BeginImport(ctx context.Context, client proto.ClientInfo, x proto
 	}
 	n.staging.Lock() // an older import of the segment may end by it
 	defer n.staging.Unlock()
-	seq, err := n.registry.propose(ctx, func() (*pb.Control, error) {
+	seq, err := n.registry.proposeFor(ctx, client.ID, func() (*pb.Control, error) {
 		r := n.registry
 		if !r.living(client) {
 			return nil, errNoClient(client.Name)

@@ -43,6 +43,8 @@ func (n *Node) Collector() prometheus.Collector {
 		"optIns":      desc("optins_applied_total", "Identities that were let in again, or erased.", "lane"),
 		"linked":      desc("linked_identities", "Identities that are of users of several.", "lane"),
 		"users":       desc("users", "Users of several identities, by their size up to a bound; as of half a minute ago.", "le"),
+		"control":     desc("control_bytes", "What the control stream holds: clients, keys, definitions, saved audiences, reports and all that there was of them."),
+		"controlMax":  desc("control_bytes_max", "What it may hold: over three quarters of it clients' keys define nothing more, at all of it nobody does."),
 		"ledger":      desc("ledger_written_total", "Opt-outs, opt-ins and erasures written to the ledger since the start."),
 		"untold":      desc("ledger_waiting", "Opt-outs that are not in the ledger yet."),
 		"feedLines":   desc("feed_lines_total", "Changes of memberships that this node told clients' feeds since the start."),
@@ -128,6 +130,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		put("users", prometheus.GaugeValue, float64(k), strconv.Itoa(userSizes[i]))
 	}
 	written, waiting := c.n.ledger.counts()
+	size := c.n.registry.sized()
+	put("control", prometheus.GaugeValue, float64(size.bytes))
+	put("controlMax", prometheus.GaugeValue, float64(size.most))
 	put("ledger", prometheus.CounterValue, float64(written))
 	put("untold", prometheus.GaugeValue, float64(waiting))
 	c.n.cutSeconds.Collect(ch)

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"kith/engine/log"
 	"kith/proto"
 	"kith/proto/pb"
@@ -44,9 +46,11 @@ type registry struct {
 	books   map[proto.ClientID]*importBook
 	since   map[proto.SegmentKey]proto.SegmentKey // versions whose rule refers to one that was swapped: by which record
 	owners  map[proto.LaneID]string               // of lanes, that were named by hand
-	ever    map[defined][]version                 // all that a segment's name has stood for, oldest first
-	handed  map[defined][]handed                  // versions whose place another took by a Swap, oldest first
-	obeyed  func() uint64                         // the control record that every lane has obeyed; nil before there are lanes
+	size    controlSize
+	limits  map[proto.ClientID]*rate.Limiter // of what clients' own keys write
+	ever    map[defined][]version            // all that a segment's name has stood for, oldest first
+	handed  map[defined][]handed             // versions whose place another took by a Swap, oldest first
+	obeyed  func() uint64                    // the control record that every lane has obeyed; nil before there are lanes
 
 	stale atomic.Bool // view must be made anew; set under mu
 	view  atomic.Pointer[registryView]
@@ -86,6 +90,7 @@ func newRegistry(c log.ControlStream, static map[[32]byte]proto.Principal, now f
 		reports: map[proto.ClientID]*segments.ReportBook{}, told: map[proto.ClientID]*campaignBook{},
 		ever: map[defined][]version{}, handed: map[defined][]handed{}, since: map[proto.SegmentKey]proto.SegmentKey{},
 		books: map[proto.ClientID]*importBook{}, owners: map[proto.LaneID]string{},
+		size: controlSize{most: log.ControlBytesMax}, limits: map[proto.ClientID]*rate.Limiter{},
 	}
 	r.stale.Store(true)
 	return r
@@ -141,6 +146,7 @@ func (r *registry) take(seq uint64, raw []byte, c *pb.Control) error {
 		return proto.Errorf(proto.CodeCorrupt, "control record %d cannot be obeyed: %w", seq, err)
 	}
 	r.seq = seq
+	r.size.add(raw)
 	r.records = append(r.records, slices.Clone(raw))
 	r.stale.Store(true)
 	r.notify()
@@ -293,6 +299,7 @@ func (r *registry) end(id proto.ClientID) {
 	delete(r.reports, id)
 	delete(r.told, id)
 	delete(r.books, id)
+	delete(r.limits, id)
 	for name, c := range r.clients {
 		if c.ID == id {
 			delete(r.clients, name)

@@ -155,7 +155,7 @@ func (n *Node) SaveAudience(ctx context.Context, client proto.ClientInfo, s prot
 		return s, proto.Errorf(proto.CodeInvalid, "the description has %d bytes: at most %d are kept", len(s.Description), savedDescriptionMax)
 	}
 	s.Expr = a.String()
-	_, err = n.registry.propose(ctx, func() (*pb.Control, error) {
+	_, err = n.registry.proposeFor(ctx, client.ID, func() (*pb.Control, error) {
 		if !n.registry.living(client) {
 			return nil, errNoClient(client.Name)
 		}

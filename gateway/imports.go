@@ -62,9 +62,9 @@ func (g *Gateway) postImport(w http.ResponseWriter, r *http.Request, who proto.P
 	if spec.Mode, err = proto.ParseImportMode(x.Mode); err != nil {
 		return err
 	}
-	i, err := g.deps.Imports.BeginImport(r.Context(), client, spec)
+	i, err := g.deps.Imports.BeginImport(defining(r, who), client, spec)
 	if err != nil {
-		return err
+		return g.countLimited(err)
 	}
 	return writeValue(w, http.StatusCreated, toldImport(who, i))
 }

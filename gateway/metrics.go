@@ -91,7 +91,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m.unproven = counter("identities_unproven_total", "Identities of the public plane left out for want of a proof.")
 	m.optedOut = counter("opted_out_requests_total", "Public requests that carried an opt-out signal.")
 	m.auditFailed = counter("audit_failed_total", "Calls that could not be written to the audit log: refused, or answered all the same where they only take away.")
-	m.limited = counter("rate_limited_total", "Bodies refused by a client's rate limit.")
+	m.limited = counter("rate_limited_total", "Requests refused by a client's rate limit.")
 	m.cutsLimited = counter("optouts_limited_total", "Opt-outs, erasures and opt-ins refused by a rate limit, of a key or of browsers.")
 	m.unauthorized = counter("unknown_keys_total", "Requests with a key that is not known.")
 	m.identities = counter("lookup_identities_total", "Identities looked up.")

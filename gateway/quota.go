@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"context"
+	"net/http"
 	"sync"
 	"time"
 
@@ -54,6 +56,23 @@ func (g *Gateway) admitDay(client proto.ClientInfo, n int) error {
 	e := proto.Errorf(proto.CodeRateLimited, "this client has sent its %d events of today: send again tomorrow (UTC), or ask the operator for more", most)
 	e.RetryAfter = now.UTC().Truncate(24 * time.Hour).Add(24 * time.Hour).Sub(now)
 	return e
+}
+
+// defining is the context in which a key changes definitions, saved audiences and
+// imports: the engine bounds what clients' own keys do.
+func defining(r *http.Request, who proto.Principal) context.Context {
+	if who.Role == proto.RoleAdmin {
+		return r.Context()
+	}
+	return proto.ForItself(r.Context())
+}
+
+// countLimited counts an error that is one of a client's rate limit, and gives it.
+func (g *Gateway) countLimited(err error) error {
+	if proto.CodeOf(err) == proto.CodeRateLimited {
+		g.metrics.limited.Inc()
+	}
+	return err
 }
 
 // admitLookups takes n identities from the client's allowance.

@@ -61,8 +61,8 @@ func (g *Gateway) putAudience(w http.ResponseWriter, r *http.Request, who proto.
 		return err
 	}
 	s.ID = id
-	if s, err = g.deps.Saved.SaveAudience(r.Context(), client, s); err != nil {
-		return err
+	if s, err = g.deps.Saved.SaveAudience(defining(r, who), client, s); err != nil {
+		return g.countLimited(err)
 	}
 	return writeValue(w, http.StatusOK, s)
 }

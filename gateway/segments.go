@@ -151,9 +151,9 @@ func (g *Gateway) putSegment(w http.ResponseWriter, r *http.Request, who proto.P
 		}
 		return g.previewSegment(w, r, who, client, s)
 	}
-	made, err := g.deps.Definitions.Define(r.Context(), client, s)
+	made, err := g.deps.Definitions.Define(defining(r, who), client, s)
 	if err != nil {
-		return err
+		return g.countLimited(err)
 	}
 	return writeValue(w, http.StatusOK, g.floored(who, client, made))
 }

@@ -69,7 +69,10 @@ func (t *twin) Sizes(_ proto.ClientInfo, id proto.SegmentID, first, last proto.D
 	return out, nil
 }
 
-func (t *twin) SaveAudience(_ context.Context, _ proto.ClientInfo, s proto.AudienceSpec) (proto.AudienceSpec, error) {
+func (t *twin) SaveAudience(ctx context.Context, _ proto.ClientInfo, s proto.AudienceSpec) (proto.AudienceSpec, error) {
+	if err := t.pay(ctx); err != nil {
+		return s, err
+	}
 	if strings.Contains(s.Expr, "@"+string(s.ID)) {
 		return s, proto.Errorf(proto.CodeExpr, "it names itself")
 	}

@@ -22,7 +22,10 @@ func (t *twin) importOf(c proto.ClientInfo, number uint64) (*twinImport, error) 
 	return nil, proto.Errorf(proto.CodeNotFound, "no such import")
 }
 
-func (t *twin) BeginImport(_ context.Context, c proto.ClientInfo, x proto.ImportSpec) (proto.Import, error) {
+func (t *twin) BeginImport(ctx context.Context, c proto.ClientInfo, x proto.ImportSpec) (proto.Import, error) {
+	if err := t.pay(ctx); err != nil {
+		return proto.Import{}, err
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if x.Segment == "own" {

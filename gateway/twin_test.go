@@ -33,6 +33,7 @@ type twin struct {
 	exports twinExports
 	saved   map[proto.AudienceID]proto.AudienceSpec
 	imports map[uint64]*twinImport
+	used    bool // what clients' own keys may define
 
 	fail    func(i int, e *proto.Event) bool // which events are not made durable
 	failErr error
@@ -157,7 +158,20 @@ func (t *twin) Record(_ context.Context, c proto.ClientInfo, id proto.Identity) 
 	return proto.IdentityRecord{Identity: id, Known: segments != nil, Segments: segments}, nil
 }
 
-func (t *twin) Define(_ context.Context, _ proto.ClientInfo, s proto.SegmentSpec) (proto.SegmentSpec, error) {
+// pay is an error if a client's own key asks and may define no more.
+func (t *twin) pay(ctx context.Context) error {
+	if !t.used || !proto.AsksForItself(ctx) {
+		return nil
+	}
+	e := proto.Errorf(proto.CodeRateLimited, "slow down")
+	e.RetryAfter = 3 * time.Second
+	return e
+}
+
+func (t *twin) Define(ctx context.Context, _ proto.ClientInfo, s proto.SegmentSpec) (proto.SegmentSpec, error) {
+	if err := t.pay(ctx); err != nil {
+		return s, err
+	}
 	if strings.Contains(s.When, "BROKEN") {
 		e := proto.Errorf(proto.CodeRule, "does not parse")
 		e.Line, e.Column = 1, 9

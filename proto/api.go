@@ -1,6 +1,9 @@
 package proto
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // Role is what a service key may do.
 type Role string
@@ -155,6 +158,17 @@ type Principal struct {
 	Client ClientName // empty for RoleAdmin
 	Key    string     // first digits of the key's SHA-256; empty without a key
 }
+
+type asksForItself struct{}
+
+// ForItself marks what a client asks for with a key of its own: it is counted
+// against what the client may do.
+func ForItself(ctx context.Context) context.Context {
+	return context.WithValue(ctx, asksForItself{}, true)
+}
+
+// AsksForItself reports whether ForItself marked ctx.
+func AsksForItself(ctx context.Context) bool { return ctx.Value(asksForItself{}) != nil }
 
 // SegmentSpec is a segment's definition as the API takes and gives it.
 type SegmentSpec struct {

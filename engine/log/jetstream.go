@@ -90,7 +90,7 @@ func (l *Log) connect(ctx context.Context, laneMax int64) (err error) {
 		return nil
 	}
 	// Bounds of streams that only grew with the disk must still fit.
-	maxStore := max(laneMax*int64(c.Lanes), 1<<50) + controlBytesMax + ledgerBytesMax + feedBytesMax + otherBytesMax
+	maxStore := max(laneMax*int64(c.Lanes), 1<<50) + ControlBytesMax + ledgerBytesMax + feedBytesMax + otherBytesMax
 	if l.embedded, err = startEmbedded(ctx, c, maxStore); err != nil {
 		return err
 	}
@@ -115,7 +115,7 @@ func (l *Log) openStreams(ctx context.Context, laneMax int64) error {
 		to     **control
 		config jetstream.StreamConfig
 	}{
-		{&l.control, streamConfig("KITH_CTL", "kith.ctl", controlBytesMax)},
+		{&l.control, streamConfig("KITH_CTL", "kith.ctl", ControlBytesMax)},
 		{&l.ledger, streamConfig("KITH_OPTOUT", "kith.ledger", ledgerBytesMax)},
 		{&l.feed, feed},
 	} {

@@ -25,8 +25,10 @@ import (
 const (
 	// natsPayloadMax takes the largest entry with its envelope.
 	natsPayloadMax = 2 * proto.EntryBytesMax
-	// controlBytesMax bounds the control stream.
-	controlBytesMax = 1 << 30
+	// ControlBytesMax bounds the control stream, ControlRecordBytes what it takes for
+	// a record beside the record itself.
+	ControlBytesMax    = 1 << 30
+	ControlRecordBytes = 100
 	// otherBytesMax is left in JetStream for streams that other rooms make.
 	otherBytesMax = 4 << 30
 
