@@ -421,15 +421,8 @@ func (r *registry) keyRecords(c proto.ClientInfo) (list []proto.KeyInfo) {
 	return list
 }
 
-// spec is the definition of a segment that answers.
-func (r *registry) spec(c proto.ClientID, id proto.SegmentID) (proto.SegmentSpec, bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	s, ok := r.specs[c][id]
-	return s, ok
-}
-
-// specWithNext is the same with what waits beside it, nil if nothing does.
+// specWithNext is the definition of a segment that answers, with what waits beside
+// it, nil if nothing does.
 func (r *registry) specWithNext(c proto.ClientID, id proto.SegmentID) (s proto.SegmentSpec, next *proto.SegmentSpec, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -1,6 +1,9 @@
 package log
 
-import "bytes"
+import (
+	"bytes"
+	"context"
+)
 
 // AmbiguousError is an error as after an append without an answer.
 func AmbiguousError(why string) error { return ambiguous(why) }
@@ -29,3 +32,9 @@ func (l *Log) NoDoubt() { l.doubt = 0 }
 
 // Routes is to how many other servers the embedded one has a connection.
 func (l *Log) Routes() int { return l.embedded.server.NumRoutes() }
+
+// ControlBytes is what the control stream takes by its server's account.
+func (l *Log) ControlBytes(ctx context.Context) (uint64, error) {
+	i, err := l.control.Info(ctx)
+	return i.Bytes, err
+}

@@ -58,6 +58,22 @@ func TestEveryAppendIsSynced(t *testing.T) {
 	}
 }
 
+// What a record takes beside itself is what the engine reckons with, or a little less.
+func TestControlRecordBytes(t *testing.T) {
+	l := open(t, config(t.TempDir()))
+	defer l.Close()
+	const records, each = 200, 300
+	for i := range records {
+		if _, err := l.Control().Append(t.Context(), make([]byte, each), uint64(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := l.ControlBytes(t.Context())
+	if most := uint64(records * (each + log.ControlRecordBytes)); err != nil || got > most || got < most-records*30 {
+		t.Errorf("%d records take %d bytes, %v, want at most %d and hardly less", records, got, err, most)
+	}
+}
+
 func TestReopenedLogGoesOn(t *testing.T) {
 	c := config(t.TempDir())
 	l := open(t, c)
