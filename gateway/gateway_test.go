@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -526,6 +527,17 @@ func TestProtobuf(t *testing.T) {
 	}}
 	if d := cmp.Diff(want, r.taken()); d != "" {
 		t.Error(d)
+	}
+	w = r.serve("POST", "/v1/events", encode(&pb.EventsRequest{Events: []*pb.Event{
+		{Event: "page", Lmt: true, Identities: []string{"aaid:a1b2c3", "account:5e884898da28047151d0e56f8dc62927"}},
+		{Event: "page", Lmt: true, Identities: []string{"aaid:a1b2c3"}},
+	}}), auth, key("acme-key"), "Content-Type", "application/x-protobuf")
+	got.Reset()
+	if err := gproto.Unmarshal(w.Body.Bytes(), &got); err != nil || got.Accepted != 1 || len(got.Refused) != 1 || got.Refused[0].Code != "opted_out" {
+		t.Error("of devices that limit ad tracking:", &got, err)
+	}
+	if list := r.taken(); len(list) != 2 || !slices.Equal(list[1].Identities, []proto.Identity{"account:5e884898da28047151d0e56f8dc62927"}) {
+		t.Error("the device is stored:", list)
 	}
 	w = r.serve("POST", "/v1/lookup", encode(&pb.LookupRequest{Identities: []string{"browser:a1", "junk"}, After: "0:1"}), auth, key("acme-key"), "Content-Type", "application/x-protobuf")
 	var found pb.LookupResponse

@@ -95,9 +95,11 @@ func readGPP(s string, inForce sections) (tc string, refused bool) {
 	return tc, h.short || missing != 0
 }
 
+// The sections of the string itself: its header, and who vouches for it.
+const gppHeader, gppIntegrity = 3, 4
+
 // sectionRefuses reports whether a section speaks against us. One that is not
-// known here does if it is surely in force, or of a number after the known ones: of
-// further states, laid out otherwise.
+// known here does: of Canada, of further states, laid out otherwise.
 func sectionRefuses(number int, s string, surely bool) bool {
 	switch {
 	case number == gppTCF:
@@ -107,7 +109,7 @@ func sectionRefuses(number int, s string, surely bool) bool {
 	case number >= gppUSFirst && number <= gppUSLast:
 		return usRefuses(number, s)
 	}
-	return surely || number > gppUSLast
+	return surely || number != gppHeader && number != gppIntegrity
 }
 
 // usRefuses reads a section of the United States. Its core has a version of six

@@ -133,9 +133,9 @@ func (g *Gateway) serviceEvents(w http.ResponseWriter, r *http.Request, who prot
 		return err
 	}
 	heed := func(client proto.ClientName) {
-		if why := g.withheldFrom(r, client); why != "" {
+		if why := g.withheldFrom(r.Header, r.URL.RawQuery, client); why != "" {
 			w.Header()[withheldHeader] = []string{why}
-			p.admit = func(d *draft) { d.refuse(proto.CodeOptedOut, "nothing is stored: a signal was passed on ("+why+")") }
+			p.withhold(why)
 		}
 	}
 	if name := whose(r, who); name != "" {
@@ -167,6 +167,11 @@ func (g *Gateway) serviceEvents(w http.ResponseWriter, r *http.Request, who prot
 	p.answer = p.appendAnswer(p.answer, pos, len(p.refused), 0)
 	writeJSON(w, http.StatusOK, p.answer)
 	return nil
+}
+
+// withhold has the body's events refused for a signal that was passed on.
+func (p *post) withhold(why string) {
+	p.admit = func(d *draft) { d.refuse(proto.CodeOptedOut, "nothing is stored: a signal was passed on ("+why+")") }
 }
 
 // ownClient lets p's body name only the client that the key is for.

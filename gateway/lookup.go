@@ -271,7 +271,7 @@ func (g *Gateway) postLookup(w http.ResponseWriter, r *http.Request, who proto.P
 
 // withhold has a look-up tell nothing if signals that were passed on say so.
 func (g *Gateway) withhold(w http.ResponseWriter, r *http.Request, l *lookup, client proto.ClientInfo) {
-	if l.withheld = g.withheldFrom(r, client.Name); l.withheld != "" {
+	if l.withheld = g.withheldFrom(r.Header, r.URL.RawQuery, client.Name); l.withheld != "" {
 		w.Header()[withheldHeader] = []string{l.withheld}
 	}
 }

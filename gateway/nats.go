@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"net/http"
 	"strconv"
 	"strings"
 	"sync"
@@ -196,6 +197,17 @@ func (m *messages) intake(msg *nats.Msg) {
 	m.reply(msg.Reply, p.answer)
 }
 
+// saidTo are a message's headers, such as those that a browser sent, by the names
+// that HTTP has for them: NATS takes names as they are written.
+func saidTo(h map[string][]string) http.Header {
+	out := make(http.Header, len(h))
+	for name, lines := range h {
+		name = http.CanonicalHeaderKey(name)
+		out[name] = append(out[name], lines...)
+	}
+	return out
+}
+
 // take makes a message's events durable.
 func (m *messages) take(p *post, kind string, msg *nats.Msg) (proto.Position, error) {
 	name := strings.TrimPrefix(msg.Subject, "kith.in.")
@@ -206,6 +218,9 @@ func (m *messages) take(p *post, kind string, msg *nats.Msg) (proto.Position, er
 	m.g.countCall(who, "NATS kith.in")
 	if err := m.g.ownClient(p, who, name); err != nil {
 		return nil, err
+	}
+	if why := m.g.withheldFrom(saidTo(msg.Header), "", p.client.Name); why != "" {
+		p.withhold(why)
 	}
 	if len(msg.Data) > m.g.c.BodyBytesMax {
 		return nil, tooLarge(m.g.c.BodyBytesMax)
@@ -309,6 +324,7 @@ func (m *messages) lookup(r micro.Request) ([]byte, error) {
 	if err := m.g.wait(m.ctx, l.after); err != nil {
 		return nil, err
 	}
+	l.withheld = m.g.withheldFrom(saidTo(r.Headers()), "", client.Name)
 	if protobuf {
 		x, err := m.g.allProtobuf(l, client)
 		if err != nil {

@@ -141,10 +141,9 @@ const operatorHeader = "X-Kith-Operator"
 // withheldFrom is why a request of the service plane must not touch the person that it
 // is about, "" if nothing speaks against it: a server may pass on what a browser
 // said to it.
-func (g *Gateway) withheldFrom(r *http.Request, client proto.ClientName) string {
+func (g *Gateway) withheldFrom(h http.Header, query string, client proto.ClientName) string {
 	p := g.policies.client(client)
-	h := r.Header
-	if r.URL.RawQuery == "" && len(h["Sec-Gpc"]) == 0 && len(h["Dnt"]) == 0 && (p.header == "" || len(h[p.header]) == 0) {
+	if query == "" && len(h["Sec-Gpc"]) == 0 && len(h["Dnt"]) == 0 && (p.header == "" || len(h[p.header]) == 0) {
 		return ""
 	}
 	var x signals
@@ -152,7 +151,7 @@ func (g *Gateway) withheldFrom(r *http.Request, client proto.ClientName) string 
 		x.fromHeaders(h)
 		x.optIn = p.consentFirst(h, false)
 	}
-	x.fromQuery(r.URL.RawQuery)
+	x.fromQuery(query)
 	return x.against(p)
 }
 
@@ -167,7 +166,7 @@ func whose(r *http.Request, who proto.Principal) proto.ClientName {
 // heed keeps a route from a person whose signals are against it.
 func (g *Gateway) heed(h keyed) keyed {
 	return func(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
-		if why := g.withheldFrom(r, whose(r, who)); why != "" {
+		if why := g.withheldFrom(r.Header, r.URL.RawQuery, whose(r, who)); why != "" {
 			w.Header()[withheldHeader] = []string{why}
 			return errWithheld(why)
 		}

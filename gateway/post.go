@@ -469,6 +469,7 @@ func (d *draft) fromProtobuf(e *pb.Event) {
 	if e.GetTimeMs() != 0 {
 		d.time, d.timed = proto.Millis(e.GetTimeMs()), true
 	}
+	d.lmt = e.GetLmt()
 	for _, id := range e.GetIdentities() {
 		d.addIdentity(id)
 	}

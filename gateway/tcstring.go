@@ -18,7 +18,7 @@ const tcNeeded = 1<<(tcPurposesN-1) | 1<<(tcPurposesN-3) | 1<<(tcPurposesN-4)
 
 // tcAllows reports whether a TC string consents to the needed purposes and, if
 // vendor is not 0, to that vendor, with no restriction by the publisher against it
-// for one of them. A string that cannot be read, or is of
+// for one of them. A string that cannot be read to the end of its core, or is of
 // another version, does not. Legitimate interest is no consent.
 func tcAllows(s string, needed uint32, vendor int) bool {
 	core, _, _ := strings.Cut(s, ".")
@@ -29,13 +29,11 @@ func tcAllows(s string, needed uint32, vendor int) bool {
 	if b.short || version != tcVersion || purposes&needed != needed {
 		return false
 	}
-	if vendor == 0 {
-		return true
-	}
 	b.at = tcVendors
 	consented := b.vendor(uint32(vendor))
 	b.vendor(uint32(vendor)) // legitimate interests
-	return consented && !b.restricted(needed, uint32(vendor)) && !b.short
+	restricted := b.restricted(needed, uint32(vendor))
+	return !b.short && (vendor == 0 || consented && !restricted)
 }
 
 // restricted reads the publisher's restrictions at b, and reports whether one takes

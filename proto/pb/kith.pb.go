@@ -1695,6 +1695,7 @@ type Event struct {
 	Ref           string                 `protobuf:"bytes,7,opt,name=ref,proto3" json:"ref,omitempty"`
 	UserAgent     string                 `protobuf:"bytes,8,opt,name=user_agent,json=userAgent,proto3" json:"user_agent,omitempty"` // of who is at the other end; read, never stored
 	RefQuery      string                 `protobuf:"bytes,9,opt,name=ref_query,json=refQuery,proto3" json:"ref_query,omitempty"`    // of ref, where that is sent without; read, never stored
+	Lmt           bool                   `protobuf:"varint,10,opt,name=lmt,proto3" json:"lmt,omitempty"`                            // the device limits ad tracking
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1790,6 +1791,13 @@ func (x *Event) GetRefQuery() string {
 		return x.RefQuery
 	}
 	return ""
+}
+
+func (x *Event) GetLmt() bool {
+	if x != nil {
+		return x.Lmt
+	}
+	return false
 }
 
 type EventsRequest struct {
@@ -2486,7 +2494,7 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\x04text\x18\x01 \x01(\tH\x00R\x04text\x12\x18\n" +
 	"\x06number\x18\x02 \x01(\x01H\x00R\x06number\x12\x14\n" +
 	"\x04flag\x18\x03 \x01(\bH\x00R\x04flagB\x06\n" +
-	"\x04kind\"\xc1\x02\n" +
+	"\x04kind\"\xd3\x02\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05event\x18\x01 \x01(\tR\x05event\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\x0e\n" +
@@ -2499,7 +2507,9 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\x03ref\x18\a \x01(\tR\x03ref\x12\x1d\n" +
 	"\n" +
 	"user_agent\x18\b \x01(\tR\tuserAgent\x12\x1b\n" +
-	"\tref_query\x18\t \x01(\tR\brefQuery\x1aH\n" +
+	"\tref_query\x18\t \x01(\tR\brefQuery\x12\x10\n" +
+	"\x03lmt\x18\n" +
+	" \x01(\bR\x03lmt\x1aH\n" +
 	"\n" +
 	"PropsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12$\n" +
