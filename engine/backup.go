@@ -20,14 +20,13 @@ import (
 	"kith/engine/log"
 	"kith/engine/store"
 	"kith/proto"
-	"kith/proto/pb"
 )
 
 // A backup is: backupMagic, then sections: manifest (JSON), hash secret
 // (hexadecimal), store (Badger's backup format), control records, the ledger of
 // opt-outs (records each with its length as uvarint), the receipts' key. Control
-// records go as far as they did when the store's snapshot had been taken, and so
-// hold at least what it obeys. A section is chunks of length (4 bytes), CRC-32C (4
+// records go as far as they did when the store's snapshot had been taken, and hold
+// at least what it obeys. A section is chunks of length (4 bytes), CRC-32C (4
 // bytes) and data; a length of 0 ends it. After the last: backupEnd.
 const (
 	backupMagic    = "KITHBAK3"
@@ -115,17 +114,18 @@ const (
 	backupAgain = 20 * time.Millisecond
 )
 
-var errLanesBehind = proto.Errorf(proto.CodeUnavailable, "lanes of this node are behind what other nodes have sent of them: try again shortly, or back up another node")
+var errBehind = proto.Errorf(proto.CodeUnavailable, "this node is behind what other nodes have sent: try again shortly, or back up another node")
 
 // backupStore writes the store at a moment at which no lane has taken in what
-// another one has not sent: a restore has no log from which that could come. It
-// gives how many control records there were then.
+// another one has not sent, nor obeyed a control record that this node has not read:
+// a restore has no log from which that could come. It gives how many control records
+// there were then.
 func (n *Node) backupStore(ctx context.Context, w io.Writer) (last uint64, err error) {
 	for began := time.Now(); ; {
 		if err = n.lookWhole(n.store.Snapshot()); err == nil { // before the store is made durable for it
 			last, err = n.backupStoreNow(w)
 		}
-		if err != errLanesBehind || time.Since(began) > backupWait || !pause(ctx, backupAgain) {
+		if err != errBehind || time.Since(began) > backupWait || !pause(ctx, backupAgain) {
 			return last, err
 		}
 	}
@@ -150,21 +150,25 @@ func (n *Node) lookWhole(snap store.Snapshot) error {
 	return n.wholeIn(snap)
 }
 
-// wholeIn is errLanesBehind unless all that lanes have taken in from one another was
-// sent, by a snapshot. Of a node alone that is always so. In a cluster a faster node
-// may have sent it of a lane that this node has not applied as far.
+// wholeIn is errBehind unless all that lanes have taken in from one another was sent,
+// and what they obeyed was read, by a snapshot. Of a node alone that is always so. In a
+// cluster a faster node may have sent it of a lane that this node has not applied as
+// far, and the owner relays control records that this node may yet have to read.
 func (n *Node) wholeIn(snap store.Snapshot) error {
 	lanes := make([]*lane, n.config.Lanes)
 	for id := range lanes {
-		lanes[id] = &lane{id: proto.LaneID(id), node: n, record: &pb.LaneRecord{}}
-		if err := lanes[id].loadGraph(snap); err != nil {
+		lanes[id] = &lane{id: proto.LaneID(id), node: n}
+		if err := errors.Join(lanes[id].loadRecord(snap), lanes[id].loadGraph(snap)); err != nil {
 			return err
+		}
+		if lanes[id].record.Control > n.registry.last() {
+			return errBehind
 		}
 	}
 	for from, l := range lanes {
 		for to := range lanes {
 			if to != from && lanes[to].graph.Applied[from] > l.graph.Outbox[to].Last() {
-				return errLanesBehind
+				return errBehind
 			}
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -260,5 +261,22 @@ func TestRestoreLooksFirst(t *testing.T) {
 	c.Ledger = put("ledger", ledger.Bytes())
 	if err := Restore(t.Context(), c, bytes.NewReader(file.Bytes())); err != nil {
 		t.Error(err)
+	}
+}
+
+// A backup holds the control records that its store obeys, or is none: in a cluster a
+// lane may have them from the owner before the node has read them.
+func TestBackupHoldsWhatLanesObey(t *testing.T) {
+	n := backupNode(t)
+	ended, end := context.WithCancel(t.Context())
+	end() // it does not wait for them
+	r := n.registry
+	r.seq--
+	if _, err := n.backupStore(ended, io.Discard); err != errBehind {
+		t.Errorf("a backup of a store that obeys a record more than there are: %v", err)
+	}
+	r.seq++
+	if last, err := n.backupStore(ended, io.Discard); err != nil || last != r.last() {
+		t.Errorf("with that record it has %d of %d: %v", last, r.last(), err)
 	}
 }
