@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -347,4 +348,70 @@ func restoreOld(t *testing.T, backup []byte, dir string, lanes int, said *bytes.
 	n = testNode(t, to.Dir, func(c *engine.Config) { c.Lanes = lanes })
 	shownNowhere(t, n, acme(t, n), said)
 	closeNode(t, n)
+}
+
+// A directory is read by the secrets that its store was made with, and no secret is
+// made for it.
+func TestStoredByItsSecrets(t *testing.T) {
+	dir, secret := t.TempDir(), bytes.Repeat([]byte{7}, 16)
+	n := testNode(t, dir, func(c *engine.Config) { c.HashSecret = secret })
+	flock(t, n, acme(t, n))
+	r := optOut(t, n, canary, false)
+	closeNode(t, n)
+	if err := os.Remove(filepath.Join(dir, "secrets", "receipt.key")); err != nil {
+		t.Fatal(err)
+	}
+	for what, wrong := range map[string][]byte{"no secret": nil, "another secret": bytes.Repeat([]byte{8}, 16)} {
+		c := engine.Config{Dir: dir, LogBytesMax: 64 << 20, HashSecret: wrong}
+		if v, err := engine.Verify(t.Context(), c); proto.CodeOf(err) != proto.CodeConflict {
+			t.Errorf("verify with %s: %v %v", what, err, v.Problems)
+		}
+	}
+	c := engine.Config{Dir: dir, LogBytesMax: 64 << 20, HashSecret: secret}
+	if v, err := engine.Verify(t.Context(), c); err != nil || len(v.Problems) > 0 {
+		t.Errorf("verify with the node's secret: %v %v", err, v.Problems)
+	}
+	if x, err := engine.CheckReceipt(t.Context(), c, r); proto.CodeOf(err) != proto.CodeConflict {
+		t.Errorf("a receipt without the key of receipts: %+v %v", x, err)
+	}
+	c.HashSecret = nil
+	if _, err := engine.HashOf(c, canary); proto.CodeOf(err) != proto.CodeConflict {
+		t.Errorf("an identity's hash without the secret: %v", err)
+	}
+	c.Dir = t.TempDir()
+	if _, err := engine.Verify(t.Context(), c); proto.CodeOf(err) != proto.CodeNotFound {
+		t.Errorf("verify of a directory of no node: %v", err)
+	}
+	for _, d := range []string{filepath.Join(dir, "secrets"), c.Dir} {
+		if list, err := os.ReadDir(d); err != nil || len(list) > 0 {
+			t.Errorf("%s has %v: %v", d, list, err)
+		}
+	}
+}
+
+// A receipt of a cluster is held against the directory of one of its nodes, by the key
+// that all of them have; the log that they keep together is left alone.
+func TestReceiptOfCluster(t *testing.T) {
+	dir, secret := t.TempDir(), make([]byte, 16)
+	n := testNode(t, dir, func(c *engine.Config) { c.HashSecret = secret })
+	flock(t, n, acme(t, n))
+	r := optOut(t, n, canary, false)
+	closeNode(t, n)
+	key := ed25519.NewKeyFromSeed(engine.CommonKey(secret, "key of receipts"))
+	r.PublicKey = hex.EncodeToString(key.Public().(ed25519.PublicKey))
+	r.Signature = hex.EncodeToString(ed25519.Sign(key, r.SignedBytes()))
+	for _, name := range []string{"log", "secrets"} {
+		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := engine.Config{Dir: dir, LogBytesMax: 64 << 20, HashSecret: secret, ForCluster: true}
+	if x, err := engine.CheckReceipt(t.Context(), c, r); err != nil || !x.Signature || !x.Clean || !x.LogUnread || x.LogClear {
+		t.Errorf("%+v %v", x, err)
+	}
+	for _, name := range []string{"log", "secrets"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s was made: %v", name, err)
+		}
+	}
 }

@@ -124,7 +124,8 @@ type Config struct {
 	// AcceptLostOptOuts lets Restore go on without it: whoever opted out since
 	// the backup is known again.
 	AcceptLostOptOuts bool
-	// ForCluster has Restore make the directory of a node of a cluster.
+	// ForCluster has Restore make the directory of a node of a cluster, and CheckReceipt
+	// take it for one.
 	ForCluster bool
 	// RestoreLanes is for Restore: how many lanes the directory is to have. 0: as
 	// many as the backup's.

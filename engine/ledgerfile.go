@@ -143,7 +143,7 @@ func loadLedgerDir(ctx context.Context, c Config, want proto.IdentityHash, take 
 		return proto.Errorf(proto.CodeInvalid, "%s holds no log: name the data directory that the node had, or a file of `kith optouts export`", c.Ledger)
 	}
 	if _, err := os.Stat(old.secretsDir()); err == nil && len(c.HashSecret) == 0 {
-		secret, err := hashSecret(old)
+		secret, err := storedSecret(old)
 		if err != nil {
 			return err
 		}

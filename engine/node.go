@@ -144,8 +144,7 @@ func open(ctx context.Context, c Config) (*Node, error) {
 	}
 	n := newNode(c, lg, st, secret)
 	if c.Peers != nil {
-		// A receipt of any node verifies by the same public key.
-		n.signer.key = ed25519.NewKeyFromSeed(CommonKey(secret[:], "key of receipts"))
+		n.signer.key = commonReceiptKey(secret)
 	} else if n.signer.key, err = receiptKey(c); err != nil {
 		return nil, errors.Join(err, lg.Close(), st.Close())
 	}
@@ -207,20 +206,26 @@ func orJoin(dir, parent, name string) string {
 	return filepath.Join(parent, name)
 }
 
-// hashSecret is the configured secret or the one kept in the data directory.
+// hashSecret is the configured secret or the one kept in the data directory, made
+// at the first start.
 func hashSecret(c Config) (s [16]byte, err error) {
+	s, err = storedSecret(c)
+	if errors.Is(err, fs.ErrNotExist) {
+		rand.Read(s[:])
+		err = putSecret(c, "hash.key", []byte(hex.EncodeToString(s[:])))
+	}
+	return s, err
+}
+
+// storedSecret is the same where there must be one.
+func storedSecret(c Config) (s [16]byte, err error) {
 	if len(c.HashSecret) == 16 {
 		return [16]byte(c.HashSecret), nil
 	}
-	dir := c.secretsDir()
-	name := filepath.Join(dir, "hash.key")
+	name := filepath.Join(c.secretsDir(), "hash.key")
 	text, err := os.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		rand.Read(s[:])
-		if err := makeSynced(dir); err != nil {
-			return s, err
-		}
-		return s, writeSynced(name, []byte(hex.EncodeToString(s[:])+"\n"))
+		return s, errNoSecret(err)
 	}
 	if err != nil {
 		return s, proto.Errorf(proto.CodeUnavailable, "read the hash secret: %w", err)
@@ -230,6 +235,11 @@ func hashSecret(c Config) (s [16]byte, err error) {
 		return s, proto.Errorf(proto.CodeCorrupt, "%s must hold 32 hexadecimal digits: put back the file that this data directory was made with", name)
 	}
 	return s, nil
+}
+
+// errNoSecret is of a directory without one of its secrets.
+func errNoSecret(err error) error {
+	return proto.Errorf(proto.CodeConflict, "the node's secret is not in its directory: give its configuration, which names it, with --config, or put the file back (%w)", err)
 }
 
 // parseSecret reads the hash secret as files and backups have it, in hexadecimal digits.
@@ -441,7 +451,7 @@ func (n *Node) handing() [][]uint64 {
 // checkGlobal refuses a store that was made with another secret or number of
 // lanes, and marks a new one.
 func (n *Node) checkGlobal() error {
-	h := n.hasher.Hash("browser:kith-secret-check")
+	h := n.hasher.Hash(secretMark)
 	want := binary.BigEndian.AppendUint16(h[:], uint16(n.config.Lanes))
 	var got []byte
 	snap := n.store.Snapshot()
@@ -461,7 +471,7 @@ func (n *Node) checkGlobal() error {
 		return b.Commit()
 	}
 	if len(got) != 18 || string(got[:16]) != string(want[:16]) {
-		return proto.Errorf(proto.CodeConflict, "the hash secret is not the one that this store was made with: put back secrets/hash.key (or the configured hash secret)")
+		return proto.Errorf(proto.CodeConflict, "the hash secret is not the one that this store was made with: put back secrets/hash.key, or give the configuration with its secret_file")
 	}
 	if lanes := int(binary.BigEndian.Uint16(got[16:])); lanes != n.config.Lanes {
 		return otherLanes(lanes, n.config.Lanes)

@@ -103,18 +103,29 @@ func CommonKey(secret []byte, purpose string) []byte {
 // all nodes of a cluster, and after a restore.
 func (n *Node) PseudonymKey() []byte { return CommonKey(n.signer.secret[:], "key of pseudonyms") }
 
+// commonReceiptKey is that of a cluster: receipts of all its nodes verify by the same
+// public key.
+func commonReceiptKey(secret [16]byte) ed25519.PrivateKey {
+	return ed25519.NewKeyFromSeed(CommonKey(secret[:], "key of receipts"))
+}
+
 // receiptKey is the key kept in the data directory, made at the first start.
 func receiptKey(c Config) (ed25519.PrivateKey, error) {
-	dir := c.secretsDir()
-	name := filepath.Join(dir, "receipt.key")
-	text, err := os.ReadFile(name)
+	key, err := storedReceiptKey(c)
 	if errors.Is(err, fs.ErrNotExist) {
 		seed := make([]byte, ed25519.SeedSize)
 		rand.Read(seed)
-		if err := makeSynced(dir); err != nil {
-			return nil, err
-		}
-		return ed25519.NewKeyFromSeed(seed), writeSynced(name, []byte(hex.EncodeToString(seed)+"\n"))
+		return ed25519.NewKeyFromSeed(seed), putSecret(c, "receipt.key", []byte(hex.EncodeToString(seed)))
+	}
+	return key, err
+}
+
+// storedReceiptKey is the same where there must be one.
+func storedReceiptKey(c Config) (ed25519.PrivateKey, error) {
+	name := filepath.Join(c.secretsDir(), "receipt.key")
+	text, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errNoSecret(err)
 	}
 	if err != nil {
 		return nil, proto.Errorf(proto.CodeUnavailable, "read the key of receipts: %w", err)

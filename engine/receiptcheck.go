@@ -57,7 +57,8 @@ func (n *Node) CheckReceipt(ctx context.Context, r proto.Receipt) (proto.Receipt
 
 // CheckReceipt is the same over a data directory on which no node runs.
 // CodeUnavailable if it finds something because the node ended without being
-// stopped, before its store had all that the receipt is of.
+// stopped, before its store had all that the receipt is of. The log that a cluster
+// keeps cannot be looked at: LogUnread says so.
 func CheckReceipt(ctx context.Context, c Config, r proto.Receipt) (proto.ReceiptCheck, error) {
 	if err := c.Validate(); err != nil {
 		return proto.ReceiptCheck{}, err
@@ -67,6 +68,11 @@ func CheckReceipt(ctx context.Context, c Config, r proto.Receipt) (proto.Receipt
 		return proto.ReceiptCheck{}, err
 	}
 	defer done()
+	if c.ForCluster {
+		n.signer.key = commonReceiptKey(n.signer.secret)
+	} else if n.signer.key, err = storedReceiptKey(c); err != nil {
+		return proto.ReceiptCheck{}, err
+	}
 	x, err := newReceiptCheck(n, r)
 	if err != nil || !x.valid {
 		return proto.ReceiptCheck{}, err
@@ -85,6 +91,9 @@ func CheckReceipt(ctx context.Context, c Config, r proto.Receipt) (proto.Receipt
 	}
 	home := lanes[n.laneIDs[x.hash.Partition()]]
 	check := x.conclude(home.log, home.record.Base)
+	if home.unread {
+		check.LogFirst, check.LogClear, check.LogUnread = 0, false, true
+	}
 	if !check.Clean {
 		err = hasApplied(lanes, r.Position)
 	}
@@ -93,7 +102,7 @@ func CheckReceipt(ctx context.Context, c Config, r proto.Receipt) (proto.Receipt
 
 // HashOf is the keyed hash of an identity in a data directory.
 func HashOf(c Config, id proto.Identity) (h proto.IdentityHash, err error) {
-	secret, err := hashSecret(c)
+	secret, err := storedSecret(c)
 	if err != nil {
 		return h, err
 	}
@@ -103,11 +112,12 @@ func HashOf(c Config, id proto.Identity) (h proto.IdentityHash, err error) {
 // storedLane is a lane's log and record, of a node that does not run.
 type storedLane struct {
 	log    log.Info
+	unread bool // the log, as it takes most of a cluster's servers
 	record *pb.LaneRecord
 }
 
 // hasApplied is CodeUnavailable if the store has not come to a receipt's position and
-// the log has more for it. Of a store that was restored without the ledger it has not;
+// the log has more for it, or may have. Of a store that was restored without the ledger it has not;
 // and a lane of the receipt's may not be there any more.
 func hasApplied(lanes []storedLane, position string) error {
 	p, err := proto.ParsePosition(position)
@@ -119,7 +129,7 @@ func hasApplied(lanes []storedLane, position string) error {
 			continue
 		}
 		l := lanes[id]
-		if l.record.Offset < uint64(at) && uint64(l.log.Last)+l.record.Base > l.record.Offset {
+		if l.record.Offset < uint64(at) && (l.unread || uint64(l.log.Last)+l.record.Base > l.record.Offset) {
 			return proto.Errorf(proto.CodeUnavailable, "the node ended without being stopped, and its store has not taken in what the receipt is of: start it, stop it, and check again")
 		}
 	}
@@ -129,6 +139,16 @@ func hasApplied(lanes []storedLane, position string) error {
 // storedLogs are all lanes of a node that does not run.
 func (n *Node) storedLogs(ctx context.Context, snap store.Snapshot) (list []storedLane, err error) {
 	c := n.config
+	if c.ForCluster && c.NATSURL == "" {
+		for id := range c.Lanes {
+			l := &lane{id: proto.LaneID(id)}
+			if err := l.loadRecord(snap); err != nil {
+				return nil, err
+			}
+			list = append(list, storedLane{unread: true, record: l.record})
+		}
+		return list, nil
+	}
 	lg, err := log.Open(ctx, log.Config{Dir: c.logDir(), URL: c.NATSURL, Lanes: c.Lanes, MaxBytes: c.LogBytesMax, Name: c.Node, Logger: c.Logger})
 	if err != nil {
 		return nil, err
@@ -143,7 +163,7 @@ func (n *Node) storedLogs(ctx context.Context, snap store.Snapshot) (list []stor
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, storedLane{info, l.record})
+		list = append(list, storedLane{log: info, record: l.record})
 	}
 	return list, nil
 }

@@ -3,8 +3,10 @@ package engine
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash"
+	"io/fs"
 	"math"
 	"os"
 	"slices"
@@ -96,12 +98,16 @@ func Verify(ctx context.Context, c Config) (VerifyReport, error) {
 	return r, verifyAll(ctx, n, slices.Repeat([]store.Snapshot{snap}, n.config.Lanes), &r)
 }
 
-// openStored opens a data directory on which no node runs, for reading.
+// openStored opens a data directory on which no node runs, for reading: it makes no
+// secret, and takes none that the store was not made with.
 func openStored(c Config) (_ *Node, done func(), err error) {
 	if err := checkRestored(c); err != nil {
 		return nil, nil, err
 	}
-	secret, err := hashSecret(c)
+	if _, err := os.Stat(c.storeDir()); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, errNoData(c)
+	}
+	secret, err := storedSecret(c)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -111,9 +117,9 @@ func openStored(c Config) (_ *Node, done func(), err error) {
 		return nil, nil, err
 	}
 	n := &Node{config: c, logger: c.Logger, hasher: proto.NewHasher(secret), store: st, signer: signer{secret: secret}}
-	n.signer.key, err = receiptKey(c)
+	n.config.Lanes, err = n.storedLanes()
 	if err == nil {
-		n.config.Lanes, err = n.storedLanes()
+		err = n.checkGlobal()
 	}
 	if err != nil {
 		st.Close()
@@ -140,12 +146,18 @@ func (n *Node) storedLanes() (int, error) {
 		}
 		return nil
 	})
-	if err == nil && !found && n.config.hasLog() {
-		err = proto.Errorf(proto.CodeUnavailable, "%s holds no data yet, but there is a log: the node ended without being stopped before it had written any. Start it, stop it, and try again", n.config.storeDir())
-	} else if err == nil && (!found || lanes == 0) {
-		err = proto.Errorf(proto.CodeNotFound, "%s holds no data of a node: name the directory that the node was started with", n.config.storeDir())
+	if err == nil && (!found || lanes == 0) {
+		err = errNoData(n.config)
 	}
 	return lanes, err
+}
+
+// errNoData is of a directory whose store has nothing.
+func errNoData(c Config) error {
+	if c.hasLog() {
+		return proto.Errorf(proto.CodeUnavailable, "%s holds no data yet, but there is a log: the node ended without being stopped before it had written any. Start it, stop it, and try again", c.storeDir())
+	}
+	return proto.Errorf(proto.CodeNotFound, "%s holds no data of a node: name the directory that the node was started with", c.storeDir())
 }
 
 // verifier holds one lane's recomputation.

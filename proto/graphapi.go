@@ -110,11 +110,12 @@ func (r *Receipt) SignedBytes() []byte {
 
 // ReceiptCheck is what became of looking for what a receipt says is gone.
 type ReceiptCheck struct {
-	Signature bool          `json:"signature"` // valid, by the node's own key
-	Clean     bool          `json:"clean"`     // nothing was found
-	Places    []ReceiptFind `json:"places"`    // where was looked
-	LogClear  bool          `json:"log_clear"` // no log entry from before the receipt is left
-	LogFirst  Offset        `json:"log_first"` // oldest entry of the lane's log
+	Signature bool          `json:"signature"`            // valid, by the node's own key
+	Clean     bool          `json:"clean"`                // nothing was found
+	Places    []ReceiptFind `json:"places"`               // where was looked
+	LogClear  bool          `json:"log_clear"`            // no log entry from before the receipt is left
+	LogFirst  Offset        `json:"log_first"`            // oldest entry of the lane's log
+	LogUnread bool          `json:"log_unread,omitempty"` // the log was not looked at: several nodes keep it
 	// Identity says whether the identity that stands beside the receipt, in the answer
 	// that it came in, is the receipt's; nil if none does.
 	Identity *bool `json:"identity,omitempty"`

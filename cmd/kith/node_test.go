@@ -233,6 +233,25 @@ func TestRestartVerifyBackupRestore(t *testing.T) {
 	wide.kith(t, "verify")
 }
 
+// What kith restore says to do next works where the secret is not in the directory.
+func TestRestoreSaysHowToVerify(t *testing.T) {
+	data, dir := t.TempDir()+"/data", t.TempDir()
+	writeFile(t, dir+"/secret", strings.Repeat("5e", 16)+"\n")
+	writeFile(t, dir+"/kith.yaml", "secret_file: "+dir+"/secret\n")
+	writeFile(t, dir+"/events.ndjson", `{"event":"page","identities":["browser:back"],"props":{"section":"auto"}}`+"\n")
+	n := startNode(t, data, "--config", dir+"/kith.yaml")
+	n.kith(t, "lookup", "browser:back", "--after", n.ingest(t, "-f", dir+"/events.ndjson").Position)
+	n.kith(t, "backup", dir+"/backups")
+	n.stop()
+	restored := t.TempDir() + "/restored"
+	said := n.kith(t, "restore", dir+"/backups", "--config", dir+"/kith.yaml", "--data", restored, "--ledger", data)
+	_, next, _ := strings.Cut(said, "next: kith ")
+	next, _, _ = strings.Cut(next, ", then")
+	if got := n.kith(t, strings.Fields(next)...); !strings.Contains(got, "compared 1 identities") {
+		t.Errorf("%s: %s", next, got)
+	}
+}
+
 // refusesWithoutDev serves data that hold the demo's key with another key.
 func refusesWithoutDev(t *testing.T, data string) {
 	t.Helper()

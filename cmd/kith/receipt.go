@@ -248,9 +248,12 @@ func printCheck(cmd *cobra.Command, r proto.Receipt, id proto.Identity, check pr
 	for _, p := range check.Places {
 		printf(cmd, "  %s: %d found\n", p.Place, p.Found)
 	}
-	if check.LogClear {
+	switch {
+	case check.LogUnread:
+		printf(cmd, "  log: it was not looked at, as several nodes keep it: ask one of them (--service)\n")
+	case check.LogClear:
 		printf(cmd, "  log: no entry from before is left; the oldest is %d\n", check.LogFirst)
-	} else {
+	default:
 		printf(cmd, "  log: entries from before are kept until %s; a node that is alone removes them with kith erase --now\n", r.LogClearBy.Format(time.RFC3339))
 	}
 }
@@ -268,7 +271,7 @@ func (f *receiptFlags) verdict(r proto.Receipt, id proto.Identity, check proto.R
 		return proto.Errorf(proto.CodeCorrupt, "the receipt is not of %q, which stands beside it: the file was changed, or put together from two", id)
 	case !check.Clean || found > 0:
 		return proto.Errorf(proto.CodeCorrupt, "%d traces were found of what the receipt says is gone: keep the data as they are, and report this", found)
-	case !f.offline && !check.LogClear && time.Now().After(r.LogClearBy):
+	case !f.offline && !check.LogUnread && !check.LogClear && time.Now().After(r.LogClearBy):
 		return proto.Errorf(proto.CodeCorrupt, "the log still holds entries from before, %s after the receipt's limit: run kith erase --now if the node is alone, else see to it that its log is shortened (log_retention)", time.Since(r.LogClearBy).Round(time.Second))
 	}
 	return nil

@@ -72,7 +72,11 @@ then to be that of the configuration (lanes). More lanes use more cores and disk
 		if *asJSON {
 			return printJSON(cmd, map[string]string{"file": path, "data": ec.Dir})
 		}
-		printf(cmd, "restored %s from %s; next: kith verify --data %s, then kith serve\n", ec.Dir, path, ec.Dir)
+		verify := "kith verify --data " + ec.Dir
+		if *file != "" {
+			verify += " --config " + *file
+		}
+		printf(cmd, "restored %s from %s; next: %s, then kith serve\n", ec.Dir, path, verify)
 		if *lanes > 0 {
 			printf(cmd, "it has %d lanes: the configuration must say so (lanes: %d)\n", *lanes, *lanes)
 		}
