@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -716,5 +718,25 @@ func TestLookupNeverOld(t *testing.T) {
 		if got := segmentsOf(t, n, name); len(got) != steps {
 			t.Errorf("%s is in %d segments in the end", name, len(got))
 		}
+	}
+}
+
+// A node whose control stream has what it cannot read is not ready, and says so.
+func TestControlStops(t *testing.T) {
+	var said bytes.Buffer
+	n := testNode(t, t.TempDir(), func(c *engine.Config) { c.Logger = slog.New(slog.NewTextHandler(&said, nil)) })
+	if err := n.Ready(); err != nil || gauges(t, n)["kith_control_stopped"] != 0 {
+		t.Fatalf("at the start: %v", err)
+	}
+	if err := errors.Join(n.Conn().Publish("kith.ctl", []byte{0xff}), n.Conn().Flush()); err != nil {
+		t.Fatal(err)
+	}
+	until(t, n, 20*time.Second, "the node is not ready", func() bool { return n.Ready() != nil })
+	if err := n.Ready(); proto.CodeOf(err) != proto.CodeQuarantined || gauges(t, n)["kith_control_stopped"] != 1 {
+		t.Errorf("it says %v", err)
+	}
+	closeNode(t, n)
+	if !strings.Contains(said.String(), "the control stream can no longer be followed") {
+		t.Errorf("the journal has %s", &said)
 	}
 }

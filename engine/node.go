@@ -290,7 +290,7 @@ func (n *Node) start(ctx context.Context) error {
 	reading, stopRead := context.WithCancel(context.Background())
 	n.stop, n.stopRead, n.life, n.started = stop, stopRead, background, n.config.Now().UTC()
 	n.system = actor.NewActorSystem(actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return n.logger }))
-	n.done.Go(func() { n.registry.follow(background) })
+	n.done.Go(func() { n.followControl(background) })
 	if n.config.Peers != nil {
 		if err := n.answerClocks(background); err != nil {
 			return err
@@ -364,6 +364,13 @@ func (n *Node) start(ctx context.Context) error {
 	}
 	n.ready.Store(true)
 	return nil
+}
+
+// followControl reads the control stream until ctx ends, or it cannot be followed.
+func (n *Node) followControl(ctx context.Context) {
+	if err := n.registry.follow(ctx); err != nil {
+		n.logger.Error("the control stream can no longer be followed: nothing more is defined, and no key ends", "error", err)
+	}
 }
 
 // newProducer names one incarnation of a producer of entries.

@@ -490,8 +490,12 @@ func (n *Node) tellReady(ctx context.Context) {
 	}
 }
 
-// fault is why some lane applies nothing any more, nil if all do.
+// fault is why some lane applies nothing any more, or the control stream cannot be
+// followed, nil if all is well.
 func (n *Node) fault() error {
+	if err := n.registry.broken(); err != nil {
+		return err
+	}
 	for _, l := range n.lanes {
 		if _, _, _, fault := l.progress.get(); fault != nil {
 			return fault

@@ -96,8 +96,8 @@ func newRegistry(c log.ControlStream, static map[[32]byte]proto.Principal, now f
 	return r
 }
 
-// follow reads the control stream until ctx ends.
-func (r *registry) follow(ctx context.Context) {
+// follow reads the control stream until ctx ends, nil, or it cannot be followed.
+func (r *registry) follow(ctx context.Context) error {
 	for ctx.Err() == nil {
 		err := r.control.Read(ctx, r.last()+1, func(rec log.Record) error {
 			c, err := proto.DecodeControl(rec.Data)
@@ -107,17 +107,18 @@ func (r *registry) follow(ctx context.Context) {
 			return r.take(uint64(rec.Offset), rec.Data, c)
 		})
 		if err == nil || ctx.Err() != nil {
-			return
+			return nil
 		}
 		if proto.CodeOf(err) != proto.CodeUnavailable {
 			r.fail(err)
-			return
+			return err
 		}
 		select {
 		case <-time.After(200 * time.Millisecond):
 		case <-ctx.Done():
 		}
 	}
+	return nil
 }
 
 func (r *registry) last() uint64 {
@@ -129,8 +130,15 @@ func (r *registry) last() uint64 {
 func (r *registry) fail(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.fault = err
+	r.fault = proto.Errorf(proto.CodeQuarantined, "the control stream can no longer be followed: %w. Nothing acknowledged is lost: mend the cause and restart", err)
 	r.notify()
+}
+
+// broken is why the control stream can no longer be followed, nil if it is.
+func (r *registry) broken() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.fault
 }
 
 func (r *registry) notify() {
