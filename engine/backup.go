@@ -385,7 +385,7 @@ func restoreAll(ctx context.Context, c Config, h backupHead, r *bufio.Reader) er
 	if c.ForCluster {
 		return x.keep(c.markerDir())
 	}
-	lg, err := log.Open(ctx, log.Config{Dir: c.logDir(), Lanes: c.Lanes, MaxBytes: c.LogBytesMax, Name: c.Node, Logger: c.Logger})
+	lg, err := log.Open(ctx, log.Config{Dir: c.logDir(), Lanes: c.Lanes, Mark: logMark(h.secret), MaxBytes: c.LogBytesMax, Name: c.Node, Logger: c.Logger})
 	if err != nil {
 		return err
 	}

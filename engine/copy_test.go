@@ -208,3 +208,59 @@ func TestCopyChunks(t *testing.T) {
 type failing struct{}
 
 func (failing) Read([]byte) (int, error) { return 0, errors.New("broken") }
+
+// A node with another number of lanes or hash secret than the log's is refused, though
+// its own store is empty: what it appended would stop all others.
+func TestOtherThanTheLog(t *testing.T) {
+	url, o := startNATS(t), &owners{owner: "a", changed: make(chan struct{})}
+	member := func(name string, lanes int, secret byte) func(*engine.Config) {
+		return func(c *engine.Config) {
+			c.Node, c.Lanes, c.NATSURL, c.Peers, c.HashSecret = name, lanes, url, o, bytes.Repeat([]byte{secret}, 16)
+		}
+	}
+	a := testNode(t, t.TempDir(), member("a", 2, 7))
+	defer closeNode(t, a)
+	for _, x := range []struct {
+		lanes  int
+		secret byte
+	}{{1, 7}, {4, 7}, {2, 8}} {
+		b, err := openNode(t, t.TempDir(), member("b", x.lanes, x.secret))
+		if proto.CodeOf(err) != proto.CodeConflict {
+			t.Errorf("%d lanes, secret %d: %v", x.lanes, x.secret, err)
+		}
+		if err == nil {
+			closeNode(t, b)
+		}
+	}
+	closeNode(t, testNode(t, t.TempDir(), member("b", 2, 7)))
+}
+
+// A node alone that lost its store rebuilds it with the lanes that the log has, and no
+// others.
+func TestRebuiltWithOtherLanes(t *testing.T) {
+	dir := t.TempDir()
+	lanes := func(n int) func(*engine.Config) { return func(c *engine.Config) { c.Lanes = n } }
+	a := testNode(t, dir, lanes(2))
+	for i := range 20 {
+		submit(t, a, page(acme(t, a), fmt.Sprint("v", i), "auto", time.Now()))
+	}
+	optOut(t, a, "browser:v3", false)
+	closeNode(t, a)
+	if err := os.RemoveAll(filepath.Join(dir, "store")); err != nil {
+		t.Fatal(err)
+	}
+	for _, other := range []int{1, 4} {
+		b, err := openNode(t, dir, lanes(other))
+		if proto.CodeOf(err) != proto.CodeConflict {
+			t.Errorf("rebuilt with %d lanes: %v", other, err)
+		}
+		if err == nil {
+			closeNode(t, b)
+		}
+	}
+	b := testNode(t, dir, lanes(2))
+	defer closeNode(t, b)
+	if s, err := b.OptOutState(t.Context(), "browser:v3"); err != nil || !s.OptedOut {
+		t.Errorf("rebuilt: %+v, %v", s, err)
+	}
+}

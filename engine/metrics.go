@@ -24,7 +24,7 @@ func (n *Node) Collector() prometheus.Collector {
 		"applied":     desc("applied_offset", "Log offset that look-ups see.", "lane"),
 		"laneTime":    desc("lane_time_seconds", "Lane time, seconds since the epoch; it should run with the clock.", "lane"),
 		"quarantined": desc("lane_quarantined", "1 if the lane stopped: see /v1/partitions.", "lane"),
-		"control":     desc("control_stopped", "1 if the control stream can no longer be followed: /readyz has the reason."),
+		"stopped":     desc("control_stopped", "1 if the control stream can no longer be followed: /readyz has the reason."),
 		"journal":     desc("journal_bytes", "Bitmap deltas not yet folded into chunks.", "lane"),
 		"buffered":    desc("intake_buffered_bytes", "Commands that wait for the log.", "lane"),
 		"entries":     desc("log_entries_total", "Entries appended and acknowledged.", "lane"),
@@ -127,7 +127,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		put("feedWaiting", prometheus.GaugeValue, float64(l.untold.total()), lane)
 		c.collectGraph(put, l)
 	}
-	put("control", prometheus.GaugeValue, flag(c.n.registry.broken() != nil))
+	put("stopped", prometheus.GaugeValue, flag(c.n.registry.broken() != nil))
 	for i, k := range c.usersBySize() {
 		put("users", prometheus.GaugeValue, float64(k), strconv.Itoa(userSizes[i]))
 	}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -116,14 +117,18 @@ func open(ctx context.Context, c Config) (*Node, error) {
 		return nil, err
 	}
 	var st *store.Badger
+	marked := false
 	if !half { // else once the log's lock says that nobody else is at it
 		if st, err = openStore(&c); err != nil {
 			return nil, err
 		}
+		if marked, err = checkMark(st, globalMark(secret, c.Lanes)); err != nil {
+			return nil, errors.Join(err, st.Close())
+		}
 	}
 	lg, err := log.Open(ctx, log.Config{
 		Dir: c.logDir(), URL: c.NATSURL, Lanes: c.Lanes, MaxBytes: c.LogBytesMax, Name: c.Node, Logger: c.Logger,
-		ClientListen: c.NATSListen, Authorize: c.NATSAuthorize, Cluster: c.Cluster,
+		ClientListen: c.NATSListen, Authorize: c.NATSAuthorize, Cluster: c.Cluster, Mark: logMark(secret), Marked: marked,
 	})
 	if err != nil && st != nil {
 		err = errors.Join(err, st.Close())
@@ -458,32 +463,47 @@ func (n *Node) handing() [][]uint64 {
 // checkGlobal refuses a store that was made with another secret or number of
 // lanes, and marks a new one.
 func (n *Node) checkGlobal() error {
-	h := n.hasher.Hash(secretMark)
-	want := binary.BigEndian.AppendUint16(h[:], uint16(n.config.Lanes))
+	want := globalMark(n.signer.secret, n.config.Lanes)
+	if found, err := checkMark(n.store, want); err != nil || found {
+		return err
+	}
+	b := n.store.NewBatch()
+	if err := b.Set(globalKey, want); err != nil {
+		return err
+	}
+	return b.Commit()
+}
+
+// globalMark is what a store of that secret and number of lanes has.
+func globalMark(secret [16]byte, lanes int) []byte {
+	h := proto.NewHasher(secret).Hash(secretMark)
+	return binary.BigEndian.AppendUint16(h[:], uint16(lanes))
+}
+
+// logMark is what a log tells secrets apart by.
+func logMark(secret [16]byte) string {
+	h := proto.NewHasher(secret).Hash(secretMark)
+	return hex.EncodeToString(h[:])
+}
+
+// checkMark holds a store's mark, if it has one, against want.
+func checkMark(st store.Store, want []byte) (found bool, err error) {
 	var got []byte
-	snap := n.store.Snapshot()
-	found, err := snap.Get(globalKey, func(v []byte) error {
+	snap := st.Snapshot()
+	defer snap.Release()
+	found, err = snap.Get(globalKey, func(v []byte) error {
 		got = append(got, v...)
 		return nil
 	})
-	snap.Release()
-	if err != nil {
-		return err
+	switch {
+	case err != nil || !found:
+		return false, err
+	case len(got) != 18 || !bytes.Equal(got[:16], want[:16]):
+		return true, proto.Errorf(proto.CodeConflict, "the hash secret is not the one that this store was made with: put back secrets/hash.key, or give the configuration with its secret_file")
+	case !bytes.Equal(got[16:], want[16:]):
+		return true, otherLanes(int(binary.BigEndian.Uint16(got[16:])), int(binary.BigEndian.Uint16(want[16:])))
 	}
-	if !found {
-		b := n.store.NewBatch()
-		if err := b.Set(globalKey, want); err != nil {
-			return err
-		}
-		return b.Commit()
-	}
-	if len(got) != 18 || string(got[:16]) != string(want[:16]) {
-		return proto.Errorf(proto.CodeConflict, "the hash secret is not the one that this store was made with: put back secrets/hash.key, or give the configuration with its secret_file")
-	}
-	if lanes := int(binary.BigEndian.Uint16(got[16:])); lanes != n.config.Lanes {
-		return otherLanes(lanes, n.config.Lanes)
-	}
-	return nil
+	return true, nil
 }
 
 func otherLanes(stored, configured int) error {

@@ -19,6 +19,12 @@ type Config struct {
 	URL string
 	// Lanes is how many lane streams there are, 1 to proto.LanesMax.
 	Lanes int
+	// Mark is of the hash secret that entries are made with. A new log records it and
+	// Lanes, and is opened with no others from then on. Empty: any will do.
+	Mark string
+	// Marked says that the store beside the log is known to be of Mark and Lanes, so
+	// that they may be recorded in a log of an earlier build, which lacks them.
+	Marked bool
 	// MaxBytes bounds each lane's stream; appends beyond it are refused with
 	// CodeDiskFull. 0: 60 % of the disk space that is free or already used by
 	// the log at start, shared by the lanes, and never less than before.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -101,21 +102,13 @@ func (l *Log) connect(ctx context.Context, laneMax int64) (err error) {
 }
 
 func (l *Log) openStreams(ctx context.Context, laneMax int64) error {
-	for i := range l.config.Lanes {
-		id := proto.LaneID(i)
-		s, err := l.await(ctx, laneStreamConfig(id, laneMax, 0))
-		if err != nil {
-			return err
-		}
-		l.lanes = append(l.lanes, &lane{stream: stream{log: l, name: laneStreamName(id), subject: laneSubject(id), js: s}, id: id, base: proto.Offset(s.CachedInfo().State.LastSeq)})
-	}
 	feed := streamConfig("KITH_OUT_OPTOUTS", "kith.out.optouts", feedBytesMax)
 	feed.Discard = jetstream.DiscardOld
 	for _, x := range []struct {
 		to     **control
 		config jetstream.StreamConfig
 	}{
-		{&l.control, streamConfig("KITH_CTL", "kith.ctl", ControlBytesMax)},
+		{&l.control, l.controlConfig()}, // first: it knows how many lanes there are
 		{&l.ledger, streamConfig("KITH_OPTOUT", "kith.ledger", ledgerBytesMax)},
 		{&l.feed, feed},
 	} {
@@ -124,6 +117,14 @@ func (l *Log) openStreams(ctx context.Context, laneMax int64) error {
 			return err
 		}
 		*x.to = &control{stream: stream{log: l, name: x.config.Name, subject: x.config.Subjects[0], js: s}}
+	}
+	for i := range l.config.Lanes {
+		id := proto.LaneID(i)
+		s, err := l.await(ctx, laneStreamConfig(id, laneMax, 0))
+		if err != nil {
+			return err
+		}
+		l.lanes = append(l.lanes, &lane{stream: stream{log: l, name: laneStreamName(id), subject: laneSubject(id), js: s}, id: id, base: proto.Offset(s.CachedInfo().State.LastSeq)})
 	}
 	return nil
 }
@@ -209,14 +210,19 @@ func (l *Log) ensure(ctx context.Context, want jetstream.StreamConfig) (jetstrea
 		return nil, err
 	}
 	had := info.Config
+	marked, err := l.marked(ctx, &want, info)
+	if err != nil {
+		return nil, err
+	}
 	if l.config.MaxBytes == 0 && (had.MaxBytes > want.MaxBytes || l.config.Cluster != nil) {
 		want.MaxBytes = had.MaxBytes // derived from a disk, in a cluster from that of who made it
 	}
 	changed := had
+	changed.Metadata = marked
 	changed.MaxBytes = want.MaxBytes
 	changed.Replicas = max(had.Replicas, want.Replicas) // of a cluster that grew
 	changed.AllowDirect = want.AllowDirect              // as it was for a node alone
-	if changed.MaxBytes == had.MaxBytes && changed.Replicas == had.Replicas && changed.AllowDirect == had.AllowDirect {
+	if changed.MaxBytes == had.MaxBytes && changed.Replicas == had.Replicas && changed.AllowDirect == had.AllowDirect && maps.Equal(changed.Metadata, had.Metadata) {
 		return s, nil
 	}
 	// A stream must never be bounded below what it holds.

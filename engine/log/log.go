@@ -31,7 +31,9 @@
 //     N, if it asks; the oldest go when it is full.
 //   - KITH_AUDIT on kith.audit: the audit log; the oldest go when it is full.
 //
-// Each stream's metadata holds kith.format (FormatVersion).
+// Each stream's metadata holds kith.format (FormatVersion), that of KITH_CTL also
+// kith.lanes and kith.secret: for how many lanes the log is, and the mark of the hash
+// secret. KITH_CTL is made before the others.
 package log
 
 import (

@@ -456,3 +456,42 @@ func TestStartOverGoesOnBehindTheStore(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// A log of an earlier build, without marks, gets them from a node whose store is known
+// to be of it, and is opened with its own number of lanes only.
+func TestLogWithoutMarks(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, config(dir))
+	if _, err := l.Control().Append(t.Context(), []byte("record"), 0); err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	try := func(lanes int, mark string, marked bool) proto.Code {
+		c := config(dir)
+		c.Lanes, c.Mark, c.Marked = lanes, mark, marked
+		l, err := log.Open(t.Context(), c)
+		if err != nil {
+			return proto.CodeOf(err)
+		}
+		l.Close()
+		return ""
+	}
+	for i, x := range []struct {
+		lanes  int
+		mark   string
+		marked bool
+		want   proto.Code
+	}{
+		{1, "aa", false, proto.CodeConflict},
+		{3, "aa", true, proto.CodeConflict},
+		{2, "bb", false, ""}, // who knows nothing marks nothing
+		{2, "aa", true, ""},
+		{2, "bb", true, proto.CodeConflict},
+		{1, "aa", true, proto.CodeConflict},
+		{2, "aa", false, ""},
+	} {
+		if got := try(x.lanes, x.mark, x.marked); got != x.want {
+			t.Errorf("%d: %+v: %q", i, x, got)
+		}
+	}
+}
