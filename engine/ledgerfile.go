@@ -74,7 +74,7 @@ func (s ledgerState) take(raw []byte) error {
 }
 
 // givenLedger reads the ledger that a restore was given: a file that WriteLedger
-// wrote, or the data directory of a node that does not run. It must be of the backup's
+// wrote, or the data directory of a node alone that does not run. It must be of the backup's
 // hash secret, and from after the backup was made.
 func givenLedger(ctx context.Context, c Config, made time.Time, secret [16]byte) (records [][]byte, err error) {
 	want := proto.NewHasher(secret).Hash(secretMark)
@@ -141,6 +141,9 @@ func loadLedgerDir(ctx context.Context, c Config, want proto.IdentityHash, take 
 	old := Config{Dir: c.Ledger}
 	if _, err := os.Stat(old.logDir()); err != nil {
 		return proto.Errorf(proto.CodeInvalid, "%s holds no log: name the data directory that the node had, or a file of `kith optouts export`", c.Ledger)
+	}
+	if log.OfCluster(old.logDir()) {
+		return proto.Errorf(proto.CodeConflict, "%s is of a node of a cluster, and its newest opt-outs may be with other nodes only: start the nodes that are left, give a file of `kith optouts export`, or, if too few are left, pass --accept-lost-optouts", c.Ledger)
 	}
 	if _, err := os.Stat(old.secretsDir()); err == nil && len(c.HashSecret) == 0 {
 		secret, err := storedSecret(old)

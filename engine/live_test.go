@@ -622,6 +622,26 @@ func TestRestoredStoreLost(t *testing.T) {
 	}
 }
 
+// The directory of a cluster's node is no ledger: other nodes may have acknowledged
+// opt-outs that are not in it.
+func TestLedgerOfOneOfSeveral(t *testing.T) {
+	dir := t.TempDir()
+	n := testNode(t, filepath.Join(dir, "a"))
+	submit(t, n, page(acme(t, n), "keep", "auto", time.Now()))
+	var file bytes.Buffer
+	if err := n.Backup(t.Context(), &file); err != nil {
+		t.Fatal(err)
+	}
+	closeNode(t, n)
+	if err := os.MkdirAll(filepath.Join(dir, "a/log/jetstream/$SYS/_js_/_meta_"), 0o750); err != nil {
+		t.Fatal(err)
+	}
+	c := engine.Config{Dir: filepath.Join(dir, "b"), LogBytesMax: 64 << 20, SmallStore: true, Ledger: filepath.Join(dir, "a")}
+	if err := engine.Restore(t.Context(), c, &file); proto.CodeOf(err) != proto.CodeConflict || !strings.Contains(err.Error(), "of a cluster") {
+		t.Errorf("restored: %v", err)
+	}
+}
+
 // With less disk left than the reserve, events are refused with a code, and
 // what is there is answered.
 func TestDiskReserve(t *testing.T) {

@@ -306,6 +306,11 @@ func TestClusterFromBackup(t *testing.T) {
 		n.stop(t)
 	}
 
+	// No node alone has all that was acknowledged.
+	if err := runKith(t, "restore", backups, "--ledger", old.data[1], "--data", t.TempDir()+"/data"); err == nil || !strings.Contains(err.Error(), "of a cluster") {
+		t.Errorf("restored by the ledger of one node of a cluster: %v", err)
+	}
+
 	// With as many lanes, and with more.
 	for _, lanes := range []int{2, 3} {
 		t.Run(fmt.Sprintf("lanes=%d", lanes), func(t *testing.T) {

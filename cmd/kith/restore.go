@@ -24,8 +24,9 @@ not in it: what was sent later must be sent again. If it fails or is interrupted
 node serves the directory: remove it and restore again.
 
 Whoever opted out after the backup was made must stay out: --ledger names a file of
-kith optouts export, or the data directory that was lost if it can still be read. If
-neither is left, --accept-lost-optouts gives those opt-outs up.
+kith optouts export, or the data directory that was lost if it can still be read; of
+a cluster it must be a file, since no node alone has all. If neither is left,
+--accept-lost-optouts gives those opt-outs up.
 It restores with the embedded log: nats.url must not be set.
 
 With cluster.listen in the configuration the directory is for a node of a new
@@ -41,7 +42,7 @@ then to be that of the configuration (lanes). More lanes use more cores and disk
 	}
 	data := cmd.Flags().String("data", "", "data `DIR`ectory to make (default ./kith-data)")
 	file := cmd.Flags().String("config", "", "configuration `FILE` of the node")
-	ledger := cmd.Flags().String("ledger", "", "`PATH` of the newest ledger of opt-outs: a file of kith optouts export, or another data directory")
+	ledger := cmd.Flags().String("ledger", "", "`PATH` of the newest ledger of opt-outs: a file of kith optouts export, or the data directory of a node alone")
 	lost := cmd.Flags().Bool("accept-lost-optouts", false, "restore without a ledger: opt-outs since the backup are given up")
 	lanes := cmd.Flags().Int("lanes", 0, "`NUMBER` of lanes that the directory is to have, 1 to 64 (default as the backup)")
 	asJSON := jsonFlag(cmd)

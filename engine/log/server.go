@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/url"
@@ -37,6 +39,13 @@ const (
 	routeUser = "kith"
 	lameDuck  = 2 * time.Second // from handing its streams over to the end
 )
+
+// OfCluster reports whether the log in a directory was ever kept by several servers:
+// what is in it may not be all that was acknowledged. If in doubt it was.
+func OfCluster(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "jetstream", "$SYS", "_js_", "_meta_"))
+	return !errors.Is(err, fs.ErrNotExist)
+}
 
 // embedded is the NATS server inside this process.
 type embedded struct {
