@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/goccy/go-yaml"
 )
@@ -186,6 +187,44 @@ func TestEachAlarmIsInTheRunbook(t *testing.T) {
 	for _, m := range regexp.MustCompile(`(?m)^### (Kith\w+)$`).FindAllSubmatch(b, -1) {
 		if !slices.ContainsFunc(alarms(t), func(a alarm) bool { return a.Alert == string(m[1]) }) {
 			t.Errorf("docs/operations.md has a section %s, and there is no such alarm", m[1])
+		}
+	}
+}
+
+// Alarms fire for every cluster, and not for what is meant to be.
+func TestAlarmsFireWhenTheyShould(t *testing.T) {
+	exprs := map[string]string{}
+	shortest := time.Hour
+	for _, a := range alarms(t) {
+		exprs[a.Alert] = a.Expr
+		if d, err := time.ParseDuration(a.For); err == nil {
+			shortest = min(shortest, d)
+		}
+	}
+	if strings.Contains(deployed(t, "prometheus/kith.rules.yml")+deployed(t, "grafana/kith.json"), `job="kith"`) || strings.Contains(deployed(t, "grafana/kith.json"), `job=\"kith\"`) {
+		t.Error("an alarm or a panel asks for the first cluster's job alone")
+	}
+	if n := strings.Count(exprs["KithErrors"], `route!="/readyz"`); n != 2 {
+		t.Errorf("KithErrors leaves /readyz, which fails while a node is drained, out of %d of its 2 sums", n)
+	}
+	if !strings.Contains(exprs["KithLedgerWaits"], "kith_ledger_written_total") {
+		t.Error("KithLedgerWaits fires while opt-outs are written")
+	}
+	files, err := filepath.Glob(filepath.Join(deployDir, "prometheus/prometheus*.yml"))
+	if err != nil || len(files) != 2 {
+		t.Fatal(files, err)
+	}
+	for _, f := range files {
+		var c struct {
+			Global struct {
+				Every string `yaml:"evaluation_interval"`
+			} `yaml:"global"`
+		}
+		if err := yaml.Unmarshal([]byte(deployed(t, "prometheus/"+filepath.Base(f))), &c); err != nil {
+			t.Fatal(err)
+		}
+		if d, err := time.ParseDuration(c.Global.Every); err != nil || d > shortest {
+			t.Errorf("%s evaluates alarms every %q, and one waits only %s", f, c.Global.Every, shortest)
 		}
 	}
 }
