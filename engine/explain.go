@@ -32,17 +32,20 @@ func (n *Node) Explain(ctx context.Context, client proto.ClientInfo, id proto.Id
 	}
 	x := proto.Explanation{Identity: id, Segment: segment, At: when.Time(), Facts: []proto.ExplanationFact{}}
 	e := explained{ctx: ctx, node: n, client: client}
-	if !past {
-		return x, e.now(&x, node, specs, now)
+	var err error
+	switch {
+	case !past:
+		err = e.now(&x, node, specs, now)
+	case e.then(&x, versions, when):
+		x.When, x.Version = e.spec.When, e.spec.Version
+		if err = e.read(node); err == nil && !e.state.Dark() {
+			err = e.past(&x, when)
+		}
 	}
-	if !e.then(&x, versions, when) {
-		return x, nil
+	if err == nil {
+		err = n.mayAnswerAll()
 	}
-	x.When, x.Version = e.spec.When, e.spec.Version
-	if err := e.read(node); err != nil || e.state.Dark() {
-		return x, err
-	}
-	return x, e.past(&x, when)
+	return x, err
 }
 
 // now explains by the newest version by which the node is in, and if it is so by

@@ -224,6 +224,23 @@ func TestLeaseEndsMeanwhile(t *testing.T) {
 			_, err := n.CampaignReport(ctx, c, span(proto.CampaignRequest{}), 50)
 			return err
 		},
+		"aggregates": func(ctx context.Context) error {
+			_ = ctx.Err()
+			today := proto.DayOf(time.Now())
+			_, err := n.Aggregates(ctx, c, "event", today, today, 0)
+			return err
+		},
+		"sizes": func(ctx context.Context) error {
+			_ = ctx.Err()
+			today := proto.DayOf(time.Now())
+			_, err := n.Sizes(c, "all", today, today)
+			return err
+		},
+		"explanation of the past": func(ctx context.Context) error {
+			_ = ctx.Err()
+			_, err := n.Explain(ctx, c, "browser:v1", "all", time.Now().Add(-time.Hour))
+			return err
+		},
 		"leakage": func(ctx context.Context) error { _, err := n.Leakage(ctx, c, 9, 1); return err },
 		"preview": func(ctx context.Context) error { _, err := n.Preview(ctx, nobody, spec); return err }, // each identity that it reads is checked anyway
 		"report":  func(ctx context.Context) error { _, err := n.Report(ctx, c, "all", "", 50); return err },

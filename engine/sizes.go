@@ -137,7 +137,7 @@ func (n *Node) Sizes(client proto.ClientInfo, id proto.SegmentID, from, to proto
 		}
 	}
 	slices.SortFunc(out, func(a, b proto.DaySize) int { return cmp.Compare(a.Day, b.Day) })
-	return out, nil
+	return out, n.mayAnswerAll()
 }
 
 // sizesBy are sizes by day, or by segment, and version: while one waits beside

@@ -45,7 +45,7 @@ func (n *Node) Aggregates(ctx context.Context, client proto.ClientInfo, by strin
 		}
 		out.Days = append(out.Days, x)
 	}
-	return out, nil
+	return out, n.mayAnswerAll()
 }
 
 // addTotals adds what the lane has of the client's days.

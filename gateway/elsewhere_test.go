@@ -72,7 +72,10 @@ func TestElsewhere(t *testing.T) {
 		{"acme-key", "GET", "/v1/identities/browser:seen1/explain?segment=auto", ""},
 		{"acme-key", "GET", "/v1/users/browser:seen1", ""},
 		{"acme-key", "GET", "/v1/optouts/browser:seen1", ""},
+		{"acme-key", "GET", "/v1/segments", ""},
+		{"acme-key", "GET", "/v1/segments/auto", ""},
 		{"acme-key", "GET", "/v1/segments/auto/sizes", ""},
+		{"acme-key", "GET", "/v1/aggregates?from=2026-11-01&to=2026-11-02", ""},
 		{"acme-key", "POST", "/v1/lookup", `{"identities":["browser:seen1","browser:new1"]}`},
 		{"acme-key", "POST", "/v1/lookup", `{"identities":`},
 		{"acme-key", "POST", "/v1/audiences/count", `{"expr":"auto"}`},
@@ -109,7 +112,7 @@ func TestElsewhere(t *testing.T) {
 	for _, x := range []struct{ key, method, target string }{
 		{"acme-key", "DELETE", "/v1/identities/browser:seen1"},
 		{"acme-key", "POST", "/v1/optouts"},
-		{"acme-key", "GET", "/v1/segments"},
+		{"acme-key", "PUT", "/v1/segments/auto"},
 		{"admin-key", "GET", "/v1/partitions"},
 		{"guess", "GET", "/v1/identities/browser:seen1/segments"},
 	} {

@@ -25,10 +25,10 @@ func (g *Gateway) serviceRoutes() *plane {
 	p.add("/v1/identities/{identity}", map[string]handler{http.MethodGet: client(g.getRecord), http.MethodDelete: client(g.deleteIdentity)}).asked(g, http.MethodGet)
 	p.add("/v1/identities/{identity}/traits", map[string]handler{http.MethodPatch: client(g.heed(g.patchTraits))})
 	p.add("/v1/identities/{identity}/explain", get(client(g.heed(g.getExplanation)))).asked(g, http.MethodGet)
-	p.add("/v1/segments", get(client(g.listSegments)))
+	p.add("/v1/segments", get(client(g.listSegments))).asked(g, http.MethodGet)
 	p.add("/v1/segments/{id}", map[string]handler{
 		http.MethodGet: client(g.getSegment), http.MethodPut: client(g.putSegment), http.MethodDelete: client(g.deleteSegment),
-	})
+	}).asked(g, http.MethodGet)
 	p.add("/v1/links", map[string]handler{http.MethodPost: client(g.heed(g.postLink)), http.MethodDelete: client(g.deleteLink)})
 	p.add("/v1/users/{identity}", get(client(g.heed(g.getUser)))).asked(g, http.MethodGet)
 	p.add("/v1/optouts", map[string]handler{http.MethodPost: client(g.postOptOut), http.MethodGet: admin(g.getLedger)})
@@ -48,7 +48,7 @@ func (g *Gateway) serviceRoutes() *plane {
 		http.MethodGet: client(g.getAudience), http.MethodPut: client(g.putAudience), http.MethodDelete: client(g.deleteAudience),
 	})
 	p.add("/v1/campaigns/report", post(anyone(g.postCampaign)))
-	p.add("/v1/aggregates", get(anyone(g.getAggregates)))
+	p.add("/v1/aggregates", get(anyone(g.getAggregates))).asked(g, http.MethodGet)
 	p.add("/v1/leakage", get(client(g.getLeakage)))
 	p.add("/v1/traits", post(client(g.heed(g.postTraits))))
 	if g.deps.Imports != nil {
