@@ -448,3 +448,35 @@ func TestTurned(t *testing.T) {
 		t.Errorf("turned (-want +got):\n%s", diff)
 	}
 }
+
+// Numbers of generations come round in keys: what lies under that of the first one
+// may be a later one, which stays.
+func TestGenerationsComeRound(t *testing.T) {
+	const round = 2*0xffff + 1
+	r := newRules(t)
+	g := newTestRig(t, r)
+	g.do(event(1, "a", "x", "", start))
+	g.do(cut(proto.CutErase, "a", g.now, 7))
+	n := nodeOf("a")
+	s, gen := g.store.state(t, n)
+	s.Graph.Gen = round
+	delete(g.store.nodes, generation{n, gen})
+	g.store.nodes[generation{n, 1}] = s.Append(nil)
+	o := g.store.optOut(t, n.Hash)
+	o.Note(1, round, false)
+	g.store.optOuts[n.Hash] = o.Append(nil)
+	g.restart(config(r, 1<<20))
+	g.now += 10 * second
+	g.do(event(1, "a", "x", "", g.now+1))
+	puts := 0
+	for _, x := range g.outs {
+		for _, p := range x.Puts {
+			if puts++; p.Gen != round || len(p.Value) == 0 {
+				t.Errorf("generation %d is stored in %d bytes", p.Gen, len(p.Value))
+			}
+		}
+	}
+	if puts != 1 {
+		t.Errorf("the node is stored %d times", puts)
+	}
+}

@@ -143,7 +143,7 @@ func (h *host) load(r *resident) error {
 		found, err = h.source.Node(r.node, 1, decode)
 	}
 	if err == nil && found {
-		r.stored = 1
+		r.stored = r.state.Gen() // numbers of generations come round in keys
 	} else if err == nil {
 		err = h.loadLater(r, decode)
 	}
