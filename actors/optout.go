@@ -119,7 +119,7 @@ func (h *host) cut(t *task) uint64 {
 		return 0
 	case o.Repeated(x.Command):
 		return 1
-	case o.Open() >= identity.OpenCutsMax:
+	case o.Open() >= identity.OpenCutsMax && (x.Kind != proto.CutOptOut || o.Dark()): // who is not out is taken out
 		return h.refuseCut(x, graph.ReasonBusy)
 	case x.Kind != proto.CutOptOut && o.Dark():
 		return h.refuseCut(x, graph.ReasonOptedOut)
@@ -246,8 +246,8 @@ func (h *host) liftCut(t *task) uint64 {
 		return 0
 	}
 	nodes := h.nodesOf(x.Hash)
-	if slices.ContainsFunc(nodes, func(r *resident) bool { return !r.state.Dark() }) {
-		// The opt-out is of this very entry: its tombstones are not there yet.
+	if o.Open() > identity.OpenCutsMax || slices.ContainsFunc(nodes, func(r *resident) bool { return !r.state.Dark() }) {
+		// Or the opt-out is of this very entry: its tombstones are not there yet.
 		h.out.Decisions = append(h.out.Decisions, graph.Decision{Command: x.Command, Reason: graph.ReasonBusy})
 		return 0
 	}

@@ -480,3 +480,39 @@ func TestGenerationsComeRound(t *testing.T) {
 		t.Errorf("the node is stored %d times", puts)
 	}
 }
+
+// However many erasures are under way, who is not opted out yet is opted out.
+func TestOpenErasuresLetOptOut(t *testing.T) {
+	g := newTestRig(t, newRules(t))
+	g.do(event(1, "a", "x", "", start))
+	var list []command
+	for n := range uint64(identity.OpenCutsMax + 1) {
+		list = append(list, forget(1, 1, "a", g.now, n+1))
+	}
+	g.do(append(list, cut(proto.CutOptOut, "a", g.now, 100), cut(proto.CutOptOut, "a", g.now, 101))...)
+	wantDecided(t, g, "one too many of each",
+		graph.Decision{Command: identity.OpenCutsMax + 1, Reason: graph.ReasonBusy}, graph.Decision{Command: 101, Reason: graph.ReasonBusy})
+	if n := len(g.finals()); n != identity.OpenCutsMax+1 || !g.dark(1, "a") {
+		t.Errorf("%d cuts are final, dark %v", n, g.dark(1, "a"))
+	}
+	g.store.audit(t)
+}
+
+// Nor are cuts that are open without a bound for who opts in and out in turn.
+func TestOpenCutsBoundOptIns(t *testing.T) {
+	p := newLanes(t, newRules(t), "y")
+	g, h := p.rigs[0], nodeOf("x").Hash
+	g.do(eventIn(1, 1, "x", "", start, "x", "y"))
+	p.pass()
+	for n := range uint64(2 * identity.OpenCutsMax) {
+		g.do(cut(proto.CutOptOut, "x", g.now, 2*n+1))
+		g.do(optIn("x", g.store.optOut(t, h).Gen, g.now, 2*n+2))
+	}
+	if o := g.store.optOut(t, h); o.Open() != identity.OpenCutsMax+1 || !o.Dark() {
+		t.Errorf("%d cuts are open, out %v", o.Open(), o.Dark())
+	}
+	p.pass()
+	g.do(optIn("x", g.store.optOut(t, h).Gen, g.now, 1000))
+	wantDecided(t, g, "once they are done", graph.Decision{Command: 1000, Linked: true})
+	g.store.audit(t)
+}

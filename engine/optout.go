@@ -97,6 +97,8 @@ func (n *Node) lateState(ctx context.Context, id proto.Identity, command uint64,
 // cutState is what to tell of a cut whose answer is x.
 func (n *Node) cutState(ctx context.Context, id proto.Identity, kind proto.CutKind, x answer) (proto.OptOutState, error) {
 	switch {
+	case !x.final && x.decision.Reason == graph.ReasonBusy && kind != proto.CutOptOut:
+		return proto.OptOutState{}, proto.Errorf(proto.CodeOverloaded, "too many opt-outs and erasures of this identity are under way: nothing was erased; try again later")
 	case !x.final && x.decision.Reason == graph.ReasonBusy:
 		return proto.OptOutState{}, proto.Errorf(proto.CodeOverloaded, "too many opt-outs of this identity are under way: try again later; it is opted out")
 	case !x.final: // an erasure of what is opted out: nothing is left
@@ -130,6 +132,9 @@ func (n *Node) OptIn(ctx context.Context, id proto.Identity) (proto.OptOutState,
 	x, err := n.ask(ctx, n.laneFor(h), command, ch, &b)
 	if err != nil {
 		return proto.OptOutState{}, err
+	}
+	if x.decision.Reason == graph.ReasonBusy {
+		return proto.OptOutState{}, proto.Errorf(proto.CodeConflict, "opt-outs of this identity are under way: ask again when its state is final")
 	}
 	if !x.decision.Linked {
 		return proto.OptOutState{}, proto.Errorf(proto.CodeConflict, "the identity was opted out again, or in, meanwhile: look at its state and ask again")
