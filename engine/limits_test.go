@@ -168,3 +168,29 @@ func TestNothingToRebase(t *testing.T) {
 		t.Errorf("%d members, want 2", got)
 	}
 }
+
+// However large the control records are that wait, a lane is given as many as fit
+// into an entry, and obeys all in the end.
+func TestLargeControlRecords(t *testing.T) {
+	w := newTownship(t, 1)
+	acme := w.client("acme")
+	values := make([]string, 650)
+	for i := range values {
+		values[i] = fmt.Sprintf(`"section %03d"`, i)
+	}
+	when := fmt.Sprintf("count(event.section in [%s]) >= 1", strings.Join(values, ", "))
+	for i := range 80 {
+		r := defineRecord(t, acme, fmt.Sprint("s", i), when)
+		r.GetDefine().Backfill = false
+		w.control(r)
+	}
+	entries := 0
+	for list := w.sim.Controls(0); len(list) > 0; list = w.sim.Controls(0) {
+		w.lane(0, proto.CommandControl, list...)
+		w.apply()
+		entries++
+	}
+	if entries < 2 {
+		t.Errorf("all fit into %d entries", entries)
+	}
+}

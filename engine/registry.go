@@ -385,6 +385,9 @@ func (r *registry) propose(ctx context.Context, decide func() (*pb.Control, erro
 		}
 		c.TimeMs = r.now().UnixMilli()
 		raw, err := proto.EncodeControl(c)
+		if err == nil && len(raw) > controlBytesMax {
+			err = proto.Errorf(proto.CodeTooLarge, "a control record of %d bytes is too large: at most %d", len(raw), controlBytesMax)
+		}
 		if err != nil {
 			return 0, err
 		}
@@ -410,6 +413,20 @@ func (r *registry) from(seq uint64, n int) [][]byte {
 	}
 	list := r.records[seq-1:]
 	return list[:min(len(list), n)]
+}
+
+// relayed gives the commands of an entry for a lane that obeyed the records up to
+// a sequence: the next ones, as many as fit.
+func (r *registry) relayed(obeyed uint64) (bodies [][]byte) {
+	bytes := 0
+	for i, raw := range r.from(obeyed+1, controlMax) {
+		if bytes += len(raw); i > 0 && bytes > controlBytesMax {
+			break
+		}
+		x := proto.Relayed{Seq: obeyed + 1 + uint64(i), Record: raw}
+		bodies = append(bodies, x.Append(nil))
+	}
+	return bodies
 }
 
 // keyRecords are the keys of a client that open, oldest first.

@@ -297,12 +297,7 @@ func (s *Simulated) Pack(from, to proto.LaneID, lo uint64) *proto.GraphPack {
 // Controls gives the control records that a lane does not obey yet.
 func (s *Simulated) Controls(id proto.LaneID) [][]byte {
 	_, obeyed, _, _ := s.lanes[id].progress.get()
-	var bodies [][]byte
-	for i, r := range s.registry.from(obeyed+1, controlMax) {
-		x := proto.Relayed{Seq: obeyed + 1 + uint64(i), Record: r}
-		bodies = append(bodies, x.Append(nil))
-	}
-	return bodies
+	return s.registry.relayed(obeyed)
 }
 
 // Whole reports whether a copy of the store can be restored without the log: no

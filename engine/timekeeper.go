@@ -12,12 +12,16 @@ const (
 	beatEvery   = 2 * time.Second
 	beatSoonest = 20 * time.Millisecond
 	controlMax  = 64  // control records in one relayed entry
+	controlHead = 16  // bytes at most that come to a record in an entry
 	fillStep    = 256 // identities in the first fill
 	fillStepMin = 128
 	fillStepMax = 2048
 	fillWork    = 5 * time.Millisecond // of the lane, in one fill; more where each waits long for its turn
 	fillWorkMax = 100 * time.Millisecond
 )
+
+// controlBytesMax bounds the control records in one relayed entry, and each of them.
+const controlBytesMax = proto.EntryBytesMax - controlMax*controlHead
 
 // keepTime appends beats: every two seconds, and when an exit record comes
 // due. They alone advance lane time.
@@ -112,12 +116,7 @@ func (l *lane) relay(ctx context.Context) {
 		if l.node.registry.wait(ctx, sent+1) != nil {
 			return
 		}
-		records := l.node.registry.from(sent+1, controlMax)
-		bodies := make([][]byte, len(records))
-		for i, r := range records {
-			x := proto.Relayed{Seq: sent + 1 + uint64(i), Record: r}
-			bodies[i] = x.Append(nil)
-		}
+		bodies := l.node.registry.relayed(sent)
 		if err := l.appendOwn(ctx, proto.CommandControl, bodies); err != nil {
 			if ctx.Err() != nil {
 				return
@@ -129,7 +128,7 @@ func (l *lane) relay(ctx context.Context) {
 			}
 			continue
 		}
-		sent += uint64(len(records))
+		sent += uint64(len(bodies))
 	}
 }
 
