@@ -8,7 +8,7 @@
   if (stub.v || !script || !w.AbortController) return;
 
   const data = script.dataset;
-  const base = script.src.replace(/\/kith\.js.*$/, "");
+  const base = script.src.split("/kith.js")[0];
   const warn = text => console.warn("kith: " + text);
   if (!data.client) return warn("no data-client");
 
@@ -46,8 +46,9 @@
     signals = query;
     if (gate > 0) return;
     const heard = storage(outKey);
-    if (heard !== null) return leaveAlone(), tell(+heard);
+    if (heard) return leaveAlone(), tell(+heard);
     gate = 1;
+    if (age) storage(segmentsKey, null); // an identify came before the decision
     since = !d.hidden && Date.now();
     later(50);
     waiting.splice(0).forEach(f => f());
@@ -60,7 +61,7 @@
 
   // may reports whether the gate is open still: another tab may have opted out.
   function may() {
-    if (gate > 0 && storage(outKey) !== null) leaveAlone();
+    if (gate > 0 && storage(outKey)) leaveAlone();
     return gate > 0;
   }
 
@@ -93,18 +94,18 @@
   // ---- Sending
 
   let queue = []; // events as JSON, at most eventsMax and a batch that came back
-  let busy = false; // one request at a time: see flush
+  let busy; // the events under way, one request at a time: see flush
   let timer = 0, tries = 0;
 
-  // ask gives the answer's JSON with its status and Retry-After; status 0 if
+  // ask gives the answer's JSON with its status and Retry-After; no status if
   // there was no answer. Without a body it is a GET. A body of text needs no
   // preflight.
   function ask(path, millis, body) {
     const stop = new AbortController();
     setTimeout(() => stop.abort(), millis);
-    return fetch(base + path, { method: body ? "POST" : "GET", body, credentials: "include", keepalive: body, signal: stop.signal })
+    return fetch(base + path, { method: body && "POST", body, credentials: "include", keepalive: body, signal: stop.signal })
       .then(r => r.json().catch(() => ({})).then(x => Object.assign(x, { status: r.status, wait: r.headers.get("Retry-After") })))
-      .catch(() => ({ status: 0 }));
+      .catch(() => ({}));
   }
 
   // batch takes up to 20 events from the queue: keepalive and sendBeacon carry
@@ -127,12 +128,11 @@
   function flush() {
     timer = 0;
     if (!may() || !queue.length) return;
-    const sent = batch();
-    busy = true;
+    const sent = busy = batch();
     // A page that goes away fails its requests, though they arrive: what failed
     // is not back in the queue before the page is gone.
     ask(eventsURL(), 1e4, bodyOf(sent)).then(x => x.status ? x : new Promise(done => setTimeout(done, 1e3, x))).then(x => {
-      busy = false;
+      busy = 0;
       if (x.by) return refused(x);
       let again = [];
       if (!x.status || x.status === 429 || x.status >= 500) again = sent;
@@ -159,10 +159,7 @@
     stay();
     while (queue.length && may()) {
       const sent = batch();
-      if (!n.sendBeacon(base + eventsURL(), bodyOf(sent))) {
-        queue = sent.concat(queue);
-        return;
-      }
+      if (!n.sendBeacon(base + eventsURL(), bodyOf(sent))) return queue = sent.concat(queue);
     }
   }
 
@@ -182,15 +179,11 @@
     event.url = event.url || clean(location.href);
     event.ref = ref;
     event.ref_query = query && query[0];
-    let text;
     try {
-      text = JSON.stringify(event);
+      const text = JSON.stringify(event);
+      if (text.length <= charsMax && queue.length < eventsMax) return queue.push(text), later(50);
     } catch (e) {}
-    if (!text || text.length > charsMax || queue.length >= eventsMax) warn("not sent: too much or no JSON");
-    else {
-      queue.push(text);
-      later(50);
-    }
+    warn("not sent: too much or no JSON");
   }
 
   function view(props) {
@@ -224,9 +217,8 @@
     ["pushState", "replaceState"].forEach(k => {
       const f = history[k];
       history[k] = function (...args) {
-        const r = f.apply(this, args);
         soon();
-        return r;
+        return f.apply(this, args);
       };
     });
     w.addEventListener("popstate", soon);
@@ -252,7 +244,6 @@
 
   // ---- Segments
 
-  const cacheVersion = 1;
   const waiting = []; // calls, until the gate opens or shuts
   let asked = null; // the answer under way
   let age = 0; // counts what makes answers under way old
@@ -261,25 +252,26 @@
     try {
       const x = JSON.parse(storage(segmentsKey));
       const old = Date.now() - x.t;
-      if (x.v === cacheVersion && x.c === data.client && old >= 0 && old < seconds * 1e3) return x.s;
+      if (x.v === 1 && x.c === data.client && old >= 0 && old < seconds * 1e3) return x.s;
     } catch (e) {}
   }
 
   function fetchSegments() {
     const born = age;
-    const query = "client=" + encodeURIComponent(data.client) + (signals && "&" + signals);
-    return ask("/v1/me/segments?" + query, 3e3).then(x => {
+    // What is asked before the gateway knows of an identify is soon wrong.
+    const early = /"identify"/.test(queue + busy);
+    return ask("/v1/me/segments?client=" + encodeURIComponent(data.client) + (signals && "&" + signals), 3e3).then(x => {
       if (born === age) asked = null;
       if (x.by) refused(x);
       const list = gate > 0 && x.segments || [];
       // An empty list is not kept: it is a newcomer's, and soon wrong.
-      if (born === age && list.length) storage(segmentsKey, JSON.stringify({ v: cacheVersion, c: data.client, t: Date.now(), s: list }));
+      if (born === age && !early && list.length) storage(segmentsKey, JSON.stringify({ v: 1, c: data.client, t: Date.now(), s: list }));
       return list;
     });
   }
 
   // Hexadecimal of 16 to 64 bytes, base64url of 32, 48 or 64.
-  const digest = /^([0-9a-fA-F]{8}){4,16}$|^(?=.*[a-z])(?=.*[A-Z])([\w-]{43}|[\w-]{64}|[\w-]{86})$/;
+  const digest = /^([\da-fA-F]{8}){4,16}$|^(?=.*[a-z])(?=.*[A-Z])([\w-]{43}|[\w-]{64}|[\w-]{86})$/;
 
   const does = {
     __proto__: null,
@@ -320,12 +312,14 @@
 
   let own; // what the page itself said, by kith("consent", …)
   let platform; // false: no; a text: yes, with these signals
+  let states; // the same by the GPP: where there are both, for who is outside the GDPR
   const mode = data.consent || (w.__tcfapi ? "tcf" : w.__gpp ? "gpp" : "none");
+  const both = !data.consent && w.__tcfapi && w.__gpp;
   let draining = true;
 
   function decide() {
     if (draining || out) return;
-    const yes = mode === "wait" ? own && "" : mode === "none" ? "" : platform;
+    const yes = mode === "wait" ? own && "" : mode === "none" ? "" : both && platform === "gdpr=0" ? states && platform + "&" + states : platform;
     if (silent || own === false || yes === false) shut();
     else if (yes !== undefined) open(yes);
   }
@@ -337,7 +331,7 @@
   }
 
   // when waits for a consent platform's function, half a minute.
-  function when(name, f, left) {
+  function when(name, f, left = 120) {
     if (w[name]) f();
     else if (left) setTimeout(when, 250, name, f, left - 1);
     else refuse(name);
@@ -347,7 +341,7 @@
   // profiles, 4 advertising by them; the gateway asks for the same.
   function tcf() {
     w.__tcfapi("addEventListener", 2, (x, ok) => {
-      if (!ok || !/^(tcloaded|useractioncomplete)$/.test(x.eventStatus)) return;
+      if (!ok || !/^(tcl|user)/.test(x.eventStatus)) return; // tcloaded, useractioncomplete
       if (x.gdprApplies === false) platform = "gdpr=0";
       else if ([1, 3, 4].every(p => x.purpose.consents[p]) && (!data.vendor || x.vendor.consents[data.vendor])) platform = "gdpr=1&gdpr_consent=" + encodeURIComponent(x.tcString);
       else platform = false;
@@ -356,14 +350,18 @@
   }
 
   // IAB Tech Lab's Global Privacy Platform. What is plainly refused ends here; the
-  // rest the gateway reads in the string, and says so. Section 2 is the TCF's.
+  // rest the gateway reads in the string, and says so. What ends with ing is Sharing
+  // and TargetedAdvertising. Section 2 is the TCF's; where both are asked and the
+  // TCF says that it does not apply, they disagree, and that is a no.
   function gpp() {
     w.__gpp("addEventListener", x => {
       const p = x.pingData, sections = p.applicableSections;
       if (p.signalStatus !== "ready") return;
-      if (sections.includes(2)) return when("__tcfapi", tcf, 120);
-      const no = /"(Sale|Sharing|TargetedAdvertising)OptOut":1|"Gpc":(1|true)/.test(JSON.stringify(p.parsedSections));
-      platform = no ? false : "gpp=" + encodeURIComponent(p.gppString) + "&gpp_sid=" + sections;
+      const eu = sections.includes(2);
+      if (eu && !both) return when("__tcfapi", tcf);
+      const no = eu || /(Sale|ing)OptOut":1|"Gpc":(1|true)/.test(JSON.stringify(p.parsedSections));
+      states = !no && "gpp=" + encodeURIComponent(p.gppString) + "&gpp_sid=" + sections;
+      if (!both) platform = states;
       decide();
     });
   }
@@ -380,8 +378,9 @@
     draining = false;
     decide();
     if (silent) return;
-    if (mode === "tcf") when("__tcfapi", tcf, 120);
-    else if (mode === "gpp") when("__gpp", gpp, 120);
+    if (both) gpp();
+    if (mode === "tcf") when("__tcfapi", tcf);
+    else if (mode === "gpp") when("__gpp", gpp);
     else if (mode !== "none" && mode !== "wait") refuse("data-consent");
     if (data.spa !== "off") watchHistory();
     w.addEventListener("pagehide", leave);

@@ -30,6 +30,7 @@ func TestTagInABrowser(t *testing.T) {
 		{"first visit, calls before it loads in order", firstVisit},
 		{"return visits keep the id", returnVisits},
 		{"segments are kept for a while", segmentsKept},
+		{"segments of before an identify", segmentsBeforeIdentify},
 		{"opt-out", optOut},
 		{"opt-out, cookies cleared", optOutCookiesCleared},
 		{"opt-out, storage cleared", optOutStorageCleared},
@@ -57,6 +58,7 @@ func TestTagInABrowser(t *testing.T) {
 		{"TCF, the gateway reads closer", consentTCFReadCloser},
 		{"TCF that never comes", consentMissing},
 		{"GPP", consentGPP},
+		{"TCF and GPP", consentBoth},
 		{"a banner of the page's own", consentOwn},
 		{"hosts", hosts},
 	} {
@@ -148,6 +150,10 @@ func segmentsKept(s *surfer) {
 	ask("of another client", edit("x.c = 'acme'"), "", true)
 	ask("broken", `localStorage.kith_segments = "{"`, "", true)
 	ask("after an identify", `kith("identify", "account", "`+hexDigest+`")`, "", true)
+	s.took("page", "identify")
+	s.quiet() // the answer came
+	ask("once the identify is told", "", "", true)
+	ask("again", "", "", false)
 	ask("shorter", edit("x.t -= 20e3"), ", 10", true)
 	s.do(`await Promise.all([1, 2, 3].map(() => new Promise(done => kith("segments", done, 0))))`)
 	asked++
@@ -157,6 +163,24 @@ func segmentsKept(s *surfer) {
 	s.optOut()
 	if got := s.segments(""); len(got) != 0 || s.stored("kith_segments") != "" {
 		s.t.Errorf("after the opt-out: %v, stored %q", got, s.stored("kith_segments"))
+	}
+	s.calm()
+}
+
+// segmentsBeforeIdentify: what is kept was the visitor's of before a log-in that
+// the page said before the tag was there.
+func segmentsBeforeIdentify(s *surfer) {
+	s.page(`data-section="auto"`, `localStorage.kith_segments = JSON.stringify({v: 1, c: "demo", t: Date.now(), s: ["old"]});
+		kith("identify", "account", "`+hexDigest+`"); kith("segments", x => window.got = x)`, "")
+	s.open("/")
+	s.took("page", "identify")
+	s.until("segments", func() bool { return value[bool](s, "Array.isArray(window.got)") })
+	if got := value[[]string](s, "got"); slices.Contains(got, "old") || len(s.front.to("/v1/me/segments")) != 1 {
+		s.t.Errorf("segments %v, asked %d times", got, len(s.front.to("/v1/me/segments")))
+	}
+	s.quiet()
+	if got := s.stored("kith_segments"); got != "" {
+		s.t.Errorf("kept what was asked before the identify was told: %s", got)
 	}
 	s.calm()
 }
@@ -907,12 +931,70 @@ func consentMissing(s *surfer) {
 	s.took("page")
 }
 
-func consentGPP(s *surfer) {
-	const gpp = `window.__gpp = (command, cb) => { if (command === "addEventListener") window.decide = x => cb({eventName: "signalStatus", data: x.signalStatus, pingData: x}) };`
-	const national = "DBABLA~"
-	tell := func(status, sections, text, parsed string) {
-		s.do(fmt.Sprintf(`decide({signalStatus: %q, applicableSections: [%s], gppString: %q, parsedSections: %s})`, status, sections, text, parsed))
+// gpp is a platform of the GPP, and national the header of a string with the
+// section of the USA.
+const (
+	gpp      = `window.__gpp = (command, cb) => { if (command === "addEventListener") window.decideGPP = x => cb({eventName: "signalStatus", data: x.signalStatus, pingData: x}) };`
+	national = "DBABLA~"
+)
+
+// tellGPP is what the platform says.
+func (s *surfer) tellGPP(status, sections, text, parsed string) {
+	s.t.Helper()
+	s.do(fmt.Sprintf(`decideGPP({signalStatus: %q, applicableSections: [%s], gppString: %q, parsedSections: %s})`, status, sections, text, parsed))
+}
+
+// consentBoth: a page has both platforms, and each counts where its law does.
+func consentBoth(s *surfer) {
+	const elsewhere = `decide({eventStatus: "tcloaded", gdprApplies: false})`
+	out, in := national+usSection(1, 6, 1, 2, 2), national+usSection(1, 6, 2, 2, 2)
+	usa := func(text string, sale int) {
+		s.tellGPP("ready", "7", text, fmt.Sprintf(`{usnat: [{SaleOptOut: %d, SharingOptOut: 2, TargetedAdvertisingOptOut: 2}]}`, sale))
 	}
+	visit := func() {
+		s.page("", tcf+gpp, "")
+		s.open("/")
+	}
+	visit()
+	s.do(elsewhere)
+	s.untouched() // the other has not said anything
+	usa(out, 1)
+	s.silent(0)
+	s.untouched()
+	visit()
+	usa(out, 1)
+	s.untouched()
+	s.do(elsewhere)
+	s.silent(0)
+	s.untouched()
+	// They disagree on where the visitor is.
+	visit()
+	s.do(elsewhere)
+	s.tellGPP("ready", "2", in, "{}")
+	s.silent(0)
+	s.untouched()
+	visit()
+	s.do(elsewhere)
+	usa(in, 2)
+	s.took("page")
+	usa(out, 1) // and then opts out
+	s.silent(1)
+	visit()
+	s.tellGPP("ready", "2", in, "{}")
+	s.do(tcData("tcloaded", consented, 1, 3, 4))
+	s.took("page", "page")
+	var queries []string
+	for _, a := range s.front.to("/v1/events") {
+		queries = append(queries, a.query)
+	}
+	if d := cmp.Diff([]string{"gdpr=0&gpp=" + in + "&gpp_sid=7", "gdpr=1&gdpr_consent=" + consented}, queries); d != "" {
+		s.t.Error(d)
+	}
+	s.calm()
+}
+
+func consentGPP(s *surfer) {
+	tell := s.tellGPP
 	in := national + usSection(1, 6, 2, 2, 2)
 	s.page("", gpp, "")
 	s.open("/")
