@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/http"
+	"sync"
 	"time"
 
 	"kith/internal/exports"
@@ -12,22 +13,61 @@ const (
 	// exportBodyMax bounds the body of a request for an export: a delta's has
 	// the earlier sets in it.
 	exportBodyMax = 64 << 20
-	// exportsMax bounds the exports under way.
-	exportsMax = 4
+	// exportsMax bounds the exports under way, ownExportsMax those by a client's
+	// keys: a slow reader may hold one for hours.
+	exportsMax    = 4
+	ownExportsMax = 2
 	// stallMax is how long a reader may take for each stallBytes.
 	stallMax   = time.Minute
 	stallBytes = 256 << 10
 )
 
-// postExport streams an audience as a tar.
-func (g *Gateway) postExport(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
-	select {
-	case g.exporting <- struct{}{}:
-		defer func() { <-g.exporting }()
-	default:
+// exporting counts the exports under way.
+type exporting struct {
+	mu  sync.Mutex
+	all int
+	by  map[proto.ClientName]int // whose key asked; "" for operators
+}
+
+// begin counts one more, or says why not. After nil, end is due.
+func (e *exporting) begin(client proto.ClientName) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.all >= exportsMax {
 		return proto.Errorf(proto.CodeOverloaded, "%d exports are under way: ask again when one is done", exportsMax)
 	}
-	x, client, err := g.readExport(w, r, who)
+	if client != "" && e.by[client] >= ownExportsMax {
+		return proto.Errorf(proto.CodeOverloaded, "%d exports of client %s are under way: ask again when one is done", ownExportsMax, client)
+	}
+	if e.by == nil {
+		e.by = map[proto.ClientName]int{}
+	}
+	e.all++
+	e.by[client]++
+	return nil
+}
+
+func (e *exporting) end(client proto.ClientName) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.all--
+	if e.by[client]--; e.by[client] == 0 {
+		delete(e.by, client)
+	}
+}
+
+// postExport streams an audience as a tar. It counts as under way when its body
+// has come, which may take long.
+func (g *Gateway) postExport(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
+	body, err := g.readJSONUpTo(w, r, max(exportBodyMax, g.c.BodyBytesMax))
+	if err != nil {
+		return err
+	}
+	if err := g.exporting.begin(who.Client); err != nil {
+		return err
+	}
+	defer g.exporting.end(who.Client)
+	x, client, err := g.readExport(r, who, body)
 	if err != nil {
 		return err
 	}
@@ -52,13 +92,9 @@ func (g *Gateway) postExport(w http.ResponseWriter, r *http.Request, who proto.P
 }
 
 // readExport reads and checks the request; what it leaves out is filled in.
-func (g *Gateway) readExport(w http.ResponseWriter, r *http.Request, who proto.Principal) (*proto.ExportRequest, proto.ClientInfo, error) {
+func (g *Gateway) readExport(r *http.Request, who proto.Principal, body []byte) (*proto.ExportRequest, proto.ClientInfo, error) {
 	x := &proto.ExportRequest{}
-	body, err := g.readJSONUpTo(w, r, max(exportBodyMax, g.c.BodyBytesMax))
-	if err == nil {
-		err = decodeStrict(body, x)
-	}
-	if err != nil {
+	if err := decodeStrict(body, x); err != nil {
 		return nil, proto.ClientInfo{}, err
 	}
 	if v := queryValue(r.URL.RawQuery, "client"); v != "" {

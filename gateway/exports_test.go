@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -249,27 +251,62 @@ func until(t *testing.T, cond func() bool) {
 	}
 }
 
-// Four exports at once, then no more until one is done.
+// Four exports at once, two of a client's keys, then no more until one is done.
 func TestExportsAreBounded(t *testing.T) {
 	r := newRig(t)
 	r.exports.stop = make(chan struct{})
+	export := func(k string) *httptest.ResponseRecorder {
+		return r.serve("POST", "/v1/audiences/export?client=acme", `{"expr":"large","format":"csv"}`, auth, key(k))
+	}
+	refused := func(k, why string) {
+		t.Helper()
+		if w := export(k); w.Code != 503 || code(w) != "overloaded" || !strings.Contains(w.Body.String(), why) {
+			t.Errorf("%s: %d %s", k, w.Code, w.Body)
+		}
+	}
 	done := make(chan int, 4)
-	for range 4 {
-		go func() {
-			done <- r.serve("POST", "/v1/audiences/export", `{"expr":"large","format":"csv"}`, auth, key("acme-key")).Code
-		}()
+	begin := func(k string, n int) {
+		before := len(r.exports.open)
+		for range n {
+			go func() { done <- export(k).Code }()
+		}
+		until(t, func() bool { return len(r.exports.open) == before+n })
 	}
-	until(t, func() bool { return len(r.exports.open) == 4 })
-	if w := r.serve("POST", "/v1/audiences/export", `{"expr":"large","format":"csv"}`, auth, key("acme-key")); w.Code != 503 || code(w) != "overloaded" {
-		t.Errorf("the fifth: %d %s", w.Code, code(w))
-	}
+	begin("acme-key", 2)
+	refused("acme-key", "of client acme")
+	begin("admin-key", 2)
+	refused("admin-key", "4 exports")
+	refused("acme-key", "4 exports")
 	close(r.exports.stop)
 	for range 4 {
 		if status := <-done; status != 200 {
 			t.Error(status)
 		}
 	}
-	if w := r.serve("POST", "/v1/audiences/export", `{"expr":"large","format":"csv"}`, auth, key("acme-key")); w.Code != 200 {
-		t.Errorf("after them: %d", w.Code)
+	for range 2 {
+		if w := export("acme-key"); w.Code != 200 {
+			t.Errorf("after them: %d", w.Code)
+		}
+	}
+}
+
+// A body that does not come is no export under way.
+func TestExportsWithoutBodyHoldNothing(t *testing.T) {
+	r := newRig(t)
+	var slow sync.WaitGroup
+	defer slow.Wait()
+	for range 4 {
+		body, rest := io.Pipe()
+		q := httptest.NewRequest("POST", "/v1/audiences/export", body)
+		q.Header.Set("Content-Type", "application/json")
+		q.Header.Set(auth, key("acme-key"))
+		slow.Go(func() { r.g.Service().ServeHTTP(httptest.NewRecorder(), q) })
+		_, _ = rest.Write([]byte("{")) // until it is read
+		defer rest.Close()
+	}
+	for _, k := range []string{"demo-key", "acme-key"} {
+		if w := r.serve("POST", "/v1/audiences/export", `{"expr":"large","format":"csv"}`, auth, key(k)); w.Code != 200 {
+			t.Errorf("%s, beside bodies that trickle: %d %s", k, w.Code, w.Body)
+		}
 	}
 }

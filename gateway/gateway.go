@@ -50,7 +50,7 @@ type Gateway struct {
 	pages     pages
 	audit     *auditor // nil: no call is kept
 
-	exporting chan struct{} // a slot for each export under way
+	exporting exporting
 	live      *live
 	console   map[string]asset // read only after New
 
@@ -99,7 +99,7 @@ func New(c Config, deps Dependencies) (*Gateway, error) {
 	if deps.Registry == nil {
 		deps.Registry = prometheus.NewRegistry()
 	}
-	g := &Gateway{c: c.withDefaults(), deps: deps, log: deps.Log, exporting: make(chan struct{}, exportsMax), blocked: map[proto.Identity]struct{}{}, live: newLive()}
+	g := &Gateway{c: c.withDefaults(), deps: deps, log: deps.Log, blocked: map[proto.Identity]struct{}{}, live: newLive()}
 	for _, id := range c.Blocked {
 		g.blocked[id] = struct{}{}
 	}
