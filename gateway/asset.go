@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
+	"iter"
+	"mime"
 	"net/http"
 	"path"
 	"strconv"
@@ -18,7 +20,8 @@ import (
 // asset is an embedded file, ready to send.
 type asset struct {
 	plain, zipped []byte
-	etag, kind    string // kind is its content type
+	etag          string // weak: it is of both forms
+	kind          string // its content type
 }
 
 func newAsset(kind string, plain []byte) (asset, error) {
@@ -34,7 +37,7 @@ func newAsset(kind string, plain []byte) (asset, error) {
 		return asset{}, proto.Errorf(proto.CodeInternal, "compress an embedded file: %w", err)
 	}
 	sum := sha256.Sum256(plain)
-	return asset{plain, b.Bytes(), `"` + hex.EncodeToString(sum[:8]) + `"`, kind}, nil
+	return asset{plain, b.Bytes(), `W/"` + hex.EncodeToString(sum[:8]) + `"`, kind}, nil
 }
 
 // assetTypes are content types, by what names end with.
@@ -70,15 +73,53 @@ func (a *asset) send(w http.ResponseWriter, r *http.Request) {
 	h.Set("Vary", "Accept-Encoding")
 	h.Set("Content-Type", a.kind)
 	h.Set("X-Content-Type-Options", "nosniff")
-	if r.Header.Get("If-None-Match") == a.etag {
+	if matches(r.Header, a.etag) {
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
 	body := a.plain
-	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+	if takesGzip(r.Header) {
 		h.Set("Content-Encoding", "gzip")
 		body = a.zipped
 	}
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	_, _ = w.Write(body)
+}
+
+// listed gives the items of a header that is a list, over however many lines.
+func listed(h http.Header, name string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, line := range h.Values(name) {
+			for item := range strings.SplitSeq(line, ",") {
+				if !yield(strings.TrimSpace(item)) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// matches reports whether the browser, or a proxy, has the file already. Those that
+// compress make strong tags weak.
+func matches(h http.Header, etag string) bool {
+	for item := range listed(h, "If-None-Match") {
+		if item == "*" || strings.TrimPrefix(item, "W/") == strings.TrimPrefix(etag, "W/") {
+			return true
+		}
+	}
+	return false
+}
+
+// takesGzip reports whether gzip is named and not refused (q=0).
+func takesGzip(h http.Header) bool {
+	for item := range listed(h, "Accept-Encoding") {
+		name, params, err := mime.ParseMediaType(item)
+		if err != nil || name != "gzip" {
+			continue
+		}
+		q, given := params["q"]
+		weight, err := strconv.ParseFloat(q, 64)
+		return !given || err == nil && weight > 0
+	}
+	return false
 }

@@ -397,6 +397,31 @@ func TestTag(t *testing.T) {
 	}
 }
 
+// What is said of encodings and of what is there already is read as HTTP has it.
+func TestTagIsNegotiated(t *testing.T) {
+	r := newRig(t)
+	for accept, zipped := range map[string]bool{
+		"gzip, deflate, br": true, "br;q=1, GZIP;q=0.5": true, "gzip;q=0": false, "gzip; q=0.000, br": false, "identity;q=1, *;q=0": false, "gzip;q=x": false, "xgzip": false, "": false,
+	} {
+		h := r.visit("GET", "/kith.js", "", "Accept-Encoding", accept).Header()
+		if (h.Get("Content-Encoding") == "gzip") != zipped {
+			t.Errorf("%q: %v", accept, h)
+		}
+	}
+	etag := r.visit("GET", "/kith.js", "").Header().Get("ETag")
+	strong, weak := strings.CutPrefix(etag, "W/")
+	if !weak {
+		t.Errorf("%s is of two encodings and strong", etag)
+	}
+	for had, status := range map[string]int{
+		etag: 304, strong: 304, `"other", ` + etag: 304, strong + `,W/"a,b"`: 304, "*": 304, `"other"`: 200, `W/"other"`: 200, strings.Trim(strong, `"`): 200, "": 200,
+	} {
+		if w := r.visit("GET", "/kith.js", "", "If-None-Match", had); w.Code != status {
+			t.Errorf("who has %s: %d, want %d", had, w.Code, status)
+		}
+	}
+}
+
 func TestPublicErrors(t *testing.T) {
 	r := newRig(t)
 	for _, tt := range []struct {
