@@ -175,6 +175,32 @@ func TestRetentionOfIdentities(t *testing.T) {
 	}
 }
 
+// Who is linked to somebody that is active is not idle, though events belong to
+// their first identity.
+func TestRetentionOfLinked(t *testing.T) {
+	s := newScript(t)
+	c := s.client("acme", "")
+	s.control(retainRecord(0, 0, 30*day))
+	s.define(c, "gold", `trait("plan") == "gold"`)
+	s.beat(0)
+	s.traits(c, "y", proto.Prop{Key: "plan", Value: proto.TextOf("gold")})
+	for range 5 {
+		join := s.event(c, "a", "x")
+		join.Identities = append(join.Identities, "browser:y")
+		s.events(join)
+		s.expire()
+		s.beat(10 * day)
+	}
+	n := s.run(store.NewMemory())
+	defer closeNode(t, n)
+	if got := membersOf(t, n, c, "browser:a"); len(got) != 2 {
+		t.Errorf("the user is %v", got)
+	}
+	if got := s.lookup(n, c, "y"); got != "true [gold]" {
+		t.Error("y is", got)
+	}
+}
+
 // A node of which only the removal of a link is known is as old as that: an
 // erasure would refuse the evidence that is under way.
 func TestRetentionOfRemovals(t *testing.T) {

@@ -52,7 +52,7 @@ func (s *step) linked(m *Message) {
 	switch {
 	case l != nil && l.Stage == Established:
 		if m.Evidence.beats(&l.Evidence) {
-			other := !m.Evidence.saysAs(&l.Evidence)
+			other := !m.Evidence.saysAs(&l.Evidence) || m.Time.Day() > l.Time.Day() // else it would be taken for idle there
 			s.renew(l, m.Evidence)
 			if other && (m.Command == 0 || len(x.Asks) >= asksMax) { // else it is told with the question
 				s.propose(l.Peer, l.Evidence, true, m.Body)

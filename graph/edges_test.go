@@ -340,3 +340,24 @@ func TestEvidenceOfAnotherClient(t *testing.T) {
 		t.Errorf("kept is %+v", l)
 	}
 }
+
+// What is seen together every day is as young at the other end as here, but for
+// the day.
+func TestRenewedOnceADay(t *testing.T) {
+	const hour = proto.Millis(60 * 60 * 1000)
+	x, y := newHome(a), newHome(b)
+	link := func(h proto.Millis) []graph.Message {
+		return x.take(graph.Message{Kind: graph.Link, About: b.hash(), Evidence: at(h * hour)})
+	}
+	x.take(y.take(link(1)...)...)
+	wantSends(t, "the same day", link(23))
+	out := link(24)
+	wantSends(t, "the next day", out, "a -> b Half")
+	ver := y.state.Ver
+	wantSends(t, "its answer", x.take(y.take(out...)...))
+	if l := y.state.Link(a.hash()); l.Time != 24*hour || y.state.Ver != ver {
+		t.Errorf("the other end has %+v, version %d after %d", l, y.state.Ver, ver)
+	}
+	wantSends(t, "later that day", link(30))
+	wantSends(t, "an older day", link(20))
+}

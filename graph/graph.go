@@ -34,7 +34,7 @@
 // agreed. Half asks, HalfOK agrees, HalfNo declines; both echo the generation
 // and the time they answer. The newest evidence wins, a removal wins a tie. Of a
 // standing edge the other end is told (Half again) of evidence that differs in
-// more than its time. A
+// more than its time, and of the first of a day. A
 // removal is a mark at both ends. An agreement that nobody waits for is taken
 // back by a Drop; a Drop older than the evidence is answered by Half again.
 //
