@@ -150,6 +150,13 @@ type Turned struct {
 	Offset proto.Offset
 }
 
+// Forgotten is an identity of which a client had erased what it knows.
+type Forgotten struct {
+	Hash   graph.Hash
+	Client proto.ClientID
+	Offset proto.Offset
+}
+
 // Dead is a command whose step panicked. Its identity is as if the command
 // had not been.
 type Dead struct {
@@ -188,6 +195,7 @@ type Outcome struct {
 	Views     []NodeView
 	Users     []UserChange
 	Turned    []Turned
+	Forgotten []Forgotten
 	Finals    []Final
 	Decisions []graph.Decision // of commands that the graph does not see
 	Spaces    []proto.SpaceID  // that were not known before

@@ -201,6 +201,7 @@ func (r *resident) meet(o *identity.OptOut) {
 // forget takes away what a client knows of an identity in its space: all of
 // the node, if nobody else knows anything.
 func (h *host) forget(o *tomb, x *proto.CutCommand, c identity.Cut) {
+	h.out.Forgotten = append(h.out.Forgotten, Forgotten{Hash: x.Hash, Client: x.Client, Offset: h.entry.Offset})
 	n := proto.Node{Hash: x.Hash, Space: x.Space}
 	r := h.active.get(&n)
 	if r == nil || !r.exists() {

@@ -16,7 +16,8 @@ import (
 )
 
 // A stored dead letter is: time (8 bytes), kind, partition, length and reason,
-// then the command's body.
+// then the command's body. An event names only those identities whose home is the
+// letter's lane, since a cut drops the letters of its own lane.
 
 const deadReasonMax = 4096
 
@@ -193,6 +194,7 @@ type letterChange struct {
 	dead      *actors.Dead
 	partition proto.PartitionID // dead's
 	cut       proto.IdentityHash
+	client    proto.ClientID // whose knowledge alone was cut; 0: everyone's
 }
 
 // changeLetters brings the lane's letters to where the batch has them, in the order
@@ -207,6 +209,9 @@ func (l *lane) changeLetters(b *batch) {
 		for i := range o.Turned {
 			list = append(list, letterChange{at: letterID{o.Turned[i].Offset, math.MaxInt}, cut: o.Turned[i].Hash})
 		}
+		for _, f := range o.Forgotten {
+			list = append(list, letterChange{at: letterID{f.Offset, math.MaxInt}, cut: f.Hash, client: f.Client})
+		}
 	}
 	slices.SortFunc(list, func(x, y letterChange) int {
 		return cmp.Or(cmp.Compare(x.at.offset, y.at.offset), cmp.Compare(x.at.index, y.at.index))
@@ -215,7 +220,7 @@ func (l *lane) changeLetters(b *batch) {
 		if x.dead != nil {
 			l.keepLetter(b, x)
 		} else {
-			l.dropLetters(b, x.cut)
+			l.dropLetters(b, x.cut, x.client)
 		}
 	}
 	for _, c := range b.ended {
@@ -229,15 +234,33 @@ func (l *lane) keepLetter(b *batch, x letterChange) {
 		b.unkept++
 		return
 	}
-	l.letters.add(l.node.hasher, x.at, x.dead.Kind, x.dead.Body)
-	value := encodeDead(proto.Millis(l.record.LaneTimeMs), x.partition, x.dead)
+	dead := *x.dead
+	dead.Body = namingOnly(dead.Kind, dead.Body, func(id proto.Identity) bool {
+		return l.node.laneIDs[l.node.hasher.Hash(id).Partition()] == l.id
+	})
+	l.letters.add(l.node.hasher, x.at, dead.Kind, dead.Body)
+	value := encodeDead(proto.Millis(l.record.LaneTimeMs), x.partition, &dead)
 	b.puts = append(b.puts, put{deadKey(l.id, x.at.offset, x.at.index), value})
 }
 
-// dropLetters deletes the letters that name an identity which was cut.
-func (l *lane) dropLetters(b *batch, hash proto.IdentityHash) {
+// namingOnly is a command's body without the identities that are not to be named: an
+// event links no more of them when it is replayed.
+func namingOnly(kind proto.CommandKind, body []byte, name func(proto.Identity) bool) []byte {
+	var e proto.Event
+	if kind != proto.CommandEvent || proto.DecodeEvent(body, &e) != nil || !slices.ContainsFunc(e.Identities, name) {
+		return body
+	}
+	e.Identities = slices.DeleteFunc(e.Identities, func(id proto.Identity) bool { return !name(id) })
+	return e.Append(nil)
+}
+
+// dropLetters deletes the letters that name an identity which was cut, or of them
+// those of a client.
+func (l *lane) dropLetters(b *batch, hash proto.IdentityHash, client proto.ClientID) {
 	for _, id := range slices.Clone(l.letters.of[hash]) {
-		l.dropLetter(b, id)
+		if client == 0 || l.letters.clients[id] == client {
+			l.dropLetter(b, id)
+		}
 	}
 }
 

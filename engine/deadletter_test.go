@@ -280,3 +280,30 @@ func TestLettersAreBounded(t *testing.T) {
 		s.lump = nil
 	}
 }
+
+// What a client has erased with its own key is in none of its letters, though others
+// know the identity; theirs stay.
+func TestLettersOfForgotten(t *testing.T) {
+	s := newScript(t)
+	one, two := s.client("one", "shared"), s.client("two", "shared")
+	p := poison{client: one.ID}
+	s.judge = p.judge
+	p.on.Store(true)
+	s.events(s.event(one, "a", "x"), s.event(one, "b", "x"))
+	s.beat(0)
+	st := store.NewMemory()
+	s.apply(st)
+	p.client = two.ID
+	s.events(s.event(two, "a", "x"), s.event(one, "a", "y"))
+	s.beat(0)
+	s.apply(st)
+	var b proto.Batch
+	b.AddCut(&proto.CutCommand{Hash: s.hasher.Hash("browser:a"), Kind: proto.CutForget, Received: s.now, Command: 9, Client: one.ID, Space: one.Space})
+	s.own(b.Bytes(), 1)
+	s.beat(time.Second)
+	n := s.run(st)
+	defer closeNode(t, n)
+	if list := deadLetters(t, n); len(list) != 2 || list[0].Index != 1 || list[1].Index != 0 {
+		t.Errorf("letters are %+v, want that of b and the other client's of a", list)
+	}
+}

@@ -682,7 +682,7 @@ func WorkOf(st store.Store, lanes int) map[string]*[proto.Partitions]Work {
 
 // StateOf is what the lanes of a store come to together, by kind of key, without
 // which lane has it. How far work has come is of the least far of all lanes.
-func StateOf(st store.Store, lanes int) map[string][]string {
+func StateOf(st store.Store, lanes int, secret [16]byte) map[string][]string {
 	out := map[string][]string{}
 	add := func(kind byte, format string, args ...any) {
 		out[string(kind)] = append(out[string(kind)], fmt.Sprintf(format, args...))
@@ -743,8 +743,16 @@ func StateOf(st store.Store, lanes int) map[string][]string {
 				spaces[r.Uvarint()] = true
 			}
 		case 'q':
-			home(proto.PartitionID(v[9]))
-			add(kind, "%x", v)
+			d, err := decodeDead(k, v)
+			must(err)
+			home(d.partition)
+			var e proto.Event
+			must(proto.DecodeEvent(d.replay.Body, &e))
+			for _, id := range e.Identities {
+				home(proto.NewHasher(secret).Hash(id).Partition())
+			}
+			e.Identities = e.Identities[:1] // others are named as lanes allow
+			add(kind, "%v %d %s %x", d.at, d.partition, d.reason, e.Append(nil))
 		case 'u':
 			n, err := decodeNotice(v)
 			must(err)

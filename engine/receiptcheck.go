@@ -255,7 +255,11 @@ func (c *receiptCheck) searchClient(snap store.Snapshot) error {
 		return nil
 	})
 	c.count("networks", rows)
-	return err
+	c.count("dead letters", 0)
+	if err != nil {
+		return err
+	}
+	return c.letters(snap, c.node.laneIDs[c.hash.Partition()])
 }
 
 // readOptOut finds out which nodes of the identity came back since.
@@ -445,7 +449,8 @@ func (c *receiptCheck) letters(snap store.Snapshot, id proto.LaneID) error {
 		}
 		list := newLetters()
 		list.add(c.node.hasher, letterID{}, d.replay.Kind, d.replay.Body)
-		if len(c.again) == 0 && len(list.of[c.hash]) > 0 {
+		ours := c.client == nil || list.clients[letterID{}] == c.client.ID && d.at < proto.MillisOf(c.receipt.Time)
+		if len(c.again) == 0 && ours && len(list.of[c.hash]) > 0 {
 			c.count("dead letters", 1)
 		}
 		return true, nil

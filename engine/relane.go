@@ -40,7 +40,11 @@ func (x *restored) relane(ctx context.Context, c Config, made time.Time) (err er
 	if err := settleStored(ctx, c, made, x.control, st); err != nil {
 		return err
 	}
-	untold, err := relane(ctx, st, newDisk(c.DiskReserve, c.merges, c.storeDir()), c.Lanes, c.RestoreLanes)
+	secret, err := hashSecret(c)
+	if err != nil {
+		return err
+	}
+	untold, err := relane(ctx, st, newDisk(c.DiskReserve, c.merges, c.storeDir()), proto.NewHasher(secret), c.Lanes, c.RestoreLanes)
 	if err != nil {
 		return err
 	}
@@ -81,7 +85,8 @@ func (x *restored) unplace(made time.Time) error {
 type relaning struct {
 	ctx      context.Context
 	snap     store.Snapshot // as it was
-	from, to int            // numbers of lanes
+	hasher   proto.Hasher
+	from, to int // numbers of lanes
 	out      bulk
 
 	old     []*pb.LaneRecord // by lane
@@ -93,8 +98,8 @@ type relaning struct {
 
 // relane rewrites a store at rest. It gives what the ledger has to be told; what
 // the feed is told is left to the lanes.
-func relane(ctx context.Context, st store.Store, room *disk, from, to int) (untold []ledgerEntry, err error) {
-	x := &relaning{ctx: ctx, snap: st.Snapshot(), from: from, to: to, out: bulk{store: st, room: room}}
+func relane(ctx context.Context, st store.Store, room *disk, h proto.Hasher, from, to int) (untold []ledgerEntry, err error) {
+	x := &relaning{ctx: ctx, snap: st.Snapshot(), hasher: h, from: from, to: to, out: bulk{store: st, room: room}}
 	defer x.snap.Release()
 	for _, step := range []func() error{x.read, x.clear, x.carry, x.end} {
 		if err := step(); err != nil {

@@ -276,7 +276,7 @@ func (w *township) populate() {
 	w.pass(24 * time.Hour)
 	w.poison.on.Store(!w.calm)
 	for i := range 12 {
-		w.page(w.bad, "x", townsman(i))
+		w.page(w.bad, "x", townsman(i), proto.Identity(fmt.Sprint("account:bad", i)))
 	}
 	w.rest()
 	w.poison.on.Store(false)
@@ -567,11 +567,11 @@ func TestRelane(t *testing.T) {
 			var work map[string]*[proto.Partitions]engine.Work
 			w.stored(plain, func(st store.Store) {
 				w.check(engine.SettleStore(t.Context(), plain, w.now.Time(), w.allControls(), st))
-				want, work = engine.StateOf(st, pair[0]), engine.WorkOf(st, pair[0])
+				want, work = engine.StateOf(st, pair[0], townSecret), engine.WorkOf(st, pair[0])
 			})
 			other := w.restore(file, pair[1])
 			w.stored(other, func(st store.Store) {
-				if diff := cmp.Diff(want, engine.StateOf(st, pair[1])); diff != "" {
+				if diff := cmp.Diff(want, engine.StateOf(st, pair[1], townSecret)); diff != "" {
 					t.Errorf("the state (-%d +%d lanes):\n%s", pair[0], pair[1], diff)
 				}
 				nobodyIsPassedOver(t, work, engine.WorkOf(st, pair[1]))

@@ -254,7 +254,8 @@ func (x *relaning) erasures() error {
 }
 
 // letters gives dead letters, oldest first, new numbers: those of several lanes may
-// be the same. All are of before whatever a lane is told next.
+// be the same. All are of before whatever a lane is told next. They name whose home is
+// their lane, as all do.
 func (x *relaning) letters() error {
 	type letter struct {
 		at   uint64
@@ -279,8 +280,13 @@ func (x *relaning) letters() error {
 	})
 	for i, l := range list {
 		_, err := x.snap.Get([]byte(l.key), func(v []byte) error {
-			m := x.laneOf(proto.PartitionID(v[9]))
-			return x.out.set(deadKey(proto.LaneID(m), x.offset, i), slices.Clone(v))
+			d, err := decodeDead([]byte(l.key), v)
+			if err != nil {
+				return err
+			}
+			m := x.laneOf(d.partition)
+			body := namingOnly(d.replay.Kind, d.replay.Body, func(id proto.Identity) bool { return x.laneOf(x.hasher.Hash(id).Partition()) == m })
+			return x.out.set(deadKey(proto.LaneID(m), x.offset, i), slices.Concat(v[:len(v)-len(d.replay.Body)], body))
 		})
 		if err != nil {
 			return err

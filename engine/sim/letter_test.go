@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"testing"
 
 	"kith/actors/identity"
@@ -61,6 +62,48 @@ func TestLettersGo(t *testing.T) {
 	}
 	if x, err := n.sim.CheckReceipt(t.Context(), *o.Receipt); err != nil || !x.Clean {
 		t.Errorf("%+v %v", x, err)
+	}
+	if w.err != nil {
+		t.Fatal(w.err)
+	}
+}
+
+// What names an identity of another lane does not stay when that is cut there: its
+// lane does not know of the letter.
+func TestLettersGoOverLanes(t *testing.T) {
+	var s stats
+	w := newWorld(1, 2, &s)
+	w.crowd, w.every, w.quiet = false, true, true
+	w.begin()
+	n := w.nodes[0]
+	w.nodes = w.nodes[:1]
+	n.down()
+	n.judge = func(r identity.Rules) identity.Rules { return broken{r, w.clients[2].ID} }
+	n.up()
+	other := slices.IndexFunc(w.ids, func(id proto.Identity) bool { return w.home(w.by[w.hasher.Hash(id)]) != w.home(0) })
+	c := w.clients[2]
+	var b proto.Batch
+	b.AddEvent(w.hasher, &proto.Event{
+		Client: c.ID, Space: c.Space, Time: w.now, Received: w.now, Identities: []proto.Identity{w.ids[0], w.ids[other]}, EventBody: proto.EventBody{Name: "page"},
+	})
+	w.submit(w.home(0), &b)
+	w.settle()
+	w.putCut(other, proto.CutCommand{Kind: proto.CutOptOut}, false)
+	w.settle()
+	o, err := n.sim.OptOutState(t.Context(), w.ids[other])
+	if err != nil || o.Receipt == nil {
+		t.Fatalf("%+v %v", o, err)
+	}
+	if x, err := n.sim.CheckReceipt(t.Context(), *o.Receipt); err != nil || !x.Clean {
+		t.Errorf("%+v %v", x, err)
+	}
+	if list, err := n.sim.DeadLetters(t.Context(), 10); err != nil || len(list) != 1 {
+		t.Errorf("the letter of who is not cut: %+v %v", list, err)
+	}
+	w.putCut(0, proto.CutCommand{Kind: proto.CutOptOut}, false)
+	w.settle()
+	if list, err := n.sim.DeadLetters(t.Context(), 10); err != nil || len(list) != 0 {
+		t.Errorf("letters after the cut: %+v %v", list, err)
 	}
 	if w.err != nil {
 		t.Fatal(w.err)

@@ -75,7 +75,9 @@ func gate() *mistakes.Gate {
 		{Name: "forgetview", File: "engine/commit.go", Old: "\t\t\tl.node.views.forget(o.Turned[i].Hash)\n", New: "\t\t\t_ = i\n"},
 		{Name: "oldfill", File: "engine/views.go", Old: "\ts := v.shard(proto.Node{Hash: h})\n\ts.mu.Lock()\n\tdefer s.mu.Unlock()\n\ts.version++\n", New: "\ts := v.shard(proto.Node{Hash: h})\n\ts.mu.Lock()\n\tdefer s.mu.Unlock()\n", Test: "engine TestViews"},
 		{Name: "nobits", File: "engine/commit.go", Old: "\tl.bitmaps.Apply(b.bits)\n", New: ""},
-		{Name: "keepletters", File: "engine/deadletter.go", Old: "l.letters.of[hash]) {\n\t\tl.dropLetter(b, id)\n", New: "l.letters.of[hash]) {\n\t\t_ = id\n", Test: "engine/sim TestLettersGo"},
+		{Name: "keepletters", File: "engine/deadletter.go", Old: "if client == 0 || l.letters.clients[id] == client {", New: "if client != 0 && l.letters.clients[id] == client {", Test: "engine/sim TestLettersGo"},
+		{Name: "letternames", File: "engine/deadletter.go", Old: "dead.Body = namingOnly(", New: "_ = namingOnly(", Test: "engine/sim TestLettersGoOverLanes"},
+		{Name: "forgottenletters", File: "engine/deadletter.go", Old: "range o.Forgotten {", New: "range o.Forgotten[:0] {", Test: "engine TestLettersOfForgotten"},
 		// lanes
 		{Name: "gap", File: "graph/outbox.go", Old: "if lo > l.Applied[from]+1 {\n\t\treturn nil\n\t}\n\tvar in []Message\n", New: "if lo > l.Applied[from]+1 {\n\t\tl.Applied[from] = lo - 1\n\t}\n\tvar in []Message\n"},
 		{Name: "twice", File: "graph/outbox.go", Old: "n <= l.Applied[from] {\n\t\t\tcontinue\n\t\t}\n\t\tl.Applied[from]++\n", New: "n > l.Applied[from] {\n\t\t\tl.Applied[from]++\n\t\t}\n"},
