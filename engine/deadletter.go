@@ -136,10 +136,20 @@ type letters struct {
 	names   map[letterID][]proto.IdentityHash
 	of      map[proto.IdentityHash][]letterID
 	clients map[letterID]proto.ClientID
+	ages    map[letterID]letterAge
+}
+
+// letterAge is when a letter's command came, and when the identity that it is of ends,
+// if it does.
+type letterAge struct{ received, ends proto.Millis }
+
+func newLetterAge(received proto.Millis, id proto.Identity) letterAge {
+	ends, _ := proto.Rotates(id)
+	return letterAge{received, ends}
 }
 
 func newLetters() letters {
-	return letters{map[letterID][]proto.IdentityHash{}, map[proto.IdentityHash][]letterID{}, map[letterID]proto.ClientID{}}
+	return letters{map[letterID][]proto.IdentityHash{}, map[proto.IdentityHash][]letterID{}, map[letterID]proto.ClientID{}, map[letterID]letterAge{}}
 }
 
 // add notes a letter with its command.
@@ -152,12 +162,12 @@ func (x *letters) add(h proto.Hasher, id letterID, kind proto.CommandKind, body 
 			for _, id := range e.Identities {
 				names = append(names, h.Hash(id))
 			}
-			x.clients[id] = e.Client
+			x.clients[id], x.ages[id] = e.Client, newLetterAge(e.Received, e.Identities[0])
 		}
 	case proto.CommandTraits:
 		if t, err := proto.DecodeTraits(body); err == nil {
 			names = append(names, h.Hash(t.Identity))
-			x.clients[id] = t.Client
+			x.clients[id], x.ages[id] = t.Client, newLetterAge(t.Received, t.Identity)
 		}
 	}
 	x.names[id] = names
@@ -171,12 +181,24 @@ func (x *letters) remove(id letterID) bool {
 	names, ok := x.names[id]
 	delete(x.names, id)
 	delete(x.clients, id)
+	delete(x.ages, id)
 	for _, n := range names {
 		if x.of[n] = slices.DeleteFunc(x.of[n], func(other letterID) bool { return other == id }); len(x.of[n]) == 0 {
 			delete(x.of, n)
 		}
 	}
 	return ok
+}
+
+// old gives the letters that are too old at a time: an identity that is idle for idle
+// (0: for ever) goes, as does one whose days are over.
+func (x *letters) old(now, idle proto.Millis) (list []letterID) {
+	for id, a := range x.ages {
+		if a.ends != 0 && a.ends <= now || idle > 0 && a.received < now-idle {
+			list = append(list, id)
+		}
+	}
+	return list
 }
 
 // dropLetter deletes a letter and reports whether there was one.
@@ -243,14 +265,18 @@ func (l *lane) keepLetter(b *batch, x letterChange) {
 	b.puts = append(b.puts, put{deadKey(l.id, x.at.offset, x.at.index), value})
 }
 
-// namingOnly is a command's body without the identities that are not to be named: an
-// event links no more of them when it is replayed.
+// namingOnly is a command's body without the identities that are not to be named: a
+// replay does not link an event to them. Ids that rotate are never linked.
 func namingOnly(kind proto.CommandKind, body []byte, name func(proto.Identity) bool) []byte {
 	var e proto.Event
-	if kind != proto.CommandEvent || proto.DecodeEvent(body, &e) != nil || !slices.ContainsFunc(e.Identities, name) {
+	if kind != proto.CommandEvent || proto.DecodeEvent(body, &e) != nil {
 		return body
 	}
-	e.Identities = slices.DeleteFunc(e.Identities, func(id proto.Identity) bool { return !name(id) })
+	linked := slices.DeleteFunc(e.Identities[1:], func(id proto.Identity) bool {
+		_, rotates := proto.Rotates(id)
+		return rotates || !name(id)
+	})
+	e.Identities = e.Identities[:1+len(linked)]
 	return e.Append(nil)
 }
 
@@ -289,11 +315,15 @@ func (l *lane) unwrapReplay(b *batch, c proto.Command) (inner proto.Command, ok 
 // loadLetters reads which dead letters there are.
 func (l *lane) loadLetters(snap store.Snapshot) error {
 	l.letters = newLetters()
+	return l.readLetters(snap, &l.letters)
+}
+
+func (l *lane) readLetters(snap store.Snapshot, x *letters) error {
 	prefix := laneKey(l.id, 'q')
 	return snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
 		d, err := decodeDead(k, v)
 		if err == nil {
-			l.letters.add(l.node.hasher, letterID{d.replay.Offset, d.replay.Index}, d.replay.Kind, d.replay.Body)
+			x.add(l.node.hasher, letterID{d.replay.Offset, d.replay.Index}, d.replay.Kind, d.replay.Body)
 		}
 		return true, err
 	})

@@ -307,3 +307,43 @@ func TestLettersOfForgotten(t *testing.T) {
 		t.Errorf("letters are %+v, want that of b and the other client's of a", list)
 	}
 }
+
+// Letters grow old as identities do: one goes when its event is older than idle
+// identities are kept, or with an id that rotates, by a step of retention.
+func TestLettersGrowOld(t *testing.T) {
+	s := newScript(t)
+	c := s.client("acme", "")
+	p := poison{client: c.ID}
+	s.judge = p.judge
+	p.on.Store(true)
+	s.control(retainRecord(0, 0, 30*day))
+	s.beat(0)
+	rotating := proto.RotatingID(scriptStart.Day()+20, "abcdefghijklmnop")
+	e := s.event(c, "none", "x")
+	e.Identities = []proto.Identity{rotating}
+	s.events(s.event(c, "a", "x"), e)
+	s.beat(20 * day)
+	with := s.event(c, "b", "x")
+	with.Identities = append(with.Identities, rotating)
+	kept := s.events(with)
+	left := func() (n int) {
+		node := s.run(store.NewMemory())
+		defer closeNode(t, node)
+		list := deadLetters(t, node)
+		if len(list) > 0 && list[len(list)-1].Offset != kept {
+			t.Errorf("letters are %+v", list)
+		}
+		return len(list)
+	}
+	for _, x := range []struct {
+		wait time.Duration
+		want int
+	}{{0, 3}, {2 * day, 2}, {9 * day, 1}, {18 * day, 1}, {2 * day, 0}} {
+		s.beat(x.wait)
+		s.lane(proto.CommandExpire, new(proto.Expire).Append(nil))
+		s.beat(time.Second)
+		if got := left(); got != x.want {
+			t.Errorf("%v later: %d letters, want %d", x.wait, got, x.want)
+		}
+	}
+}

@@ -179,7 +179,20 @@ func (l *lane) expireAll(ctx context.Context, now proto.Millis) error {
 			return err
 		}
 	}
-	return nil
+	if old, err := l.oldLetters(keep.of(0).Idle, now); err != nil || !old {
+		return err
+	}
+	var step proto.Expire // any step takes them
+	return l.appendOwn(ctx, proto.CommandExpire, [][]byte{step.Append(nil)})
+}
+
+// oldLetters reports whether there are dead letters that are too old.
+func (l *lane) oldLetters(idle, now proto.Millis) (bool, error) {
+	snap := l.acquire()
+	defer snap.release()
+	list := newLetters()
+	err := l.readLetters(snap, &list)
+	return len(list.old(now, idle)) > 0, err
 }
 
 func (p *progress) beatsSoFar() int {
@@ -235,7 +248,8 @@ func tooOld(snap store.Snapshot, keep retentions, node proto.Node, now proto.Mil
 	return cost, nil
 }
 
-// expire has the nodes of a step let go of what is too old.
+// expire has the nodes of a step let go of what is too old, and drops the dead letters
+// that are.
 func (l *lane) expire(b *batch, body []byte) (digest uint64, later bool, err error) {
 	x, err := proto.DecodeExpire(body)
 	if err != nil {
@@ -243,6 +257,9 @@ func (l *lane) expire(b *batch, body []byte) (digest uint64, later bool, err err
 	}
 	if !l.drained(b) {
 		return 0, true, nil
+	}
+	for _, id := range l.letters.old(proto.Millis(l.record.LaneTimeMs), l.rules.keep.of(0).Idle) {
+		l.dropLetter(b, id)
 	}
 	var list []*actors.Due
 	for _, o := range x.Ordinals {

@@ -283,6 +283,28 @@ func TestRetentionByItself(t *testing.T) {
 	}
 }
 
+// A node looks for dead letters that are too old, though it knows nobody who is.
+func TestRetentionOfLetters(t *testing.T) {
+	var ahead atomic.Int64
+	var p poison
+	n := nodeOver(t, func(s *script) {
+		p.client = s.client("bad", "").ID
+		s.judge = p.judge
+	}, func(c *engine.Config) {
+		c.Retention = &engine.RetentionConfig{Idle: 2 * day}
+		c.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	})
+	defer func() { closeNode(t, n) }()
+	bad, _ := n.Client("bad")
+	p.on.Store(true)
+	submit(t, n, page(bad, "a", "lost", time.Now()))
+	if got := deadLetters(t, n); len(got) != 1 {
+		t.Fatalf("%d dead letters", len(got))
+	}
+	ahead.Add(int64(3 * day))
+	until(t, n, 20*time.Second, "the letter to go", func() bool { return len(deadLetters(t, n)) == 0 })
+}
+
 // After a start at which lane time jumped nothing is deleted for an hour of it.
 func TestRetentionWaitsAfterAJump(t *testing.T) {
 	var ahead atomic.Int64
