@@ -90,7 +90,7 @@ func (p *policy) elsewhere(h http.Header) bool {
 	}
 	for _, line := range h[p.header] {
 		for part := range strings.SplitSeq(line, ",") {
-			if c := countryOf(part); c == "" || slices.Contains(p.optIn, c) || slices.Contains(p.never, c) {
+			if c := proto.CountryOf(part); c == "" || slices.Contains(p.optIn, c) || slices.Contains(p.never, c) {
 				return false
 			}
 		}

@@ -32,8 +32,8 @@ func (c ConsentPolicy) validate(whose string) error {
 		return proto.Errorf(proto.CodeInvalid, "%s does not need consent to purpose 1: add it, an id is stored in the browser", whose)
 	}
 	for _, country := range c.OptIn {
-		if country == "" || countryOf(country) != country {
-			return proto.Errorf(proto.CodeInvalid, "%s has %q among its countries: write two capital letters, such as DE", whose, clip(country))
+		if country == "" || proto.CountryOf(country) != country {
+			return proto.Errorf(proto.CodeInvalid, "%s has %q among its countries: write the two capital letters of ISO 3166-1, such as DE or GB", whose, clip(country))
 		}
 	}
 	return nil
@@ -90,7 +90,7 @@ func (p *policy) consentFirst(h http.Header, unknown bool) bool {
 	known := len(h[p.header]) > 0
 	for _, line := range h[p.header] {
 		for part := range strings.SplitSeq(line, ",") {
-			country := countryOf(part)
+			country := proto.CountryOf(part)
 			if slices.Contains(p.optIn, country) {
 				return true
 			}
@@ -98,16 +98,6 @@ func (p *policy) consentFirst(h http.Header, unknown bool) bool {
 		}
 	}
 	return !known && unknown
-}
-
-// countryOf is the country of a code such as DE, de or US-CA; "" for what is
-// none, and for the codes by which proxies say that they do not know.
-func countryOf(s string) string {
-	country, _, _ := strings.Cut(strings.ToUpper(strings.TrimSpace(s)), "-")
-	if len(country) != 2 || strings.Trim(country, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" || country == "XX" || country == "ZZ" {
-		return ""
-	}
-	return country
 }
 
 // consents reports whether there are TC strings, and whether all of them consent.

@@ -15,7 +15,7 @@ import (
 func lawful(t *testing.T) *rig {
 	return newRig(t, func(c *gateway.Config) {
 		c.CountryHeader = "cf-ipcountry"
-		c.Consent = gateway.ConsentPolicy{OptIn: []string{"DE", "FR"}}
+		c.Consent = gateway.ConsentPolicy{OptIn: []string{"DE", "FR", "GB"}}
 		c.ConsentOf = map[proto.ClientName]gateway.ConsentPolicy{
 			"acme":  {Purposes: []int{1}, OptIn: []string{"FR"}, OptInUnknown: true},
 			"other": {OptInUnknown: true},
@@ -37,6 +37,7 @@ func TestRegimes(t *testing.T) {
 		{"demo", []string{"XX"}, later}, {"demo", []string{"Germany"}, later}, {"demo", []string{""}, later}, {"demo", []string{"D\x80"}, later},
 		{"acme", nil, first}, {"acme", []string{"DE"}, later}, {"acme", []string{"FR"}, first}, {"acme", []string{"XX"}, first}, {"acme", []string{"T1"}, first},
 		{"acme", []string{"DE, XX"}, first}, {"acme", []string{"DE", ""}, first}, {"other", []string{"DE"}, later}, {"other", []string{"ZZ"}, first},
+		{"acme", []string{"EU"}, first}, {"other", []string{"AP"}, first}, {"demo", []string{"EU"}, later}, {"demo", []string{"UK"}, first},
 	} {
 		var headers []string
 		if len(tt.countries) > 0 {
@@ -236,6 +237,8 @@ func TestConsentConfig(t *testing.T) {
 		"without purpose 1":    {Consent: gateway.ConsentPolicy{Purposes: []int{3, 4}}},
 		"a country in words":   {Consent: gateway.ConsentPolicy{OptIn: []string{"Germany"}}},
 		"a country that is no": {Consent: gateway.ConsentPolicy{OptIn: []string{"XX"}}},
+		"a union":              {Consent: gateway.ConsentPolicy{OptIn: []string{"EU"}}},
+		"another's code":       {Consent: gateway.ConsentPolicy{OptIn: []string{"UK"}}},
 		"an empty country":     {Consent: gateway.ConsentPolicy{OptIn: []string{""}}},
 		"a lower-case country": {ConsentOf: map[proto.ClientName]gateway.ConsentPolicy{"acme": {OptIn: []string{"de"}}}},
 		"no header's name":     {CountryHeader: "CF IPCountry:"},

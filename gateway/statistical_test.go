@@ -130,6 +130,7 @@ func TestNoStatisticalID(t *testing.T) {
 		{"never there", "demo", someone.with("CF-IPCountry", "BR"), "browser"},
 		{"never in one of them", "demo", someone.with("CF-IPCountry", "US, BR"), "browser"},
 		{"country not known", "demo", someone.with("CF-IPCountry", "XX"), "browser"},
+		{"a code of no country", "demo", someone.with("CF-IPCountry", "EU"), "browser"},
 		{"one country not known", "demo", someone.with("CF-IPCountry", "US, XX"), "browser"},
 		{"no country", "demo", someone.with("CF-IPCountry", ""), "browser"},
 		{"no header", "demo", caller(slices.Clone(someone[2:])), "browser"},

@@ -318,9 +318,10 @@ type Cookies struct {
 	Insecure bool   `yaml:"insecure"` // without Secure; for tests on plain HTTP only
 }
 
-// euAndUK are the European Economic Area and the United Kingdom.
+// euAndUK are the European Economic Area, with those of its regions that have codes
+// of their own, such as RE, and the United Kingdom.
 func euAndUK() []string {
-	return strings.Fields("AT BE BG CY CZ DE DK EE ES FI FR GB GR HR HU IE IS IT LI LT LU LV MT NL NO PL PT RO SE SI SK")
+	return strings.Fields("AT AX BE BG CY CZ DE DK EE ES FI FR GB GF GP GR HR HU IE IS IT LI LT LU LV MF MQ MT NL NO PL PT RE RO SE SI SK YT")
 }
 
 // Default is a configuration with every default in place and no keys.
@@ -777,8 +778,8 @@ func (x *Policy) problem(path string) *problem {
 		return &problem{path + ".tcf_purposes", "add 1: kith stores an id in the browser, which needs that purpose"}
 	}
 	for i, country := range x.OptIn {
-		if len(country) != 2 || strings.Trim(country, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" || country == "XX" || country == "ZZ" {
-			return &problem{path + ".opt_in[" + strconv.Itoa(i) + "]", "write a country as two capital letters, in quotes where YAML would take it for another word, such as \"NO\""}
+		if country == "" || proto.CountryOf(country) != country {
+			return &problem{path + ".opt_in[" + strconv.Itoa(i) + "]", "write a country as the two capital letters of ISO 3166-1, such as GB, in quotes where YAML would take it for another word, such as \"NO\""}
 		}
 	}
 	if x.Unknown != "" && x.Unknown != OptIn && x.Unknown != OptOut {

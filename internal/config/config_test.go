@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -90,6 +91,8 @@ func TestParseNamesLineAndFix(t *testing.T) {
 		{"without purpose 1", "consent: {tcf_purposes: [3, 4]}\n", 1, "add 1"},
 		{"a client without purpose 1", "clients:\n  - name: a\n    consent:\n      tcf_purposes: []\n", 4, "add 1"},
 		{"country in words", "consent:\n  opt_in: [DE, Germany]\n", 2, "two capital letters"},
+		{"a country by another code", "consent:\n  opt_in: [DE, UK]\n", 2, "such as GB"},
+		{"a country that is none", "clients:\n  - name: a\n    consent: {opt_in: [EU]}\n", 3, "ISO 3166-1"},
 		{"Norway", "clients:\n  - name: a\n    consent:\n      opt_in:\n        - DE\n        - xx\n", 6, "in quotes"},
 		{"unknown countries", "consent:\n  unknown: ask\n", 2, "opt-in or opt-out"},
 		{"a client's unknown countries", "clients:\n  - name: a\n    consent: {unknown: yes}\n", 3, "opt-in or opt-out"},
@@ -293,6 +296,16 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("Parse accepted what Validate refuses: %v", err)
 		}
 	})
+}
+
+// The defaults have the regions of the EEA with codes of their own.
+func TestEEARegions(t *testing.T) {
+	d := config.Default()
+	for _, country := range strings.Fields("AX GF GP MF MQ RE YT DE GB NO") {
+		if !slices.Contains(d.Consent.OptIn, country) || !slices.Contains(d.Inference.Never, country) {
+			t.Errorf("%s is not in the defaults", country)
+		}
+	}
 }
 
 // A client's policy of consent replaces what it names of the general one.
