@@ -222,6 +222,9 @@ func (g *Gateway) mayMatch(client proto.ClientInfo, v visit, id proto.Identity) 
 	if v.signal != "" {
 		return v.signal, nil
 	}
+	if v.crowded {
+		return withheldOptedOut, nil
+	}
 	for _, id := range slices.Concat(v.claims(), []proto.Identity{id}) {
 		if id == "" {
 			continue

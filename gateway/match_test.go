@@ -285,6 +285,7 @@ func TestSignalsOfMatches(t *testing.T) {
 	signals := append(slices.Clone(everySignal),
 		signal{name: "the opt-out cookie", withheld: "cookie", headers: []string{"Cookie", "kith_optout=1; " + mine}},
 		signal{name: "an opted-out browser", withheld: "opted_out", headers: []string{"Cookie", "kith_id=gone1"}},
+		signal{name: "too many browsers, of which one might be", withheld: "opted_out", headers: []string{"Cookie", "kith_id=a1; kith_id=a2; kith_id=a3; kith_id=a4; kith_id=gone1"}},
 		signal{name: "an opted-out partner's id", withheld: "opted_out", query: "uid=out1"},
 	)
 	for _, s := range signals {
