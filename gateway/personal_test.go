@@ -220,7 +220,7 @@ func TestUUIDsAreNobody(t *testing.T) {
 // BenchmarkPersonalWorst: whatever a text is made of, the time for a byte stays
 // about the same.
 func BenchmarkPersonalWorst(b *testing.B) {
-	for _, c := range []string{"=", "@", "://a:b@", "%40", "0-", "eyJ", "a=b"} {
+	for _, c := range []string{"=", "@", "://a:b@", "%40", "0-", "01 ", "0/1 234567 ", "eyJ", "a=b"} {
 		for _, n := range []int{1 << 10, 1 << 14} {
 			s := strings.Repeat(c, n/len(c))
 			b.Run(fmt.Sprintf("%q %d", c, n), func(b *testing.B) {
@@ -256,6 +256,47 @@ func TestVeiledPersonal(t *testing.T) {
 		"https://a.example/?next=%2Flist%3Fpage%3D2%26sort%3Dprice": "none",
 		"100%25 of 20\u00a0% \u2013 café":                           "none",
 		"%zz%4":                                                     "none",
+	} {
+		if got := gateway.FindPersonal(s); got != want {
+			t.Errorf("%q: %s, want %s", s, got, want)
+		}
+	}
+}
+
+// TestNumbersBesideNumbers: a number is found where others stand beside it, and none is
+// made of parts of dates, versions and lists.
+func TestNumbersBesideNumbers(t *testing.T) {
+	for s, want := range map[string]string{
+		"4111 1111 1111 1111 12/27":             "card",
+		"4111-1111-1111-1111 12/27 123":         "card",
+		"4111111111111111 123":                  "card",
+		"4111111111111111/12/27":                "card",
+		"2 4111111111111111":                    "card",
+		"2026-11-29 4111 1111 1111 1111":        "card",
+		"4111 1111 1111 1111 5th":               "card",
+		"/pay?card=4111+1111+1111+1111+12%2F27": "card",
+		"+49 171 2345678 / +49 30 1234567":      "phone",
+		"06 12 34 56 78 / 01 23 45 67 89":       "phone",
+		"10115 030 1234567":                     "phone",
+		"5 +49 30 1234567":                      "phone",
+		"29.11.2026 0171 2345678":               "phone",
+		"3 (415) 555-2671":                      "phone",
+		"12345-12345-12345-12345 0171 2345678":  "phone",
+		"1 123-45-6789":                         "national_id",
+
+		"2026-11-29 12:30":                       "none",
+		"2026-11-29 08.30.00 1234":               "none",
+		"1.2.030.1234":                           "none",
+		"/2026/11/29/1234567":                    "none",
+		"/2026/11/030/1234567/":                  "none",
+		"1 020 300 400":                          "none",
+		"03 11 22 33 44 45":                      "none",
+		"100 250 300 2500":                       "none",
+		"52.5200 13.4050 48.1372 11.5755":        "none",
+		"2026-11-29 4111 1111 1111 1112":         "none",
+		"01 02 2026 03 04 2026":                  "none",
+		"f47ac10b-0583-4372-8567-301234567890 5": "none",
+		strings.Repeat("0 24 ", 100):             "none",
 	} {
 		if got := gateway.FindPersonal(s); got != want {
 			t.Errorf("%q: %s, want %s", s, got, want)

@@ -40,17 +40,19 @@ func personalNumber(s string, i int) (personalKind, int) {
 // longNumber is personalNumber outside of words, for numbers of any length.
 func longNumber(s string, i int) (personalKind, int) {
 	var x numeral
-	end := x.read(s, i)
-	if end < len(s) && wordByte(s[end]) || x.n > numberDigitsMax {
-		end = wordEnd(s, end)
-		return noPersonal, end
+	end := x.read(s, i, numberDigitsMax)
+	if inWord := end < len(s) && wordByte(s[end]); inWord || x.n > numberDigitsMax || x.n < 6 {
+		if x.amid() {
+			return numberAmid(s, i)
+		}
+		return noPersonal, wordEnd(s, end)
 	}
 	x.before(s[:i])
-	if x.n < 6 {
-		return noPersonal, end
-	}
 	kind := x.kind(s, i, end)
-	if kind != noPersonal && inUUID(s, i, end) {
+	switch {
+	case kind == noPersonal && x.amid():
+		return numberAmid(s, i)
+	case kind != noPersonal && inUUID(s, i, end):
 		return noPersonal, end
 	}
 	return kind, end
@@ -86,22 +88,23 @@ func wordEnd(s string, i int) int {
 	return i
 }
 
-// read takes digits and separators from i on, and gives their end.
-func (x *numeral) read(s string, i int) int {
+// read takes up to partsMax groups of digits, and separators, from i on, and gives
+// their end.
+func (x *numeral) read(s string, i, partsMax int) int {
 	end := i
 	var pending [16]byte
 	gap := 0
 	for i < len(s) {
 		if c := s[i]; digit(c) {
+			for gap > 0 { // what stands behind the last digit does not count
+				gap--
+				x.seps[pending[gap&15]] = true
+			}
 			if x.n > numberDigitsMax {
 				return wordEnd(s, i)
 			}
 			if i != end || x.parts == 0 {
 				x.parts++
-			}
-			for gap > 0 { // what stands behind the last digit does not count
-				gap--
-				x.seps[pending[gap&15]] = true
 			}
 			x.digits[min(x.n, numberDigitsMax)] = c
 			x.groups[min(x.parts-1, numberDigitsMax)]++
@@ -111,7 +114,7 @@ func (x *numeral) read(s string, i int) int {
 			continue
 		}
 		c, next := separator(s, i)
-		if next == 0 || i-end > 9 || x.parts == numberDigitsMax {
+		if next == 0 || i-end > 9 || x.parts == partsMax {
 			break
 		}
 		pending[gap&15], gap = c, gap+1
