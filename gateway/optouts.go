@@ -295,6 +295,11 @@ func (g *Gateway) deleteIdentity(w http.ResponseWriter, r *http.Request, who pro
 func (g *Gateway) erase(ctx context.Context, client *proto.ClientInfo, id proto.Identity) (proto.OptOutState, error) {
 	ctx, cancel := cutContext(ctx)
 	defer cancel()
+	return g.eraseWithin(ctx, client, id)
+}
+
+// eraseWithin is erase in the time that ctx has left.
+func (g *Gateway) eraseWithin(ctx context.Context, client *proto.ClientInfo, id proto.Identity) (proto.OptOutState, error) {
 	s, err := g.deps.OptOuts.Erase(ctx, client, id)
 	if err != nil {
 		return s, err

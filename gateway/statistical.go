@@ -256,16 +256,31 @@ func (g *Gateway) eraseStatistical(ctx context.Context, r *http.Request) (states
 	if !ok {
 		return nil, nil
 	}
+	var known []proto.Identity
 	err = g.statisticalIDs(&c, func(client proto.ClientInfo, id proto.Identity) error {
 		seen, err := g.deps.Memberships.Seen(client, id)
-		if err != nil || !seen.Known || seen.OptedOut {
-			return err
-		}
-		s, err := g.erase(ctx, nil, id)
-		if err == nil {
-			states = append(states, s)
+		if err == nil && seen.Known && !seen.OptedOut {
+			known = append(known, id)
 		}
 		return err
 	})
-	return states, err
+	if err != nil || len(known) == 0 {
+		return nil, err
+	}
+	done, err := g.admitOwn(r, known[0])
+	if err != nil {
+		g.linger(ctx)
+		return nil, err
+	}
+	defer done()
+	ctx, cancel := cutContext(ctx) // for all together: who asks again has the others erased
+	defer cancel()
+	for _, id := range known {
+		s, err := g.eraseWithin(ctx, nil, id)
+		if err != nil {
+			return states, err
+		}
+		states = append(states, s)
+	}
+	return states, nil
 }

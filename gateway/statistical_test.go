@@ -353,6 +353,36 @@ func TestStatisticalErasure(t *testing.T) {
 	}
 }
 
+// TestStatisticalErasuresOfANetwork: they are bounded as those with a cookie are, and
+// what is unknown costs nothing.
+func TestStatisticalErasuresOfANetwork(t *testing.T) {
+	r, clock := guessing(t)
+	speaking := func(i int) caller {
+		return someone.with("Accept-Language", fmt.Sprintf("%c%c", 'a'+i/26, 'a'+i%26), "Sec-Fetch-Site", "same-origin")
+	}
+	forget := func(i int) *httptest.ResponseRecorder {
+		if id := r.event("demo", speaking(i)); kind(id) != "stat" {
+			t.Fatalf("number %d: %q", i, id)
+		}
+		return r.visit("DELETE", "/v1/me", "", speaking(i)...)
+	}
+	for i := range 60 {
+		if w := forget(i); w.Code != 200 || len(r.graph.cuts) != i+1 {
+			t.Fatalf("number %d: %d %s", i, w.Code, w.Body)
+		}
+	}
+	if w := forget(60); w.Code != 429 || w.Header().Get("Retry-After") == "" || len(r.graph.cuts) != 60 {
+		t.Errorf("%d %s, %d cuts", w.Code, w.Body, len(r.graph.cuts))
+	}
+	if w := r.visit("DELETE", "/v1/me", "", speaking(61)...); w.Code != 200 {
+		t.Errorf("of whom nothing is known: %d %s", w.Code, w.Body)
+	}
+	*clock = clock.Add(time.Second)
+	if w := forget(60); w.Code != 200 || len(r.graph.cuts) != 61 {
+		t.Errorf("a second later: %d %s", w.Code, w.Body)
+	}
+}
+
 // TestStatisticalNobodys: an id is never joined with anybody, on any way, nor is
 // anything stored of one that stands for an opt-out.
 func TestStatisticalNobodys(t *testing.T) {
