@@ -77,13 +77,14 @@ func (r *resident) knownBy(c proto.ClientID) bool {
 	return x != nil && slices.ContainsFunc(x.Links, func(l graph.Neighbour) bool { return l.Stage != graph.Absent && l.Client == c })
 }
 
-// erase takes a node out, which may come back as a stranger.
+// erase takes a node out, which may come back as a stranger. The identity's
+// opt-out knows of no command that this is for.
 func (h *host) erase(r *resident) {
 	if r.state.Graph == nil {
 		h.purge(r)
 		return
 	}
-	h.tell(r.node, graph.Message{Kind: graph.Erase, Evidence: graph.Evidence{Time: h.entry.Now}})
+	h.tell(r.node, graph.Message{Kind: graph.Erase, Again: true, Evidence: graph.Evidence{Time: h.entry.Now}})
 }
 
 // purge forgets everything of a node without links. Nobody else has anything of

@@ -516,3 +516,35 @@ func TestOpenCutsBoundOptIns(t *testing.T) {
 	wantDecided(t, g, "once they are done", graph.Decision{Command: 1000, Linked: true})
 	g.store.audit(t)
 }
+
+// The receipt of an erasure that nobody asked for is not taken for that of the
+// opt-out behind it.
+func TestCutBehindQuietErasure(t *testing.T) {
+	p := newLanes(t, newRules(t), "y")
+	g := p.rigs[0]
+	g.do(eventIn(1, 1, "x", "", start, "x", "y"), eventIn(2, 2, "x", "", start, "z"))
+	p.pass()
+	g.take([]entry{{now: g.now, beat: true, due: []*actors.Due{{Node: nodeOf("x"), Forget: 1}}}}) // client 1 ends
+	g.settle()
+	g.now += 10 * second
+	g.do(eventIn(1, 2, "x", "", g.now+1, "x", "z"))
+	if g.user(1, "x") != 2 {
+		t.Fatal("x and z are not linked")
+	}
+	g.do(everywhere(proto.CutOptOut, "x", g.now, 7))
+	wantFinals(t, g, "while the other lane stands")
+	p.pass()
+	var finals []string
+	for _, o := range g.all {
+		for _, f := range o.Finals {
+			finals = append(finals, fmt.Sprintf("%d: %d also", f.Cut.Command, f.Cut.Also))
+		}
+	}
+	if diff := cmp.Diff([]string{"0: 0 also", "7: 1 also"}, finals); diff != "" {
+		t.Errorf("in the end: final (-want +got):\n%s", diff)
+	}
+	if !g.dark(1, "z") || !g.dark(2, "z") {
+		t.Errorf("z is out in space 1 %v, in 2 %v", g.dark(1, "z"), g.dark(2, "z"))
+	}
+	g.store.audit(t)
+}

@@ -98,7 +98,7 @@ func (x *State) appendRootLists(b []byte) []byte {
 }
 
 // append encodes a cut: gen, time, after, retractions, unlink, flags (1
-// telling, 2 done, 4 all, 8 has a parent, 16 others have a rest), also, spread,
+// telling, 2 done, 4 all, 8 has a parent, 16 others have a rest, 32 quiet), also, spread,
 // parent, origins, copies, replaced, rest.
 func (c *CutRecord) append(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(c.Gen))
@@ -110,7 +110,7 @@ func (c *CutRecord) append(b []byte) []byte {
 		b = binary.AppendUvarint(b, r.Ver)
 	}
 	b = appendHashes(b, c.Unlink)
-	b = append(b, flag(c.Telling)|flag(c.Done)<<1|flag(c.All)<<2|flag(c.Parent.Gen > 0)<<3|flag(len(c.Rest) > 0)<<4)
+	b = append(b, flag(c.Telling)|flag(c.Done)<<1|flag(c.All)<<2|flag(c.Parent.Gen > 0)<<3|flag(len(c.Rest) > 0)<<4|flag(c.Quiet)<<5)
 	b = binary.AppendUvarint(b, uint64(len(c.Also)))
 	for _, a := range c.Also {
 		b = append(append(b, a.Peer[:]...), flag(a.Done))
@@ -244,10 +244,10 @@ func readCut(r *reader) CutRecord {
 	}
 	c.Unlink = r.hashes()
 	flags := r.Byte()
-	if flags > 31 {
+	if flags > 63 {
 		r.Fail()
 	}
-	c.Telling, c.Done, c.All = flags&1 != 0, flags&2 != 0, flags&4 != 0
+	c.Telling, c.Done, c.All, c.Quiet = flags&1 != 0, flags&2 != 0, flags&4 != 0, flags&32 != 0
 	for range r.Count(18) {
 		a := Also{Ref: Ref{Peer: r.hash()}, Done: r.flag()}
 		a.Gen = r.gen()

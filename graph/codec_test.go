@@ -136,6 +136,21 @@ func TestRowsRoundTrip(t *testing.T) {
 	}
 }
 
+// A cut that nobody asked for is marked; those that earlier versions wrote are not.
+func TestQuietCutRoundTrip(t *testing.T) {
+	want := fullState()
+	want.Cuts[0].Quiet = true
+	node := want.AppendNode(nil)
+	golden(t, "node_quiet", node)
+	var got graph.State
+	if err := got.DecodeNode(node); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, &got, stateOptions); diff != "" {
+		t.Errorf("after decoding (-want +got):\n%s", diff)
+	}
+}
+
 // A cut of which others have a rest is longer than what earlier versions wrote.
 func TestCutWithRestRoundTrip(t *testing.T) {
 	want := fullState()

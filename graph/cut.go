@@ -70,7 +70,7 @@ func (s *step) cut(m *Message) {
 		x.Cuts = append(x.Cuts, CutRecord{Gen: x.Gen - 1, Time: m.Time})
 		return
 	}
-	c := CutRecord{Gen: x.Gen, Time: m.Time, All: m.All, Copies: uint64(len(x.Holders))}
+	c := CutRecord{Gen: x.Gen, Time: m.Time, All: m.All, Quiet: m.Again, Copies: uint64(len(x.Holders))}
 	if m.All {
 		s.cutOthers(&c)
 	}
@@ -194,7 +194,7 @@ func (c *CutRecord) final() bool {
 }
 
 func (s *step) receipt(c *CutRecord) {
-	r := Receipt{Node: s.self, Gen: c.Gen, Copies: int(c.Copies), Members: int(c.Replaced), Spread: int(c.Spread), Rest: c.Rest}
+	r := Receipt{Node: s.self, Gen: c.Gen, Quiet: c.Quiet, Copies: int(c.Copies), Members: int(c.Replaced), Spread: int(c.Spread), Rest: c.Rest}
 	for _, a := range c.Also {
 		r.Also = append(r.Also, a.Ref)
 	}

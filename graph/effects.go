@@ -60,6 +60,7 @@ type Decision struct {
 type Receipt struct {
 	Node    proto.Node
 	Gen     uint32 // what was cut
+	Quiet   bool   // nobody asked for it, and waits for this
 	Copies  int    // copies retracted
 	Members int    // members whose verdicts were replaced
 	Also    []Ref  // neighbours that were cut with it, everywhere

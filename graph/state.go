@@ -145,6 +145,7 @@ type CutRecord struct {
 	Telling  bool   // second phase: neighbours were told
 	Done     bool   // except for Also
 	All      bool   // everywhere
+	Quiet    bool   // nobody asked for it
 	Also     []Also // neighbours that are cut with it
 	Spread   uint64 // identities that were, theirs included
 	Rest     []Ref  // those of them that have nodes in other spaces, which wait; sorted

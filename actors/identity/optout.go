@@ -150,13 +150,16 @@ func (o *OptOut) Begin(c Cut, spaces []proto.SpaceID) {
 // Released takes in that a node's oldest cut is final. If none of the identity's
 // nodes has anything of that command left to do, it gives those who are to be told.
 func (o *OptOut) Released(s proto.SpaceID, r *graph.Receipt) (tell []Taken) {
+	if r.Quiet { // of no command
+		return nil
+	}
 	for i := range o.Cuts {
 		c := &o.Cuts[i]
 		k, ok := slices.BinarySearch(c.Pending, s)
 		if !ok {
 			continue
 		}
-		if slices.Contains(c.Later, s) { // it was erased, and is still to be cut
+		if slices.Contains(c.Later, s) { // an earlier build erased it; it is still to be cut
 			return nil
 		}
 		c.Pending = slices.Delete(c.Pending, k, k+1)

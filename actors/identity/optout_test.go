@@ -131,7 +131,8 @@ func TestOptOutSettles(t *testing.T) {
 		t.Errorf("with cuts open %v is let go", held)
 	}
 	wantOpen("at first", 3)
-	receipt(2, 4, graph.Ref{Gen: 1}) // of the older of the two that the node has
+	o.Released(2, &graph.Receipt{Copies: 50, Quiet: true}) // of no command
+	receipt(2, 4, graph.Ref{Gen: 1})                       // of the older of the two that the node has
 	settle()
 	wantOpen("after the first of space 2", 3)
 	receipt(2, 10)
