@@ -47,7 +47,7 @@ type stream struct {
 // another leads the stream.
 const (
 	askTry    = time.Second
-	createTry = 3 * time.Second // for a consumer, whose place the servers agree on
+	createTry = 3 * time.Second // for what the servers agree on: a consumer's place, a stream's configuration
 	askMany   = 30              // tries of who has no deadline
 )
 
@@ -117,7 +117,11 @@ func (l *Log) Follow(ctx context.Context, id proto.LaneID, at proto.Offset, know
 		c := info.Config
 		c.Metadata = maps.Clone(c.Metadata)
 		c.Metadata[followsKey] = strconv.FormatUint(uint64(at), 10)
-		if _, err := l.js.UpdateStream(ctx, c); err != nil {
+		err = s.ask(ctx, createTry, func(ctx context.Context) error {
+			_, err := l.js.UpdateStream(ctx, c)
+			return err
+		})
+		if err != nil {
 			return proto.Errorf(proto.CodeUnavailable, "stream %s cannot be marked: %w", s.name, err)
 		}
 	}
