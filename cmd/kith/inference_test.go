@@ -47,7 +47,7 @@ func TestGatewayConfigOfInference(t *testing.T) {
 		t.Error(d)
 	}
 	g = gatewayConfig(config.Default())
-	if len(g.Statistical)+len(g.Households) != 0 || len(g.Inference.Never) != 31 || g.Inference.RotateDays != 1 {
+	if len(g.Statistical)+len(g.Households) != 0 || len(g.Inference.Never) != 38 || g.Inference.RotateDays != 1 {
 		t.Errorf("by default: %v %v %+v", g.Statistical, g.Households, g.Inference)
 	}
 }
