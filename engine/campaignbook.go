@@ -8,6 +8,7 @@ import (
 
 	"kith/proto"
 	"kith/proto/pb"
+	"kith/segments"
 )
 
 // This file keeps two campaign reports from telling by their difference what
@@ -35,35 +36,8 @@ type campaigns struct {
 
 func newCampaigns() campaigns { return campaigns{working: make(chan struct{}, 1)} }
 
-// campaignBook is what a client's keys were told of on the last day and the one
-// before.
-type campaignBook struct {
-	day           proto.Day
-	today, before []*pb.Campaign
-}
-
-// take writes a report down. Those of a day before the newest are too late and
-// are ignored.
-func (b *campaignBook) take(x *pb.Campaign) {
-	day := proto.Day(x.Day)
-	if day < b.day {
-		return
-	}
-	today, before := b.on(day)
-	b.day, b.today, b.before = day, append(today, x), before
-}
-
-// on are the reports of a day, which is none before the newest, and of the one
-// before.
-func (b *campaignBook) on(day proto.Day) (today, before []*pb.Campaign) {
-	switch day {
-	case b.day:
-		return b.today, b.before
-	case b.day + 1:
-		return nil, b.today
-	}
-	return nil, nil
-}
+// campaignBook is what a client's keys were told of.
+type campaignBook = segments.DayBook[*pb.Campaign]
 
 // campaignBook finds or makes a client's. The registry's lock is held.
 func (r *registry) campaignBook(c proto.ClientID) *campaignBook {
@@ -103,8 +77,8 @@ func (r *registry) campaignTold(client proto.ClientID, s *campaignSpec, now prot
 		return x, r.fault
 	}
 	b := r.campaignBook(client)
-	x.day = max(now, b.day)
-	today, before := b.on(x.day)
+	x.day = b.Day(now)
+	today, before := b.On(x.day)
 	x.told = len(today) + len(before)
 	same := 0
 	for i, old := range slices.Concat(today, before) {
@@ -137,7 +111,7 @@ func (n *Node) tellCampaign(ctx context.Context, client proto.ClientID, s *campa
 	}
 	seq, err := n.registry.propose(ctx, func() (*pb.Control, error) {
 		b := n.registry.campaignBook(client)
-		if today, before := b.on(x.day); b.day > x.day || len(today)+len(before) != x.told {
+		if today, before := b.On(x.day); b.Day(x.day) > x.day || len(today)+len(before) != x.told {
 			return nil, nil
 		}
 		return &pb.Control{Body: &pb.Control_Campaign{Campaign: s.record(client, x.day)}}, nil

@@ -208,7 +208,7 @@ func (r *registry) obey(seq uint64, c *pb.Control) error {
 	case *pb.Control_Report:
 		return r.obeyReport(b.Report)
 	case *pb.Control_Campaign:
-		r.campaignBook(proto.ClientID(b.Campaign.Client)).take(b.Campaign)
+		r.campaignBook(proto.ClientID(b.Campaign.Client)).Put(proto.Day(b.Campaign.Day), b.Campaign)
 	case *pb.Control_Import:
 		return r.obeyImport(seq, proto.Millis(c.TimeMs), b.Import)
 	case *pb.Control_Place:

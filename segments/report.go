@@ -55,55 +55,31 @@ type Measure struct {
 
 // ReportBook is what the report keys of one client were told on the last day
 // and the day before. At most ReportsPerDayMax each. The zero value is empty.
-type ReportBook struct {
-	day           proto.Day
-	today, before []Report
-}
+type ReportBook struct{ days DayBook[Report] }
 
 // Take writes a report down. Those of a day before the newest are too late and
 // are ignored.
 func (b *ReportBook) Take(r Report) {
 	r.key = r.Audience.Key()
-	switch {
-	case r.Day < b.day:
-		return
-	case r.Day == b.day+1:
-		b.before, b.today = b.today, nil
-	case r.Day > b.day:
-		b.before, b.today = nil, nil
-	}
-	b.day = r.Day
-	b.today = append(b.today, r)
+	b.days.Put(r.Day, r)
 }
 
-// Day is the day that it is for a question asked on now: never one before the
-// newest in the book, so that a clock set back opens no new day.
-func (b *ReportBook) Day(now proto.Day) proto.Day { return max(now, b.day) }
+// Day is the day that it is for a question asked on now, as DayBook's.
+func (b *ReportBook) Day(now proto.Day) proto.Day { return b.days.Day(now) }
 
 // All are the reports of the last day and the day before, oldest first.
-func (b *ReportBook) All() []Report { return slices.Concat(b.before, b.today) }
-
-// on are the reports of a day and of the one before.
-func (b *ReportBook) on(day proto.Day) (today, before []Report) {
-	switch day {
-	case b.day:
-		return b.today, b.before
-	case b.day + 1:
-		return nil, b.today
-	}
-	return nil, nil
-}
+func (b *ReportBook) All() []Report { return slices.Concat(b.days.before, b.days.today) }
 
 // Asked counts the distinct audiences of a day. Two questions that are decided
 // with the same number between them know of one another.
 func (b *ReportBook) Asked(day proto.Day) int {
-	today, _ := b.on(day)
+	today, _ := b.days.On(day)
 	return len(today)
 }
 
 // Find is what was told of the same audience in the same unit on the day.
 func (b *ReportBook) Find(day proto.Day, a *Audience, unit string) (Report, bool) {
-	today, _ := b.on(day)
+	today, _ := b.days.On(day)
 	return find(today, a.Key(), unit)
 }
 
@@ -122,7 +98,7 @@ func find(list []Report, key, unit string) (Report, bool) {
 // between the two.
 func (b *ReportBook) Rivals(day proto.Day, a *Audience) (out []*Audience) {
 	seen := map[string]bool{a.Key(): true}
-	today, before := b.on(day)
+	today, before := b.days.On(day)
 	for _, r := range slices.Concat(today, before) {
 		if r.Verdict != VerdictTold {
 			continue
@@ -157,7 +133,7 @@ func (b *ReportBook) Decide(day proto.Day, a *Audience, unit string, m Measure, 
 // keep lets a figure stay what it was the day before unless at least as many as
 // the floor came or went since it was decided.
 func (b *ReportBook) keep(r *Report, floor int) {
-	_, before := b.on(r.Day)
+	_, before := b.days.On(r.Day)
 	old, ok := find(before, r.Audience.Key(), r.Unit)
 	if ok && old.Verdict == VerdictTold && max(old.Count, r.Count)-min(old.Count, r.Count) < uint64(floor) {
 		r.Count, r.Told = old.Count, old.Told
