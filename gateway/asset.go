@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
-	"iter"
 	"mime"
 	"net/http"
 	"path"
@@ -86,23 +85,10 @@ func (a *asset) send(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(body)
 }
 
-// listed gives the items of a header that is a list, over however many lines.
-func listed(h http.Header, name string) iter.Seq[string] {
-	return func(yield func(string) bool) {
-		for _, line := range h.Values(name) {
-			for item := range strings.SplitSeq(line, ",") {
-				if !yield(strings.TrimSpace(item)) {
-					return
-				}
-			}
-		}
-	}
-}
-
 // matches reports whether the browser, or a proxy, has the file already. Those that
 // compress make strong tags weak.
 func matches(h http.Header, etag string) bool {
-	for item := range listed(h, "If-None-Match") {
+	for item := range listed(h["If-None-Match"]) {
 		if item == "*" || strings.TrimPrefix(item, "W/") == strings.TrimPrefix(etag, "W/") {
 			return true
 		}
@@ -112,7 +98,7 @@ func matches(h http.Header, etag string) bool {
 
 // takesGzip reports whether gzip is named and not refused (q=0).
 func takesGzip(h http.Header) bool {
-	for item := range listed(h, "Accept-Encoding") {
+	for item := range listed(h["Accept-Encoding"]) {
 		name, params, err := mime.ParseMediaType(item)
 		if err != nil || name != "gzip" {
 			continue

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"net/http"
 	"slices"
-	"strings"
 
 	"kith/proto"
 )
@@ -88,11 +87,9 @@ func (p *policy) elsewhere(h http.Header) bool {
 	if p.header == "" || len(h[p.header]) == 0 {
 		return false
 	}
-	for _, line := range h[p.header] {
-		for part := range strings.SplitSeq(line, ",") {
-			if c := proto.CountryOf(part); c == "" || slices.Contains(p.optIn, c) || slices.Contains(p.never, c) {
-				return false
-			}
+	for item := range listed(h[p.header]) {
+		if c := proto.CountryOf(item); c == "" || slices.Contains(p.optIn, c) || slices.Contains(p.never, c) {
+			return false
 		}
 	}
 	return true

@@ -3,7 +3,6 @@ package gateway
 import (
 	"net/http"
 	"slices"
-	"strings"
 
 	"kith/proto"
 )
@@ -88,14 +87,12 @@ func (p *policy) consentFirst(h http.Header, unknown bool) bool {
 		return unknown
 	}
 	known := len(h[p.header]) > 0
-	for _, line := range h[p.header] {
-		for part := range strings.SplitSeq(line, ",") {
-			country := proto.CountryOf(part)
-			if slices.Contains(p.optIn, country) {
-				return true
-			}
-			known = known && country != ""
+	for item := range listed(h[p.header]) {
+		country := proto.CountryOf(item)
+		if slices.Contains(p.optIn, country) {
+			return true
 		}
+		known = known && country != ""
 	}
 	return !known && unknown
 }

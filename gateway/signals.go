@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"iter"
 	"net/http"
 	"net/url"
 	"strings"
@@ -73,14 +74,25 @@ func (x *signals) fromHeaders(h http.Header) {
 // raised reports whether a header that a browser raises is 1, in any of its lines
 // and in any part of one: who joined or doubled it did not lower it.
 func raised(lines []string) bool {
-	for _, line := range lines {
-		for part := range strings.SplitSeq(line, ",") {
-			if strings.TrimSpace(part) == "1" {
-				return true
-			}
+	for item := range listed(lines) {
+		if item == "1" {
+			return true
 		}
 	}
 	return false
+}
+
+// listed gives the items of a header that is a list, over however many lines.
+func listed(lines []string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, line := range lines {
+			for item := range strings.SplitSeq(line, ",") {
+				if !yield(strings.TrimSpace(item)) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // unreadable stands for a text that cannot be read, and so refuses.
