@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"kith/cluster"
+	"kith/internal/porttest"
 	"kith/proto"
 )
 
@@ -21,7 +22,7 @@ func gossipers(t *testing.T, n int) (list []cluster.Config) {
 	t.Helper()
 	var addrs []string
 	for range n {
-		addrs = append(addrs, freeAddr(t))
+		addrs = append(addrs, porttest.Free(t))
 	}
 	for i := range n {
 		list = append(list, cluster.Config{
@@ -30,25 +31,6 @@ func gossipers(t *testing.T, n int) (list []cluster.Config) {
 		})
 	}
 	return list
-}
-
-// freeAddr is an address that is free for UDP and TCP.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	for range 20 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		p, err := net.ListenPacket("udp", l.Addr().String())
-		l.Close()
-		if err == nil {
-			p.Close()
-			return l.Addr().String()
-		}
-	}
-	t.Fatal("no port is free for both")
-	return ""
 }
 
 func join(t *testing.T, c cluster.Config) *cluster.Membership {
@@ -287,7 +269,7 @@ func TestConfigValidate(t *testing.T) {
 	}
 	c = good()
 	c.Name, c.Cluster, c.Remote = strings.Repeat("n", 64), strings.Repeat("c", 64), strings.Repeat("r", 255)
-	c.Listen = freeAddr(t)
+	c.Listen = porttest.Free(t)
 	m := join(t, c)
 	m.SetReady(^cluster.Lanes(0))
 	m.SetDraining(true)

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
@@ -15,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"kith/internal/config"
+	"kith/internal/porttest"
 	"kith/proto"
 )
 
@@ -24,16 +24,6 @@ func campaignNode(t *testing.T, data, natsListen string) *liveNode {
 	file := t.TempDir() + "/kith.yaml"
 	writeFile(t, file, "nats:\n  listen: "+natsListen+"\n")
 	return startNode(t, data, "--config", file)
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // seesByPixel has a browser of its own ask for the pixel, and gives its identity.
@@ -82,7 +72,7 @@ func seesByPixel(t *testing.T, n *liveNode, times int) (identity string) {
 // totals count them, to a client's key nothing of few people; who opts out is in
 // no report, while the totals stay, over a restart too.
 func TestCampaign(t *testing.T) {
-	data, listen := t.TempDir(), freePort(t)
+	data, listen := t.TempDir(), porttest.Free(t)
 	n := campaignNode(t, data, listen)
 	writeFile(t, data+"/segments.yaml", `segments:
   - {id: capped_spring, scope: user, when: 'count(event.name == "impression" && event.campaign == "spring", "24h") >= 3'}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"kith/internal/config"
+	"kith/internal/porttest"
 	"kith/proto"
 )
 
@@ -51,7 +52,7 @@ func newTrioAt(t *testing.T, host string, lanes int, args ...string) *trio {
 	x := &trio{client: config.DevKey, admin: config.DevAdminKey}
 	var join []string
 	for range x.nodes {
-		addr, _ := steadyPair(t)
+		addr := porttest.Free(t)
 		join = append(join, strings.Replace(addr, "127.0.0.1", host, 1))
 	}
 	for i := range x.nodes {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"kith/internal/porttest"
 	"kith/proto"
 )
 
@@ -181,7 +182,7 @@ func TestClusterTwins(t *testing.T) {
 	x := startTrio(t, 1)
 	x.defineSeen(t)
 	twin := func() *process {
-		addr, _ := steadyPair(t)
+		addr := porttest.Free(t)
 		members := x.args[0][5] // after --name, --cluster and --join
 		return launchProcess(t, t.TempDir()+"/data", "--name", "n2", "--cluster", addr, "--join", members, "--lanes", "1")
 	}

@@ -7,15 +7,14 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"kith/internal/config"
+	"kith/internal/porttest"
 	"kith/proto"
 )
 
@@ -55,43 +54,11 @@ func startFaultTrio(t *testing.T, lanes int) *faultTrio {
 func loopbackPlaces(t *testing.T) (list [3]place) {
 	t.Helper()
 	for i := range list {
-		list[i].cluster, _ = steadyPair(t)
-		list[i].public, list[i].service = steadyPair(t)
+		list[i].cluster = porttest.Free(t)
+		list[i].public, list[i].service = porttest.Pair(t)
 		list[i].data = filepath.Join(t.TempDir(), "data")
 	}
 	return list
-}
-
-// steadyPorts counts the ports given out: tests run beside one another.
-var steadyPorts atomic.Int32
-
-// steadyPair gives two ports in a row that are below those that outgoing
-// connections take: one of these may get the port of a node that is down.
-func steadyPair(t *testing.T) (first, next string) {
-	t.Helper()
-	for range 100 {
-		port := 20_000 + (2*os.Getpid()+int(steadyPorts.Add(2)))%12_000
-		first, next = fmt.Sprintf("127.0.0.1:%d", port), fmt.Sprintf("127.0.0.1:%d", port+1)
-		if isFree(first) && isFree(next) {
-			return first, next
-		}
-	}
-	t.Fatal("no two ports in a row are free")
-	return "", ""
-}
-
-func isFree(addr string) bool {
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return false
-	}
-	l.Close()
-	p, err := net.ListenPacket("udp", addr)
-	if err != nil {
-		return false
-	}
-	p.Close()
-	return true
 }
 
 func startFaultTrioAt(t *testing.T, lanes int, places [3]place) *faultTrio {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"kith/internal/porttest"
 	"kith/proto"
 )
 
@@ -205,7 +206,7 @@ func (x *trio) replaces(t *testing.T, ids []string) {
 	}
 	x.data[2] = t.TempDir() + "/data"
 	join := x.args[0][3] // n1's address
-	addr, _ := steadyPair(t)
+	addr := porttest.Free(t)
 	x.args[2] = []string{"--name", "n4", "--cluster", addr, "--join", join, "--lanes", fmt.Sprint(operatorLanes)}
 	x.restart(t, 2)
 	x.nodes[0].awaitStatus(t, time.Minute, "n4 keeps what n3 kept", func(s proto.ClusterStatus) bool {

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"kith/internal/porttest"
 )
 
 // balancer sends look-ups to nodes in turn, to those whose /readyz was 200 when it
@@ -226,7 +228,7 @@ func TestClusterRollingRestart(t *testing.T) {
 	}
 	t.Logf("restarted all within %v", time.Since(began))
 	for i := range 2 {
-		addr, _ := steadyPair(t)
+		addr := porttest.Free(t)
 		p := launchProcess(t, t.TempDir()+"/data", "--config", files[i], "--name", fmt.Sprintf("n%d", i+4), "--cluster", addr, "--join", join)
 		p.await(t)
 		n := speakTo(t, p)

@@ -10,6 +10,7 @@ import (
 
 	"kith/engine/log"
 	"kith/internal/config"
+	"kith/internal/porttest"
 	"kith/proto"
 )
 
@@ -38,7 +39,7 @@ func TestNATSGrants(t *testing.T) {
 // A client's program gets answers under the prefix that docs/api.md names, and with
 // the common one is told that it may not listen there.
 func TestNATSInbox(t *testing.T) {
-	listen := freePort(t)
+	listen := porttest.Free(t)
 	campaignNode(t, t.TempDir(), listen)
 	ask := func(inbox string) (*nats.Msg, error) {
 		t.Helper()

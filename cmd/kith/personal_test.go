@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"kith/internal/config"
+	"kith/internal/porttest"
 )
 
 // personalText is a text of the gateway's corpus that holds personal data, and
@@ -57,7 +58,7 @@ func TestNoPersonalDataIsKept(t *testing.T) {
 	if len(texts) < 1000 {
 		t.Fatalf("only %d texts", len(texts))
 	}
-	data, listen := t.TempDir(), freePort(t)
+	data, listen := t.TempDir(), porttest.Free(t)
 	n := campaignNode(t, data, listen)
 	send := func(method, address, body string) string {
 		t.Helper()

@@ -7,12 +7,13 @@ import (
 	"testing"
 
 	"kith/internal/config"
+	"kith/internal/porttest"
 )
 
 // TestNoSensitiveCategoryIsKept: on a whole node no segment can be made of what names
 // a sensitive category, and a property that does is not in the record.
 func TestNoSensitiveCategoryIsKept(t *testing.T) {
-	n := campaignNode(t, t.TempDir(), freePort(t))
+	n := campaignNode(t, t.TempDir(), porttest.Free(t))
 	ask := func(method, path, body string) (int, string) {
 		t.Helper()
 		r, err := http.NewRequestWithContext(t.Context(), method, n.service+path, strings.NewReader(body))

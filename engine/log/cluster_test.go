@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"kith/engine/log"
+	"kith/internal/porttest"
 	"kith/proto"
 )
 
@@ -28,12 +29,7 @@ func three(t testing.TB) (list [3]log.Config) {
 	t.Helper()
 	var routes []string
 	for range list {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close() // all are open until all are known
-		routes = append(routes, l.Addr().String())
+		routes = append(routes, porttest.Free(t))
 	}
 	for i := range list {
 		list[i] = config(t.TempDir())
@@ -395,5 +391,25 @@ func (a *authority) certificate(t testing.TB, ip string) *tls.Config {
 	return &tls.Config{
 		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
 		RootCAs:      a.pool, ClientCAs: a.pool, ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS13,
+	}
+}
+
+// A node whose address for the others is taken says so at once.
+func TestClusterPortIsTaken(t *testing.T) {
+	c := three(t)[0]
+	l, err := net.Listen("tcp", c.Cluster.Listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	got, err := log.Open(ctx, c)
+	if err == nil {
+		got.Close()
+		t.Fatal("it opened")
+	}
+	if ctx.Err() != nil || proto.CodeOf(err) != proto.CodeUnavailable || !strings.Contains(err.Error(), "address already in use") {
+		t.Errorf("%v", err)
 	}
 }

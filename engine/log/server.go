@@ -84,11 +84,14 @@ func startEmbedded(ctx context.Context, c *Config, maxStore int64) (_ *embedded,
 	said := &serverLog{to: c.Logger}
 	x.server.SetLoggerV2(said, false, false, false)
 	x.server.Start()
-	if err := x.ready(ctx, said); err != nil {
-		return nil, err
-	}
-	if !x.server.JetStreamEnabled() {
+	err = x.ready(ctx, said)
+	switch fatal := said.fatal.get(); {
+	case (err == nil || fatal != "") && !x.server.JetStreamEnabled():
 		return nil, proto.Errorf(proto.CodeCorrupt, "JetStream did not start in %s (%s): check the disk, its permissions and free space, or restore a backup", c.Dir, said.last())
+	case fatal != "":
+		return nil, proto.Errorf(proto.CodeUnavailable, "the embedded NATS server did not start (%s): is its port in use?", fatal)
+	case err != nil:
+		return nil, err
 	}
 	return x, nil
 }
@@ -159,12 +162,15 @@ func joinOptions(o *server.Options, c *Cluster) error {
 }
 
 // ready waits until the server takes connections, which is after it has
-// recovered its streams.
+// recovered its streams, or has said that it cannot start.
 func (x *embedded) ready(ctx context.Context, said *serverLog) error {
 	deadline := time.Now().Add(serverStartMax)
 	for !x.server.ReadyForConnections(100 * time.Millisecond) {
 		if ctx.Err() != nil {
 			return proto.Errorf(proto.CodeTimeout, "the embedded NATS server was not ready in time: %w", ctx.Err())
+		}
+		if said.fatal.get() != "" {
+			return nil
 		}
 		if !x.server.Running() || time.Now().After(deadline) {
 			return proto.Errorf(proto.CodeUnavailable, "the embedded NATS server did not start (%s): is its port in use?", said.last())
@@ -304,6 +310,7 @@ func same(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byt
 type serverLog struct {
 	to    *slog.Logger
 	error lastText
+	fatal lastText // after which a server's own program would end
 
 	mu   sync.Mutex
 	told time.Time // guarded by mu: when what is repeated was said
@@ -341,8 +348,11 @@ func (l *serverLog) Errorf(format string, v ...any) {
 	l.say(slog.LevelError, format, v)
 }
 
-// Fatalf does not end the process: startEmbedded finds JetStream disabled.
-func (l *serverLog) Fatalf(format string, v ...any) { l.say(slog.LevelError, format, v) }
+// Fatalf does not end the process: startEmbedded sees that it was called.
+func (l *serverLog) Fatalf(format string, v ...any) {
+	l.say(slog.LevelError, format, v)
+	l.fatal.set(l.last())
+}
 
 func quietErrors(to *slog.Logger) nats.Option {
 	return nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
