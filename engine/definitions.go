@@ -16,7 +16,7 @@ import (
 )
 
 // segmentsMax bounds the segments of one client. With segments.MemoryMax it keeps
-// one identity's facts of one client below what the store takes as one value.
+// one identity's facts and user of one client below what the store takes as one value.
 const segmentsMax = 20_000
 
 // Define makes or replaces a segment and returns when all lanes obey it. One

@@ -241,6 +241,35 @@ func TestRetentionOfRemovals(t *testing.T) {
 	}
 }
 
+// An identity that was known by its links alone is as old as the end of the last: when
+// those that named it are gone, nobody says anything of it again, and its name goes too.
+func TestRetentionOfNames(t *testing.T) {
+	for what, kind := range map[string]proto.CutKind{"an erasure": proto.CutErase, "an opt-out": proto.CutOptOut} {
+		s := newScript(t)
+		c := s.client("acme", "")
+		s.control(retainRecord(0, 0, 30*day))
+		s.beat(0)
+		join := s.event(c, "a", "x")
+		join.Identities = append(join.Identities, "account:0123456789abcdef")
+		s.events(join)
+		s.beat(time.Second)
+		s.cut("browser:a", kind)
+		s.beat(time.Second)
+		s.beat(29 * day)
+		s.expire()
+		s.beat(time.Second)
+		if r := s.apply(store.NewMemory()); r.Identities != 1 {
+			t.Errorf("%s: within the time there are %d identities, want the account", what, r.Identities)
+		}
+		s.beat(2 * day)
+		s.expire()
+		s.beat(time.Second)
+		if r := s.apply(store.NewMemory()); r.Identities != 0 {
+			t.Errorf("%s: %d identities are left", what, r.Identities)
+		}
+	}
+}
+
 // A node looks for what is too old by itself, by lane time, over restarts, and
 // by the configuration that it has then.
 func TestRetentionByItself(t *testing.T) {

@@ -14,12 +14,20 @@ import (
 
 const rowVersion = 3 // 1 had no numbers of removals, 2 none of refusals
 
-// AppendNode encodes the node row: version, flags (1 dark), gen, ver, fence,
-// removals, root, joined, shown (root, number, value), number, given, then the lists
+// The flags of a node row. A root shows what it gave: that is written once.
+const (
+	flagDark = 1 << iota
+	flagGiven
+	nodeFlagsEnd
+)
+
+// AppendNode encodes the node row: version, flags (1 dark, 2 given is shown's value), gen,
+// ver, fence, removals, root, joined, shown (root, number, value), number, given, then the lists
 // holders, waits, invited, questions, promises, receivers, owed, cuts, asks,
 // commands.
 func (x *State) AppendNode(b []byte) []byte {
-	b = append(b, rowVersion, flag(x.Dark))
+	given := x.Given != "" && x.Given == x.Shown.Value
+	b = append(b, rowVersion, flag(x.Dark)*flagDark|flag(given)*flagGiven)
 	b = binary.AppendUvarint(b, uint64(x.Gen))
 	b = binary.AppendUvarint(b, x.Ver)
 	b = proto.AppendVarint(b, int64(x.Fence))
@@ -30,7 +38,9 @@ func (x *State) AppendNode(b []byte) []byte {
 	b = binary.AppendUvarint(b, x.Shown.Number)
 	b = proto.AppendString(b, string(x.Shown.Value))
 	b = binary.AppendUvarint(b, x.Number)
-	b = proto.AppendString(b, string(x.Given))
+	if !given {
+		b = proto.AppendString(b, string(x.Given))
+	}
 	b = x.appendMemberLists(b)
 	b = x.appendRootLists(b)
 	b = binary.AppendUvarint(b, uint64(len(x.Cuts)))
@@ -179,11 +189,17 @@ func (x *State) DecodeNode(b []byte) error {
 	if version != rowVersion {
 		return badVersion("node", version)
 	}
+	flags := r.Byte()
 	*x = State{
-		Dark: r.flag(), Gen: r.gen(), Ver: r.Uvarint(), Fence: proto.Millis(r.Varint()),
+		Dark: flags&flagDark != 0, Gen: r.gen(), Ver: r.Uvarint(), Fence: proto.Millis(r.Varint()),
 		Removals: r.Uvarint(), Root: r.maybe(), Joined: r.Uvarint(),
 		Shown:  Shown{Root: r.maybe(), Number: r.Uvarint(), Value: Value(r.Bytes())},
-		Number: r.Uvarint(), Given: Value(r.Bytes()),
+		Number: r.Uvarint(),
+	}
+	if flags&flagGiven != 0 {
+		x.Given = x.Shown.Value
+	} else {
+		x.Given = Value(r.Bytes())
 	}
 	for range r.Count(18) {
 		x.Holders = append(x.Holders, Holder{Root: r.hash(), Ver: r.Uvarint(), Acked: r.Uvarint()})
@@ -201,7 +217,7 @@ func (x *State) DecodeNode(b []byte) error {
 	for range r.Count(1) {
 		x.Commands = append(x.Commands, r.Uvarint())
 	}
-	if r.Bad() || r.Len() != 0 || !x.valid() {
+	if r.Bad() || r.Len() != 0 || flags >= nodeFlagsEnd || flags&flagGiven != 0 && x.Given == "" || !x.valid() {
 		*x = State{}
 		return malformed("node")
 	}

@@ -151,6 +151,21 @@ func TestQuietCutRoundTrip(t *testing.T) {
 	}
 }
 
+// What a root shows is what it gave, and stored once.
+func TestGivenRoundTrip(t *testing.T) {
+	want := fullState()
+	want.Given = want.Shown.Value
+	node := want.AppendNode(nil)
+	golden(t, "node_given", node)
+	var got graph.State
+	if err := got.DecodeNode(node); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, &got, stateOptions); diff != "" {
+		t.Errorf("after decoding (-want +got):\n%s", diff)
+	}
+}
+
 // A cut of which others have a rest is longer than what earlier versions wrote.
 func TestCutWithRestRoundTrip(t *testing.T) {
 	want := fullState()

@@ -23,6 +23,9 @@ type Reader struct {
 // NewReader reads from b.
 func NewReader(b []byte) Reader { return Reader{b: b} }
 
+// NewTextReader reads from s, without a copy.
+func NewTextReader(s string) Reader { return Reader{b: bytesOf(s)} }
+
 // Bad reports whether a read failed.
 func (r *Reader) Bad() bool { return r.bad }
 

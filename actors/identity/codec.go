@@ -9,7 +9,9 @@ import (
 	"kith/segments"
 )
 
-const stateVersion = 2
+// stateVersion is what is written. 1 had no flags, 2 each time of a user's membership
+// and no time from which a node is bare.
+const stateVersion = 3
 
 // clientsMax bounds the clients of one space that a decoder believes in.
 const clientsMax = 4096
@@ -22,6 +24,7 @@ const (
 	flagFollows
 	flagNetworks
 	flagEnds
+	flagBare
 	flagsEnd
 )
 
@@ -35,10 +38,11 @@ func (s *State) Append(b []byte) []byte {
 		b = s.Facts[i].append(b)
 	}
 	if s.Follows {
+		shown := shownMembers(s.Graph)
 		b = binary.AppendUvarint(b, uint64(len(s.User)))
 		for i := range s.User {
 			b = binary.AppendUvarint(b, uint64(s.User[i].Client))
-			b = appendMemberships(b, s.User[i].Members, true)
+			b = appendFollowed(b, &shown, &s.User[i])
 		}
 	}
 	if s.hasNetworks() {
@@ -47,6 +51,9 @@ func (s *State) Append(b []byte) []byte {
 	if s.End != 0 {
 		b = proto.AppendVarint(b, int64(s.End))
 	}
+	if s.Bare != 0 {
+		b = proto.AppendVarint(b, int64(s.Bare))
+	}
 	if s.Graph != nil {
 		b = s.Graph.Append(b)
 	}
@@ -54,7 +61,7 @@ func (s *State) Append(b []byte) []byte {
 }
 
 func (s *State) flags() (k byte) {
-	for i, v := range [...]bool{s.Named, s.Device, s.Graph != nil, s.Follows, s.hasNetworks(), s.End != 0} {
+	for i, v := range [...]bool{s.Named, s.Device, s.Graph != nil, s.Follows, s.hasNetworks(), s.End != 0, s.Bare != 0} {
 		if v {
 			k |= 1 << i
 		}
@@ -97,21 +104,25 @@ func (h *History) append(b []byte, last proto.Millis) []byte {
 // still has to add to the Graph.
 func (s *State) Decode(b []byte) (members []graph.Hash, err error) {
 	r := proto.NewReader(b)
-	flags := byte(flagNamed)
-	switch v := r.Byte(); v {
+	flags, version := byte(flagNamed), r.Byte()
+	switch version {
 	case 1:
-	case stateVersion:
+	case 2, stateVersion:
 		flags = r.Byte()
 	default:
-		return nil, proto.Errorf(proto.CodeCorrupt, "a node has version %d, this build reads %d: install the kith that wrote it", v, stateVersion)
+		return nil, proto.Errorf(proto.CodeCorrupt, "a node has version %d, this build reads %d: install the kith that wrote it", version, stateVersion)
 	}
 	s.Named, s.Device, s.Follows = flags&flagNamed != 0, flags&flagDevice != 0, flags&flagFollows != 0
-	s.Graph, s.User, s.End = nil, nil, 0
+	s.Graph, s.User, s.End, s.Bare = nil, nil, 0, 0
 	s.Ordinal = proto.Ordinal(r.Uvarint())
 	s.Exit = proto.Millis(r.Varint())
 	s.readFacts(&r)
 	if s.Follows {
-		s.User = readViews(&r, true)
+		read := readFollowed
+		if version == 2 {
+			read = readSince
+		}
+		s.User = readViews(&r, read)
 	}
 	if flags&flagNetworks != 0 {
 		s.readNetworks(&r)
@@ -119,13 +130,16 @@ func (s *State) Decode(b []byte) (members []graph.Hash, err error) {
 	if flags&flagEnds != 0 {
 		s.End = proto.Millis(r.Varint())
 	}
+	if flags&flagBare != 0 {
+		s.Bare = proto.Millis(r.Varint())
+	}
 	if flags&flagGraph != 0 && !r.Bad() {
 		s.Graph = &graph.State{}
 		if members, err = s.Graph.Decode(r.Take(r.Len())); err != nil {
 			return nil, err
 		}
 	}
-	if r.Bad() || r.Len() != 0 || flags >= flagsEnd || s.Follows && s.Graph == nil || flags&flagNetworks != 0 != s.hasNetworks() || flags&flagEnds != 0 != (s.End != 0) {
+	if r.Bad() || r.Len() != 0 || !s.asShown() || flags >= flagsEnd || s.Follows && s.Graph == nil || flags&flagNetworks != 0 != s.hasNetworks() || flags&flagEnds != 0 != (s.End != 0) || flags&flagBare != 0 != (s.Bare != 0) {
 		return nil, proto.Errorf(proto.CodeCorrupt, "a node of %d bytes is malformed", len(b))
 	}
 	return members, nil
@@ -195,4 +209,4 @@ func (h *History) read(r *proto.Reader, last proto.Millis) {
 
 // MayFollow reports, without reading it, whether a packed state may be of a node
 // that is of a user of several.
-func MayFollow(b []byte) bool { return len(b) > 1 && b[0] == stateVersion && b[1]&flagFollows != 0 }
+func MayFollow(b []byte) bool { return len(b) > 1 && b[0] >= 2 && b[1]&flagFollows != 0 }

@@ -73,6 +73,7 @@ type State struct {
 	Follows bool         // it is of a user of several: User is what counts for scope user
 	User    []ClientView // its user's memberships, by client
 	End     proto.Millis // when the identity itself is over; 0: never
+	Bare    proto.Millis // since when nothing is known of it but its name; 0: something is
 }
 
 // Facts is what one client knows of a node.
@@ -280,6 +281,7 @@ func (p *Stepper) Step(s *State, in *Input, now proto.Millis, fx *Effects) {
 		p.ofUser = userFacts{p: p, s: s, now: now, fx: fx}
 		p.ofUser.Purge()
 	}
+	p.bare(s, now, fx)
 	p.schedule(s, fx)
 }
 

@@ -463,6 +463,12 @@ func TestGolden(t *testing.T) {
 	golden(t, "alone.hex", w.state.Append(nil))
 	linked := goldenUser(t)
 	golden(t, "linked.hex", linked.Append(nil))
+	bare := identity.State{Named: true, Ordinal: 300, Bare: start}
+	golden(t, "bare.hex", bare.Append(nil))
+	var got identity.State
+	if _, err := got.Decode(bare.Append(nil)); err != nil || got.Bare != start {
+		t.Errorf("a node of which only the name is known reads as %+v, %v", got, err)
+	}
 }
 
 // The first version's bytes are of a node that is named and that nobody linked.
@@ -484,6 +490,28 @@ func TestReadsTheFirstVersion(t *testing.T) {
 	}
 }
 
+// The second version's bytes say each time of a user's membership.
+func TestReadsTheSecondVersion(t *testing.T) {
+	var s identity.State
+	if _, err := s.Decode(readGolden(t, "linked2.hex")); err != nil {
+		t.Fatal(err)
+	}
+	want := *goldenUser(t)
+	if diff := cmp.Diff(want.User, s.User); diff != "" {
+		t.Errorf("a user of version 2 (-want +got):\n%s", diff)
+	}
+	var again identity.State // without the copies of its members, as s
+	if _, err := again.Decode(want.Append(nil)); err != nil {
+		t.Fatal(err)
+	}
+	if want, got := again.Append(nil), s.Append(nil); !bytes.Equal(want, got) {
+		t.Errorf("a user of version 2 reads as\n%x, not\n%x", got, want)
+	}
+	if !identity.MayFollow(readGolden(t, "linked2.hex")) {
+		t.Error("a user of version 2 follows nobody")
+	}
+}
+
 // What is refused is refused with a code, and a reused state keeps nothing.
 func TestDecodeRefused(t *testing.T) {
 	w := goldenState(t)
@@ -497,12 +525,12 @@ func TestDecodeRefused(t *testing.T) {
 		}
 	}
 	flags := func(b []byte, f byte) []byte { return append([]byte{b[0], f}, b[2:]...) }
-	for _, b := range [][]byte{good, linked.Append(nil), readGolden(t, "facts.hex")} {
+	for _, b := range [][]byte{good, linked.Append(nil), readGolden(t, "facts.hex"), readGolden(t, "linked2.hex")} {
 		for i := range b {
 			refused(fmt.Sprintf("a state cut at %d of %d bytes", i, len(b)), b[:i])
 		}
 		refused("longer", append(slices.Clone(b), 0))
-		refused("newer", append([]byte{3}, b[1:]...))
+		refused("newer", append([]byte{4}, b[1:]...))
 	}
 	refused("an unknown flag", flags(good, good[1]|16))
 	refused("following nobody", (&identity.State{Named: true, Follows: true}).Append(nil))

@@ -8,9 +8,10 @@ import (
 
 // This file is how a node's data grow old.
 
-// LastSeen is when anything of the node last happened: an event of a client, or
-// evidence for or against a link; 0 if nothing is known.
+// LastSeen is when anything of the node last happened: an event of a client, evidence
+// for or against a link, or the end of the last of these; 0 if nothing is known.
 func (s *State) LastSeen() (last proto.Millis) {
+	last = s.Bare
 	for i := range s.Facts {
 		last = max(last, s.Facts[i].Last)
 	}
@@ -29,6 +30,19 @@ func (s *State) LastSeen() (last proto.Millis) {
 func (s *State) Idle(t proto.Millis) bool {
 	last := s.LastSeen()
 	return last > 0 && last < t
+}
+
+// bare notes since when a node has a name and nothing else: one that was known by its
+// links, which others took away, would never be idle.
+func (p *Stepper) bare(s *State, now proto.Millis, fx *Effects) {
+	bare := s.Named && len(s.Facts) == 0 && (s.Graph == nil || !s.Graph.Dark && len(s.Graph.Links) == 0)
+	if bare == (s.Bare != 0) {
+		return
+	}
+	s.Bare, fx.Changed = 0, true
+	if bare {
+		s.Bare = now
+	}
 }
 
 // Older reports whether events from before t may be kept, or networks on days before

@@ -25,6 +25,7 @@ func TestIdle(t *testing.T) {
 		{"a link after the events", State{Facts: []Facts{{Client: 1, Last: 70}}, Graph: link(90, 0)}, 90},
 		{"a link before the events", State{Facts: []Facts{{Client: 1, Last: 70}}, Graph: link(20, 0)}, 70},
 		{"a removal", State{Graph: link(20, 95)}, 95},
+		{"nothing but a name", State{Named: true, Bare: 80}, 80},
 	} {
 		if got := c.s.LastSeen(); got != c.last {
 			t.Errorf("%s: last seen at %d, want %d", c.what, got, c.last)

@@ -51,6 +51,7 @@ func (p *Stepper) StepGraph(limits Limits, node proto.Node, s *State, in []graph
 	if s.Graph.Unlinked() {
 		s.Graph = nil
 	}
+	p.bare(s, now, fx)
 	p.schedule(s, fx)
 	if p.behind && (s.Exit == 0 || s.Exit > now+behindWait) {
 		s.Exit, fx.Exit, fx.Changed = now+behindWait, now+behindWait, true
@@ -126,7 +127,7 @@ func (u *userFacts) Aggregate(members []graph.Data) graph.Value {
 			panic(err)
 		}
 		b = binary.AppendUvarint(b, uint64(parts[0].client))
-		b = appendMemberships(b, list, false)
+		b = appendMemberships(b, list)
 		clients++
 		parts = parts[n:]
 	}
@@ -167,7 +168,7 @@ func (p *Stepper) union(parts []part, devices int, now proto.Millis) ([]segments
 // readData splits members' data into parts by client.
 func readData(parts []part, members []graph.Data) (_ []part, devices int, err error) {
 	for _, d := range members {
-		r := proto.NewReader([]byte(d))
+		r := proto.NewTextReader(string(d))
 		version, flags := r.Byte(), r.Byte()
 		if version != dataVersion || flags > 1 {
 			r.Fail()
@@ -195,7 +196,7 @@ func (s *State) Effective(client proto.ClientID, key proto.SegmentKey, user bool
 }
 
 // appendMemberships packs a list by key.
-func appendMemberships(b []byte, list []segments.Membership, since bool) []byte {
+func appendMemberships(b []byte, list []segments.Membership) []byte {
 	b = binary.AppendUvarint(b, uint64(len(list)))
 	var key proto.SegmentKey
 	for i := range list {
@@ -209,9 +210,6 @@ func appendMemberships(b []byte, list []segments.Membership, since bool) []byte 
 			head |= 1
 		}
 		b = binary.AppendUvarint(b, head)
-		if since && m.In {
-			b = proto.AppendVarint(b, int64(m.Since))
-		}
 		if m.Next != 0 {
 			b = proto.AppendVarint(b, int64(m.Next))
 		}
@@ -219,7 +217,12 @@ func appendMemberships(b []byte, list []segments.Membership, since bool) []byte 
 	return b
 }
 
-func readMemberships(r *proto.Reader, since bool) (list []segments.Membership) {
+func readMemberships(r *proto.Reader) []segments.Membership { return readList(r, false) }
+
+// readSince is readMemberships of a list that says since when.
+func readSince(r *proto.Reader) []segments.Membership { return readList(r, true) }
+
+func readList(r *proto.Reader, since bool) (list []segments.Membership) {
 	var key uint64
 	for range r.Count(1) {
 		head := r.Uvarint()
@@ -244,18 +247,18 @@ func readMemberships(r *proto.Reader, since bool) (list []segments.Membership) {
 
 // DecodeValue reads what Aggregate made, by client.
 func DecodeValue(v graph.Value) ([]ClientView, error) {
-	r := proto.NewReader([]byte(v))
+	r := proto.NewTextReader(string(v))
 	if version := r.Byte(); version != valueVersion {
 		return nil, proto.Errorf(proto.CodeCorrupt, "what a user comes to has version %d, this build reads %d: use the kith that wrote it, or a newer one", version, valueVersion)
 	}
-	list := readViews(&r, false)
+	list := readViews(&r, readMemberships)
 	if r.Bad() || r.Len() != 0 {
 		return nil, proto.Errorf(proto.CodeCorrupt, "what a user comes to is malformed")
 	}
 	return list, nil
 }
 
-func readViews(r *proto.Reader, since bool) []ClientView {
+func readViews(r *proto.Reader, read func(*proto.Reader) []segments.Membership) []ClientView {
 	n := r.Count(2)
 	if n > clientsMax {
 		r.Fail()
@@ -263,7 +266,7 @@ func readViews(r *proto.Reader, since bool) []ClientView {
 	}
 	var list []ClientView
 	for range n {
-		v := ClientView{Client: proto.ClientID(r.Uvarint()), Members: readMemberships(r, since)}
+		v := ClientView{Client: proto.ClientID(r.Uvarint()), Members: read(r)}
 		if k := len(list); k > 0 && list[k-1].Client >= v.Client {
 			r.Fail()
 		}
