@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync"
@@ -96,6 +97,40 @@ func TestAuditThatCannotBeWritten(t *testing.T) {
 		return w.Code, ""
 	}(); code != http.StatusUnauthorized || len(a.lines) != 102 {
 		t.Errorf("a key that does not open is in the log: %d, %d lines", code, len(a.lines))
+	}
+}
+
+// Each identity that a bid request is about counts as looked up.
+func TestQuotaOfBidRequests(t *testing.T) {
+	r := newRig(t, func(c *gateway.Config) {
+		c.LookupMax = 10
+		c.Quotas = map[proto.ClientName]gateway.Quota{"acme": {LookupsPerSecond: 1}}
+	})
+	bid := func(source string, uids ...string) string {
+		for i := range uids {
+			uids[i] = `{"id":"` + uids[i] + `"}`
+		}
+		return `{"id":"1","user":{"eids":[{"source":"` + source + `","uids":[` + strings.Join(uids, ",") + `]}]}}`
+	}
+	var many []string
+	for i := range 16 {
+		many = append(many, fmt.Sprint("browser:b", i))
+	}
+	const source = "kith" // without a cookie domain
+	for _, x := range []struct {
+		what, body string
+		want       int
+	}{
+		{"four of ten", bid(source, "browser:b1", "browser:b2", "browser:b3", "browser:b4"), 200},
+		{"nobody of ours", bid("other.example", "browser:b1"), 200},
+		{"four more", bid(source, "browser:b1", "browser:b2", "browser:b3", "browser:b4"), 200},
+		{"more than the two left", bid(source, many...), 429},
+		{"two", bid(source, "browser:b1", "browser:b2"), 200},
+		{"none left", bid(source, "browser:b1"), 429},
+	} {
+		if w := r.serve("POST", "/v1/openrtb", x.body, auth, key("acme-key")); w.Code != x.want {
+			t.Errorf("%s: %d, want %d: %s", x.what, w.Code, x.want, w.Body)
+		}
 	}
 }
 

@@ -98,7 +98,7 @@ func (g *Gateway) fill(x *bid, client proto.ClientInfo) (why string, err error) 
 	if len(ids) == 0 {
 		return withheldNobody, nil
 	}
-	if err := g.admitLookups(client, 1); err != nil {
+	if err := g.admitLookups(client, len(ids)); err != nil {
 		return "", err
 	}
 	l := g.takeLookup()

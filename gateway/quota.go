@@ -91,7 +91,8 @@ func (g *Gateway) admitLookups(client proto.ClientInfo, n int) error {
 	if !ok {
 		v, _ = g.lookupLimiters.LoadOrStore(client.ID, rate.NewLimiter(rate.Limit(most), max(int(most), g.c.LookupMax)))
 	}
-	if v.(*rate.Limiter).AllowN(g.c.Now(), n) {
+	l := v.(*rate.Limiter)
+	if l.AllowN(g.c.Now(), min(n, l.Burst())) {
 		return nil
 	}
 	g.metrics.limited.Inc()

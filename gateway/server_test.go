@@ -113,3 +113,24 @@ func TestOpenNATSDefault(t *testing.T) {
 		t.Error("NATS needs keys unless Dev")
 	}
 }
+
+// A query that is too long is refused wherever signals are read from it, but for an
+// opt-out, which is taken.
+func TestLongQueries(t *testing.T) {
+	r := newRig(t)
+	long := "client=acme&x=" + strings.Repeat("x", 17<<10)
+	for _, x := range []struct {
+		method, path string
+		want         int
+	}{
+		{"POST", "/v1/events", 413}, {"GET", "/v1/me/segments", 413}, {"GET", "/v1/me", 413}, {"DELETE", "/v1/me", 413},
+		{"POST", "/v1/optin", 413}, {"GET", "/v1/optout/status", 413}, {"POST", "/v1/choices", 413},
+		{"GET", "/optout", 413}, {"GET", "/choices", 413}, {"POST", "/choices", 413}, {"GET", "/v1/match", 413},
+		{"POST", "/v1/optout", 200}, {"GET", "/v1/pixel.gif", 200},
+	} {
+		w := r.visit(x.method, x.path+"?"+long, "{}", "Content-Type", "application/json")
+		if w.Code != x.want {
+			t.Errorf("%s %s: %d, want %d: %s", x.method, x.path, w.Code, x.want, w.Body)
+		}
+	}
+}

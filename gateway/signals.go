@@ -50,7 +50,7 @@ const queryMax = 16 << 10
 
 func checkQuery(query string) error {
 	if len(query) > queryMax {
-		return proto.Errorf(proto.CodeTooLarge, "the query is over %d KiB: send events in the body of POST /v1/events", queryMax>>10)
+		return proto.Errorf(proto.CodeTooLarge, "the query is over %d KiB: events go in the body of POST /v1/events", queryMax>>10)
 	}
 	return nil
 }
