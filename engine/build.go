@@ -130,7 +130,7 @@ func (b *batch) fillWrites() error {
 	}
 	hours, values := encodeExits(b.exits)
 	for i, h := range hours {
-		w.set(exitKey(id, h, b.journal), values[i])
+		w.set(exitRowKey(id, h, b.journal, i), values[i])
 	}
 	for _, x := range b.sent {
 		w.set(outboxKey(id, x.to, x.number), x.data)

@@ -117,14 +117,17 @@ func (x *exitIndex) next() proto.Millis {
 	return x.near[0].At
 }
 
-// encodeExits gives the stored values of a commit's records, by hour.
+// exitsPerRow bounds the records of a row: a value of a store takes 50,000.
+const exitsPerRow = 16 << 10
+
+// encodeExits gives the stored rows of a commit's records, each of one hour.
 func encodeExits(list []actors.Exit) (hours []uint32, values [][]byte) {
 	slices.SortFunc(list, compareExits)
 	list = slices.Compact(list)
 	for len(list) > 0 {
 		hour := hourOf(list[0].At)
 		n := 1
-		for n < len(list) && hourOf(list[n].At) == hour {
+		for n < min(len(list), exitsPerRow) && hourOf(list[n].At) == hour {
 			n++
 		}
 		b := []byte{exitVersion}

@@ -102,7 +102,7 @@ func (l *lane) finishGraph(b *batch) {
 		c.Trim(c.Last()) // from here on they are the outbox's
 	}
 	if l.changed {
-		b.puts = append(b.puts, put{graphKey(l.id), l.graph.AppendRecord(nil)})
+		l.putGraph(b)
 		l.changed = false
 	}
 	b.carry = len(l.graph.Carry) > 0
@@ -125,6 +125,20 @@ func (l *lane) finishGraph(b *batch) {
 		b.notices[i].number = uint32(i)
 	}
 	b.count()
+}
+
+// putGraph writes the lane's part of the graph, and deletes what the last commit carried
+// over in rows that there are not any more.
+func (l *lane) putGraph(b *batch) {
+	record, carry := l.graph.Rows()
+	b.puts = append(b.puts, put{graphKey(l.id), record})
+	for i, v := range carry {
+		b.puts = append(b.puts, put{carryKey(l.id, uint32(i)), v})
+	}
+	for i := len(carry); i < l.carryRows; i++ {
+		b.deletes = append(b.deletes, carryKey(l.id, uint32(i)))
+	}
+	l.carryRows = len(carry)
 }
 
 // count sums up what the batch decided.
@@ -174,6 +188,12 @@ func (l *lane) loadGraph(snap store.Snapshot) error {
 		}
 		return err
 	})
+	if err == nil {
+		err = snap.Scan(graphKey(l.id), carryKey(l.id, 0), func(_, v []byte) (bool, error) {
+			l.carryRows++
+			return true, l.graph.AddCarry(v)
+		})
+	}
 	if err != nil {
 		return err
 	}

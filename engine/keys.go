@@ -34,6 +34,11 @@ func exitKey(l proto.LaneID, hour uint32, n uint64) []byte {
 	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(laneKey(l, 'x'), hour), n)
 }
 
+// exitRowKey is a commit's row, of which there may be several for an hour.
+func exitRowKey(l proto.LaneID, hour uint32, n uint64, row int) []byte {
+	return binary.BigEndian.AppendUint32(exitKey(l, hour, n), uint32(row))
+}
+
 func defineKey(l proto.LaneID, c proto.ClientID, seq uint64) []byte {
 	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(laneKey(l, 'd'), uint32(c)), seq)
 }
@@ -114,7 +119,14 @@ func tallyKey(l proto.LaneID, number uint64) []byte {
 
 func sinceKey(l proto.LaneID) []byte { return laneKey(l, 'c') }
 
-func graphKey(l proto.LaneID) []byte  { return laneKey(l, 'e') }
+func graphKey(l proto.LaneID) []byte { return laneKey(l, 'e') }
+
+// carryKey is a row of the messages that the graph carries over and its own row has no
+// room for.
+func carryKey(l proto.LaneID, n uint32) []byte {
+	return binary.BigEndian.AppendUint32(graphKey(l), n)
+}
+
 func spacesKey(l proto.LaneID) []byte { return laneKey(l, 's') }
 
 // noticeKey is an opt-out that is still to be told to the ledger and the feed.

@@ -74,6 +74,8 @@ type lane struct {
 	received []graph.Message // from other lanes, of the entry under way
 	changed  bool            // the graph's record must be written
 
+	carryRows int // rows that the store has of what is carried over, beside the record
+
 	reading context.Context              // ends when the lane is to stop
 	fail    func(what string, err error) // quarantines the lane, unless err is nil or a cancellation
 

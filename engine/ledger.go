@@ -40,7 +40,8 @@ const (
 )
 
 const (
-	// noticesPerRecord is from how many notices a record takes no further entry, and
+	// noticesPerRecord bounds a record, and is from how many notices no further entry of
+	// a lane is told with those before: of one that has more there are several records;
 	// linesPerMessage bounds a message of the feed.
 	noticesPerRecord = 2048
 	linesPerMessage  = 2048
@@ -480,6 +481,12 @@ func (x *ledger) append(ctx context.Context, batches []told) error {
 		if err := x.appendFeed(ctx, finals); err != nil {
 			return err
 		}
+		for len(r.entries) > noticesPerRecord { // the marks hold with the last record
+			if err := x.appendShared(ctx, r.entries[:noticesPerRecord], nil); err != nil {
+				return err
+			}
+			r.entries = r.entries[noticesPerRecord:]
+		}
 		return x.appendShared(ctx, r.entries, upTo)
 	}
 	var feed, ledger error
@@ -492,8 +499,11 @@ func (x *ledger) append(ctx context.Context, batches []told) error {
 			}
 		}
 	})
-	if len(r.entries) > 0 {
-		ends[1], ledger = appendLast(ctx, x.stream, r.append(nil), ends[1])
+	for entries := range slices.Chunk(r.entries, noticesPerRecord) {
+		part := ledgerRecord{marks: r.marks, entries: entries}
+		if ends[1], ledger = appendLast(ctx, x.stream, part.append(nil), ends[1]); ledger != nil {
+			break
+		}
 	}
 	wait.Wait()
 	x.ends[x.feed], x.ends[x.stream] = ends[0], ends[1]

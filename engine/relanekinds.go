@@ -93,9 +93,6 @@ func (x *relaning) chunks() error {
 	})
 }
 
-// exitsPerRow is about how many exit records a row holds.
-const exitsPerRow = 16 << 10
-
 // exits deals exit records out by the partition of each node.
 func (x *relaning) exits() error {
 	lists, size := make([][]actors.Exit, x.to), 0
@@ -105,7 +102,7 @@ func (x *relaning) exits() error {
 			numbers[m]++
 			hours, values := encodeExits(lists[m])
 			for i := range hours {
-				if err := x.out.set(exitKey(proto.LaneID(m), hours[i], numbers[m]), values[i]); err != nil {
+				if err := x.out.set(exitRowKey(proto.LaneID(m), hours[i], numbers[m], i), values[i]); err != nil {
 					return err
 				}
 			}

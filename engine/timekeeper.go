@@ -30,6 +30,9 @@ func (l *lane) keepTime(ctx context.Context) {
 		wait := beatEvery
 		if err := l.sendBeat(ctx, false); err != nil && ctx.Err() == nil {
 			l.logger.Warn("beat cannot be appended", "error", err)
+			if !pause(ctx, relayRetry) { // however much is due
+				return
+			}
 		}
 		if !l.owns() { // what is due is the owner's
 			if !pause(ctx, wait) {

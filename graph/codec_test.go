@@ -1,6 +1,7 @@
 package graph_test
 
 import (
+	"bytes"
 	"encoding/hex"
 	"errors"
 	"flag"
@@ -228,6 +229,41 @@ func TestLaneRecordRoundTrip(t *testing.T) {
 	}
 	if _, err := graph.DecodeRecord(record, &town.laneOf, func(proto.LaneID, uint64) ([]byte, error) { return nil, nil }); proto.CodeOf(err) != proto.CodeCorrupt {
 		t.Errorf("an empty outbox row: %v", err)
+	}
+}
+
+// However much is carried over, no row of it is large, and all of it comes back in order.
+func TestCarryRows(t *testing.T) {
+	town := newTown(2)
+	l := town.lanes[1]
+	if record, carry := l.Rows(); !bytes.Equal(record, l.AppendRecord(nil)) || len(carry) > 0 {
+		t.Errorf("of a lane that carries nothing over there are %d rows more", len(carry))
+	}
+	for i := range 40_000 {
+		m := fullMessages()[i%3]
+		m.Number = uint64(i)
+		l.Carry = append(l.Carry, m)
+	}
+	record, carry := l.Rows()
+	got, err := graph.DecodeRecord(record, &town.laneOf, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range append(carry, record) {
+		if len(row) > 512<<10 {
+			t.Errorf("a row has %d bytes", len(row))
+		}
+	}
+	for _, row := range carry {
+		if err := got.AddCarry(row[:len(row)-1]); proto.CodeOf(err) != proto.CodeCorrupt {
+			t.Errorf("a row that was cut: %v", err)
+		}
+		if err := got.AddCarry(row); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(carry) < 3 || !bytes.Equal(got.AppendRecord(nil), l.AppendRecord(nil)) {
+		t.Errorf("%d rows give back another lane", len(carry))
 	}
 }
 

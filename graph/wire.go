@@ -266,7 +266,47 @@ func DecodeBatch(b []byte, lanes int) (Batch, error) {
 // AppendRecord encodes the lane's state, except the outbox's batches, which
 // are rows of their own: version, lane, position, vector, applied, then for
 // each lane the outbox's base and number of batches, then carry.
-func (l *Lane) AppendRecord(b []byte) []byte {
+func (l *Lane) AppendRecord(b []byte) []byte { return l.appendRecord(b, l.Carry) }
+
+// carryRowBytes is about how much of what is carried over one row holds: of one
+// superstep tens of thousands of messages may be left, more than a store's value takes.
+const carryRowBytes = 256 << 10
+
+// Rows encodes the state as AppendRecord does, but for what is carried over beyond a
+// first share: that is in further rows, in order, which AddCarry reads.
+func (l *Lane) Rows() (record []byte, carry [][]byte) {
+	list, first := l.Carry, true
+	for first || len(list) > 0 {
+		n, bytes := 0, 0
+		for n < len(list) && bytes < carryRowBytes {
+			bytes += list[n].size()
+			n++
+		}
+		if first {
+			record = l.appendRecord(nil, list[:n])
+		} else {
+			carry = append(carry, appendMessages([]byte{rowVersion}, list[:n]))
+		}
+		list, first = list[n:], false
+	}
+	return record, carry
+}
+
+// AddCarry reads the next row of what is carried over.
+func (l *Lane) AddCarry(b []byte) error {
+	r := reader{proto.NewReader(b)}
+	if version := r.Byte(); version != rowVersion {
+		return badVersion("carry", version)
+	}
+	list := r.messages()
+	if r.Bad() || r.Len() != 0 || len(list) == 0 {
+		return malformed("carry")
+	}
+	l.Carry = append(l.Carry, list...)
+	return nil
+}
+
+func (l *Lane) appendRecord(b []byte, carry []Message) []byte {
 	b = append(b, rowVersion, byte(l.ID))
 	b = binary.AppendUvarint(b, uint64(l.Position))
 	b = appendOffsets(b, l.Vector)
@@ -277,7 +317,7 @@ func (l *Lane) AppendRecord(b []byte) []byte {
 		b = binary.AppendUvarint(b, l.Outbox[i].Base)
 		b = binary.AppendUvarint(b, uint64(len(l.Outbox[i].Batches)))
 	}
-	return appendMessages(b, l.Carry)
+	return appendMessages(b, carry)
 }
 
 // DecodeRecord reads what AppendRecord wrote into a new lane; batch gives the

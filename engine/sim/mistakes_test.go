@@ -30,7 +30,7 @@ func gate() *mistakes.Gate {
 		// what a commit holds
 		{Name: "nojournal", File: "engine/build.go", Old: "\t\tw.set(journalKey(id, b.journal, b.parts), value)\n", New: ""},
 		{Name: "nochunk", File: "engine/commit.go", Old: "\t\t\t\tw.set(key, c.Data)\n", New: ""},
-		{Name: "noexits", File: "engine/build.go", Old: "\t\tw.set(exitKey(id, h, b.journal), values[i])\n", New: "\t\t_, _ = h, values[i]\n"},
+		{Name: "noexits", File: "engine/build.go", Old: "\t\tw.set(exitRowKey(id, h, b.journal, i), values[i])\n", New: "\t\t_, _ = h, values[i]\n"},
 		{Name: "nonotice", File: "engine/build.go", Old: "\t\tw.set(noticeKey(id, x.at, x.number), x.append(nil))\n", New: "\t\t_ = x\n"},
 		{Name: "nooutbox", File: "engine/build.go", Old: "\t\tw.set(outboxKey(id, x.to, x.number), x.data)\n", New: "\t\t_ = x\n"},
 		{Name: "nodark", File: "engine/build.go", Old: "\t\tw.put(darkKey(o.Darks[i].Node), o.Darks[i].Value)\n", New: "\t\t_ = i\n"},
