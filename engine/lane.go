@@ -108,6 +108,7 @@ type lane struct {
 	ownSeq   uint64
 	nearer   chan struct{} // one slot: there is a reason for a beat sooner than was thought
 
+	rebased      bool   // at this start
 	base         uint64 // Base of the record
 	logName      string // of the log that the numbers given are of
 	from         proto.Offset

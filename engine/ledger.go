@@ -192,6 +192,12 @@ func (x *ledger) open(ctx context.Context) error {
 	return x.node.config.patiently(ctx, func() error { return x.readMarks(ctx) })
 }
 
+// begin is open where the marks that were read before mean nothing any more.
+func (x *ledger) begin(ctx context.Context) error {
+	clear(x.marks)
+	return x.open(ctx)
+}
+
 func (x *ledger) readMarks(ctx context.Context) error {
 	last, err := x.stream.Last(ctx)
 	x.read = last

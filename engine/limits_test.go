@@ -1,6 +1,8 @@
 package engine_test
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -166,6 +168,61 @@ func TestNothingToRebase(t *testing.T) {
 	}
 	if got := count(t, n, acme(t, n), "all"); got != 2 {
 		t.Errorf("%d members, want 2", got)
+	}
+}
+
+// A store that goes on without its log is behind what the ledger has: who opted out
+// stays so, and who does so afterwards is told to the ledger, whatever offsets it knew.
+func TestRebasedByTheLedger(t *testing.T) {
+	dir := t.TempDir()
+	kept, lost := filepath.Join(dir, "kept"), filepath.Join(dir, "log", "jetstream")
+	n := testNode(t, dir)
+	define(t, n, "all", "count(true) >= 1")
+	submit(t, n, page(acme(t, n), "early", "x", time.Now()), page(acme(t, n), "late", "x", time.Now()))
+	closeNode(t, n)
+	if err := os.CopyFS(kept, os.DirFS(filepath.Join(dir, "store"))); err != nil {
+		t.Fatal(err)
+	}
+	n = testNode(t, dir)
+	if optOut(t, n, "browser:early", false).Signature == "" {
+		t.Fatal("no receipt")
+	}
+	for range 20 {
+		submit(t, n, page(acme(t, n), "other", "x", time.Now()))
+	}
+	closeNode(t, n)
+	// What a crash may leave of a store that writes back, and a log that lost its files.
+	lane, err := filepath.Glob(filepath.Join(lost, "*", "streams", "KITH_L00"))
+	if err != nil || len(lane) != 1 {
+		t.Fatalf("the lane's stream: %v, %v", lane, err)
+	}
+	if err := errors.Join(os.RemoveAll(lane[0]), os.RemoveAll(filepath.Join(dir, "store")), os.Rename(kept, filepath.Join(dir, "store"))); err != nil {
+		t.Fatal(err)
+	}
+	n = testNode(t, dir, func(c *engine.Config) { c.RebaseLog = true })
+	if s, err := n.OptOutState(t.Context(), "browser:early"); err != nil || !s.OptedOut {
+		t.Errorf("opted out before: %+v, %v", s, err)
+	}
+	if got := count(t, n, acme(t, n), "all"); got != 1 {
+		t.Errorf("%d members, want the other one", got)
+	}
+	optOut(t, n, "browser:late", false)
+	var file bytes.Buffer
+	if err := n.WriteLedger(t.Context(), &file); err != nil {
+		t.Fatal(err)
+	}
+	for _, who := range []proto.Identity{"browser:early", "browser:late"} {
+		hash := n.Hasher().Hash(who)
+		if !bytes.Contains(file.Bytes(), hash[:]) {
+			t.Errorf("%s is not in the ledger", who)
+		}
+	}
+	verifyClean(t, n)
+	closeNode(t, n)
+	n = testNode(t, dir)
+	defer closeNode(t, n)
+	if got := count(t, n, acme(t, n), "all"); got != 0 {
+		t.Errorf("after another start %d members", got)
 	}
 }
 

@@ -327,6 +327,9 @@ func (n *Node) start(ctx context.Context) error {
 		}
 		n.lanes = append(n.lanes, l)
 	}
+	if err := n.honourLedger(ctx); err != nil {
+		return err
+	}
 	n.registry.watch(n.obeyedByAll)
 	if n.config.Peers != nil {
 		n.noteIncarnations()

@@ -292,6 +292,7 @@ func (l *lane) rebase(ctx context.Context, info log.Info) error {
 		}
 	}
 	l.tie(info)
+	l.rebased = true
 	return nil
 }
 

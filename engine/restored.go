@@ -305,6 +305,50 @@ func lateCommands(st store.Store, c Config, ledger [][]byte) ([][]proto.Batch, e
 			return nil, err
 		}
 	}
+	return state.commands(st, c)
+}
+
+// honourLedger brings the lanes whose log was rebased up to the ledger, which may have
+// opt-outs that the store had not written yet and the log has no more. Of a cluster that
+// is the other nodes' to know, from which this one can be copied.
+func (n *Node) honourLedger(ctx context.Context) error {
+	if n.config.Peers != nil || !slices.ContainsFunc(n.lanes, func(l *lane) bool { return l.rebased }) {
+		return nil
+	}
+	stream := n.log.Ledger()
+	last, err := stream.Last(ctx)
+	if err != nil {
+		return err
+	}
+	state := ledgerState{}
+	if err := readStream(ctx, stream, 1, last, state.take); err != nil {
+		return err
+	}
+	late, err := state.commands(n.store, n.config)
+	if err != nil {
+		return err
+	}
+	never := func() (bool, error) { return false, nil }
+	for _, l := range n.lanes {
+		if !l.rebased {
+			continue // what its log has comes of itself
+		}
+		if err := appendCommands(ctx, l.stream, l.id, n.now(), late[l.id], never); err != nil {
+			return err
+		}
+	}
+	if last == 0 {
+		return nil
+	}
+	// Offsets of before may be used again: by the old marks they would count as told.
+	if err := markRestored(ctx, n.config, n.log, last); err != nil {
+		return err
+	}
+	return n.ledger.begin(ctx)
+}
+
+// commands are what has to be done to a store for it to be as the ledger says, by lane.
+func (state ledgerState) commands(st store.Store, c Config) ([][]proto.Batch, error) {
 	snap := st.Snapshot()
 	defer snap.Release()
 	rounds := make([][]proto.Batch, c.Lanes) // one command of an identity each
