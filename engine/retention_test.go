@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -49,6 +50,29 @@ func sections(t *testing.T, n *engine.Node, c proto.ClientInfo, visitor string) 
 		list = append(list, fmt.Sprint(e.Props["section"]))
 	}
 	return list
+}
+
+// What happened long ago and was told late goes by when it happened.
+func TestRetentionOfLateEvents(t *testing.T) {
+	s := newScript(t)
+	c := s.client("acme", "")
+	s.control(retainRecord(0, 10*day, 0))
+	s.define(c, "old", `count(event.section == "old") >= 1`)
+	s.beat(0)
+	late := s.event(c, "a", "old")
+	late.Time -= proto.Millis((9 * day).Milliseconds())
+	s.events(late, s.event(c, "a", "new"))
+	s.beat(2 * day)
+	s.expire()
+	s.beat(time.Second)
+	n := s.run(store.NewMemory())
+	defer closeNode(t, n)
+	if got := s.lookup(n, c, "a"); got != "true []" {
+		t.Errorf("eleven days after it the membership is %s", got)
+	}
+	if got := sections(t, n, c, "a"); !slices.Equal(got, []string{"new"}) {
+		t.Errorf("kept are %v", got)
+	}
 }
 
 // Events older than a client's retention go, in blocks and tails alike, and with

@@ -10,7 +10,7 @@ import (
 )
 
 // stateVersion is what is written. 1 had no flags, 2 each time of a user's membership
-// and no time from which a node is bare.
+// and neither when the oldest event was nor from when a node is bare.
 const stateVersion = 3
 
 // clientsMax bounds the clients of one space that a decoder believes in.
@@ -73,6 +73,7 @@ func (f *Facts) append(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(f.Client))
 	b = proto.AppendVarint(b, int64(f.Last))
 	b = proto.AppendVarint(b, int64(f.Last-f.First))
+	b = proto.AppendVarint(b, int64(f.First-f.oldest))
 	b = binary.AppendUvarint(b, uint64(len(f.recent)))
 	for _, r := range f.recent {
 		b = append(b, byte(r.hash), byte(r.hash>>8), byte(r.hash>>16), byte(r.hash>>24), byte(r.hash>>32), byte(r.hash>>40))
@@ -116,7 +117,7 @@ func (s *State) Decode(b []byte) (members []graph.Hash, err error) {
 	s.Graph, s.User, s.End, s.Bare = nil, nil, 0, 0
 	s.Ordinal = proto.Ordinal(r.Uvarint())
 	s.Exit = proto.Millis(r.Varint())
-	s.readFacts(&r)
+	s.readFacts(&r, version)
 	if s.Follows {
 		read := readFollowed
 		if version == 2 {
@@ -145,7 +146,7 @@ func (s *State) Decode(b []byte) (members []graph.Hash, err error) {
 	return members, nil
 }
 
-func (s *State) readFacts(r *proto.Reader) {
+func (s *State) readFacts(r *proto.Reader, version byte) {
 	n := r.Count(8)
 	if n > clientsMax {
 		r.Fail()
@@ -153,17 +154,20 @@ func (s *State) readFacts(r *proto.Reader) {
 	}
 	s.Facts = slices.Grow(s.Facts[:0], n)[:n]
 	for i := range s.Facts {
-		s.Facts[i].read(r)
+		s.Facts[i].read(r, version)
 		if i > 0 && s.Facts[i].Client <= s.Facts[i-1].Client {
 			r.Fail()
 		}
 	}
 }
 
-func (f *Facts) read(r *proto.Reader) {
+func (f *Facts) read(r *proto.Reader, version byte) {
 	f.Client = proto.ClientID(r.Uvarint())
 	f.Last = proto.Millis(r.Varint())
 	f.First = f.Last - proto.Millis(r.Varint())
+	if f.oldest = f.First; version >= 3 {
+		f.oldest -= proto.Millis(r.Varint())
+	}
 	n := r.Count(7)
 	if n > RecentMax {
 		r.Fail()

@@ -80,6 +80,7 @@ type State struct {
 type Facts struct {
 	Client      proto.ClientID
 	First, Last proto.Millis // first and last seen, lane time
+	oldest      proto.Millis // no event of before is kept; before First where events came late
 	Memory      segments.Memory
 	History     History
 	Networks    []Network // by key
@@ -336,7 +337,7 @@ func (p *Stepper) event(s *State, in *Input, now proto.Millis, fx *Effects) {
 	p.eval.Observe(p.program(in.Client), &f.Memory, &e.EventBody, t, now, &p.delta)
 	p.collect(s, in.Client, fx)
 	f.remember(e.ID, now)
-	f.Last = now
+	f.Last, f.oldest = now, min(f.oldest, t)
 	if e.Network != 0 {
 		f.seenOn(e.Network, now)
 	}
@@ -353,7 +354,7 @@ func (p *Stepper) facts(s *State, in *Input, now proto.Millis, fx *Effects) *Fac
 		if !s.present(in.Client) {
 			fx.Bits = append(fx.Bits, Bit{Client: in.Client, Set: true})
 		}
-		s.Facts = slices.Insert(s.Facts, i, Facts{Client: in.Client, First: now, Last: now})
+		s.Facts = slices.Insert(s.Facts, i, Facts{Client: in.Client, First: now, Last: now, oldest: now})
 		f = &s.Facts[i]
 		fx.Changed, fx.Published, fx.Shared = true, true, true
 	}

@@ -48,7 +48,7 @@ func (p *Stepper) bare(s *State, now proto.Millis, fx *Effects) {
 // Older reports whether events from before t may be kept, or networks on days before
 // its day.
 func (f *Facts) Older(t proto.Millis) bool {
-	return f.networksOlder(t.Day()) || f.First < t && (f.History.TailEvents > 0 || f.History.First < f.History.Next)
+	return f.networksOlder(t.Day()) || f.oldest < t && (f.History.TailEvents > 0 || f.History.First < f.History.Next)
 }
 
 // trim forgets a client's events from before in.At. What its memory holds is made
@@ -72,7 +72,8 @@ func (p *Stepper) trim(s *State, in *Input, now proto.Millis, fx *Effects) {
 		p.collect(s, f.Client, fx)
 		p.rewrite(f, in, fx)
 	}
-	f.First = min(in.At, f.Last)
+	f.First = min(max(f.First, in.At), f.Last)
+	f.oldest = in.At
 }
 
 // kept walks the events from in.At on.
