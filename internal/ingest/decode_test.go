@@ -193,6 +193,34 @@ func TestNDJSON(t *testing.T) {
 	}
 }
 
+// A list of identities that holds null must not be filled up from an earlier line,
+// accepted or refused: that would make two people one.
+func TestNullIsNoIdentity(t *testing.T) {
+	d := ingest.NewDecoder(ingest.Options{Format: ingest.NDJSON})
+	for _, before := range []string{`{"event":"login","identities":["browser:a1","account:b2c3"]}`, `{"event":"login","time":"now","identities":["browser:a1","account:b2c3"]}`} {
+		for _, line := range []string{`{"event":"login","identities":["browser:d4",null]}`, `{"event":"page","identities":[null]}`} {
+			_, _ = d.JSON([]byte(before))
+			if got, refusal := d.JSON([]byte(line)); refusal == nil || refusal.Code != proto.CodeIdentity {
+				t.Errorf("%s after %s: got %s, %v; want it refused", line, before, got, refusal)
+			}
+		}
+	}
+}
+
+// FuzzNDJSON decodes a line after another: it must be what it is alone.
+func FuzzNDJSON(f *testing.F) {
+	f.Add([]byte(`{"event":"a","id":"x","identities":["browser:a","account:b"],"props":{"p":1},"url":"/"}`), []byte(`{"identities":["browser:c",null]}`))
+	f.Fuzz(func(t *testing.T, before, line []byte) {
+		alone, aloneRefusal := ingest.NewDecoder(ingest.Options{Format: ingest.NDJSON}).JSON(line)
+		d := ingest.NewDecoder(ingest.Options{Format: ingest.NDJSON})
+		_, _ = d.JSON(before)
+		after, afterRefusal := d.JSON(line)
+		if !bytes.Equal(alone, after) || (aloneRefusal == nil) != (afterRefusal == nil) {
+			t.Fatalf("alone %s, %v\nafter another %s, %v", alone, aloneRefusal, after, afterRefusal)
+		}
+	})
+}
+
 func TestLinesAreBounded(t *testing.T) {
 	long := strings.Repeat("x", ingest.LineBytesMax)
 	got, tooLong := ingest.Lines([]byte("a\r\n\n" + long + "\n" + long + "y\n" + long + long + long + "\nb"))

@@ -16,7 +16,7 @@ type jsonEvent struct {
 	Event      string          `json:"event"`
 	Time       string          `json:"time"`
 	ID         string          `json:"id"`
-	Identities []string        `json:"identities"`
+	Identities []*string       `json:"identities"`
 	Props      json.RawMessage `json:"props"`
 	URL        string          `json:"url"`
 	Ref        string          `json:"ref"`
@@ -24,7 +24,7 @@ type jsonEvent struct {
 }
 
 func (ndjsonDecoder) decode(line []byte, row *Row) *proto.Error {
-	e := jsonEvent{Identities: row.Identities}
+	var e jsonEvent // anew: the decoder leaves what a reused one holds where the line says null
 	if err := json.Unmarshal(line, &e); err != nil {
 		return proto.Errorf(ReasonMalformed, "the line is not an event object: %v", err)
 	}
@@ -35,7 +35,13 @@ func (ndjsonDecoder) decode(line []byte, row *Row) *proto.Error {
 	if refusal != nil {
 		return refusal
 	}
-	row.Event, row.Time, row.ID, row.Identities = e.Event, when, e.ID, e.Identities
+	for _, id := range e.Identities {
+		if id == nil {
+			return proto.Errorf(proto.CodeIdentity, "identities must be an array of strings, without null")
+		}
+		row.Identities = append(row.Identities, *id)
+	}
+	row.Event, row.Time, row.ID = e.Event, when, e.ID
 	row.URL, row.Ref, row.UserAgent = e.URL, e.Ref, e.UserAgent
 	if nests(e.Props) {
 		return proto.Errorf(proto.CodeEvent, "a property must be a string, a number, true, false or null")
