@@ -29,7 +29,8 @@ returns when look-ups and counts see the events.
 Formats:
   ndjson    one event object a line, as in POST /v1/events
   csv       a header row; columns event, time, identity (several: a|b), url, ref,
-            user_agent and id; every other column is a property
+            ref_query, user_agent, lmt (1: the device limits ad tracking) and id;
+            every other column is a property
   combined  a web server's access log. Each line is an event "page" with the
             properties path, method, status and bytes. A visitor is a keyed hash
             of address and agent; the address itself is never sent

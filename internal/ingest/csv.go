@@ -9,8 +9,8 @@ import (
 )
 
 // csvDecoder reads rows under a header. Columns named event, time, identity
-// (or identities, several separated by |), url, ref, user_agent and id are the
-// event's own; every other column is a text property, left out where the cell is
+// (or identities, several separated by |), url, ref, ref_query, user_agent, lmt and
+// id are the event's own; every other column is a text property, left out where the cell is
 // empty (rules compare text with numbers where it parses as one). A row is one
 // line: a line break inside quotes is refused.
 type csvDecoder struct{ csvRows }
@@ -88,8 +88,12 @@ func (r *Row) setColumn(name, cell string) *proto.Error {
 		r.URL = cell
 	case "ref":
 		r.Ref = cell
+	case "ref_query":
+		r.RefQuery = cell
 	case "user_agent":
 		r.UserAgent = cell
+	case "lmt":
+		r.Limited = limited(cell)
 	default:
 		r.addText(name, cell)
 	}

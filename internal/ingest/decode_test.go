@@ -207,6 +207,26 @@ func TestNullIsNoIdentity(t *testing.T) {
 	}
 }
 
+// What a device says of itself goes along in every format, in the spellings that the
+// node takes; search terms too.
+func TestLimitedTrackingGoesAlong(t *testing.T) {
+	const limited = `{"event":"page","id":"","identities":["idfa:a"],"ref_query":"q=x","lmt":true}`
+	const open = `{"event":"page","id":"","identities":["idfa:a"],"ref_query":"q=x"}`
+	for lmt, want := range map[string]string{`true`: limited, `1`: limited, `"1"`: limited, `"true"`: limited, `{}`: limited, `false`: open, `0`: open, `null`: open} {
+		d := ingest.NewDecoder(ingest.Options{Format: ingest.NDJSON})
+		if got, refusal := d.JSON([]byte(`{"event":"page","identities":["idfa:a"],"ref_query":"q=x","lmt": ` + lmt + ` }`)); refusal != nil || string(got) != want {
+			t.Errorf("lmt %s: got %s, %v", lmt, got, refusal)
+		}
+	}
+	for lmt, want := range map[string]string{"true": limited, "1": limited, "yes": limited, "false": open, "0": open, "": open} {
+		d := ingest.NewDecoder(ingest.Options{Format: ingest.CSV})
+		_, _ = d.JSON([]byte("event,identity,ref_query,lmt"))
+		if got, refusal := d.JSON([]byte("page,idfa:a,q=x," + lmt)); refusal != nil || string(got) != want {
+			t.Errorf("column lmt %q: got %s, %v", lmt, got, refusal)
+		}
+	}
+}
+
 // FuzzNDJSON decodes a line after another: it must be what it is alone.
 func FuzzNDJSON(f *testing.F) {
 	f.Add([]byte(`{"event":"a","id":"x","identities":["browser:a","account:b"],"props":{"p":1},"url":"/"}`), []byte(`{"identities":["browser:c",null]}`))

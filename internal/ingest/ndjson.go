@@ -20,6 +20,8 @@ type jsonEvent struct {
 	Props      json.RawMessage `json:"props"`
 	URL        string          `json:"url"`
 	Ref        string          `json:"ref"`
+	RefQuery   string          `json:"ref_query"`
+	Limited    json.RawMessage `json:"lmt"`
 	UserAgent  string          `json:"user_agent"`
 }
 
@@ -42,7 +44,8 @@ func (ndjsonDecoder) decode(line []byte, row *Row) *proto.Error {
 		row.Identities = append(row.Identities, *id)
 	}
 	row.Event, row.Time, row.ID = e.Event, when, e.ID
-	row.URL, row.Ref, row.UserAgent = e.URL, e.Ref, e.UserAgent
+	row.URL, row.Ref, row.RefQuery, row.UserAgent = e.URL, e.Ref, e.RefQuery, e.UserAgent
+	row.Limited = limited(string(e.Limited))
 	if nests(e.Props) {
 		return proto.Errorf(proto.CodeEvent, "a property must be a string, a number, true, false or null")
 	}
@@ -70,6 +73,10 @@ func nests(b []byte) bool {
 	}
 	return false
 }
+
+// limited reports whether a value says that a device limits ad tracking: all but
+// false and 0 does, as the node reads it.
+func limited(v string) bool { return v != "" && v != "false" && v != "0" && v != "null" }
 
 // parseTime reads RFC 3339; empty is the time of receipt.
 func parseTime(s string) (time.Time, *proto.Error) {

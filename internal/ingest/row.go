@@ -16,7 +16,9 @@ type Row struct {
 	Identities []string
 	Props      []byte // a JSON object, or empty
 	URL, Ref   string
+	RefQuery   string // what may be search terms of Ref, where that has no query
 	UserAgent  string // of who is at the other end
+	Limited    bool   // the device limits ad tracking
 }
 
 func (r *Row) reset() { *r = Row{Identities: r.Identities[:0], Props: r.Props[:0]} }
@@ -47,8 +49,14 @@ func (r *Row) appendJSON(b []byte) []byte {
 	if r.Ref != "" {
 		b = appendString(append(b, `,"ref":`...), r.Ref)
 	}
+	if r.RefQuery != "" {
+		b = appendString(append(b, `,"ref_query":`...), r.RefQuery)
+	}
 	if r.UserAgent != "" {
 		b = appendString(append(b, `,"user_agent":`...), r.UserAgent)
+	}
+	if r.Limited {
+		b = append(b, `,"lmt":true`...)
 	}
 	return append(b, '}')
 }
