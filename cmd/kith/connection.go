@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -49,10 +50,10 @@ func withScheme(addr string) string {
 
 func (c *connection) url(path string, query url.Values) string {
 	if name := c.clientName(); name != "" {
-		if query == nil {
-			query = url.Values{}
-		}
-		query.Set("client", name)
+		own := url.Values{} // the caller's query may be in use by other posts just now
+		maps.Copy(own, query)
+		own.Set("client", name)
+		query = own
 	}
 	u := withScheme(c.service) + path
 	if len(query) > 0 {
