@@ -289,6 +289,33 @@ func TestSourceErrorsSayWhatToDo(t *testing.T) {
 	}
 }
 
+// A pipe that has a path can be read once only: for --shift it is kept as standard
+// input is.
+func TestShiftOfAPipeWithAPath(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	go func() {
+		defer w.Close()
+		_, _ = w.WriteString("event,time,identity\npage,2015-05-20T21:05:59Z,browser:a\n")
+	}()
+	path := fmt.Sprintf("/proc/self/fd/%d", r.Fd())
+	if _, err := os.Stat(path); err != nil {
+		t.Skip("no paths of open files here")
+	}
+	src, err := ingest.OpenSource(path, nil, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	report, err := ingest.Run(t.Context(), src, &memoryNode{}, ingest.Options{Format: ingest.CSV, Shift: true})
+	if err != nil || report.Accepted != 1 || report.ShiftDays == 0 {
+		t.Errorf("accepted %d, moved by %d days, %v; want 1 line moved", report.Accepted, report.ShiftDays, err)
+	}
+}
+
 func TestCancelStops(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	enough := errors.New("enough")

@@ -28,7 +28,7 @@ type Source struct {
 }
 
 // OpenSource opens a file, or stdin for "-". twice says that it will be read
-// twice.
+// twice, which a pipe can not be, though it may have a path.
 func OpenSource(path string, stdin io.Reader, twice bool) (*Source, error) {
 	if path != "-" {
 		info, err := os.Stat(path)
@@ -38,7 +38,20 @@ func OpenSource(path string, stdin io.Reader, twice bool) (*Source, error) {
 		if info.IsDir() {
 			return nil, proto.Errorf(proto.CodeInvalid, "%s is a directory: name a file, or - for standard input", path)
 		}
-		return &Source{path: path, bytes: info.Size()}, nil
+		if info.Mode().IsRegular() {
+			return &Source{path: path, bytes: info.Size()}, nil
+		}
+		s := &Source{path: path, bytes: -1}
+		if !twice {
+			return s, nil
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, proto.Errorf(proto.CodeNotFound, "cannot read %s: %w", path, err)
+		}
+		defer f.Close()
+		s.in = f
+		return s, s.spool()
 	}
 	s := &Source{in: stdin, bytes: -1}
 	if !twice {
@@ -57,10 +70,10 @@ func (s *Source) spool() error {
 	err = os.Remove(f.Name()) // it lives until it is closed
 	n, copyErr := io.Copy(f, io.LimitReader(s.in, spoolBytesMax+1))
 	if err = errors.Join(err, copyErr); err != nil {
-		return proto.Errorf(proto.CodeInvalid, "cannot keep standard input for --shift: %w", err)
+		return proto.Errorf(proto.CodeInvalid, "cannot keep the input for --shift: %w", err)
 	}
 	if n > spoolBytesMax {
-		return proto.Errorf(proto.CodeTooLarge, "standard input is over %d GiB, too much for --shift: put it into a file and pass -f FILE", spoolBytesMax>>30)
+		return proto.Errorf(proto.CodeTooLarge, "the input is over %d GiB, too much for --shift: put it into a file and pass -f FILE", spoolBytesMax>>30)
 	}
 	s.bytes = n
 	return nil
