@@ -58,16 +58,22 @@ func (d *csvDecoder) decode(line []byte, row *Row) *proto.Error {
 // isHeader is given for the line that names the columns: no row at all.
 var isHeader = proto.Errorf("header", "the line names the columns")
 
-// readHeader takes the first line that can be a header.
+// readHeader takes the first line that is not empty. If it can be no header the
+// whole load fails: a row taken for one would be lost, and all others with it.
 func (d *csvDecoder) readHeader(line string) *proto.Error {
 	header, ok := splitCSV(strings.TrimPrefix(line, "\ufeff"), nil)
 	if !ok || !utf8.ValidString(line) {
-		return proto.Errorf(ReasonMalformed, "the header row does not parse; the next line is taken for it")
+		return proto.Errorf(reasonHeader, "the header row does not parse as CSV in UTF-8")
 	}
+	own := false
 	for i, name := range header {
 		if name == "" || slices.Contains(header[:i], name) {
-			return proto.Errorf(ReasonMalformed, "the header has an empty column or %q twice; the next line is taken for it", name)
+			return proto.Errorf(reasonHeader, "the header has an empty column or %s twice: give each column a name of its own", clipName(name))
 		}
+		own = own || name == "event" || name == "identity" || name == "identities"
+	}
+	if !own {
+		return proto.Errorf(reasonHeader, "the header has no column event, identity or identities: put the names of the columns before the rows")
 	}
 	d.header = header
 	return isHeader

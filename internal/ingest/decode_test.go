@@ -288,6 +288,9 @@ func FuzzRun(f *testing.F) {
 		}
 		o := ingest.Options{Format: formats[format%3], Wait: noWait, BatchEventsMax: 3}
 		r, err := ingest.Run(context.Background(), src, &acceptAll{t}, o)
+		if err != nil && o.Format == ingest.CSV && strings.Contains(err.Error(), "the header") {
+			return // no row can be read
+		}
 		if err != nil {
 			t.Fatal(err)
 		}

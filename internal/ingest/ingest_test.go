@@ -218,6 +218,27 @@ type intakeFunc func(body []byte) (ingest.Answer, error)
 
 func (f intakeFunc) Post(_ context.Context, body []byte) (ingest.Answer, error) { return f(body) }
 
+// Under a header that cannot be read no row can: nothing may be sent, and no row
+// taken for a header.
+func TestBadHeaderEndsTheLoad(t *testing.T) {
+	const rows = "\npage,browser:a1,auto,sport\npage,browser:b2,auto,cars\n"
+	for header, want := range map[string]string{
+		"event,identity,section,section": `line 1: the header has an empty column or "section" twice`,
+		"event,identity,section,":        `line 1: the header has an empty column`,
+		"event,\"identity":               "line 1: the header row does not parse",
+		"\nkind,id,section,x":            "line 2: the header has no column event, identity or identities",
+		"a,b,\xff,c":                     "line 1: the header row does not parse",
+	} {
+		for _, shift := range []bool{false, true} {
+			node := &memoryNode{}
+			_, err := run(t, header+rows, node, ingest.Options{Format: ingest.CSV, Shift: shift})
+			if err == nil || !strings.Contains(err.Error(), want) || node.posts != 0 {
+				t.Errorf("%q, shift %t: %v after %d posts; want %q after none", header, shift, err, node.posts, want)
+			}
+		}
+	}
+}
+
 func TestShift(t *testing.T) {
 	at := func(s string) time.Time {
 		v, err := time.Parse(time.RFC3339, s)
