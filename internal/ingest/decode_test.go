@@ -227,6 +227,37 @@ func TestLimitedTrackingGoesAlong(t *testing.T) {
 	}
 }
 
+// What decoding JSON would turn into U+FFFD makes different identities one: it is
+// refused, as over HTTP. In fields that are not kept it does no harm.
+func TestNDJSONIsUTF8(t *testing.T) {
+	d := ingest.NewDecoder(ingest.Options{Format: ingest.NDJSON})
+	for _, bad := range []string{"M\xfcller", `\ud800`, `\udbff`, `\udc00`, `\ud800x`, `\ud800\\dc00`, `\ud800\ud800`} {
+		for _, line := range []string{
+			`{"event":"page","identities":["partner.crm:` + bad + `"]}`, `{"event":"` + bad + `"}`, `{"event":"page","url":"/` + bad + `"}`, `{"event":"page","props":{"a":"` + bad + `"}}`,
+		} {
+			if got, refusal := d.JSON([]byte(line)); refusal == nil || refusal.Code != ingest.ReasonMalformed {
+				t.Errorf("%q: got %s, %v; want it refused", line, got, refusal)
+			}
+		}
+		if _, refusal := d.JSON([]byte(`{"event":"page","other":"` + bad + `"}`)); refusal != nil {
+			t.Errorf("%q where it is not kept: %v", bad, refusal)
+		}
+	}
+	const want = `{"event":"page","id":"","identities":["partner.crm:M\u005cud800üller😀\ufffd"]}`
+	got, refusal := d.JSON([]byte(`{"event":"page","identities":["partner.crm:M\\ud800\u00fcller\ud83d\ude00\ufffd"]}`))
+	if refusal != nil || string(got) != strings.Replace(want, `\ufffd`, "\ufffd", 1) {
+		t.Errorf("got %s, %v\nwant %s", got, refusal, want)
+	}
+}
+
+// Names of fields are exact, as over HTTP.
+func TestNDJSONNamesAreExact(t *testing.T) {
+	d := ingest.NewDecoder(ingest.Options{Format: ingest.NDJSON})
+	if got, refusal := d.JSON([]byte(`{"event":"page","EVENT":"x","Identities":["browser:a"],"ID":"x"}`)); refusal != nil || string(got) != `{"event":"page","id":"","identities":[]}` {
+		t.Errorf("got %s, %v", got, refusal)
+	}
+}
+
 // FuzzNDJSON decodes a line after another: it must be what it is alone.
 func FuzzNDJSON(f *testing.F) {
 	f.Add([]byte(`{"event":"a","id":"x","identities":["browser:a","account:b"],"props":{"p":1},"url":"/"}`), []byte(`{"identities":["browser:c",null]}`))

@@ -3,7 +3,10 @@ package ingest
 import (
 	"bytes"
 	"encoding/json"
+	"strconv"
 	"time"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"kith/proto"
 )
@@ -12,47 +15,83 @@ import (
 // POST /v1/events. Fields that it does not know are left out.
 type ndjsonDecoder struct{}
 
-type jsonEvent struct {
-	Event      string          `json:"event"`
-	Time       string          `json:"time"`
-	ID         string          `json:"id"`
-	Identities []*string       `json:"identities"`
-	Props      json.RawMessage `json:"props"`
-	URL        string          `json:"url"`
-	Ref        string          `json:"ref"`
-	RefQuery   string          `json:"ref_query"`
-	Limited    json.RawMessage `json:"lmt"`
-	UserAgent  string          `json:"user_agent"`
-}
-
 func (ndjsonDecoder) decode(line []byte, row *Row) *proto.Error {
-	var e jsonEvent // anew: the decoder leaves what a reused one holds where the line says null
-	if err := json.Unmarshal(line, &e); err != nil {
+	var fields map[string]json.RawMessage // a struct would take names in any case
+	if err := json.Unmarshal(line, &fields); err != nil {
 		return proto.Errorf(ReasonMalformed, "the line is not an event object: %v", err)
 	}
-	if bytes.Equal(bytes.TrimSpace(line), []byte("null")) {
+	if fields == nil {
 		return proto.Errorf(ReasonMalformed, "the line is null, not an event object")
 	}
-	when, refusal := parseTime(e.Time)
-	if refusal != nil {
-		return refusal
+	var when string
+	var identities []*string // null must be told from a text
+	for _, f := range []struct {
+		name string
+		to   any
+	}{
+		{"event", &row.Event}, {"time", &when}, {"id", &row.ID}, {"identities", &identities}, {"url", &row.URL},
+		{"ref", &row.Ref}, {"ref_query", &row.RefQuery}, {"user_agent", &row.UserAgent}, {"props", new(json.RawMessage)},
+	} {
+		raw, ok := fields[f.name]
+		if !ok {
+			continue
+		}
+		if !isUnicode(raw) {
+			return proto.Errorf(ReasonMalformed, "the field %s is not valid UTF-8, or has half of a surrogate pair", f.name)
+		}
+		if text, ok := f.to.(*string); ok && raw[0] == '"' && bytes.IndexByte(raw, '\\') < 0 {
+			*text = string(raw[1 : len(raw)-1]) // most texts are as they stand; to decode them takes long
+			continue
+		}
+		if err := json.Unmarshal(raw, f.to); err != nil {
+			return proto.Errorf(ReasonMalformed, "the field %s is of the wrong type: send texts in quotes, and identities as an array of them", f.name)
+		}
 	}
-	for _, id := range e.Identities {
+	for _, id := range identities {
 		if id == nil {
 			return proto.Errorf(proto.CodeIdentity, "identities must be an array of strings, without null")
 		}
 		row.Identities = append(row.Identities, *id)
 	}
-	row.Event, row.Time, row.ID = e.Event, when, e.ID
-	row.URL, row.Ref, row.RefQuery, row.UserAgent = e.URL, e.Ref, e.RefQuery, e.UserAgent
-	row.Limited = limited(string(e.Limited))
-	if nests(e.Props) {
+	var refusal *proto.Error
+	if row.Time, refusal = parseTime(when); refusal != nil {
+		return refusal
+	}
+	row.Limited = limited(string(fields["lmt"]))
+	props := fields["props"]
+	if nests(props) {
 		return proto.Errorf(proto.CodeEvent, "a property must be a string, a number, true, false or null")
 	}
-	if !bytes.Equal(e.Props, []byte("null")) {
-		row.Props = append(row.Props, e.Props...)
+	if !bytes.Equal(props, []byte("null")) {
+		row.Props = append(row.Props, props...)
 	}
 	return nil
+}
+
+// isUnicode reports whether decoding JSON would put U+FFFD for nothing in it: for
+// invalid UTF-8, or for an escaped surrogate without its other half. That would make
+// different texts one.
+func isUnicode(b []byte) bool {
+	for i := 0; i < len(b); i++ {
+		if b[i] != '\\' {
+			continue
+		}
+		i++ // what is escaped
+		if b[i] != 'u' || !utf16.IsSurrogate(escaped(b[i:])) {
+			continue
+		}
+		if len(b) < i+11 || b[i+5] != '\\' || b[i+6] != 'u' || utf16.DecodeRune(escaped(b[i:]), escaped(b[i+6:])) == utf8.RuneError {
+			return false
+		}
+		i += 10
+	}
+	return utf8.Valid(b)
+}
+
+// escaped is the code of an escape in valid JSON, from its u on.
+func escaped(b []byte) rune {
+	code, _ := strconv.ParseUint(string(b[1:5]), 16, 16)
+	return rune(code)
 }
 
 // nests reports whether valid JSON has a value within a value within it. The node
