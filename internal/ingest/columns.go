@@ -115,7 +115,6 @@ func (d *columnDecoder) takeTraits(row *Row) *proto.Error {
 
 // readHeader takes the first line, which must name the columns.
 func (d *columnDecoder) readHeader(line string) *proto.Error {
-	line = strings.TrimPrefix(line, "\ufeff")
 	header, ok := splitCSV(line, nil)
 	if !ok || !utf8.ValidString(line) {
 		return proto.Errorf(reasonHeader, "the first line does not parse as a header of CSV in UTF-8")

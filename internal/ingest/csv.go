@@ -61,7 +61,7 @@ var isHeader = proto.Errorf("header", "the line names the columns")
 // readHeader takes the first line that is not empty. If it can be no header the
 // whole load fails: a row taken for one would be lost, and all others with it.
 func (d *csvDecoder) readHeader(line string) *proto.Error {
-	header, ok := splitCSV(strings.TrimPrefix(line, "\ufeff"), nil)
+	header, ok := splitCSV(line, nil)
 	if !ok || !utf8.ValidString(line) {
 		return proto.Errorf(reasonHeader, "the header row does not parse as CSV in UTF-8")
 	}

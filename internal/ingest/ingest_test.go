@@ -239,6 +239,39 @@ func TestBadHeaderEndsTheLoad(t *testing.T) {
 	}
 }
 
+// A byte order mark, as programs on Windows write, is no part of the first line.
+func TestByteOrderMark(t *testing.T) {
+	const logLine = `h - - [01/Jan/2020:00:00:00 +0000] "GET / HTTP/1.1" 200 1 "-" "Mozilla/5.0"` + "\n"
+	for format, text := range map[ingest.Format]string{
+		ingest.NDJSON:   `{"event":"page","identities":["browser:a"]}` + "\n" + `{"event":"page","identities":["browser:a"]}`,
+		ingest.CSV:      "event,identity\npage,browser:a\npage,browser:a\n",
+		ingest.Combined: logLine + logLine,
+	} {
+		node := &memoryNode{}
+		r, err := run(t, "\ufeff"+text, node, ingest.Options{Format: format})
+		visitors := map[string]bool{}
+		for _, e := range node.taken {
+			visitors[e.Identities[0]] = true
+		}
+		if err != nil || r.Accepted != 2 || len(visitors) != 1 {
+			t.Errorf("%s: accepted %d of 2 lines of %d visitors, %v; want 1 visitor", format, r.Accepted, len(visitors), err)
+		}
+	}
+}
+
+// Go writes the year 1 for a time that is not set: it is no time, and not now.
+func TestYearOneIsNoTime(t *testing.T) {
+	for format, text := range map[ingest.Format]string{
+		ingest.NDJSON: `{"event":"page","time":"0001-01-01T00:00:00Z","identities":["browser:a"]}`,
+		ingest.CSV:    "event,time,identity\npage,0001-01-01T00:00:00Z,browser:a\n",
+	} {
+		r, err := run(t, text, &memoryNode{}, ingest.Options{Format: format})
+		if err != nil || r.Reasons[proto.CodeTime] != 1 {
+			t.Errorf("%s: %+v, %v; want it refused", format, r, err)
+		}
+	}
+}
+
 func TestShift(t *testing.T) {
 	at := func(s string) time.Time {
 		v, err := time.Parse(time.RFC3339, s)

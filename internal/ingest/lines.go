@@ -83,7 +83,9 @@ func (l *lines) line() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.number++
+	if l.number++; l.number == 1 {
+		line = bytes.TrimPrefix(line, []byte("\ufeff")) // the byte order mark
+	}
 	line = bytes.TrimSuffix(line, []byte("\n"))
 	line = bytes.TrimSuffix(line, []byte("\r"))
 	l.tooLong = l.tooLong || len(line) > LineBytesMax

@@ -126,5 +126,8 @@ func parseTime(s string) (time.Time, *proto.Error) {
 	if err != nil {
 		return t, proto.Errorf(proto.CodeTime, "time %.40q is not RFC 3339, such as 2026-11-22T09:30:00Z", s)
 	}
+	if t.IsZero() {
+		return t, proto.Errorf(proto.CodeTime, "time %.40q is how programs write that there is none: leave it out for the time of receipt", s)
+	}
 	return t, nil
 }
