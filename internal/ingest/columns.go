@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"cmp"
 	"encoding/base64"
 	"slices"
 	"strings"
@@ -121,11 +122,16 @@ func (d *columnDecoder) readHeader(line string) *proto.Error {
 	}
 	for i, name := range header {
 		header[i] = strings.TrimSpace(name)
+	}
+	// Under the name that is looked for it is a header beyond doubt; a long name in
+	// both cases looks like a hash.
+	doubt := !slices.Contains(header, cmp.Or(d.Identity, "identity"))
+	for i := range header {
 		switch {
 		case header[i] == "" || slices.Contains(header[:i], header[i]):
 			return proto.Errorf(reasonHeader, "the header has an empty column or %s twice", clipName(header[i]))
-		case plausibleHash(header[i]) || wholeIdentity(header[i]) || d.Personal != nil && d.Personal(header[i]) != "":
-			return proto.Errorf(reasonHeader, "the first line is a row, not a header: put the names of the columns before it, such as identity")
+		case doubt && plausibleHash(header[i]) || wholeIdentity(header[i]) || d.Personal != nil && d.Personal(header[i]) != "":
+			return proto.Errorf(reasonHeader, "the first line is a row, not a header: put the names of the columns before it, such as identity; if it is one, say which column holds the identities")
 		}
 	}
 	if d.identity = d.identityColumn(header); d.identity < 0 {
