@@ -199,7 +199,7 @@ func gatewayConfig(c config.Config) gateway.Config {
 	g := gateway.Config{
 		LinkConfidenceMin: map[proto.ClientName]float64{},
 		BodyBytesMax:      c.Limits.BodyBytesMax, EventsMax: c.Limits.EventsPerBodyMax,
-		EventAgeMax: time.Duration(c.Limits.MaxEventAge), EventAheadMax: time.Duration(c.Limits.EventAheadMax),
+		EventAgeMax: time.Duration(c.Limits.MaxEventAge), EventAheadMax: max(time.Duration(c.Limits.EventAheadMax), 1), // it takes 0 for its default, and less than a millisecond for none
 		EventsPerSecond: float64(c.Limits.RateEventsMax), LookupsPerSecond: float64(c.Limits.RateLookupsMax), OptOutsPerSecond: float64(c.Limits.RateOptOutsMax),
 		OwnOptOutsPerSecond: float64(c.Limits.RateOwnOptOutsMax), OptOutsBesideLookups: optOutsBesideLookups(c), AddressHeader: c.Limits.AddressHeader, Quotas: map[proto.ClientName]gateway.Quota{},
 		CookieDomain: c.Cookies.Domain, CookieInsecure: c.Cookies.Insecure,

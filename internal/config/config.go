@@ -852,8 +852,8 @@ func (c *Config) checkLimits() *problem {
 	switch {
 	case l.BodyBytesMax < 1024 || l.BodyBytesMax > 64<<20:
 		return &problem{"$.limits.body_bytes_max", "use 1024 to 67108864 (64 MiB)"}
-	case l.EventsPerBodyMax < 1 || l.EventsPerBodyMax > 10_000:
-		return &problem{"$.limits.events_per_body_max", "use 1 to 10000"}
+	case l.EventsPerBodyMax < 1 || l.EventsPerBodyMax > proto.EntryCommandsMax:
+		return &problem{"$.limits.events_per_body_max", "use 1 to " + strconv.Itoa(proto.EntryCommandsMax)}
 	case l.MaxEventAge < Duration(time.Minute):
 		return &problem{"$.limits.max_event_age", "use at least 1m; the default is 30d"}
 	case l.EventAheadMax < 0 || l.EventAheadMax > Duration(time.Hour):

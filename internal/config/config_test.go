@@ -108,6 +108,7 @@ func TestParseNamesLineAndFix(t *testing.T) {
 		{"connections", "limits: {connections_max: 0}\n", 1, "use 100 to 1000000"},
 		{"source", "openrtb:\n  source: https://kith.example\n", 2, "a domain"},
 		{"retention", "log_retention: 1s\n", 1, "at least 1m"},
+		{"more events than an entry takes", "limits:\n  max_event_age: 2d\n  events_per_body_max: 4097\n", 3, "use 1 to 4096"},
 		{"body", "limits:\n  body_bytes_max: 5\n", 2, "1024"},
 		{"duplicate key", "node: a\nnode: b\n", 2, "node"},
 	}
