@@ -9,14 +9,20 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
 	"kith/proto"
 )
 
-// partialPrefix begins the names of files that are not complete.
-const partialPrefix = ".partial-"
+// partialPrefix begins the names of an export's files that are not complete. Others
+// may begin theirs with less of it, as back-ups do.
+const partialPrefix = ".partial-export-"
+
+// layoutName is of the names that the package's comment lists, but for those of
+// manifests. What has another in the folder of an export is not its own.
+var layoutName = regexp.MustCompile(`^(lanes\.roaring64|(lane|members|entered|left|recall)-\d+\.roaring|(audience|dictionary|entered|left|recall)-\d+-\d{5,}\.(parquet|arrow|csv|ndjson))$`)
 
 // Folder is where an export is put. A file in it has its name when it is
 // complete and synced. It belongs to one goroutine.
@@ -32,7 +38,7 @@ func OpenFolder(dir string, resume bool) (*Folder, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, proto.Errorf(proto.CodeInvalid, "cannot make the folder: %w", err)
 	}
-	names, err := namesIn(dir)
+	names, _, err := namesIn(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -52,20 +58,20 @@ func OpenFolder(dir string, resume bool) (*Folder, error) {
 	return f, err
 }
 
-// namesIn lists the folder without partial files, which it removes.
-func namesIn(dir string) (names []string, err error) {
+// namesIn lists the folder, partial files apart.
+func namesIn(dir string) (names, partial []string, err error) {
 	list, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, proto.Errorf(proto.CodeInvalid, "cannot read the folder: %w", err)
+		return nil, nil, proto.Errorf(proto.CodeInvalid, "cannot read the folder: %w", err)
 	}
 	for _, e := range list {
-		if !strings.HasPrefix(e.Name(), partialPrefix) {
+		if strings.HasPrefix(e.Name(), partialPrefix) {
+			partial = append(partial, e.Name())
+		} else {
 			names = append(names, e.Name())
-		} else if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
-			return nil, proto.Errorf(proto.CodeInvalid, "cannot remove what an export left: %w", err)
 		}
 	}
-	return names, nil
+	return names, partial, nil
 }
 
 func readManifest(path string) (m proto.ExportManifest, err error) {
@@ -178,7 +184,7 @@ func (f *Folder) read(r io.Reader) (m proto.ExportManifest, err error) {
 }
 
 // begin makes the folder ready for what m says: of an export that broke off,
-// what is not sent again stays and the rest goes.
+// what is not sent again stays and the rest of its files goes.
 func (f *Folder) begin(m *proto.ExportManifest) error {
 	if old := f.begun; old != nil {
 		same := old.Client == m.Client && old.Expr == m.Expr && old.Unit == m.Unit && old.Members == m.Members && old.Format == m.Format && old.Dictionary == m.Dictionary && old.Since == nil && m.Since == nil
@@ -187,12 +193,12 @@ func (f *Folder) begin(m *proto.ExportManifest) error {
 		}
 	}
 	keep := f.keep(m)
-	names, err := namesIn(f.dir)
+	names, partial, err := namesIn(f.dir)
 	if err != nil {
 		return err
 	}
-	for _, name := range names {
-		if !keep[name] && name != BeginName {
+	for _, name := range append(names, partial...) {
+		if layoutName.MatchString(name) && !keep[name] || strings.HasPrefix(name, partialPrefix) {
 			if err := os.Remove(filepath.Join(f.dir, name)); err != nil {
 				return proto.Errorf(proto.CodeInvalid, "cannot remove what an export left: %w", err)
 			}

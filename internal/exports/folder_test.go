@@ -383,6 +383,70 @@ type writerFunc func(p []byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
+// What is not of an export stays, in the folder of another and in that of an export
+// that is resumed.
+func TestOthersFilesStay(t *testing.T) {
+	put := func(dir string, names ...string) {
+		for _, name := range names {
+			if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	check := func(dir string, names ...string) {
+		for _, name := range names {
+			if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+				t.Errorf("%s is gone", name)
+			}
+		}
+	}
+	for _, names := range [][]string{{"x", ".partial-1"}, {".partial-1"}, {"x", ".partial-export-1"}} {
+		dir := t.TempDir()
+		put(dir, names...)
+		for _, resume := range []bool{false, true} {
+			if _, err := exports.OpenFolder(dir, resume); proto.CodeOf(err) != proto.CodeConflict {
+				t.Errorf("%v, resume %t: %v", names, resume, err)
+			}
+		}
+		check(dir, names...)
+	}
+
+	dir := filepath.Join(t.TempDir(), "broken")
+	stream := written(t, audience(proto.FormatCSV, nil, someSet(1, members)), nil, nil)
+	f, err := exports.OpenFolder(dir, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Receive(bytes.NewReader(stream[:len(stream)-4000])); err == nil {
+		t.Fatal("it is finished")
+	}
+	mine := []string{"notes.txt", "audience-of-mine.csv", "lane-1.txt", ".partial-1"}
+	put(dir, mine...)
+	put(dir, ".partial-export-1")
+	if _, err := exports.OpenFolder(dir, false); proto.CodeOf(err) != proto.CodeConflict {
+		t.Errorf("not resumed: %v", err)
+	}
+	check(dir, append(mine, ".partial-export-1")...)
+	received(t, dir, written(t, audience(proto.FormatCSV, nil, someSet(1, members-1)), nil, nil), true)
+	check(dir, mine...)
+	if _, err := os.Stat(filepath.Join(dir, ".partial-export-1")); err == nil {
+		t.Error("what the export left is there still")
+	}
+}
+
+// Every name that an export gives is known as one.
+func TestLayoutNames(t *testing.T) {
+	for _, name := range []string{
+		proto.Sets64Name, proto.SetName(proto.ContentSet, 3), proto.SetName(proto.ContentMembers, 12), proto.SetName(proto.ContentRecall, 0),
+		proto.PartName(proto.ContentAudience, 0, 0, proto.FormatParquet), proto.PartName(proto.ContentDictionary, 63, 123456, proto.FormatCSV), proto.PartName(proto.ContentLeft, 1, 2, proto.FormatNDJSON),
+		proto.PartName(proto.ContentEntered, 1, 2, proto.FormatArrow),
+	} {
+		if !exports.LayoutName.MatchString(name) {
+			t.Errorf("%s is not known", name)
+		}
+	}
+}
+
 // A folder that holds anything else is left alone.
 func TestFolderIsRefused(t *testing.T) {
 	dir := t.TempDir()

@@ -1,0 +1,4 @@
+package exports
+
+// LayoutName is a seam for tests.
+var LayoutName = layoutName
