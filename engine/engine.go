@@ -51,8 +51,7 @@
 //	'L' L 't' client(4) offset(8) number(4)     what its feed was not told yet
 //	'L' L 'l' client(4)                         1: something was left out of its feed, and that is still to be told
 //	'L' L 'q' offset(8) index(4)                dead letter: time(8), kind(1), partition(1), reason, body; a bounded number (deadletter.go)
-//	'L' L 'e'                                   graph.Lane: vector, channels, what is carried over
-//	'L' L 'e' number(4)                         more of what is carried over
+//	'L' L 'e'                                   graph.Lane: vector, channels, what is carried over; with number(4) more of that
 //	'L' L 's'                                   spaces in which there are nodes, as uvarints
 //	'L' L 'm' to(1) number(8)                   graph.Batch on its way to another lane (outbox.go)
 //	'L' L 'u' offset(8) number(4)               opt-out not yet told to the ledger and the feed (ledger.go)
