@@ -153,6 +153,8 @@ func statusCode(status int) proto.Code {
 		return proto.CodeUnavailable
 	case http.StatusTooManyRequests:
 		return proto.CodeRateLimited
+	case http.StatusRequestEntityTooLarge: // of a proxy, such as nginx
+		return proto.CodeTooLarge
 	}
 	return proto.CodeInvalid
 }

@@ -198,6 +198,34 @@ func TestGivesUpAndSaysWhatIsUnsent(t *testing.T) {
 	}
 }
 
+// A node may take less in a body than a post holds: the post is sent in parts, and
+// only a row that is too large by itself is refused.
+func TestTooLargePostsAreDivided(t *testing.T) {
+	node := &memoryNode{}
+	small := intakeFunc(func(body []byte) (ingest.Answer, error) {
+		var in struct{ Events []json.RawMessage }
+		if err := json.Unmarshal(body, &in); err != nil {
+			t.Error(err)
+		}
+		if len(in.Events) > 100 || len(body) > 10000 {
+			return ingest.Answer{}, proto.Errorf(proto.CodeTooLarge, "send several")
+		}
+		return node.Post(t.Context(), body)
+	})
+	text := strings.Repeat(`{"event":"a","identities":["browser:x"]}`+"\n", 999) + `{"event":"a","url":"/` + strings.Repeat("x", 10000) + `"}` + "\n"
+	src, err := ingest.OpenSource("-", strings.NewReader(text), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := ingest.Run(t.Context(), src, small, ingest.Options{Format: ingest.NDJSON})
+	if err != nil || r.Accepted != 999 || r.Refused != 1 || r.Unsent != 0 || len(node.taken) != 999 {
+		t.Errorf("%+v, %v; the node took %d", r, err, len(node.taken))
+	}
+	if len(r.Examples) != 1 || r.Examples[0].Line != 1000 || r.Examples[0].Reason != proto.CodeTooLarge {
+		t.Errorf("refused %+v; want line 1000", r.Examples)
+	}
+}
+
 func TestRefusedKeyStopsAtOnce(t *testing.T) {
 	node := &memoryNode{fail: func(int) error { return proto.Errorf(proto.CodeUnauthorized, "the key is unknown") }}
 	_, err := run(t, `{"event":"a","identities":["browser:x"]}`, node, ingest.Options{Format: ingest.NDJSON})

@@ -185,6 +185,9 @@ func (s *sender) send(b *batch, body *[]byte) error {
 	for attempt := 1; ; attempt++ {
 		*body = s.wrap((*body)[:0], b)
 		answer, err := s.node.Post(s.ctx, *body)
+		if proto.CodeOf(err) == proto.CodeTooLarge {
+			return s.divide(b, body)
+		}
 		if err != nil && !Retryable(proto.CodeOf(err)) {
 			return err
 		}
@@ -205,6 +208,27 @@ func (s *sender) send(b *batch, body *[]byte) error {
 		}
 		pause = min(2*pause, 5*time.Second)
 	}
+}
+
+// divide sends b, which is larger than the node takes, in two halves. A row that
+// cannot be divided is refused.
+func (s *sender) divide(b *batch, body *[]byte) error {
+	if len(b.ends) == 1 {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.report.refuse(b.lines[0], proto.CodeTooLarge, "the node takes no body as large as this row: shorten it, or raise limits.body_bytes_max of the node")
+		return nil
+	}
+	var halves [2]batch
+	for i, line := range b.lines {
+		halves[2*i/len(b.lines)].add(line, b.event(i))
+	}
+	for i := range halves {
+		if err := s.send(&halves[i], body); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func giveUp(err error, attempts, rows int, f Format) error {
