@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/klauspost/compress/zstd"
 
 	"kith/internal/ingest"
 	"kith/proto"
@@ -355,6 +356,26 @@ func TestGzipByNameAndByBytes(t *testing.T) {
 		if err := src.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// What `zstd --long` or `--ultra -22` compressed is read, as `zstd -d` reads it.
+func TestZstdOfALongWindow(t *testing.T) {
+	var z bytes.Buffer
+	w, err := zstd.NewWriter(&z, zstd.WithWindowSize(128<<20), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := `{"event":"a","identities":["browser:x"],"other":"` + strings.Repeat("x", 60000) + `"}` + "\n"
+	const n = 150 // over 8 MiB
+	for range n {
+		_, _ = w.Write([]byte(line))
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := run(t, z.String(), &memoryNode{}, ingest.Options{Format: ingest.NDJSON}); err != nil || r.Accepted != n {
+		t.Errorf("accepted %d of %d, %v", r.Accepted, n, err)
 	}
 }
 

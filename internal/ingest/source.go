@@ -112,8 +112,8 @@ func (s *Source) Close() error {
 }
 
 // zstdWindowMax bounds the memory that a zstd input may want, as zstd itself does
-// unless told otherwise.
-const zstdWindowMax = 8 << 20
+// unless told otherwise: what --long and --ultra -22 write is within it.
+const zstdWindowMax = 128 << 20
 
 // unzip looks at the first bytes, so that a compressed pipe works too.
 func unzip(in io.ReadCloser) (io.ReadCloser, error) {
