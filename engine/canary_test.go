@@ -183,6 +183,36 @@ func TestEraseBesideExport(t *testing.T) {
 	closeNode(t, n)
 }
 
+// An event lies in the lane of its first identity: as long as another lane's log names
+// the receipt's, the log is not said to be clear, though the identity's own lane is.
+func TestReceiptLogOfOtherLanes(t *testing.T) {
+	n := testNode(t, t.TempDir(), lanes(4))
+	defer closeNode(t, n)
+	c := acme(t, n)
+	first := proto.Identity("browser:first")
+	for i := 0; n.LaneOf(first) == n.LaneOf(canary); i++ {
+		first = proto.Identity(fmt.Sprint("browser:first", i))
+	}
+	e := page(c, "x", "auto", time.Now())
+	e.Identities = []proto.Identity{first, canary}
+	submit(t, n, e)
+	settle(t, n)
+	submit(t, n, e) // of those who are linked already: their lanes need not hear of it
+	r := optOut(t, n, canary, false)
+	if err := n.PurgeHomeLog(t.Context(), canary); err != nil {
+		t.Fatal(err)
+	}
+	if x := wantClean(t, n, r); x.LogClear {
+		t.Error("the log is said to be clear while another lane's names the identity")
+	}
+	if _, err := n.EraseBytes(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if x := wantClean(t, n, r); !x.LogClear {
+		t.Error("after an erasure of bytes the log is not said to be clear")
+	}
+}
+
 func wantClean(t *testing.T, n *engine.Node, r proto.Receipt) proto.ReceiptCheck {
 	t.Helper()
 	check, err := n.CheckReceipt(t.Context(), r)

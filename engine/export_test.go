@@ -934,3 +934,16 @@ func (n *Node) SeenFinal(t *testing.T, id proto.Identity) bool {
 func (n *Node) AwaitTold(ctx context.Context, id proto.Identity) error {
 	return n.ledger.await(ctx, n.hasher.Hash(id))
 }
+
+// PurgeHomeLog empties the log of an identity's own lane.
+func (n *Node) PurgeHomeLog(ctx context.Context, id proto.Identity) error {
+	l := n.laneFor(n.hasher.Hash(id))
+	end, err := l.logEnd(ctx)
+	if err != nil {
+		return err
+	}
+	return l.purge(ctx, end-proto.Offset(l.base))
+}
+
+// LaneOf is the lane of an identity.
+func (n *Node) LaneOf(id proto.Identity) proto.LaneID { return n.laneFor(n.hasher.Hash(id)).id }

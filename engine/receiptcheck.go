@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/hex"
 	"slices"
+	"time"
 
 	"github.com/RoaringBitmap/roaring/v2"
 
@@ -48,11 +49,15 @@ func (n *Node) CheckReceipt(ctx context.Context, r proto.Receipt) (proto.Receipt
 	if len(c.again) == 0 && c.client == nil {
 		c.count("read caches", n.views.holding(c.hash))
 	}
-	info, err := n.laneFor(c.hash).stream.Info(ctx)
-	if err != nil {
-		return proto.ReceiptCheck{}, err
+	var logs []laneLog
+	for _, l := range n.lanes {
+		x, err := readLaneLog(ctx, l.stream, l.base)
+		if err != nil {
+			return proto.ReceiptCheck{}, err
+		}
+		logs = append(logs, x)
 	}
-	return c.conclude(info, n.laneFor(c.hash).base), nil
+	return c.conclude(logs)
 }
 
 // CheckReceipt is the same over a data directory on which no node runs.
@@ -89,9 +94,15 @@ func CheckReceipt(ctx context.Context, c Config, r proto.Receipt) (proto.Receipt
 	if err != nil {
 		return proto.ReceiptCheck{}, err
 	}
-	home := lanes[n.laneIDs[x.hash.Partition()]]
-	check := x.conclude(home.log, home.record.Base)
-	if home.unread {
+	var logs []laneLog
+	for _, l := range lanes {
+		logs = append(logs, l.log)
+	}
+	check, err := x.conclude(logs)
+	if err != nil {
+		return proto.ReceiptCheck{}, err
+	}
+	if lanes[0].unread {
 		check.LogFirst, check.LogClear, check.LogUnread = 0, false, true
 	}
 	if !check.Clean {
@@ -111,9 +122,29 @@ func HashOf(c Config, id proto.Identity) (h proto.IdentityHash, err error) {
 
 // storedLane is a lane's log and record, of a node that does not run.
 type storedLane struct {
-	log    log.Info
+	log    laneLog
 	unread bool // the log, as it takes most of a cluster's servers
 	record *pb.LaneRecord
+}
+
+// laneLog is what a lane's log still holds.
+type laneLog struct {
+	log.Info
+	base   uint64
+	oldest time.Time // when the first entry was stored, if there is one
+}
+
+func readLaneLog(ctx context.Context, s log.Stream, base uint64) (x laneLog, err error) {
+	x.base = base
+	if x.Info, err = s.Info(ctx); err != nil || x.First > x.Last {
+		return x, err
+	}
+	r, err := s.Get(ctx, x.First)
+	if proto.CodeOf(err) == proto.CodeNotFound { // it went meanwhile: the next check sees more
+		return x, nil
+	}
+	x.oldest = r.Stored
+	return x, err
 }
 
 // hasApplied is CodeUnavailable if the store has not come to a receipt's position and
@@ -129,7 +160,7 @@ func hasApplied(lanes []storedLane, position string) error {
 			continue
 		}
 		l := lanes[id]
-		if l.record.Offset < uint64(at) && (l.unread || uint64(l.log.Last)+l.record.Base > l.record.Offset) {
+		if l.record.Offset < uint64(at) && (l.unread || uint64(l.log.Last)+l.log.base > l.record.Offset) {
 			return proto.Errorf(proto.CodeUnavailable, "the node ended without being stopped, and its store has not taken in what the receipt is of: start it, stop it, and check again")
 		}
 	}
@@ -159,11 +190,11 @@ func (n *Node) storedLogs(ctx context.Context, snap store.Snapshot) (list []stor
 		if err := l.loadRecord(snap); err != nil {
 			return nil, err
 		}
-		info, err := lg.Lane(l.id).Info(ctx)
+		x, err := readLaneLog(ctx, lg.Lane(l.id), l.record.Base)
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, storedLane{log: info, record: l.record})
+		list = append(list, storedLane{log: x, record: l.record})
 	}
 	return list, nil
 }
@@ -481,14 +512,31 @@ func (c *receiptCheck) bitmaps(snap store.Snapshot, id proto.LaneID, names *roar
 	return nil
 }
 
-// conclude sums up, with what may still be in the log.
-func (c *receiptCheck) conclude(info log.Info, base uint64) proto.ReceiptCheck {
-	x := proto.ReceiptCheck{Signature: c.valid, Clean: true, Places: c.places, LogFirst: info.First + proto.Offset(base)}
+// conclude sums up, with what may still be in the lanes' logs. An event lies in the
+// lane of its first identity, so any lane's log may name the receipt's. Of lanes other
+// than its own the receipt's position tells only what it derives from, not all that
+// was there: when their oldest entry was stored counts too.
+func (c *receiptCheck) conclude(logs []laneLog) (x proto.ReceiptCheck, err error) {
+	at, err := proto.ParsePosition(c.receipt.Position)
+	if err != nil {
+		return x, err
+	}
+	home := c.node.laneIDs[c.hash.Partition()]
+	x = proto.ReceiptCheck{Signature: c.valid, Clean: true, Places: c.places, LogClear: true}
 	for _, p := range c.places {
 		x.Clean = x.Clean && p.Found == 0
 	}
-	x.LogClear = x.LogFirst > c.receipt.Offset
-	return x
+	for i, l := range logs {
+		id, first := proto.LaneID(i), l.First+proto.Offset(l.base)
+		if id == home {
+			x.LogFirst = first
+			x.LogClear = x.LogClear && first > c.receipt.Offset
+			continue
+		}
+		empty := l.First > l.Last
+		x.LogClear = x.LogClear && (empty || first > at[id] && l.oldest.After(c.receipt.Time))
+	}
+	return x, nil
 }
 
 // holding counts cached views of an identity that show anything.

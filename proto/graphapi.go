@@ -113,8 +113,8 @@ type ReceiptCheck struct {
 	Signature bool          `json:"signature"`            // valid, by the node's own key
 	Clean     bool          `json:"clean"`                // nothing was found
 	Places    []ReceiptFind `json:"places"`               // where was looked
-	LogClear  bool          `json:"log_clear"`            // no log entry from before the receipt is left
-	LogFirst  Offset        `json:"log_first"`            // oldest entry of the lane's log
+	LogClear  bool          `json:"log_clear"`            // no log entry from before the receipt is left, in any lane
+	LogFirst  Offset        `json:"log_first"`            // oldest entry of the log of the identity's lane
 	LogUnread bool          `json:"log_unread,omitempty"` // the log was not looked at: several nodes keep it
 	// Identity says whether the identity that stands beside the receipt, in the answer
 	// that it came in, is the receipt's; nil if none does.
