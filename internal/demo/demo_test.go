@@ -3,6 +3,7 @@ package demo_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -151,6 +152,99 @@ func TestVisitorsBehaveLikeBrowsers(t *testing.T) {
 	}
 	if len(node.cookies) < 20 || node.fresh > 400 {
 		t.Errorf("%d browsers came back, %d events came without a cookie", len(node.cookies), node.fresh)
+	}
+}
+
+// leaver is a node that refuses what comes of opted-out browsers and accounts.
+type leaver struct {
+	enough chan struct{}
+
+	mu       sync.Mutex
+	out      map[string]bool   // kith_id
+	accounts map[string]string // kith_id -> account
+	events   int
+	late     int // of the last events, those that were taken
+}
+
+const leaverEvents, leaverLate = 12_000, 2000
+
+func (n *leaver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	id := ""
+	if c, err := r.Cookie("kith_id"); err == nil {
+		id = c.Value
+	}
+	switch r.URL.Path {
+	case "/v1/events":
+		n.event(w, r, id)
+	case "/v1/optout":
+		var x struct{ Everywhere bool }
+		_ = json.NewDecoder(r.Body).Decode(&x)
+		n.out[id] = true
+		for other, account := range n.accounts {
+			if x.Everywhere && account == n.accounts[id] {
+				n.out[other] = true
+			}
+		}
+		http.SetCookie(w, &http.Cookie{Name: "kith_optout", Value: "1", MaxAge: 60})
+		http.SetCookie(w, &http.Cookie{Name: "kith_id", MaxAge: -1})
+		_, _ = io.WriteString(w, `{"opted_out":true}`)
+	default: // the demo's segments
+		_, _ = io.WriteString(w, `{}`)
+	}
+}
+
+func (n *leaver) event(w http.ResponseWriter, r *http.Request, id string) {
+	if n.events++; n.events == leaverEvents {
+		close(n.enough)
+	}
+	if _, err := r.Cookie("kith_optout"); err == nil || n.out[id] {
+		_, _ = io.WriteString(w, `{"accepted":0,"refused":[{"index":0,"code":"opted_out"}]}`)
+		return
+	}
+	if n.events > leaverEvents-leaverLate && n.events <= leaverEvents {
+		n.late++
+	}
+	if id == "" {
+		id = fmt.Sprint("id", n.events)
+		http.SetCookie(w, &http.Cookie{Name: "kith_id", Value: id})
+	}
+	var body struct {
+		Events []struct{ Identities []string }
+	}
+	if json.NewDecoder(r.Body).Decode(&body); len(body.Events) == 1 && len(body.Events[0].Identities) == 1 {
+		n.accounts[id] = body.Events[0].Identities[0]
+	}
+	_, _ = io.WriteString(w, `{"accepted":1,"refused":[]}`)
+}
+
+// Those who opted out are followed by others: a demo of a day is as lively as one
+// of a minute.
+func TestVisitorsDoNotRunOut(t *testing.T) {
+	node := &leaver{enough: make(chan struct{}), out: map[string]bool{}, accounts: map[string]string{}}
+	server := httptest.NewServer(node)
+	defer server.Close()
+	d, err := demo.Start(t.Context(), demo.Config{Public: server.URL, Service: server.URL, Key: "demo-key", Listen: "127.0.0.1:0", EventsPerSecond: 10_000, PeopleMax: 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- d.Run(ctx) }()
+	<-node.enough
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	node.mu.Lock()
+	defer node.mu.Unlock()
+	if len(node.out) < 10 {
+		t.Errorf("%d browsers were opted out: this tests nothing", len(node.out))
+	}
+	t.Logf("%d of the last %d events taken, %d browsers out", node.late, leaverLate, len(node.out))
+	if node.late < leaverLate*9/10 {
+		t.Errorf("of the last %d events %d were taken", leaverLate, node.late)
 	}
 }
 

@@ -46,7 +46,12 @@ type browser struct {
 	optedOut bool   // kith_optout
 	loggedIn bool
 	agent    string
+	refused  int // events, because of an opt-out
 }
+
+// refusedMost is how many events of a browser are refused before its person
+// comes no more.
+const refusedMost = 5
 
 // event is an event as the tag sends it.
 type event struct {
@@ -122,6 +127,13 @@ func (v *visitors) run(ctx context.Context) {
 func (v *visitors) step(ctx context.Context) error {
 	p := v.somebody()
 	b := p.browsers[v.rand.IntN(len(p.browsers))]
+	if b.refused >= refusedMost && !p.stays {
+		// Somebody new comes instead: else all are out in the end, and nothing
+		// that a demo of some hours sends is taken.
+		v.people = slices.DeleteFunc(v.people, func(x *person) bool { return x == p })
+		p = v.newPerson()
+		b = p.browsers[0]
+	}
 	switch dice := v.rand.IntN(1000); {
 	case dice < 3 && !b.optedOut && !p.stays:
 		return v.optOut(ctx, p, b)
@@ -185,6 +197,7 @@ func (v *visitors) post(ctx context.Context, b *browser, events ...event) error 
 		if r.Code != string(proto.CodeOptedOut) {
 			return proto.Errorf(proto.Code(r.Code), "the node refused an event of the demo: %s", r.Message)
 		}
+		b.refused++
 	}
 	return nil
 }
