@@ -136,3 +136,21 @@ func tourAgain(t *testing.T, ctx context.Context, n *liveNode, text func(string)
 		t.Errorf("a new tour begins with %q", s)
 	}
 }
+
+// The demo's site says what became of an opt-out, and shows no segments after it.
+func TestSiteOptOutInABrowser(t *testing.T) {
+	n := startNode(t, t.TempDir(), "--demo")
+	c := openConsole(t, n)
+	c.do(chromedp.Navigate(n.site + "auto"))
+	c.until(`window.kith && kith.v`)
+	c.text(`[1, 2, 3].forEach(() => kith("event", "page", { section: "auto" }))`)
+	c.until(`show(), document.getElementById("segments").textContent.includes("auto")`)
+
+	c.text(`(() => { const real = window.fetch; window.fetch = (...a) => String(a[0]).includes("/v1/optout") ? Promise.resolve(new Response("{}", { status: 503 })) : real(...a); window.mend = () => { window.fetch = real; }; })()`)
+	c.click("#optout")
+	c.shows("#done", "did not answer")
+	c.shows("#segments", "none yet")
+	c.text(`mend()`)
+	c.click("#optout")
+	c.shows("#done", "Done")
+}
