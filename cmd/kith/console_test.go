@@ -612,3 +612,58 @@ func TestConsoleKeyboardInABrowser(t *testing.T) {
 	c.until(`!document.documentElement.dataset.theme && localStorage.length === 0`)
 	c.quiet()
 }
+
+// holdBack makes the page wait for the next answer of a path until release is
+// called; settled is true once what came of it is drawn.
+func (c *consoleTab) holdBack(path string) {
+	c.t.Helper()
+	c.text(fmt.Sprintf(`(() => {
+		const real = window.fetch;
+		let held = false;
+		window.settled = false;
+		window.fetch = (...a) => {
+			const answer = real(...a);
+			if (held || !String(a[0]).startsWith(%q)) return answer;
+			held = true;
+			return new Promise((done) => { window.release = () => { window.fetch = real; done(answer); setTimeout(() => { window.settled = true; }, 300); }; });
+		};
+	})()`, path))
+}
+
+// What is shown is of what was asked for last, whichever answer comes last.
+func TestConsoleLateAnswersInABrowser(t *testing.T) {
+	n := startNode(t, t.TempDir())
+	furnish(t, n)
+	c := openConsole(t, n)
+	c.signIn(config.DevAdminKey)
+
+	c.view("count", "Count")
+	c.holdBack("/v1/audiences/count")
+	c.set("#expr", "auto")
+	c.click(".body form button[type=submit]")
+	c.until(`window.release`)
+	c.set("#expr", "collectors")
+	c.click(".body form button[type=submit]")
+	c.shows(".huge", "12")
+	c.text(`release()`)
+	c.until(`settled`)
+	if got := c.text(`document.querySelector(".huge")?.textContent`); got != "12" {
+		t.Errorf("the count of collectors reads %s after the answer for auto", got)
+	}
+
+	c.view("overlap", "Overlap")
+	c.until(`document.querySelectorAll("td.heat").length === 25`)
+	c.text(`release = null`)
+	c.holdBack("/v1/audiences/overlap")
+	c.text(`document.querySelector(".bar select").dispatchEvent(new Event("change"))`)
+	c.until(`window.release`)
+	c.text(`document.querySelectorAll(".tick input").forEach((x) => x.click())`)
+	c.shows(".state.empty", "Nothing chosen")
+	c.text(`release()`)
+	c.until(`settled`)
+	c.text(`document.querySelectorAll(".bar select")[1].dispatchEvent(new Event("change"))`)
+	if got := c.text(`document.querySelectorAll("td.heat").length + document.querySelector(".body").textContent`); !strings.HasPrefix(got, "0") || !strings.Contains(got, "Nothing chosen") {
+		t.Errorf("with nothing chosen the page shows %s", got)
+	}
+	c.quiet()
+}

@@ -91,14 +91,22 @@ export function failed(err, again) {
     again && h("button", { type: "button", onclick: again }, "Try again"));
 }
 
-/** show fills el with what load makes of an answer, and the states before. */
+const shown = new WeakMap(); // element to its newest turn
+
+/**
+ * show fills el with what load makes of an answer, and the states before. An
+ * answer that comes after el was asked for anew is not of what it is to show:
+ * it is left out, and newest, which load is given, says so.
+ */
 export async function show(el, what, signal, load) {
+  const turn = {}, newest = () => !signal.aborted && shown.get(el) === turn;
+  shown.set(el, turn);
   replace(el, loading(what));
   try {
-    const made = await load();
-    if (!signal.aborted) replace(el, made);
+    const made = await load(newest);
+    if (newest()) replace(el, made);
   } catch (err) {
-    if (!signal.aborted && err.name !== "AbortError") replace(el, failed(err, () => show(el, what, signal, load)));
+    if (newest() && err.name !== "AbortError") replace(el, failed(err, () => show(el, what, signal, load)));
   }
 }
 

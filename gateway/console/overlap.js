@@ -19,13 +19,13 @@ function chooser(page, ids) {
   const mode = h("select", {}, h("option", { value: "n" }, "Numbers"), h("option", { value: "p" }, "Part of the row"));
   let matrix = null;
   const draw = () => matrix && replace(out, heat(matrix, mode.value === "p"));
-  const load = () => {
-    if (!chosen.size) return replace(out, empty("Nothing chosen", "Choose the segments to compare."));
-    return show(out, "the overlap", page.signal, async () => {
-      matrix = await ask("POST", "/v1/audiences/overlap", { body: { segments: ids.filter((x) => chosen.has(x)), unit: unit.value }, signal: page.signal });
-      return heat(matrix, mode.value === "p");
-    });
-  };
+  const load = () => show(out, "the overlap", page.signal, async (newest) => {
+    matrix = null; // draw must not bring back what was chosen before
+    if (!chosen.size) return empty("Nothing chosen", "Choose the segments to compare.");
+    const m = await ask("POST", "/v1/audiences/overlap", { body: { segments: ids.filter((x) => chosen.has(x)), unit: unit.value }, signal: page.signal });
+    if (newest()) matrix = m;
+    return heat(m, mode.value === "p");
+  });
   unit.addEventListener("change", load);
   mode.addEventListener("change", draw);
   const boxes = ids.slice(0, 200).map((x) => {
