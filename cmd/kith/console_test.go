@@ -667,3 +667,32 @@ func TestConsoleLateAnswersInABrowser(t *testing.T) {
 	}
 	c.quiet()
 }
+
+// A view that is left open for long does not grow.
+func TestConsoleLeftOpenInABrowser(t *testing.T) {
+	n := startNode(t, t.TempDir())
+	c := openConsole(t, n)
+	c.signIn(config.DevAdminKey)
+	c.view("count", "Count")
+	c.text(`(() => {
+		window.rounds = 0;
+		window.listeners = 0;
+		const later = window.setTimeout, real = window.fetch, { addEventListener: add, removeEventListener: remove } = EventTarget.prototype;
+		window.setTimeout = (f, ms, ...a) => later(f, ms / 100, ...a);
+		window.fetch = (...a) => { if (a[0] === "/metrics") window.rounds++; return real(...a); };
+		AbortSignal.prototype.addEventListener = function (...a) { window.listeners++; return add.apply(this, a); };
+		AbortSignal.prototype.removeEventListener = function (...a) { window.listeners--; return remove.apply(this, a); };
+	})()`)
+	c.view("overview", "Overview")
+	c.until(`rounds >= 40`)
+	if got := c.text(`listeners <= 3`); got != "true" {
+		t.Errorf("%s listeners are left after %s rounds", c.text(`listeners`), c.text(`rounds`))
+	}
+	c.view("count", "Count")
+	before := c.text(`rounds`)
+	time.Sleep(200 * time.Millisecond)
+	if after := c.text(`rounds`); after != before {
+		t.Errorf("a view that was left goes on: %s rounds, then %s", before, after)
+	}
+	c.quiet()
+}

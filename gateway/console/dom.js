@@ -146,13 +146,21 @@ export const table = (caption, columns, rows) => h("div", { class: "scroll", tab
   h("thead", {}, h("tr", {}, columns.map(([t, c]) => h("th", { scope: "col", class: c }, t)))),
   h("tbody", {}, rows.map((r) => (r instanceof Node ? r : h("tr", {}, r.map((c, i) => h("td", { class: columns[i][1] }, c))))))));
 
-/** every calls f now and again until signal ends, never twice at once. */
+/**
+ * every calls f now and again until signal ends, never twice at once. A page may
+ * stay open for days: each wait takes its listener away again.
+ */
 export async function every(ms, signal, f) {
   while (!signal.aborted) {
     try { await f(); } catch (e) { if (e.name === "AbortError") return; }
     await new Promise((done) => {
-      const t = setTimeout(done, ms);
-      signal.addEventListener("abort", () => { clearTimeout(t); done(); }, { once: true });
+      const end = () => {
+        clearTimeout(t);
+        signal.removeEventListener("abort", end);
+        done();
+      };
+      const t = setTimeout(end, ms);
+      signal.addEventListener("abort", end);
     });
   }
 }

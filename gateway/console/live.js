@@ -48,7 +48,6 @@ export function live(page) {
 
   async function follow() {
     feed = new AbortController();
-    page.signal.addEventListener("abort", () => feed.abort(), { once: true });
     try {
       replace(slot, area);
       await events("/v1/live", feed.signal, heard);
@@ -70,4 +69,5 @@ export function live(page) {
     } else follow();
   });
   follow();
+  page.signal.addEventListener("abort", () => feed.abort(), { once: true }); // whichever feed it is by then
 }
