@@ -696,3 +696,37 @@ func TestConsoleLeftOpenInABrowser(t *testing.T) {
 	}
 	c.quiet()
 }
+
+// What is typed into the address bar shuts nobody out, and a question goes with
+// the view that asks it.
+func TestConsoleAddressesInABrowser(t *testing.T) {
+	n := startNode(t, t.TempDir())
+	furnish(t, n)
+	c := openConsole(t, n)
+	c.signIn(config.DevAdminKey)
+
+	const odd = "user/partner.demo:50%off"
+	c.view("count", "Count")
+	c.view(odd, "User graph")
+	c.do(chromedp.Reload())
+	c.shows("h1", "User graph")
+	c.until(`document.querySelector("#nav") && document.querySelector("#identity").value === "partner.demo:50%off"`)
+
+	c.view("count", "Count")
+	c.view("user/browser%3Ame1", "User graph")
+	c.text(`(() => { const real = window.fetch; window.posts = 0; window.fetch = (...a) => { if (a[1]?.method === "POST") window.posts++; return real(...a); }; })()`)
+	c.click("[data-optout='browser:me1']")
+	c.until(`document.querySelector("dialog[open]")`)
+	c.text(`history.back()`)
+	c.shows("h1", "Count")
+	c.until(`!document.querySelector("dialog")`)
+	c.until(`posts === 0`)
+
+	// So it is when the session ends.
+	c.view("user/browser%3Ame1", "User graph")
+	c.click("[data-optout='browser:me1']")
+	c.until(`document.querySelector("dialog[open]")`)
+	c.text(`document.dispatchEvent(new CustomEvent("kith-signed-out"))`)
+	c.until(`document.querySelector("#key") && !document.querySelector("dialog")`)
+	c.quiet()
+}

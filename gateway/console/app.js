@@ -138,6 +138,13 @@ async function frameFor() {
 function leave() {
   if (leaving) leaving.abort();
   leaving = null;
+  // A question of the view that is left must not be answered over another one.
+  for (const d of document.querySelectorAll("dialog[open]")) d.close("no");
+}
+
+/** unescaped is a part of the address; one typed by hand may hold a % that escapes nothing, and is meant as it is. */
+function unescaped(part) {
+  try { return decodeURIComponent(part); } catch { return part; }
 }
 
 /** route shows the view that the address names: #/VIEW/REST?QUERY. */
@@ -147,7 +154,7 @@ function route() {
   leaving = new AbortController();
   frame.toggle(false);
   const [path, query] = location.hash.slice(2).split("?");
-  const [name, ...rest] = path.split("/").map(decodeURIComponent);
+  const [name, ...rest] = path.split("/").map(unescaped);
   const v = views.find((x) => x.path === name && x.may());
   frame.nav.querySelectorAll("a").forEach((a) => (a.dataset.view === name ? a.setAttribute("aria-current", "page") : a.removeAttribute("aria-current")));
   document.title = (v ? v.title : "Not found") + " · kith";
