@@ -35,8 +35,9 @@
   }
 
   function shut() {
-    // Before consent there is nothing of ours, and nothing is touched.
-    if (gate > 0) storage(segmentsKey, null);
+    // Also of an earlier visit, whose consent was withdrawn where no tag was: to
+    // take one's own away needs no consent.
+    storage(segmentsKey, null);
     gate = -1;
     queue = [];
     waiting.splice(0).forEach(f => f());

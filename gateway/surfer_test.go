@@ -146,13 +146,13 @@ func (s *surfer) serve(w http.ResponseWriter, r *http.Request) {
 func (s *surfer) at(host string) string { return "http://" + host + ":" + s.port }
 
 // stub is what publishers put before the tag, and what notes what the page comes
-// to see of it.
+// to see of it. What only takes away from storage does not touch it.
 const stub = unseen + `window.kith = window.kith || function () { (kith.q = kith.q || []).push(arguments) };
 window.errors = []; addEventListener("error", e => errors.push(e.message)); addEventListener("unhandledrejection", e => errors.push(String(e.reason)));
 addEventListener("securitypolicyviolation", e => errors.push(e.violatedDirective + " " + e.blockedURI));
 window.warned = []; console.warn = text => warned.push(text);
 window.touched = 0;
-for (const k of ["getItem", "setItem", "removeItem"]) { const f = Storage.prototype[k]; Storage.prototype[k] = function () { touched++; return f.apply(this, arguments) } }
+for (const k of ["getItem", "setItem"]) { const f = Storage.prototype[k]; Storage.prototype[k] = function () { touched++; return f.apply(this, arguments) } }
 `
 
 // unseen makes a page say that it is out of sight, so that the tag does not report

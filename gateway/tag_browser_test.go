@@ -322,8 +322,14 @@ func optInSince(s *surfer) {
 	s.silent(events)
 }
 
+// keptBefore leaves segments in the site's storage, as an earlier visit did.
+const keptBefore = `localStorage.kith_segments = JSON.stringify({v: 1, c: "demo", t: Date.now(), s: ["old"]})`
+
 func trackingSignals(s *surfer) {
 	for _, signal := range []string{`globalPrivacyControl", {value: true}`, `doNotTrack", {value: "1"}`} {
+		s.put("/plain", "<!doctype html>")
+		s.open("/plain")
+		s.do(keptBefore)
 		s.page(`data-leaks="1"`, `Object.defineProperty(Navigator.prototype, "`+signal+`); kith("event", "early"); kith("segments", x => window.got = x)`, "")
 		s.open("/")
 		s.silent(0)
@@ -336,6 +342,9 @@ func trackingSignals(s *surfer) {
 		}
 		if n := value[int](s, "touched"); n != 0 {
 			s.t.Errorf("%s: storage was touched %d times", signal, n)
+		}
+		if got := s.stored("kith_segments"); got != "" {
+			s.t.Errorf("%s: of an earlier visit there is still %s", signal, got)
 		}
 		if got := value[[]string](s, "window.got"); got == nil || len(got) != 0 {
 			s.t.Errorf("%s: the call from before has %v", signal, got)
@@ -889,6 +898,14 @@ func consentTCF(s *surfer) {
 	s.silent(3)
 	if got := s.stored("kith_segments"); got != "" {
 		s.t.Errorf("after consent was withdrawn there is %s", got)
+	}
+	// Withdrawn where the tag was not.
+	s.do(keptBefore)
+	s.open("/")
+	s.do(tcData("tcloaded", refused, 1))
+	s.silent(3)
+	if got := s.stored("kith_segments"); got != "" {
+		s.t.Errorf("consent was withdrawn before the page, and there is %s", got)
 	}
 	// Where the GDPR does not apply.
 	s.page("", tcf, "")
