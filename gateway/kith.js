@@ -264,7 +264,7 @@
     return ask("/v1/me/segments?client=" + encodeURIComponent(data.client) + (signals && "&" + signals), 3e3).then(x => {
       if (born === age) asked = null;
       if (x.by) refused(x);
-      const list = gate > 0 && x.segments || [];
+      const list = may() && x.segments || []; // another tab may have opted out meanwhile
       // An empty list is not kept: it is a newcomer's, and soon wrong.
       if (born === age && !early && list.length) storage(segmentsKey, JSON.stringify({ v: 1, c: data.client, t: Date.now(), s: list }));
       return list;
