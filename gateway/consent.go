@@ -119,7 +119,7 @@ func (g *Gateway) optIn(w http.ResponseWriter, r *http.Request) error {
 // liftOwn lifts the opt-out of v, but for what its browser says itself.
 func (g *Gateway) liftOwn(w http.ResponseWriter, r *http.Request, v *visit) {
 	g.setOptOut(w, v, false)
-	if len(v.several) > 0 || v.browser != "" && g.stillOut(r, v.browser) {
+	if len(v.several) > 0 || v.browser != "" && g.stillOut(r, v) {
 		g.dropBrowser(w, v)
 		v.browser, v.several = "", nil
 	}
@@ -128,13 +128,15 @@ func (g *Gateway) liftOwn(w http.ResponseWriter, r *http.Request, v *visit) {
 }
 
 // stillOut opts the browser's identity in, if it is opted out, and reports
-// whether it has to be given up instead: the visitor then gets a new one.
-func (g *Gateway) stillOut(r *http.Request, id proto.Identity) bool {
+// whether it has to be given up instead: the visitor then gets a new one. So has one
+// that an opt-out was to cut and did not: who comes back begins with nothing.
+func (g *Gateway) stillOut(r *http.Request, v *visit) bool {
+	id := v.browser
 	ctx, cancel := cutContext(r.Context())
 	defer cancel()
 	s, err := g.deps.OptOuts.OptOutState(ctx, id)
 	if err != nil || !s.OptedOut {
-		return err != nil
+		return err != nil || v.cookie
 	}
 	done, err := g.admitOwn(r, id)
 	if err != nil {

@@ -134,7 +134,10 @@
     // is not back in the queue before the page is gone.
     ask(eventsURL(), 1e4, bodyOf(sent)).then(x => x.status ? x : new Promise(done => setTimeout(done, 1e3, x))).then(x => {
       busy = 0;
+      may();
       if (x.by) return refused(x);
+      // What was under way at the opt-out may have made a browser: its cookie is there now.
+      if (out) tell(0);
       let again = [];
       if (!x.status || x.status === 429 || x.status >= 500) again = sent;
       else if (x.error) warn(x.error.message);
@@ -184,7 +187,7 @@
       const text = JSON.stringify(event);
       if (text.length <= charsMax && queue.length < eventsMax) return queue.push(text), later(50);
     } catch (e) {}
-    warn("not sent: too much or no JSON");
+    warn("not sent: too much");
   }
 
   function view(props) {

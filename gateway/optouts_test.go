@@ -302,8 +302,8 @@ func TestOwnOptOutIsNotLost(t *testing.T) {
 	}
 }
 
-// TestOwnOptIn: a browser that kept its identity is known again by it, or if
-// that cannot be by another.
+// TestOwnOptIn: a browser whose identity was cut is known again by it, or if that
+// cannot be, or it was not cut yet, by another.
 func TestOwnOptIn(t *testing.T) {
 	const both = "kith_id=abc123; kith_optout=1"
 	for _, tt := range []struct {
@@ -314,7 +314,7 @@ func TestOwnOptIn(t *testing.T) {
 		gone       bool   // its cookie
 		answer     string // opted_out
 	}{
-		{"never cut", false, nil, nil, nil, false, "false"},
+		{"never cut", false, nil, nil, nil, true, "false"},
 		{"cut", true, nil, nil, []string{"optin browser:abc123"}, false, "false"},
 		{"nobody knows", true, proto.Errorf(proto.CodeUnavailable, "no"), nil, nil, true, "false"},
 		{"cut, and not lifted", true, nil, proto.Errorf(proto.CodeOverloaded, "full"), nil, true, "false"},

@@ -81,6 +81,7 @@ type pageView struct {
 	Outcome   *outcome
 	Standing  standing
 	By        string // why nothing is stored, in words
+	Uncut     bool   // the browser's own opt-out was kept, but what is stored was not cut
 	Signals   []pageSignal
 
 	Client  string
@@ -159,6 +160,7 @@ func (g *Gateway) stand(r *http.Request, v *visit, x *pageView) {
 	}
 	x.Standing = g.standingOf(r.Context(), r, v, client)
 	x.By = x.W.By[x.Standing.By]
+	x.Uncut = v.cookie && len(v.claims()) > 0 && x.Standing.Signals.OptedOut != effectRefuses
 	e := x.Standing.Signals
 	for _, s := range []struct{ code, effect string }{
 		{withheldCookie, e.Cookie}, {withheldGPC, e.GPC}, {withheldDNT, e.DNT}, {withheldOptedOut, e.OptedOut}, {withheldGDPR, e.GDPR},

@@ -119,8 +119,8 @@ func (g *Gateway) showChoices(w http.ResponseWriter, r *http.Request, status int
 	if err == nil {
 		err = g.addHeld(r.Context(), client, v, x)
 	}
-	if err != nil {
-		x.Client = ""
+	if err != nil { // that one cannot be shown does not mean that nobody holds anything
+		x.Client, x.Clients = "", g.holders(x.W.Lang, v)
 		if failed := x.failed(err); status == http.StatusOK {
 			status = failed
 		}

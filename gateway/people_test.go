@@ -313,6 +313,32 @@ func TestOptOutPage(t *testing.T) {
 	if c := cookies(w); w.Code != 503 || class != "bad" || !isOut(t, w) || c["kith_optout"].Value != "1" || c["kith_id"] != nil || strings.Contains(w.Body.String(), "secret") || w.Header().Get("Retry-After") == "" {
 		t.Errorf("not cut: %d %s %v", w.Code, says, w.Header())
 	}
+	// What was not cut can be tried again, then and later, and does not come back.
+	const uncut = "kith_id=abc125; kith_optout=1"
+	r.members[member{2, "browser:abc125"}] = []proto.SegmentID{"auto"}
+	forms := func(w *httptest.ResponseRecorder) (ids []string) {
+		for _, id := range []string{"out", "in"} {
+			if strings.Contains(w.Body.String(), `id="`+id+`"`) {
+				ids = append(ids, id)
+			}
+		}
+		return ids
+	}
+	if d := cmp.Diff([]string{"out", "in"}, forms(w)); d != "" {
+		t.Errorf("after a cut that failed: %s", d)
+	}
+	if d := cmp.Diff([]string{"out", "in"}, forms(r.visit("GET", "/optout", "", "Cookie", uncut))); d != "" {
+		t.Errorf("later: %s", d)
+	}
+	r.graph.cutErr = nil
+	if w = r.submit("/optout", "do=in", "Cookie", uncut); cookies(w)["kith_id"].MaxAge >= 0 {
+		t.Errorf("an identity that was to be cut is taken up again: %v", w.Header())
+	}
+	before := len(r.graph.cuts)
+	w = r.submit("/optout", "do=out", "Cookie", uncut)
+	if class, says = outcomeOf(t, w); class != "good" || len(r.graph.cuts) != before+1 || !slices.Equal(forms(w), []string{"in"}) {
+		t.Errorf("tried again: %s %v, forms %v", says, r.graph.cuts, forms(w))
+	}
 }
 
 // TestChoicesPage: what is held is shown, of whom it is asked for.
@@ -333,8 +359,8 @@ func TestChoicesPage(t *testing.T) {
 	}
 	for _, name := range []string{"nobody", "a.*", "%00", strings.Repeat("x", 500)} {
 		w = r.visit("GET", "/choices?client="+name, "", "Cookie", mineToo)
-		if class, _ := outcomeOf(t, w); w.Code != 400 || class != "bad" {
-			t.Errorf("client %.20s: %d", name, w.Code)
+		if class, _ := outcomeOf(t, w); w.Code != 400 || class != "bad" || !strings.Contains(w.Body.String(), "choices?client=acme") {
+			t.Errorf("client %.20s: %d %s", name, w.Code, w.Body)
 		}
 	}
 	if w = r.visit("GET", "/choices", "", "Cookie", "kith_id=new1"); strings.Contains(w.Body.String(), "client=") {

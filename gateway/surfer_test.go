@@ -257,6 +257,7 @@ func (s *surfer) stored(key string) string {
 // optOut has the tag opt out.
 func (s *surfer) optOut() {
 	s.t.Helper()
+	s.quiet() // the answer to events that were taken came
 	type answer struct {
 		OptedOut bool `json:"opted_out"`
 		Final    bool `json:"final"`

@@ -36,6 +36,7 @@ func TestTagInABrowser(t *testing.T) {
 		{"opt-out, storage cleared", optOutStorageCleared},
 		{"opt-out in another tab", optOutInAnotherTab},
 		{"opt-out that nobody heard", optOutUnheard},
+		{"opt-out before the first answer", optOutEarly},
 		{"opt-in since", optInSince},
 		{"GPC and DNT", trackingSignals},
 		{"third party, cookies apart", thirdParty},
@@ -277,6 +278,7 @@ func optOutInAnotherTab(s *surfer) {
 func optOutUnheard(s *surfer) {
 	s.open("/")
 	s.took("page")
+	s.quiet() // the answer came
 	s.front.answers(func(w http.ResponseWriter, _ *http.Request) bool {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return true
@@ -296,6 +298,33 @@ func optOutUnheard(s *surfer) {
 	defer s.rig.mu.Unlock()
 	if cuts := s.rig.graph.cuts; len(cuts) != 1 {
 		s.t.Errorf("cuts %v", cuts)
+	}
+}
+
+// optOutEarly: the first events are under way at the opt-out, and make a browser.
+func optOutEarly(s *surfer) {
+	let := make(chan struct{})
+	once := sync.OnceFunc(func() { close(let) })
+	s.t.Cleanup(once)
+	s.front.answers(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path != "/v1/events" {
+			return false
+		}
+		s.rig.g.Public().ServeHTTP(w, r) // small: it is sent when this returns
+		<-let
+		return true
+	})
+	s.open("/")
+	browser := s.took("page")[0].Identities[0]
+	s.do(`await new Promise(done => kith("optout", done))`)
+	once()
+	if a := s.told(2); !strings.Contains(a.cookie, "kith_id="+browser.Value()) || a.body != "{}" {
+		s.t.Errorf("told again: %+v", a)
+	}
+	s.rig.mu.Lock()
+	defer s.rig.mu.Unlock()
+	if cuts := s.rig.graph.cuts; len(cuts) != 1 || !strings.Contains(cuts[0], string(browser)) {
+		s.t.Errorf("cuts %v, want %s", cuts, browser)
 	}
 }
 
