@@ -136,15 +136,17 @@ type laneLog struct {
 
 func readLaneLog(ctx context.Context, s log.Stream, base uint64) (x laneLog, err error) {
 	x.base = base
-	if x.Info, err = s.Info(ctx); err != nil || x.First > x.Last {
+	for tries := 0; ; tries++ {
+		if x.Info, err = s.Info(ctx); err != nil || x.First > x.Last {
+			return x, err
+		}
+		r, err := s.Get(ctx, x.First)
+		if proto.CodeOf(err) == proto.CodeNotFound && tries < 3 { // it went meanwhile
+			continue
+		}
+		x.oldest = r.Stored
 		return x, err
 	}
-	r, err := s.Get(ctx, x.First)
-	if proto.CodeOf(err) == proto.CodeNotFound { // it went meanwhile: the next check sees more
-		return x, nil
-	}
-	x.oldest = r.Stored
-	return x, err
 }
 
 // hasApplied is CodeUnavailable if the store has not come to a receipt's position and

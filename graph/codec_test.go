@@ -242,6 +242,9 @@ func TestCarryRows(t *testing.T) {
 	for i := range 40_000 {
 		m := fullMessages()[i%3]
 		m.Number = uint64(i)
+		if i%10_000 == 0 {
+			m.Value = graph.Value(strings.Repeat("v", 400<<10))
+		}
 		l.Carry = append(l.Carry, m)
 	}
 	record, carry := l.Rows()

@@ -278,7 +278,7 @@ func (l *Lane) Rows() (record []byte, carry [][]byte) {
 	list, first := l.Carry, true
 	for first || len(list) > 0 {
 		n, bytes := 0, 0
-		for n < len(list) && bytes < carryRowBytes {
+		for n < len(list) && (n == 0 || bytes+list[n].size() <= carryRowBytes) {
 			bytes += list[n].size()
 			n++
 		}

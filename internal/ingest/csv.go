@@ -99,7 +99,11 @@ func (r *Row) setColumn(name, cell string) *proto.Error {
 	case "user_agent":
 		r.UserAgent = cell
 	case "lmt":
-		r.Limited = limited(cell)
+		switch strings.ToLower(cell) { // as tables write it
+		case "no", "0.0":
+		default:
+			r.Limited = limited(strings.ToLower(cell))
+		}
 	default:
 		r.addText(name, cell)
 	}

@@ -218,7 +218,7 @@ func TestLimitedTrackingGoesAlong(t *testing.T) {
 			t.Errorf("lmt %s: got %s, %v", lmt, got, refusal)
 		}
 	}
-	for lmt, want := range map[string]string{"true": limited, "1": limited, "yes": limited, "false": open, "0": open, "": open} {
+	for lmt, want := range map[string]string{"true": limited, "1": limited, "yes": limited, "false": open, "FALSE": open, "no": open, "0.0": open, "0": open, "": open} {
 		d := ingest.NewDecoder(ingest.Options{Format: ingest.CSV})
 		_, _ = d.JSON([]byte("event,identity,ref_query,lmt"))
 		if got, refusal := d.JSON([]byte("page,idfa:a,q=x," + lmt)); refusal != nil || string(got) != want {
