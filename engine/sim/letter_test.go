@@ -24,11 +24,9 @@ func (b broken) Program(c proto.ClientID) *segments.Program {
 	return b.Rules.Program(c)
 }
 
-// A dead letter goes with any of the identities that it names, also over a
-// restart, and is not taken in again.
-func TestLettersGo(t *testing.T) {
-	var s stats
-	w := newWorld(1, 1, &s)
+// brokenWorld is a world of one node, which sets aside all events of one client.
+func brokenWorld(lanes int) (*world, *node) {
+	w := newWorld(1, lanes, &stats{})
 	w.crowd, w.every, w.quiet = false, true, true
 	w.begin()
 	n := w.nodes[0]
@@ -36,13 +34,25 @@ func TestLettersGo(t *testing.T) {
 	n.down()
 	n.judge = func(r identity.Rules) identity.Rules { return broken{r, w.clients[2].ID} }
 	n.up()
+	return w, n
+}
+
+// submitBroken has that client tell of an event of two identities.
+func (w *world) submitBroken(i, k int) {
+	c := w.clients[2]
+	var b proto.Batch
+	b.AddEvent(w.hasher, &proto.Event{
+		Client: c.ID, Space: c.Space, Time: w.now, Received: w.now, Identities: []proto.Identity{w.ids[i], w.ids[k]}, EventBody: proto.EventBody{Name: "page"},
+	})
+	w.submit(w.home(i), &b)
+}
+
+// A dead letter goes with any of the identities that it names, also over a
+// restart, and is not taken in again.
+func TestLettersGo(t *testing.T) {
+	w, n := brokenWorld(1)
 	for i := range 3 {
-		c := w.clients[2]
-		var b proto.Batch
-		b.AddEvent(w.hasher, &proto.Event{
-			Client: c.ID, Space: c.Space, Time: w.now, Received: w.now, Identities: []proto.Identity{w.ids[i], w.ids[(i+1)%3]}, EventBody: proto.EventBody{Name: "page"},
-		})
-		w.submit(w.home(i), &b)
+		w.submitBroken(i, (i+1)%3)
 	}
 	w.settle()
 	if list, err := n.sim.DeadLetters(t.Context(), 10); err != nil || len(list) != 3 {
@@ -71,22 +81,9 @@ func TestLettersGo(t *testing.T) {
 // What names an identity of another lane does not stay when that is cut there: its
 // lane does not know of the letter.
 func TestLettersGoOverLanes(t *testing.T) {
-	var s stats
-	w := newWorld(1, 2, &s)
-	w.crowd, w.every, w.quiet = false, true, true
-	w.begin()
-	n := w.nodes[0]
-	w.nodes = w.nodes[:1]
-	n.down()
-	n.judge = func(r identity.Rules) identity.Rules { return broken{r, w.clients[2].ID} }
-	n.up()
+	w, n := brokenWorld(2)
 	other := slices.IndexFunc(w.ids, func(id proto.Identity) bool { return w.home(w.by[w.hasher.Hash(id)]) != w.home(0) })
-	c := w.clients[2]
-	var b proto.Batch
-	b.AddEvent(w.hasher, &proto.Event{
-		Client: c.ID, Space: c.Space, Time: w.now, Received: w.now, Identities: []proto.Identity{w.ids[0], w.ids[other]}, EventBody: proto.EventBody{Name: "page"},
-	})
-	w.submit(w.home(0), &b)
+	w.submitBroken(0, other)
 	w.settle()
 	w.putCut(other, proto.CutCommand{Kind: proto.CutOptOut}, false)
 	w.settle()

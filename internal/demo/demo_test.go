@@ -112,15 +112,7 @@ func TestVisitorsBehaveLikeBrowsers(t *testing.T) {
 		t.Fatal(err)
 	}
 	regular := strings.TrimPrefix(d.Regular(), "browser:")
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
-	go func() { done <- d.Run(ctx) }()
-	checkSite(t, d.URL(), server.URL)
-	<-node.enough
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
+	runUntil(t, d, node.enough, func() { checkSite(t, d.URL(), server.URL) })
 	node.mu.Lock()
 	defer node.mu.Unlock()
 	for _, problem := range node.bad {
@@ -229,14 +221,7 @@ func TestVisitorsDoNotRunOut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
-	go func() { done <- d.Run(ctx) }()
-	<-node.enough
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
+	runUntil(t, d, node.enough, func() {})
 	node.mu.Lock()
 	defer node.mu.Unlock()
 	if len(node.out) < 10 {
@@ -245,6 +230,21 @@ func TestVisitorsDoNotRunOut(t *testing.T) {
 	t.Logf("%d of the last %d events taken, %d browsers out", node.late, leaverLate, len(node.out))
 	if node.late < leaverLate*9/10 {
 		t.Errorf("of the last %d events %d were taken", leaverLate, node.late)
+	}
+}
+
+// runUntil runs the demo, with look meanwhile, until it has done enough.
+func runUntil(t *testing.T, d *demo.Demo, enough <-chan struct{}, look func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := make(chan error)
+	go func() { done <- d.Run(ctx) }()
+	look()
+	<-enough
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -99,11 +99,8 @@ func (r *Row) setColumn(name, cell string) *proto.Error {
 	case "user_agent":
 		r.UserAgent = cell
 	case "lmt":
-		switch strings.ToLower(cell) { // as tables write it
-		case "no", "0.0":
-		default:
-			r.Limited = limited(strings.ToLower(cell))
-		}
+		v := strings.ToLower(cell) // tables write False, no and 0.0
+		r.Limited = v != "no" && v != "0.0" && limited(v)
 	default:
 		r.addText(name, cell)
 	}
