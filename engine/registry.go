@@ -47,10 +47,11 @@ type registry struct {
 	since   map[proto.SegmentKey]proto.SegmentKey // versions whose rule refers to one that was swapped: by which record
 	owners  map[proto.LaneID]string               // of lanes, that were named by hand
 	size    controlSize
-	limits  map[proto.ClientID]*rate.Limiter // of what clients' own keys write
-	ever    map[defined][]version            // all that a segment's name has stood for, oldest first
-	handed  map[defined][]handed             // versions whose place another took by a Swap, oldest first
-	obeyed  func() uint64                    // the control record that every lane has obeyed; nil before there are lanes
+	limits  map[proto.ClientID]*rate.Limiter      // of what clients' own keys write
+	ever    map[defined][]version                 // all that a segment's name has stood for, oldest first
+	handed  map[defined][]handed                  // versions whose place another took by a Swap, oldest first
+	ready   map[proto.SegmentKey]proto.SegmentKey // versions that wait of which this node has all members in all its lanes: as of since
+	obeyed  func() uint64                         // the control record that every lane has obeyed; nil before there are lanes
 
 	stale atomic.Bool // view must be made anew; set under mu
 	view  atomic.Pointer[registryView]
@@ -88,7 +89,7 @@ func newRegistry(c log.ControlStream, static map[[32]byte]proto.Principal, now f
 		keys: map[[32]byte]proto.Principal{}, specs: specs{}, next: specs{},
 		rules: newLaneRules(), saved: map[proto.ClientID]map[proto.AudienceID]proto.AudienceSpec{},
 		reports: map[proto.ClientID]*segments.ReportBook{}, told: map[proto.ClientID]*campaignBook{},
-		ever: map[defined][]version{}, handed: map[defined][]handed{}, since: map[proto.SegmentKey]proto.SegmentKey{},
+		ever: map[defined][]version{}, handed: map[defined][]handed{}, ready: map[proto.SegmentKey]proto.SegmentKey{}, since: map[proto.SegmentKey]proto.SegmentKey{},
 		books: map[proto.ClientID]*importBook{}, owners: map[proto.LaneID]string{},
 		size: controlSize{most: log.ControlBytesMax}, limits: map[proto.ClientID]*rate.Limiter{},
 	}
@@ -281,9 +282,9 @@ func (r *registry) sayIdle(client proto.ClientID, key proto.SegmentKey) {
 }
 
 // obeySwap has the version that waits answer. From here on this node answers by
-// it: both versions have their members in all lanes. In one that is behind they
-// may not have them yet; its identities are in by the old version, too, until it
-// obeys the Swap.
+// it: both versions have their members in all lanes. In a node that did not see it
+// so itself a lane may be behind and not have them yet; its identities are in by the
+// old version, too, until it obeys the Swap.
 func (r *registry) obeySwap(seq uint64, c *pb.Control, b *pb.Swap) error {
 	ch, err := r.apply(seq, c)
 	if err != nil || ch.swapped == 0 {
@@ -291,7 +292,9 @@ func (r *registry) obeySwap(seq uint64, c *pb.Control, b *pb.Swap) error {
 	}
 	client, id := proto.ClientID(b.Client), proto.SegmentID(b.Id)
 	s := r.next[client][id]
-	r.handed[defined{client, id}] = append(r.handed[defined{client, id}], handed{r.specs[client][id], seq})
+	if since, ok := r.ready[s.Version]; !ok || since != r.since[s.Version] {
+		r.handed[defined{client, id}] = append(r.handed[defined{client, id}], handed{r.specs[client][id], seq})
+	}
 	r.specs.set(client, s)
 	delete(r.next[client], id)
 	return r.begin(client, &s, proto.Millis(c.TimeMs))

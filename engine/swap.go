@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"maps"
 	"math"
 	"slices"
 
@@ -33,6 +34,9 @@ func (r *registry) waiting() (list []waiting, changed <-chan struct{}) {
 			list = append(list, waiting{c, id, s.Version, r.since[s.Version]})
 		}
 	}
+	maps.DeleteFunc(r.ready, func(k, _ proto.SegmentKey) bool {
+		return !slices.ContainsFunc(list, func(w waiting) bool { return w.key == k })
+	})
 	return list, r.changed
 }
 
@@ -102,7 +106,13 @@ func (n *Node) swap(ctx context.Context, w waiting) error {
 	}
 	n.swapping.Lock() // not between a backup's store and its control records
 	defer n.swapping.Unlock()
-	_, err := n.registry.propose(ctx, func() (*pb.Control, error) { return n.registry.swapOf(w, n.filledSince), nil })
+	_, err := n.registry.propose(ctx, func() (*pb.Control, error) {
+		c := n.registry.swapOf(w, n.filledSince)
+		if c != nil {
+			n.registry.ready[w.key] = w.since
+		}
+		return c, nil
+	})
 	return err
 }
 
