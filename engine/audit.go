@@ -25,10 +25,9 @@ const (
 )
 
 type audit struct {
-	mu      sync.Mutex
-	stream  log.Outlet
-	last    uint64
-	cleaned time.Time
+	mu     sync.Mutex
+	stream log.Outlet
+	last   uint64
 }
 
 // auditStream gives the stream, made at the first use.
@@ -63,13 +62,7 @@ func (n *Node) AppendAudit(ctx context.Context, list []proto.AuditRecord) error 
 		}
 		b.Write(append(line, '\n'))
 	}
-	if err := n.appendAudit(ctx, s, b.Bytes()); err != nil {
-		return err
-	}
-	if err := n.cleanAudit(ctx, s); err != nil {
-		n.logger.Warn("old lines of the audit log cannot be deleted, trying again in an hour", "error", err)
-	}
-	return nil
+	return n.appendAudit(ctx, s, b.Bytes())
 }
 
 // appendAudit appends one message.
@@ -96,24 +89,31 @@ func (n *Node) appendAudit(ctx context.Context, s log.Outlet, lines []byte) erro
 	}
 }
 
-// cleanAudit deletes what is too old, now and then.
-func (n *Node) cleanAudit(ctx context.Context, s log.Outlet) error {
-	now := n.config.Now()
-	n.audit.mu.Lock()
-	due := now.Sub(n.audit.cleaned) > auditCleanup
-	if due {
-		n.audit.cleaned = now
+// cleanAudits deletes what is too old at the start and every hour, whether or not
+// anything is written, until ctx ends.
+func (n *Node) cleanAudits(ctx context.Context) {
+	for again := auditCleanup; ctx.Err() == nil; pause(ctx, again) {
+		if again = auditCleanup; n.config.AuditRetention == 0 {
+			continue
+		}
+		if err := n.cleanAudit(ctx); err != nil && ctx.Err() == nil {
+			n.logger.Warn("old lines of the audit log cannot be deleted, trying again in a minute", "error", err)
+			again = time.Minute
+		}
 	}
-	n.audit.mu.Unlock()
-	if !due || n.config.AuditRetention == 0 {
-		return nil
+}
+
+func (n *Node) cleanAudit(ctx context.Context) error {
+	s, err := n.auditStream(ctx)
+	if err != nil {
+		return err
 	}
 	info, err := s.Info(ctx)
 	if err != nil {
 		return err
 	}
-	first, err := firstSince(ctx, s, info, now.Add(-n.config.AuditRetention))
-	if err != nil || first > info.Last {
+	first, err := firstSince(ctx, s, info, n.config.Now().Add(-n.config.AuditRetention))
+	if err != nil || first == info.First {
 		return err
 	}
 	return s.Purge(ctx, first-1)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"kith/engine"
 	"kith/proto"
 )
 
@@ -78,4 +79,38 @@ func TestAuditPages(t *testing.T) {
 	if p, err = n.AuditPage(t.Context(), proto.AuditQuery{After: p.Next, Limit: 5}); err != nil || len(p.Records) != 1 || p.Records[0].Route != "later" {
 		t.Errorf("%v: %+v", err, p)
 	}
+}
+
+// Lines go when they are older than the retention, also where nothing is written:
+// the last of all, too.
+func TestAuditRetention(t *testing.T) {
+	dir := t.TempDir()
+	n := testNode(t, dir)
+	for i := range 3 {
+		if err := n.AppendAudit(t.Context(), []proto.AuditRecord{{Time: time.Now(), Route: fmt.Sprint("GET /", i)}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	left := func() int {
+		p, err := n.AuditPage(t.Context(), proto.AuditQuery{Limit: 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(p.Records)
+	}
+	for _, x := range []struct {
+		after time.Duration
+		want  int
+	}{{9 * 24 * time.Hour, 3}, {11 * 24 * time.Hour, 0}} {
+		closeNode(t, n)
+		n = testNode(t, dir, func(c *engine.Config) {
+			c.AuditRetention = 10 * 24 * time.Hour
+			c.Now = func() time.Time { return time.Now().Add(x.after) }
+		})
+		until(t, n, 10*time.Second, fmt.Sprintf("after %v %d lines", x.after, x.want), func() bool { return left() == x.want })
+	}
+	if err := n.AppendAudit(t.Context(), []proto.AuditRecord{{Time: time.Now(), Route: "later"}}); err != nil || left() != 1 {
+		t.Errorf("later: %v, %d lines", err, left())
+	}
+	closeNode(t, n)
 }

@@ -28,12 +28,18 @@ const canary = proto.Identity("browser:canary-7f3a9d51c2")
 // holds lists the files below dir that have the canary's bytes.
 func holds(t *testing.T, dir string) (files []string) {
 	t.Helper()
+	return holding(t, dir, canary.Value())
+}
+
+// holding lists the files below dir that have a text's bytes.
+func holding(t *testing.T, dir, text string) (files []string) {
+	t.Helper()
 	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
 		b, err := os.ReadFile(name)
-		if bytes.Contains(b, []byte(canary.Value())) {
+		if bytes.Contains(b, []byte(text)) {
 			files = append(files, name)
 		}
 		return err

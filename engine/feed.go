@@ -10,6 +10,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -38,6 +39,8 @@ const (
 	feedPageMax  = 1000
 	feedReadWait = time.Second // for a message that was stored, or another's
 	feedNameLen  = 16
+
+	feedEraseWait = 10 * time.Second // for feeds that are being opened, and what is under way in them
 )
 
 // bell wakes whoever waits for something to have come.
@@ -217,6 +220,7 @@ type feed struct {
 	first   int         // the lane that is first to be looked at next
 	trimmed time.Time
 
+	writer  sync.Mutex // held while messages are written or deleted; before mu
 	mu      sync.Mutex
 	opened  bool
 	read    uint64      // the newest message that was read
@@ -353,9 +357,15 @@ func (f *feed) follow(ctx context.Context) {
 
 // write tells what the lanes of this node have, until ctx ends.
 func (f *feed) write(ctx context.Context) {
-	sweep := time.NewTicker(feedSweep)
+	sweep, swept := time.NewTicker(feedSweep), time.Now()
 	defer sweep.Stop()
 	for ctx.Err() == nil {
+		if time.Since(swept) >= feedSweep { // however much there is to tell
+			if err := f.expire(ctx); err != nil && ctx.Err() == nil {
+				f.node.logger.Warn("old messages of a client's feed cannot be deleted, trying again", "client", string(f.name), "error", err)
+			}
+			swept = time.Now()
+		}
 		more, owners, heard := f.node.feeds.bell.wait(), f.node.ownersChanged(), f.changed.wait()
 		told, err := f.tell(ctx)
 		switch {
@@ -376,9 +386,6 @@ func (f *feed) write(ctx context.Context) {
 		case <-owners:
 		case <-heard:
 		case <-sweep.C:
-			if err := f.expire(ctx); err != nil && ctx.Err() == nil {
-				f.node.logger.Warn("old messages of a client's feed cannot be deleted, trying again", "client", string(f.name), "error", err)
-			}
 		case <-ctx.Done():
 		}
 	}
@@ -389,6 +396,8 @@ func (f *feed) tell(ctx context.Context) (lines int, err error) {
 	if f.node.disk.stopped() {
 		return 0, nil
 	}
+	f.writer.Lock()
+	defer f.writer.Unlock()
 	read, told := f.state()
 	if now := time.Now(); now.Sub(f.trimmed) > feedTrim {
 		if err := f.trim(told); err != nil {
@@ -414,7 +423,7 @@ func (f *feed) append(ctx context.Context, list []proto.FeedLine, told, next []f
 	if err != nil {
 		return proto.Errorf(proto.CodeInternal, "encode a message of a feed: %w", err)
 	}
-	sum := sha256.Sum256([]byte(strings.Join(append(textOf(told), textOf(next)...), " ")))
+	sum := sha256.Sum256([]byte(strings.Join(append(append(textOf(told), textOf(next)...), strconv.FormatUint(read, 10)), " ")))
 	_, err = f.out.Append(ctx, raw, hex.EncodeToString(sum[:16]), read)
 	if err != nil && proto.CodeOf(err) != proto.CodeConflict && !log.Ambiguous(err) {
 		return err
@@ -526,6 +535,8 @@ func (f *feed) expire(ctx context.Context) error {
 	if !f.node.lanes[0].owns() {
 		return nil
 	}
+	f.writer.Lock()
+	defer f.writer.Unlock()
 	info, err := f.out.Info(ctx)
 	if err != nil || info.First > info.Last {
 		return err
@@ -559,29 +570,64 @@ func (f *feed) purge(ctx context.Context, upTo, last proto.Offset) error {
 	return f.out.Purge(ctx, upTo)
 }
 
-// eraseFeeds deletes all messages. Of a node that is alone: up to where it told
-// lanes its rows say.
+// eraseFeeds deletes all messages of a node that is alone, and their bytes.
 func (n *Node) eraseFeeds(ctx context.Context) error {
-	n.feeds.mu.Lock()
-	list := slices.Collect(maps.Values(n.feeds.writing))
-	n.feeds.mu.Unlock()
-	for _, f := range list {
-		_, told := f.state()
-		if err := f.trim(told); err != nil {
-			return err
-		}
-		info, err := f.out.Info(ctx)
-		if err != nil {
-			return err
-		}
-		if info.First > info.Last {
+	ctx, cancel := context.WithTimeout(ctx, feedEraseWait)
+	defer cancel()
+	asked, names, _ := n.registry.feedsAsked()
+	for id, on := range asked {
+		name, known := names[id]
+		if !on || !known {
+			if !n.endFeed(ctx, id) {
+				return proto.Errorf(proto.CodeUnavailable, "what is left of a feed that ended cannot be deleted: the node's log tells why")
+			}
 			continue
 		}
-		if err := f.purge(ctx, info.Last, info.Last); err != nil {
+		f := n.feeds.of(id)
+		for ; f == nil; f = n.feeds.of(id) {
+			if !pause(ctx, readsAgain) {
+				return proto.Errorf(proto.CodeUnavailable, "the feed of client %q cannot be opened, so that its messages stay: the node's log tells why", name)
+			}
+		}
+		if err := f.erase(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// erase deletes all messages. JetStream keeps the bytes of a block of which something
+// is left, so nothing may be: an empty message that says up to where lanes are told
+// comes behind. Should the node end between the two, the rows say so: those that were
+// told are deleted before.
+func (f *feed) erase(ctx context.Context) error {
+	f.writer.Lock()
+	defer f.writer.Unlock()
+	info, err := f.out.Info(ctx)
+	if err != nil || info.First > info.Last {
+		return err
+	}
+	var told []feedPlace
+	for {
+		heard := f.changed.wait()
+		read, places := f.state()
+		if read >= uint64(info.Last) {
+			told = places
+			break
+		}
+		select {
+		case <-heard:
+		case <-ctx.Done():
+			return proto.Errorf(proto.CodeUnavailable, "the feed of client %q is not read to its end, so that its messages stay: %w", f.name, ctx.Err())
+		}
+	}
+	if err := f.trim(told); err != nil {
+		return err
+	}
+	if err := f.out.Purge(ctx, info.Last); err != nil {
+		return err
+	}
+	return f.append(ctx, []proto.FeedLine{}, told, told, uint64(info.Last))
 }
 
 // FeedName implements gateway.Feeds.

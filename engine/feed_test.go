@@ -1,12 +1,14 @@
 package engine_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -248,6 +250,86 @@ func sameHeard(t *testing.T, heard <-chan *nats.Msg, x *listener) {
 	}
 	if diff := cmp.Diff(x.in, again.in); diff != "" {
 		t.Errorf("what was heard is not what was kept (-kept +heard):\n%s", diff)
+	}
+}
+
+// The name of who opted out is in no file after an erasure of bytes, though others
+// come and go meanwhile; and who follows the feed hears of all that they do.
+func TestEraseFeedBytes(t *testing.T) {
+	dir := t.TempDir()
+	n := testNode(t, dir, withFeed)
+	defer func() { closeNode(t, n) }()
+	c := acme(t, n)
+	define(t, n, "auto", `count(event.section == "auto") >= 1`)
+	x := newListener(t)
+	submit(t, n, canaryPage(c, "auto"), page(c, "stays", "auto", time.Now()))
+	x.agree(n, c, []string{canary.Value(), "stays"})
+	name := n.FeedName(c, canary)
+	if len(holding(t, dir, name)) == 0 {
+		t.Fatal("no file has the name: the test sees nothing")
+	}
+	optOut(t, n, canary, false)
+	x.agree(n, c, []string{canary.Value(), "stays"})
+	heard := make(chan *nats.Msg, 1<<16)
+	sub, err := n.Conn().ChanSubscribe(log.OutletSubject("acme"), heard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	if err := n.Conn().Flush(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	moves := atomic.Int64{}
+	go func() {
+		var err error
+		for err == nil && ctx.Err() == nil {
+			var b proto.Batch
+			b.AddEvent(n.Hasher(), page(c, fmt.Sprint("v", moves.Load()+1), "auto", time.Now()))
+			if err = n.Submit(ctx, &b).Err; err == nil {
+				moves.Add(1)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		if ctx.Err() != nil {
+			err = nil
+		}
+		done <- err
+	}()
+	for i := range 3 { // each finds more
+		until(t, n, 10*time.Second, "nobody comes", func() bool { return moves.Load() > int64(50*(i+1)) })
+		if _, err := n.EraseBytes(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if files := holding(t, dir, name); len(files) > 0 {
+			t.Fatalf("after the erasure these files still have it: %v", files)
+		}
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	told := map[string]int{}
+	for i := int64(1); i <= moves.Load(); {
+		if told[n.FeedName(c, proto.Identity(fmt.Sprint("browser:v", i)))] > 0 {
+			i++
+			continue
+		}
+		select {
+		case m := <-heard:
+			var p proto.FeedMessage
+			if err := json.Unmarshal(m.Data, &p); err != nil {
+				t.Fatal(err)
+			}
+			for _, l := range p.Changes {
+				if told[l.Identity]++; told[l.Identity] > 1 {
+					t.Fatalf("%+v is told twice", l)
+				}
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("visitor %d of %d is not told of", i, moves.Load())
+		}
 	}
 }
 

@@ -351,6 +351,7 @@ func (n *Node) start(ctx context.Context) error {
 	}
 	n.done.Go(func() { n.lanes[0].asOwner(background, n.swapVersions) })
 	n.done.Go(func() { n.runFeeds(background) })
+	n.done.Go(func() { n.lanes[0].asOwner(background, n.cleanAudits) })
 	n.done.Go(func() { n.watchDisk(background) })
 	n.done.Go(func() { n.lanes[0].asOwner(background, n.workImports) })
 	if n.config.Peers != nil {
