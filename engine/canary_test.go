@@ -315,6 +315,76 @@ func TestReceiptOfYoungNode(t *testing.T) {
 	}
 }
 
+// Who was erased may come back, and what it does then is not what was erased: a
+// receipt's check finds each thing of before that is put back, and nothing else.
+func TestReceiptOfErasure(t *testing.T) {
+	dir, before := t.TempDir(), filepath.Join(t.TempDir(), "before")
+	lanes := func(c *engine.Config) { c.Lanes = 4 }
+	n := testNode(t, dir, lanes)
+	c := acme(t, n)
+	onNetwork := func(k proto.NetworkKey) *proto.Event {
+		e := canaryPage(c, "auto")
+		e.Network = k
+		return e
+	}
+	submit(t, n, onNetwork(7), onNetwork(8))
+	flock(t, n, c)
+	if err := n.Backup(t.Context(), io.Discard); err != nil { // the store has it then
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(before, os.DirFS(filepath.Join(dir, "store"))); err != nil {
+		t.Fatal(err)
+	}
+	s, err := n.Erase(t.Context(), nil, canary)
+	if err != nil || !s.Final || s.Receipt == nil {
+		t.Fatalf("erased: %+v %v", s, err)
+	}
+	r := *s.Receipt
+	wantClean(t, n, r)
+	until(t, n, 20*time.Second, "nobody comes back", func() bool { // within the skew of clocks it would be from before
+		submit(t, n, onNetwork(8), canaryPage(c, "auto", "account:shared"))
+		settle(t, n)
+		return len(membersOf(t, n, c, "browser:sibling")) == 3
+	})
+	wantClean(t, n, r)
+	closeNode(t, n)
+	check := func(dir string) proto.ReceiptCheck {
+		x, err := engine.CheckReceipt(t.Context(), engine.Config{Dir: dir, LogBytesMax: 64 << 20, Lanes: 4}, r)
+		if err != nil || !x.Signature {
+			t.Fatalf("%+v %v", x, err)
+		}
+		return x
+	}
+	if x := check(dir); !x.Clean {
+		t.Errorf("who came back is taken for who was erased: %+v", x)
+	}
+	hash, err := hex.DecodeString(r.IdentityHash)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for place, is := range map[string]func(k, v []byte) bool{
+		"names":    func(k, v []byte) bool { return k[0] == 'L' && k[2] == 'o' && bytes.Contains(v, []byte(canary)) },
+		"networks": func(k, _ []byte) bool { return k[0] == 'H' && bytes.Contains(k, hash) && bytes.Contains(k, []byte{7, 0}) },
+		"facts":    func(k, _ []byte) bool { return k[0] == 'N' && k[24] == 'f' && bytes.Contains(k, hash) },
+		"history":  func(k, _ []byte) bool { return k[0] == 'N' && k[24] == 'h' && bytes.Contains(k, hash) },
+	} {
+		to := filepath.Join(t.TempDir(), place)
+		if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
+			t.Fatal(err)
+		}
+		plantRows(t, before, filepath.Join(to, "store"), is)
+		found := 0
+		for _, p := range check(to).Places {
+			if p.Place == place {
+				found = p.Found
+			}
+		}
+		if found == 0 {
+			t.Errorf("what was put back of %s is not found", place)
+		}
+	}
+}
+
 // plant puts what a store has of a receipt's identity into another one.
 func plant(t *testing.T, from, to string, r proto.Receipt) {
 	t.Helper()
@@ -322,10 +392,16 @@ func plant(t *testing.T, from, to string, r proto.Receipt) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	plantRows(t, from, to, func(k, _ []byte) bool { return k[0] == 'N' && bytes.Contains(k, hash) })
+}
+
+// plantRows puts those rows of a store into another one.
+func plantRows(t *testing.T, from, to string, which func(k, v []byte) bool) {
+	t.Helper()
 	source, target := testStore(t, from), testStore(t, to)
 	snap, batch, rows := source.Snapshot(), target.NewBatch(), 0
-	err = snap.Scan([]byte{'N'}, nil, func(k, v []byte) (bool, error) {
-		if !bytes.Contains(k, hash) {
+	err := snap.Scan(nil, nil, func(k, v []byte) (bool, error) {
+		if !which(k, v) {
 			return true, nil
 		}
 		rows++

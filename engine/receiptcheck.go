@@ -46,8 +46,11 @@ func (n *Node) CheckReceipt(ctx context.Context, r proto.Receipt) (proto.Receipt
 	if err := c.search(ctx, slices.Repeat([]store.Snapshot{snap}, len(n.lanes))); err != nil {
 		return proto.ReceiptCheck{}, err
 	}
-	if len(c.again) == 0 && c.client == nil {
-		c.count("read caches", n.views.holding(c.hash))
+	if c.client == nil {
+		c.count("read caches", n.views.holding(c.hash, func(space proto.SpaceID, o proto.Ordinal) bool {
+			now, back := c.again[space]
+			return back && now.Named && now.Ordinal == o
+		}))
 	}
 	var logs []laneLog
 	for _, l := range n.lanes {
@@ -207,17 +210,27 @@ type receiptCheck struct {
 	receipt proto.Receipt
 	hash    proto.IdentityHash
 	valid   bool
-	client  *proto.ClientInfo        // whose knowledge alone was erased
-	again   map[proto.SpaceID]uint32 // nodes of an identity that came back, and their generation
+	client  *proto.ClientInfo // whose knowledge alone was erased
+	again   map[proto.SpaceID]returned
 	places  []proto.ReceiptFind
 }
+
+// returned is what stands for a node since its identity was erased or opted in: what
+// belongs to it is not what was erased.
+type returned struct {
+	identity.State
+	gen uint32
+}
+
+// linked reports whether others may go by what it is.
+func (r *returned) linked() bool { return r.Graph != nil && len(r.Graph.Links) > 0 }
 
 func newReceiptCheck(n *Node, r proto.Receipt) (*receiptCheck, error) {
 	raw, err := hex.DecodeString(r.IdentityHash)
 	if err != nil || len(raw) != 16 {
 		return nil, proto.Errorf(proto.CodeInvalid, "the receipt's identity_hash is not 32 hexadecimal digits: is the file whole?")
 	}
-	c := &receiptCheck{node: n, receipt: r, hash: proto.IdentityHash(raw), again: map[proto.SpaceID]uint32{}}
+	c := &receiptCheck{node: n, receipt: r, hash: proto.IdentityHash(raw), again: map[proto.SpaceID]returned{}}
 	c.valid = ValidReceipt(&r) && r.PublicKey == n.ReceiptKey() && r.IdentityHMAC == n.signer.mac(c.hash)
 	return c, nil
 }
@@ -303,7 +316,11 @@ func (c *receiptCheck) readOptOut(snap store.Snapshot) error {
 		return err
 	}
 	for _, n := range o.Nodes {
-		c.again[n.Space] = n.Gen
+		now := returned{gen: n.Gen}
+		if now.State, _, err = readNode(snap, proto.Node{Hash: c.hash, Space: n.Space}); err != nil {
+			return err
+		}
+		c.again[n.Space] = now
 	}
 	return nil
 }
@@ -334,11 +351,15 @@ func (c *receiptCheck) nodes(ctx context.Context, snap store.Snapshot, p proto.P
 	})
 }
 
-// networks counts the rows by which the identity is found from a network, unless it
-// came back.
+// networks counts the rows by which the identity is found from a network, but for
+// those on which it was seen since it came back.
 func (c *receiptCheck) networks(ctx context.Context, snap store.Snapshot) error {
-	return scanNetworks(snap, func(_ proto.ClientID, _ proto.NetworkKey, n proto.Node) error {
-		if _, back := c.again[n.Space]; n.Hash == c.hash && !back {
+	return scanNetworks(snap, func(client proto.ClientID, k proto.NetworkKey, n proto.Node) error {
+		if n.Hash != c.hash {
+			return ctx.Err()
+		}
+		now := c.again[n.Space]
+		if f := now.Client(client); f == nil || !f.SeenOn(k) {
 			c.count("networks", 1)
 		}
 		return ctx.Err()
@@ -348,27 +369,22 @@ func (c *receiptCheck) networks(ctx context.Context, snap store.Snapshot) error 
 // own counts what is left of the identity itself, unless it is of a generation
 // that came after.
 func (c *receiptCheck) own(key parsedKey) {
-	gen, back := c.again[key.node.Space]
-	switch key.kind {
-	case 'f':
-		if !back || key.gen != generationOf(gen) {
-			c.count("facts", 1)
-		}
-	case 'h':
-		if !back || key.gen != generationOf(gen) {
-			c.count("history", 1)
-		}
-	case 'c':
-		if !back {
-			c.count("views", 1)
-		}
+	now, back := c.again[key.node.Space]
+	old := !back || key.gen != generationOf(now.gen)
+	switch {
+	case key.kind == 'f' && old:
+		c.count("facts", 1)
+	case key.kind == 'h' && old:
+		c.count("history", 1)
+	case key.kind == 'c' && !now.linked():
+		c.count("views", 1)
 	}
 }
 
 // stale reports whether a generation of the identity is not that which came back.
 func (c *receiptCheck) stale(space proto.SpaceID, gen uint32) bool {
 	now, back := c.again[space]
-	return !back || gen < now
+	return !back || gen < now.gen
 }
 
 // edges counts what another node's links name of the identity.
@@ -394,8 +410,7 @@ func (c *receiptCheck) edges(key parsedKey, v []byte) (found int) {
 			found++
 		}
 	}
-	_, back := c.again[key.node.Space]
-	if !back && x.Root == c.hash || !back && x.Shown.Root == c.hash {
+	if now := c.again[key.node.Space]; !now.linked() && (x.Root == c.hash || x.Shown.Root == c.hash) {
 		found++
 	}
 	return found
@@ -429,7 +444,7 @@ func (c *receiptCheck) lane(ctx context.Context, snap store.Snapshot, id proto.L
 		}
 		names.Add(uint32(ordinalOf(k)))
 		if c.node.hasher.Hash(name) == c.hash {
-			if _, back := c.again[space]; !back {
+			if now := c.again[space]; !now.Named || now.Ordinal != ordinalOf(k) || id != c.node.laneIDs[c.hash.Partition()] {
 				c.count("names", 1)
 			}
 		}
@@ -450,27 +465,46 @@ func (c *receiptCheck) lane(ctx context.Context, snap store.Snapshot, id proto.L
 // underWay counts graph messages that are not applied yet; rows of those that
 // are go with the lane's next commit.
 func (c *receiptCheck) underWay(snap store.Snapshot, id proto.LaneID) error {
-	if len(c.again) > 0 {
-		return nil
-	}
-	count := func(v []byte) {
-		if bytes.Contains(v, c.hash[:]) {
-			c.count("messages under way", 1)
-		}
-	}
-	for to := range c.node.config.Lanes {
+	lanes := c.node.config.Lanes
+	for to := range lanes {
 		l := &lane{id: proto.LaneID(to), node: c.node, record: &pb.LaneRecord{}}
 		if err := l.loadGraph(snap); err != nil {
 			return err
 		}
+		if l.id == id {
+			c.messages(l.graph.Carry)
+		}
 		start := outboxKey(id, l.id, l.graph.Applied[id]+1)
-		err := snap.Scan(start[:4], start, func(_, v []byte) (bool, error) { count(v); return true, nil })
+		err := snap.Scan(start[:4], start, func(_, v []byte) (bool, error) {
+			if !bytes.Contains(v, c.hash[:]) {
+				return true, nil
+			}
+			x, err := graph.DecodeBatch(v, lanes)
+			c.messages(x.Messages)
+			return true, err
+		})
 		if err != nil {
 			return err
 		}
 	}
-	prefix := laneKey(id, 'e')
-	return snap.Scan(prefix, prefix, func(_, v []byte) (bool, error) { count(v); return true, nil })
+	return nil
+}
+
+// messages counts those that name the identity as it was.
+func (c *receiptCheck) messages(list []graph.Message) {
+	for i := range list {
+		m := &list[i]
+		if !bytes.Contains(m.Append(nil), c.hash[:]) {
+			continue
+		}
+		old := len(c.again) == 0 || m.From == c.hash && m.Gen > 0 && c.stale(m.To.Space, m.Gen) || m.To.Hash == c.hash && m.ToGen > 0 && c.stale(m.To.Space, m.ToGen)
+		if m.Copy != nil {
+			old = old || slices.ContainsFunc(m.Copy.Edges, func(e graph.Edge) bool { return e.Peer == c.hash && c.stale(m.To.Space, e.Gen) })
+		}
+		if old {
+			c.count("messages under way", 1)
+		}
+	}
 }
 
 func (c *receiptCheck) letters(snap store.Snapshot, id proto.LaneID) error {
@@ -482,8 +516,11 @@ func (c *receiptCheck) letters(snap store.Snapshot, id proto.LaneID) error {
 		}
 		list := newLetters()
 		list.add(c.node.hasher, letterID{}, d.replay.Kind, d.replay.Body)
-		ours := c.client == nil || list.clients[letterID{}] == c.client.ID && d.at < proto.MillisOf(c.receipt.Time)
-		if len(c.again) == 0 && ours && len(list.of[c.hash]) > 0 {
+		ours := c.client == nil || list.clients[letterID{}] == c.client.ID
+		if c.client != nil || len(c.again) > 0 { // later ones are of what came back
+			ours = ours && d.at < proto.MillisOf(c.receipt.Time)
+		}
+		if ours && len(list.of[c.hash]) > 0 {
 			c.count("dead letters", 1)
 		}
 		return true, nil
@@ -541,13 +578,13 @@ func (c *receiptCheck) conclude(logs []laneLog) (x proto.ReceiptCheck, err error
 	return x, nil
 }
 
-// holding counts cached views of an identity that show anything.
-func (v *views) holding(h proto.IdentityHash) (found int) {
+// holding counts cached views of an identity that show anything else than what is.
+func (v *views) holding(h proto.IdentityHash, is func(proto.SpaceID, proto.Ordinal) bool) (found int) {
 	s := v.shard(proto.Node{Hash: h})
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for _, space := range s.spaces {
-		if c := s.views[proto.Node{Hash: h, Space: space}]; c != nil && c.view != nil && !c.view.OptedOut {
+		if c := s.views[proto.Node{Hash: h, Space: space}]; c != nil && c.view != nil && !c.view.OptedOut && !is(space, c.view.Ordinal) {
 			found++
 		}
 	}
