@@ -18,8 +18,8 @@ type ownOptOut struct {
 
 // optOut sets the opt-out cookie, cuts the browser's identity out and takes
 // its cookie away. The opt-out cookie is set whatever happens to the cut: from
-// then on nothing is stored. If the cut fails the identity's cookie stays, so
-// that the page can try again.
+// then on nothing is stored. If the cut fails, or is not final in time, the identity's
+// cookie stays, so that the page can try again and get the receipt.
 func (g *Gateway) optOut(w http.ResponseWriter, r *http.Request) error {
 	g.allowOrigin(w, r, "")
 	w.Header()["Cache-Control"] = noStore
@@ -43,7 +43,7 @@ func (g *Gateway) optOut(w http.ResponseWriter, r *http.Request) error {
 }
 
 // cutOwn cuts out what the browser is known by, its statistical ids too, and takes its
-// cookie away. Of several identities the answer has the first receipt.
+// cookie away once that is final. Of several identities the answer has the first receipt.
 func (g *Gateway) cutOwn(w http.ResponseWriter, r *http.Request, v *visit, everywhere bool) (ownOptOut, error) {
 	answer := ownOptOut{OptedOut: true}
 	for _, id := range v.claims() {
@@ -60,9 +60,16 @@ func (g *Gateway) cutOwn(w http.ResponseWriter, r *http.Request, v *visit, every
 		return answer, notCut(err)
 	}
 	answer.add(states)
+	if answer.going() {
+		return answer, nil // by the cookie the receipt is had later
+	}
 	g.dropBrowser(w, v)
+	v.browser, v.several = "", nil
 	return answer, nil
 }
+
+// going reports whether something is cut but not removed everywhere yet.
+func (x *ownOptOut) going() bool { return x.Final != nil && !*x.Final }
 
 // add takes in what else was cut.
 func (x *ownOptOut) add(states []proto.OptOutState) {

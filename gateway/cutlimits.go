@@ -215,8 +215,33 @@ func (g *Gateway) ownCut(r *http.Request, id proto.Identity, cut func() (proto.O
 		g.linger(r.Context())
 		return proto.OptOutState{}, err
 	}
-	defer done()
-	return cut()
+	s, err := cut()
+	done()
+	if err != nil {
+		return s, err
+	}
+	return g.awaitFinal(r.Context(), id, s), nil
+}
+
+// finalPoll is the time between looks at a cut that is not final.
+const finalPoll = 100 * time.Millisecond
+
+// awaitFinal returns when a cut is final, or the time for it is over: who asked is a
+// person, who will not ask once more for the receipt.
+func (g *Gateway) awaitFinal(ctx context.Context, id proto.Identity, s proto.OptOutState) proto.OptOutState {
+	ctx, cancel := context.WithTimeout(ctx, g.c.FinalWait)
+	defer cancel()
+	for !s.Final {
+		select {
+		case <-time.After(finalPoll):
+		case <-ctx.Done():
+			return s
+		}
+		if now, err := g.deps.OptOuts.OptOutState(ctx, id); err == nil && now.OptedOut == s.OptedOut {
+			s = stateOf(now, id)
+		}
+	}
+	return s
 }
 
 // admitRequest is admitCuts for a request, and waits for the turn of the first

@@ -35,7 +35,7 @@ func newRig(t testing.TB, edit ...func(*gateway.Config)) *rig {
 	t.Helper()
 	tw := newTwin()
 	c := gateway.Config{
-		Now: func() time.Time { return now }, WaitMax: 20 * time.Millisecond, RefusalPause: -1, Unproven: []proto.ClientName{"demo"},
+		Now: func() time.Time { return now }, WaitMax: 20 * time.Millisecond, RefusalPause: -1, FinalWait: -1, Unproven: []proto.ClientName{"demo"},
 		Secrets: map[proto.ClientName][]byte{"acme": secret},
 	}
 	for _, e := range edit {

@@ -81,11 +81,13 @@ type pageView struct {
 	Outcome   *outcome
 	Standing  standing
 	By        string // why nothing is stored, in words
-	Uncut     bool   // the browser's own opt-out was kept, but what is stored was not cut
+	Uncut     bool   // the browser's own opt-out was kept, but what is stored was not cut, or not seen to be
 	Signals   []pageSignal
 
 	Client  string
 	Clients []pageLink
+	Unasked bool // whether more clients hold something is not known
+	Several bool // the browser has several identities, so nothing is shown
 	Ages    []pageChoice
 	Genders []pageChoice
 	Traits  []pageTrait // the others
@@ -160,7 +162,7 @@ func (g *Gateway) stand(r *http.Request, v *visit, x *pageView) {
 	}
 	x.Standing = g.standingOf(r.Context(), r, v, client)
 	x.By = x.W.By[x.Standing.By]
-	x.Uncut = v.cookie && len(v.claims()) > 0 && x.Standing.Signals.OptedOut != effectRefuses
+	x.Uncut = v.cookie && len(v.claims()) > 0
 	e := x.Standing.Signals
 	for _, s := range []struct{ code, effect string }{
 		{withheldCookie, e.Cookie}, {withheldGPC, e.GPC}, {withheldDNT, e.DNT}, {withheldOptedOut, e.OptedOut}, {withheldGDPR, e.GDPR},

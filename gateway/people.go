@@ -20,6 +20,9 @@ func (g *Gateway) optOutPage(w http.ResponseWriter, r *http.Request) error {
 	v := g.visitOf(r)
 	x := g.view(r, &v, true)
 	g.stand(r, &v, &x)
+	if x.Standing.Receipt != nil { // which was not there when the button was pressed
+		x.Outcome = &outcome{Text: x.W.NowOut, Receipt: receiptText(x.Standing.Receipt)}
+	}
 	g.keep(w, v, "")
 	return g.show(w, http.StatusOK, &x)
 }
@@ -42,8 +45,10 @@ func (g *Gateway) optOutForm(w http.ResponseWriter, r *http.Request) error {
 			status = x.failed(err)
 			break
 		}
-		v.browser, v.several = "", nil
 		x.Outcome = &outcome{Text: x.W.NowOut, Receipt: receiptText(cut.Receipt)}
+		if cut.going() {
+			x.Outcome = &outcome{Text: x.W.NowGoing}
+		}
 	case form.Get("do") == "in":
 		g.liftOwn(w, r, &v)
 		x.Outcome = &outcome{Text: x.W.NowIn}
@@ -85,7 +90,6 @@ func (g *Gateway) choicesForm(w http.ResponseWriter, r *http.Request) error {
 		case err != nil:
 			status = x.failed(err)
 		case d.child():
-			v.browser, v.several = "", nil
 			x.Outcome = &outcome{Text: x.W.NowChild, Receipt: receiptText(answer.Receipt)}
 		default:
 			x.Outcome = &outcome{Text: x.W.Saved}
@@ -100,6 +104,9 @@ func (g *Gateway) choicesForm(w http.ResponseWriter, r *http.Request) error {
 		}
 		v.browser, v.several = "", nil
 		x.Outcome = &outcome{Text: x.W.Erased, Receipt: receiptText(answer.Receipt)}
+		if !answer.Final {
+			x.Outcome = &outcome{Text: x.W.ErasedGoing}
+		}
 	default:
 		status = x.failed(proto.Errorf(proto.CodeInvalid, "the form does nothing"))
 	}
@@ -111,8 +118,11 @@ func (g *Gateway) choicesForm(w http.ResponseWriter, r *http.Request) error {
 // showChoices adds what is held: of the client that the address names, or else
 // which clients hold something.
 func (g *Gateway) showChoices(w http.ResponseWriter, r *http.Request, status int, v *visit, x *pageView) error {
+	x.Several = len(v.several) > 0
 	if x.Client == "" {
-		x.Clients = g.holders(x.W.Lang, v)
+		if failed := g.addHolders(v, x); failed && status == http.StatusOK {
+			status = http.StatusServiceUnavailable
+		}
 		return g.show(w, status, x)
 	}
 	client, err := g.clientNamed(x.Client)
@@ -120,7 +130,8 @@ func (g *Gateway) showChoices(w http.ResponseWriter, r *http.Request, status int
 		err = g.addHeld(r.Context(), client, v, x)
 	}
 	if err != nil { // that one cannot be shown does not mean that nobody holds anything
-		x.Client, x.Clients = "", g.holders(x.W.Lang, v)
+		x.Client = ""
+		g.addHolders(v, x)
 		if failed := x.failed(err); status == http.StatusOK {
 			status = failed
 		}
@@ -128,19 +139,23 @@ func (g *Gateway) showChoices(w http.ResponseWriter, r *http.Request, status int
 	return g.show(w, status, x)
 }
 
-// holders are the clients that hold something of the visitor's browser, as links.
-// Others are not named: whose data are here is nobody's affair but theirs.
-func (g *Gateway) holders(lang string, v *visit) (list []pageLink) {
-	if v.browser == "" {
-		return nil
-	}
+// addHolders adds the clients that hold something of the visitor's browser, as links,
+// and reports whether some could not be asked. Others are not named: whose data are
+// here is nobody's affair but theirs.
+func (g *Gateway) addHolders(v *visit, x *pageView) (failed bool) {
+	x.Clients = nil
 	for _, c := range g.deps.Accounts.Clients() {
-		if seen, err := g.deps.Memberships.Seen(c, v.browser); err == nil && seen.Known && !seen.OptedOut {
-			list = append(list, pageLink{Name: string(c.Name), Address: pageQuery(lang, string(c.Name))})
+		if slices.ContainsFunc(v.claims(), func(id proto.Identity) bool {
+			seen, err := g.deps.Memberships.Seen(c, id)
+			failed = failed || err != nil
+			return err == nil && seen.Known && !seen.OptedOut
+		}) {
+			x.Clients = append(x.Clients, pageLink{Name: string(c.Name), Address: pageQuery(x.W.Lang, string(c.Name))})
 		}
 	}
-	slices.SortFunc(list, func(a, b pageLink) int { return strings.Compare(a.Name, b.Name) })
-	return list
+	slices.SortFunc(x.Clients, func(a, b pageLink) int { return strings.Compare(a.Name, b.Name) })
+	x.Unasked = failed
+	return failed
 }
 
 // eventsShown bounds the events on a page.

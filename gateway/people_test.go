@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -628,5 +629,82 @@ func TestNothingByPicture(t *testing.T) {
 				t.Errorf("%s %s may be read: %v", method, target, h)
 			}
 		}
+	}
+}
+
+// Whoever opts out is told that it is done once it is, and comes to the receipt however
+// long that takes.
+func TestOwnCutThatTakesLong(t *testing.T) {
+	r := newRig(t, func(c *gateway.Config) { c.FinalWait = 20 * time.Second })
+	for _, x := range [][3]string{{"POST", "/v1/optout", ""}, {"POST", "/optout", "do=out"}, {"DELETE", "/v1/me", ""}, {"POST", "/choices", "do=erase"}} {
+		r.graph.slow = true
+		time.AfterFunc(150*time.Millisecond, func() {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.graph.slow = false
+		})
+		id := fmt.Sprint("kith_id=slow", len(r.graph.cuts))
+		r.members[member{1, proto.Identity("browser:" + id[len("kith_id="):])}] = nil
+		headers := append([]string{"Cookie", id}, ownPage...)
+		w := r.visit(x[0], x[1], x[2], headers...)
+		if c := cookies(w)["kith_id"]; w.Code != 200 || !strings.Contains(html.UnescapeString(w.Body.String()), `"signature":`) || c == nil || c.MaxAge >= 0 {
+			t.Errorf("%v: %d %s", x, w.Code, w.Body)
+		}
+	}
+
+	r = newRig(t)
+	r.graph.slow = true
+	r.members[member{1, "browser:abc123"}] = []proto.SegmentID{"auto"}
+	w := r.submit("/optout", "do=out", "Cookie", mineToo)
+	_, says := outcomeOf(t, w)
+	if c := cookies(w); w.Code != 200 || c["kith_optout"].Value != "1" || c["kith_id"] != nil || !strings.Contains(says, "being removed") || strings.Contains(says, "signature") {
+		t.Errorf("not final: %d %s %v", w.Code, says, c)
+	}
+	const both = mineToo + "; kith_optout=1"
+	if w = r.visit("GET", "/v1/optout/status", "", "Cookie", both); !strings.Contains(w.Body.String(), `"final":false`) {
+		t.Errorf("its status: %s", w.Body)
+	}
+	if w = r.visit("GET", "/optout", "", "Cookie", both); strings.Contains(w.Body.String(), "signature") || strings.Contains(w.Body.String(), "has been removed") {
+		t.Errorf("the page before it is final: %s", w.Body)
+	}
+	r.graph.slow = false
+	if w = r.visit("GET", "/v1/optout/status", "", "Cookie", both); !strings.Contains(w.Body.String(), `"final":true,"receipt":{`) {
+		t.Errorf("its status: %s", w.Body)
+	}
+	w = r.visit("GET", "/optout", "", "Cookie", both)
+	if _, says := outcomeOf(t, w); !strings.Contains(says, `"signature":`) {
+		t.Errorf("the page later: %s", w.Body)
+	}
+	w = r.visit("POST", "/v1/optout", "", "Cookie", both)
+	if x := cutOf(t, w.Body.Bytes()); !x.Final || x.Receipt == nil || cookies(w)["kith_id"].MaxAge >= 0 {
+		t.Errorf("asked once more: %s %v", w.Body, w.Header())
+	}
+	r.graph.slow = true
+	w = r.submit("/choices", "do=erase", "Cookie", "kith_id=abc125")
+	if _, says := outcomeOf(t, w); strings.Contains(says, "has been erased") || !strings.Contains(says, "being erased") {
+		t.Errorf("an erasure that is not final: %s", says)
+	}
+}
+
+// The page of what is held denies nothing that it did not look up.
+func TestChoicesDenyNothing(t *testing.T) {
+	r := newRig(t)
+	const none = "Nobody holds anything"
+	r.members[member{2, "browser:abc124"}] = []proto.SegmentID{"auto"}
+	two := []string{"Cookie", mineToo + "; kith_id=abc124"}
+	w := r.visit("GET", "/choices", "", two...)
+	if !strings.Contains(w.Body.String(), "client=acme") || strings.Contains(w.Body.String(), none) {
+		t.Errorf("of two identities: %s", w.Body)
+	}
+	if w = r.visit("GET", "/choices?client=acme", "", two...); strings.Contains(w.Body.String(), "Nothing is held") || !strings.Contains(w.Body.String(), "it is several") {
+		t.Errorf("of two identities, of one client: %s", w.Body)
+	}
+	if w = r.visit("GET", "/choices", "", "Cookie", mineToo); !strings.Contains(w.Body.String(), none) || w.Code != 200 {
+		t.Errorf("of one that nobody knows: %d %s", w.Code, w.Body)
+	}
+	r.seenErr = proto.Errorf(proto.CodeUnavailable, "no owner")
+	w = r.visit("GET", "/choices", "", "Cookie", "kith_id=abc124")
+	if w.Code != 503 || strings.Contains(w.Body.String(), none) || !strings.Contains(w.Body.String(), "Not all can be asked") {
+		t.Errorf("nobody can be asked: %d %s", w.Code, w.Body)
 	}
 }

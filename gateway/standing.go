@@ -18,6 +18,10 @@ type standing struct {
 	// Statistical is whether a statistical id is made of this browser for the client;
 	// empty: the client has none, or not here.
 	Statistical string `json:"statistical_id,omitempty"`
+	// Final and Receipt are of the browser's identity where that was cut and the browser
+	// still has its cookie: the opt-out was not final when it was answered.
+	Final   *bool          `json:"final,omitempty"`
+	Receipt *proto.Receipt `json:"receipt,omitempty"`
 }
 
 // What holds where the visitor is.
@@ -102,7 +106,10 @@ func (g *Gateway) standingOf(ctx context.Context, r *http.Request, v *visit, cli
 		s.Regime = regimeOptIn
 	}
 	s.Signals.Cookie = refuses(v.cookie)
-	s.Signals.OptedOut = g.tombstone(ctx, v)
+	var cut proto.OptOutState
+	if s.Signals.OptedOut, cut = g.tombstone(ctx, v); v.cookie && cut.OptedOut {
+		s.Final, s.Receipt = &cut.Final, cut.Receipt
+	}
 	if v.signal == "" && s.Signals.OptedOut == effectRefuses {
 		v.signal = withheldOptedOut
 	}
@@ -113,23 +120,23 @@ func (g *Gateway) standingOf(ctx context.Context, r *http.Request, v *visit, cli
 	return s
 }
 
-// tombstone says whether one of the browser's identities is opted out, or, of too
-// many, might be.
-func (g *Gateway) tombstone(ctx context.Context, v *visit) string {
+// tombstone says whether one of the browser's identities is opted out, and how that
+// stands, or, of too many, that one might be.
+func (g *Gateway) tombstone(ctx context.Context, v *visit) (effect string, cut proto.OptOutState) {
 	claims := v.claims()
 	if v.crowded && len(claims) > 0 {
-		return effectRefuses
+		return effectRefuses, cut
 	}
 	for _, id := range claims {
 		s, err := g.deps.OptOuts.OptOutState(ctx, id)
 		switch {
 		case err != nil:
-			return effectUnknown
+			return effectUnknown, cut
 		case s.OptedOut:
-			return effectRefuses
+			return effectRefuses, s
 		}
 	}
-	return effectAbsent
+	return effectAbsent, cut
 }
 
 // writeStanding answers with how v stands with the client of ?client=, if one is

@@ -271,12 +271,15 @@ func (t *twin) OptOutState(_ context.Context, id proto.Identity) (proto.OptOutSt
 	if t.graph.cutErr != nil {
 		return proto.OptOutState{}, t.graph.cutErr
 	}
-	s := t.graph.out[id]
+	s, kind := t.graph.out[id], "optout"
+	if s == nil {
+		s, kind = t.graph.own[twinErasure{0, id}], "erase"
+	}
 	if s == nil {
 		return proto.OptOutState{}, nil
 	}
 	if !s.Final && !t.graph.slow {
-		s.Final, s.Receipt = true, t.sign("optout", id, 0, false)
+		s.Final, s.Receipt = true, t.sign(kind, id, 0, false)
 	}
 	return *s, nil
 }
@@ -310,9 +313,11 @@ func (t *twin) Erase(ctx context.Context, client *proto.ClientInfo, id proto.Ide
 	if n := t.forget(client, id); s.Final {
 		s.Receipt = t.sign("erase", id, n, false)
 	}
+	who := proto.ClientID(0) // all
 	if client != nil {
-		t.graph.own[twinErasure{client.ID, id}] = &s
+		who = client.ID
 	}
+	t.graph.own[twinErasure{who, id}] = &s
 	return s, nil
 }
 

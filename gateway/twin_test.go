@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -37,6 +38,7 @@ type twin struct {
 
 	fail    func(i int, e *proto.Event) bool // which events are not made durable
 	failErr error
+	seenErr error
 }
 
 type member struct {
@@ -121,7 +123,7 @@ func (t *twin) Lookup(client proto.ClientInfo, id proto.Identity, _ proto.Millis
 
 func (t *twin) Seen(client proto.ClientInfo, id proto.Identity) (proto.Seen, error) {
 	seen, _, err := t.Lookup(client, id, 0, nil)
-	return seen, err
+	return seen, errors.Join(err, t.seenErr)
 }
 
 func (t *twin) Wait(ctx context.Context, p proto.Position) error {

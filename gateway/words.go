@@ -28,6 +28,7 @@ type words struct {
 
 	ChoicesTitle, ChoicesLead string
 	SitesHead, NoSites        string
+	SitesUnasked              string
 	SiteHead                  string
 	SayHead, SayLead          string
 	AgeHead, GenderHead       string
@@ -39,6 +40,7 @@ type words struct {
 	FixedTrait                string
 	RemoveButton              string
 	HeldHead, NothingHeld     string
+	HeldOfSeveral             string
 	FirstSeen, LastSeen       string
 	SegmentsHead, NoSegments  string
 	EventsHead, EventsNote    string
@@ -52,6 +54,7 @@ type words struct {
 
 	NowOut, NowIn, StillOut string
 	NowChild, Saved, Erased string
+	NowGoing, ErasedGoing   string // not final yet
 	Failure                 string // of a cause that Failures does not have
 
 	Ages, Genders map[string]string
