@@ -84,6 +84,16 @@ func Errorf(code Code, format string, args ...any) *Error {
 	return e
 }
 
+// RetryAfterOf is when the first Error in err's chain says to try again, 0 if it does
+// not say.
+func RetryAfterOf(err error) time.Duration {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.RetryAfter
+	}
+	return 0
+}
+
 // CodeOf is the code of the first Error in err's chain, CodeInternal if there
 // is none, and "" for nil.
 func CodeOf(err error) Code {

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -139,11 +140,16 @@ func answerError(resp *http.Response) error {
 		}
 	}
 	b, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	var e *proto.Error
 	if err := json.Unmarshal(b, &body); err != nil || body.Error.Code == "" {
-		return proto.Errorf(statusCode(resp.StatusCode), "%s answered %s: is --service the address of a kith node?", resp.Request.URL.Host, resp.Status)
+		e = proto.Errorf(statusCode(resp.StatusCode), "%s answered %s: is --service the address of a kith node?", resp.Request.URL.Host, resp.Status)
+	} else {
+		e = proto.Errorf(body.Error.Code, "%s", body.Error.Message)
+		e.Line, e.Column = body.Error.Line, body.Error.Column
 	}
-	e := proto.Errorf(body.Error.Code, "%s", body.Error.Message)
-	e.Line, e.Column = body.Error.Line, body.Error.Column
+	if s, err := strconv.ParseUint(resp.Header.Get("Retry-After"), 10, 32); err == nil {
+		e.RetryAfter = time.Duration(s) * time.Second
+	}
 	return e
 }
 

@@ -199,6 +199,48 @@ func TestGivesUpAndSaysWhatIsUnsent(t *testing.T) {
 	}
 }
 
+// A load waits for as long as a node that limits its rate says, however often, and says
+// so where that is too long.
+func TestRateIsWaitedFor(t *testing.T) {
+	const rate, burst, rows = 50, 1000, 10_000
+	var mu sync.Mutex
+	now, full := time.Duration(0), time.Duration(0) // when the bucket is full again
+	node := &memoryNode{fail: func(int) error {
+		mu.Lock()
+		defer mu.Unlock()
+		need := max(full, now) + 100*time.Second/rate // a post of 100
+		if early := need - now - burst*time.Second/rate; early > 0 {
+			e := proto.Errorf(proto.CodeRateLimited, "over %d events/s", rate)
+			e.RetryAfter = early.Truncate(time.Second) + time.Second
+			return e
+		}
+		full = need
+		return nil
+	}}
+	o := ingest.Options{Format: ingest.NDJSON, AttemptsMax: 3, BatchEventsMax: 100, Wait: func(_ context.Context, d time.Duration) error {
+		mu.Lock()
+		defer mu.Unlock()
+		now += d
+		return nil
+	}}
+	text := strings.Repeat(`{"event":"a","identities":["browser:x"]}`+"\n", rows)
+	r, err := run(t, text, node, o)
+	if err != nil || r.Accepted != rows || r.Unsent != 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if least := (rows - burst) * time.Second / rate; now < least || now > 2*least {
+		t.Errorf("it took %v, the node's rate is for %v", now, least)
+	}
+	node.fail = func(int) error {
+		e := proto.Errorf(proto.CodeRateLimited, "over the events of a day")
+		e.RetryAfter = 7 * time.Hour
+		return e
+	}
+	if r, err = run(t, text, node, o); proto.CodeOf(err) != proto.CodeRateLimited || !strings.Contains(err.Error(), "no more for 7h0m0s") || r.Unsent == 0 {
+		t.Errorf("by the day: %+v, %v", r, err)
+	}
+}
+
 // A node may take less in a body than a post holds: the post is sent in parts, and
 // only a row that is too large by itself is refused.
 func TestTooLargePostsAreDivided(t *testing.T) {

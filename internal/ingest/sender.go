@@ -15,7 +15,8 @@ import (
 
 // Intake posts bodies as POST /v1/events takes them. Post may be called
 // concurrently. An error means that nothing of the body is known to be
-// durable; the same body may be posted again, as every event has an id.
+// durable; the same body may be posted again, as every event has an id. Its
+// RetryAfter is heeded.
 type Intake interface {
 	Post(ctx context.Context, body []byte) (Answer, error)
 }
@@ -80,6 +81,8 @@ type sender struct {
 	// Owned by the goroutine that feeds.
 	open    *batch
 	scratch []byte
+
+	limited sync.Mutex // held by the poster that the node has wait for its rate; before mu
 
 	mu       sync.Mutex // guards what follows
 	report   *Report
@@ -178,15 +181,43 @@ func (s *sender) post() {
 	}
 }
 
+// limitedMax is the longest wait for the node's rate: what asks for more is a limit by
+// the day, and no load waits for that.
+const limitedMax = 5 * time.Minute
+
 // send posts b, and again what came back to be retried, until everything is
-// accepted or refused, or AttemptsMax is reached.
+// accepted or refused, or AttemptsMax is reached. Where the node limits the rate
+// posters take turns, each for as long as the node says: that uses no attempts up.
 func (s *sender) send(b *batch, body *[]byte) error {
-	pause := 50 * time.Millisecond
+	pause, turn := 50*time.Millisecond, false
+	defer func() {
+		if turn {
+			s.limited.Unlock()
+		}
+	}()
 	for attempt := 1; ; attempt++ {
 		*body = s.wrap((*body)[:0], b)
 		answer, err := s.node.Post(s.ctx, *body)
-		if proto.CodeOf(err) == proto.CodeTooLarge {
+		switch wait := proto.RetryAfterOf(err); {
+		case proto.CodeOf(err) == proto.CodeTooLarge:
+			if turn {
+				turn = false
+				s.limited.Unlock()
+			}
 			return s.divide(b, body)
+		case proto.CodeOf(err) != proto.CodeRateLimited || wait == 0:
+		case wait > limitedMax:
+			return proto.Errorf(proto.CodeRateLimited, "the node takes no more for %v: start the same load again then, with what is left of it: %w", wait, err)
+		default:
+			if !turn {
+				s.limited.Lock()
+				turn = true
+			}
+			if err := s.o.Wait(s.ctx, wait); err != nil {
+				return err
+			}
+			attempt--
+			continue
 		}
 		if err != nil && !Retryable(proto.CodeOf(err)) {
 			return err
