@@ -15,6 +15,10 @@ func (h *host) retain(r *resident) (did uint64) {
 		h.erase(r)
 		return 1
 	}
+	if r.state.Undated() {
+		h.trim(r, identity.Input{Kind: identity.InputTrim})
+		return 4
+	}
 	for i := range r.state.Facts {
 		f := &r.state.Facts[i]
 		if keep := h.kept(f.Client).Sessions; keep > 0 && f.Older(now-keep) && h.fault == nil {

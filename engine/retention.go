@@ -228,14 +228,14 @@ func (l *lane) nextExpire(ctx context.Context, keep retentions, first proto.Ordi
 	return step, next, more, err
 }
 
-// tooOld is what it costs to let go of what is too old of a node, 0 if nothing
-// is.
+// tooOld is what it costs to let go of what is too old of a node, or to note since
+// when it is old; 0 if nothing is.
 func tooOld(snap store.Snapshot, keep retentions, node proto.Node, now proto.Millis) (cost int, err error) {
 	s, _, err := readNode(snap, node)
 	if err != nil || s.Dark() {
 		return 0, err
 	}
-	if idle := keep.of(0).Idle; idle > 0 && s.Idle(now-idle) {
+	if idle := keep.of(0).Idle; idle > 0 && (s.Idle(now-idle) || s.Undated()) {
 		cost = 1
 	}
 	for i := range s.Facts {

@@ -1,7 +1,10 @@
 package engine_test
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -10,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"kith/actors/identity"
 	"kith/engine"
 	"kith/engine/store"
 	"kith/proto"
@@ -334,6 +338,57 @@ func TestRetentionByItself(t *testing.T) {
 	if r := settle(t, n); r.Identities != 2 || r.Events != 2 {
 		t.Errorf("left are %+v", r)
 	}
+}
+
+// A name that an earlier build left alone, without noting when, is as old as the first
+// look at it.
+func TestRetentionOfUndatedNames(t *testing.T) {
+	var ahead atomic.Int64
+	start, dir := time.Now(), t.TempDir()
+	configure := func(c *engine.Config) {
+		c.Retention = &engine.RetentionConfig{Sessions: 100 * day, Idle: 50 * day}
+		c.Now = func() time.Time { return start.Add(time.Since(start) + time.Duration(ahead.Load())) }
+	}
+	n := testNode(t, dir, configure)
+	join := page(acme(t, n), "a", "x", time.Now())
+	join.Identities = append(join.Identities, "account:0123456789abcdef")
+	submit(t, n, join)
+	settle(t, n)
+	if s, err := n.Erase(t.Context(), nil, "browser:a"); err != nil || !s.Final {
+		t.Fatalf("%+v %v", s, err)
+	}
+	settle(t, n)
+	closeNode(t, n)
+
+	st := testStore(t, filepath.Join(dir, "store"))
+	snap, batch, undated := st.Snapshot(), st.NewBatch(), 0
+	err := snap.Scan([]byte{'N'}, []byte{'N'}, func(k, v []byte) (bool, error) {
+		var s identity.State
+		if k[24] != 'f' {
+			return true, nil
+		}
+		if _, err := s.Decode(v); err != nil || s.Bare == 0 {
+			return true, err
+		}
+		undated++
+		s.Bare = 0
+		return true, batch.Set(bytes.Clone(k), s.Append(nil))
+	})
+	snap.Release()
+	if err := errors.Join(err, batch.Commit(), st.Close()); err != nil || undated != 1 {
+		t.Fatalf("%d names are alone, want the account's: %v", undated, err)
+	}
+
+	n = testNode(t, dir, configure)
+	defer func() { closeNode(t, n) }()
+	looks := 0
+	until(t, n, 60*time.Second, "the name to go", func() bool {
+		if looks++; looks%10 == 1 { // noted at one look, and idle at a later one
+			ahead.Add(int64(51 * day))
+		}
+		r, err := n.Verify(t.Context())
+		return err == nil && r.Identities == 0
+	})
 }
 
 // A node looks for dead letters that are too old, though it knows nobody who is.

@@ -35,7 +35,7 @@ func (s *State) Idle(t proto.Millis) bool {
 // bare notes since when a node has a name and nothing else: one that was known by its
 // links, which others took away, would never be idle.
 func (p *Stepper) bare(s *State, now proto.Millis, fx *Effects) {
-	bare := s.Named && len(s.Facts) == 0 && (s.Graph == nil || !s.Graph.Dark && len(s.Graph.Links) == 0)
+	bare := s.onlyNamed()
 	if bare == (s.Bare != 0) {
 		return
 	}
@@ -44,6 +44,14 @@ func (p *Stepper) bare(s *State, now proto.Millis, fx *Effects) {
 		s.Bare = now
 	}
 }
+
+func (s *State) onlyNamed() bool {
+	return s.Named && len(s.Facts) == 0 && (s.Graph == nil || !s.Graph.Dark && len(s.Graph.Links) == 0)
+}
+
+// Undated reports whether the node has a name and nothing else, since nobody knows when:
+// builds before version 3 of the state left it so. Any step notes it.
+func (s *State) Undated() bool { return s.Bare == 0 && s.onlyNamed() }
 
 // Older reports whether events from before t may be kept, or networks on days before
 // its day.
