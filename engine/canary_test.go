@@ -363,10 +363,12 @@ func TestReceiptOfErasure(t *testing.T) {
 		t.Fatal(err)
 	}
 	for place, is := range map[string]func(k, v []byte) bool{
-		"names":    func(k, v []byte) bool { return k[0] == 'L' && k[2] == 'o' && bytes.Contains(v, []byte(canary)) },
-		"networks": func(k, _ []byte) bool { return k[0] == 'H' && bytes.Contains(k, hash) && bytes.Contains(k, []byte{7, 0}) },
-		"facts":    func(k, _ []byte) bool { return k[0] == 'N' && k[24] == 'f' && bytes.Contains(k, hash) },
-		"history":  func(k, _ []byte) bool { return k[0] == 'N' && k[24] == 'h' && bytes.Contains(k, hash) },
+		"names": func(k, v []byte) bool { return k[0] == 'L' && k[2] == 'o' && bytes.Contains(v, []byte(canary)) },
+		"networks": func(k, _ []byte) bool {
+			return k[0] == 'H' && bytes.Contains(k, hash) && bytes.Contains(k, []byte{7, 0})
+		},
+		"facts":   func(k, _ []byte) bool { return k[0] == 'N' && k[24] == 'f' && bytes.Contains(k, hash) },
+		"history": func(k, _ []byte) bool { return k[0] == 'N' && k[24] == 'h' && bytes.Contains(k, hash) },
 	} {
 		to := filepath.Join(t.TempDir(), place)
 		if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
