@@ -110,6 +110,9 @@ func (p *post) appendAnswer(b []byte, pos proto.Position, failed, unproven int) 
 		b = append(b, `,"unproven":`...)
 		b = strconv.AppendInt(b, int64(unproven), 10)
 	}
+	if p.fresh {
+		b = append(b, `,"new":true`...)
+	}
 	return append(appendSignal(b, p.signal), "}\n"...)
 }
 
@@ -247,6 +250,7 @@ func (g *Gateway) publicEvents(w http.ResponseWriter, r *http.Request) error {
 	}
 	g.keep(w, a.visit, a.stored)
 	p.signal = a.visit.signal
+	p.fresh = a.stored != "" && a.stored == a.minted
 	p.answer = p.appendAnswer(p.answer, pos, len(p.refused), a.unproven)
 	writeJSON(w, http.StatusOK, p.answer)
 	return nil

@@ -49,7 +49,6 @@
     const heard = storage(outKey);
     if (heard) return leaveAlone(), tell(+heard);
     gate = 1;
-    if (age) storage(segmentsKey, null); // an identify came before the decision
     since = !d.hidden && Date.now();
     later(50);
     waiting.splice(0).forEach(f => f());
@@ -138,6 +137,7 @@
       if (x.by) return refused(x);
       // What was under way at the opt-out may have made a browser: its cookie is there now.
       if (out) tell(0);
+      if (x.new) renew(); // who was known was erased elsewhere
       let again = [];
       if (!x.status || x.status === 429 || x.status >= 500) again = sent;
       else if (x.error) warn(x.error.message);
@@ -252,6 +252,13 @@
   let asked = null; // the answer under way
   let age = 0; // counts what makes answers under way old
 
+  // renew takes away what was told of who this browser was.
+  function renew() {
+    age++;
+    asked = null;
+    storage(segmentsKey, null);
+  }
+
   function kept(seconds) {
     try {
       const x = JSON.parse(storage(segmentsKey));
@@ -282,10 +289,8 @@
     event: (name, props) => put({ event: name, props }),
     page: view,
     identify(kind, value, proof) {
-      if (kind !== "account" || !digest.test(value)) return warn("not sent: identify takes a digest");
-      age++;
-      asked = null;
-      if (gate > 0) storage(segmentsKey, null);
+      if (kind !== "account" || !digest.test(value)) return warn("not sent: no digest");
+      renew();
       put({ event: "identify", identities: [kind + ":" + value], proof });
     },
     segments(cb, seconds = data.cache || 300) {
@@ -295,8 +300,7 @@
       (list ? Promise.resolve(list) : asked = asked || fetchSegments()).then(cb);
     },
     optout(cb) {
-      age++;
-      storage(segmentsKey, null);
+      renew();
       storage(outKey, 0);
       leaveAlone();
       tell(0, cb);

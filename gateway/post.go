@@ -20,6 +20,7 @@ type post struct {
 	left    int    // blocked identities, left out of events
 	robots  int    // events taken that robots sent
 	signal  string // of a public request: why nothing of it is kept
+	fresh   bool   // of a public request: its browser is new
 	body    []byte
 	answer  []byte
 	// personal counts events by kind of personal data: [0] refused, [1] their url cut.

@@ -125,6 +125,9 @@ func TestPublicIdentities(t *testing.T) {
 			if d := cmp.Diff(tt.want, got); d != "" {
 				t.Error(d, w.Body)
 			}
+			if c := cookies(w)["kith_id"]; strings.Contains(w.Body.String(), `"new":true`) != (c != nil && !tt.cookie) {
+				t.Errorf("whether the browser is new: %s", w.Body)
+			}
 			if tt.unproven != "" != strings.Contains(w.Body.String(), `"unproven"`) || !strings.Contains(w.Body.String(), tt.unproven) {
 				t.Errorf("unproven: %s", w.Body)
 			}

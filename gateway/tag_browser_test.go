@@ -30,6 +30,7 @@ func TestTagInABrowser(t *testing.T) {
 		{"first visit, calls before it loads in order", firstVisit},
 		{"return visits keep the id", returnVisits},
 		{"segments are kept for a while", segmentsKept},
+		{"segments of who was erased elsewhere", segmentsOfErased},
 		{"segments of before an identify", segmentsBeforeIdentify},
 		{"opt-out", optOut},
 		{"opt-out, cookies cleared", optOutCookiesCleared},
@@ -122,6 +123,7 @@ func segmentsKept(s *surfer) {
 	s.page(`data-section="auto"`, "", "")
 	s.open("/auto/1") // the identify is of that section too
 	s.took("page")
+	s.quiet() // what a newcomer was told before is not kept
 	asked := 0
 	ask := func(name, before, more string, again bool) {
 		s.t.Helper()
@@ -164,6 +166,31 @@ func segmentsKept(s *surfer) {
 	s.optOut()
 	if got := s.segments(""); len(got) != 0 || s.stored("kith_segments") != "" {
 		s.t.Errorf("after the opt-out: %v, stored %q", got, s.stored("kith_segments"))
+	}
+	s.calm()
+}
+
+// segmentsOfErased: who erases all on kith's own page is a stranger on the next page, of
+// whom the old list is told no more once that page was heard of.
+func segmentsOfErased(s *surfer) {
+	s.page(`data-section="auto"`, "", "")
+	s.open("/auto/1")
+	s.took("page")
+	s.quiet()
+	s.do(keptBefore)
+	s.clearCookies()
+	s.open("/auto/2")
+	s.took("page", "page")
+	s.quiet()
+	if got := s.segments(""); slices.Contains(got, "old") {
+		s.t.Errorf("a stranger is in %v", got)
+	}
+	s.do(keptBefore)
+	s.open("/auto/3")
+	s.took("page", "page", "page")
+	s.quiet()
+	if got := s.segments(""); !slices.Contains(got, "old") {
+		s.t.Errorf("what is kept of who comes back is not used: %v", got)
 	}
 	s.calm()
 }
@@ -820,7 +847,7 @@ func identifyDigests(s *surfer) {
 	s.do(`kith("identify"); kith("identify", "account"); kith("identify", "account", {}); kith("identify", "account", null)`)
 	s.quiet()
 	warned := value[[]string](s, "warned")
-	if len(warned) != len(bad)+4 || !strings.HasPrefix(warned[0], "kith: not sent: identify takes") {
+	if len(warned) != len(bad)+4 || !strings.HasPrefix(warned[0], "kith: not sent: no digest") {
 		s.t.Errorf("%d warnings of %d: %q", len(warned), len(bad)+4, warned)
 	}
 	s.do(`kith("identify", "account", "` + hexDigest + `", "1795348800.00"); kith("identify", "account", "` + hexDigest[:32] + `"); kith("identify", "account", "` + base64Digest + `")`)
@@ -915,6 +942,7 @@ func consentTCF(s *surfer) {
 	if q := s.front.to("/v1/me/segments")[0].query; !strings.HasSuffix(q, "&gdpr=1&gdpr_consent="+consented) {
 		s.t.Errorf("query %q", q)
 	}
+	s.quiet() // what a newcomer was told before is not kept
 	s.segments(", 0")
 	if s.stored("kith_segments") == "" {
 		s.t.Error("segments are not kept")
