@@ -194,6 +194,9 @@ func (l *lane) loadGraph(snap store.Snapshot) error {
 			return true, l.graph.AddCarry(v)
 		})
 	}
+	if err == nil {
+		err = l.graph.Complete()
+	}
 	if err != nil {
 		return err
 	}

@@ -257,7 +257,13 @@ func TestCarryRows(t *testing.T) {
 			t.Errorf("a row has %d bytes", len(row))
 		}
 	}
+	if record[0] == town.lanes[0].AppendRecord(nil)[0] {
+		t.Error("who knows nothing of the rows would read the record as if it were all")
+	}
 	for _, row := range carry {
+		if proto.CodeOf(got.Complete()) != proto.CodeCorrupt {
+			t.Error("a row is missing, which is not noticed")
+		}
 		if err := got.AddCarry(row[:len(row)-1]); proto.CodeOf(err) != proto.CodeCorrupt {
 			t.Errorf("a row that was cut: %v", err)
 		}
@@ -265,8 +271,11 @@ func TestCarryRows(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(carry) < 3 || !bytes.Equal(got.AppendRecord(nil), l.AppendRecord(nil)) {
+	if len(carry) < 3 || !bytes.Equal(got.AppendRecord(nil), l.AppendRecord(nil)) || got.Complete() != nil {
 		t.Errorf("%d rows give back another lane", len(carry))
+	}
+	if err := got.AddCarry(carry[0]); err != nil || got.Complete() == nil {
+		t.Errorf("a row too many is not noticed: %v", err)
 	}
 }
 

@@ -26,6 +26,7 @@ type Lane struct {
 	Applied  []uint64       // by lane: newest batch taken in from there
 	Outbox   []Channel      // by lane: batches on their way there
 	Carry    []Message      // for the next entry
+	awaited  int            // rows of Carry that a record told of and that were not read yet
 
 	laneOf        *[proto.Partitions]proto.LaneID
 	supersteps    int

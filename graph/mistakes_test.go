@@ -144,7 +144,7 @@ func gate() *mistakes.Gate {
 		{Name: "nocopyrow", File: "members.go", Old: "\ts.fx.copied(m.From)\n", New: ""},
 		{Name: "nonoderow", File: "members.go", Old: "\t\t\th.Acked = m.Ver\n\t\t\ts.changed()\n", New: "\t\t\th.Acked = m.Ver\n"},
 		{Name: "stalecopy", File: "edges.go", Old: "\tl.Evidence = e\n\ts.x.copied = nil\n", New: "\tl.Evidence = e\n"},
-		{Name: "losecarry", File: "wire.go", Old: "return appendMessages(b, carry)", New: "return appendMessages(b, nil)"},
+		{Name: "losecarry", File: "wire.go", Old: "if b = appendMessages(b, carry); rows > 0 {", New: "if b = appendMessages(b, nil); rows > 0 {"},
 		{Name: "losefence", File: "codec.go", Old: "b = proto.AppendVarint(b, int64(x.Fence))", New: "b = proto.AppendVarint(b, 0)"},
 		{Name: "losewait", File: "wire.go", Old: "b = binary.AppendUvarint(b, a)\n\t}\n\tfor i := range l.Outbox", New: "b = binary.AppendUvarint(b, 0*a)\n\t}\n\tfor i := range l.Outbox"},
 		// the world: what the engine must do with this room

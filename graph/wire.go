@@ -266,7 +266,11 @@ func DecodeBatch(b []byte, lanes int) (Batch, error) {
 // AppendRecord encodes the lane's state, except the outbox's batches, which
 // are rows of their own: version, lane, position, vector, applied, then for
 // each lane the outbox's base and number of batches, then carry.
-func (l *Lane) AppendRecord(b []byte) []byte { return l.appendRecord(b, l.Carry) }
+func (l *Lane) AppendRecord(b []byte) []byte { return l.appendRecord(b, l.Carry, 0) }
+
+// carriedVersion is that of a lane's record with carry in further rows, whose number is
+// at its end: who does not know of them must not read it as if that were all.
+const carriedVersion = rowVersion + 1
 
 // carryRowBytes is about how much of what is carried over one row holds: of one
 // superstep tens of thousands of messages may be left, more than a store's value takes.
@@ -275,21 +279,19 @@ const carryRowBytes = 256 << 10
 // Rows encodes the state as AppendRecord does, but for what is carried over beyond a
 // first share: that is in further rows, in order, which AddCarry reads.
 func (l *Lane) Rows() (record []byte, carry [][]byte) {
-	list, first := l.Carry, true
-	for first || len(list) > 0 {
-		n, bytes := 0, 0
-		for n < len(list) && (n == 0 || bytes+list[n].size() <= carryRowBytes) {
+	share := func(list []Message) (n int) {
+		for bytes := 0; n < len(list) && (n == 0 || bytes+list[n].size() <= carryRowBytes); n++ {
 			bytes += list[n].size()
-			n++
 		}
-		if first {
-			record = l.appendRecord(nil, list[:n])
-		} else {
-			carry = append(carry, appendMessages([]byte{rowVersion}, list[:n]))
-		}
-		list, first = list[n:], false
+		return n
 	}
-	return record, carry
+	first := share(l.Carry)
+	for list := l.Carry[first:]; len(list) > 0; {
+		n := share(list)
+		carry = append(carry, appendMessages([]byte{rowVersion}, list[:n]))
+		list = list[n:]
+	}
+	return l.appendRecord(nil, l.Carry[:first], len(carry)), carry
 }
 
 // AddCarry reads the next row of what is carried over.
@@ -303,11 +305,25 @@ func (l *Lane) AddCarry(b []byte) error {
 		return malformed("carry")
 	}
 	l.Carry = append(l.Carry, list...)
+	l.awaited--
 	return nil
 }
 
-func (l *Lane) appendRecord(b []byte, carry []Message) []byte {
-	b = append(b, rowVersion, byte(l.ID))
+// Complete is CodeCorrupt if rows of what is carried over were not read, or too many.
+func (l *Lane) Complete() error {
+	if l.awaited != 0 {
+		return malformed("carry")
+	}
+	return nil
+}
+
+// appendRecord encodes the state with carry, of which there is more in so many rows.
+func (l *Lane) appendRecord(b []byte, carry []Message, rows int) []byte {
+	version := byte(rowVersion)
+	if rows > 0 {
+		version = carriedVersion
+	}
+	b = append(b, version, byte(l.ID))
 	b = binary.AppendUvarint(b, uint64(l.Position))
 	b = appendOffsets(b, l.Vector)
 	for _, a := range l.Applied {
@@ -317,14 +333,18 @@ func (l *Lane) appendRecord(b []byte, carry []Message) []byte {
 		b = binary.AppendUvarint(b, l.Outbox[i].Base)
 		b = binary.AppendUvarint(b, uint64(len(l.Outbox[i].Batches)))
 	}
-	return appendMessages(b, carry)
+	if b = appendMessages(b, carry); rows > 0 {
+		b = binary.AppendUvarint(b, uint64(rows))
+	}
+	return b
 }
 
-// DecodeRecord reads what AppendRecord wrote into a new lane; batch gives the
-// outbox row of a destination and number.
+// DecodeRecord reads what AppendRecord or Rows wrote into a new lane, but for further
+// rows; batch gives the outbox row of a destination and number.
 func DecodeRecord(b []byte, laneOf *[proto.Partitions]proto.LaneID, batch func(to proto.LaneID, n uint64) ([]byte, error)) (*Lane, error) {
 	r := reader{proto.NewReader(b)}
-	if version := r.Byte(); version != rowVersion {
+	version := r.Byte()
+	if version != rowVersion && version != carriedVersion {
 		return nil, badVersion("lane", version)
 	}
 	id, position, vector := proto.LaneID(r.Byte()), proto.Offset(r.Uvarint()), r.offsets()
@@ -342,7 +362,10 @@ func DecodeRecord(b []byte, laneOf *[proto.Partitions]proto.LaneID, batch func(t
 		l.Outbox[i].Base, counts[i] = r.Uvarint(), r.Uvarint()
 	}
 	l.Carry = r.messages()
-	if r.Bad() || r.Len() != 0 {
+	if version == carriedVersion {
+		l.awaited = int(r.Uint32())
+	}
+	if r.Bad() || r.Len() != 0 || version == carriedVersion && l.awaited == 0 {
 		return nil, malformed("lane")
 	}
 	for d := range l.Outbox {
