@@ -136,9 +136,21 @@ KITH_SERVICE, KITH_KEY). Exit codes: 0 done, 1 failed, 2 wrong usage.`,
 	for _, sub := range root.Commands() {
 		if sub.Name() == "help" {
 			sub.Example = "  kith help segments apply"
+			sub.Run, sub.RunE = nil, helpOn
 		}
 	}
 	return root
+}
+
+// helpOn prints a command's help. Of an unknown one it is wrong usage, which cobra
+// would let pass.
+func helpOn(cmd *cobra.Command, args []string) error {
+	of, rest, err := cmd.Root().Find(args)
+	if err != nil || len(rest) > 0 {
+		return usagef("there is no help on %q: see kith --help", strings.Join(args, " "))
+	}
+	of.InitDefaultHelpFlag()
+	return of.Help()
 }
 
 // asGroup makes a command that only holds others: alone or with an unknown
