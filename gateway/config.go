@@ -43,8 +43,8 @@ type Config struct {
 	// together, may have done while somebody looks identities up; more wait for a
 	// second. 0: no limit.
 	OptOutsBesideLookups float64
-	// FinalWait is how long the answer to an opt-out or erasure of the caller's own
-	// browser waits for its receipt beyond the cut's own time; default 8 s, negative: not.
+	// FinalWait is how long after its beginning an opt-out or erasure of the caller's own
+	// browser waits for the receipt; default 6 s, of the 10 s that the tag waits; negative: not.
 	FinalWait time.Duration
 	// RefusalPause is for how long an opt-out that is refused by these waits for its
 	// answer. Default 1 second; negative: not at all.
@@ -140,7 +140,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.EventAheadMax, 5*time.Minute)
 	setDefault(&c.WaitMax, 5*time.Second)
 	setDefault(&c.RefusalPause, time.Second)
-	setDefault(&c.FinalWait, cutWait-2*time.Second)
+	setDefault(&c.FinalWait, 6*time.Second)
 	setDefault(&c.EventsBurst, max(int(c.EventsPerSecond), c.EventsMax))
 	setDefault(&c.FloorDefault, 50)
 	setDefault(&c.NATSConcurrency, 256)

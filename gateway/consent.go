@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/http"
+	"time"
 
 	"kith/proto"
 )
@@ -45,7 +46,8 @@ func (g *Gateway) optOut(w http.ResponseWriter, r *http.Request) error {
 // cutOwn cuts out what the browser is known by, its statistical ids too, and takes its
 // cookie away once that is final. Of several identities the answer has the first receipt.
 func (g *Gateway) cutOwn(w http.ResponseWriter, r *http.Request, v *visit, everywhere bool) (ownOptOut, error) {
-	answer := ownOptOut{OptedOut: true}
+	answer, began := ownOptOut{OptedOut: true}, time.Now()
+	var states []proto.OptOutState
 	for _, id := range v.claims() {
 		s, err := g.ownCut(r, id, func() (proto.OptOutState, error) {
 			return g.cutOut(r.Context(), optOutRequest{Identity: string(id), Everywhere: everywhere})
@@ -53,12 +55,14 @@ func (g *Gateway) cutOwn(w http.ResponseWriter, r *http.Request, v *visit, every
 		if err != nil {
 			return answer, notCut(err)
 		}
-		answer.add([]proto.OptOutState{s})
+		states = append(states, s)
 	}
-	states, err := g.cutStatistical(r.Context(), r)
+	more, err := g.cutStatistical(r.Context(), r)
 	if err != nil {
 		return answer, notCut(err)
 	}
+	states = append(states, more...)
+	g.awaitFinal(r.Context(), states, began)
 	answer.add(states)
 	if answer.going() {
 		return answer, nil // by the cookie the receipt is had later

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,6 +44,7 @@ type cutLimits struct {
 	keys      atomic.Int64
 	own       atomic.Int64
 	lingering atomic.Int64
+	awaiting  atomic.Int64
 	lookedUp  atomic.Int64 // when somebody looked up last; ns
 	browsers  spread       // of the public plane
 	madeUp    spread       // likewise, of identities that nothing is kept of
@@ -215,33 +217,40 @@ func (g *Gateway) ownCut(r *http.Request, id proto.Identity, cut func() (proto.O
 		g.linger(r.Context())
 		return proto.OptOutState{}, err
 	}
-	s, err := cut()
-	done()
-	if err != nil {
-		return s, err
-	}
-	return g.awaitFinal(r.Context(), id, s), nil
+	defer done()
+	return cut()
 }
 
-// finalPoll is the time between looks at a cut that is not final.
-const finalPoll = 100 * time.Millisecond
+// finalPoll is the time between looks at cuts that are not final, awaitingMax how many
+// requests look at once; more are answered without.
+const (
+	finalPoll   = 100 * time.Millisecond
+	awaitingMax = 512
+)
 
-// awaitFinal returns when a cut is final, or the time for it is over: who asked is a
-// person, who will not ask once more for the receipt.
-func (g *Gateway) awaitFinal(ctx context.Context, id proto.Identity, s proto.OptOutState) proto.OptOutState {
-	ctx, cancel := context.WithTimeout(ctx, g.c.FinalWait)
+// awaitFinal looks at cuts of a browser's own until all are final, or the time since the
+// request began is over: who asked is a person, who will not ask once more for the receipt.
+func (g *Gateway) awaitFinal(ctx context.Context, list []proto.OptOutState, began time.Time) {
+	going := func(s proto.OptOutState) bool { return !s.Final }
+	if !slices.ContainsFunc(list, going) || !reserve(&g.cuts.awaiting, 1, awaitingMax) {
+		return
+	}
+	defer g.cuts.awaiting.Add(-1)
+	ctx, cancel := context.WithDeadline(ctx, began.Add(g.c.FinalWait))
 	defer cancel()
-	for !s.Final {
-		select {
-		case <-time.After(finalPoll):
-		case <-ctx.Done():
-			return s
-		}
-		if now, err := g.deps.OptOuts.OptOutState(ctx, id); err == nil && now.OptedOut == s.OptedOut {
-			s = stateOf(now, id)
+	for i := range list {
+		for s := &list[i]; !s.Final; {
+			select {
+			case <-time.After(finalPoll):
+			case <-ctx.Done():
+				return
+			}
+			if now, err := g.deps.OptOuts.OptOutState(ctx, s.Identity); err == nil && now.OptedOut == s.OptedOut {
+				now.Identity = s.Identity
+				*s = now
+			}
 		}
 	}
-	return s
 }
 
 // admitRequest is admitCuts for a request, and waits for the turn of the first

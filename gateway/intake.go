@@ -250,7 +250,7 @@ func (g *Gateway) publicEvents(w http.ResponseWriter, r *http.Request) error {
 	}
 	g.keep(w, a.visit, a.stored)
 	p.signal = a.visit.signal
-	p.fresh = a.stored != "" && a.stored == a.minted
+	p.fresh = a.stat == "" && a.stored != "" && a.stored == a.minted
 	p.answer = p.appendAnswer(p.answer, pos, len(p.refused), a.unproven)
 	writeJSON(w, http.StatusOK, p.answer)
 	return nil

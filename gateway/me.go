@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/http"
+	"time"
 
 	"kith/proto"
 )
@@ -70,21 +71,23 @@ func (g *Gateway) eraseOwn(w http.ResponseWriter, r *http.Request) error {
 // forgetOwn erases what the browser is known by and takes its cookie away. Of
 // several identities the answer has the first receipt.
 func (g *Gateway) forgetOwn(w http.ResponseWriter, r *http.Request, v *visit) (ownErasure, error) {
-	answer := ownErasure{Final: true}
+	answer, began := ownErasure{Final: true}, time.Now()
+	var states []proto.OptOutState
 	for _, id := range v.claims() {
 		s, err := g.ownCut(r, id, func() (proto.OptOutState, error) { return g.erase(r.Context(), nil, id) })
 		if err != nil {
 			return answer, err
 		}
-		answer.Erased, answer.Final = true, answer.Final && s.Final
-		if answer.Receipt == nil {
-			answer.Receipt = s.Receipt
-		}
+		states = append(states, s)
 	}
-	if answer.Erased {
+	if len(states) > 0 {
 		g.dropBrowser(w, v)
 	}
-	states, err := g.eraseStatistical(r.Context(), r)
+	more, err := g.eraseStatistical(r.Context(), r)
+	states = append(states, more...)
+	if err == nil {
+		g.awaitFinal(r.Context(), states, began)
+	}
 	for i := range states {
 		answer.Erased, answer.Final = true, answer.Final && states[i].Final
 		if answer.Receipt == nil {

@@ -88,6 +88,7 @@ type pageView struct {
 	Clients []pageLink
 	Unasked bool // whether more clients hold something is not known
 	Several bool // the browser has several identities, so nothing is shown
+	Crowded bool // more than are looked at
 	Ages    []pageChoice
 	Genders []pageChoice
 	Traits  []pageTrait // the others

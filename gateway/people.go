@@ -22,6 +22,9 @@ func (g *Gateway) optOutPage(w http.ResponseWriter, r *http.Request) error {
 	g.stand(r, &v, &x)
 	if x.Standing.Receipt != nil { // which was not there when the button was pressed
 		x.Outcome = &outcome{Text: x.W.NowOut, Receipt: receiptText(x.Standing.Receipt)}
+		g.dropBrowser(w, &v)
+		v.browser, v.several = "", nil
+		x.Uncut, x.Token = false, g.formToken(&v)
 	}
 	g.keep(w, v, "")
 	return g.show(w, http.StatusOK, &x)
@@ -46,8 +49,13 @@ func (g *Gateway) optOutForm(w http.ResponseWriter, r *http.Request) error {
 			break
 		}
 		x.Outcome = &outcome{Text: x.W.NowOut, Receipt: receiptText(cut.Receipt)}
-		if cut.going() {
+		switch {
+		case cut.going() && len(v.claims()) > 0: // by which the receipt is had
+			x.Outcome = &outcome{Text: x.W.NowGoing + " " + x.W.GoingAgain}
+		case cut.going():
 			x.Outcome = &outcome{Text: x.W.NowGoing}
+		case v.crowded:
+			x.Outcome.Text += " " + x.W.CrowdedRest
 		}
 	case form.Get("do") == "in":
 		g.liftOwn(w, r, &v)
@@ -106,6 +114,8 @@ func (g *Gateway) choicesForm(w http.ResponseWriter, r *http.Request) error {
 		x.Outcome = &outcome{Text: x.W.Erased, Receipt: receiptText(answer.Receipt)}
 		if !answer.Final {
 			x.Outcome = &outcome{Text: x.W.ErasedGoing}
+		} else if v.crowded {
+			x.Outcome.Text += " " + x.W.CrowdedRest
 		}
 	default:
 		status = x.failed(proto.Errorf(proto.CodeInvalid, "the form does nothing"))
@@ -118,7 +128,7 @@ func (g *Gateway) choicesForm(w http.ResponseWriter, r *http.Request) error {
 // showChoices adds what is held: of the client that the address names, or else
 // which clients hold something.
 func (g *Gateway) showChoices(w http.ResponseWriter, r *http.Request, status int, v *visit, x *pageView) error {
-	x.Several = len(v.several) > 0
+	x.Several, x.Crowded = len(v.several) > 0, v.crowded
 	if x.Client == "" {
 		if failed := g.addHolders(v, x); failed && status == http.StatusOK {
 			status = http.StatusServiceUnavailable
@@ -154,7 +164,7 @@ func (g *Gateway) addHolders(v *visit, x *pageView) (failed bool) {
 		}
 	}
 	slices.SortFunc(x.Clients, func(a, b pageLink) int { return strings.Compare(a.Name, b.Name) })
-	x.Unasked = failed
+	x.Unasked = failed || v.crowded
 	return failed
 }
 

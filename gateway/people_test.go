@@ -652,10 +652,29 @@ func TestOwnCutThatTakesLong(t *testing.T) {
 		}
 	}
 
+	// What statistical ids know is waited for too, and of it no receipt is promised for later.
+	r, _ = guessing(t, func(c *gateway.Config) { c.FinalWait = 20 * time.Second })
+	r.graph.slow = true
+	time.AfterFunc(150*time.Millisecond, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.graph.slow = false
+	})
+	w := r.submit("/optout", "do=out", someone...)
+	if _, says := outcomeOf(t, w); !strings.Contains(says, `"signature":`) {
+		t.Errorf("of statistical ids: %s", says)
+	}
+	r, _ = guessing(t)
+	r.graph.slow = true
+	w = r.submit("/optout", "do=out", someone...)
+	if _, says := outcomeOf(t, w); !strings.Contains(says, "being removed") || strings.Contains(says, "receipt") {
+		t.Errorf("of statistical ids, not final: %s", says)
+	}
+
 	r = newRig(t)
 	r.graph.slow = true
 	r.members[member{1, "browser:abc123"}] = []proto.SegmentID{"auto"}
-	w := r.submit("/optout", "do=out", "Cookie", mineToo)
+	w = r.submit("/optout", "do=out", "Cookie", mineToo)
 	_, says := outcomeOf(t, w)
 	if c := cookies(w); w.Code != 200 || c["kith_optout"].Value != "1" || c["kith_id"] != nil || !strings.Contains(says, "being removed") || strings.Contains(says, "signature") {
 		t.Errorf("not final: %d %s %v", w.Code, says, c)
@@ -668,11 +687,20 @@ func TestOwnCutThatTakesLong(t *testing.T) {
 		t.Errorf("the page before it is final: %s", w.Body)
 	}
 	r.graph.slow = false
-	if w = r.visit("GET", "/v1/optout/status", "", "Cookie", both); !strings.Contains(w.Body.String(), `"final":true,"receipt":{`) {
+	if w = r.visit("GET", "/v1/optout/status", "", "Cookie", both, "Sec-Fetch-Site", "same-origin"); !strings.Contains(w.Body.String(), `"final":true,"receipt":{`) {
 		t.Errorf("its status: %s", w.Body)
 	}
+	w = r.visit("GET", "/v1/optout/status?client=demo", "", "Cookie", both, "Sec-Fetch-Site", "cross-site", "Origin", "https://elsewhere.example")
+	if strings.Contains(w.Body.String(), "identity_hash") || !strings.Contains(w.Body.String(), `"final":true`) {
+		t.Errorf("its status for another site: %s", w.Body)
+	}
+	// A second identity, that was not cut, is not passed over.
+	w = r.visit("GET", "/optout", "", "Cookie", both+"; kith_id=abc124")
+	if strings.Contains(w.Body.String(), "has been removed") || !strings.Contains(w.Body.String(), `id="out"`) {
+		t.Errorf("the page of two identities: %s", w.Body)
+	}
 	w = r.visit("GET", "/optout", "", "Cookie", both)
-	if _, says := outcomeOf(t, w); !strings.Contains(says, `"signature":`) {
+	if _, says := outcomeOf(t, w); !strings.Contains(says, `"signature":`) || strings.Contains(w.Body.String(), `id="out"`) || cookies(w)["kith_id"].MaxAge >= 0 {
 		t.Errorf("the page later: %s", w.Body)
 	}
 	w = r.visit("POST", "/v1/optout", "", "Cookie", both)
@@ -701,6 +729,14 @@ func TestChoicesDenyNothing(t *testing.T) {
 	}
 	if w = r.visit("GET", "/choices", "", "Cookie", mineToo); !strings.Contains(w.Body.String(), none) || w.Code != 200 {
 		t.Errorf("of one that nobody knows: %d %s", w.Code, w.Body)
+	}
+	w = r.visit("GET", "/choices", "", "Cookie", "kith_id=a1; kith_id=a2; kith_id=a3; kith_id=a4; kith_id=abc124")
+	if strings.Contains(w.Body.String(), none) {
+		t.Errorf("of more identities than are looked at: %s", w.Body)
+	}
+	w = r.submit("/choices", "do=erase", "Cookie", "kith_id=a1; kith_id=a2; kith_id=a3; kith_id=a4; kith_id=abc124")
+	if _, says := outcomeOf(t, w); !strings.Contains(says, "others is not gone") {
+		t.Errorf("more identities than are looked at are erased: %s", says)
 	}
 	r.seenErr = proto.Errorf(proto.CodeUnavailable, "no owner")
 	w = r.visit("GET", "/choices", "", "Cookie", "kith_id=abc124")

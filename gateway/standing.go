@@ -18,8 +18,8 @@ type standing struct {
 	// Statistical is whether a statistical id is made of this browser for the client;
 	// empty: the client has none, or not here.
 	Statistical string `json:"statistical_id,omitempty"`
-	// Final and Receipt are of the browser's identity where that was cut and the browser
-	// still has its cookie: the opt-out was not final when it was answered.
+	// Final and Receipt are of what the browser's cookies name where that was cut and they
+	// are still there: the opt-out was not final when it was answered.
 	Final   *bool          `json:"final,omitempty"`
 	Receipt *proto.Receipt `json:"receipt,omitempty"`
 }
@@ -120,23 +120,31 @@ func (g *Gateway) standingOf(ctx context.Context, r *http.Request, v *visit, cli
 	return s
 }
 
-// tombstone says whether one of the browser's identities is opted out, and how that
-// stands, or, of too many, that one might be.
+// tombstone says whether one of the browser's identities is opted out, or, of too many,
+// that one might be. cut is final, with the first receipt, where all of them are.
 func (g *Gateway) tombstone(ctx context.Context, v *visit) (effect string, cut proto.OptOutState) {
 	claims := v.claims()
 	if v.crowded && len(claims) > 0 {
 		return effectRefuses, cut
 	}
+	effect, final := effectAbsent, len(claims) > 0
 	for _, id := range claims {
 		s, err := g.deps.OptOuts.OptOutState(ctx, id)
 		switch {
-		case err != nil:
-			return effectUnknown, cut
-		case s.OptedOut:
-			return effectRefuses, s
+		case err == nil && s.OptedOut:
+			effect = effectRefuses
+			if !cut.OptedOut {
+				cut = s
+			}
+		case err != nil && effect == effectAbsent:
+			effect = effectUnknown
 		}
+		final = final && err == nil && s.OptedOut && s.Final
 	}
-	return effectAbsent, cut
+	if cut.Final = final; !final {
+		cut.Receipt = nil
+	}
+	return effect, cut
 }
 
 // writeStanding answers with how v stands with the client of ?client=, if one is
@@ -149,5 +157,9 @@ func (g *Gateway) writeStanding(w http.ResponseWriter, r *http.Request, v *visit
 			return err
 		}
 	}
-	return writeValue(w, http.StatusOK, g.standingOf(r.Context(), r, v, client.Name))
+	s := g.standingOf(r.Context(), r, v, client.Name)
+	if !sameSite(r) && !g.trustedOrigin(r) { // who may not opt the browser out: a receipt names it for ever
+		s.Receipt = nil
+	}
+	return writeValue(w, http.StatusOK, s)
 }

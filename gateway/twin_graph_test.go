@@ -243,6 +243,7 @@ func (t *twin) OptOutAll(ctx context.Context, ids []proto.Identity, everywhere b
 		if err != nil {
 			return nil, err
 		}
+		s.Identity = id
 		list = append(list, s)
 	}
 	return list, nil

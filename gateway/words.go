@@ -40,7 +40,7 @@ type words struct {
 	FixedTrait                string
 	RemoveButton              string
 	HeldHead, NothingHeld     string
-	HeldOfSeveral             string
+	HeldOfSeveral, SeveralGo  string
 	FirstSeen, LastSeen       string
 	SegmentsHead, NoSegments  string
 	EventsHead, EventsNote    string
@@ -55,6 +55,8 @@ type words struct {
 	NowOut, NowIn, StillOut string
 	NowChild, Saved, Erased string
 	NowGoing, ErasedGoing   string // not final yet
+	GoingAgain              string // and how to see that it is
+	CrowdedRest             string // of more identities than are looked at
 	Failure                 string // of a cause that Failures does not have
 
 	Ages, Genders map[string]string
