@@ -19,6 +19,7 @@ import (
 
 	"kith/engine"
 	"kith/engine/store"
+	"kith/graph"
 	"kith/proto"
 )
 
@@ -526,6 +527,43 @@ func TestReceiptOfCluster(t *testing.T) {
 	for _, name := range []string{"log", "secrets"} {
 		if _, err := os.Stat(filepath.Join(dir, name)); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s was made: %v", name, err)
+		}
+	}
+}
+
+// Of messages under way those count that name a generation which was erased: the number
+// in a message is the sender's, or by its kind the receiver's.
+func TestReceiptOfErasureAndMessages(t *testing.T) {
+	x, other := proto.IdentityHash{1}, proto.IdentityHash{2}
+	from := func(m graph.Message) graph.Message { m.From, m.To = x, proto.Node{Hash: other, Space: 1}; return m }
+	to := func(m graph.Message) graph.Message { m.From, m.To = other, proto.Node{Hash: x, Space: 1}; return m }
+	copyOf := func(gen uint32, edges ...graph.Edge) *graph.Contribution {
+		return &graph.Contribution{Gen: gen, Edges: edges}
+	}
+	for _, tt := range []struct {
+		m   graph.Message
+		old int
+	}{
+		{from(graph.Message{Kind: graph.Half, Gen: 1}), 1},
+		{from(graph.Message{Kind: graph.Half, Gen: 3}), 0},
+		{from(graph.Message{Kind: graph.Release, Gen: 1}), 0}, // of whom it is for
+		{from(graph.Message{Kind: graph.UnlinkAck, Gen: 1}), 0},
+		{from(graph.Message{Kind: graph.CutDone, Gen: 1, AboutGen: 3}), 0},
+		{from(graph.Message{Kind: graph.CutDone, Gen: 3, AboutGen: 1}), 1},
+		{from(graph.Message{Kind: graph.Contrib, Copy: copyOf(1)}), 1},
+		{from(graph.Message{Kind: graph.Contrib, Copy: copyOf(3)}), 0},
+		{to(graph.Message{Kind: graph.HalfOK, Gen: 1, ToGen: 3}), 0},
+		{to(graph.Message{Kind: graph.HalfOK, Gen: 1, ToGen: 1}), 1},
+		{to(graph.Message{Kind: graph.Release, Gen: 1}), 1},
+		{to(graph.Message{Kind: graph.Release, Gen: 3}), 0},
+		{to(graph.Message{Kind: graph.Contrib, Copy: copyOf(1, graph.Edge{Peer: x, Gen: 1})}), 1},
+		{to(graph.Message{Kind: graph.Contrib, Copy: copyOf(1, graph.Edge{Peer: x, Gen: 3})}), 0},
+		{to(graph.Message{Kind: graph.Invite, List: []graph.Ref{{Peer: x, Gen: 1}}}), 1},
+		{graph.Message{Kind: graph.Refuse, From: other, To: proto.Node{Hash: other, Space: 1}, About: x, AboutGen: 1, ToGen: 1}, 1},
+		{graph.Message{Kind: graph.Half, From: other, To: proto.Node{Hash: other, Space: 1}, Gen: 1}, 0},
+	} {
+		if got := engine.OldMessages(x, 3, []graph.Message{tt.m}); got != tt.old {
+			t.Errorf("%v of generation %d for %d: %d count, want %d", tt.m.Kind, tt.m.Gen, tt.m.ToGen, got, tt.old)
 		}
 	}
 }

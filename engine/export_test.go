@@ -947,3 +947,16 @@ func (n *Node) PurgeHomeLog(ctx context.Context, id proto.Identity) error {
 
 // LaneOf is the lane of an identity.
 func (n *Node) LaneOf(id proto.Identity) proto.LaneID { return n.laneFor(n.hasher.Hash(id)).id }
+
+// OldMessages are those that the check of a receipt takes for what is left of an identity
+// which came back as a generation.
+func OldMessages(h proto.IdentityHash, gen uint32, list []graph.Message) (found int) {
+	c := &receiptCheck{hash: h, again: map[proto.SpaceID]returned{1: {gen: gen}}}
+	for i := range list {
+		c.messages(list[i : i+1])
+	}
+	for _, p := range c.places {
+		found += p.Found
+	}
+	return found
+}

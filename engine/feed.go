@@ -40,7 +40,7 @@ const (
 	feedReadWait = time.Second // for a message that was stored, or another's
 	feedNameLen  = 16
 
-	feedEraseWait = 10 * time.Second // for feeds that are being opened, and what is under way in them
+	feedEraseWait = 10 * time.Second // for a feed that is being opened, and what is under way in it
 )
 
 // bell wakes whoever waits for something to have come.
@@ -360,7 +360,7 @@ func (f *feed) write(ctx context.Context) {
 	sweep, swept := time.NewTicker(feedSweep), time.Now()
 	defer sweep.Stop()
 	for ctx.Err() == nil {
-		if time.Since(swept) >= feedSweep { // however much there is to tell
+		if time.Since(swept) >= feedSweep/2 { // however much there is to tell
 			if err := f.expire(ctx); err != nil && ctx.Err() == nil {
 				f.node.logger.Warn("old messages of a client's feed cannot be deleted, trying again", "client", string(f.name), "error", err)
 			}
@@ -572,8 +572,6 @@ func (f *feed) purge(ctx context.Context, upTo, last proto.Offset) error {
 
 // eraseFeeds deletes all messages of a node that is alone, and their bytes.
 func (n *Node) eraseFeeds(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, feedEraseWait)
-	defer cancel()
 	asked, names, _ := n.registry.feedsAsked()
 	for id, on := range asked {
 		name, known := names[id]
@@ -583,17 +581,23 @@ func (n *Node) eraseFeeds(ctx context.Context) error {
 			}
 			continue
 		}
-		f := n.feeds.of(id)
-		for ; f == nil; f = n.feeds.of(id) {
-			if !pause(ctx, readsAgain) {
-				return proto.Errorf(proto.CodeUnavailable, "the feed of client %q cannot be opened, so that its messages stay: the node's log tells why", name)
-			}
-		}
-		if err := f.erase(ctx); err != nil {
+		if err := n.eraseFeed(ctx, id, name); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (n *Node) eraseFeed(ctx context.Context, c proto.ClientID, name proto.ClientName) error {
+	ctx, cancel := context.WithTimeout(ctx, feedEraseWait)
+	defer cancel()
+	f := n.feeds.of(c)
+	for ; f == nil; f = n.feeds.of(c) {
+		if !pause(ctx, readsAgain) {
+			return proto.Errorf(proto.CodeUnavailable, "the feed of client %q cannot be opened, so that its messages stay: the node's log tells why", name)
+		}
+	}
+	return f.erase(ctx)
 }
 
 // erase deletes all messages. JetStream keeps the bytes of a block of which something
@@ -621,7 +625,7 @@ func (f *feed) erase(ctx context.Context) error {
 			return proto.Errorf(proto.CodeUnavailable, "the feed of client %q is not read to its end, so that its messages stay: %w", f.name, ctx.Err())
 		}
 	}
-	if err := f.trim(told); err != nil {
+	if err := errors.Join(f.trim(told), f.node.store.Sync()); err != nil {
 		return err
 	}
 	if err := f.out.Purge(ctx, info.Last); err != nil {

@@ -16,15 +16,22 @@ import (
 func (n *Node) Lookup(client proto.ClientInfo, id proto.Identity, now proto.Millis, dst []proto.SegmentID) (proto.Seen, []proto.SegmentID, error) {
 	n.pace.ask()
 	node := proto.Node{Hash: n.hasher.Hash(id), Space: client.Space}
-	at := n.obeyedBy(node) // before the view: what it may lack by then, it has of the newer version
-	view, err := n.view(node)
-	if err != nil {
-		return proto.Seen{}, dst, err
+	names := n.registry.current()
+	var view *identity.View
+	var at uint64
+	for again := true; again; { // the view and what its versions mean are of one moment
+		at = n.obeyedBy(node) // before the view: what it may lack by then, it has of the newer version
+		var err error
+		if view, err = n.view(node); err != nil {
+			return proto.Seen{}, dst, err
+		}
+		now := n.registry.current()
+		again, names = now != names, now
 	}
 	if view != nil && view.OptedOut {
 		return proto.Seen{OptedOut: true}, dst, n.mayAnswer(n.laneFor(node.Hash))
 	}
-	seen, dst := n.registry.current().segments(view, client.ID, at, now, dst)
+	seen, dst := names.segments(view, client.ID, at, now, dst)
 	return seen, dst, n.mayAnswer(n.laneFor(node.Hash))
 }
 

@@ -48,8 +48,8 @@ func (n *Node) CheckReceipt(ctx context.Context, r proto.Receipt) (proto.Receipt
 	}
 	if c.client == nil {
 		c.count("read caches", n.views.holding(c.hash, func(space proto.SpaceID, o proto.Ordinal) bool {
-			now, back := c.again[space]
-			return back && now.Named && now.Ordinal == o
+			now, err := n.state(proto.Node{Hash: c.hash, Space: space}) // it may have come back since the search began
+			return err == nil && now.Named && now.Ordinal == o
 		}))
 	}
 	var logs []laneLog
@@ -219,11 +219,15 @@ type receiptCheck struct {
 // belongs to it is not what was erased.
 type returned struct {
 	identity.State
-	gen uint32
+	gen     uint32
+	members []graph.Hash // of which it has copies
 }
 
-// linked reports whether others may go by what it is.
-func (r *returned) linked() bool { return r.Graph != nil && len(r.Graph.Links) > 0 }
+// leads reports whether others may go by what it is.
+func (r *returned) leads() bool {
+	g := r.Graph
+	return g != nil && len(g.Links)+len(g.Members)+len(g.Receivers)+len(g.Owed) > 0
+}
 
 func newReceiptCheck(n *Node, r proto.Receipt) (*receiptCheck, error) {
 	raw, err := hex.DecodeString(r.IdentityHash)
@@ -317,7 +321,7 @@ func (c *receiptCheck) readOptOut(snap store.Snapshot) error {
 	}
 	for _, n := range o.Nodes {
 		now := returned{gen: n.Gen}
-		if now.State, _, err = readNode(snap, proto.Node{Hash: c.hash, Space: n.Space}); err != nil {
+		if now.State, now.members, err = readNode(snap, proto.Node{Hash: c.hash, Space: n.Space}); err != nil {
 			return err
 		}
 		c.again[n.Space] = now
@@ -376,7 +380,7 @@ func (c *receiptCheck) own(key parsedKey) {
 		c.count("facts", 1)
 	case key.kind == 'h' && old:
 		c.count("history", 1)
-	case key.kind == 'c' && !now.linked():
+	case key.kind == 'c' && !slices.ContainsFunc(now.members, func(h graph.Hash) bool { return bytes.Equal(h[:], key.rest) }):
 		c.count("views", 1)
 	}
 }
@@ -410,7 +414,7 @@ func (c *receiptCheck) edges(key parsedKey, v []byte) (found int) {
 			found++
 		}
 	}
-	if now := c.again[key.node.Space]; !now.linked() && (x.Root == c.hash || x.Shown.Root == c.hash) {
+	if now := c.again[key.node.Space]; !now.leads() && (x.Root == c.hash || x.Shown.Root == c.hash) {
 		found++
 	}
 	return found
@@ -497,18 +501,37 @@ func (c *receiptCheck) messages(list []graph.Message) {
 		if !bytes.Contains(m.Append(nil), c.hash[:]) {
 			continue
 		}
-		old := len(c.again) == 0 || m.From == c.hash && m.Gen > 0 && c.stale(m.To.Space, m.Gen) || m.To.Hash == c.hash && m.ToGen > 0 && c.stale(m.To.Space, m.ToGen)
-		if m.Copy != nil {
-			old = old || slices.ContainsFunc(m.Copy.Edges, func(e graph.Edge) bool { return e.Peer == c.hash && c.stale(m.To.Space, e.Gen) })
-		}
-		if old {
+		if len(c.again) == 0 || c.old(m) {
 			c.count("messages under way", 1)
 		}
 	}
 }
 
+// old reports whether a message names a generation of the identity that is not that
+// which came back.
+func (c *receiptCheck) old(m *graph.Message) bool {
+	from, to := m.Gen, m.ToGen // of whom the message is, and of whom it is for
+	switch m.Kind {
+	case graph.Release, graph.UnlinkAck:
+		from, to = 0, m.Gen
+	case graph.CutDone:
+		from, to = m.AboutGen, m.Gen
+	}
+	if m.Kind == graph.Contrib && m.Copy != nil {
+		from = m.Copy.Gen
+	}
+	about := uint32(0)
+	if m.Kind == graph.Refuse {
+		about = m.AboutGen
+	}
+	stale := func(h graph.Hash, gen uint32) bool { return h == c.hash && gen > 0 && c.stale(m.To.Space, gen) }
+	return stale(m.From, from) || stale(m.To.Hash, to) || stale(m.About, about) ||
+		slices.ContainsFunc(m.List, func(r graph.Ref) bool { return stale(r.Peer, r.Gen) }) ||
+		m.Copy != nil && slices.ContainsFunc(m.Copy.Edges, func(e graph.Edge) bool { return stale(e.Peer, e.Gen) })
+}
+
 func (c *receiptCheck) letters(snap store.Snapshot, id proto.LaneID) error {
-	prefix := laneKey(id, 'q')
+	prefix, home := laneKey(id, 'q'), c.node.laneIDs[c.hash.Partition()]
 	return snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
 		d, err := decodeDead(k, v)
 		if err != nil {
@@ -518,7 +541,7 @@ func (c *receiptCheck) letters(snap store.Snapshot, id proto.LaneID) error {
 		list.add(c.node.hasher, letterID{}, d.replay.Kind, d.replay.Body)
 		ours := c.client == nil || list.clients[letterID{}] == c.client.ID
 		if c.client != nil || len(c.again) > 0 { // later ones are of what came back
-			ours = ours && d.at < proto.MillisOf(c.receipt.Time)
+			ours = ours && d.at < proto.MillisOf(c.receipt.Time) && (id != home || d.replay.Offset <= c.receipt.Offset) // at is the beat's before it
 		}
 		if ours && len(list.of[c.hash]) > 0 {
 			c.count("dead letters", 1)
