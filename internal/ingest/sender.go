@@ -209,11 +209,10 @@ func (s *sender) send(b *batch, body *[]byte) error {
 		case wait > limitedMax:
 			return proto.Errorf(proto.CodeRateLimited, "the node takes no more for %v: start the same load again then, with what is left of it: %w", wait, err)
 		default:
-			if !turn {
+			if !turn { // and asks again: others may have waited meanwhile
 				s.limited.Lock()
 				turn = true
-			}
-			if err := s.o.Wait(s.ctx, wait); err != nil {
+			} else if err := s.o.Wait(s.ctx, wait); err != nil {
 				return err
 			}
 			attempt--
