@@ -239,6 +239,9 @@ func newReceiptCheck(n *Node, r proto.Receipt) (*receiptCheck, error) {
 	return c, nil
 }
 
+// home is the identity's lane.
+func (c *receiptCheck) home() proto.LaneID { return c.node.laneIDs[c.hash.Partition()] }
+
 // count notes a place and how much was found there.
 func (c *receiptCheck) count(place string, found int) {
 	for i := range c.places {
@@ -253,15 +256,15 @@ func (c *receiptCheck) count(place string, found int) {
 // search goes through all live keys.
 func (c *receiptCheck) search(ctx context.Context, snaps []store.Snapshot) error {
 	if c.client != nil {
-		return c.searchClient(snaps[c.node.laneIDs[c.hash.Partition()]])
+		return c.searchClient(snaps[c.home()])
 	}
 	for _, place := range []string{"facts", "history", "edges", "views", "messages under way", "names", "networks", "bitmaps", "dead letters"} {
 		c.count(place, 0)
 	}
-	if err := c.readOptOut(snaps[c.node.laneIDs[c.hash.Partition()]]); err != nil {
+	if err := c.readOptOut(snaps[c.home()]); err != nil {
 		return err
 	}
-	if err := c.networks(ctx, snaps[c.node.laneIDs[c.hash.Partition()]]); err != nil {
+	if err := c.networks(ctx, snaps[c.home()]); err != nil {
 		return err
 	}
 	for id, snap := range snaps {
@@ -309,7 +312,7 @@ func (c *receiptCheck) searchClient(snap store.Snapshot) error {
 	if err != nil {
 		return err
 	}
-	return c.letters(snap, c.node.laneIDs[c.hash.Partition()])
+	return c.letters(snap, c.home())
 }
 
 // readOptOut finds out which nodes of the identity came back since.
@@ -448,7 +451,7 @@ func (c *receiptCheck) lane(ctx context.Context, snap store.Snapshot, id proto.L
 		}
 		names.Add(uint32(ordinalOf(k)))
 		if c.node.hasher.Hash(name) == c.hash {
-			if now := c.again[space]; !now.Named || now.Ordinal != ordinalOf(k) || id != c.node.laneIDs[c.hash.Partition()] {
+			if now := c.again[space]; !now.Named || now.Ordinal != ordinalOf(k) || id != c.home() {
 				c.count("names", 1)
 			}
 		}
@@ -498,10 +501,7 @@ func (c *receiptCheck) underWay(snap store.Snapshot, id proto.LaneID) error {
 func (c *receiptCheck) messages(list []graph.Message) {
 	for i := range list {
 		m := &list[i]
-		if !bytes.Contains(m.Append(nil), c.hash[:]) {
-			continue
-		}
-		if len(c.again) == 0 || c.old(m) {
+		if len(c.again) > 0 && c.old(m) || len(c.again) == 0 && bytes.Contains(m.Append(nil), c.hash[:]) {
 			c.count("messages under way", 1)
 		}
 	}
@@ -510,19 +510,18 @@ func (c *receiptCheck) messages(list []graph.Message) {
 // old reports whether a message names a generation of the identity that is not that
 // which came back.
 func (c *receiptCheck) old(m *graph.Message) bool {
-	from, to := m.Gen, m.ToGen // of whom the message is, and of whom it is for
+	from, to, about := m.Gen, m.ToGen, uint32(0) // of whom the message is, whom it is for, and of a third
 	switch m.Kind {
 	case graph.Release, graph.UnlinkAck:
 		from, to = 0, m.Gen
 	case graph.CutDone:
 		from, to = m.AboutGen, m.Gen
-	}
-	if m.Kind == graph.Contrib && m.Copy != nil {
-		from = m.Copy.Gen
-	}
-	about := uint32(0)
-	if m.Kind == graph.Refuse {
+	case graph.Refuse:
 		about = m.AboutGen
+	case graph.Contrib:
+		if m.Copy != nil {
+			from = m.Copy.Gen
+		}
 	}
 	stale := func(h graph.Hash, gen uint32) bool { return h == c.hash && gen > 0 && c.stale(m.To.Space, gen) }
 	return stale(m.From, from) || stale(m.To.Hash, to) || stale(m.About, about) ||
@@ -531,7 +530,7 @@ func (c *receiptCheck) old(m *graph.Message) bool {
 }
 
 func (c *receiptCheck) letters(snap store.Snapshot, id proto.LaneID) error {
-	prefix, home := laneKey(id, 'q'), c.node.laneIDs[c.hash.Partition()]
+	prefix := laneKey(id, 'q')
 	return snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
 		d, err := decodeDead(k, v)
 		if err != nil {
@@ -541,7 +540,7 @@ func (c *receiptCheck) letters(snap store.Snapshot, id proto.LaneID) error {
 		list.add(c.node.hasher, letterID{}, d.replay.Kind, d.replay.Body)
 		ours := c.client == nil || list.clients[letterID{}] == c.client.ID
 		if c.client != nil || len(c.again) > 0 { // later ones are of what came back
-			ours = ours && d.at < proto.MillisOf(c.receipt.Time) && (id != home || d.replay.Offset <= c.receipt.Offset) // at is the beat's before it
+			ours = ours && d.at < proto.MillisOf(c.receipt.Time) && (id != c.home() || d.replay.Offset <= c.receipt.Offset) // at is the beat's before it
 		}
 		if ours && len(list.of[c.hash]) > 0 {
 			c.count("dead letters", 1)
@@ -583,7 +582,7 @@ func (c *receiptCheck) conclude(logs []laneLog) (x proto.ReceiptCheck, err error
 	if err != nil {
 		return x, err
 	}
-	home := c.node.laneIDs[c.hash.Partition()]
+	home := c.home()
 	x = proto.ReceiptCheck{Signature: c.valid, Clean: true, Places: c.places, LogClear: true}
 	for _, p := range c.places {
 		x.Clean = x.Clean && p.Found == 0
