@@ -22,12 +22,28 @@ type (
 type audience struct {
 	*segments.Audience
 	client proto.ClientID
-	specs  []proto.SegmentSpec // in the order of their first mention
-	keys   map[proto.SegmentID]proto.SegmentKey
+	specs  []proto.SegmentSpec                  // in the order of their first mention
+	keys   map[proto.SegmentID]proto.SegmentKey // nil: they are few
 }
 
-func (a audience) bits(get getBits) func(proto.SegmentID) *roaring.Bitmap {
-	return func(id proto.SegmentID) *roaring.Bitmap { return get(a.keys[id]) }
+// specsFew is how many segments are found as fast without a map.
+const specsFew = 16
+
+// key is the version of a segment that a names, 0 if it does not.
+func (a *audience) key(id proto.SegmentID) proto.SegmentKey {
+	if a.keys != nil {
+		return a.keys[id]
+	}
+	for i := range a.specs {
+		if a.specs[i].ID == id {
+			return a.specs[i].Version
+		}
+	}
+	return 0
+}
+
+func (a *audience) bits(get getBits) func(proto.SegmentID) *roaring.Bitmap {
+	return func(id proto.SegmentID) *roaring.Bitmap { return get(a.key(id)) }
 }
 
 func (a audience) set(get getBits, universe getUniverse) *roaring.Bitmap {
@@ -49,11 +65,14 @@ func (n *Node) audience(client proto.ClientID, expr string) (audience, error) {
 // named finds the segments of an expanded expression.
 func (n *Node) named(client proto.ClientID, a *segments.Audience) (audience, error) {
 	specs, err := n.registry.specsOf(client, a.Segments())
-	keys := make(map[proto.SegmentID]proto.SegmentKey, len(specs))
-	for _, s := range specs {
-		keys[s.ID] = s.Version
+	out := audience{Audience: a, client: client, specs: specs}
+	if len(specs) > specsFew {
+		out.keys = make(map[proto.SegmentID]proto.SegmentKey, len(specs))
+		for i := range specs {
+			out.keys[specs[i].ID] = specs[i].Version
+		}
 	}
-	return audience{a, client, specs, keys}, err
+	return out, err
 }
 
 // specsOf are the definitions in force of segments of the client.
@@ -200,7 +219,8 @@ func (n *Node) sums(ctx context.Context, list []audience, lanes []*lane, unit st
 // addCounts adds the lane's part of each audience to its sum.
 func (l *lane) addCounts(list []audience, sums []uint64) {
 	l.bitmaps.View(func(get getBits, universe getUniverse) {
-		for i, a := range list {
+		for i := range list {
+			a := &list[i]
 			sums[i] += a.Count(a.bits(get), universe(a.client))
 		}
 	})

@@ -191,10 +191,10 @@ func (n *Node) measureReport(ctx context.Context, q *question) (m segments.Measu
 func (a audience) apart(b audience) setOf {
 	return func(get getBits, universe getUniverse) *roaring.Bitmap {
 		id := func(id proto.SegmentID) *roaring.Bitmap {
-			if k, ok := a.keys[id]; ok {
+			if k := a.key(id); k != 0 {
 				return get(k)
 			}
-			return get(b.keys[id])
+			return get(b.key(id))
 		}
 		return segments.Apart(a.Audience, b.Audience, id, universe(a.client))
 	}

@@ -87,7 +87,7 @@ func (n *audienceNode) append(b []byte, around audienceOp) []byte {
 // lapsed)`. A name may stand in double quotes. Errors are CodeExpr with line
 // and column, in characters.
 func ParseAudience(text string) (*Audience, error) {
-	p := &audienceParser{text: text, seen: map[proto.SegmentID]struct{}{}}
+	p := &audienceParser{text: text}
 	switch {
 	case len(text) > AudienceBytesMax:
 		return nil, proto.Errorf(proto.CodeExpr, "the expression has %d bytes: at most %d are allowed", len(text), AudienceBytesMax)
@@ -101,27 +101,53 @@ func ParseAudience(text string) (*Audience, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Audience{root: root, ids: p.ids, saved: p.saved}, nil
+	return &Audience{root: root, ids: p.mentioned.ids, saved: p.saved}, nil
 }
 
 type audienceParser struct {
-	text  string
-	at    int // byte
-	terms int
-	seen  map[proto.SegmentID]struct{}
-	ids   []proto.SegmentID
-	saved []proto.AudienceID
+	text      string
+	at        int // byte
+	terms     int
+	mentioned mentions
+	saved     []proto.AudienceID
+}
+
+// mentions are segments, each once, in the order of their first mention. A map is
+// made for many only.
+type mentions struct {
+	ids  []proto.SegmentID
+	seen map[proto.SegmentID]struct{}
+}
+
+const mentionsFew = 16
+
+func (m *mentions) add(id proto.SegmentID) {
+	if len(m.ids) < mentionsFew {
+		if !slices.Contains(m.ids, id) {
+			m.ids = append(m.ids, id)
+		}
+		return
+	}
+	if m.seen == nil {
+		m.seen = make(map[proto.SegmentID]struct{}, 2*mentionsFew)
+		for _, known := range m.ids {
+			m.seen[known] = struct{}{}
+		}
+	}
+	if _, ok := m.seen[id]; !ok {
+		m.seen[id] = struct{}{}
+		m.ids = append(m.ids, id)
+	}
 }
 
 // peek skips white space and gives the next byte, 0 at the end.
 func (p *audienceParser) peek() byte {
-	for p.at < len(p.text) && strings.IndexByte(" \t\r\n", p.text[p.at]) >= 0 {
-		p.at++
+	for ; p.at < len(p.text); p.at++ {
+		if c := p.text[p.at]; c != ' ' && c != '\t' && c != '\r' && c != '\n' {
+			return c
+		}
 	}
-	if p.at == len(p.text) {
-		return 0
-	}
-	return p.text[p.at]
+	return 0
 }
 
 func (p *audienceParser) fail(at int, format string, args ...any) error {
@@ -149,16 +175,18 @@ func (p *audienceParser) unexpected(want string) error {
 }
 
 func (p *audienceParser) or(depth int) (*audienceNode, error) {
-	return p.chain(audienceOr, '|', func() (*audienceNode, error) {
-		return p.chain(audienceAnd, '&', func() (*audienceNode, error) { return p.unary(depth) })
-	})
+	return p.chain(audienceOr, '|', (*audienceParser).and, depth)
+}
+
+func (p *audienceParser) and(depth int) (*audienceNode, error) {
+	return p.chain(audienceAnd, '&', (*audienceParser).unary, depth)
 }
 
 // chain reads operands that sign joins.
-func (p *audienceParser) chain(op audienceOp, sign byte, operand func() (*audienceNode, error)) (*audienceNode, error) {
+func (p *audienceParser) chain(op audienceOp, sign byte, operand func(*audienceParser, int) (*audienceNode, error), depth int) (*audienceNode, error) {
 	var kids []*audienceNode
 	for {
-		kid, err := operand()
+		kid, err := operand(p, depth)
 		if err != nil {
 			return nil, err
 		}
@@ -282,10 +310,7 @@ func (p *audienceParser) name(start int, s string) (*audienceNode, error) {
 	if err := p.term(start); err != nil {
 		return nil, err
 	}
-	if _, ok := p.seen[id]; !ok {
-		p.seen[id] = struct{}{}
-		p.ids = append(p.ids, id)
-	}
+	p.mentioned.add(id)
 	return &audienceNode{op: audienceName, id: id}, nil
 }
 

@@ -189,6 +189,37 @@ func TestAudienceMeansWhatItSays(t *testing.T) {
 	})
 }
 
+// Chunks that only one of two lists has, long ones, and a full one among them.
+func TestAudienceCountsTwoSparseLists(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		draw := func(name string) *roaring.Bitmap {
+			b := roaring.BitmapOf(uint32(1<<24 + rapid.IntRange(0, 1).Draw(t, name+" last"))) // far off: the lists are sparse
+			for range rapid.IntRange(0, 6).Draw(t, name+" parts") {
+				at := rapid.Uint32Range(0, 8).Draw(t, name+" chunk")<<16 + rapid.Uint32Range(0, 9000).Draw(t, name+" first")
+				n, step := rapid.Uint32Range(1, 5000).Draw(t, name+" n"), rapid.Uint32Range(1, 11).Draw(t, name+" step")
+				for i := range n {
+					b.Add(at + step*i)
+				}
+			}
+			if rapid.Bool().Draw(t, name+" runs") {
+				b.RunOptimize()
+			}
+			return b
+		}
+		sets := map[proto.SegmentID]*roaring.Bitmap{"a": draw("a"), "b": draw("b")}
+		get := func(id proto.SegmentID) *roaring.Bitmap { return sets[id] }
+		for _, text := range []string{"a & b", "b & a", "a & a"} {
+			a, err := segments.ParseAudience(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := a.Count(get, nil), a.Eval(get, nil).GetCardinality(); got != want {
+				t.Fatalf("%s: counts %d, want %d", text, got, want)
+			}
+		}
+	})
+}
+
 // A saved audience may be one and the same wherever it is named.
 func TestAudienceCountsASharedPart(t *testing.T) {
 	sets := map[proto.SegmentID]*roaring.Bitmap{"x": roaring.New(), "s": roaring.New()}

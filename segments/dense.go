@@ -23,11 +23,12 @@ const (
 // nanoseconds an ordinal; setting its bit takes one. That is unions, and
 // intersections of lists of like sizes: in others roaring skips more than that.
 type dense struct {
-	get   func(proto.SegmentID) *roaring.Bitmap
-	words int
-	some  [1024]uint32
-	free  [denseDepthMax][]uint64
-	marks []uint64 // all zero, but while countMarked runs
+	get     func(proto.SegmentID) *roaring.Bitmap
+	words   int
+	some    [1024]uint32
+	free    [denseDepthMax][]uint64
+	cursors [2]listCursor
+	marks   plainChunk // all zero, but while countLists runs
 }
 
 var densePool = sync.Pool{New: func() any { return new(dense) }}
@@ -35,21 +36,23 @@ var densePool = sync.Pool{New: func() any { return new(dense) }}
 // countDense is the size of the set that a describes, if it is one for words.
 func (a *Audience) countDense(get func(proto.SegmentID) *roaring.Bitmap) (count uint64, ok bool) {
 	n := a.root
-	if n.op != audienceAnd || !slices.ContainsFunc(n.kids, func(k *audienceNode) bool { return k.op == audienceOr }) && !n.merges(get) {
+	if n.op != audienceAnd {
+		return 0, false
+	}
+	if x, y, ok := n.twoLists(get); ok {
+		d := densePool.Get().(*dense)
+		defer densePool.Put(d)
+		return d.countLists(x, y), true
+	}
+	if !slices.ContainsFunc(n.kids, func(k *audienceNode) bool { return k.op == audienceOr }) && !n.merges(get) {
 		return 0, false
 	}
 	words, plain := n.denseWords(get, 1)
-	if !plain || words > denseWordsMax {
+	if !plain || words > denseWordsMax || a.sum(get) < uint64(words) { // few in a wide range: words would be empty
 		return 0, false
 	}
 	d := densePool.Get().(*dense)
 	defer densePool.Put(d)
-	if a.sum(get) < uint64(words) { // few in a wide range: words would be empty
-		if len(n.kids) != 2 || n.kids[0].op != audienceName || n.kids[1].op != audienceName {
-			return 0, false
-		}
-		return d.countMarked(get(n.kids[0].id), get(n.kids[1].id), words), true
-	}
 	d.get, d.words = get, words
 	rest, probe := n.withoutProbe(get)
 	if out := d.fill(rest, 0); probe != nil {
@@ -61,6 +64,20 @@ func (a *Audience) countDense(get func(proto.SegmentID) *roaring.Bitmap) (count 
 	}
 	d.get = nil
 	return count, true
+}
+
+// twoLists are what n intersects, if that is two lists of like sizes, so short that
+// words for them would be empty mostly.
+func (n *audienceNode) twoLists(get func(proto.SegmentID) *roaring.Bitmap) (x, y *roaring.Bitmap, ok bool) {
+	if len(n.kids) != 2 || n.kids[0].op != audienceName || n.kids[1].op != audienceName {
+		return nil, nil, false
+	}
+	x, y = get(n.kids[0].id), get(n.kids[1].id)
+	if x == nil || y == nil || x.IsEmpty() || y.IsEmpty() {
+		return nil, nil, false
+	}
+	a, b, most := x.GetCardinality(), y.GetCardinality(), max(x.Maximum(), y.Maximum())
+	return x, y, a+b <= uint64(most>>6) && alike(a, b)
 }
 
 // withoutProbe is n without one of the segments that it intersects, kept as a list:
@@ -100,28 +117,79 @@ func (d *dense) parts(b *roaring.Bitmap) iter.Seq[[]uint32] {
 	}
 }
 
-// countMarked is how many are in both of two lists. The shorter one's are marked in
-// words that are empty, and taken off again: both are far fewer than the words.
-func (d *dense) countMarked(a, b *roaring.Bitmap, words int) uint64 {
-	if a.GetCardinality() > b.GetCardinality() {
-		a, b = b, a
+// listCursor goes through a bitmap chunk by chunk.
+type listCursor struct {
+	it     roaring.ManyIntIterator
+	buffer [1024]uint32
+	part   []uint32 // what is to come of the buffer; empty: nothing is to come at all
+}
+
+func (c *listCursor) start(b *roaring.Bitmap) {
+	c.it.Initialize(b)
+	c.part = nil
+	c.drop(0)
+}
+
+// run is what part begins with of one chunk.
+func (c *listCursor) run(high uint32) []uint32 {
+	end := len(c.part)
+	if c.part[end-1]>>chunkBits != high {
+		end, _ = slices.BinarySearch(c.part, (high+1)<<chunkBits)
 	}
-	if len(d.marks) < words {
-		d.marks = make([]uint64, words)
+	return c.part[:end]
+}
+
+// drop goes on after the first n of part.
+func (c *listCursor) drop(n int) {
+	if c.part = c.part[n:]; len(c.part) == 0 {
+		c.part = c.buffer[:c.it.NextMany(c.buffer[:])]
 	}
-	a.WriteDenseTo(d.marks)
-	count := d.countIn(d.marks, b)
-	for part := range d.parts(a) {
-		for _, v := range part {
-			d.marks[v>>6] = 0
+}
+
+func (c *listCursor) at(high uint32) bool { return len(c.part) > 0 && c.part[0]>>chunkBits == high }
+
+// countLists is how many are in both of two lists, chunk by chunk: those of one are
+// marked in the bits of a chunk, which stay in the nearest cache, those of the other
+// looked up there.
+func (d *dense) countLists(a, b *roaring.Bitmap) (count uint64) {
+	x, y, marks := &d.cursors[0], &d.cursors[1], &d.marks
+	x.start(a)
+	y.start(b)
+	for len(x.part) > 0 && len(y.part) > 0 {
+		high, other := x.part[0]>>chunkBits, y.part[0]>>chunkBits
+		switch {
+		case high < other:
+			x.drop(len(x.run(high)))
+			continue
+		case high > other:
+			y.drop(len(y.run(other)))
+			continue
 		}
+		for x.at(high) {
+			run := x.run(high)
+			for _, v := range run {
+				marks[v>>6&(chunkWords-1)] |= 1 << (v & 63)
+			}
+			x.drop(len(run))
+		}
+		for y.at(high) {
+			run := y.run(high)
+			for _, v := range run {
+				count += marks[v>>6&(chunkWords-1)] >> (v & 63) & 1
+			}
+			y.drop(len(run))
+		}
+		clear(marks[:])
 	}
+	x.it, y.it = roaring.ManyIntIterator{}, roaring.ManyIntIterator{} // what waits in the pool holds no bitmap
 	return count
 }
 
 // mergeSkewMax is how much larger one list may be than another if they are merged
 // in full; else roaring leaps through it.
 const mergeSkewMax = 8
+
+func alike(a, b uint64) bool { return min(a, b)*mergeSkewMax >= max(a, b) }
 
 // merges reports whether n intersects nothing but lists of like sizes.
 func (n *audienceNode) merges(get func(proto.SegmentID) *roaring.Bitmap) bool {
@@ -137,7 +205,7 @@ func (n *audienceNode) merges(get func(proto.SegmentID) *roaring.Bitmap) bool {
 		size := b.GetCardinality()
 		least, most = min(least, size), max(most, size)
 	}
-	return least*mergeSkewMax >= most
+	return alike(least, most)
 }
 
 // sum is how many there are in the segments that a names, together.

@@ -37,7 +37,9 @@ func Overlap(row *roaring.Bitmap, columns []*roaring.Bitmap, out []uint64) {
 }
 
 // plainChunk is the bits of 65,536 neighbouring ordinals.
-type plainChunk [1 << (chunkBits - 6)]uint64
+type plainChunk [chunkWords]uint64
+
+const chunkWords = 1 << (chunkBits - 6)
 
 // plainBits is a bitmap without its compression, chunk by chunk.
 type plainBits struct {
@@ -54,7 +56,7 @@ func newPlainBits(b *roaring.Bitmap) plainBits {
 			p.chunks[high] = c
 		}
 		for _, o := range list {
-			c[o>>6&(1<<(chunkBits-6)-1)] |= 1 << (o & 63)
+			c[o>>6&(chunkWords-1)] |= 1 << (o & 63)
 		}
 	})
 	return p
@@ -84,7 +86,7 @@ func (p plainBits) count(b *roaring.Bitmap) (sum uint64) {
 			return
 		}
 		for _, o := range list {
-			sum += c[o>>6&(1<<(chunkBits-6)-1)] >> (o & 63) & 1
+			sum += c[o>>6&(chunkWords-1)] >> (o & 63) & 1
 		}
 	})
 	return sum

@@ -18,20 +18,19 @@ func (a *Audience) Expand(saved func(proto.AudienceID) (*Audience, error)) (*Aud
 	if len(a.saved) == 0 {
 		return a, nil
 	}
-	x := expander{saved: saved, seen: map[proto.SegmentID]struct{}{}}
+	x := expander{saved: saved}
 	root, err := x.node(a.root)
 	if err != nil {
 		return nil, err
 	}
-	return &Audience{root: root, ids: x.ids}, nil
+	return &Audience{root: root, ids: x.mentioned.ids}, nil
 }
 
 type expander struct {
-	saved func(proto.AudienceID) (*Audience, error)
-	path  []proto.AudienceID // those under way, outermost first
-	terms int
-	seen  map[proto.SegmentID]struct{}
-	ids   []proto.SegmentID
+	saved     func(proto.AudienceID) (*Audience, error)
+	path      []proto.AudienceID // those under way, outermost first
+	terms     int
+	mentioned mentions
 }
 
 func (x *expander) node(n *audienceNode) (*audienceNode, error) {
@@ -63,10 +62,7 @@ func (x *expander) name(id proto.SegmentID) error {
 	if x.terms++; x.terms > AudienceTermsMax {
 		return proto.Errorf(proto.CodeExpr, "with its saved audiences the expression names segments more than %d times: split it", AudienceTermsMax)
 	}
-	if _, ok := x.seen[id]; !ok {
-		x.seen[id] = struct{}{}
-		x.ids = append(x.ids, id)
-	}
+	x.mentioned.add(id)
 	return nil
 }
 
