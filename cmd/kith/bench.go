@@ -116,13 +116,13 @@ func newBenchYardstickCommand() *cobra.Command {
 	var dir, file string
 	cmd := &cobra.Command{
 		Use:     "yardstick NAME",
-		Short:   "What bench compares with, which starts it: pipeline, discard, echo, picture, answers",
+		Short:   "What bench compares with, which starts it: pipeline, discard, echo, picture, answers, town",
 		Example: "  kith bench yardstick discard < /dev/null",
 		Hidden:  true,
 		Args:    exactly(1, "the name of a yardstick"),
 	}
 	cmd.Flags().StringVar(&dir, "dir", "", "data `DIR`ectory of pipeline")
-	cmd.Flags().StringVar(&file, "file", "", "`FILE` of answers")
+	cmd.Flags().StringVar(&file, "file", "", "`FILE` of answers or of a town")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		useProcessors() // as a node does
 		if args[0] == "pipeline" {

@@ -1,13 +1,19 @@
 package bench
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net/http"
+	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -173,7 +179,7 @@ func inquiries() []inquiry {
 	two := inquiry{
 		work: "count of two terms", path: countPath, names: 2, mostMs: 0.25, sum: countSum,
 		body:    func(x []string) any { return map[string]string{"expr": x[0] + " & " + x[1]} },
-		roaring: func(t *town, at []int) uint64 { return t.bits[at[0]].AndCardinality(t.bits[at[1]]) },
+		roaring: (*town).two,
 	}
 	six := inquiry{
 		work: "count of (a|b|c|d)&e&!f", path: countPath, names: 6, mostMs: 0.25, sum: countSum,
@@ -198,6 +204,8 @@ func (q inquiry) of(among int) inquiry {
 	}
 	return q
 }
+
+func (t *town) two(at []int) uint64 { return t.bits[at[0]].AndCardinality(t.bits[at[1]]) }
 
 func (t *town) six(at []int) uint64 {
 	u := roaring.FastOr(t.bits[at[0]], t.bits[at[1]], t.bits[at[2]], t.bits[at[3]])
@@ -273,6 +281,83 @@ func (p *poll) next() []byte {
 
 func (p *poll) done(body []byte) (int, error) { return 1, nil }
 
+// townServer is a bare net/http server over the same bitmaps: it reads a question,
+// asks roaring, and answers as the node does, with nothing in between.
+type townServer struct{ town *town }
+
+// ServeHTTP implements http.Handler.
+func (s townServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	var q struct{ Expr string }
+	body, err := io.ReadAll(r.Body)
+	if err == nil {
+		err = json.Unmarshal(body, &q)
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	var at []int
+	for _, name := range strings.FieldsFunc(q.Expr, func(c rune) bool { return strings.ContainsRune("()|&! ", c) }) {
+		i, err := strconv.Atoi(strings.TrimPrefix(name, "t"))
+		if err != nil || i < 0 || i >= len(s.town.bits) {
+			http.Error(w, name+" is no segment of the town", http.StatusBadRequest)
+			return
+		}
+		at = append(at, i)
+	}
+	var count uint64
+	switch len(at) {
+	case 2:
+		count = s.town.two(at)
+	case 6:
+		count = s.town.six(at)
+	default:
+		http.Error(w, "ask for two segments or for six", http.StatusBadRequest)
+		return
+	}
+	answer, err := json.Marshal(proto.Count{Count: &count, Exact: true, Partitions: proto.Answered{Answered: proto.Partitions, Of: proto.Partitions}})
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	h := w.Header()
+	h["Content-Type"] = []string{"application/json"}
+	h["Content-Length"] = []string{strconv.Itoa(len(answer))}
+	_, _ = w.Write(answer)
+}
+
+// save and readTown keep the bitmaps in a file, for a townServer.
+func (t *town) save(name string) (err error) {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	w := bufio.NewWriter(f)
+	for _, b := range t.bits {
+		if _, err := b.WriteTo(w); err != nil {
+			return err
+		}
+	}
+	return w.Flush()
+}
+
+func readTown(name string) (*town, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	r, t := bufio.NewReader(f), &town{bits: make([]*roaring.Bitmap, townSegments)}
+	for i := range t.bits {
+		t.bits[i] = roaring.New()
+		if _, err := t.bits[i].ReadFrom(r); err != nil {
+			return nil, proto.Errorf(proto.CodeInvalid, "%s holds no bitmap %d: %w", name, i, err)
+		}
+	}
+	return t, nil
+}
+
 // check holds the node's answers against this process's, and gives one of them.
 func (p *poll) check(ctx context.Context, n *node, t *town) ([]byte, error) {
 	c, err := dial(ctx, n.service)
@@ -329,9 +414,18 @@ func (s *session) audiences(ctx context.Context) (_ []Result, err error) {
 		return nil, err
 	}
 	defer closing(n, &err)
+	file := filepath.Join(s.dir, "town")
+	if err := t.save(file); err != nil {
+		return nil, err
+	}
+	asker, err := s.startYardstick(ctx, "town", "--file", file)
+	if err != nil {
+		return nil, err
+	}
+	defer closing(asker, &err)
 	var results []Result
 	for _, q := range inquiries() {
-		r, err := s.inquire(ctx, n, t, newPoll(q))
+		r, err := s.inquire(ctx, n, t, asker, newPoll(q))
 		if err != nil {
 			return results, err
 		}
@@ -341,7 +435,7 @@ func (s *session) audiences(ctx context.Context) (_ []Result, err error) {
 	return results, nil
 }
 
-func (s *session) inquire(ctx context.Context, n *node, t *town, p *poll) (r Result, err error) {
+func (s *session) inquire(ctx context.Context, n *node, t *town, asker *yardstick, p *poll) (r Result, err error) {
 	answer, err := p.check(ctx, n, t)
 	if err != nil {
 		return r, err
@@ -356,12 +450,19 @@ func (s *session) inquire(ctx context.Context, n *node, t *town, p *poll) (r Res
 		return r, err
 	}
 	defer closing(bare, &err)
-	x, err := s.rounds(ctx,
+	sides := []sampler{
 		func(ctx context.Context) (sample, error) { return n.look(ctx, []worker{p}) },
 		func(ctx context.Context) (sample, error) { return p.inProcess(ctx, t, s.Time) },
 		func(ctx context.Context) (sample, error) {
 			return bare.measured(ctx, httpLoad(bare.addr, []worker{p}), s.Time)
+		},
+	}
+	if p.path == countPath {
+		sides = append(sides, func(ctx context.Context) (sample, error) {
+			return asker.measured(ctx, httpLoad(asker.addr, []worker{p}), s.Time)
 		})
+	}
+	x, err := s.rounds(ctx, sides...)
 	if err != nil {
 		return r, err
 	}
@@ -375,5 +476,11 @@ func (s *session) inquire(ctx context.Context, n *node, t *town, p *poll) (r Res
 	r.set("bare_ms", floor)
 	r.note("p50 %.3g ms, p99 %.3g ms, %.3g us of the node's processor each; roaring in this process p50 %.3g ms, p99 %.3g ms; bare net/http with the same bytes p50 %.3g ms, p99 %.3g ms",
 		r.Ours, x[0].quantile(0.99), x[0].cost(), inside, x[1].quantile(0.99), floor, x[2].quantile(0.99))
+	if len(x) > 3 {
+		asking := x[3].quantile(0.5)
+		r.set("asking_ms", asking)
+		r.note("bare net/http that reads the question and asks roaring: p50 %.3g ms, p99 %.3g ms, %.3g us of its processor each; ours is %.2f x of that, %.2f x of that and roaring once more",
+			asking, x[3].quantile(0.99), x[3].cost(), r.Ours/asking, r.Ours/(asking+inside))
+	}
 	return r, nil
 }

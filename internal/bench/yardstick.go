@@ -129,8 +129,8 @@ func readAnswers(name string) (answers, error) {
 	return a, lines.Err()
 }
 
-// ServeYardstick runs a bare server, "discard", "echo", "picture" or "answers" of
-// a file, and obeys in until it ends.
+// ServeYardstick runs a bare server, "discard", "echo", "picture", "answers" or
+// "town" of a file, and obeys in until it ends.
 func ServeYardstick(name, file string, in io.Reader, out io.Writer) error {
 	var h http.Handler
 	switch name {
@@ -146,6 +146,12 @@ func ServeYardstick(name, file string, in io.Reader, out io.Writer) error {
 			return err
 		}
 		h = a
+	case "town":
+		t, err := readTown(file)
+		if err != nil {
+			return err
+		}
+		h = townServer{t}
 	default:
 		return proto.Errorf(proto.CodeInvalid, "there is no yardstick %q", name)
 	}
