@@ -101,35 +101,35 @@ func ParseAudience(text string) (*Audience, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Audience{root: root, ids: p.mentioned.ids, saved: p.saved}, nil
+	return &Audience{root: root, ids: p.segments.ids, saved: p.saved}, nil
 }
 
 type audienceParser struct {
-	text      string
-	at        int // byte
-	terms     int
-	mentioned mentions
-	saved     []proto.AudienceID
+	text     string
+	at       int // byte
+	terms    int
+	segments segmentSet
+	saved    []proto.AudienceID
 }
 
-// mentions are segments, each once, in the order of their first mention. A map is
+// segmentSet are segments, each once, in the order of their first mention. A map is
 // made for many only.
-type mentions struct {
+type segmentSet struct {
 	ids  []proto.SegmentID
 	seen map[proto.SegmentID]struct{}
 }
 
-const mentionsFew = 16
+const segmentsFew = 16
 
-func (m *mentions) add(id proto.SegmentID) {
-	if len(m.ids) < mentionsFew {
+func (m *segmentSet) add(id proto.SegmentID) {
+	if len(m.ids) < segmentsFew {
 		if !slices.Contains(m.ids, id) {
 			m.ids = append(m.ids, id)
 		}
 		return
 	}
 	if m.seen == nil {
-		m.seen = make(map[proto.SegmentID]struct{}, 2*mentionsFew)
+		m.seen = make(map[proto.SegmentID]struct{}, 2*segmentsFew)
 		for _, known := range m.ids {
 			m.seen[known] = struct{}{}
 		}
@@ -310,7 +310,7 @@ func (p *audienceParser) name(start int, s string) (*audienceNode, error) {
 	if err := p.term(start); err != nil {
 		return nil, err
 	}
-	p.mentioned.add(id)
+	p.segments.add(id)
 	return &audienceNode{op: audienceName, id: id}, nil
 }
 

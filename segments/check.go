@@ -52,11 +52,11 @@ func (p *Program) refs(d Definition) ([]*segment, error) {
 	refs := make([]*segment, 0, len(d.Rule.refers))
 	for _, id := range d.Rule.refers {
 		if id == d.ID {
-			return nil, proto.Errorf(proto.CodeRule, "segment %q refers to itself", d.ID)
+			return nil, d.Rule.place(proto.Errorf(proto.CodeRule, "segment %q refers to itself", d.ID), id)
 		}
 		s := p.byID[id]
 		if s == nil {
-			return nil, proto.Errorf(proto.CodeNotFound, "member(%q) names a segment that is not defined: define it first", string(id))
+			return nil, d.Rule.place(proto.Errorf(proto.CodeNotFound, "member(%q) names a segment that is not defined: define it first", string(id)), id)
 		}
 		refs = append(refs, s)
 	}
@@ -77,6 +77,7 @@ func (p *Program) checkRefs(d Definition, beside bool) ([]*segment, error) {
 func (p *Program) checkReach(d Definition, refs []*segment, beside bool) (more int, err error) {
 	after := proposal{self: p.byID[d.ID], refs: refs, weight: d.Rule.weight, beside: beside}
 	if more, err = after.checkAll(d.ID); err != nil {
+		err = after.blame(err, d)
 		after.final = true
 		if _, e := after.checkAll(d.ID); e == nil {
 			err = proto.Errorf(proto.CodeConflict, "while new versions of segments are filled from history, segment %q would make member() lead in a circle or reach too far: try again when they answer", d.ID)
@@ -92,6 +93,26 @@ type proposal struct {
 	weight weight
 	beside bool // what self is now goes on answering for a time
 	final  bool // all that waits answers
+}
+
+// blame puts on an error of checkAll the first mention that alone leads to one, or the
+// first of all.
+func (a proposal) blame(err error, d Definition) error {
+	refs := a.refs
+	for _, m := range d.Rule.members {
+		for _, s := range refs {
+			if s.def.ID == m.id {
+				a.refs = []*segment{s}
+			}
+		}
+		if _, e := a.checkAll(d.ID); e != nil {
+			return d.Rule.place(err, m.id)
+		}
+	}
+	if len(d.Rule.members) > 0 {
+		return d.Rule.place(err, d.Rule.members[0].id)
+	}
+	return err
 }
 
 // checkAll checks what self reaches, and what reaches it, and gives how many steps

@@ -174,7 +174,7 @@ func TestRefused(t *testing.T) {
 		{`[1].exists(x, x > 1)`, 1, 1, ""},
 		{`"text"`, 1, 1, "not a value"},
 		{`count(true) > 1u`, 1, 15, "not supported"},
-		{"count(event.x == \"\xff\") > 1", 0, 0, "UTF-8"},
+		{"count(event.x == \"\xff\") > 1", 1, 1, "UTF-8"},
 		{strings.Repeat("(", 100_000) + "true" + strings.Repeat(")", 100_000), 1, 1, "at most 10000"},
 		{strings.Repeat("(", 4000) + "true" + strings.Repeat(")", 4000), 1, 0, "nested deeper than 100 levels"},
 		{strings.Repeat("!(", 200) + "true" + strings.Repeat(")", 200), 1, 0, "nested deeper than 100 levels"},
@@ -307,6 +307,37 @@ func TestProgramRefuses(t *testing.T) {
 	}
 	if err := define(40, "b", `count(true) > 3`); err != nil {
 		t.Errorf("a segment that others refer to, defined anew: %v", err)
+	}
+}
+
+// What is wrong with member() stands where the rule names the segment.
+func TestMemberErrorsHaveAPlace(t *testing.T) {
+	p := segments.NewProgram()
+	define := func(key proto.SegmentKey, id proto.SegmentID, text string) error {
+		return p.Define(segments.Definition{Key: key, ID: id, Rule: compile(t, text)})
+	}
+	wide := strings.Repeat(`trait("x") == 1 && `, 200) + "true"
+	for i, text := range []string{"true", `member("s1")`, `member("s2")`, wide, wide + ` && member("s4")`, wide} {
+		if err := define(proto.SegmentKey(i+1), proto.SegmentID(fmt.Sprint("s", i+1)), text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		id, text     string
+		code         proto.Code
+		line, column int
+	}{
+		{"new", `member("s1") &&` + "\n" + `  !member("nobody") && member("nobody")`, proto.CodeNotFound, 2, 11},
+		{"new", `true || member("new")`, proto.CodeRule, 1, 16},
+		{"s1", `count(true) > 1 && member("s4") &&` + "\n" + `member("s3")`, proto.CodeRule, 2, 8},
+		{"new", wide + " &&" + "\n" + `member("s1") && member("s5")`, proto.CodeRule, 2, 24},
+		{"s4", wide + " &&" + "\n" + `member("s6")`, proto.CodeRule, 2, 8}, // s5, which refers to it, reaches too far
+	} {
+		err := define(9, proto.SegmentID(c.id), c.text)
+		var e *proto.Error
+		if !errors.As(err, &e) || e.Code != c.code || e.Line != c.line || e.Column != c.column {
+			t.Errorf("%s: %s: %v at %+v, want %s at %d:%d", c.id, c.text[max(0, len(c.text)-40):], err, e, c.code, c.line, c.column)
+		}
 	}
 }
 

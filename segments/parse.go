@@ -26,7 +26,7 @@ func Compile(text string) (*Rule, error) {
 		return nil, at(proto.Errorf(proto.CodeRule, "the rule has %d bytes: at most %d are allowed", len(text), RuleBytesMax), 1, 1)
 	}
 	if !utf8.ValidString(text) {
-		return nil, proto.Errorf(proto.CodeRule, "the rule is not valid UTF-8")
+		return nil, at(proto.Errorf(proto.CodeRule, "the rule is not valid UTF-8"), 1, 1)
 	}
 	tree, err := parseCEL(text)
 	if err != nil {
@@ -41,6 +41,7 @@ func Compile(text string) (*Rule, error) {
 	if err != nil {
 		return nil, at(err, 1, 1)
 	}
+	r.members = l.members
 	return r, nil
 }
 
@@ -81,9 +82,10 @@ func at(err error, line, column int) error {
 
 // lowering turns CEL's tree into ours.
 type lowering struct {
-	info  *ast.SourceInfo
-	text  []rune
-	nodes int
+	info    *ast.SourceInfo
+	text    []rune
+	nodes   int
+	members []memberAt
 }
 
 func (l *lowering) fail(e ast.Expr, format string, args ...any) error {
@@ -92,13 +94,18 @@ func (l *lowering) fail(e ast.Expr, format string, args ...any) error {
 
 // place puts e's position on an error made elsewhere.
 func (l *lowering) place(err error, e ast.Expr) error {
+	line, column := l.position(e)
+	return at(err, line, column)
+}
+
+func (l *lowering) position(e ast.Expr) (line, column int) {
 	e = first(e)
 	loc := l.info.GetStartLocation(e.ID())
-	column := loc.Column() + 1
+	column = loc.Column() + 1
 	if e.Kind() == ast.CallKind {
 		column -= l.nameBefore(e)
 	}
-	return at(err, loc.Line(), column)
+	return loc.Line(), column
 }
 
 // nameBefore is how far a call's name begins before the parenthesis by which
@@ -248,6 +255,8 @@ func (l *lowering) member(e ast.Expr, c ast.CallExpr) (*node, error) {
 	if err != nil {
 		return nil, l.fail(c.Args()[0], "segment id %q is not valid: use 1 to 64 of A-Z a-z 0-9 _ - and dots, not a dot first", clip(name))
 	}
+	line, column := l.position(c.Args()[0])
+	l.members = append(l.members, memberAt{id, line, column})
 	return &node{op: nodeMember, member: id}, nil
 }
 

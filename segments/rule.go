@@ -20,6 +20,24 @@ type Rule struct {
 	weight weight            // its own
 
 	traitPatterns int // steps of the patterns that traits are tried with
+
+	members []memberAt // by member(), in the order of the text; of a compiled form none
+}
+
+// memberAt is where a rule's text names a segment.
+type memberAt struct {
+	id           proto.SegmentID
+	line, column int
+}
+
+// place puts on an error about a segment where r's text names it first.
+func (r *Rule) place(err error, id proto.SegmentID) error {
+	for _, m := range r.members {
+		if m.id == id {
+			return at(err, m.line, m.column)
+		}
+	}
+	return err
 }
 
 // predicate is a condition on one event that aggregates are taken over.

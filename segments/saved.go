@@ -23,14 +23,14 @@ func (a *Audience) Expand(saved func(proto.AudienceID) (*Audience, error)) (*Aud
 	if err != nil {
 		return nil, err
 	}
-	return &Audience{root: root, ids: x.mentioned.ids}, nil
+	return &Audience{root: root, ids: x.segments.ids}, nil
 }
 
 type expander struct {
-	saved     func(proto.AudienceID) (*Audience, error)
-	path      []proto.AudienceID // those under way, outermost first
-	terms     int
-	mentioned mentions
+	saved    func(proto.AudienceID) (*Audience, error)
+	path     []proto.AudienceID // those under way, outermost first
+	terms    int
+	segments segmentSet
 }
 
 func (x *expander) node(n *audienceNode) (*audienceNode, error) {
@@ -62,7 +62,7 @@ func (x *expander) name(id proto.SegmentID) error {
 	if x.terms++; x.terms > AudienceTermsMax {
 		return proto.Errorf(proto.CodeExpr, "with its saved audiences the expression names segments more than %d times: split it", AudienceTermsMax)
 	}
-	x.mentioned.add(id)
+	x.segments.add(id)
 	return nil
 }
 
