@@ -279,7 +279,9 @@ func (g *Gateway) postTraits(w http.ResponseWriter, r *http.Request, who proto.P
 	take := func(ctx context.Context, _ proto.ClientInfo, b *proto.Batch) (proto.Submitted, error) {
 		return g.deps.Intake.Submit(ctx, b), nil
 	}
-	if queryValue(r.URL.RawQuery, "dry_run") == "true" {
+	if dry, err := dryRun(r); err != nil {
+		return err
+	} else if dry {
 		take = nil
 	}
 	return g.takeRows(w, r, who, (*post).parseTraitRows, take)

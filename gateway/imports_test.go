@@ -135,6 +135,15 @@ func TestTraitRows(t *testing.T) {
 	if w.Code != 200 || len(r.twin.traits) != 0 {
 		t.Fatalf("a dry run: %d %s, %d taken", w.Code, w.Body, len(r.twin.traits))
 	}
+	w = r.serve("POST", "/v1/traits?dry_run=1", body, auth, key("acme-key"))
+	if w.Code != 200 || len(r.twin.traits) != 0 {
+		t.Fatalf("a dry run: %d %s, %d taken", w.Code, w.Body, len(r.twin.traits))
+	}
+	for _, query := range []string{"dry_run=yes", "dry_run", "dry_run=TRUE", "dry_run=true&dry_run=no", "dry_run=%zz", "%64ry_run=no"} {
+		if w := r.serve("POST", "/v1/traits?"+query, body, auth, key("acme-key")); w.Code != 400 || len(r.twin.traits) != 0 {
+			t.Fatalf("what may be meant as a dry run, %s: %d %s, %d taken", query, w.Code, w.Body, len(r.twin.traits))
+		}
+	}
 	w = r.serve("POST", "/v1/traits", body, auth, key("acme-key"))
 	var got []string
 	for _, part := range strings.SplitAfter(w.Body.String(), `"index":`)[1:] {

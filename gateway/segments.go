@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 
 	"kith/proto"
@@ -145,10 +146,9 @@ func (g *Gateway) putSegment(w http.ResponseWriter, r *http.Request, who proto.P
 	if err := g.refuseRule(client, s); err != nil {
 		return err
 	}
-	if values, asked := r.URL.Query()["dry_run"]; asked {
-		if !slices.Equal(values, []string{"true"}) && !slices.Equal(values, []string{"1"}) {
-			return proto.Errorf(proto.CodeInvalid, "dry_run is true or left out: nothing was changed")
-		}
+	if dry, err := dryRun(r); err != nil {
+		return err
+	} else if dry {
 		return g.previewSegment(w, r, who, client, s)
 	}
 	made, err := g.deps.Definitions.Define(defining(r, who), client, s)
@@ -156,6 +156,20 @@ func (g *Gateway) putSegment(w http.ResponseWriter, r *http.Request, who proto.P
 		return g.countLimited(err)
 	}
 	return writeValue(w, http.StatusOK, g.floored(who, client, made))
+}
+
+// dryRun reports whether a request is only to be tried. One that may be meant so is
+// not done.
+func dryRun(r *http.Request) (bool, error) {
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return false, proto.Errorf(proto.CodeInvalid, "the query has a broken %% escape, or a semicolon: nothing was changed")
+	}
+	values, asked := q["dry_run"]
+	if asked && !slices.Equal(values, []string{"true"}) && !slices.Equal(values, []string{"1"}) {
+		return false, proto.Errorf(proto.CodeInvalid, "dry_run is true or left out: nothing was changed")
+	}
+	return asked, nil
 }
 
 // previewSegment tells what a definition would change. From a client's key
