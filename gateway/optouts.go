@@ -251,10 +251,22 @@ func (g *Gateway) getOptOut(w http.ResponseWriter, r *http.Request, who proto.Pr
 }
 
 // asking is the client of the key, or that which an admin key names; nil of one
-// that names none.
+// that names none. As that is for all clients, a name that is lost on the way is
+// refused.
 func (g *Gateway) asking(r *http.Request, who proto.Principal) (*proto.ClientInfo, error) {
-	if who.Role == proto.RoleAdmin && queryValue(r.URL.RawQuery, "client") == "" {
-		return nil, nil
+	if who.Role == proto.RoleAdmin {
+		q, err := url.ParseQuery(r.URL.RawQuery)
+		names, named := q["client"]
+		switch {
+		case err != nil:
+			return nil, proto.Errorf(proto.CodeInvalid, "the query has a broken %% escape, or a semicolon: nothing is done")
+		case !named:
+			return nil, nil
+		case len(names) > 1 || names[0] == "":
+			return nil, proto.Errorf(proto.CodeClient, "client is empty or there twice, and nothing is done: name one, or leave client out for all")
+		}
+		client, err := g.clientFor(who, names[0])
+		return &client, err
 	}
 	client, err := g.clientOf(who, r)
 	return &client, err

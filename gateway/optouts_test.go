@@ -178,13 +178,22 @@ func TestErasure(t *testing.T) {
 			t.Errorf("%s by %s: %d %s", x.target, x.key, w.Code, w.Body)
 		}
 	}
+	erased := len(r.graph.cuts)
 	r.tell([]step{
 		{"another client's", "acme-key", "DELETE", "/v1/identities/browser:b1?client=demo", "", 403, "forbidden"},
 		{"an unknown client's", "admin-key", "DELETE", "/v1/identities/browser:b1?client=nobody", "", 400, "client"},
+		{"a client whose name was lost", "admin-key", "DELETE", "/v1/identities/browser:b1?client=", "", 400, "client"},
+		{"likewise, without its sign", "admin-key", "DELETE", "/v1/identities/browser:b1?client", "", 400, "client"},
+		{"a broken name", "admin-key", "DELETE", "/v1/identities/browser:b1?client=%zz", "", 400, "invalid"},
+		{"an escaped parameter, of an unknown client", "admin-key", "DELETE", "/v1/identities/browser:b1?%63lient=nobody", "", 400, "client"},
+		{"two clients", "admin-key", "DELETE", "/v1/identities/browser:b1?client=acme&client=demo", "", 400, "client"},
 		{"another client's status", "acme-key", "GET", "/v1/optouts/browser:b2?client=demo", "", 403, "forbidden"},
 		{"report key", "acme-report", "DELETE", "/v1/identities/browser:b1", "", 403, "forbidden"},
 		{"nobody", "acme-key", "DELETE", "/v1/identities/browser:0", "", 400, "identity"},
 	})
+	if n := len(r.graph.cuts); n != erased {
+		t.Errorf("what was refused is done: %v", r.graph.cuts[erased:])
+	}
 }
 
 func TestReceipts(t *testing.T) {
