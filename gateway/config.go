@@ -3,6 +3,7 @@ package gateway
 import (
 	"cmp"
 	"crypto/rand"
+	"net/http"
 	"strings"
 	"time"
 
@@ -216,6 +217,8 @@ func (c Config) validateOutside() error {
 		return proto.Errorf(proto.CodeInvalid, "the TCF's number of a vendor is %d: use 1 to 65535, or 0 for none", c.TCFVendor)
 	case len(c.PseudonymKey) < 16:
 		return proto.Errorf(proto.CodeInvalid, "the key of pseudonyms has %d bytes: use 16 or more", len(c.PseudonymKey))
+	case (&http.Cookie{Name: browserCookie, Domain: c.CookieDomain}).Valid() != nil:
+		return proto.Errorf(proto.CodeInvalid, "the domain of cookies is %q: use a domain such as example.com, or none", clip(c.CookieDomain))
 	case len(c.EIDSource) > 253 || strings.ContainsFunc(c.EIDSource, func(r rune) bool { return r <= ' ' || r > '~' }):
 		return proto.Errorf(proto.CodeInvalid, "the source of eids is %q: use a domain", clip(c.EIDSource))
 	}

@@ -554,6 +554,7 @@ func TestConfig(t *testing.T) {
 	for name, c := range map[string]gateway.Config{
 		"body": {BodyBytesMax: 1}, "events": {EventsMax: -1}, "age": {EventAgeMax: -1}, "wait": {WaitMax: time.Hour}, "rate": {EventsPerSecond: 5, EventsBurst: 5},
 		"secret": {Secrets: map[proto.ClientName][]byte{"a": []byte("short")}}, "look-up": {LookupMax: -4}, "nats": {NATSConcurrency: -1},
+		"cookies": {CookieDomain: "https://kith.example"},
 	} {
 		if proto.CodeOf(c.Validate()) != proto.CodeInvalid {
 			t.Errorf("%s: %v", name, c.Validate())

@@ -13,12 +13,15 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/net/publicsuffix"
 
 	"kith/proto"
 )
@@ -411,7 +414,7 @@ type problem struct{ path, message string }
 func (p *problem) name() string { return strings.TrimPrefix(p.path, "$.") }
 
 func (c *Config) problem() *problem {
-	checks := []func() *problem{c.checkNode, c.checkAddresses, c.checkCluster, c.checkSizes, c.checkKeys, c.checkClients, c.checkPartners, c.checkKeptOut, c.checkOutside, c.checkConsent, c.checkInference, c.checkLinks, c.checkLimits, c.checkRetention}
+	checks := []func() *problem{c.checkNode, c.checkAddresses, c.checkCluster, c.checkSizes, c.checkKeys, c.checkClients, c.checkPartners, c.checkKeptOut, c.checkCookies, c.checkOutside, c.checkConsent, c.checkInference, c.checkLinks, c.checkLimits, c.checkRetention}
 	for _, check := range checks {
 		if p := check(); p != nil {
 			return p
@@ -695,6 +698,22 @@ func (c *Config) checkKeptOut() *problem {
 				}
 			}
 		}
+	}
+	return nil
+}
+
+// checkCookies sees that browsers take cookies of the domain. net/http leaves one out
+// that it does not know, and browsers the whole cookie.
+func (c *Config) checkCookies() *problem {
+	domain := strings.TrimPrefix(c.Cookies.Domain, ".")
+	if c.Cookies.Domain == "" {
+		return nil
+	}
+	cookie := http.Cookie{Name: "x", Domain: c.Cookies.Domain}
+	top, listed := publicsuffix.PublicSuffix(domain)
+	_, err := netip.ParseAddr(domain)
+	if cookie.Valid() != nil || strings.ToLower(domain) != domain || top == domain && (listed || strings.Contains(top, ".")) && err != nil {
+		return &problem{"$.cookies.domain", "write a domain of yours in lower case, such as example.com, without https://, port and path, and not one that others register names under; empty: the host itself"}
 	}
 	return nil
 }

@@ -106,6 +106,12 @@ func TestParseNamesLineAndFix(t *testing.T) {
 		{"address header", "limits:\n  address_header: \"X Real IP\"\n", 2, "X-Real-IP"},
 		{"a long rotation", "inference: {rotate_days: 30}\n", 1, "use 1 to 7"},
 		{"connections", "limits: {connections_max: 0}\n", 1, "use 100 to 1000000"},
+		{"cookies of a url", "cookies:\n  domain: https://kith.example\n", 2, "such as example.com"},
+		{"cookies of a port", "cookies:\n  domain: example.com:8080\n", 2, "such as example.com"},
+		{"cookies of capitals", "cookies:\n  domain: Example.com\n", 2, "lower case"},
+		{"cookies of everybody", "cookies:\n  domain: .co.uk\n", 2, "others register"},
+		{"cookies of a host of many", "cookies:\n  domain: github.io\n", 2, "others register"},
+		{"cookies with more behind", "cookies: {domain: \"example.com; Path=/x\"}\n", 1, "such as example.com"},
 		{"source", "openrtb:\n  source: https://kith.example\n", 2, "a domain"},
 		{"retention", "log_retention: 1s\n", 1, "at least 1m"},
 		{"more events than an entry takes", "limits:\n  max_event_age: 2d\n  events_per_body_max: 4097\n", 3, "use 1 to 4096"},
@@ -126,6 +132,16 @@ func TestParseNamesLineAndFix(t *testing.T) {
 				t.Errorf("message %q does not say %q", e.Message, tt.want)
 			}
 		})
+	}
+}
+
+func TestCookieDomains(t *testing.T) {
+	for _, domain := range []string{"", "example.com", ".example.com", "kith.example.co.uk", "localhost", "127.0.0.1"} {
+		c := config.Default()
+		c.Cookies.Domain = domain
+		if err := c.Validate(); err != nil {
+			t.Errorf("%q: %v", domain, err)
+		}
 	}
 }
 
