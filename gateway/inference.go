@@ -34,7 +34,7 @@ func (c Config) validateInference() error {
 	}
 	for name, rule := range c.Households {
 		if err := rule.Validate(); err != nil {
-			return proto.Errorf(proto.CodeInvalid, "client %q: %w", name, err)
+			return proto.Errorf(proto.CodeInvalid, "client %q: %s", name, messageOf(err))
 		}
 	}
 	switch {

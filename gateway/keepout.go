@@ -59,7 +59,7 @@ func newKeepOuts(c Config) (x keepOuts, err error) {
 	x.others = &keepOut{judge: j}
 	for name, s := range c.Sensitive {
 		if j, err = newJudge(s); err != nil {
-			return x, proto.Errorf(proto.CodeInvalid, "what is sensitive for client %q: %w", name, err)
+			return x, proto.Errorf(proto.CodeInvalid, "what is sensitive for client %q: %s", name, messageOf(err))
 		}
 		x.of[name] = &keepOut{judge: j}
 	}

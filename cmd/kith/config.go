@@ -56,6 +56,9 @@ Whether ports are free and directories can be written is found out by kith serve
 			if err != nil {
 				return err
 			}
+			if err := checkGateway(path, c); err != nil {
+				return err
+			}
 			if err := checkFiles(path, c); err != nil {
 				return err
 			}
@@ -78,6 +81,29 @@ func loadConfig(path string) (config.Config, error) {
 	return c, err
 }
 
+// checkGateway has the gateway look at what it alone can judge, such as terms, as a
+// node does. The error names the line of the client.
+func checkGateway(path string, c config.Config) error {
+	all := c.Clients
+	for i := range all {
+		c.Clients = all[i : i+1]
+		if err := gatewayConfig(c).Validate(); err != nil {
+			return placed(path, fmt.Sprintf("$.clients[%d].sensitive", i), message(err))
+		}
+	}
+	c.Clients = all
+	if err := gatewayConfig(c).Validate(); err != nil {
+		return placed(path, "$.clients", message(err))
+	}
+	return nil
+}
+
+// placed puts file and line of a field in front of what is wrong with it.
+func placed(path, field, what string) error {
+	line, column := config.Place(path, field)
+	return fmt.Errorf("%s:%d:%d: %s", path, line, column, what)
+}
+
 // checkFiles reads the files that the configuration at path names, as a node does.
 // The error names the line.
 func checkFiles(path string, c config.Config) error {
@@ -86,8 +112,7 @@ func checkFiles(path string, c config.Config) error {
 		if err == nil {
 			continue
 		}
-		line, column := config.Place(path, x.field)
-		return fmt.Errorf("%s:%d:%d: %s (on this machine, as the user who asks)", path, line, column, message(err))
+		return placed(path, x.field, message(err)+" (on this machine, as the user who asks)")
 	}
 	return nil
 }

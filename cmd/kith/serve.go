@@ -144,6 +144,9 @@ func (f *serveFlags) load(cmd *cobra.Command) (config.Config, error) {
 	if err := c.Validate(); err != nil { // of flags: the file was checked by itself
 		return c, usageError{err}
 	}
+	if err := gatewayConfig(c).Validate(); err != nil { // before anything is opened
+		return c, err
+	}
 	return c, c.NeedKeys()
 }
 
