@@ -213,7 +213,8 @@ func (n *Node) CreateKey(ctx context.Context, name proto.ClientName, role proto.
 	return key, errors.Join(n.agreeRetention(ctx), n.agreeFeeds(ctx)) // the client may be new
 }
 
-// ensureKey makes the client and the key unless they exist.
+// ensureKey makes the client and the key unless they exist. A key of another role or
+// client becomes what is asked for.
 func (n *Node) ensureKey(ctx context.Context, name proto.ClientName, role proto.Role, space string, sum [32]byte, note string) error {
 	if role == proto.RoleAdmin {
 		name = ""
@@ -221,7 +222,7 @@ func (n *Node) ensureKey(ctx context.Context, name proto.ClientName, role proto.
 		return err
 	}
 	seq, err := n.registry.propose(ctx, func() (*pb.Control, error) {
-		if _, ok := n.registry.keys[sum]; ok {
+		if k, ok := n.registry.keys[sum]; ok && k.Role == role && k.Client == name {
 			return nil, nil
 		}
 		if _, ok := n.registry.clients[name]; !ok && role != proto.RoleAdmin {
@@ -261,5 +262,21 @@ func (n *Node) boot(ctx context.Context) error {
 			return err
 		}
 	}
+	for _, sum := range n.config.RevokedKeys {
+		if err := n.revokeKey(ctx, sum); err != nil {
+			return err
+		}
+	}
 	return errors.Join(n.agreeRetention(ctx), n.agreeFeeds(ctx))
+}
+
+// revokeKey ends a key, on all nodes, unless there is none.
+func (n *Node) revokeKey(ctx context.Context, sum [32]byte) error {
+	_, err := n.registry.propose(ctx, func() (*pb.Control, error) {
+		if _, ok := n.registry.keys[sum]; !ok {
+			return nil, nil
+		}
+		return &pb.Control{Body: &pb.Control_RevokeKey{RevokeKey: &pb.RevokeKey{Sha256: sum[:]}}}, nil
+	})
+	return err
 }

@@ -142,8 +142,10 @@ type Config struct {
 	// AuditRetention is for how long lines of the audit log are kept; 0: as long as
 	// there is room.
 	AuditRetention time.Duration
-	// Boot are clients with keys that must exist once the node is open.
+	// Boot are clients with keys that must exist once the node is open, as they are here.
 	Boot []BootKey
+	// RevokedKeys are SHA-256 hashes of keys that must not open anything once it is.
+	RevokedKeys [][32]byte
 	// DiskReserve is refused to events: with less free, intake answers
 	// CodeDiskFull; with a quarter of it free nothing is written at all.
 	// Default 256 MiB; on disks under 2 GiB an eighth, at least 48 MiB; where over

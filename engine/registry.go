@@ -436,16 +436,20 @@ func (r *registry) relayed(obeyed uint64) (bodies [][]byte) {
 func (r *registry) keyRecords(c proto.ClientInfo) (list []proto.KeyInfo) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, raw := range r.records[min(int(c.ID), len(r.records)):] {
+	told := map[[32]byte]bool{} // one may have been made again, or be another client's by now
+	for _, raw := range slices.Backward(r.records[min(int(c.ID), len(r.records)):]) {
 		rec, err := proto.DecodeControl(raw)
 		if err != nil || rec.GetKey() == nil || rec.GetKey().Client != string(c.Name) {
 			continue // take has decoded it before
 		}
 		k := rec.GetKey()
-		if _, open := r.keys[[32]byte(k.Sha256)]; open {
+		sum := [32]byte(k.Sha256)
+		if now, open := r.keys[sum]; open && now.Client == c.Name && !told[sum] {
+			told[sum] = true
 			list = append(list, proto.KeyInfo{Role: proto.Role(k.Role), Note: k.Note, Created: proto.Millis(rec.TimeMs).Time()})
 		}
 	}
+	slices.Reverse(list)
 	return list
 }
 

@@ -29,7 +29,7 @@ type settling struct {
 // settleStored brings the store of a backup with c.Lanes lanes to rest. made is
 // when the backup was made, control its control records.
 func settleStored(ctx context.Context, c Config, made time.Time, control [][]byte, st store.Store) error {
-	c.Boot, c.Retention, c.Feeds, c.Peers, c.Now = nil, nil, nil, nil, func() time.Time { return made }
+	c.Boot, c.RevokedKeys, c.Retention, c.Feeds, c.Peers, c.Now = nil, nil, nil, nil, nil, func() time.Time { return made }
 	secret, err := hashSecret(c)
 	if err != nil {
 		return err

@@ -157,6 +157,10 @@ func engineConfig(c config.Config, logger *slog.Logger) (engine.Config, error) {
 		if _, err := hex.Decode(sum[:], []byte(k.SHA256)); err != nil {
 			return engine.Config{}, proto.Errorf(proto.CodeInvalid, "a key's sha256 is not 64 hex digits: %w", err)
 		}
+		if k.Revoked {
+			ec.RevokedKeys = append(ec.RevokedKeys, sum)
+			continue
+		}
 		if proto.Role(k.Role) == proto.RoleAdmin {
 			ec.AdminKeys = append(ec.AdminKeys, sum)
 			continue

@@ -131,6 +131,9 @@ type Key struct {
 	SHA256 string `yaml:"sha256"`
 	Role   string `yaml:"role"`
 	Client string `yaml:"client"`
+	// Revoked has it open nothing, whoever made it. One that is only taken out of the
+	// file stays what it was.
+	Revoked bool `yaml:"revoked"`
 }
 
 // Client is what the public plane must know of a client beside its keys.
@@ -398,7 +401,7 @@ func (c *Config) Validate() error {
 
 // NeedKeys refuses a node that nobody could query.
 func (c *Config) NeedKeys() error {
-	if len(c.Keys) > 0 {
+	if slices.ContainsFunc(c.Keys, func(k Key) bool { return !k.Revoked }) {
 		return nil
 	}
 	return proto.Errorf(proto.CodeInvalid, `no service keys are configured, so nobody could use this node. Either
@@ -574,9 +577,17 @@ func (c *Config) checkSizes() *problem {
 }
 
 func (c *Config) checkKeys() *problem {
+	seen := map[string]Key{}
 	for i, k := range c.Keys {
 		if sum, err := hex.DecodeString(k.SHA256); err != nil || len(sum) != sha256.Size {
 			return &problem{at("$.keys", i, "sha256"), "write the 64 hex digits of the key's SHA-256, not the key: kith key create --offline prints both"}
+		}
+		k.SHA256 = strings.ToLower(k.SHA256)
+		if same, ok := seen[k.SHA256]; ok && same != k {
+			return &problem{at("$.keys", i, "sha256"), "this key stands above for something else: keep one, or make a key for each with kith key create"}
+		}
+		if seen[k.SHA256] = k; k.Revoked {
+			continue // whatever it was for
 		}
 		role, err := proto.ParseRole(k.Role)
 		if err != nil {
