@@ -190,13 +190,13 @@ func (x *declaration) traits() ([]proto.Prop, error) {
 		if name == "" || len(name) > proto.PropKeyBytesMax || !legible(name) || proto.ReservedTrait(name) {
 			return nil, proto.Errorf(proto.CodeInvalid, "remove names %q: use the names of traits that GET /v1/me shows; those that begin with import. go with an erasure only", clip(name))
 		}
+		if len(set) == proto.EventPropsMax { // each name is compared with all before it
+			return nil, proto.Errorf(proto.CodeTooLarge, "over %d traits are set or removed: send at most %d at once", proto.EventPropsMax, proto.EventPropsMax)
+		}
 		set = append(set, proto.Prop{Key: name, Value: proto.TextOf("")})
 	}
-	switch {
-	case len(set) == 0:
+	if len(set) == 0 {
 		return nil, proto.Errorf(proto.CodeInvalid, "nothing is declared: send age_band, gender or remove")
-	case len(set) > proto.EventPropsMax:
-		return nil, proto.Errorf(proto.CodeTooLarge, "%d traits are set or removed: send at most %d at once", len(set), proto.EventPropsMax)
 	}
 	return set, nil
 }

@@ -414,6 +414,8 @@ func TestDeclaration(t *testing.T) {
 		{"more than that", "/v1/choices", "application/json", `{"client":"acme","gender":"male","vip":true}`, 400, nil},
 		{"an import's trait", "/v1/choices", "application/json", `{"client":"acme","remove":["import.crm"]}`, 400, nil},
 		{"a trait of control characters", "/v1/choices", "application/json", `{"client":"acme","remove":["a\u0000"]}`, 400, nil},
+		{"more traits than are looked at", "/v1/choices", "application/json", `{"client":"acme","remove":[` + listOfNames(65) + `,"a\u0000"]}`, 413, nil},
+		{"the page's form, likewise", "/choices?client=acme", "application/x-www-form-urlencoded", `do=save` + strings.NewReplacer(`"`, "", ",", "").Replace(strings.ReplaceAll(listOfNames(65), `"t`, `&remove=t`)) + `&remove=%00`, 413, nil},
 		{"a picture", "/v1/choices", "image/png", `x`, 415, nil},
 		{"a broken form", "/v1/choices", "application/x-www-form-urlencoded", `gender=%zz`, 400, nil},
 		{"a large form", "/v1/choices", "application/x-www-form-urlencoded", strings.Repeat("a=b&", 20_000), 413, nil},
@@ -743,4 +745,13 @@ func TestChoicesDenyNothing(t *testing.T) {
 	if w.Code != 503 || strings.Contains(w.Body.String(), none) || !strings.Contains(w.Body.String(), "Not all can be asked") {
 		t.Errorf("nobody can be asked: %d %s", w.Code, w.Body)
 	}
+}
+
+// listOfNames are names of n traits, as JSON has them in a list.
+func listOfNames(n int) string {
+	names := make([]string, n)
+	for i := range names {
+		names[i] = fmt.Sprintf(`"t%d"`, i)
+	}
+	return strings.Join(names, ",")
 }
