@@ -36,7 +36,14 @@ type connection struct {
 func (c *connection) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&c.service, "service", cmp.Or(c.getenv("KITH_SERVICE"), "127.0.0.1:8081"), "`ADDR`ess of the node's service plane, or its https:// URL (or KITH_SERVICE)")
 	cmd.Flags().StringVar(&c.key, "key", "", "service key (or KITH_KEY)")
-	cmd.Flags().StringVar(&c.client, "client", "", "client's name, which an admin key must give (or KITH_CLIENT)")
+	client := &checkedFlag{text: c.client, kind: "string", set: func(text string) error {
+		if text == "" { // of a variable that is not set: without a client an erasure is for all
+			return usagef("name the client, or leave --client out")
+		}
+		c.client = text
+		return nil
+	}}
+	cmd.Flags().Var(client, "client", "client's name, which an admin key must give (or KITH_CLIENT)")
 }
 
 func (c *connection) clientName() string { return cmp.Or(c.client, c.getenv("KITH_CLIENT")) }
