@@ -184,12 +184,17 @@ func parseSegments(file string, b []byte) ([]segmentSource, error) {
 	if len(doc.Segments) == 0 {
 		return nil, proto.Errorf(proto.CodeInvalid, "%s defines no segments: see kith segments apply --help for its form", file)
 	}
+	above := map[string]bool{}
 	for i := range doc.Segments {
 		s := &doc.Segments[i]
 		s.line, _ = tree.Position(fmt.Sprintf("$.segments[%d].when", i))
 		if _, err := proto.ParseSegmentID(s.ID); err != nil {
 			return nil, fmt.Errorf("%s:%d: %w", file, s.line, err)
 		}
+		if above[s.ID] {
+			return nil, proto.Errorf(proto.CodeInvalid, "%s:%d: segment %s stands above already: keep one of them, nothing was changed", file, s.line, s.ID)
+		}
+		above[s.ID] = true
 		s.When = strings.TrimSpace(s.When)
 	}
 	return doc.Segments, nil
