@@ -175,7 +175,7 @@ func (l *Log) await(ctx context.Context, want jetstream.StreamConfig) (jetstream
 		}
 		if now := time.Now(); now.Sub(told) > clusterTellEvery {
 			told = now
-			l.config.Logger.Warn("waiting for the cluster's other NATS servers", "cluster", c.Name, "routes", c.Routes, "connected", l.embedded.server.NumRoutes(), "stream", want.Name, "error", err)
+			l.config.Logger.Warn("waiting for the cluster's other NATS servers: a new cluster begins with all that join names, one that has begun goes on with most", "cluster", c.Name, "routes", c.Routes, "connected", l.embedded.server.NumRoutes(), "stream", want.Name, "error", err)
 		}
 		select {
 		case <-time.After(clusterTryEvery):
