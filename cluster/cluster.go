@@ -25,6 +25,7 @@ type Member struct {
 	Remote   string       // host:port at which other nodes reach its actors
 	Draining bool         // takes no lane, unless all are draining
 	Ready    Lanes        // those that it has and answers for
+	Of       int          // how many lanes it knows of; 0: it does not say
 }
 
 // Holders gives the members that hold a lane: the owner first, then the

@@ -130,7 +130,7 @@ func Join(c Config) (*Membership, error) {
 	}
 	m := &Membership{
 		config: c, tell: make(chan struct{}, 1), look: make(chan struct{}, 1), changed: make(chan struct{}), heard: map[string]process{}, displaced: make(chan struct{}),
-		self: Member{Name: c.Name, Started: c.Now(), Remote: c.Remote},
+		self: Member{Name: c.Name, Started: c.Now(), Remote: c.Remote, Of: c.Lanes},
 	}
 	m.life, m.end = context.WithCancel(context.Background())
 	m.table.Store(NewTable(nil, c.Lanes, c.Replicas, nil))
@@ -345,6 +345,7 @@ type state struct {
 	Remote   string       `json:"a,omitempty"`
 	Draining bool         `json:"d,omitempty"`
 	Ready    Lanes        `json:"r,omitempty"`
+	Of       int          `json:"l,omitempty"`
 }
 
 func decodeState(b []byte, cluster string) (Member, error) {
@@ -358,7 +359,7 @@ func decodeState(b []byte, cluster string) (Member, error) {
 	if !proto.ValidName(s.Name) || len(s.Remote) > remoteMax {
 		return Member{}, proto.Errorf(proto.CodeInvalid, "a node's gossip has the name %q", s.Name)
 	}
-	return Member{Name: s.Name, Started: s.Started, Remote: s.Remote, Draining: s.Draining, Ready: s.Ready}, nil
+	return Member{Name: s.Name, Started: s.Started, Remote: s.Remote, Draining: s.Draining, Ready: s.Ready, Of: s.Of}, nil
 }
 
 // delegate is what memberlist calls, partly with its locks held: it copies,
@@ -370,7 +371,7 @@ func (d delegate) NodeMeta(limit int) []byte {
 	d.m.mu.Lock()
 	x := d.m.self
 	d.m.mu.Unlock()
-	b, err := json.Marshal(state{d.m.config.Cluster, x.Name, x.Started, x.Remote, x.Draining, x.Ready})
+	b, err := json.Marshal(state{d.m.config.Cluster, x.Name, x.Started, x.Remote, x.Draining, x.Ready, x.Of})
 	if err != nil || len(b) > limit {
 		panic(fmt.Sprintf("a node's state has %d bytes to gossip: %v", len(b), err)) // its parts are bounded
 	}

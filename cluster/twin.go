@@ -33,7 +33,7 @@ type process struct {
 }
 
 // Meet returns when others were found, or none within some time. CodeConflict if
-// one of them has this node's name.
+// one of them has this node's name, or answers and has another number of lanes.
 func (m *Membership) Meet(ctx context.Context) error {
 	limit := time.NewTimer(meetMax)
 	defer limit.Stop()
@@ -55,7 +55,22 @@ func (m *Membership) Meet(ctx context.Context) error {
 		}
 	}
 	m.lookForTwins()
-	return m.Displaced()
+	if err := m.Displaced(); err != nil {
+		return err
+	}
+	return m.sameLanes()
+}
+
+// sameLanes refuses what the log refuses too, but before the log's servers count this
+// node among them and give it streams to keep.
+func (m *Membership) sameLanes() error {
+	for _, x := range m.Table().Members() {
+		if x.Ready != 0 && x.Of != 0 && x.Of != m.config.Lanes {
+			return proto.Errorf(proto.CodeConflict, "node %s has %d lanes, the configuration says %d: the number of lanes is fixed, set it to %d, of a cluster on all nodes; another number is had from a backup (`kith restore --lanes`)",
+				x.Name, x.Of, m.config.Lanes, x.Of)
+		}
+	}
+	return nil
 }
 
 // Begin says that this process is the one of its name from now on, and is to be

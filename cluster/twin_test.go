@@ -53,6 +53,24 @@ func TestTwins(t *testing.T) {
 	}
 }
 
+// TestOtherLanes: a node with another number of lanes than those that answer is
+// refused before it begins.
+func TestOtherLanes(t *testing.T) {
+	list := gossipers(t, 3)
+	n1 := join(t, list[0])
+	list[1].Lanes, list[2].Lanes = lanes+1, lanes+1
+	if err := join(t, list[1]).Meet(t.Context()); err != nil {
+		t.Fatalf("while none answers a node is told %v", err)
+	}
+	n1.SetReady(1)
+	n3 := join(t, list[2])
+	await(t, n3, "the first answers", func(x *cluster.Table) bool { m, _ := x.Member("n1"); return m.Ready != 0 })
+	err := n3.Meet(t.Context())
+	if proto.CodeOf(err) != proto.CodeConflict || !strings.Contains(err.Error(), "node n1 has 16 lanes, the configuration says 17") {
+		t.Errorf("a node with another lane is told %v", err)
+	}
+}
+
 // TestReplacedTwin: a process that was cut off while another was started in its
 // place gives way to that.
 func TestReplacedTwin(t *testing.T) {
