@@ -340,6 +340,8 @@ type StreamStatus struct {
 	Stream string       `json:"stream"`
 	Leader string       `json:"leader"`
 	Others []StreamCopy `json:"others"`
+	// Missing is how many nodes fewer keep it than are to.
+	Missing int `json:"missing,omitempty"`
 }
 
 // StreamCopy is a stream on a node that does not lead it.

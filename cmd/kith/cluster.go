@@ -61,15 +61,7 @@ func printCluster(cmd *cobra.Command, s proto.ClusterStatus) error {
 		if leader == "" {
 			leader = "none"
 		}
-		var others []string
-		for _, o := range x.Others {
-			text := o.Node
-			if !o.Current {
-				text += fmt.Sprintf(" (behind by %d)", o.Lag)
-			}
-			others = append(others, text)
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t\t\t\n", x.Stream, leader, dashIfNone(strings.Join(others, ", ")))
+		fmt.Fprintf(w, "%s\t%s\t%s\t\t\t\n", x.Stream, leader, keepers(x))
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -83,6 +75,25 @@ func printCluster(cmd *cobra.Command, s proto.ClusterStatus) error {
 		printf(cmd, "lane %d was moved to %s by hand\n", id, s.Placed[id])
 	}
 	return nil
+}
+
+// keepers are the nodes that keep a stream without leading it.
+func keepers(x proto.StreamStatus) string {
+	var list []string
+	for _, o := range x.Others {
+		switch {
+		case o.Current:
+			list = append(list, o.Node)
+		case o.Lag == 0:
+			list = append(list, o.Node+" (behind or away)")
+		default:
+			list = append(list, fmt.Sprintf("%s (behind by %d)", o.Node, o.Lag))
+		}
+	}
+	if x.Missing > 0 {
+		list = append(list, fmt.Sprintf("%d missing", x.Missing))
+	}
+	return dashIfNone(strings.Join(list, ", "))
 }
 
 func stateOf(n proto.NodeStatus) string {
@@ -215,7 +226,8 @@ func newClusterForgetCommand(c *connection) *cobra.Command {
 		Short: "Give up a node that is gone for good",
 		Long: `Has the log do without a node that was stopped and does not come back: it counts no
 more in the votes of the log's servers, and what it kept of the log another node keeps.
-A node of that name may come again, with an empty data directory.`,
+A node of that name may come again, with an empty data directory; the log leaves it
+out for five minutes, in which all others must stay.`,
 		Example: "  kith cluster forget n3 --key dev-admin-key",
 		Args:    exactly(1, "a node's name"),
 	}

@@ -369,3 +369,14 @@ func clusterFromBackup(t *testing.T, lanes int, backups, ledger string, ids []st
 	check("with a new disk")
 	x.agree(t)
 }
+
+// TestKeepers: whoever keeps a stream, is behind with it, is away, or is not there.
+func TestKeepers(t *testing.T) {
+	x := proto.StreamStatus{Leader: "n1", Others: []proto.StreamCopy{{Node: "n2", Current: true}, {Node: "n3", Lag: 7}, {Node: "n4"}}, Missing: 1}
+	if got, want := keepers(x), "n2, n3 (behind by 7), n4 (behind or away), 1 missing"; got != want {
+		t.Errorf("they are %q, not %q", got, want)
+	}
+	if got := keepers(proto.StreamStatus{Leader: "n1"}); got != "-" {
+		t.Errorf("of a node alone they are %q", got)
+	}
+}

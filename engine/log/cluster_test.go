@@ -413,3 +413,36 @@ func TestClusterPortIsTaken(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestStreamsSayWhoIsMissing: of three servers one is removed, and each stream says
+// that one fewer keeps it than should.
+func TestStreamsSayWhoIsMissing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("servers elect leaders: not in short runs")
+	}
+	logs := openThree(t, three(t))
+	defer func() {
+		for _, l := range logs {
+			l.Kill()
+		}
+	}()
+	missing := func(want int) {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
+			list := logs[0].Streams(t.Context())
+			if !slices.ContainsFunc(list, func(x proto.StreamStatus) bool { return x.Missing != want || x.Leader == "" }) {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("not %d are missing everywhere: %+v", want, list)
+			}
+		}
+	}
+	missing(0)
+	logs[2].Close()
+	missing(0) // it is to come back
+	if err := logs[0].RemoveServer(t.Context(), "n3"); err != nil {
+		t.Fatal(err)
+	}
+	missing(1)
+}

@@ -46,6 +46,11 @@ func (l *Log) status(ctx context.Context, s *stream) proto.StreamStatus {
 		for _, p := range info.Cluster.Replicas {
 			x.Others = append(x.Others, proto.StreamCopy{Node: p.Name, Current: p.Current && !p.Offline, Lag: p.Lag})
 		}
+		keep := len(x.Others) // without a leader this server's is among them
+		if x.Leader != "" {
+			keep++
+		}
+		x.Missing = max(0, info.Config.Replicas-keep)
 	}
 	return x
 }
