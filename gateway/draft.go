@@ -224,6 +224,9 @@ func (d *draft) checkProp(p *proto.Prop) {
 	if !secretInURLs(p.Key) {
 		d.check(namedPersonal(p.Key, text))
 	}
+	if inner := innerName(p.Key); inner != "" && !secretInURLs(inner) {
+		d.check(namedPersonal(inner, text))
+	}
 }
 
 func (d *draft) check(kind personalKind) {

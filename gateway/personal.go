@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"golang.org/x/net/publicsuffix"
@@ -53,13 +54,32 @@ var byteClasses = func() (t [256]uint8) {
 const veilsMax = 4
 
 // findPersonal is the first kind of personal data that s holds, plain, percent-encoded
-// once or more, or with typographic spaces and dashes.
+// once or more, or with typographic spaces and dashes, wide letters or digits of other
+// scripts.
 func findPersonal(s string) personalKind {
 	kind := plainPersonal(s)
-	if kind != noPersonal || strings.IndexByte(s, '%') < 0 && strings.IndexByte(s, 0xc2) < 0 && strings.IndexByte(s, 0xe2) < 0 {
+	if kind != noPersonal || !veiled(s) {
 		return kind
 	}
 	return veiledPersonal(s)
+}
+
+// veilBytes are those that unveil looks at: % and the first of characters that it
+// writes plainly.
+var veilBytes = func() (t [256]bool) {
+	for _, c := range []byte{'%', 0xc2, 0xd9, 0xdb, 0xe0, 0xe2, 0xe3, 0xef, 0xf0} {
+		t[c] = true
+	}
+	return t
+}()
+
+func veiled(s string) bool {
+	for i := range len(s) {
+		if veilBytes[s[i]] {
+			return true
+		}
+	}
+	return false
 }
 
 // veiledPersonal is findPersonal of what s stands for. Of up to 1 KiB it allocates
@@ -79,8 +99,9 @@ func veiledPersonal(s string) personalKind {
 	return noPersonal
 }
 
-// unveil decodes percent escapes in place, once, and puts plain spaces and hyphens
-// where typographic ones are: what changes gets shorter. What nobody sees goes.
+// unveil decodes percent escapes in place, once, and puts plain spaces, hyphens,
+// letters and digits where other forms of them are: what changes gets shorter. What
+// nobody sees goes.
 func unveil(b []byte) []byte {
 	n := 0
 	for i := 0; i < len(b); {
@@ -88,14 +109,15 @@ func unveil(b []byte) []byte {
 		switch rest := b[i:]; {
 		case c == '%' && len(rest) > 2 && hexByte(rest[1]) && hexByte(rest[2]):
 			c, size = nibble(rest[1])<<4|nibble(rest[2]), 3
-		case c == 0xc2 || c == 0xe2:
-			var plain string
-			if plain, size = typographic(rest); size > 0 {
-				n += copy(b[n:], plain)
+		case c >= utf8.RuneSelf && veilBytes[c]:
+			if plain, seen, size := plainForm(rest); size > 0 {
+				if seen {
+					b[n] = plain
+					n++
+				}
 				i += size
 				continue
 			}
-			size = 1
 		}
 		b[n] = c
 		n, i = n+1, i+size
@@ -103,19 +125,32 @@ func unveil(b []byte) []byte {
 	return b[:n]
 }
 
-// typographic is what stands for a character at the beginning of b that is no
-// ASCII, and the character's bytes, 0 if it is none of those.
-func typographic(b []byte) (plain string, size int) {
+// plainForm is the ASCII that stands for a character at the beginning of b that is
+// none, unless it is one that nobody sees, and the character's bytes, 0 if there is no
+// such form.
+func plainForm(b []byte) (plain byte, seen bool, size int) {
 	r, size := utf8.DecodeRune(b)
 	switch {
-	case r == 0xa0, r >= 0x2000 && r <= 0x200a, r == 0x202f, r == 0x205f:
-		return " ", size
+	case r == 0xa0, r >= 0x2000 && r <= 0x200a, r == 0x202f, r == 0x205f, r == 0x3000:
+		return ' ', true, size
 	case r >= 0x2010 && r <= 0x2015, r == 0x2212:
-		return "-", size
-	case r == 0xad, r >= 0x200b && r <= 0x200d, r == 0x2060:
-		return "", size
+		return '-', true, size
+	case r == 0xad, r >= 0x200b && r <= 0x200f, r >= 0x202a && r <= 0x202e, r >= 0x2060 && r <= 0x2069, r == 0xfeff:
+		return 0, false, size
+	case r >= 0xff01 && r <= 0xff5e: // wide forms
+		return byte(r - 0xff01 + '!'), true, size
+	case r == 0xfe6b:
+		return '@', true, size
+	case r >= 0x1d7ce && r <= 0x1d7ff: // five alphabets of mathematics
+		return byte('0' + (r-0x1d7ce)%10), true, size
+	case unicode.Is(unicode.Nd, r): // ten each, the zero first
+		zero := r
+		for unicode.Is(unicode.Nd, zero-1) && r-zero < 9 {
+			zero--
+		}
+		return byte('0' + r - zero), true, size
 	}
-	return "", 0
+	return 0, false, 0
 }
 
 func nibble(c byte) byte {
@@ -242,7 +277,7 @@ func mailbox(before, after string) bool {
 }
 
 // domain reports whether s begins with a host's name under a known top level;
-// its points may be percent-encoded.
+// its points may be percent-encoded, or spelled.
 func domain(s string) bool {
 	var host [128]byte
 	n, end := 0, 0
@@ -256,6 +291,8 @@ func domain(s string) bool {
 			} else {
 				break
 			}
+		} else if dot := spelledDot(s, end); dot > 0 {
+			c, next = '.', dot
 		}
 		if !nameByte(c) || c == '_' || c == '+' {
 			break
@@ -292,8 +329,24 @@ func topLevel(host, top string) bool {
 	if len(top) < 2 {
 		return false
 	}
+	if top[0] >= utf8.RuneSelf {
+		return foreignTop(top)
+	}
 	_, known := publicsuffix.PublicSuffix(strings.Clone(top)) // so that the caller's bytes stay on the stack
 	return known
+}
+
+// foreignTop reports whether top may be a top level in another script than Latin: the
+// list has them in another form.
+func foreignTop(top string) bool {
+	n := 0
+	for _, r := range top {
+		if r < 0x370 || !unicode.IsLetter(r) && !unicode.IsMark(r) {
+			return false
+		}
+		n++
+	}
+	return n >= 2
 }
 
 // scaled reports whether host is the scale of a picture, as in x@2x.png.
@@ -311,6 +364,24 @@ func spelledAt(s string, i int) bool {
 		return false
 	}
 	return mailbox(strings.TrimRight(s[:i], " "), strings.TrimLeft(s[i+4:], " "))
+}
+
+// spelledDot gives the end of (dot) or [dot] at i, of (punkt) too, with the spaces
+// around it, 0 if there is none.
+func spelledDot(s string, i int) int {
+	rest := s[i:]
+	if rest[0] != ' ' && rest[0] != '(' && rest[0] != '[' {
+		return 0
+	}
+	rest = strings.TrimLeft(rest, " ")
+	for _, word := range [...]string{"dot", "punkt"} {
+		n := len(word) + 2
+		if len(rest) < n || rest[0] != '(' && rest[0] != '[' || rest[n-1] != ')' && rest[n-1] != ']' || !strings.EqualFold(rest[1:n-1], word) {
+			continue
+		}
+		return len(s) - len(strings.TrimLeft(rest[n:], " "))
+	}
+	return 0
 }
 
 // nameByte reports whether c may stand in the name of a mailbox.

@@ -253,6 +253,28 @@ func TestVeiledPersonal(t *testing.T) {
 		"ja\u00adne@gm\u200bx.de":                              "email",
 		strings.Repeat("x", 3000) + "a%2540b.de":               "email",
 
+		"john\uff20example.com":                                                 "email", // wide
+		"john\ufe6bexample.com":                                                 "email", // small
+		"john@example\uff0ecom":                                                 "email",
+		"\uff4a\uff4f@\uff47\uff4d\uff58\uff0e\uff44\uff45":                     "email",
+		"https://a.example/?u=john%EF%BC%A0example.com":                         "email",
+		"\u202ejohn\u2066@gm\ufeffx.de":                                         "email",
+		"\u7528\u6237@\u4f8b\u5b50.\u4e2d\u56fd":                                "email", // a top level in another script
+		"ivan@primer.\u0440\u0444":                                              "email",
+		"john[at]example[dot]com":                                               "email",
+		"john (at) example (dot) com":                                           "email",
+		"jane(at)gmx(Punkt)de":                                                  "email",
+		"\uff0b49\u300030\u30001234567":                                         "phone",
+		"+\uff14\uff19 \uff13\uff10 \uff11\uff12\uff13\uff14\uff15\uff16\uff17": "phone",
+		"\u0660\u0661\u0667\u0661/\u0661\u0662\u0663\u0664\u0665\u0666\u0667":   "phone", // Arabic
+		"\u096f\u0967 +\u096f\u0967 98765 43210":                                "phone", // Devanagari
+		"\U0001d7d2" + strings.Repeat("\U0001d7cf", 15):                         "card",  // mathematical bold
+		strings.Repeat("\uff14", 1) + "111111111111111":                         "card",
+
+		"\u770b@\u5f20\u4e09\u3002\u63a8\u8350":                     "none", // a mention and the end of a sentence
+		"look @ this (dot) com":                                     "none",
+		"\u6ce8\u6587\uff1a\uff11\uff12\uff13\uff14":                "none",
+		"\u0e23\u0e32\u0e04\u0e32 \u0e51\u0e52\u0e53.\u0e54":        "none",
 		"https://a.example/?next=%2Flist%3Fpage%3D2%26sort%3Dprice": "none",
 		"100%25 of 20\u00a0% \u2013 café":                           "none",
 		"%zz%4":                                                     "none",

@@ -85,6 +85,32 @@ func lastName(s string) string {
 	return s[i:]
 }
 
+// innerName is the last name in one of what was nested, as in user.password, user[tel]
+// or billing/phone, or the last word of one, as in billing_phone and billingPhone, if
+// that is a telephone's; empty if there is none.
+func innerName(name string) string {
+	name = strings.TrimSuffix(name, "]")
+	if i := strings.LastIndexAny(name, ".[:/"); i >= 0 {
+		return name[i+1:]
+	}
+	start := len(name)
+	for start > 0 && name[start-1] >= 'a' && name[start-1] <= 'z' {
+		start--
+	}
+	if start > 0 && upper(name[start-1]) {
+		start--
+	}
+	if start > 0 && strings.EqualFold(name[start:], "number") {
+		return innerName(strings.TrimRight(name[:start], "_-"))
+	}
+	switch word := name[start:]; {
+	case start == 0:
+	case strings.EqualFold(word, "phone"), strings.EqualFold(word, "telephone"), strings.EqualFold(word, "telefon"), strings.EqualFold(word, "mobile"), strings.EqualFold(word, "msisdn"):
+		return word
+	}
+	return ""
+}
+
 // valueReadMax is how much of a value is looked at.
 const valueReadMax = 256
 

@@ -105,6 +105,13 @@ func TestRefusals(t *testing.T) {
 		{"a number under a name", with(`"props":{"bsn":123456782}`), proto.CodePII},
 		{"a telephone number without its zero", with(`"props":{"phone":612345678}`), proto.CodePII},
 		{"digits under a password", with(`"props":{"password":123456}`), proto.CodePII},
+		{"a password under a nested name", with(`"props":{"user.password":"hunter2"}`), proto.CodePII},
+		{"a password under a name in brackets", with(`"props":{"user[password]":"hunter2"}`), proto.CodePII},
+		{"a token under a nested name", with(`"props":{"login.access_token":"abcdef0123456789"}`), proto.CodePII},
+		{"a telephone number under a nested name", with(`"props":{"contact.mobile":"4155552671"}`), proto.CodePII},
+		{"a telephone number under a longer name", with(`"props":{"billing_phone":"4155552671"}`), proto.CodePII},
+		{"a telephone number under words joined", with(`"props":{"customerPhoneNumber":4155552671}`), proto.CodePII},
+		{"a number under a nested name", with(`"props":{"user.ssn":"123456789"}`), proto.CodePII},
 		{"a control character above ASCII", with(`"url":"https://h/\u0085"`), proto.CodeEvent},
 		{"no object", `7`, proto.CodeEvent},
 		{"no object but an array", `[{}]`, proto.CodeEvent},
@@ -187,6 +194,7 @@ func TestEdgesThatAreTaken(t *testing.T) {
 		`{"event":"page","identities":["browser:b1"],"time":"` + now.Add(5*time.Minute).Format(time.RFC3339) + `"}`,
 		`{"event":"page","identities":["browser:b1"],"time":null,"props":null,"id":null,"url":null}`,
 		`{"event":"page","identities":["browser:b1"],"ua":"tab\there"}`,
+		`{"event":"page","identities":["browser:b1"],"props":{"design.color":"hunter2","season_pass":"gold","is_mobile":"true","headphone":"12345678","order.number":"4155552671","smartphone":"Galaxy 24","user.session":"4711"}}`,
 	} {
 		if err := p.Parse(bodyOf(event), nil); err != nil {
 			t.Fatal(err)
