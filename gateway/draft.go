@@ -102,6 +102,10 @@ func (d *draft) addIdentity(s string) {
 			return
 		}
 	}
+	if placeholder(s) {
+		d.refuse(proto.CodeIdentity, placeholderText)
+		return
+	}
 	for _, have := range d.event.Identities {
 		if string(have) == s {
 			return
@@ -113,6 +117,14 @@ func (d *draft) addIdentity(s string) {
 	}
 	d.event.Identities = append(d.event.Identities, proto.Identity(s))
 }
+
+// placeholder reports whether an identity has what stands for nobody's value.
+func placeholder(id string) bool {
+	_, value, _ := strings.Cut(id, ":")
+	return proto.Placeholder(value)
+}
+
+const placeholderText = "an identity's value is a macro that was not filled in, or the hash of an empty text: leave the identity out where there is no value"
 
 // leaveDevice leaves out the ids of a device that limits ad tracking.
 func (d *draft) leaveDevice() {

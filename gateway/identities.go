@@ -85,6 +85,9 @@ func (g *Gateway) patchTraits(w http.ResponseWriter, r *http.Request, who proto.
 	if findPersonal(string(id)) != noPersonal {
 		return errPersonalIdentity
 	}
+	if placeholder(string(id)) {
+		return &proto.Error{Code: proto.CodeIdentity, Message: placeholderText}
+	}
 	if err := p.parseTraits(p.body, &traits); err != nil {
 		g.metrics.countPersonal(&p.personal)
 		g.metrics.countKept(p)

@@ -260,6 +260,9 @@ func (p *post) rowIdentity(s string) (proto.Identity, error) {
 	if err != nil {
 		return "", err
 	}
+	if placeholder(s) {
+		return "", &proto.Error{Code: proto.CodeIdentity, Message: placeholderText}
+	}
 	if _, shared := p.blocked[id]; shared {
 		return "", proto.Errorf(proto.CodeIdentity, "the identity is on the block list: many people share it")
 	}

@@ -67,7 +67,7 @@ func linkEnd(field, s string) (id proto.Identity, junk bool, err error) {
 	switch {
 	case err == nil && findPersonal(s) != noPersonal:
 		return "", false, errPersonalIdentity
-	case err != nil && namesNobody(s):
+	case err != nil && namesNobody(s), err == nil && placeholder(s):
 		return "", true, nil
 	}
 	return id, false, err

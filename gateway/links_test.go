@@ -75,6 +75,7 @@ func TestLinks(t *testing.T) {
 		{"null", "acme-key", "POST", "/v1/links", `{"a":"account:null","b":"browser:a1"}`, 200, notLinked("blocked")},
 		{"-1", "acme-key", "POST", "/v1/links", `{"a":"account:-1","b":"browser:a1"}`, 200, notLinked("blocked")},
 		{"anonymous", "acme-key", "POST", "/v1/links", `{"a":"account:Anonymous","b":"browser:a1"}`, 200, notLinked("blocked")},
+		{"a macro", "acme-key", "POST", "/v1/links", `{"a":"partner.adx:{{uid}}","b":"browser:a1"}`, 200, notLinked("blocked")},
 		{"an empty value", "acme-key", "POST", "/v1/links", `{"a":"account:","b":"browser:a1"}`, 200, notLinked("blocked")},
 		{"both nobody", "acme-key", "POST", "/v1/links", `{"a":"account:0","b":"account:0"}`, 200, notLinked("blocked")},
 		{"the operator's list", "acme-key", "POST", "/v1/links", `{"a":"browser:a1","b":"account:kiosk-1"}`, 200, notLinked("blocked")},

@@ -227,6 +227,8 @@ func TestMatchErrors(t *testing.T) {
 		{"an empty uid", "client=acme&partner=adx&uid=", 400, "identity"},
 		{"a uid of zeros", "client=acme&partner=adx&uid=00000000-0000-0000-0000-000000000000", 400, "identity"},
 		{"a uid that names nobody", "client=acme&partner=adx&uid=null", 400, "identity"},
+		{"a macro that the partner did not fill in", "client=acme&partner=adx&uid=%24%7BUID%7D", 400, "identity"},
+		{"one in brackets", "client=acme&partner=adx&uid=[UID]", 400, "identity"},
 		{"a uid with a blank", "client=acme&partner=adx&uid=a+b", 400, "identity"},
 		{"a uid with CRLF", "client=acme&partner=adx&uid=a%0d%0ab", 400, "identity"},
 		{"a uid with NUL", "client=acme&partner=adx&uid=a%00", 400, "identity"},

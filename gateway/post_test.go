@@ -129,6 +129,9 @@ func TestRefusals(t *testing.T) {
 		{"identity no string", `{"event":"page","identities":[{"a":1}]}`, proto.CodeIdentity},
 		{"identity kind", `{"event":"page","identities":["fax:1"]}`, proto.CodeIdentity},
 		{"identity junk", `{"event":"page","identities":["idfa:00000000-0000-0000-0000-000000000000"]}`, proto.CodeIdentity},
+		{"identity of a macro", `{"event":"page","identities":["browser:b1","partner.adx:${UID}"]}`, proto.CodeIdentity},
+		{"identity of a macro, escaped", `{"event":"page","identities":["partner.adx:%5BUID%5D"]}`, proto.CodeIdentity},
+		{"identity of an empty text's hash", `{"event":"page","identities":["account:d41d8cd98f00b204e9800998ecf8427e"]}`, proto.CodeIdentity},
 		{"identity CRLF", `{"event":"page","identities":["browser:a\r\nb"]}`, proto.CodeIdentity},
 		{"identity NUL", `{"event":"page","identities":["browser:a\u0000"]}`, proto.CodeIdentity},
 		{"identity invalid UTF-8", "{\"event\":\"page\",\"identities\":[\"browser:a\xff\"]}", proto.CodeIdentity},
@@ -195,6 +198,7 @@ func TestEdgesThatAreTaken(t *testing.T) {
 		`{"event":"page","identities":["browser:b1"],"time":null,"props":null,"id":null,"url":null}`,
 		`{"event":"page","identities":["browser:b1"],"ua":"tab\there"}`,
 		`{"event":"page","identities":["browser:b1"],"props":{"design.color":"hunter2","season_pass":"gold","is_mobile":"true","headphone":"12345678","order.number":"4155552671","smartphone":"Galaxy 24","user.session":"4711"}}`,
+		`{"event":"page","identities":["partner.adx:{3F2504E0-4F89-11D3-9A0C-0305E82C3301}"]}`,
 	} {
 		if err := p.Parse(bodyOf(event), nil); err != nil {
 			t.Fatal(err)

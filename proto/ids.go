@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -90,6 +91,52 @@ func isJunk(value string) bool {
 	}
 	return false
 }
+
+// Placeholder reports whether an identity's value is what many browsers send in a
+// value's place: a macro that nobody filled in, such as ${UID}, {{uid}}, [UID] or
+// %%UID%%, escaped or not, or the hash of an empty text. It is an identity, of which
+// nothing is to be stored: who was called so once may still be opted out.
+func Placeholder(value string) bool {
+	switch len(value) {
+	case 32:
+		return value == "d41d8cd98f00b204e9800998ecf8427e"
+	case 40:
+		return value == "da39a3ee5e6b4b0d3255bfef95601890afd80709"
+	case 64:
+		return value == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+	}
+	return unfilled(value)
+}
+
+// macroMarks stand around macros; only: a name in letters must be between them.
+var macroMarks = []struct {
+	open, close string
+	only        bool
+}{
+	{"${", "}", false}, {"{{", "}}", false}, {"%%", "%%", false}, {"%{", "}", false}, {"#{", "}", false}, {"__", "__", true},
+	{"{", "}", true}, {"[", "]", true}, {"<", ">", true}, {"$", "", true}, {"[[", "]]", true},
+}
+
+func unfilled(value string) bool {
+	if len(value) < 3 || strings.IndexByte("$%{[<#_", value[0]) < 0 {
+		return false
+	}
+	for _, m := range macroMarks {
+		name, ok := strings.CutPrefix(value, m.open)
+		if !ok {
+			continue
+		}
+		if name, ok = strings.CutSuffix(name, m.close); ok && name != "" && (!m.only || strings.Trim(name, macroLetters) == "") {
+			return true
+		}
+	}
+	if plain, err := url.PathUnescape(value); err == nil && plain != value {
+		return unfilled(plain)
+	}
+	return false
+}
+
+const macroLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_-."
 
 // Kind is the part before the first colon.
 func (id Identity) Kind() string { kind, _, _ := strings.Cut(string(id), ":"); return kind }

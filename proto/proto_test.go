@@ -253,6 +253,30 @@ func TestParseIdentity(t *testing.T) {
 	}
 }
 
+// TestPlaceholder: what was to be replaced by an id is told from ids that look alike.
+func TestPlaceholder(t *testing.T) {
+	for _, s := range []string{
+		"${UID}", "${USER_ID_1}", "$UID", "{{uid}}", "{{user.id}}", "{uid}", "[UID]", "[[uid]]", "<uid>", "%%UID%%", "%{uid}", "#{uid}", "__UID__",
+		"%24%7BUID%7D", "%257B%257Buid%257D%257D", "%5BUID%5D", "d41d8cd98f00b204e9800998ecf8427e", "da39a3ee5e6b4b0d3255bfef95601890afd80709",
+		"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+	} {
+		if !proto.Placeholder(s) {
+			t.Errorf("%q is taken for a value", s)
+		}
+		if _, err := proto.ParseIdentity("partner.adx:" + s); err != nil {
+			t.Errorf("who is called %q cannot be opted out: %v", s, err)
+		}
+	}
+	for _, s := range []string{
+		"", "$", "{}", "[]", "__", "____", "%", "%%%%", "$1a", "{3F2504E0-4F89-11D3-9A0C-0305E82C3301}", "[a1]", "__7a__", "a${b}", "uid", "_uid", "%41b", "$2b$10$abc",
+		"d41d8cd98f00b204e9800998ecf8427f", "3f0c9a7be1d24c55a6f1b2c3d4e5f607",
+	} {
+		if proto.Placeholder(s) {
+			t.Errorf("%q is taken for a placeholder", s)
+		}
+	}
+}
+
 func TestNames(t *testing.T) {
 	for _, s := range []string{"a", "A-z_9", "a.b", strings.Repeat("n", 64)} {
 		if !proto.ValidName(s) {
