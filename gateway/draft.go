@@ -208,7 +208,7 @@ func (d *draft) finish(now proto.Millis, a ages) {
 }
 
 // checkPersonal refuses an event that holds personal data. A url or referrer with
-// a token or session in it loses what comes after its path instead.
+// a token, session or address in it loses what comes after its path instead.
 func (d *draft) checkPersonal() {
 	e := &d.event
 	d.cutSecret(&e.URL)
@@ -256,14 +256,15 @@ var personalRefusals = func() (t [personalKinds]string) {
 	return t
 }()
 
-// cutSecret cuts a url behind its path if a secret is in it.
+// cutSecret cuts a url behind its path if a secret or an address is in it.
 func (d *draft) cutSecret(url *string) {
-	if findPersonal(*url) != personalSecret {
+	kind := findPersonal(*url)
+	if kind != personalSecret && kind != personalAddress {
 		return
 	}
 	if i := strings.IndexAny(*url, "?#;"); i >= 0 {
 		*url = (*url)[:i]
-		d.found, d.cut = personalSecret, true
+		d.found, d.cut = kind, true
 	}
 }
 

@@ -78,10 +78,15 @@ func (g *Gateway) networkOf(r *http.Request) (p netip.Prefix, known bool) {
 	if !a.IsGlobalUnicast() || a.IsPrivate() || sharedAddresses.Contains(a) {
 		return p, false
 	}
+	return cutAddress(a), true
+}
+
+// cutAddress is the /24 or /48 of an address without a zone.
+func cutAddress(a netip.Addr) netip.Prefix {
 	bits := 48
 	if a.Is4() {
 		bits = 24
 	}
-	p, err = a.Prefix(bits)
-	return p, err == nil
+	p, _ := a.Prefix(bits) // fits
+	return p
 }

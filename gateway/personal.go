@@ -19,16 +19,17 @@ const (
 	personalBank
 	personalNational // a number that a state or an insurance gives to a person
 	personalSecret   // a password, key, token or session, by which others could act for a person
+	personalAddress  // of the internet
 	personalKinds    // how many there are
 )
 
 // personalLabels are the kinds as counters name them.
-var personalLabels = [personalKinds]string{"none", "email", "phone", "card", "bank", "national_id", "secret"}
+var personalLabels = [personalKinds]string{"none", "email", "phone", "card", "bank", "national_id", "secret", "ip"}
 
 // personalNames are the kinds as messages name them.
 var personalNames = [personalKinds]string{
 	"nothing personal", "an e-mail address", "a telephone number", "a payment card's number", "a bank account's number",
-	"a national id or tax number", "a password, token or session",
+	"a national id or tax number", "a password, token or session", "an IP address",
 }
 
 // Classes of the bytes at which the scan of a text stops.

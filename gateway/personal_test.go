@@ -253,6 +253,9 @@ func TestVeiledPersonal(t *testing.T) {
 		"ja\u00adne@gm\u200bx.de":                              "email",
 		strings.Repeat("x", 3000) + "a%2540b.de":               "email",
 
+		"https://a.example/?ip=203.0.113.7&x":                                   "ip",
+		"https://a.example/?u=%2Fl%3Fremote_addr%3D2001%253Adb8%253A%253A7":     "ip",
+		"https://a.example/?ip=203.0.113.0&ip6=x":                               "none",
 		"john\uff20example.com":                                                 "email", // wide
 		"john\ufe6bexample.com":                                                 "email", // small
 		"john@example\uff0ecom":                                                 "email",

@@ -1,6 +1,9 @@
 package gateway
 
-import "strings"
+import (
+	"net/netip"
+	"strings"
+)
 
 // plainName is a name of up to 20 bytes in lower case without separators, in b.
 func plainName(b *[20]byte, name string) string {
@@ -55,8 +58,29 @@ func namedPersonal(name, value string) personalKind {
 		if countDigits(value) >= 6 {
 			return personalNational
 		}
+	case "ip", "ipaddress", "ipaddr", "ipv4", "ipv6", "clientip", "userip", "visitorip", "remoteip", "remoteaddr", "realip", "xrealip", "xforwardedfor":
+		if wholeAddress(value) {
+			return personalAddress
+		}
 	}
 	return noPersonal
+}
+
+// wholeAddress reports whether s is an IP address, or the first of several, with a port
+// or without: not one that was cut, nor one that every host has.
+func wholeAddress(s string) bool {
+	s, _, _ = strings.Cut(s, ",")
+	text := strings.Clone(strings.TrimSpace(s)) // so that the caller's bytes stay on the stack
+	a, err := netip.ParseAddr(text)
+	if err != nil {
+		p, err := netip.ParseAddrPort(text)
+		if err != nil {
+			return false
+		}
+		a = p.Addr()
+	}
+	a = a.Unmap().WithZone("")
+	return !a.IsLoopback() && !a.IsUnspecified() && cutAddress(a).Addr() != a
 }
 
 // secretValue reports whether s is as long and as mixed as what a machine makes.

@@ -112,6 +112,9 @@ func TestRefusals(t *testing.T) {
 		{"a telephone number under a longer name", with(`"props":{"billing_phone":"4155552671"}`), proto.CodePII},
 		{"a telephone number under words joined", with(`"props":{"customerPhoneNumber":4155552671}`), proto.CodePII},
 		{"a number under a nested name", with(`"props":{"user.ssn":"123456789"}`), proto.CodePII},
+		{"an address", with(`"props":{"ip":"203.0.113.7"}`), proto.CodePII},
+		{"an address under a nested name", with(`"props":{"user.ip":"2001:db8:1:2::7"}`), proto.CodePII},
+		{"an address with a port, of several", with(`"props":{"X-Forwarded-For":"203.0.113.7:4711, 10.0.0.1"}`), proto.CodePII},
 		{"a control character above ASCII", with(`"url":"https://h/\u0085"`), proto.CodeEvent},
 		{"no object", `7`, proto.CodeEvent},
 		{"no object but an array", `[{}]`, proto.CodeEvent},
@@ -198,6 +201,7 @@ func TestEdgesThatAreTaken(t *testing.T) {
 		`{"event":"page","identities":["browser:b1"],"time":null,"props":null,"id":null,"url":null}`,
 		`{"event":"page","identities":["browser:b1"],"ua":"tab\there"}`,
 		`{"event":"page","identities":["browser:b1"],"props":{"design.color":"hunter2","season_pass":"gold","is_mobile":"true","headphone":"12345678","order.number":"4155552671","smartphone":"Galaxy 24","user.session":"4711"}}`,
+		`{"event":"page","identities":["browser:b1"],"props":{"ip":"203.0.113.0","client_ip":"2001:db8:1::","ipv4":"127.0.0.1","userip":"yes","version":"1.2.3.4","host":"203.0.113.7","remote.addr":"n/a, none"}}`,
 		`{"event":"page","identities":["partner.adx:{3F2504E0-4F89-11D3-9A0C-0305E82C3301}"]}`,
 	} {
 		if err := p.Parse(bodyOf(event), nil); err != nil {
