@@ -277,6 +277,10 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 		{"admin-key", "GET", "/v1/segments", "", "an admin key must name the client: add ?client=NAME, or --client NAME to a command"},
 		{"acme-key", "GET", "/v1/segments/none", "", `there is no segment "none": GET /v1/segments (` + "`kith segments list`) lists them"},
 		{"acme-key", "POST", "/v1/campaigns/report", `{"from":"x"}`, `the body is not the JSON that this route takes: "x" is not a day: write it as 2026-11-27`},
+		{"acme-key", "PUT", "/v1/segments/auto", `{"backfill":"yes"}`, `the body is not the JSON that this route takes: backfill must be true or false`},
+		{"acme-key", "POST", "/v1/links", `{"a":7}`, `the body is not the JSON that this route takes: a must be a text in quotes`},
+		{"acme-key", "POST", "/v1/links", `[]`, `the body is not the JSON that this route takes: the body must be an object`},
+		{"acme-key", "PUT", "/v1/segments/auto", `{"whan":"x"}`, `the body is not the JSON that this route takes: unknown field "whan"`},
 	} {
 		w := newRig(t).serve(tt.method, tt.target, tt.body, auth, key(tt.key))
 		var said struct{ Error struct{ Message string } }

@@ -7,7 +7,9 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"reflect"
 	"slices"
+	"strings"
 
 	"kith/proto"
 )
@@ -45,10 +47,14 @@ func decodeStrict(body []byte, v any) error {
 		}
 		return proto.Errorf(proto.CodeJSON, "something follows the JSON value")
 	}
-	why := err.Error()
+	why := strings.TrimPrefix(err.Error(), "json: ")
 	var ours *proto.Error // of one of our types' readers
-	if errors.As(err, &ours) {
+	var kind *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &ours):
 		why = ours.Message
+	case errors.As(err, &kind):
+		why = wrongKind(kind)
 	}
 	e := proto.Errorf(proto.CodeJSON, "the body is not the JSON that this route takes: %s", clip(why))
 	at := d.InputOffset()
@@ -60,6 +66,27 @@ func decodeStrict(body []byte, v any) error {
 	e.Line = bytes.Count(before, []byte{'\n'}) + 1
 	e.Column = max(len(before)-bytes.LastIndexByte(before, '\n')-1, 1)
 	return e
+}
+
+// wrongKind says what a field must be, without the names of our types.
+func wrongKind(e *json.UnmarshalTypeError) string {
+	field, want := e.Field, "an object"
+	if field == "" {
+		field = "the body"
+	}
+	switch k := e.Type.Kind(); {
+	case k == reflect.String:
+		want = "a text in quotes"
+	case k == reflect.Bool:
+		want = "true or false"
+	case k == reflect.Slice || k == reflect.Array:
+		want = "an array"
+	case k >= reflect.Int && k <= reflect.Uint64:
+		want = "a whole number that fits"
+	case k == reflect.Float32 || k == reflect.Float64:
+		want = "a number that fits"
+	}
+	return field + " must be " + want
 }
 
 func encodeValue(v any) ([]byte, error) {
