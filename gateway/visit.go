@@ -129,9 +129,9 @@ func (v *visit) claims() []proto.Identity {
 }
 
 // browserIdentity is the identity that a kith_id value names, empty if it is
-// none that this plane would set.
+// none that this plane would set, or one of which it stores nothing.
 func browserIdentity(value string) proto.Identity {
-	if len(value) > 64 || !proto.ValidName(value) {
+	if len(value) > 64 || !proto.ValidName(value) || findPersonal(value) != noPersonal {
 		return ""
 	}
 	id, err := proto.ParseIdentity("browser:" + value)
