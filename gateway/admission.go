@@ -29,12 +29,16 @@ type admission struct {
 	client      proto.ClientInfo
 }
 
-// out reports whether a device is opted out. Where that is not known, the log decides.
+// out reports whether a device is opted out, by its id in small letters or in capitals.
+// Where that is not known, the log decides.
 func (a *admission) out(device proto.Identity) bool {
 	if a.memberships == nil {
 		return false
 	}
 	seen, err := a.memberships.Seen(a.client, device)
+	if other := otherCase(device.Value()); other != "" && !(err == nil && seen.OptedOut) {
+		seen, err = a.memberships.Seen(a.client, proto.Identity(device.Kind()+":"+other))
+	}
 	return err == nil && seen.OptedOut
 }
 

@@ -93,7 +93,7 @@ func (g *Gateway) fill(x *bid, client proto.ClientInfo) (why string, err error) 
 		return why, nil
 	}
 	c := g.c.OpenRTB[client.Name]
-	var room [uidsMax + 4]proto.Identity
+	var room [uidsMax + 6]proto.Identity
 	ids := g.named(room[:0], x, c)
 	if len(ids) == 0 {
 		return withheldNobody, nil
@@ -150,13 +150,34 @@ func (g *Gateway) named(ids []proto.Identity, x *bid, c OpenRTB) []proto.Identit
 		return ids
 	}
 	android, apple := platform(x.os)
-	if android {
-		ids = g.appendNamed(ids, "aaid:"+x.ifa)
-	}
-	if apple {
-		ids = g.appendNamed(ids, "idfa:"+x.ifa)
+	for _, ifa := range [...]string{x.ifa, otherCase(x.ifa)} {
+		if ifa == "" {
+			break
+		}
+		if android {
+			ids = g.appendNamed(ids, "aaid:"+ifa)
+		}
+		if apple {
+			ids = g.appendNamed(ids, "idfa:"+ifa)
+		}
 	}
 	return ids
+}
+
+// otherCase is a UUID in small letters, or in capitals if it is in small ones; empty if
+// it is none, or all digits.
+func otherCase(s string) string {
+	if len(s) != 36 || !isUUID(s) {
+		return ""
+	}
+	other := strings.ToLower(s)
+	if other == s {
+		other = strings.ToUpper(s)
+	}
+	if other == s {
+		return ""
+	}
+	return other
 }
 
 // appendNamed appends s if it is an identity, of one person, without personal

@@ -104,6 +104,8 @@ func TestOpenRTB(t *testing.T) {
 		{"by the device, Apple's", `{"device":{"ifa":"` + idfa + `","os":"iOS"}}`, `{"device":{"ifa":"` + idfa + `","os":"iOS"},"user":{` + ours("idfa:"+idfa, "all", "moto") + `}}`, ""},
 		{"by the device, Android's", `{"device":{"os":"Android","ifa":"` + aaid + `"}}`, `{"device":{"os":"Android","ifa":"` + aaid + `"},"user":{` + ours("aaid:"+aaid, "all", "bikes") + `}}`, ""},
 		{"by a device of we know not whom", `{"device":{"ifa":"` + idfa + `"}}`, `{"device":{"ifa":"` + idfa + `"},"user":{` + ours("idfa:"+idfa, "all", "moto") + `}}`, ""},
+		{"by the device, Apple's in small letters", `{"device":{"ifa":"` + strings.ToLower(idfa) + `","os":"iOS"}}`, `{"device":{"ifa":"` + strings.ToLower(idfa) + `","os":"iOS"},"user":{` + ours("idfa:"+idfa, "all", "moto") + `}}`, ""},
+		{"by the device, Android's in capitals", `{"device":{"os":"Android","ifa":"` + strings.ToUpper(aaid) + `"}}`, `{"device":{"os":"Android","ifa":"` + strings.ToUpper(aaid) + `"},"user":{` + ours("aaid:"+aaid, "all", "bikes") + `}}`, ""},
 		{"by the device, another's", `{"device":{"ifa":"` + idfa + `","os":"android"}}`, "", "unknown"},
 		{"by the device, zeros", `{"device":{"ifa":"00000000-0000-0000-0000-000000000000","os":"iOS"}}`, "", "no_identity"},
 		{"by an eid of ours", `{"user":{"eids":[` + raw + `]}}`, `{"user":{"eids":[` + ourEID("browser:seen1") + `],"data":[` + ourData("all", "auto") + `]}}`, ""},
