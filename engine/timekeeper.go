@@ -60,6 +60,7 @@ func (p *progress) carries() bool {
 
 // sleep waits, less if an exit record came nearer meanwhile.
 func (l *lane) sleep(ctx context.Context, d time.Duration) bool {
+	end := time.Now().Add(d) // however often one comes nearer
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	for {
@@ -74,7 +75,7 @@ func (l *lane) sleep(ctx context.Context, d time.Duration) bool {
 			if next == 0 {
 				continue
 			}
-			timer.Reset(min(beatEvery, max(proto.Millis(next).Time().Sub(l.node.config.Now()), beatSoonest)))
+			timer.Reset(min(time.Until(end), max(proto.Millis(next).Time().Sub(l.node.config.Now()), beatSoonest)))
 		case <-ctx.Done():
 			return false
 		}
