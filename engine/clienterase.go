@@ -82,7 +82,7 @@ func (l *lane) endClient(b *batch, seq uint64, e *pb.EraseClient) {
 // eraseClients appends the steps of erasures that are not done, each once the
 // one before is published.
 func (l *lane) eraseClients(ctx context.Context) {
-	for {
+	for !l.stopped() {
 		x, err := l.openErasure(ctx)
 		if err != nil {
 			return

@@ -484,6 +484,14 @@ func (n *Node) Unswept(c proto.ClientInfo) (dirty bool) {
 	return dirty
 }
 
+// MergeImport does what there is to do for an import that was accepted.
+func (n *Node) MergeImport(ctx context.Context, c proto.ClientInfo, i proto.Import) error {
+	return n.doImport(ctx, importJob{client: c, do: proto.ImportMerging, one: i})
+}
+
+// StopLane quarantines a lane.
+func (n *Node) StopLane(id proto.LaneID) { n.lanes[id].fail("testing", errors.New("a test stops it")) }
+
 // Leases are a lane's, by a clock of the test's.
 type Leases struct{ x leases }
 

@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -495,5 +496,27 @@ func TestImportGivenUp(t *testing.T) {
 	}
 	if seen, _ := lookup(t, n, c, hashed(1)); seen.Known {
 		t.Error("a row of it is still known")
+	}
+}
+
+// While a lane stands still an import does not go on: what it would write is not taken
+// in, and would be written again with each try.
+func TestImportWaitsForStoppedLane(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	c := acme(t, n)
+	i := begin(t, n, c, "crm", proto.ImportCreate)
+	addRows(t, n, c, i.Number, accounts(0, 50))
+	until(t, n, 10*time.Second, "the rows are taken in", func() bool { seen, _ := lookup(t, n, c, hashed(49)); return seen.Known })
+	n.StopLane(0)
+	time.Sleep(50 * time.Millisecond) // for a beat that is on its way
+	before := n.Lanes()[0].Logged
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := n.MergeImport(ctx, c, i); proto.CodeOf(err) != proto.CodeQuarantined {
+		t.Errorf("it ends with %v, want quarantine", err)
+	}
+	if now := n.Lanes()[0].Logged; now != before {
+		t.Errorf("the log had %d entries and has %d", before, now)
 	}
 }

@@ -93,6 +93,9 @@ func (r *registry) nextImport(now proto.Millis) (job importJob, changed <-chan s
 }
 
 func (n *Node) doImport(ctx context.Context, job importJob) error {
+	if err := n.fault(); err != nil { // marks of a lane that stopped would be written with each try
+		return err
+	}
 	switch job.do {
 	case proto.ImportSealed:
 		return n.decideImport(ctx, job)

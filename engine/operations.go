@@ -54,6 +54,13 @@ func (l *lane) quarantine(what string, err error) {
 	})
 }
 
+// stopped reports whether the lane applies nothing more until a restart: what its upkeep
+// wrote would never be done, and be written again and again.
+func (l *lane) stopped() bool {
+	_, _, _, fault := l.progress.get()
+	return fault != nil
+}
+
 // Ready is nil when queries are answered from an applied log.
 func (n *Node) Ready() error {
 	if err := n.clock.fault(); err != nil {

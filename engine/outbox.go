@@ -233,10 +233,10 @@ func (l *lane) loadOutbox(snap store.Snapshot) error {
 	return nil
 }
 
-// relayGraph sends the lane's batches to another one until ctx ends.
+// relayGraph sends the lane's batches to another one until ctx ends, or that stops.
 func (l *lane) relayGraph(ctx context.Context, to *lane) {
 	sent := to.progress.takenFrom(l.id)
-	for {
+	for !to.stopped() {
 		applied, progressed := to.progress.taken(l.id)
 		l.outbox.trim(to.id, applied)
 		sent = max(sent, applied)

@@ -143,7 +143,7 @@ func (l *lane) expireOld(ctx context.Context) {
 		l.logger.Warn("lane time jumped at the start: nothing is deleted for its age for an hour", "by", (next - opened).Time().Sub(proto.Millis(0).Time()))
 		next += expireHold
 	}
-	for {
+	for !l.stopped() {
 		if l.progress.wait(ctx, func(p *progress) bool { return p.laneTime >= next }) != nil {
 			return
 		}

@@ -24,9 +24,9 @@ const (
 const controlBytesMax = proto.EntryBytesMax - controlMax*controlHead
 
 // keepTime appends beats: every two seconds, and when an exit record comes
-// due. They alone advance lane time.
+// due. They alone advance lane time. It ends where the lane stops.
 func (l *lane) keepTime(ctx context.Context) {
-	for {
+	for !l.stopped() {
 		wait := beatEvery
 		if err := l.sendBeat(ctx, false); err != nil && ctx.Err() == nil {
 			l.logger.Warn("beat cannot be appended", "error", err)
@@ -34,7 +34,7 @@ func (l *lane) keepTime(ctx context.Context) {
 				return
 			}
 		}
-		if !l.owns() { // what is due is the owner's
+		if !l.owns() || l.silent() { // what is due is the owner's
 			if !pause(ctx, wait) {
 				return
 			}
@@ -90,10 +90,16 @@ func (l *lane) sendBeat(ctx context.Context, last bool) error {
 	if l.node.config.Peers != nil {
 		b.At, b.Chain = l.progress.point()
 	}
-	if !last && l.node.config.Peers != nil && (l.node.fault() != nil || l.node.clock.wrong() || !l.leases.sending(b.Time)) {
-		return nil // it answers nothing, or soon will not
+	if !last && (l.silent() || l.node.config.Peers != nil && !l.leases.sending(b.Time)) {
+		return nil
 	}
 	return l.appendOwn(ctx, proto.CommandBeat, [][]byte{b.Append(nil)})
+}
+
+// silent reports whether a node of a cluster sends no beats: it answers nothing, or soon
+// will not.
+func (l *lane) silent() bool {
+	return l.node.config.Peers != nil && (l.node.fault() != nil || l.node.clock.wrong())
 }
 
 // appendOwn appends an entry of commands for the lane itself, one at a time.
