@@ -135,8 +135,11 @@ func (n *Node) eraseLogs(ctx context.Context) (entries uint64, err error) {
 	n.intake.Lock()
 	defer n.intake.Unlock()
 	for i, l := range n.lanes {
-		l.own.Lock()
-		defer l.own.Unlock()
+		over, err := l.turn(ctx)
+		if err != nil {
+			return 0, err
+		}
+		defer over()
 		for s := n.packers[i].Stats(); s.InFlight > 0 || s.BufferedBytes > 0; s = n.packers[i].Stats() {
 			if !pause(ctx, time.Millisecond) { // of callers that did not wait for the end
 				return 0, ctx.Err()

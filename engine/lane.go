@@ -104,8 +104,8 @@ type lane struct {
 
 	// Its own entries.
 	producer uint64
-	own      sync.Mutex
-	ownSeq   uint64
+	own      chan struct{} // one slot: held by who appends one
+	ownSeq   uint64        // of who holds it
 	nearer   chan struct{} // one slot: there is a reason for a beat sooner than was thought
 
 	rebased      bool   // at this start

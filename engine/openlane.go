@@ -43,7 +43,7 @@ func (n *Node) openLane(ctx context.Context, id proto.LaneID, helpers *actors.He
 		partitions: partitionsOf(id, n.config.Lanes), rules: newLaneRules(), exits: exitIndex{lane: id},
 		bitmaps: segments.NewBitmaps(),
 		entries: make(chan *laneEntry, entriesAheadMax), built: make(chan *batch, 1), commits: make(chan *batch, 1),
-		progress: progress{changed: make(chan struct{}), faulted: make(chan struct{})}, producer: newProducer(), nearer: make(chan struct{}, 1), ended: make(chan struct{}),
+		progress: progress{changed: make(chan struct{}), faulted: make(chan struct{})}, producer: newProducer(), own: make(chan struct{}, 1), nearer: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
 	l.users.init()
 	l.leases.init(n.config.Node, bootTime)

@@ -107,15 +107,29 @@ func (l *lane) appendOwn(ctx context.Context, kind proto.CommandKind, bodies [][
 	if l.node.disk.stopped() {
 		return errDiskFull
 	}
-	l.own.Lock()
-	defer l.own.Unlock()
+	over, err := l.turn(ctx)
+	if err != nil {
+		return err
+	}
+	defer over()
 	l.ownSeq++
 	e := &proto.Entry{Lane: l.id, Producer: l.producer, Seq: l.ownSeq, Time: l.node.now(), Count: len(bodies)}
 	for _, b := range bodies {
 		e.Commands = proto.AppendCommand(e.Commands, kind, proto.LanePartition, b)
 	}
-	_, err := l.stream.Append(ctx, e)
+	_, err = l.stream.Append(ctx, e)
 	return err
+}
+
+// turn waits until nobody else appends an entry of the lane's own, which may last as long
+// as the log takes nothing. over ends it.
+func (l *lane) turn(ctx context.Context) (over func(), err error) {
+	select {
+	case l.own <- struct{}{}:
+		return func() { <-l.own }, nil
+	case <-ctx.Done():
+		return nil, proto.Errorf(proto.CodeUnavailable, "the log takes nothing at the moment: what was to be appended before is not stored yet: %w", ctx.Err())
+	}
 }
 
 // relay copies control records into the lane's log, in their order, from the

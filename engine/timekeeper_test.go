@@ -65,3 +65,43 @@ func TestStoppedLaneIsNotWrittenTo(t *testing.T) {
 		t.Errorf("it has %d entries (%v)", info.Last, err)
 	}
 }
+
+// stuckStream takes nothing, as where too few of a cluster's servers are left.
+type stuckStream struct {
+	log.Stream
+	asked chan struct{}
+}
+
+func (s *stuckStream) Append(ctx context.Context, _ *proto.Entry) (proto.Offset, error) {
+	s.asked <- struct{}{}
+	<-ctx.Done()
+	return 0, ctx.Err()
+}
+
+// While the log takes nothing, whoever waits for another's entry to be taken waits for no
+// longer than was asked for: a node could not be stopped.
+func TestNoTurnForEver(t *testing.T) {
+	s, err := Simulate(Config{Dir: t.TempDir()}, log.NewMemory(1, nil), store.NewMemory(), [16]byte{1}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, stuck := s.lanes[0], &stuckStream{asked: make(chan struct{}, 9)}
+	l.stream = stuck
+	first, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 2)
+	go func() { ended <- l.appendOwn(first, proto.CommandGraph, [][]byte{{1}}) }()
+	<-stuck.asked
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	go func() { ended <- l.sendBeat(short, true) }()
+	select {
+	case err := <-ended:
+		if err == nil {
+			t.Error("a beat is said to be stored")
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("a beat waits on")
+	}
+	stop()
+	<-ended
+}
