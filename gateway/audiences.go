@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strconv"
 
 	"kith/proto"
@@ -70,24 +71,19 @@ func (x *countRequest) scan(body []byte) bool {
 	if !s.open('{') {
 		return false
 	}
+	names, fields := [...]string{"expr", "unit", "client", "after"}, [...]*string{&x.Expr, &x.Unit, &x.Client, &x.After}
+	var seen [len(names)]bool
 	for first := true; s.more(&first, '}'); {
 		key, ok := s.key()
 		if !ok || s.peek() != '"' {
 			return false
 		}
-		value, _ := s.str()
-		switch key {
-		case "expr":
-			x.Expr = value
-		case "unit":
-			x.Unit = value
-		case "client":
-			x.Client = value
-		case "after":
-			x.After = value
-		default:
+		i := slices.Index(names[:], key)
+		if i < 0 || seen[i] {
 			return false
 		}
+		*fields[i], _ = s.str()
+		seen[i] = true
 	}
 	return s.end() && !s.odd
 }

@@ -14,7 +14,7 @@ import (
 func FuzzCountBody(f *testing.F) {
 	common := []string{
 		`{"expr":"auto & !owners"}`, `{"expr":"a|b","unit":"users","client":"acme","after":"0:12"}`, ` { "unit" : "identities" , "expr" : "\u0061&\"b\"" } `,
-		`{"expr":"a","expr":"b"}`, `{"expr":""}`, `{}`,
+		`{"expr":""}`, `{}`,
 	}
 	for _, body := range common {
 		if _, _, taken, _ := gateway.CountBody([]byte(body)); !taken {
@@ -23,7 +23,7 @@ func FuzzCountBody(f *testing.F) {
 		f.Add([]byte(body))
 	}
 	for _, body := range []string{
-		`{"exprs":["a","b"]}`, `{"expr":null}`, `{"Expr":"a"}`, `{"expr":1}`, `{"expr":"a"}{}`, `{"expr":"a",}`, `["expr"]`, `{"what":"a"}`, "{\"expr\":\"\xff\"}", `{"expr":"\ud800"}`,
+		`{"exprs":["a","b"]}`, `{"expr":null}`, `{"Expr":"a"}`, `{"expr":1}`, `{"expr":"a"}{}`, `{"expr":"a",}`, `["expr"]`, `{"what":"a"}`, "{\"expr\":\"\xff\"}", `{"expr":"\ud800"}`, `{"expr":"a","expr":"b"}`,
 	} {
 		if _, _, taken, _ := gateway.CountBody([]byte(body)); taken {
 			f.Errorf("%s is read quickly", body)

@@ -71,6 +71,11 @@ func TestLinks(t *testing.T) {
 		{"deterministic, unsure", "acme-key", "POST", "/v1/links", `{"a":"browser:c1","b":"browser:e1","confidence":0.9}`, 400, "invalid"},
 		{"another method", "acme-key", "POST", "/v1/links", `{"a":"browser:c1","b":"browser:e1","method":"guess"}`, 400, "invalid"},
 
+		{"no UTF-8", "acme-key", "POST", "/v1/links", "{\"a\":\"browser:\xff\",\"b\":\"account:b1\"}", 400, "json"},
+		{"half a surrogate pair", "acme-key", "POST", "/v1/links", `{"a":"browser:\ud800","b":"account:b1"}`, 400, "json"},
+		{"a whole one", "acme-key", "POST", "/v1/links", `{"a":"browser:\ud83d\ude00","b":"account:b9"}`, 200, linked},
+		{"an end twice", "acme-key", "POST", "/v1/links", `{"a":"browser:a1","a":"browser:a2","b":"account:b1"}`, 400, "json"},
+
 		{"zeros", "acme-key", "POST", "/v1/links", `{"a":"browser:a1","b":"idfa:00000000-0000-0000-0000-000000000000"}`, 200, notLinked("blocked")},
 		{"null", "acme-key", "POST", "/v1/links", `{"a":"account:null","b":"browser:a1"}`, 200, notLinked("blocked")},
 		{"-1", "acme-key", "POST", "/v1/links", `{"a":"account:-1","b":"browser:a1"}`, 200, notLinked("blocked")},

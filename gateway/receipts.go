@@ -15,6 +15,9 @@ func ParseReceipt(b []byte) (proto.Receipt, error) {
 		Receipt json.RawMessage `json:"receipt"`
 		Final   *bool           `json:"final"`
 	}
+	if err := ambiguous(b); err != nil { // of the answer; else the last of two would count
+		return proto.Receipt{}, err
+	}
 	// What is wrong is found again below, with its place.
 	whole := json.Unmarshal(b, &answer) == nil
 	none := len(answer.Receipt) == 0 || bytes.Equal(answer.Receipt, []byte("null"))

@@ -29,6 +29,8 @@ type scanner struct {
 	// odd: some string since it was last cleared held a control character,
 	// half a surrogate pair or invalid UTF-8: legal JSON at most, never text.
 	odd bool
+	// half: some string since reset held half a surrogate pair.
+	half bool
 	// escaped: some string since it was last cleared held an escape.
 	escaped bool
 }
@@ -242,7 +244,7 @@ func (s *scanner) unicode() bool {
 	if utf16.IsSurrogate(r) {
 		r = utf16.DecodeRune(r, s.hex4(s.i))
 		if r == utf8.RuneError {
-			s.odd = true
+			s.odd, s.half = true, true
 		} else {
 			s.i += 6
 		}

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"kith/proto"
 )
@@ -38,6 +39,9 @@ func (g *Gateway) readValue(w http.ResponseWriter, r *http.Request, v any) error
 }
 
 func decodeStrict(body []byte, v any) error {
+	if err := ambiguous(body); err != nil {
+		return err
+	}
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
 	err := d.Decode(v)
@@ -87,6 +91,39 @@ func wrongKind(e *json.UnmarshalTypeError) string {
 		want = "a number that fits"
 	}
 	return field + " must be " + want
+}
+
+// membersMax is more than any form has members.
+const membersMax = 64
+
+// ambiguous refuses what encoding/json would pass over: a text that is none, of which
+// it makes U+FFFD, so that two identities would be one, and a member that is there
+// twice, of which it takes the last. What is no JSON it leaves to it.
+func ambiguous(body []byte) error {
+	if !utf8.Valid(body) {
+		return proto.Errorf(proto.CodeJSON, "the body is not valid UTF-8")
+	}
+	s := scanner{b: body}
+	if s.peek() != '{' {
+		s.skip()
+	} else {
+		s.i++
+		var names []string
+		for first := true; s.more(&first, '}') && len(names) < membersMax; {
+			name, ok := s.key()
+			if ok && slices.ContainsFunc(names, func(x string) bool { return strings.EqualFold(x, name) }) {
+				return proto.Errorf(proto.CodeJSON, "the member %q is in the body twice: send it once", clip(name))
+			}
+			names = append(names, name)
+			if !ok || !s.skip() {
+				break
+			}
+		}
+	}
+	if s.half {
+		return proto.Errorf(proto.CodeJSON, `the body holds half a surrogate pair, such as \ud800 alone: write the text in UTF-8`)
+	}
+	return nil
 }
 
 func encodeValue(v any) ([]byte, error) {
