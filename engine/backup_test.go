@@ -246,6 +246,7 @@ func TestRestoreLooksFirst(t *testing.T) {
 		"no ledger there":      func(c *Config) { c.Ledger = filepath.Join(dir, "nosuch") },
 		"a ledger from before": func(c *Config) { c.Ledger = put("old", other.Bytes()) },
 		"a damaged ledger":     func(c *Config) { c.Ledger = put("damaged", ledger.Bytes()[:ledger.Len()-2]) },
+		"two ledgers in one":   func(c *Config) { c.Ledger = put("two", bytes.Repeat(ledger.Bytes(), 2)) },
 		"another secret":       func(c *Config) { c.HashSecret = bytes.Repeat([]byte{7}, 16) },
 	} {
 		wrong := c

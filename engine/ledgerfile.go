@@ -127,6 +127,11 @@ func loadLedger(ctx context.Context, c Config, want proto.IdentityHash, take fun
 	if err == nil {
 		err = expect(r, backupEnd)
 	}
+	if err == nil {
+		if _, more := r.ReadByte(); more != io.EOF { // such as another ledger, whose opt-outs nobody would look at
+			err = errLedger
+		}
+	}
 	if err == errBackup { // by whose manner it is written
 		err = errLedger
 	}
