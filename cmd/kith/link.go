@@ -17,6 +17,12 @@ type linkRequest struct {
 
 // check refuses what no node takes; sure says that a confidence was passed.
 func (r *linkRequest) check(sure bool) error {
+	for _, id := range []string{r.A, r.B} {
+		// What names nobody is well-formed, and to be told why it is not linked.
+		if err := checkIdentities(id); err != nil && checkIdentities(id+"x") != nil {
+			return err
+		}
+	}
 	switch {
 	case r.Method == "inferred" && !sure:
 		return usagef("an inferred link needs its confidence: --confidence 0.9")
