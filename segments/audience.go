@@ -95,7 +95,7 @@ func ParseAudience(text string) (*Audience, error) {
 		return nil, proto.Errorf(proto.CodeExpr, "the expression is not valid UTF-8")
 	}
 	root, err := p.or(0)
-	if err == nil && p.peek() != 0 {
+	if err == nil && (p.peek() != 0 || p.at < len(text)) { // a NUL is no end
 		err = p.unexpected("an operator: & or |")
 	}
 	if err != nil {

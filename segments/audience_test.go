@@ -70,6 +70,9 @@ func TestAudienceErrorsHavePositions(t *testing.T) {
 		{".a", 1, 1, "does not name"},
 		{"a & " + strings.Repeat("x", 65), 1, 5, "does not name"},
 		{"a & \x00", 1, 5, "segment"},
+		{"a\x00", 1, 2, "operator"},
+		{"a \x00& !b", 1, 3, "operator"},
+		{"(a\x00)", 1, 3, "operator or )"},
 		{strings.Repeat("(", 300) + "a" + strings.Repeat(")", 300), 1, 201, "nested"},
 		{strings.Repeat("a|", 1000) + "a", 1, 2001, "more than 1000"},
 	} {
