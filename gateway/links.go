@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
-	"net/url"
 
 	"kith/proto"
 )
@@ -196,9 +195,9 @@ func (g *Gateway) unlinkRequest(w http.ResponseWriter, r *http.Request) (a, b pr
 }
 
 func unlinkQuery(raw string) (x unlinkRequest, err error) {
-	q, err := url.ParseQuery(raw)
+	q, err := parseQuery(raw)
 	if err != nil {
-		return x, proto.Errorf(proto.CodeInvalid, "the query has a broken %% escape, or a semicolon")
+		return x, err
 	}
 	x.A = q.Get("a")
 	if q.Has("b") {

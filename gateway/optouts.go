@@ -255,11 +255,11 @@ func (g *Gateway) getOptOut(w http.ResponseWriter, r *http.Request, who proto.Pr
 // refused.
 func (g *Gateway) asking(r *http.Request, who proto.Principal) (*proto.ClientInfo, error) {
 	if who.Role == proto.RoleAdmin {
-		q, err := url.ParseQuery(r.URL.RawQuery)
+		q, err := parseQuery(r.URL.RawQuery)
 		names, named := q["client"]
 		switch {
 		case err != nil:
-			return nil, proto.Errorf(proto.CodeInvalid, "the query has a broken %% escape, or a semicolon: nothing is done")
+			return nil, err
 		case !named:
 			return nil, nil
 		case len(names) > 1 || names[0] == "":

@@ -190,6 +190,8 @@ func TestErasure(t *testing.T) {
 		{"likewise, without its sign", "admin-key", "DELETE", "/v1/identities/browser:b1?client", "", 400, "client"},
 		{"a broken name", "admin-key", "DELETE", "/v1/identities/browser:b1?client=%zz", "", 400, "invalid"},
 		{"an escaped parameter, of an unknown client", "admin-key", "DELETE", "/v1/identities/browser:b1?%63lient=nobody", "", 400, "client"},
+		{"a client behind a semicolon", "admin-key", "DELETE", "/v1/identities/browser:b1?after=0:1;client=demo", "", 400, "invalid"},
+		{"an empty client's status", "admin-key", "GET", "/v1/optouts/browser:b2?client=", "", 400, "client"},
 		{"two clients", "admin-key", "DELETE", "/v1/identities/browser:b1?client=acme&client=demo", "", 400, "client"},
 		{"another client's status", "acme-key", "GET", "/v1/optouts/browser:b2?client=demo", "", 403, "forbidden"},
 		{"report key", "acme-report", "DELETE", "/v1/identities/browser:b1", "", 403, "forbidden"},

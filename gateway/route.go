@@ -228,6 +228,16 @@ func queryValue(raw, name string) string {
 	return ""
 }
 
+// parseQuery reads a query whose values decide what goes, so that none may be
+// passed over.
+func parseQuery(raw string) (url.Values, error) {
+	q, err := url.ParseQuery(raw)
+	if err != nil {
+		return nil, proto.Errorf(proto.CodeInvalid, "the query has a broken %% escape, or a semicolon: nothing is done")
+	}
+	return q, nil
+}
+
 // keyed is a handler behind a service key.
 type keyed func(w http.ResponseWriter, r *http.Request, who proto.Principal) error
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"net/url"
 	"reflect"
 	"slices"
 	"strings"
@@ -225,9 +224,9 @@ func (g *Gateway) putSegment(w http.ResponseWriter, r *http.Request, who proto.P
 // dryRun reports whether a request is only to be tried. One that may be meant so is
 // not done.
 func dryRun(r *http.Request) (bool, error) {
-	q, err := url.ParseQuery(r.URL.RawQuery)
+	q, err := parseQuery(r.URL.RawQuery)
 	if err != nil {
-		return false, proto.Errorf(proto.CodeInvalid, "the query has a broken %% escape, or a semicolon: nothing was changed")
+		return false, err
 	}
 	values, asked := q["dry_run"]
 	if asked && !slices.Equal(values, []string{"true"}) && !slices.Equal(values, []string{"1"}) {
