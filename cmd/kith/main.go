@@ -74,8 +74,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	return exitFailed
 }
 
-// message is an error as a person reads it: without our code in front, with
-// the place where a text was parsed, and why a file cannot be read.
+// message is an error as a person reads it: without our codes in front, with the
+// place where a text was parsed, and with its cause.
 func message(err error) string {
 	var e *proto.Error
 	if !errors.As(err, &e) {
@@ -86,15 +86,23 @@ func message(err error) string {
 	if e.Line > 0 {
 		s += fmt.Sprintf(" (line %d, column %d)", e.Line, e.Column)
 	}
-	return s + whyOfFile(s, e.Err)
+	return s + cause(s, e.Err)
 }
 
-// whyOfFile is the file's name and why it cannot be used, as far as said does not
-// have them, if err is of a file.
-func whyOfFile(said string, err error) string {
+// cause is why what was said is so, as far as said does not have it: the message of
+// err, or of a file that cannot be used its name and why.
+func cause(said string, err error) string {
 	var file *fs.PathError
-	if !errors.As(err, &file) {
+	var ours *proto.Error
+	switch {
+	case err == nil:
 		return ""
+	case errors.As(err, &ours) || !errors.As(err, &file):
+		why := message(err)
+		if strings.Contains(said, why) {
+			return ""
+		}
+		return ": " + why
 	}
 	name, why := file.Path, file.Err.Error()
 	switch {
