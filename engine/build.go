@@ -20,6 +20,7 @@ type batch struct {
 	full     bool
 
 	offsets  []proto.Offset // of its entries
+	times    []proto.Millis // likewise: lane time
 	newest   proto.Millis   // when the last of them was made
 	outcomes []*actors.Outcome
 	exits    []actors.Exit

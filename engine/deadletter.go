@@ -261,7 +261,7 @@ func (l *lane) keepLetter(b *batch, x letterChange) {
 		return l.node.laneIDs[l.node.hasher.Hash(id).Partition()] == l.id
 	})
 	l.letters.add(l.node.hasher, x.at, dead.Kind, dead.Body)
-	value := encodeDead(proto.Millis(l.record.LaneTimeMs), x.partition, &dead)
+	value := encodeDead(b.times[dead.Entry], x.partition, &dead)
 	b.puts = append(b.puts, put{deadKey(l.id, x.at.offset, x.at.index), value})
 }
 

@@ -174,6 +174,30 @@ func TestReplayInOneBatch(t *testing.T) {
 	}
 }
 
+// When a letter was set aside is its entry's time, wherever its batch ends.
+func TestLettersTime(t *testing.T) {
+	var p poison
+	s := newScript(t)
+	bad := s.client("bad", "")
+	p.client = bad.ID
+	s.judge = p.judge
+	p.on.Store(true)
+	s.beat(0)
+	want := s.now.Time()
+	s.events(s.event(bad, "a", "x"))
+	for range 9 {
+		s.beat(time.Second)
+	}
+	for name, lump := range map[string]func() int{"one batch": nil, "batches": func() int { return 1 }} {
+		s.lump = lump
+		n := s.run(store.NewMemory())
+		if l := deadLetters(t, n); len(l) != 1 || !l[0].Time.Equal(want) {
+			t.Errorf("in %s the letters are %+v, want one of %v", name, l, want)
+		}
+		closeNode(t, n)
+	}
+}
+
 // replay writes a replay of each dead letter in st.
 func (s *script) replay(st store.Store) {
 	s.t.Helper()

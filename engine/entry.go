@@ -128,7 +128,7 @@ func (l *lane) endEntry(b *batch, e *laneEntry, digest uint64) {
 	if l.node.config.Peers != nil {
 		l.agreement.note(e.offset, l.record.Chain)
 	}
-	b.offsets = append(b.offsets, e.offset)
+	b.offsets, b.times = append(b.offsets, e.offset), append(b.times, proto.Millis(l.record.LaneTimeMs))
 	b.newest = e.Time
 }
 
