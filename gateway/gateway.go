@@ -51,6 +51,7 @@ type Gateway struct {
 	audit     *auditor // nil: no call is kept
 
 	exporting exporting
+	previews  previewing
 	live      *live
 	console   map[string]asset // read only after New
 
@@ -127,6 +128,7 @@ func New(c Config, deps Dependencies) (*Gateway, error) {
 		return nil, err
 	}
 	g.unpacking = make(chan struct{}, 2*runtime.GOMAXPROCS(0))
+	g.previews.all = make(chan struct{}, previewsMax)
 	g.posts.New = func() any { return new(post) }
 	g.lookups.New = func() any { return new(lookup) }
 	g.bids.New = func() any { return new(bid) }

@@ -17,6 +17,8 @@ import (
 // twin is a node in memory: it keeps the events that it took, and puts an
 // identity into a segment that has the name of the event's section.
 type twin struct {
+	previewing func(proto.ClientName) // called by each preview
+
 	mu       sync.Mutex
 	clients  map[proto.ClientName]proto.ClientInfo
 	keys     map[string]proto.Principal
@@ -185,7 +187,10 @@ func (t *twin) Define(ctx context.Context, _ proto.ClientInfo, s proto.SegmentSp
 	return s, nil
 }
 
-func (t *twin) Preview(_ context.Context, _ proto.ClientInfo, s proto.SegmentSpec) (proto.SegmentPreview, error) {
+func (t *twin) Preview(_ context.Context, c proto.ClientInfo, s proto.SegmentSpec) (proto.SegmentPreview, error) {
+	if t.previewing != nil {
+		t.previewing(c.Name)
+	}
 	if strings.Contains(s.When, "BROKEN") {
 		return proto.SegmentPreview{}, proto.Errorf(proto.CodeRule, "does not parse")
 	}
