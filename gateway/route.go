@@ -42,7 +42,7 @@ type plane struct {
 	log     *slog.Logger
 	name    string
 
-	guarded bool // answers carry the headers of guard
+	guarded bool // answers of the API carry a policy of content
 
 	wrap func(route string, h handler) handler // what each handler goes through; nil: nothing
 }
@@ -149,9 +149,7 @@ func (p *plane) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// take what comes next on the connection for another's request.
 		w.Header()["Connection"] = []string{"close"}
 	}
-	if p.guarded && strings.HasPrefix(r.URL.Path, "/v1/") {
-		guard(w.Header(), r.TLS != nil)
-	}
+	p.guard(w.Header(), r)
 	if len(r.Header) > headersMax {
 		writeJSON(w, http.StatusRequestHeaderFieldsTooLarge, appendError(nil, proto.Errorf(proto.CodeTooLarge, "the request has over %d headers: send fewer", headersMax)))
 		return
@@ -182,11 +180,13 @@ var (
 )
 
 // guard keeps browsers from making anything else of an answer than the data that
-// it is, wherever somebody opens or embeds it.
-func guard(h http.Header, secure bool) {
+// it is, wherever somebody opens or embeds it, and from asking without TLS.
+func (p *plane) guard(h http.Header, r *http.Request) {
 	h["X-Content-Type-Options"] = noSniff
-	h["Content-Security-Policy"] = noContent
-	if secure {
+	if p.guarded && strings.HasPrefix(r.URL.Path, "/v1/") {
+		h["Content-Security-Policy"] = noContent
+	}
+	if r.TLS != nil {
 		h["Strict-Transport-Security"] = onlyTLS
 	}
 }

@@ -3,10 +3,12 @@ package gateway_test
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -50,6 +52,27 @@ func raw(t *testing.T, addr, request string) *http.Response {
 		t.Fatal(err)
 	}
 	return resp
+}
+
+// TestEveryAnswerIsWhatItSays: on both planes no browser may take an answer for
+// something else, and with TLS none comes back without.
+func TestEveryAnswerIsWhatItSays(t *testing.T) {
+	r := newRig(t)
+	planes := map[string]http.Handler{"public": r.g.Public(), "service": r.g.Service()}
+	routes := append(r.g.Routes(), gateway.Route{Plane: "public", Method: "GET", Path: "/none"}, gateway.Route{Plane: "service", Method: "GET", Path: "//none"})
+	for _, x := range routes {
+		for _, secure := range []bool{false, true} {
+			q := httptest.NewRequest(x.Method, "http://kith.example"+strings.NewReplacer("{", "", "}", "").Replace(x.Path), nil)
+			if secure {
+				q.TLS = &tls.ConnectionState{}
+			}
+			w := httptest.NewRecorder()
+			planes[x.Plane].ServeHTTP(w, q)
+			if h := w.Header(); h.Get("X-Content-Type-Options") != "nosniff" || secure != (h.Get("Strict-Transport-Security") != "") {
+				t.Errorf("%s %s %s, TLS %t: %d %v", x.Plane, x.Method, x.Path, secure, w.Code, h)
+			}
+		}
+	}
 }
 
 func TestHostileRequests(t *testing.T) {
