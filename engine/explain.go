@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"kith/actors/identity"
@@ -145,6 +146,13 @@ func (e *explained) past(x *proto.Explanation, when proto.Millis) (err error) {
 	}
 	if x.Undecided {
 		x.In = false
+	}
+	if err != nil || x.Undecided {
+		return err
+	}
+	facts, err := e.facts(e.rule, when, p.member)
+	if facts != nil {
+		x.Facts = facts
 	}
 	return err
 }
@@ -315,26 +323,163 @@ func (e *explained) present(x *proto.Explanation, now proto.Millis) error {
 			x.Changes = &t
 		}
 	}
-	return e.node.registry.withRules(e.client.ID, func(g *segments.Program) (err error) {
+	behind := false
+	err := e.node.registry.withRules(e.client.ID, func(g *segments.Program) (err error) {
 		if g == nil {
 			return nil
 		}
 		if d, ok := g.Get(e.spec.ID); !ok || d.Key != e.spec.Version {
 			return nil // its facts are of another version
 		}
+		if behind = e.behind(g); behind {
+			return nil
+		}
 		if e.shares {
 			x.Facts, err = e.overUser(g, now)
 			return err
 		}
 		f := e.state.Client(e.client.ID)
-		if f == nil || g.Version() != f.Memory.Version() {
-			return nil // not brought up to the rules yet
+		if f == nil {
+			return nil
 		}
 		ev := segments.NewEvaluator()
 		ev.SetDevices(int(flag(e.state.Device)))
 		x.Facts, err = ev.Explain(g, e.spec.ID, &f.Memory, now)
 		return err
 	})
+	if err != nil || !behind {
+		return err
+	}
+	return e.reread(x, now)
+}
+
+// behind reports whether what is remembered of one of the identities was not
+// brought up to the rules yet.
+func (e *explained) behind(g *segments.Program) bool {
+	return slices.ContainsFunc(e.all, func(s identity.State) bool {
+		f := s.Client(e.client.ID)
+		return f != nil && f.Memory.Version() != g.Version()
+	})
+}
+
+// reread tells the facts of now from the histories, and whether by them the
+// membership is still to follow.
+func (e *explained) reread(x *proto.Explanation, now proto.Millis) error {
+	rule := e.ruleNow(e.spec.ID)
+	if rule == nil {
+		return nil
+	}
+	facts, err := e.facts(rule, now, e.ruleNow)
+	if err != nil || facts == nil {
+		return err
+	}
+	in, err := e.holds(rule, now, e.ruleNow)
+	if err != nil {
+		return err
+	}
+	if x.Facts = facts; in != x.In {
+		x.Notes = append(x.Notes, "the rules were changed since this identity was last gone through: the membership follows the facts when it is next seen, or when history is gone through (`kith segments backfill`)")
+	}
+	return nil
+}
+
+// facts are what decides a rule as of when by the histories, and what those that
+// rules gives, nil for one that is not defined, make of member(). Nil where nothing
+// was known then, or a history is truncated: what was counted of the rest is in no
+// event.
+func (e *explained) facts(rule *segments.Rule, when proto.Millis, rules func(proto.SegmentID) *segments.Rule) ([]proto.ExplanationFact, error) {
+	scope := segments.ScopeIdentity
+	if e.shares {
+		scope = segments.ScopeUser
+	}
+	g, err := programOf(e.spec.ID, rule, scope, rules)
+	if err != nil {
+		return nil, err
+	}
+	ev := segments.NewEvaluator()
+	var delta segments.Delta
+	var memory segments.Memory
+	var shared []string
+	devices, known := 0, false
+	for i := range e.all {
+		s := &e.all[i]
+		devices += int(flag(s.Device))
+		f := s.Client(e.client.ID)
+		if f == nil {
+			continue
+		}
+		if f.History.Truncated {
+			return nil, nil
+		}
+		memory = segments.Memory{}
+		ev.SetDevices(int(flag(s.Device)))
+		some, err := e.remember(ev, g, &memory, e.at[i], s, when, &delta)
+		if err != nil {
+			return nil, err
+		}
+		known = known || some
+		if e.shares {
+			shared = append(shared, string(g.AppendShared(nil, &memory)))
+		}
+	}
+	switch {
+	case !known:
+		return nil, nil
+	case e.shares:
+		return ev.ExplainUnion(g, e.spec.ID, shared, devices, when)
+	}
+	return ev.Explain(g, e.spec.ID, &memory, when)
+}
+
+// remember makes m what one identity's history up to when comes to, and tells
+// whether it was known by then.
+func (e *explained) remember(ev *segments.Evaluator, g *segments.Program, m *segments.Memory, node proto.Node, s *identity.State, when proto.Millis, d *segments.Delta) (known bool, err error) {
+	f := s.Client(e.client.ID)
+	snap := e.node.laneFor(node.Hash).acquire()
+	defer snap.release()
+	h := &history{snap: snap, node: node, gen: s.Gen(), facts: f}
+	events := func(yield func(proto.Millis, *proto.EventBody) bool) {
+		h.walk(func(t proto.Millis, b *proto.EventBody) bool {
+			known = known || t <= when
+			return e.ctx.Err() == nil && (t > when || yield(t, b))
+		})
+	}
+	known = f.First <= when
+	d.Reset()
+	ev.Update(g, m, events, when, d)
+	ev.SetTraits(g, m, f.Memory.Traits(), when, d)
+	if err := e.ctx.Err(); err != nil {
+		return false, proto.Errorf(proto.CodeTimeout, "the histories were not read in time: %w", err)
+	}
+	return known, h.err
+}
+
+// programOf has one segment, and those that its rule refers to, all of one scope. In
+// the place of one that is not defined is a rule that never holds.
+func programOf(id proto.SegmentID, rule *segments.Rule, scope segments.Scope, rules func(proto.SegmentID) *segments.Rule) (*segments.Program, error) {
+	g, last := segments.NewProgram(), proto.SegmentKey(0)
+	never, err := segments.Compile("false")
+	if err != nil {
+		return nil, err
+	}
+	defined := map[proto.SegmentID]bool{}
+	var define func(proto.SegmentID, *segments.Rule) error
+	define = func(id proto.SegmentID, rule *segments.Rule) error {
+		if defined[id] {
+			return nil
+		}
+		if defined[id] = true; rule == nil {
+			rule = never
+		}
+		for _, other := range rule.Refers() {
+			if err := define(other, rules(other)); err != nil {
+				return err
+			}
+		}
+		last++
+		return g.Define(segments.Definition{Key: last, ID: id, Scope: scope, Rule: rule})
+	}
+	return g, define(id, rule)
 }
 
 // overUser explains over all identities of the user.

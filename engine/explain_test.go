@@ -252,3 +252,64 @@ func TestStoredPatternIsNotRun(t *testing.T) {
 		t.Errorf("the log says %q", got)
 	}
 }
+
+// The facts that decide are told also of an identity that was not gone through since
+// the client's rules changed, and of the past; and where the membership does not
+// follow them yet, that is said.
+func TestExplainFactsOfOlderRules(t *testing.T) {
+	s := newScript(t)
+	acme := s.client("acme", "")
+	s.beat(0)
+	s.define(acme, "few", `count(event.section == "a", "10h") >= 2`)
+	s.define(acme, "not", `!member("few") && trait("age") >= 25`)
+	user := defineRecord(t, acme, "ours", `member("few") && devices() >= 2 && count(event.section == "b") >= 1`)
+	user.GetDefine().Scope = "user"
+	s.control(user)
+	s.define(acme, "gone", `true`)
+	linked := s.event(acme, "v", "a")
+	linked.Identities = append(linked.Identities, "browser:w")
+	s.events(linked)
+	s.beat(time.Second)
+	s.events(s.event(acme, "w", "b"))
+	s.traits(acme, "v", proto.Prop{Key: "age", Value: proto.NumberOf(30)})
+	s.beat(time.Hour)
+	one := s.now
+	s.beat(time.Hour)
+	s.events(s.event(acme, "v", "a"))
+	s.beat(time.Hour)
+	s.control(undefineRecord(acme, "gone"), atOnce(defineRecord(t, acme, "late", `count(event.section == "a") >= 2`)))
+	s.beat(time.Second)
+	n := s.run(store.NewMemory())
+	defer closeNode(t, n)
+	for _, c := range []struct {
+		visitor, segment string
+		at               proto.Millis
+		in               bool
+		facts            string
+		note             bool
+	}{
+		{"v", "few", 0, true, `count(event.section == "a", "10h") >= 2: 2 true 2`, false},
+		{"v", "not", 0, false, `member("few"): true true 0, trait("age") >= 25: 30 true 0`, false},
+		{"w", "ours", 0, true, `member("few"): true true 0, devices() >= 2: 2 true 0, count(event.section == "b") >= 1: 1 true 0`, false},
+		{"v", "late", 0, false, `count(event.section == "a") >= 2: 2 true 0`, true},
+		{"w", "late", 0, false, `count(event.section == "a") >= 2: 0 false 0`, false},
+		{"v", "few", one, false, `count(event.section == "a", "10h") >= 2: 1 false 1`, false},
+		{"v", "not", one, true, `member("few"): false false 0, trait("age") >= 25: 30 true 0`, false},
+		{"v", "ours", one, false, `member("few"): false false 0, devices() >= 2: 2 true 0, count(event.section == "b") >= 1: 1 true 0`, false},
+		{"v", "few", one - 7_000_000, false, ``, false}, // not known yet
+	} {
+		at := time.Time{}
+		if c.at != 0 {
+			at = c.at.Time()
+		}
+		x, err := n.Explain(t.Context(), acme, proto.Identity("browser:"+c.visitor), proto.SegmentID(c.segment), at)
+		var facts []string
+		for _, f := range x.Facts {
+			facts = append(facts, fmt.Sprintf("%s: %v %v %d", f.Expr, f.Value, f.Holds, len(f.Events)))
+		}
+		note := strings.Contains(strings.Join(x.Notes, "; "), "the membership follows the facts")
+		if got := strings.Join(facts, ", "); err != nil || x.In != c.in || got != c.facts || note != c.note {
+			t.Errorf("%s in %s at %v: in %v by %s, notes %q, %v", c.visitor, c.segment, at, x.In, got, x.Notes, err)
+		}
+	}
+}

@@ -35,7 +35,7 @@ function answer(x) {
     h("div", { class: "verdict-head" }, h("span", { class: "verdict-mark" }, icon(x.undecided ? "explain" : x.in ? "check" : "cross")), h("div", {}, h("h2", {}, x.undecided ? "Not known" : x.in ? `In ${x.segment}` : `Not in ${x.segment}`), h("p", { class: "quiet" }, h("span", { class: "identity" }, x.identity), " at ", stamp(x.at)))),
     h("dl", { class: "facts" }, x.entered && [h("dt", {}, "Entered"), h("dd", {}, stamp(x.entered), h("small", {}, " " + ago(x.entered)))], x.changes && [h("dt", {}, x.in ? "Will leave" : "Will enter"), h("dd", {}, stamp(x.changes), h("small", {}, " " + ago(x.changes)))], h("dt", {}, "Rule"), h("dd", {}, h("code", { class: "block" }, x.when)))),
   (x.notes || []).map((n) => h("p", { class: "note" }, n)),
-  h("section", { class: "panel", "aria-label": "Facts" }, h("h2", {}, "Facts"), x.facts.length ? h("ul", { class: "fact-list" }, x.facts.map(fact)) : h("p", { class: "quiet" }, "None are told: nothing came of this identity since the client's rules were last changed, or nothing is known of it."))];
+  h("section", { class: "panel", "aria-label": "Facts" }, h("h2", {}, "Facts"), x.facts.length ? h("ul", { class: "fact-list" }, x.facts.map(fact)) : h("p", { class: "quiet" }, "None are told: nothing is known of this identity, or nothing came of it since the client's rules were last changed and its oldest events were dropped."))];
 }
 
 function fact(f) {
