@@ -78,11 +78,11 @@ func ValidKind(kind string) bool {
 }
 
 func isJunk(value string) bool {
+	if strings.Trim(value, "0-") == "" { // a hash of zeros too, of whatever length
+		return true
+	}
 	if len(value) > 36 {
 		return false
-	}
-	if strings.Trim(value, "0-") == "" {
-		return true
 	}
 	for _, j := range junkValues {
 		if strings.EqualFold(value, j) {

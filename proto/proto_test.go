@@ -244,7 +244,7 @@ func TestParseIdentity(t *testing.T) {
 		}
 	}
 	for _, s := range []string{
-		"", "browser", ":x", "browser:", "browser:0", "browser:000", "idfa:00000000-0000-0000-0000-000000000000", "browser:NULL", "browser:undefined", "browser:[object Object]",
+		"", "browser", ":x", "browser:", "browser:0", "browser:000", "account:" + strings.Repeat("0", 64), "idfa:00000000-0000-0000-0000-000000000000", "browser:NULL", "browser:undefined", "browser:[object Object]",
 		"unknown:x", "Browser:x", "partner.:x", "partner..x:1", "partner.a b:1", "partner.*:1", "browser:a b", "browser:a\r\nb", "browser:a\x00", "browser:\x7f", "browser:\xff", "browser:ö\n", "browser:ö\x00", "browser:" + long + "x",
 	} {
 		if id, err := proto.ParseIdentity(s); proto.CodeOf(err) != proto.CodeIdentity {
