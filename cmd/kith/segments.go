@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -15,6 +16,7 @@ import (
 
 	"kith/internal/yamlfile"
 	"kith/proto"
+	"kith/segments"
 )
 
 func newSegmentsCommand(c *connection) *cobra.Command {
@@ -47,7 +49,9 @@ func newSegmentsApplyCommand(c *connection) *cobra.Command {
 they are. One with backfill that replaces another is filled beside it and answers
 after that. One without answers at once, begins empty, and takes in identities as
 they are next seen: its counts are not exact until history has been gone through,
-for it (kith segments backfill) or for another segment. The file:
+for it (kith segments backfill) or for another segment. One whose rule names another
+by member() may stand before it; --dry-run judges each by itself, with the others as
+they answer now. The file:
 
   segments:
     - id: auto
@@ -91,13 +95,12 @@ func applySegments(cmd *cobra.Command, c *connection, file string, sources []seg
 		}
 	}
 	if wait {
+		if err := waitAllFilled(cmd, c, sources, defined); err != nil {
+			return err
+		}
 		for i := range defined {
-			var err error
-			if !sources[i].Backfill { // nothing goes through history for it
-				continue
-			}
-			if defined[i], err = waitFilled(cmd, c, string(defined[i].ID), defined[i], asJSON); err != nil {
-				return err
+			if sources[i].Backfill && !asJSON {
+				printf(cmd, "%s\n", filledText(defined[i]))
 			}
 		}
 	}
@@ -107,6 +110,41 @@ func applySegments(cmd *cobra.Command, c *connection, file string, sources []seg
 	return nil
 }
 
+// waitAllFilled waits for the segments of a file that have backfill; nothing goes
+// through history for the others. What refers to another by member() is gone through
+// again once that answers: so they are asked until none had to be waited for.
+func waitAllFilled(cmd *cobra.Command, c *connection, sources []segmentSource, defined []proto.SegmentSpec) error {
+	for again := true; again; {
+		again = false
+		for i := range defined {
+			if !sources[i].Backfill {
+				continue
+			}
+			s, err := segmentOf(cmd, c, sources[i].ID)
+			if err != nil {
+				return err
+			}
+			if _, done := filling(s); !done {
+				again = true
+				if s, err = waitFilled(cmd, c, sources[i].ID, s); err != nil {
+					return err
+				}
+			}
+			defined[i] = s
+		}
+	}
+	return nil
+}
+
+func segmentOf(cmd *cobra.Command, c *connection, id string) (s proto.SegmentSpec, err error) {
+	err = c.call(cmd.Context(), http.MethodGet, segmentPath(id), nil, nil, &s)
+	return s, err
+}
+
+func filledText(s proto.SegmentSpec) string {
+	return fmt.Sprintf("%s is filled; size %s", s.ID, sizeOf(s))
+}
+
 func definedText(s proto.SegmentSpec) string {
 	if s.Next == nil {
 		return fmt.Sprintf("defined %s", s.ID)
@@ -114,13 +152,20 @@ func definedText(s proto.SegmentSpec) string {
 	return fmt.Sprintf("defined %s: the new version answers once it is filled, until then the one before", s.ID)
 }
 
-// previewSegments tells what a file would change. A rule that names a segment
-// of the file which is not defined yet cannot be judged before that is.
+// previewSegments tells what a file would change, each segment by itself. A rule that
+// names one of the file which is not defined yet cannot be judged before that is.
 func previewSegments(cmd *cobra.Command, c *connection, file string, sources []segmentSource, asJSON bool) error {
-	previews := []proto.SegmentPreview{}
-	for _, s := range sources {
+	previews, unjudged := []proto.SegmentPreview{}, []string{}
+	for i, s := range sources {
 		var p proto.SegmentPreview
-		if err := c.call(cmd.Context(), http.MethodPut, segmentPath(s.ID), url.Values{"dry_run": {"true"}}, s, &p); err != nil {
+		err := c.call(cmd.Context(), http.MethodPut, segmentPath(s.ID), url.Values{"dry_run": {"true"}}, s, &p)
+		if proto.CodeOf(err) == proto.CodeNotFound && c.lacksOnly(cmd, s, sources[:i]) {
+			if unjudged = append(unjudged, s.ID); !asJSON {
+				printf(cmd, "%s: refers to a segment of the file that is not defined yet, and cannot be judged before\n", s.ID)
+			}
+			continue
+		}
+		if err != nil {
 			return fmt.Errorf("%s:%d: segment %s: %w", file, s.line, s.ID, err)
 		}
 		previews = append(previews, p)
@@ -129,9 +174,30 @@ func previewSegments(cmd *cobra.Command, c *connection, file string, sources []s
 		}
 	}
 	if asJSON {
-		return printJSON(cmd, map[string]any{"previews": previews})
+		return printJSON(cmd, map[string]any{"previews": previews, "unjudged": unjudged})
 	}
 	return nil
+}
+
+// lacksOnly reports whether all that the rule of s refers to is defined or among others.
+func (c *connection) lacksOnly(cmd *cobra.Command, s segmentSource, others []segmentSource) bool {
+	refers := refersOf(s)
+	return len(refers) > 0 && !slices.ContainsFunc(refers, func(id proto.SegmentID) bool {
+		if slices.ContainsFunc(others, func(o segmentSource) bool { return o.ID == string(id) }) {
+			return false
+		}
+		_, err := segmentOf(cmd, c, string(id))
+		return err != nil
+	})
+}
+
+// refersOf are the segments that a rule refers to; of one that does not parse none.
+func refersOf(s segmentSource) []proto.SegmentID {
+	rule, err := segments.Compile(s.When)
+	if err != nil {
+		return nil
+	}
+	return rule.Refers()
 }
 
 // previewText is what a file would change of a segment. A number that is missing is
@@ -184,20 +250,49 @@ func parseSegments(file string, b []byte) ([]segmentSource, error) {
 	if len(doc.Segments) == 0 {
 		return nil, proto.Errorf(proto.CodeInvalid, "%s defines no segments: see kith segments apply --help for its form", file)
 	}
-	above := map[string]bool{}
+	lines := map[string]int{}
 	for i := range doc.Segments {
 		s := &doc.Segments[i]
 		s.line, _ = tree.Position(fmt.Sprintf("$.segments[%d].when", i))
 		if _, err := proto.ParseSegmentID(s.ID); err != nil {
 			return nil, fmt.Errorf("%s:%d: %w", file, s.line, err)
 		}
-		if above[s.ID] {
-			return nil, proto.Errorf(proto.CodeInvalid, "%s:%d: segment %s stands above already: keep one of them, nothing was changed", file, s.line, s.ID)
-		}
-		above[s.ID] = true
 		s.When = strings.TrimSpace(s.When)
+		if line, is := lines[s.ID]; is {
+			return nil, proto.Errorf(proto.CodeInvalid, "%s:%d: segment %s is in the file already, at line %d: leave one of them out, nothing was changed", file, s.line, s.ID, line)
+		}
+		lines[s.ID] = s.line
 	}
-	return doc.Segments, nil
+	return inOrder(doc.Segments), nil
+}
+
+// inOrder puts each segment of a file behind those of it that its rule refers to, and
+// leaves them in the file's order otherwise. Rules that do not parse, or refer to one
+// another in a circle, are for the node to refuse.
+func inOrder(sources []segmentSource) []segmentSource {
+	at := map[proto.SegmentID]int{}
+	for i := range sources {
+		at[proto.SegmentID(sources[i].ID)] = i
+	}
+	out := make([]segmentSource, 0, len(sources))
+	seen := make([]bool, len(sources))
+	var take func(int)
+	take = func(i int) {
+		if seen[i] {
+			return
+		}
+		seen[i] = true
+		for _, id := range refersOf(sources[i]) {
+			if k, is := at[id]; is {
+				take(k)
+			}
+		}
+		out = append(out, sources[i])
+	}
+	for i := range sources {
+		take(i)
+	}
+	return out
 }
 
 func newSegmentsListCommand(c *connection) *cobra.Command {
@@ -320,7 +415,10 @@ func newSegmentsBackfillCommand(c *connection) *cobra.Command {
 			printf(cmd, "backfill of %s started\n", args[0])
 			return nil
 		}
-		_, err := waitFilled(cmd, c, args[0], s, false)
+		s, err := waitFilled(cmd, c, args[0], s)
+		if err == nil {
+			printf(cmd, "%s\n", filledText(s))
+		}
 		return err
 	}
 	return cmd
@@ -348,7 +446,7 @@ func filling(s proto.SegmentSpec) (share float64, done bool) {
 
 // waitFilled asks until the segment's history has been gone through and what was
 // defined last answers.
-func waitFilled(cmd *cobra.Command, c *connection, id string, s proto.SegmentSpec, quiet bool) (proto.SegmentSpec, error) {
+func waitFilled(cmd *cobra.Command, c *connection, id string, s proto.SegmentSpec) (proto.SegmentSpec, error) {
 	bar := newShareBar(cmd.ErrOrStderr(), "filling "+id)
 	defer bar.done()
 	tick := time.NewTicker(backfillPoll)
@@ -364,13 +462,10 @@ func waitFilled(cmd *cobra.Command, c *connection, id string, s proto.SegmentSpe
 		case <-cmd.Context().Done():
 			return s, cmd.Context().Err()
 		}
-		s = proto.SegmentSpec{}
-		if err := c.call(cmd.Context(), http.MethodGet, segmentPath(id), nil, nil, &s); err != nil {
+		var err error
+		if s, err = segmentOf(cmd, c, id); err != nil {
 			return s, err
 		}
-	}
-	if !quiet {
-		printf(cmd, "%s is filled; size %s\n", id, sizeOf(s))
 	}
 	return s, nil
 }
