@@ -7,6 +7,7 @@
 package yamlfile
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"reflect"
@@ -32,6 +33,8 @@ func Decode(b []byte, into any, hint string) (f File, err error) {
 			f, err = File{}, proto.Errorf(proto.CodeInvalid, "not valid YAML: remove tags (!), anchors (&) and aliases (*), and check the indentation")
 		}
 	}()
+	b = bytes.TrimPrefix(b, []byte("\ufeff"))             // the byte order mark that some editors write
+	b = bytes.ReplaceAll(b, []byte("\r\n"), []byte("\n")) // of which the library counts some as two lines
 	if f.tree, err = parser.ParseBytes(b, 0); err != nil {
 		return File{}, explained(err, nil, hint)
 	}

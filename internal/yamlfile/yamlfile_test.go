@@ -33,6 +33,19 @@ func TestPosition(t *testing.T) {
 	}
 }
 
+// The mark that editors put before a file is no part of its first key, and a line
+// that ends with CRLF is one.
+func TestFilesOfOtherEditors(t *testing.T) {
+	for text, want := range map[string]int{"\ufeffname: x\n": 1, "\ufeff# a comment\r\nname: x\r\n": 2} {
+		var d document
+		if f, err := yamlfile.Decode([]byte(text), &d, "see x"); err != nil || d.Name != "x" {
+			t.Errorf("%q: %v, %+v", text, err, d)
+		} else if line, _ := f.Position("$.name"); line != want {
+			t.Errorf("%q has its name in line %d", text, line)
+		}
+	}
+}
+
 func TestUnknownFieldIsRefused(t *testing.T) {
 	_, err := yamlfile.Decode([]byte("name: x\nkyes: []\n"), &document{}, "see x")
 	const want = `invalid: unknown field "kyes": did you mean "keys"? (line 2, column 1)`
