@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"hash"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -87,8 +88,8 @@ func splitCombined(line []byte) (combinedLine, *proto.Error) {
 	var p combinedLine
 	s := scanner{rest: line}
 	p.host = s.word()
-	s.word() // ident
-	s.user()
+	ident := s.word()
+	user := s.user()
 	p.when = s.until(']')
 	s.space()
 	p.request = s.quoted()
@@ -103,8 +104,20 @@ func splitCombined(line []byte) (combinedLine, *proto.Error) {
 		return p, proto.Errorf(ReasonMalformed, "a quote is not closed")
 	case s.bad || len(p.host) == 0 || len(s.rest) != 0:
 		return p, proto.Errorf(ReasonMalformed, "the line is not in combined log format")
+	case bytes.HasPrefix(user, []byte("- ")) || isAddress(ident):
+		return p, proto.Errorf(ReasonMalformed, "a field stands before the address, such as a virtual host's name: cut it off each line")
 	}
 	return p, nil
+}
+
+// isAddress reports whether an ident is the visitor's address, as behind a virtual
+// host's name: all visitors of the host would be one.
+func isAddress(ident []byte) bool {
+	if len(ident) < 2 { // almost all are -
+		return false
+	}
+	_, err := netip.ParseAddr(string(ident))
+	return err == nil
 }
 
 // scanner takes parts off a line; after the first failure bad stays true.
@@ -128,13 +141,15 @@ func (s *scanner) until(c byte) []byte {
 }
 
 // user takes the remote user, which may hold spaces, and the bracket after it.
-func (s *scanner) user() {
+func (s *scanner) user() []byte {
 	i := bytes.Index(s.rest, []byte(" ["))
 	if i < 0 {
 		s.bad, s.rest = true, nil
-		return
+		return nil
 	}
+	out := s.rest[:i]
 	s.rest = s.rest[i+2:]
+	return out
 }
 
 func (s *scanner) space() {

@@ -120,6 +120,10 @@ func TestCombinedRefuses(t *testing.T) {
 		"invalid utf-8":      replace("GET /", `GET /\xff`),
 		"control in path":    replace("GET /", `GET /\x00`),
 		"line break in path": replace("GET /", `GET /\n`),
+		"virtual host":       "www.example.com:443 192.0.2.7 " + good[2:],
+		"virtual host, name": "www.example.com visitor.example " + good[2:],
+		"virtual host, user": "www.example.com 2001:db8::1 " + replace("- -", "- bob")[2:],
+		"address as ident":   replace("h - -", "www.example.com 192.0.2.7 bob"),
 		"json":               `{"event":"page"}`,
 		"long garbage":       strings.Repeat("[", 5000),
 	}
