@@ -243,11 +243,11 @@ func (s *scanner) unicode() bool {
 	s.i += 6
 	if utf16.IsSurrogate(r) {
 		r = utf16.DecodeRune(r, s.hex4(s.i))
-		if r == utf8.RuneError {
-			s.odd, s.half = true, true
-		} else {
-			s.i += 6
+		if r == utf8.RuneError { // half a pair stays what is no text, or it would be another's name
+			s.odd, s.half, s.text = true, true, append(s.text, 0xff)
+			return true
 		}
+		s.i += 6
 	}
 	if r < ' ' || r >= 0x7f && r < 0xa0 {
 		s.odd = true
