@@ -73,9 +73,15 @@ func (l *lookup) parseJSON(body []byte, most int) error {
 	return nil
 }
 
-// member reads a string; field names it in errors.
+// member reads a string, or null, which is as if it were not there; field names it in
+// errors.
 func (s *scanner) member(field string) string {
-	if s.peek() != '"' {
+	switch s.peek() {
+	case '"':
+	case 'n':
+		s.literal("null")
+		return ""
+	default:
 		s.fail(field + " must be a string")
 		return ""
 	}

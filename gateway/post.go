@@ -111,7 +111,14 @@ func (p *post) parseJSON(body []byte) error {
 
 func (p *post) parseClient() error {
 	s := &p.scan
-	if s.peek() != '"' {
+	switch s.peek() {
+	case '"':
+	case 'n': // null is as if it were not there
+		if !s.literal("null") {
+			return s.err
+		}
+		return nil
+	default:
 		s.fail("the client's name must be a string")
 		return s.err
 	}
