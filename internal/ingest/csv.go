@@ -67,6 +67,8 @@ func (d *csvDecoder) readHeader(line string) *proto.Error {
 	}
 	own := false
 	for i, name := range header {
+		name = strings.TrimSpace(name) // behind "a, b" a property would be " b", which no rule asks for
+		header[i] = name
 		if name == "" || slices.Contains(header[:i], name) {
 			return proto.Errorf(reasonHeader, "the header has an empty column or %s twice: give each column a name of its own", clipName(name))
 		}

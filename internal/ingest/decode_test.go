@@ -172,6 +172,26 @@ func TestCSV(t *testing.T) {
 	}
 }
 
+// Spaces around the names of columns, as people write them, are no part of them.
+func TestCSVHeaderWithSpaces(t *testing.T) {
+	d := ingest.NewDecoder(ingest.Options{Format: ingest.CSV})
+	if got, refusal := d.JSON([]byte("event, identity,\tsection , \" a\"\"")); refusal == nil || got != nil {
+		t.Fatalf("a quote behind a space: %s, %v", got, refusal)
+	}
+	d = ingest.NewDecoder(ingest.Options{Format: ingest.CSV})
+	if _, refusal := d.JSON([]byte("event, identity,\tsection ")); refusal == nil {
+		t.Fatal("the header became an event")
+	}
+	got, refusal := d.JSON([]byte("page,browser:a,auto"))
+	if want := `{"event":"page","id":"","identities":["browser:a"],"props":{"section":"auto"}}`; refusal != nil || string(got) != want {
+		t.Errorf("got %s, %v\nwant %s", got, refusal, want)
+	}
+	d = ingest.NewDecoder(ingest.Options{Format: ingest.CSV})
+	if _, refusal := d.JSON([]byte("event,section, section")); refusal == nil || !strings.Contains(refusal.Message, "twice") {
+		t.Errorf("a column that is there twice but for a space: %v", refusal)
+	}
+}
+
 func TestNDJSON(t *testing.T) {
 	d := ingest.NewDecoder(ingest.Options{Format: ingest.NDJSON})
 	got, refusal := d.JSON([]byte(` {"event":"buy","identities":["browser:a"],"props":{"price": 1.50,"x":null},"time":"2026-11-22T09:30:00.25Z","other":[1]} `))
