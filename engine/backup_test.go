@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"kith/proto"
 )
@@ -262,6 +263,33 @@ func TestRestoreLooksFirst(t *testing.T) {
 	c.Ledger = put("ledger", ledger.Bytes())
 	if err := Restore(t.Context(), c, bytes.NewReader(file.Bytes())); err != nil {
 		t.Error(err)
+	}
+}
+
+// A ledger has its time in milliseconds, a backup in nanoseconds: one that was written
+// right after the other is not from before it.
+func TestLedgerOfTheBackupsMillisecond(t *testing.T) {
+	n := backupNode(t)
+	var ledger bytes.Buffer
+	if err := n.WriteLedger(t.Context(), &ledger); err != nil {
+		t.Fatal(err)
+	}
+	at := len(ledgerMagic) + len(n.mark())
+	written := proto.Millis(binary.BigEndian.Uint64(ledger.Bytes()[at:])).Time()
+	c := backupConfig(t.TempDir())
+	c.Ledger = filepath.Join(t.TempDir(), "ledger")
+	if err := os.WriteFile(c.Ledger, ledger.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	secret, err := hashSecret(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := givenLedger(t.Context(), c, written.Add(999*time.Microsecond), secret); err != nil {
+		t.Errorf("of a backup in its millisecond: %v", err)
+	}
+	if _, err := givenLedger(t.Context(), c, written.Add(time.Millisecond), secret); proto.CodeOf(err) != proto.CodeConflict {
+		t.Errorf("of a later backup: %v", err)
 	}
 }
 

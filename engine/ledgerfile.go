@@ -79,7 +79,7 @@ func (s ledgerState) take(raw []byte) error {
 func givenLedger(ctx context.Context, c Config, made time.Time, secret [16]byte) (records [][]byte, err error) {
 	want := proto.NewHasher(secret).Hash(secretMark)
 	written, err := loadLedger(ctx, c, want, func(raw []byte) error { records = append(records, raw); return nil })
-	if err == nil && written.Before(made) {
+	if err == nil && written.Before(made.Truncate(time.Millisecond)) { // as ledgers have it
 		err = proto.Errorf(proto.CodeConflict, "the ledger was written at %s, before the backup of %s: it does not know who opted out since; give a newer one, or, if there is none, pass --accept-lost-optouts", written.Format(time.RFC3339), made.Format(time.RFC3339))
 	}
 	return records, err
