@@ -281,7 +281,7 @@ func TestLedgerOfTheBackupsMillisecond(t *testing.T) {
 	if err := os.WriteFile(c.Ledger, ledger.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	secret, err := hashSecret(c)
+	secret, err := hashSecret(n.config)
 	if err != nil {
 		t.Fatal(err)
 	}
