@@ -231,7 +231,11 @@ func TestBackupStopped(t *testing.T) {
 func TestRestoreLooksFirst(t *testing.T) {
 	n := backupNode(t)
 	var file, ledger, other bytes.Buffer
-	if err := errors.Join(n.WriteLedger(t.Context(), &other), n.Backup(t.Context(), &file), n.WriteLedger(t.Context(), &ledger)); err != nil {
+	if err := n.WriteLedger(t.Context(), &other); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * time.Millisecond) // in the same one it would not be from before
+	if err := errors.Join(n.Backup(t.Context(), &file), n.WriteLedger(t.Context(), &ledger)); err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
