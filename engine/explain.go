@@ -151,10 +151,25 @@ func (e *explained) past(x *proto.Explanation, when proto.Millis) (err error) {
 		return err
 	}
 	facts, err := e.facts(e.rule, when, p.member)
-	if facts != nil {
+	switch {
+	case err != nil:
+		return e.unread(x, err)
+	case p.lost != "": // one that the answer did not hang on
+		x.Notes = append(x.Notes, fmt.Sprintf("no facts are told: the rule of then of %q, which this one refers to, is not kept", p.lost))
+	case facts != nil:
 		x.Facts = facts
 	}
-	return err
+	return nil
+}
+
+// unread tells that facts could not be read, of a history that was purged meanwhile for
+// one: what else the answer says stands, unless nobody waits for it any more.
+func (e *explained) unread(x *proto.Explanation, err error) error {
+	if e.ctx.Err() != nil {
+		return err
+	}
+	x.Notes = append(x.Notes, "the facts could not be read at the moment: ask again")
+	return nil
 }
 
 // pastReading is what a reading of the past came across.
@@ -323,15 +338,17 @@ func (e *explained) present(x *proto.Explanation, now proto.Millis) error {
 			x.Changes = &t
 		}
 	}
-	behind := false
+	var behind *segments.Rule
 	err := e.node.registry.withRules(e.client.ID, func(g *segments.Program) (err error) {
 		if g == nil {
 			return nil
 		}
-		if d, ok := g.Get(e.spec.ID); !ok || d.Key != e.spec.Version {
+		d, ok := g.Get(e.spec.ID)
+		if !ok || d.Key != e.spec.Version {
 			return nil // its facts are of another version
 		}
-		if behind = e.behind(g); behind {
+		if e.behind(g) {
+			behind = d.Rule
 			return nil
 		}
 		if e.shares {
@@ -347,10 +364,13 @@ func (e *explained) present(x *proto.Explanation, now proto.Millis) error {
 		x.Facts, err = ev.Explain(g, e.spec.ID, &f.Memory, now)
 		return err
 	})
-	if err != nil || !behind {
+	if err != nil || behind == nil {
 		return err
 	}
-	return e.reread(x, now)
+	if err := e.reread(x, behind, now); err != nil {
+		return e.unread(x, err)
+	}
+	return nil
 }
 
 // behind reports whether what is remembered of one of the identities was not
@@ -364,11 +384,7 @@ func (e *explained) behind(g *segments.Program) bool {
 
 // reread tells the facts of now from the histories, and whether by them the
 // membership is still to follow.
-func (e *explained) reread(x *proto.Explanation, now proto.Millis) error {
-	rule := e.ruleNow(e.spec.ID)
-	if rule == nil {
-		return nil
-	}
+func (e *explained) reread(x *proto.Explanation, rule *segments.Rule, now proto.Millis) error {
 	facts, err := e.facts(rule, now, e.ruleNow)
 	if err != nil || facts == nil {
 		return err

@@ -509,8 +509,12 @@ func TestImportWaitsForStoppedLane(t *testing.T) {
 	addRows(t, n, c, i.Number, accounts(0, 50))
 	until(t, n, 10*time.Second, "the rows are taken in", func() bool { seen, _ := lookup(t, n, c, hashed(49)); return seen.Known })
 	n.StopLane(0)
-	time.Sleep(50 * time.Millisecond) // for a beat that is on its way
 	before := n.Lanes()[0].Logged
+	for again := true; again; { // for what is on its way
+		time.Sleep(300 * time.Millisecond)
+		now := n.Lanes()[0].Logged
+		again, before = now != before, now
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	if err := n.MergeImport(ctx, c, i); proto.CodeOf(err) != proto.CodeQuarantined {

@@ -125,7 +125,7 @@ func TestQuotaOfBidRequests(t *testing.T) {
 		{"nobody of ours", bid("other.example", "browser:b1"), 200},
 		{"four more", bid(source, "browser:b1", "browser:b2", "browser:b3", "browser:b4"), 200},
 		{"more than the two left", bid(source, many...), 429},
-		{"two", bid(source, "browser:b1", "browser:b2"), 200},
+		{"one, and a device in two spellings", `{"id":"1","device":{"os":"iOS","ifa":"AAAAAAAA-4F89-11D3-9A0C-0305E82C3301"},"user":{"eids":[{"source":"` + source + `","uids":[{"id":"browser:b1"}]}]}}`, 200},
 		{"none left", bid(source, "browser:b1"), 429},
 	} {
 		if w := r.serve("POST", "/v1/openrtb", x.body, auth, key("acme-key")); w.Code != x.want {

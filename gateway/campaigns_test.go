@@ -14,6 +14,7 @@ func TestCampaigns(t *testing.T) {
 		{"by admin", "admin-key", "POST", "/v1/campaigns/report?client=acme", `{"campaign":"c1","from":"2026-11-01","to":"2026-11-02","unit":"users","by":"creative"}`, 200,
 			`{"campaign":"c1","from":"2026-11-01","to":"2026-11-02","unit":"users",` + told + `"by":"creative",` + rest},
 		{"by admin, of whom", "admin-key", "POST", "/v1/campaigns/report", `{"campaign":"c1"}`, 400, "client"},
+		{"a day as a number", "acme-key", "POST", "/v1/campaigns/report", `{"campaign":"c1","from":20261127}`, 400, "json"},
 		{"of another client", "acme-key", "POST", "/v1/campaigns/report", `{"campaign":"c1","client":"demo"}`, 403, "forbidden"},
 		{"by report", "acme-report", "POST", "/v1/campaigns/report", `{"campaign":"c1"}`, 403, "forbidden"},
 		{"no key", "", "POST", "/v1/campaigns/report", `{"campaign":"c1"}`, 401, "unauthorized"},

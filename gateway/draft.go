@@ -237,7 +237,7 @@ func (d *draft) checkProp(p *proto.Prop) {
 		d.check(namedPersonal(p.Key, text))
 	}
 	if inner := innerName(p.Key); inner != "" && !secretInURLs(inner) {
-		d.check(namedPersonal(inner, text))
+		d.check(innerPersonal(inner, text))
 	}
 }
 

@@ -284,6 +284,7 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 		{"acme-key", "POST", "/v1/campaigns/report", `{"from":"x"}`, `the body is not the JSON that this route takes: "x" is not a day: write it as 2026-11-27`},
 		{"acme-key", "PUT", "/v1/segments/auto", `{"backfill":"yes"}`, `the body is not the JSON that this route takes: backfill must be true or false`},
 		{"acme-key", "POST", "/v1/links", `{"a":7}`, `the body is not the JSON that this route takes: a must be a text in quotes`},
+		{"acme-key", "POST", "/v1/campaigns/report", `{"campaign":"c1","from":20261127}`, `the body is not the JSON that this route takes: from must be a text in quotes`},
 		{"acme-key", "POST", "/v1/links", `[]`, `the body is not the JSON that this route takes: the body must be an object`},
 		{"acme-key", "PUT", "/v1/segments/auto", `{"whan":"x"}`, `the body is not the JSON that this route takes: unknown field "whan"`},
 	} {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"strings"
 
 	"kith/proto"
 )
@@ -198,6 +199,11 @@ func unlinkQuery(raw string) (x unlinkRequest, err error) {
 	q, err := parseQuery(raw)
 	if err != nil {
 		return x, err
+	}
+	for name, values := range q {
+		if (name == "a" || name == "b") && len(values) > 1 || strings.EqualFold(name, "b") && name != "b" {
+			return x, proto.Errorf(proto.CodeInvalid, "%s is in the query twice, or not in small letters: nothing is done", clip(name))
+		}
 	}
 	x.A = q.Get("a")
 	if q.Has("b") {

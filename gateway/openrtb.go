@@ -94,11 +94,11 @@ func (g *Gateway) fill(x *bid, client proto.ClientInfo) (why string, err error) 
 	}
 	c := g.c.OpenRTB[client.Name]
 	var room [uidsMax + 6]proto.Identity
-	ids := g.named(room[:0], x, c)
+	ids, spellings := g.named(room[:0], x, c)
 	if len(ids) == 0 {
 		return withheldNobody, nil
 	}
-	if err := g.admitLookups(client, len(ids)); err != nil {
+	if err := g.admitLookups(client, len(ids)-spellings); err != nil {
 		return "", err
 	}
 	l := g.takeLookup()
@@ -118,7 +118,7 @@ func (g *Gateway) fill(x *bid, client proto.ClientInfo) (why string, err error) 
 			x.segments, l.segments = l.segments, x.segments
 		}
 	}
-	g.metrics.identities.Add(float64(len(ids)))
+	g.metrics.identities.Add(float64(len(ids) - spellings))
 	if x.subject == "" {
 		return withheldUnknown, nil
 	}
@@ -131,8 +131,8 @@ func (g *Gateway) fill(x *bid, client proto.ClientInfo) (why string, err error) 
 
 // named appends the identities that a request is about, the surest first: eids
 // of our source, what the client says that user.buyeruid and user.id are, and
-// the device.
-func (g *Gateway) named(ids []proto.Identity, x *bid, c OpenRTB) []proto.Identity {
+// the device. The last of them are other spellings of one before.
+func (g *Gateway) named(ids []proto.Identity, x *bid, c OpenRTB) (_ []proto.Identity, spellings int) {
 	for _, v := range x.uids {
 		if strings.IndexByte(v, ':') < 0 {
 			ids = g.appendNamed(ids, string(browserIdentity(v)))
@@ -147,13 +147,10 @@ func (g *Gateway) named(ids []proto.Identity, x *bid, c OpenRTB) []proto.Identit
 		ids = g.appendNamed(ids, c.UserID+":"+x.userID)
 	}
 	if x.ifa == "" {
-		return ids
+		return ids, 0
 	}
 	android, apple := platform(x.os)
-	for _, ifa := range [...]string{x.ifa, otherCase(x.ifa)} {
-		if ifa == "" {
-			break
-		}
+	device := func(ifa string) {
 		if android {
 			ids = g.appendNamed(ids, "aaid:"+ifa)
 		}
@@ -161,7 +158,12 @@ func (g *Gateway) named(ids []proto.Identity, x *bid, c OpenRTB) []proto.Identit
 			ids = g.appendNamed(ids, "idfa:"+ifa)
 		}
 	}
-	return ids
+	device(x.ifa)
+	once := len(ids)
+	if other := otherCase(x.ifa); other != "" {
+		device(other)
+	}
+	return ids, len(ids) - once
 }
 
 // otherCase is a UUID in small letters, or in capitals if it is in small ones; empty if

@@ -337,18 +337,21 @@ func topLevel(host, top string) bool {
 	return known
 }
 
-// foreignTop reports whether top may be a top level in another script than Latin: the
-// list has them in another form.
-func foreignTop(top string) bool {
-	n := 0
-	for _, r := range top {
-		if r < 0x370 || !unicode.IsLetter(r) && !unicode.IsMark(r) {
-			return false
-		}
-		n++
+// foreignTops are the top levels in other scripts than Latin under which most names are
+// (IANA's root zone database); the list of public suffixes has them in another form.
+var foreignTops = func() map[string]bool {
+	tops := map[string]bool{}
+	for _, top := range strings.Fields(`中国 中國 香港 台湾 台灣 澳門 新加坡 公司 网络 在线 网址 网店 中文网 商城 集团 组织机构 政务 コム みんな 한국 닷컴 닷넷
+		рф бел укр срб мкд қаз мон ею бг рус москва онлайн сайт дети орг ком ею ελ ευ հայ გე ישראל קום
+		السعودية امارات مصر ایران ايران الاردن فلسطين قطر المغرب تونس عمان سورية سودان عراق الجزائر پاکستان مليسيا شبكة موقع كوم بازار
+		भारत ভারত বাংলা ਭਾਰਤ ભારત இந்தியா இலங்கை சிங்கப்பூர் భారత్ ಭಾರತ ഭാരതം ලංකා ไทย ລາວ नेट संगठन कॉम`) {
+		tops[top] = true
 	}
-	return n >= 2
-}
+	return tops
+}()
+
+// foreignTop reports whether top is a top level in another script than Latin.
+func foreignTop(top string) bool { return foreignTops[strings.ToLower(top)] }
 
 // scaled reports whether host is the scale of a picture, as in x@2x.png.
 func scaled(host string) bool {

@@ -115,7 +115,12 @@ func lastName(s string) string {
 func innerName(name string) string {
 	name = strings.TrimSuffix(name, "]")
 	if i := strings.LastIndexAny(name, ".[:/"); i >= 0 {
-		return name[i+1:]
+		switch inner := name[i+1:]; {
+		case strings.EqualFold(inner, "token"), strings.EqualFold(inner, "secret"), strings.EqualFold(inner, "auth"): // of designs and games too
+			return ""
+		default:
+			return inner
+		}
 	}
 	start := len(name)
 	for start > 0 && name[start-1] >= 'a' && name[start-1] <= 'z' {
@@ -129,10 +134,20 @@ func innerName(name string) string {
 	}
 	switch word := name[start:]; {
 	case start == 0:
-	case strings.EqualFold(word, "phone"), strings.EqualFold(word, "telephone"), strings.EqualFold(word, "telefon"), strings.EqualFold(word, "mobile"), strings.EqualFold(word, "msisdn"):
+	case strings.EqualFold(word, "phone"), strings.EqualFold(word, "telephone"), strings.EqualFold(word, "telefon"), strings.EqualFold(word, "msisdn"):
 		return word
 	}
 	return ""
+}
+
+// innerPersonal is namedPersonal by the last name of a nested one. Amounts stand under
+// such names as well (revenue.mobile), so that a telephone number must have more digits.
+func innerPersonal(name, value string) personalKind {
+	kind := namedPersonal(name, value)
+	if kind == personalPhone && countDigits(value) < 9 {
+		return noPersonal
+	}
+	return kind
 }
 
 // valueReadMax is how much of a value is looked at.

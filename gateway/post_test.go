@@ -200,7 +200,7 @@ func TestEdgesThatAreTaken(t *testing.T) {
 		`{"event":"page","identities":["browser:b1"],"time":"` + now.Add(5*time.Minute).Format(time.RFC3339) + `"}`,
 		`{"event":"page","identities":["browser:b1"],"time":null,"props":null,"id":null,"url":null}`,
 		`{"event":"page","identities":["browser:b1"],"ua":"tab\there"}`,
-		`{"event":"page","identities":["browser:b1"],"props":{"design.color":"hunter2","season_pass":"gold","is_mobile":"true","headphone":"12345678","order.number":"4155552671","smartphone":"Galaxy 24","user.session":"4711"}}`,
+		`{"event":"page","identities":["browser:b1"],"props":{"design.color":"hunter2","season_pass":"gold","is_mobile":"true","headphone":"12345678","order.number":"4155552671","smartphone":"Galaxy 24","user.session":"4711","visits_mobile":1500000,"revenue.mobile":1500000,"design.token":"color-primary-500","channel":"Новости@Канал.Главное"}}`,
 		`{"event":"page","identities":["browser:b1"],"props":{"ip":"203.0.113.0","client_ip":"2001:db8:1::","ipv4":"127.0.0.1","userip":"yes","version":"1.2.3.4","host":"203.0.113.7","remote.addr":"n/a, none"}}`,
 		`{"event":"page","identities":["partner.adx:{3F2504E0-4F89-11D3-9A0C-0305E82C3301}"]}`,
 	} {

@@ -355,7 +355,7 @@ func TestPixel(t *testing.T) {
 
 func TestStrangeCookies(t *testing.T) {
 	r := newRig(t)
-	for _, c := range []string{"null", strings.Repeat("a", 65), "a b", "a%00", "é", "undefined", `"x`, "../x", "4111111111111111", "0171-1234567"} {
+	for _, c := range []string{"null", strings.Repeat("a", 65), "a b", "a%00", "é", "undefined", `"x`, "../x", "4111111111111111", "0171-1234567", "__UID__", "d41d8cd98f00b204e9800998ecf8427e", strings.Repeat("0", 64)} {
 		w := r.visit("POST", "/v1/events", page, "Cookie", "kith_id="+c)
 		if set := cookies(w)["kith_id"]; w.Code != 200 || set == nil || len(set.Value) != 32 {
 			t.Errorf("%q: %d %v", c, w.Code, w.Header())

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"encoding"
 	"encoding/json"
 	"errors"
 	"io"
@@ -73,12 +74,13 @@ func decodeStrict(body []byte, v any) error {
 
 // wrongKind says what a field must be, without the names of our types.
 func wrongKind(e *json.UnmarshalTypeError) string {
-	field, want := e.Field, "an object"
+	parts := slices.DeleteFunc(strings.Split(e.Field, "."), func(part string) bool { return part != "" && upper(part[0]) }) // a type of ours that is embedded
+	field, want := strings.Join(parts, "."), "an object"
 	if field == "" {
 		field = "the body"
 	}
 	switch k := e.Type.Kind(); {
-	case k == reflect.String:
+	case k == reflect.String, reflect.PointerTo(e.Type).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()):
 		want = "a text in quotes"
 	case k == reflect.Bool:
 		want = "true or false"

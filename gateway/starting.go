@@ -47,6 +47,7 @@ func Start(l net.Listener, port Port, log *slog.Logger) *Starting {
 
 // ServeHTTP implements http.Handler.
 func (s *Starting) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header()["X-Content-Type-Options"] = noSniff
 	most := startingMax
 	if r.URL.Path == "/healthz" || r.URL.Path == "/readyz" {
 		most = 0

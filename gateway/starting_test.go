@@ -2,10 +2,12 @@ package gateway_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"testing"
 
 	"kith/gateway"
@@ -44,11 +46,11 @@ func TestStarting(t *testing.T) {
 		}
 	}
 	const lookup = "/v1/identities/browser:seen1/segments"
-	early := make(chan int)
+	early := make(chan string)
 	for range 4 {
 		go func() {
-			status, _ := get(lookup)
-			early <- status
+			status, body := get(lookup)
+			early <- fmt.Sprint(status, " ", body)
 		}()
 	}
 	s.Open(r.g.Service())
@@ -56,8 +58,8 @@ func TestStarting(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- r.g.Serve(ctx, nil, l) }()
 	for range 4 {
-		if status := <-early; status != 200 {
-			t.Errorf("who asked early is answered with %d", status)
+		if answer := <-early; !strings.HasPrefix(answer, "200 ") {
+			t.Errorf("who asked early is answered with %s", answer)
 		}
 	}
 	for path, want := range map[string]int{"/readyz": 200, lookup: 200} {

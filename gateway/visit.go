@@ -135,7 +135,7 @@ func browserIdentity(value string) proto.Identity {
 		return ""
 	}
 	id, err := proto.ParseIdentity("browser:" + value)
-	if err != nil {
+	if err != nil || proto.Placeholder(value) {
 		return ""
 	}
 	return id

@@ -78,11 +78,11 @@ func ValidKind(kind string) bool {
 }
 
 func isJunk(value string) bool {
-	if strings.Trim(value, "0-") == "" { // a hash of zeros too, of whatever length
-		return true
-	}
 	if len(value) > 36 {
 		return false
+	}
+	if strings.Trim(value, "0-") == "" {
+		return true
 	}
 	for _, j := range junkValues {
 		if strings.EqualFold(value, j) {
@@ -94,18 +94,15 @@ func isJunk(value string) bool {
 
 // Placeholder reports whether an identity's value is what many browsers send in a
 // value's place: a macro that nobody filled in, such as ${UID}, {{uid}}, [UID] or
-// %%UID%%, escaped or not, or the hash of an empty text. It is an identity, of which
-// nothing is to be stored: who was called so once may still be opted out.
+// %%UID%%, escaped or not, the hash of an empty text, or zeros as many as a hash has. It
+// is an identity, of which nothing is to be stored: who was called so once may still be
+// opted out.
 func Placeholder(value string) bool {
-	switch len(value) {
-	case 32:
-		return value == "d41d8cd98f00b204e9800998ecf8427e"
-	case 40:
-		return value == "da39a3ee5e6b4b0d3255bfef95601890afd80709"
-	case 64:
-		return value == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+	switch value {
+	case "d41d8cd98f00b204e9800998ecf8427e", "da39a3ee5e6b4b0d3255bfef95601890afd80709", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855":
+		return true
 	}
-	return unfilled(value)
+	return value != "" && strings.Trim(value, "0-") == "" || unfilled(value)
 }
 
 // macroMarks stand around macros; only: a name in letters must be between them.

@@ -244,7 +244,7 @@ func TestParseIdentity(t *testing.T) {
 		}
 	}
 	for _, s := range []string{
-		"", "browser", ":x", "browser:", "browser:0", "browser:000", "account:" + strings.Repeat("0", 64), "idfa:00000000-0000-0000-0000-000000000000", "browser:NULL", "browser:undefined", "browser:[object Object]",
+		"", "browser", ":x", "browser:", "browser:0", "browser:000", "idfa:00000000-0000-0000-0000-000000000000", "browser:NULL", "browser:undefined", "browser:[object Object]",
 		"unknown:x", "Browser:x", "partner.:x", "partner..x:1", "partner.a b:1", "partner.*:1", "browser:a b", "browser:a\r\nb", "browser:a\x00", "browser:\x7f", "browser:\xff", "browser:ö\n", "browser:ö\x00", "browser:" + long + "x",
 	} {
 		if id, err := proto.ParseIdentity(s); proto.CodeOf(err) != proto.CodeIdentity {
@@ -258,7 +258,8 @@ func TestPlaceholder(t *testing.T) {
 	for _, s := range []string{
 		"${UID}", "${USER_ID_1}", "$UID", "{{uid}}", "{{user.id}}", "{uid}", "[UID]", "[[uid]]", "<uid>", "%%UID%%", "%{uid}", "#{uid}", "__UID__",
 		"%24%7BUID%7D", "%257B%257Buid%257D%257D", "%5BUID%5D", "d41d8cd98f00b204e9800998ecf8427e", "da39a3ee5e6b4b0d3255bfef95601890afd80709",
-		"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+		"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", strings.Repeat("0", 64), strings.Repeat("0-", 20),
+		"%%ADVERTISING_IDENTIFIER_PLAIN%%",
 	} {
 		if !proto.Placeholder(s) {
 			t.Errorf("%q is taken for a value", s)

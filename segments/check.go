@@ -95,11 +95,20 @@ type proposal struct {
 	final  bool // all that waits answers
 }
 
+// blamesMax is how many mentions are tried by themselves.
+const blamesMax = 16
+
 // blame puts on an error of checkAll the first mention that alone leads to one, or the
 // first of all.
 func (a proposal) blame(err error, d Definition) error {
-	refs := a.refs
+	refs, tried := a.refs, map[proto.SegmentID]bool{}
 	for _, m := range d.Rule.members {
+		if tried[m.id] {
+			continue
+		}
+		if tried[m.id] = true; len(tried) > blamesMax {
+			break
+		}
 		for _, s := range refs {
 			if s.def.ID == m.id {
 				a.refs = []*segment{s}

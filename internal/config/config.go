@@ -716,6 +716,7 @@ func (c *Config) checkKeptOut() *problem {
 // checkCookies sees that browsers take cookies of the domain. net/http leaves one out
 // that it does not know, and browsers the whole cookie.
 func (c *Config) checkCookies() *problem {
+	c.Cookies.Domain = strings.ToLower(c.Cookies.Domain) // as browsers take it
 	domain := strings.TrimPrefix(c.Cookies.Domain, ".")
 	if c.Cookies.Domain == "" {
 		return nil
@@ -723,8 +724,8 @@ func (c *Config) checkCookies() *problem {
 	cookie := http.Cookie{Name: "x", Domain: c.Cookies.Domain}
 	top, listed := publicsuffix.PublicSuffix(domain)
 	_, err := netip.ParseAddr(domain)
-	if cookie.Valid() != nil || strings.ToLower(domain) != domain || top == domain && (listed || strings.Contains(top, ".")) && err != nil {
-		return &problem{"$.cookies.domain", "write a domain of yours in lower case, such as example.com, without https://, port and path, and not one that others register names under; empty: the host itself"}
+	if cookie.Valid() != nil || top == domain && (listed || strings.Contains(top, ".")) && err != nil {
+		return &problem{"$.cookies.domain", "write a domain of yours, such as example.com, without https://, port and path, and not one that others register names under; empty: the host itself"}
 	}
 	return nil
 }
