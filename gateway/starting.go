@@ -28,6 +28,7 @@ type Starting struct {
 	serving sync.WaitGroup // the listener is in use
 	closing sync.WaitGroup // who came early is still being answered
 	back    sync.Once
+	unheard sync.Map // connections of which no question was handed over yet
 }
 
 // Port is what a listener's Accept can be called back by.
@@ -37,8 +38,17 @@ type Port interface{ SetDeadline(time.Time) error }
 func Start(l net.Listener, port Port, log *slog.Logger) *Starting {
 	s := &Starting{port: port, opened: make(chan struct{})}
 	s.server = newServer(s, log)
+	s.server.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		s.unheard.Store(c, nil)
+		return context.WithValue(ctx, connKey{}, c)
+	}
+	s.server.ConnState = func(c net.Conn, state http.ConnState) {
+		if state == http.StateClosed {
+			s.unheard.Delete(c)
+		}
+	}
 	s.serving.Go(func() {
-		if err := s.server.Serve(&lentListener{Listener: l, over: make(chan struct{})}); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.server.Serve(lentListener{l}); !errors.Is(err, net.ErrClosed) && !errors.Is(err, http.ErrServerClosed) {
 			log.Warn("whether the node is ready cannot be told while it starts", "error", err)
 		}
 	})
@@ -47,6 +57,7 @@ func Start(l net.Listener, port Port, log *slog.Logger) *Starting {
 
 // ServeHTTP implements http.Handler.
 func (s *Starting) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.unheard.Delete(r.Context().Value(connKey{}))
 	w.Header()["X-Content-Type-Options"] = noSniff
 	most := startingMax
 	if r.URL.Path == "/healthz" || r.URL.Path == "/readyz" {
@@ -94,39 +105,54 @@ func (s *Starting) Stop() {
 
 func (s *Starting) giveBack() {
 	s.back.Do(func() {
+		_ = s.port.SetDeadline(time.Unix(1, 0))
+		s.serving.Wait() // nothing comes any more
+		_ = s.port.SetDeadline(time.Time{})
 		s.closing.Go(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), shutdownMax)
 			defer cancel()
+			s.server.SetKeepAlivesEnabled(false)
+			s.hear(ctx)
 			if err := s.server.Shutdown(ctx); err != nil {
 				_ = s.server.Close()
 			}
 		})
-		_ = s.port.SetDeadline(time.Unix(1, 0))
-		s.serving.Wait()
-		_ = s.port.SetDeadline(time.Time{})
 	})
 }
 
-// lentListener is a listener that somebody else closes.
-type lentListener struct {
-	net.Listener
-	over chan struct{}
-	once sync.Once
+// hear waits until of each connection a question was handed over, for as long as one
+// may take to come: Shutdown closes those that are read after it began.
+func (s *Starting) hear(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, s.server.ReadHeaderTimeout)
+	defer cancel()
+	for {
+		heard := true
+		s.unheard.Range(func(any, any) bool { heard = false; return false })
+		if heard {
+			return
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
+type connKey struct{}
+
+// lentListener is a listener that somebody else closes.
+type lentListener struct{ net.Listener }
+
 // Accept gives net.ErrClosed once the listener is wanted back.
-func (l *lentListener) Accept() (net.Conn, error) {
+func (l lentListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	var late net.Error
-	if errors.As(err, &late) && late.Timeout() { // called back: Close follows, or was there
-		<-l.over
+	if errors.As(err, &late) && late.Timeout() {
 		return nil, net.ErrClosed
 	}
 	return c, err
 }
 
 // Close implements net.Listener: the listener is not ours.
-func (l *lentListener) Close() error {
-	l.once.Do(func() { close(l.over) })
-	return nil
-}
+func (l lentListener) Close() error { return nil }
