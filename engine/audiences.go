@@ -115,7 +115,7 @@ func (n *Node) answering(keys []proto.SegmentKey) (lanes []*lane, part proto.Ans
 	part.Of, exact = proto.Partitions, true
 	since := n.registry.sinceOf(keys...)
 	for _, l := range n.lanes {
-		if _, _, _, fault := l.progress.get(); fault != nil {
+		if l.stopped() {
 			exact = false
 			continue
 		}

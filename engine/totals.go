@@ -28,7 +28,7 @@ func (n *Node) Aggregates(ctx context.Context, client proto.ClientInfo, by strin
 	}
 	days := map[proto.Day]dayCells{}
 	for _, l := range n.lanes {
-		if _, _, _, fault := l.progress.get(); fault != nil {
+		if l.stopped() {
 			continue
 		}
 		if err := l.addTotals(ctx, client.ID, first, last, days); err != nil {

@@ -119,10 +119,7 @@ func (d *draft) addIdentity(s string) {
 }
 
 // placeholder reports whether an identity has what stands for nobody's value.
-func placeholder(id string) bool {
-	_, value, _ := strings.Cut(id, ":")
-	return proto.Placeholder(value)
-}
+func placeholder(id string) bool { return proto.Placeholder(proto.Identity(id).Value()) }
 
 const placeholderText = "an identity's value is a macro that was not filled in, or the hash of an empty text: leave the identity out where there is no value"
 

@@ -48,7 +48,7 @@ func Start(l net.Listener, port Port, log *slog.Logger) *Starting {
 		}
 	}
 	s.serving.Go(func() {
-		if err := s.server.Serve(lentListener{l}); !errors.Is(err, net.ErrClosed) && !errors.Is(err, http.ErrServerClosed) {
+		if err := s.server.Serve(lentListener{l}); !errors.Is(err, net.ErrClosed) {
 			log.Warn("whether the node is ready cannot be told while it starts", "error", err)
 		}
 	})
