@@ -150,10 +150,9 @@ func TestClusterLosesNothing(t *testing.T) {
 	}
 	answered := 0
 	for id, err := range acked.err {
-		if err != nil {
-			t.Errorf("command %d: %v", id, err)
-		}
-		if _, ok := slices.BinarySearch(sorted, id); !ok {
+		if _, ok := slices.BinarySearch(sorted, id); err != nil {
+			t.Errorf("command %d: %v (stored: %t)", id, err, ok)
+		} else if !ok {
 			t.Errorf("command %d was acknowledged and is not there", id)
 		}
 		answered++

@@ -2,6 +2,7 @@ package log
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,7 +20,7 @@ type PackerConfig struct {
 	Grow             int           // how many times larger an entry may be that cannot be sent yet: 4
 	Gather           time.Duration // how long callers just answered are waited for: 1 ms, a fifth without a new one
 	BufferedBytesMax int           // commands held in all: 64 MiB
-	RetryMax         time.Duration // how long an entry of unknown outcome is settled: 10 s
+	RetryMax         time.Duration // how long an entry of unknown outcome is settled, and an overtaken one sent again: 10 s
 	Now              func() proto.Millis
 }
 
@@ -59,7 +60,8 @@ type PackerStats struct {
 // and are about to come back: a synced entry costs the same for one as for
 // all), else when an entry is full, has waited long enough,
 // or an acknowledgement returns. Entries carry the chain numbers 1, 2, 3 … in
-// the order of the log; a number whose entry failed is left out.
+// the order of the log; a number whose entry failed, or was overtaken by a
+// later one and so is sent again, is left out.
 //
 // An append of unknown outcome stops the packer until it is settled, so that
 // no entry is stored twice or behind a later one.
@@ -97,7 +99,7 @@ type pack struct {
 	subs     []*submission
 	started  time.Time
 
-	seq   uint64
+	seq   uint64 // 0 until it is appended for the first time
 	time  proto.Millis
 	after proto.Offset // newest acknowledged offset when it was appended
 	dead  bool         // given up by Close: a late answer is ignored
@@ -450,14 +452,33 @@ func (p *Packer) settle(k *pack) {
 		case <-ctx.Done():
 		}
 	}
-	if proto.CodeOf(err) == proto.CodeConflict {
+	overtaken := proto.CodeOf(err) == proto.CodeConflict
+	if overtaken {
 		err = proto.Errorf(proto.CodeUnavailable, "the events did not reach the log: send them again: %w", err)
 	}
 	p.mu.Lock()
 	p.lost = without(p.lost, k)
+	if overtaken && time.Since(k.started) < p.c.RetryMax {
+		p.relaunch(k)
+		p.mu.Unlock()
+		return
+	}
 	ready := p.decide(k, at, err)
 	p.mu.Unlock()
 	tell(ready)
+}
+
+// relaunch has k sent again, as an entry of its own and before those that were
+// never sent: a later entry is in the log, so k, as it was, never will be. Two
+// entries are in flight when a cluster's stream changes its leader, and the
+// first is lost with the old one while the second reaches the new one. mu is
+// held.
+func (p *Packer) relaunch(k *pack) {
+	first := 0
+	for first < len(p.full) && p.full[first].seq > 0 {
+		first++
+	}
+	p.full = slices.Insert(p.full, first, k)
 }
 
 // Close takes no more submissions, appends what is there and waits for the

@@ -463,6 +463,8 @@ func checkFaults(t *rapid.T, got []logged, o *outcomes, n int) {
 			t.Fatalf("submission %d was never answered", id)
 		case err == nil && (where[id] == 0 || where[id] != o.at[id]):
 			t.Fatalf("submission %d was acknowledged at %d, lies at %d", id, o.at[id], where[id])
+		case err != nil && proto.CodeOf(err) != proto.CodeDiskFull:
+			t.Fatalf("submission %d failed though the log was there: %v", id, err)
 		case err != nil && !log.Ambiguous(err) && where[id] != 0:
 			t.Fatalf("submission %d was refused (%v), lies at %d", id, err, where[id])
 		}
@@ -500,6 +502,49 @@ func TestPackerSettlesInOrder(t *testing.T) {
 	want := []logged{{At: 1, Seq: 1, Bodies: []int{0}}, {At: 2, Seq: 2, Bodies: []int{1}}}
 	if diff := cmp.Diff(want, entries(t, m.Lane(1))); diff != "" || o.err[0] != nil || o.err[1] != nil {
 		t.Errorf("%s%v", diff, o.err)
+	}
+}
+
+// firstLost loses the first of two entries that are in flight together.
+type firstLost struct {
+	log.Stream
+	held []func(proto.Offset, error) // only the packer's sender touches it
+}
+
+func (f *firstLost) AppendAsync(e *proto.Entry, done func(proto.Offset, error)) error {
+	f.held = append(f.held, done)
+	switch len(f.held) {
+	case 1:
+		return nil
+	case 2:
+		defer f.held[0](0, log.AmbiguousError("lost"))
+	}
+	return f.Stream.AppendAsync(e, done)
+}
+
+// An entry that a later one of the same packer overtook, as at a change of the
+// stream's leader, can be stored no more: its events are, in another.
+func TestPackerSendsAgainWhatWasOvertaken(t *testing.T) {
+	m := log.NewMemory(2, nil)
+	c := packerConfig()
+	c.EventsMax, c.Grow = 1, 1
+	p := log.NewPacker(&firstLost{Stream: m.Lane(1)}, c)
+	o := newOutcomes(t)
+	for id := range 4 {
+		if err := p.Submit(commands(id, id), 1, o.done(id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o.wg.Wait()
+	closePacker(t, p)
+	want := []logged{{At: 1, Seq: 2, Bodies: []int{1}}, {At: 2, Seq: 3, Bodies: []int{0}}, {At: 3, Seq: 4, Bodies: []int{2}}, {At: 4, Seq: 5, Bodies: []int{3}}}
+	if diff := cmp.Diff(want, entries(t, m.Lane(1))); diff != "" {
+		t.Error(diff)
+	}
+	for id, err := range o.err {
+		if err != nil {
+			t.Errorf("submission %d: %v", id, err)
+		}
 	}
 }
 
