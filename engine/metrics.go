@@ -57,6 +57,7 @@ func (n *Node) Collector() prometheus.Collector {
 		"reserve":     desc("disk_reserve_bytes", "With less free than this on the store's disk events are refused."),
 		"stepped":     desc("clock_stepped", "1 while the wall clock was stepped and is not believed."),
 		"apart":       desc("clock_apart_seconds", "In a cluster: the most by which another node's time certainly differs from this one's."),
+		"lacking":     desc("log_copies_missing", "In a cluster: by how many nodes fewer a stream of the log is kept, or is kept up to date, than it is to be; as of a quarter of a minute ago.", "stream"),
 		"logHealthy":  desc("log_healthy", "0 if the log takes no entries: its disk failed or is full, or most of a cluster's nodes are gone."),
 	}}
 }
@@ -147,6 +148,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	put("stepped", prometheus.GaugeValue, flag(by != 0))
 	if c.n.config.Peers != nil {
 		put("apart", prometheus.GaugeValue, time.Duration(c.n.clock.apart.Load()).Seconds())
+	}
+	if lacking := c.n.lacking.Load(); lacking != nil {
+		for stream, k := range *lacking {
+			put("lacking", prometheus.GaugeValue, float64(k), stream)
+		}
 	}
 	put("logHealthy", prometheus.GaugeValue, flag(c.n.log.Healthy() == nil))
 }

@@ -41,6 +41,7 @@ type Node struct {
 	shown        shown
 	streams      func(context.Context) []proto.StreamStatus // nil without NATS, as is the next
 	removeServer func(ctx context.Context, node string) error
+	lacking      atomic.Pointer[map[string]int] // by stream, as watchStreams found it last; nil: it did not yet
 	store        store.Store
 	registry     *registry
 	views        *views
@@ -361,6 +362,9 @@ func (n *Node) start(ctx context.Context) error {
 		n.done.Go(func() { n.tellPlaced(background) })
 		n.done.Go(func() { n.ledger.follow(background) })
 		n.done.Go(func() { n.tellReady(background) })
+		if n.streams != nil {
+			n.done.Go(func() { n.watchStreams(background) })
+		}
 	}
 	if len(n.lanes) > 1 {
 		n.done.Go(func() { n.sweepOutboxes(background) })

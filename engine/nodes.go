@@ -27,6 +27,7 @@ const (
 	drainSubject = "_KITH.drain"
 	stateWait    = time.Second      // for the others' answers
 	drainWait    = 10 * time.Second // for others to take over
+	streamsEvery = 15 * time.Second // how often it is looked who keeps the log
 	// drainingName is a file in the directory of a node that drains: it does so
 	// after a restart too.
 	drainingName = "DRAINING"
@@ -117,6 +118,24 @@ func (n *Node) nodeStates(ctx context.Context, count int) map[string]proto.NodeS
 		}
 	}
 	return states
+}
+
+// watchStreams notes how many nodes each stream of the log lacks, until ctx ends.
+// Of one without a leader that is not known: it takes nothing, which its appends
+// show.
+func (n *Node) watchStreams(ctx context.Context) {
+	for {
+		lack := map[string]int{}
+		for _, x := range n.streams(ctx) {
+			if x.Leader != "" {
+				lack[x.Stream] = x.Lacks()
+			}
+		}
+		n.lacking.Store(&lack)
+		if !pause(ctx, streamsEvery) {
+			return
+		}
+	}
 }
 
 // answerOperators answers what other nodes pass on, until ctx ends.

@@ -344,6 +344,18 @@ type StreamStatus struct {
 	Missing int `json:"missing,omitempty"`
 }
 
+// Lacks is by how many nodes fewer the stream is kept, or kept up to date, than it
+// is to be.
+func (x *StreamStatus) Lacks() int {
+	n := x.Missing
+	for _, o := range x.Others {
+		if !o.Current {
+			n++
+		}
+	}
+	return n
+}
+
 // StreamCopy is a stream on a node that does not lead it.
 type StreamCopy struct {
 	Node    string `json:"node"`

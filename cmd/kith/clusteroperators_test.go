@@ -196,6 +196,21 @@ func (x *trio) drains(t *testing.T, ids []string) {
 	})
 }
 
+// awaitLacking waits until a node tells that each stream of the log lacks so many
+// copies.
+func (n *graphNode) awaitLacking(t *testing.T, each int) {
+	t.Helper()
+	var told []string
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Second) {
+		told = slices.DeleteFunc(metricLines(t, n.service), func(line string) bool { return !strings.HasPrefix(line, "kith_log_copies_missing{") })
+		other := func(line string) bool { return !strings.HasSuffix(line, fmt.Sprintf(" %d", each)) }
+		if len(told) > operatorLanes && !slices.ContainsFunc(told, other) {
+			return
+		}
+	}
+	t.Fatalf("not each stream lacks %d copies: %v", each, told)
+}
+
 // replaces has a new node take the place of one that is gone for good.
 func (x *trio) replaces(t *testing.T, ids []string) {
 	t.Helper()
@@ -204,6 +219,7 @@ func (x *trio) replaces(t *testing.T, ids []string) {
 	if err := x.nodes[0].operate(t, "forget", "n3"); err != nil {
 		t.Fatal(err)
 	}
+	x.nodes[0].awaitLacking(t, 1) // KithLogCopiesMissing
 	x.data[2] = t.TempDir() + "/data"
 	join := x.args[0][3] // n1's address
 	addr := porttest.Free(t)
@@ -221,6 +237,7 @@ func (x *trio) replaces(t *testing.T, ids []string) {
 		}
 		return len(s.Nodes) == 3 && kept == len(s.Log)
 	})
+	x.nodes[0].awaitLacking(t, 0)
 	x.agree(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -375,6 +392,9 @@ func TestKeepers(t *testing.T) {
 	x := proto.StreamStatus{Leader: "n1", Others: []proto.StreamCopy{{Node: "n2", Current: true}, {Node: "n3", Lag: 7}, {Node: "n4"}}, Missing: 1}
 	if got, want := keepers(x), "n2, n3 (behind by 7), n4 (behind or away), 1 missing"; got != want {
 		t.Errorf("they are %q, not %q", got, want)
+	}
+	if got := x.Lacks(); got != 3 {
+		t.Errorf("it lacks %d copies: one that is not there, two that are behind or away", got)
 	}
 	if got := keepers(proto.StreamStatus{Leader: "n1"}); got != "-" {
 		t.Errorf("of a node alone they are %q", got)
