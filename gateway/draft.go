@@ -121,7 +121,7 @@ func (d *draft) addIdentity(s string) {
 // placeholder reports whether an identity has what stands for nobody's value.
 func placeholder(id string) bool { return proto.Placeholder(proto.Identity(id).Value()) }
 
-const placeholderText = "an identity's value is a macro that was not filled in, or the hash of an empty text: leave the identity out where there is no value"
+const placeholderText = "an identity's value is a macro that was not filled in, zeros, or the hash of an empty text: leave the identity out where there is no value"
 
 // leaveDevice leaves out the ids of a device that limits ad tracking.
 func (d *draft) leaveDevice() {

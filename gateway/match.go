@@ -142,7 +142,7 @@ func (m *match) identity() (proto.Identity, error) {
 		return "", proto.Errorf(proto.CodePII, "the uid looks like %s: send the partner's own id, or a keyed hash", what)
 	}
 	if proto.Placeholder(m.uid) {
-		return "", proto.Errorf(proto.CodeIdentity, "the uid is a macro that was not filled in, or the hash of an empty text: send the partner's id of the browser")
+		return "", proto.Errorf(proto.CodeIdentity, "the uid is a macro that was not filled in, zeros, or the hash of an empty text: send the partner's id of the browser")
 	}
 	return proto.ParseIdentity(id)
 }
