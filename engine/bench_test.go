@@ -198,6 +198,27 @@ func linkThrees(b *testing.B, n *engine.Node, c proto.ClientInfo, users int) {
 	}
 }
 
+// BenchmarkDefinitions is 200 callers that each define a segment at once.
+func BenchmarkDefinitions(b *testing.B) {
+	n, c := benchNode(b, 1)
+	const together = 200
+	number := 0
+	for b.Loop() {
+		var wait sync.WaitGroup
+		for range together {
+			number++
+			spec := proto.SegmentSpec{ID: proto.SegmentID(fmt.Sprint("more", number%4000)), Scope: "identity", When: fmt.Sprintf(`count(event.section == "s%d") >= 1`, number)}
+			wait.Go(func() {
+				if _, err := n.Define(b.Context(), c, spec); err != nil {
+					b.Error(err)
+				}
+			})
+		}
+		wait.Wait()
+	}
+	b.ReportMetric(float64(b.N*together)/b.Elapsed().Seconds(), "definitions/s")
+}
+
 // BenchmarkOneEvent is 64 callers that each submit one event at a time and
 // wait until it is durable.
 func BenchmarkOneEvent(b *testing.B) {

@@ -26,6 +26,7 @@ type registry struct {
 	control log.ControlStream
 	now     func() time.Time
 	logger  *slog.Logger
+	turn    chan struct{} // one slot: held by who writes a record
 	static  map[[32]byte]proto.Principal // from the configuration
 
 	mu      sync.Mutex
@@ -84,7 +85,7 @@ func (v *registryView) inForce(k proto.SegmentKey) bool {
 
 func newRegistry(c log.ControlStream, static map[[32]byte]proto.Principal, now func() time.Time, logger *slog.Logger) *registry {
 	r := &registry{
-		control: c, now: now, logger: logger, static: static, changed: make(chan struct{}),
+		control: c, now: now, logger: logger, static: static, turn: make(chan struct{}, 1), changed: make(chan struct{}),
 		clients: map[proto.ClientName]proto.ClientInfo{}, gone: map[proto.ClientName]proto.ClientID{}, spaces: map[string]proto.SpaceID{},
 		keys: map[[32]byte]proto.Principal{}, specs: specs{}, next: specs{},
 		rules: newLaneRules(), saved: map[proto.ClientID]map[proto.AudienceID]proto.AudienceSpec{},
@@ -372,8 +373,15 @@ func (r *registry) wait(ctx context.Context, seq uint64) error {
 
 // propose writes a record that decide makes, knowing all records before it.
 // decide runs under the registry's lock; a nil record means nothing to do. It
-// returns the record's sequence, 0 for none.
+// returns the record's sequence, 0 for none. One at a time of this node: of many
+// that know the same records one alone gets its own in.
 func (r *registry) propose(ctx context.Context, decide func() (*pb.Control, error)) (uint64, error) {
+	select {
+	case r.turn <- struct{}{}:
+		defer func() { <-r.turn }()
+	case <-ctx.Done():
+		return 0, proto.Errorf(proto.CodeTimeout, "others that define something were not done in time: %w", ctx.Err())
+	}
 	for {
 		r.mu.Lock()
 		last, fault := r.seq, r.fault
