@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"kith/proto"
 	"kith/proto/pb"
@@ -188,6 +189,24 @@ func (n *Node) measure(c proto.ClientID, s *proto.SegmentSpec) {
 
 // Authenticate tells whom a key speaks for.
 func (n *Node) Authenticate(key string) (proto.Principal, bool) { return n.registry.authenticate(key) }
+
+// recheckEvery is how often connections to the embedded NATS are looked at when
+// nothing changes.
+const recheckEvery = time.Minute
+
+// recheckKeys has connections to the embedded NATS end with the keys that opened
+// them, until ctx ends: another client may take the name of one that ended.
+func (n *Node) recheckKeys(ctx context.Context) {
+	for n.recheck != nil && ctx.Err() == nil {
+		changed := n.registry.nextRecord()
+		n.recheck()
+		select {
+		case <-changed:
+		case <-time.After(recheckEvery):
+		case <-ctx.Done():
+		}
+	}
+}
 
 // Client finds a client by name.
 func (n *Node) Client(name proto.ClientName) (proto.ClientInfo, bool) {

@@ -42,6 +42,7 @@ type Node struct {
 	streams      func(context.Context) []proto.StreamStatus // nil without NATS, as is the next
 	removeServer func(ctx context.Context, node string) error
 	lacking      atomic.Pointer[map[string]int] // by stream, as watchStreams found it last; nil: it did not yet
+	recheck      func()                         // ends network clients' connections that a key opened which opens no more; may be nil
 	store        store.Store
 	registry     *registry
 	views        *views
@@ -154,7 +155,7 @@ func open(ctx context.Context, c Config) (*Node, error) {
 	} else if n.signer.key, err = receiptKey(c); err != nil {
 		return nil, errors.Join(err, lg.Close(), st.Close())
 	}
-	n.conn, n.streams, n.removeServer = lg.Conn, lg.Streams, lg.RemoveServer
+	n.conn, n.streams, n.removeServer, n.recheck = lg.Conn, lg.Streams, lg.RemoveServer, lg.Recheck
 	for _, w := range lg.Warnings() {
 		c.Logger.Warn(w)
 	}
@@ -352,6 +353,7 @@ func (n *Node) start(ctx context.Context) error {
 	}
 	n.done.Go(func() { n.lanes[0].asOwner(background, n.swapVersions) })
 	n.done.Go(func() { n.runFeeds(background) })
+	n.done.Go(func() { n.recheckKeys(background) })
 	n.done.Go(func() { n.lanes[0].asOwner(background, n.cleanAudits) })
 	n.done.Go(func() { n.watchDisk(background) })
 	n.done.Go(func() { n.lanes[0].asOwner(background, n.workImports) })

@@ -143,6 +143,13 @@ func (r *registry) broken() error {
 	return r.fault
 }
 
+// nextRecord is closed at the next control record.
+func (r *registry) nextRecord() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.changed
+}
+
 func (r *registry) notify() {
 	close(r.changed)
 	r.changed = make(chan struct{})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go"
@@ -65,6 +66,37 @@ func TestNATSInbox(t *testing.T) {
 		if m, err := ask(inbox); err == nil || !strings.Contains(err.Error(), "Permissions Violation for Subscription") {
 			t.Errorf("%s: %+v %v", inbox, m, err)
 		}
+	}
+}
+
+// A client that ended hears nothing more: neither its connections nor its key are
+// let in to what the next client of its name is told.
+func TestNATSEndsWithTheClient(t *testing.T) {
+	listen := porttest.Free(t)
+	n := campaignNode(t, t.TempDir(), listen)
+	nc, err := nats.Connect("nats://"+listen, nats.Token(config.DevKey), nats.NoReconnect())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	admin, err := nats.Connect("nats://"+listen, nats.Token(config.DevAdminKey), nats.NoReconnect())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	if code, out, errs := command(t, strings.TrimPrefix(n.service, "http://"), "", "client", "erase", "demo", "--yes", "--key", config.DevAdminKey); code != 0 {
+		t.Fatal(out, errs)
+	}
+	for deadline := time.Now().Add(10 * time.Second); nc.IsConnected(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the connection of a client that ended stays")
+		}
+	}
+	if _, err := nats.Connect("nats://"+listen, nats.Token(config.DevKey)); err == nil {
+		t.Error("the key of a client that ended is let in")
+	}
+	if err := admin.Flush(); err != nil {
+		t.Errorf("another key's connection ended too: %v", err)
 	}
 }
 

@@ -79,11 +79,17 @@ func (d *natsDoor) admit(c log.Credentials) (log.Grant, bool) {
 	if n == nil {
 		return log.Grant{}, false
 	}
-	who, ok := n.Authenticate(cmp.Or(c.Token, c.Password))
+	key := cmp.Or(c.Token, c.Password)
+	who, ok := n.Authenticate(key)
 	if !ok {
 		return log.Grant{}, false
 	}
-	return grantOf(who), true
+	g := grantOf(who)
+	g.Holds = func() bool {
+		now, ok := n.Authenticate(key)
+		return ok && now == who
+	}
+	return g, true
 }
 
 // grantOf is what a key opens of NATS.

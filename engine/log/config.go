@@ -100,8 +100,9 @@ type Credentials struct {
 // Grant is what a network client may do. The log's own subjects stay out of
 // reach whatever a grant says.
 type Grant struct {
-	Name               string   // for the server's log
-	Publish, Subscribe []string // NATS subjects, wild cards allowed
+	Name               string      // for the server's log
+	Publish, Subscribe []string    // NATS subjects, wild cards allowed
+	Holds              func() bool // whether it was not taken back, see Recheck; nil: it never is
 }
 
 // Validate reports the first thing that is wrong, and sets defaults.

@@ -282,6 +282,13 @@ func (l *Log) ClientURL() string {
 	return l.embedded.server.ClientURL()
 }
 
+// Recheck ends the connections of network clients whose grant holds no more.
+func (l *Log) Recheck() {
+	if l.embedded != nil && l.config.ClientListen != "" {
+		l.embedded.recheck()
+	}
+}
+
 // Lane is one lane's stream.
 func (l *Log) Lane(id proto.LaneID) Stream { return l.lanes[id] }
 

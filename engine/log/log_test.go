@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -349,6 +350,56 @@ func checkDamaged(t *testing.T, c log.Config, n int) string {
 	return fmt.Sprintf("visible: reading stops after %d: %v", at, err)
 }
 
+// A connection ends with what opened it, also if that went as it was being opened;
+// others stay.
+func TestRecheckEndsConnections(t *testing.T) {
+	c := config(t.TempDir())
+	c.ClientListen = "127.0.0.1:0"
+	var gone [3]atomic.Bool
+	c.Authorize = func(x log.Credentials) (log.Grant, bool) {
+		i := int(x.Token[0] - '0')
+		return log.Grant{Name: "demo", Subscribe: []string{"kith.out.>"}, Holds: func() bool { return !gone[i].Load() }}, true
+	}
+	l := open(t, c)
+	defer l.Close()
+	connect := func(key string) (*nats.Conn, *nats.Subscription) {
+		t.Helper()
+		nc, err := nats.Connect(l.ClientURL(), nats.Token(key), nats.NoReconnect())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(nc.Close)
+		sub, err := nc.SubscribeSync("kith.out.x")
+		if err != nil || nc.Flush() != nil {
+			t.Fatal(err)
+		}
+		return nc, sub
+	}
+	first, _ := connect("0")
+	_, second := connect("1")
+	l.Recheck()
+	if !first.IsConnected() {
+		t.Error("a connection ended whose grant holds")
+	}
+	gone[0].Store(true)
+	l.Recheck()
+	for deadline := time.Now().Add(10 * time.Second); first.IsConnected(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("a connection stays whose grant was taken back")
+		}
+	}
+	if err := l.Conn().Publish("kith.out.x", nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := second.NextMsg(10 * time.Second); err != nil {
+		t.Errorf("another connection ended too: %v", err)
+	}
+	gone[2].Store(true)
+	if _, err := nats.Connect(l.ClientURL(), nats.Token("2")); err == nil {
+		t.Error("who is let in by what was taken back meanwhile stays")
+	}
+}
+
 func TestNetworkClientsCannotReachTheLog(t *testing.T) {
 	c := config(t.TempDir())
 	c.ClientListen = "127.0.0.1:0"
@@ -370,7 +421,7 @@ func TestNetworkClientsCannotReachTheLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	for _, subject := range []string{"kith.log.01", "kith.ctl", "$JS.API.STREAM.PURGE.KITH_L01"} {
+	for _, subject := range []string{"kith.log.01", "kith.ctl", "kith.audit", "kith.feed.1", "$JS.API.STREAM.PURGE.KITH_L01"} {
 		if err := nc.Publish(subject, []byte("x")); err != nil {
 			t.Fatal(err)
 		}

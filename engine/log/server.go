@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"net"
 	"net/url"
 	"os"
@@ -55,6 +56,7 @@ type embedded struct {
 	system string // of one to the account by which the servers run their cluster
 	secret string
 	prefix string // of our own reply subjects
+	door   *authentication
 
 	clustered bool
 }
@@ -97,6 +99,7 @@ func startEmbedded(ctx context.Context, c *Config, maxStore int64) (_ *embedded,
 }
 
 func (x *embedded) options(c *Config, maxStore int64) (*server.Options, error) {
+	x.door = &authentication{own: x, authorize: network(c), granted: map[string]func() bool{}}
 	o := &server.Options{
 		ServerName:                 c.Name,
 		DontListen:                 true,
@@ -109,7 +112,7 @@ func (x *embedded) options(c *Config, maxStore int64) (*server.Options, error) {
 		SyncAlways:                 true,
 		MaxPayload:                 natsPayloadMax,
 		DisableJetStreamBanner:     true,
-		CustomClientAuthentication: &authentication{own: x, authorize: network(c)},
+		CustomClientAuthentication: x.door,
 	}
 	if c.Cluster != nil {
 		if err := joinOptions(o, c.Cluster); err != nil {
@@ -243,11 +246,14 @@ func dirBytes(dir string) (n int64) {
 type authentication struct {
 	own       *embedded
 	authorize func(Credentials) (Grant, bool)
+
+	mu      sync.Mutex
+	granted map[string]func() bool // by a client's address: whether its grant holds
 }
 
 // forbidden is out of every network client's reach: the log itself, its
 // administration, and our own replies.
-var forbidden = []string{"kith.log.>", "kith.ctl", "kith.ledger", "$JS.>", "$SYS.>", "$KV.>", "$O.>", "_KITH.>"}
+var forbidden = []string{"kith.log.>", "kith.ctl", "kith.ledger", "kith.audit", "kith.feed.>", "$JS.>", "$SYS.>", "$KV.>", "$O.>", "_KITH.>"}
 
 // Check implements server.Authentication.
 func (a *authentication) Check(c server.ClientAuthentication) bool {
@@ -264,7 +270,7 @@ func (a *authentication) Check(c server.ClientAuthentication) bool {
 		return false
 	}
 	g, ok := a.authorize(Credentials{User: o.Username, Password: o.Password, Token: o.Token, Remote: c.RemoteAddress()})
-	if !ok {
+	if !ok || !a.note(c.RemoteAddress(), g.Holds) {
 		return false
 	}
 	c.RegisterUser(&server.User{Username: g.Name, Permissions: &server.Permissions{
@@ -272,6 +278,49 @@ func (a *authentication) Check(c server.ClientAuthentication) bool {
 		Subscribe: &server.SubjectPermission{Allow: orNothing(g.Subscribe), Deny: forbidden},
 	}})
 	return true
+}
+
+// note remembers how to ask whether a grant holds, and asks: what ended it may have
+// come since it was given, and recheck before it is remembered.
+func (a *authentication) note(from net.Addr, holds func() bool) bool {
+	if holds == nil || from == nil {
+		return true
+	}
+	a.mu.Lock()
+	a.granted[from.String()] = holds
+	a.mu.Unlock()
+	return holds()
+}
+
+// recheck ends network clients' connections whose grant holds no more, and forgets
+// those that ended by themselves.
+func (x *embedded) recheck() {
+	a := x.door
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	void := map[string]bool{}
+	for addr, holds := range a.granted {
+		if !holds() {
+			void[addr] = true
+		}
+	}
+	if len(void) == 0 && len(a.granted) <= x.server.NumClients() {
+		return
+	}
+	open, err := x.server.Connz(&server.ConnzOptions{Limit: math.MaxInt32})
+	if err != nil {
+		return // it is stopping
+	}
+	kept := map[string]func() bool{}
+	for _, c := range open.Conns {
+		addr := net.JoinHostPort(c.IP, strconv.Itoa(c.Port))
+		if void[addr] {
+			_ = x.server.DisconnectClientByID(c.Cid) // or it has just gone
+		} else if holds := a.granted[addr]; holds != nil {
+			kept[addr] = holds
+		}
+	}
+	a.granted = kept
 }
 
 // routeSecrets lets other servers of the cluster in by any of some secrets.
