@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -84,9 +85,9 @@ func (l *Log) connect(ctx context.Context, laneMax int64) (err error) {
 	c := &l.config
 	if c.URL != "" {
 		l.conn, err = nats.Connect(c.URL, nats.Name(c.Name), nats.CustomInboxPrefix("_KITH."+nats.NewInbox()[7:]),
-			nats.MaxReconnects(-1), nats.ReconnectBufSize(-1), quietErrors(c.Logger))
+			nats.MaxReconnects(-1), nats.ReconnectBufSize(-1), nats.IgnoreAuthErrorAbort(), quietErrors(c.Logger))
 		if err != nil {
-			return proto.Errorf(proto.CodeUnavailable, "NATS at %s cannot be reached: start it, or leave the URL out to use the embedded one: %w", c.URL, err)
+			return proto.Errorf(proto.CodeUnavailable, "NATS at %s cannot be reached: start it, or leave the URL out to use the embedded one: %w", hostsOf(c.URL), err)
 		}
 		return nil
 	}
@@ -99,6 +100,20 @@ func (l *Log) connect(ctx context.Context, laneMax int64) (err error) {
 		return proto.Errorf(proto.CodeInternal, "no connection to the embedded NATS server: %w", err)
 	}
 	return nil
+}
+
+// hostsOf is a list of NATS servers without what lets one in: a user, a password, or
+// a token, which stands where a user does.
+func hostsOf(list string) string {
+	var hosts []string
+	for part := range strings.SplitSeq(list, ",") {
+		scheme, rest, ok := strings.Cut(strings.TrimSpace(part), "://")
+		if !ok {
+			scheme, rest = "nats", scheme
+		}
+		hosts = append(hosts, scheme+"://"+rest[strings.LastIndexByte(rest, '@')+1:])
+	}
+	return strings.Join(hosts, ", ")
 }
 
 func (l *Log) openStreams(ctx context.Context, laneMax int64) error {
@@ -268,7 +283,7 @@ func (l *Log) Warnings() []string {
 	if l.config.URL == "" {
 		return nil
 	}
-	return []string{"the log is in NATS at " + l.conn.ConnectedUrlRedacted() + ", outside this process: unless its servers run with sync_interval: always, an acknowledged event can be lost in a power cut"}
+	return []string{"the log is in NATS at " + hostsOf(l.conn.ConnectedUrl()) + ", outside this process: unless its servers run with sync_interval: always, an acknowledged event can be lost in a power cut"}
 }
 
 // Conn is the connection to the log's NATS, for the intake and queries.

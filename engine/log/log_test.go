@@ -57,6 +57,9 @@ func TestEveryAppendIsSynced(t *testing.T) {
 	if w := l.Warnings(); len(w) != 0 {
 		t.Errorf("warnings %q", w)
 	}
+	if !l.Conn().Opts.IgnoreAuthErrorAbort {
+		t.Error("a server that lets nobody in for a while, as when it starts, is given up for good")
+	}
 }
 
 // What a record takes beside itself is what the engine reckons with, or a little less.
@@ -470,6 +473,11 @@ func TestExternalNATS(t *testing.T) {
 	defer server.Close()
 	if _, err := log.Open(t.Context(), log.Config{URL: "nats://127.0.0.1:1", Lanes: 1, Name: "x"}); proto.CodeOf(err) != proto.CodeUnavailable {
 		t.Errorf("nobody there: %v", err)
+	}
+	for _, u := range []string{"nats://user:hush@127.0.0.1:1", "nats://hush@127.0.0.1:1", "127.0.0.1:1,user:hush@127.0.0.1:2"} {
+		if _, err := log.Open(t.Context(), log.Config{URL: u, Lanes: 1, Name: "x"}); err == nil || strings.Contains(err.Error(), "hush") || !strings.Contains(err.Error(), "nats://127.0.0.1:1") {
+			t.Errorf("%s: %v", u, err)
+		}
 	}
 	if _, err := log.Open(t.Context(), log.Config{URL: server.ClientURL(), Lanes: 1, Name: "x"}); proto.CodeOf(err) != proto.CodeUnavailable {
 		t.Errorf("not let in: %v", err)
