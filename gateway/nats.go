@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -21,27 +22,38 @@ const (
 	natsPendingMax      = 1 << 16
 	natsPendingBytesMax = 64 << 20
 	natsSlotWait        = 500 * time.Millisecond
+
+	natsAwaitingMax = 4096 // questions that wait for a position
 )
 
 // messages is the NATS side in work.
 type messages struct {
-	g     *Gateway
-	ctx   context.Context
-	nc    *nats.Conn
-	slots chan struct{} // one for each message in work
+	g   *Gateway
+	ctx context.Context
+	nc  *nats.Conn
 
-	mu     sync.Mutex
-	closed bool // guarded by mu: no message is begun any more
-	busy   sync.WaitGroup
+	// One slot for each message in work. Each kind has its own: questions that take
+	// long hold up neither events nor opt-outs.
+	events, questions, optOuts chan struct{}
+
+	awaiting, awaitingBytes atomic.Int64 // questions that wait for a position, without a slot
+
+	mu         sync.Mutex
+	closed     bool                       // guarded by mu: no message is begun any more
+	later      map[*clientCuts][]laterCut // guarded by mu: of who works on them now
+	laterMany  int                        // guarded by mu
+	laterBytes int                        // guarded by mu
+	busy       sync.WaitGroup
 }
 
 // ServeNATS answers events, look-ups, counts and opt-outs over nc until ctx is done;
 // then it drains what it took. nc stays open.
 func (g *Gateway) ServeNATS(ctx context.Context, nc *nats.Conn) error {
-	m := &messages{g: g, ctx: ctx, nc: nc, slots: make(chan struct{}, g.c.NATSConcurrency)}
+	slots := func() chan struct{} { return make(chan struct{}, g.c.NATSConcurrency) }
+	m := &messages{g: g, ctx: ctx, nc: nc, events: slots(), questions: slots(), optOuts: slots(), later: map[*clientCuts][]laterCut{}}
 	sub, err := nc.QueueSubscribe("kith.in.*", "kith", func(msg *nats.Msg) {
 		if m.answerable(msg.Reply) {
-			m.dispatch(msg.Reply != "", func() { m.intake(msg) }, func(e error) { m.refuse(msg.Reply, e) })
+			m.dispatch(m.events, msg.Reply != "", func() { m.intake(msg) }, func(e error) { m.refuse(msg.Reply, e) })
 		}
 	})
 	if err != nil {
@@ -127,28 +139,28 @@ func (m *messages) answerable(reply string) bool {
 // dispatch runs work on a goroutine of its own when a slot is free. Whoever
 // waits for a reply is told after a while that there is none; a message
 // without a reply holds the subscription back instead.
-func (m *messages) dispatch(reply bool, work func(), refuse func(error)) {
+func (m *messages) dispatch(slots chan struct{}, reply bool, work func(), refuse func(error)) {
 	select {
-	case m.slots <- struct{}{}:
+	case slots <- struct{}{}:
 	default:
-		if !m.waitSlot(reply) {
-			refuse(proto.Errorf(proto.CodeOverloaded, "all %d workers are busy: try again later", cap(m.slots)))
+		if !waitSlot(slots, reply) {
+			refuse(proto.Errorf(proto.CodeOverloaded, "all %d workers are busy: try again later", cap(slots)))
 			return
 		}
 	}
 	if !m.begin() {
-		<-m.slots
+		<-slots
 		refuse(proto.Errorf(proto.CodeUnavailable, "the node is stopping: ask another, or try again"))
 		return
 	}
 	go func() {
 		defer m.busy.Done()
-		defer func() { <-m.slots }()
+		defer func() { <-slots }()
 		work()
 	}()
 }
 
-func (m *messages) waitSlot(reply bool) bool {
+func waitSlot(slots chan struct{}, reply bool) bool {
 	var timeout <-chan time.Time
 	if reply {
 		t := time.NewTimer(natsSlotWait)
@@ -156,7 +168,7 @@ func (m *messages) waitSlot(reply bool) bool {
 		timeout = t.C
 	}
 	select {
-	case m.slots <- struct{}{}:
+	case slots <- struct{}{}:
 		return true
 	case <-timeout:
 		return false
@@ -274,12 +286,16 @@ func (m *messages) addService(nc *nats.Conn) (micro.Service, error) {
 	for subject, answer := range map[string]func(micro.Request) ([]byte, error){
 		"kith.query.lookup": m.lookup, "kith.query.count": m.count, "kith.optout": m.optOut,
 	} {
+		slots := m.questions
+		if subject == "kith.optout" {
+			slots = m.optOuts
+		}
 		name := subject[strings.LastIndexByte(subject, '.')+1:]
 		err := svc.AddEndpoint(name, micro.HandlerFunc(func(r micro.Request) {
 			if m.answerable(r.Reply()) {
 				// An opt-out that nobody waits for is not dropped either.
 				reply := subject != "kith.optout" || r.Reply() != ""
-				m.dispatch(reply, func() { m.respond(r, answer) }, func(e error) { m.refuse(r.Reply(), e) })
+				m.dispatch(slots, reply, func() { m.respond(r, answer) }, func(e error) { m.refuse(r.Reply(), e) })
 			}
 		}), micro.WithEndpointSubject(subject), micro.WithEndpointPendingLimits(natsPendingMax, natsPendingBytesMax))
 		if err != nil {
@@ -321,7 +337,7 @@ func (m *messages) lookup(r micro.Request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := m.g.wait(m.ctx, l.after); err != nil {
+	if err := m.wait(l.after, len(r.Data())); err != nil {
 		return nil, err
 	}
 	l.withheld = m.g.withheldFrom(saidTo(r.Headers()), "", client.Name)
@@ -338,6 +354,27 @@ func (m *messages) lookup(r micro.Request) ([]byte, error) {
 	return append([]byte(nil), l.answer...), nil // l is reused before it is sent
 }
 
+// wait is the gateway's for a question of so many bytes, which gives its slot up
+// meanwhile: one client's that wait take none of another's.
+func (m *messages) wait(after string, size int) error {
+	if after == "" {
+		return nil
+	}
+	if !reserve(&m.awaiting, 1, natsAwaitingMax) {
+		return errManyAwait
+	}
+	defer m.awaiting.Add(-1)
+	if !reserve(&m.awaitingBytes, size, natsPendingBytesMax) {
+		return errManyAwait
+	}
+	defer m.awaitingBytes.Add(int64(-size))
+	<-m.questions
+	defer func() { m.questions <- struct{}{} }()
+	return m.g.wait(m.ctx, after)
+}
+
+var errManyAwait = proto.Errorf(proto.CodeOverloaded, "%d questions, or %d MiB of them, wait for a position: try again later, or leave after out", natsAwaitingMax, natsPendingBytesMax>>20)
+
 // count answers kith.query.count: the body of POST /v1/audiences/count.
 func (m *messages) count(r micro.Request) ([]byte, error) {
 	who, err := m.principal(r.Headers().Values("Authorization"), proto.RoleClient, proto.RoleReport, proto.RoleAdmin)
@@ -348,6 +385,16 @@ func (m *messages) count(r micro.Request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, err = m.g.clientFor(who, x.Client); err == nil {
+		err = x.check()
+	}
+	if err == nil {
+		err = m.wait(x.After, len(r.Data()))
+	}
+	if err != nil {
+		return nil, err
+	}
+	x.After = ""
 	n, err := m.g.count(m.ctx, who, x)
 	if err != nil {
 		return nil, err
@@ -376,13 +423,12 @@ func (m *messages) optOut(r micro.Request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	done, err := m.admitOptOuts(who, 1, r.Reply() != "")
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	s, err := m.g.cutOut(m.ctx, x)
-	m.g.listOptOut(who, []proto.Identity{id}, err)
+	var s proto.OptOutState
+	err = m.cut(r, who, 1, func() (err error) {
+		s, err = m.g.cutOut(m.ctx, x)
+		m.g.listOptOut(who, []proto.Identity{id}, err)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -395,13 +441,12 @@ func (m *messages) optOutList(r micro.Request, who proto.Principal, x optOutRequ
 	if err != nil {
 		return nil, err
 	}
-	done, err := m.admitOptOuts(who, len(ids), r.Reply() != "")
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	list, err := m.g.cutList(m.ctx, who, ids, x.Everywhere)
-	m.g.listOptOut(who, ids, err)
+	var list optedOut
+	err = m.cut(r, who, len(ids), func() (err error) {
+		list, err = m.g.cutList(m.ctx, who, ids, x.Everywhere)
+		m.g.listOptOut(who, ids, err)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -412,20 +457,87 @@ func (m *messages) optOutList(r micro.Request, who proto.Principal, x optOutRequ
 // whether they may be done.
 const natsOptOutPause = 100 * time.Millisecond
 
-// admitOptOuts is admitCuts for n identities. Whoever waits for no reply could not
-// be told that it was refused: it waits.
-func (m *messages) admitOptOuts(who proto.Principal, n int, reply bool) (done func(), err error) {
+// laterCut is opt-outs of one message that wait to be let in.
+type laterCut struct {
+	n, size int
+	do      func() error
+}
+
+// cut does n opt-outs, if they are let in. Whoever waits for no reply could not be
+// told that they are not: they wait for it, beside what other clients send.
+func (m *messages) cut(r micro.Request, who proto.Principal, n int, do func() error) error {
+	done, err := m.g.admitCuts(who, n)
+	if err == nil {
+		defer done()
+		return do()
+	}
+	if r.Reply() == "" {
+		m.postpone(who, laterCut{n, len(r.Data()), do})
+		return nil
+	}
+	return err
+}
+
+// postpone has opt-outs wait behind those of the same client, within the bounds of
+// what waits in the NATS client.
+func (m *messages) postpone(who proto.Principal, c laterCut) {
+	key := m.g.clientCuts(who)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.laterMany == natsPendingMax || m.laterBytes+c.size > natsPendingBytesMax {
+		m.g.metrics.natsDropped.Inc()
+		m.g.log.Error("opt-outs over NATS were dropped: too many wait that nobody waits for; send them with a reply subject, or raise limits.rate_optouts_max", "identities", c.n)
+		return
+	}
+	m.laterMany++
+	m.laterBytes += c.size
+	list, going := m.later[key]
+	m.later[key] = append(list, c)
+	if !going {
+		m.busy.Go(func() { m.cutLater(key, who) })
+	}
+}
+
+// cutLater does a client's opt-outs that wait, in their order, until none is left.
+func (m *messages) cutLater(key *clientCuts, who proto.Principal) {
 	for {
-		done, err = m.g.admitCuts(who, n)
-		if err == nil || reply {
-			return done, err
+		m.mu.Lock()
+		list := m.later[key]
+		if len(list) == 0 {
+			delete(m.later, key)
+			m.mu.Unlock()
+			return
+		}
+		c := list[0]
+		list[0] = laterCut{}
+		m.later[key] = list[1:]
+		m.mu.Unlock()
+		done := m.admitLater(who, c.n)
+		m.optOuts <- struct{}{}
+		m.busy.Go(func() {
+			defer func() { <-m.optOuts }()
+			defer done()
+			_ = c.do() // it is in the audit log, and nobody waits for it
+		})
+		m.mu.Lock()
+		m.laterMany--
+		m.laterBytes -= c.size
+		m.mu.Unlock()
+	}
+}
+
+// admitLater is admitCuts, again and again until it lets them in.
+func (m *messages) admitLater(who proto.Principal, n int) (done func()) {
+	for {
+		if done, err := m.g.admitCuts(who, n); err == nil {
+			return done
 		}
 		t := time.NewTimer(natsOptOutPause)
 		select {
 		case <-t.C:
 		case <-m.ctx.Done(): // there is no later
 			t.Stop()
-			return func() {}, nil
+			return func() {}
 		}
 	}
 }

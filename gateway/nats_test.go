@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -225,4 +226,63 @@ func TestNATSOverload(t *testing.T) {
 		t.Errorf("%s %v", m.Data, m.Header)
 	}
 	close(release)
+}
+
+// TestNATSFloodOfOneClient: neither opt-outs over a client's allowance that nobody
+// waits for nor questions that wait for a position keep others waiting.
+func TestNATSFloodOfOneClient(t *testing.T) {
+	r := newRig(t, func(c *gateway.Config) { c.NATSConcurrency, c.OptOutsPerSecond, c.WaitMax = 1, 0.001, 30*time.Second })
+	nc := natsRig(t, r)
+	all := `{"identities":["browser:x1"` + strings.Repeat(`,"browser:x1"`, 999) + `]}`
+	if m := ask(t, nc, "kith.optout", all, auth, key("acme-key")); m.Header.Get(micro.ErrorCodeHeader) != "" {
+		t.Fatal(string(m.Data), m.Header)
+	}
+	send := func(subject, reply, body string) {
+		t.Helper()
+		m := &nats.Msg{Subject: subject, Reply: reply, Header: nats.Header{auth: {key("acme-key")}}, Data: []byte(body)}
+		if err := nc.PublishMsg(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 3 {
+		send("kith.optout", "", `{"identity":"browser:x2"}`)
+		send("kith.query.lookup", "_INBOX.x", `{"identities":[],"after":"0:99"}`)
+		send("kith.query.count", "_INBOX.x", `{"expr":"auto","after":"0:99"}`)
+	}
+	for _, tt := range []struct{ subject, body, key, want string }{
+		{"kith.optout", `{"identity":"browser:x3"}`, "demo-key", `"opted_out":true`},
+		{"kith.optout", `{"identity":"browser:x3"}`, "acme-key", "rate_limited"},
+		{"kith.query.lookup", `{"identities":["browser:x4"]}`, "demo-key", `"identity":"browser:x4"`},
+		{"kith.in.demo", `{"events":[{"event":"page","identities":["browser:x4"]}]}`, "demo-key", `"accepted":1`},
+	} {
+		if m := ask(t, nc, tt.subject, tt.body, auth, key(tt.key)); !strings.Contains(string(m.Data), tt.want) {
+			t.Errorf("%s with %s: %s", tt.subject, tt.key, m.Data)
+		}
+	}
+}
+
+// TestNATSOptOutsThatWaitAreDone: those over the allowance that nobody waits for are
+// done before the node ends.
+func TestNATSOptOutsThatWaitAreDone(t *testing.T) {
+	r := newRig(t, func(c *gateway.Config) { c.OptOutsPerSecond = 0.001 })
+	t.Run("node", func(t *testing.T) {
+		nc := natsRig(t, r)
+		ask(t, nc, "kith.optout", `{"identities":["browser:x1"`+strings.Repeat(`,"browser:x1"`, 999)+`]}`, auth, key("acme-key"))
+		for i := range 300 { // more than are in work at once
+			m := &nats.Msg{Subject: "kith.optout", Header: nats.Header{auth: {key("acme-key")}}, Data: fmt.Appendf(nil, `{"identity":"browser:wait%d"}`, i)}
+			if err := nc.PublishMsg(m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ask(t, nc, "kith.optout", `{"identity":"browser:last"}`, auth, key("acme-key")) // they were handed out before
+	})
+	n := 0
+	for _, c := range r.graph.cuts {
+		if strings.HasPrefix(c, "optout browser:wait") {
+			n++
+		}
+	}
+	if n != 300 {
+		t.Errorf("%d of 300 were done", n)
+	}
 }
