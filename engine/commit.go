@@ -164,7 +164,7 @@ func (l *lane) publish(b *batch) {
 		l.events.Add(uint64(o.Events))
 		l.repeated.Add(uint64(o.Repeated))
 		l.dead.Add(uint64(len(o.Dead)))
-		l.named.Add(uint64(len(o.Named)) - uint64(len(o.Unnamed)))
+		l.named.Add(int64(len(o.Named) - len(o.Unnamed)))
 		l.users.apply(o.Users)
 	}
 	l.unkept.Add(b.unkept)

@@ -123,7 +123,7 @@ type lane struct {
 	repeated     atomic.Uint64
 	dead         atomic.Uint64
 	unkept       atomic.Uint64 // of dead
-	named        atomic.Uint64 // nodes numbered
+	named        atomic.Int64  // nodes numbered; since the start, until surveyBeside has counted the others
 
 	journalBytes atomic.Int64
 	graphed      graphMetrics

@@ -766,3 +766,35 @@ func TestControlStops(t *testing.T) {
 		t.Errorf("the journal has %s", &said)
 	}
 }
+
+// A lane says how many identities have a number, over a restart and whatever
+// comes and goes while they are counted.
+func TestNumberedOverRestart(t *testing.T) {
+	dir := t.TempDir()
+	two := func(c *engine.Config) { c.Lanes = 2 }
+	n := testNode(t, dir, two)
+	numbered := func() (sum uint64) {
+		for _, l := range n.Lanes() {
+			sum += min(l.Identities, 1000) // also if one were below 0
+		}
+		return sum
+	}
+	see := func(from, to int) {
+		t.Helper()
+		for i := from; i < to; i++ {
+			submit(t, n, page(acme(t, n), fmt.Sprint("v", i), "auto", time.Now()))
+		}
+	}
+	see(0, 20)
+	closeNode(t, n)
+
+	n = testNode(t, dir, two)
+	defer func() { closeNode(t, n) }()
+	for i := range 5 {
+		if _, err := n.Erase(t.Context(), nil, proto.Identity(fmt.Sprint("browser:v", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	see(20, 22)
+	until(t, n, 10*time.Second, "17 identities in all lanes", func() bool { return numbered() == 17 })
+}

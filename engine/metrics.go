@@ -108,7 +108,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		put("repeated", prometheus.CounterValue, float64(l.repeated.Load()), lane)
 		put("dead", prometheus.CounterValue, float64(l.dead.Load()), lane)
 		put("unkept", prometheus.CounterValue, float64(l.unkept.Load()), lane)
-		put("identities", prometheus.GaugeValue, float64(l.named.Load()), lane)
+		put("identities", prometheus.GaugeValue, float64(l.numbered()), lane)
 		put("active", prometheus.GaugeValue, float64(l.active.Load()), lane)
 		put("applied", prometheus.GaugeValue, float64(applied), lane)
 		put("laneTime", prometheus.GaugeValue, seconds(laneTime), lane)

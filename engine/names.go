@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"encoding/binary"
 
 	"kith/engine/store"
@@ -64,3 +65,20 @@ func (l *lane) scanNames(snap store.Snapshot, first proto.Ordinal, fn func(proto
 		return fn(ordinalOf(k), proto.Node{Hash: l.node.hasher.Hash(id), Space: space}, id)
 	})
 }
+
+// countNames adds the nodes that have a number in a snapshot to those that got one
+// since the start, of whom so many are in the snapshot.
+func (l *lane) countNames(ctx context.Context, snap store.Snapshot, since int64) error {
+	n, prefix := int64(0), laneKey(l.id, 'o')
+	err := snap.Scan(prefix, prefix, func(_, _ []byte) (bool, error) {
+		n++
+		return true, ctx.Err()
+	})
+	if err == nil {
+		l.named.Add(n - since)
+	}
+	return err
+}
+
+// numbered is how many nodes have a number, as far as they are counted.
+func (l *lane) numbered() int64 { return max(0, l.named.Load()) }

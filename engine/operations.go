@@ -105,7 +105,7 @@ func (l *lane) status() proto.LaneStatus {
 	for _, p := range l.partitions {
 		s.Partitions = append(s.Partitions, int(p))
 	}
-	s.Identities = l.named.Load()
+	s.Identities = uint64(l.numbered())
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if info, err := l.stream.Info(ctx); err == nil {

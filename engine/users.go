@@ -111,12 +111,17 @@ func (l *lane) survey(ctx context.Context, snap store.Snapshot) error {
 	return nil
 }
 
-// surveyBeside is survey beside the applying.
+// surveyBeside is survey beside the applying, and counts the names too.
 func (l *lane) surveyBeside(ctx context.Context) {
-	snap := l.acquire()
+	l.visible.RLock()
+	snap, since := l.acquire(), l.named.Load()
+	l.visible.RUnlock()
 	defer snap.release()
 	if err := l.survey(ctx, snap); err != nil && ctx.Err() == nil {
 		l.logger.Error("users cannot be counted: the nodes cannot be read", "error", err)
+	}
+	if err := l.countNames(ctx, snap, since); err != nil && ctx.Err() == nil {
+		l.logger.Error("identities cannot be counted: their names cannot be read", "error", err)
 	}
 }
 
