@@ -181,11 +181,18 @@ func TestEraseBesideExport(t *testing.T) {
 		t.Error("nothing was kept for the export: the test sees nothing")
 	}
 	a.Names.Close()
-	if _, err := n.EraseBytes(t.Context()); err != nil {
-		t.Fatal(err)
+	submit(t, n, page(c, "v", "auto", time.Now()))
+	if s, err := n.Erase(t.Context(), nil, "browser:v"); err != nil || !s.Final {
+		t.Fatalf("erase: %+v, %v", s, err)
+	}
+	if x, err := n.EraseBytes(t.Context()); err != nil || x.Identities != 2 {
+		t.Fatalf("the erasure is of %d identities, %v, want the one that was refused and the one after it", x.Identities, err)
 	}
 	if files := holds(t, dir); len(files) > 0 {
 		t.Errorf("after the erasure these files still have it: %v", files)
+	}
+	if x, err := n.EraseBytes(t.Context()); err != nil || x.Identities != 0 {
+		t.Errorf("asked again it is of %d identities, %v", x.Identities, err)
 	}
 	closeNode(t, n)
 }

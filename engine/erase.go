@@ -55,7 +55,8 @@ func (n *Node) eraseBytes(ctx context.Context, reads time.Duration) (proto.Erase
 	if err := n.eraseFeeds(ctx); err != nil {
 		return out, err
 	}
-	out.Identities = int(n.purgedSoFar())
+	purged := n.purgedSoFar()
+	out.Identities = int(purged - n.scrubbed)
 	// A snapshot sees what was in the store when it was taken: each is to be of a store
 	// that has all deletions, the lanes' own by another beat.
 	if err := n.store.Sync(); err != nil {
@@ -71,6 +72,7 @@ func (n *Node) eraseBytes(ctx context.Context, reads time.Duration) (proto.Erase
 	if err := n.store.Scrub(); err != nil {
 		return out, err
 	}
+	n.scrubbed = purged
 	return out, nil
 }
 
@@ -92,10 +94,10 @@ func (n *Node) awaitReads(ctx context.Context, mark uint64, within time.Duration
 // readsAgain is after how long readers are looked for again.
 const readsAgain = 20 * time.Millisecond
 
-// purgedSoFar is how many identities were cut since the start.
+// purgedSoFar is how many opt-outs and erasures became final since the start.
 func (n *Node) purgedSoFar() (sum uint64) {
 	for _, l := range n.lanes {
-		sum += l.graphed.cuts.Load()
+		sum += l.graphed.purged.Load()
 	}
 	return sum
 }

@@ -24,8 +24,8 @@ func graphLimits() graph.Config {
 
 // graphCounts is what a batch did to the graph, for metrics.
 type graphCounts struct {
-	messages, links, cuts, optIns, ignored, joined, left uint64
-	reasons                                              [reasonsMax]uint64
+	messages, links, cuts, optIns, purged, ignored, joined, left uint64
+	reasons                                                      [reasonsMax]uint64
 }
 
 // reasonsMax is above every graph.Reason.
@@ -151,6 +151,7 @@ func (b *batch) count() {
 	for i := range b.notices {
 		switch x := &b.notices[i]; {
 		case x.final:
+			b.graph.purged++
 		case x.gen&1 == 1:
 			b.graph.cuts++
 		default:

@@ -4,8 +4,8 @@ import "sync/atomic"
 
 // graphMetrics are a lane's counters of the graph since the start.
 type graphMetrics struct {
-	messages, links, cuts, optIns, ignored, joined, left atomic.Uint64
-	reasons                                              [reasonsMax]atomic.Uint64
+	messages, links, cuts, optIns, purged, ignored, joined, left atomic.Uint64
+	reasons                                                      [reasonsMax]atomic.Uint64
 }
 
 func (m *graphMetrics) add(c *graphCounts) {
@@ -13,6 +13,7 @@ func (m *graphMetrics) add(c *graphCounts) {
 	m.links.Add(c.links)
 	m.cuts.Add(c.cuts)
 	m.optIns.Add(c.optIns)
+	m.purged.Add(c.purged)
 	m.ignored.Add(c.ignored)
 	m.joined.Add(c.joined)
 	m.left.Add(c.left)

@@ -129,7 +129,7 @@ type ReceiptFind struct {
 
 // Erased is what an erasure of bytes removed.
 type Erased struct {
-	Identities int       `json:"identities"` // purged ones whose bytes went
+	Identities int       `json:"identities"` // opted out or erased since the last time, or since the node started
 	LogEntries uint64    `json:"log_entries"`
 	Time       time.Time `json:"time"`
 }

@@ -36,7 +36,7 @@ A node of a cluster refuses it.`,
 		if *asJSON {
 			return printJSON(cmd, out)
 		}
-		printf(cmd, "removed the bytes of %d identities and %d log entries\n", out.Identities, out.LogEntries)
+		printf(cmd, "removed the bytes of what was purged (%d opt-outs and erasures since the last time, or the node's start) and %d log entries\n", out.Identities, out.LogEntries)
 		return nil
 	}
 	return cmd
