@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -53,11 +54,15 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 // run is the program: main and the tests call it.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, getenv func(string) string) int {
 	root := newRoot(getenv)
+	out := &output{to: stdout}
 	root.SetArgs(args)
 	root.SetIn(stdin)
-	root.SetOut(stdout)
+	root.SetOut(out)
 	root.SetErr(stderr)
 	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil && ctx.Err() == nil { // a node that was told to stop is not its first words
+		err = out.failed()
+	}
 	if err == nil {
 		return exitOK
 	}
@@ -72,6 +77,35 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	fmt.Fprintf(stderr, "kith: %s\n", message(err))
 	return exitFailed
+}
+
+// output is where a command prints to. It remembers that something was not written:
+// who reads a full disk's empty file must not take it for the answer.
+type output struct {
+	to  io.Writer
+	mu  sync.Mutex
+	err error // the first
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	n, err := o.to.Write(b)
+	if err != nil {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		if o.err == nil {
+			o.err = err
+		}
+	}
+	return n, err
+}
+
+func (o *output) failed() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err == nil {
+		return nil
+	}
+	return fmt.Errorf("the output could not be written: %w", o.err)
 }
 
 // message is an error as a person reads it: without our codes in front, with the
