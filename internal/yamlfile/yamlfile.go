@@ -8,15 +8,19 @@ package yamlfile
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"reflect"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
 
 	"kith/proto"
 )
@@ -36,7 +40,7 @@ func Decode(b []byte, into any, hint string) (f File, err error) {
 	b = bytes.TrimPrefix(b, []byte("\ufeff"))             // the byte order mark that some editors write
 	b = bytes.ReplaceAll(b, []byte("\r\n"), []byte("\n")) // of which the library counts some as two lines
 	if f.tree, err = parser.ParseBytes(b, 0); err != nil {
-		return File{}, explained(err, nil, hint)
+		return File{}, f.explained(err, nil, hint)
 	}
 	if len(f.tree.Docs) > 1 {
 		return File{}, proto.Errorf(proto.CodeInvalid, "the file has %d documents: make it one, without lines of --- or ...", len(f.tree.Docs))
@@ -44,11 +48,84 @@ func Decode(b []byte, into any, hint string) (f File, err error) {
 	if f.empty() {
 		return f, nil // the library would empty what into points to
 	}
+	target := reflect.TypeOf(into).Elem()
 	if err := yaml.UnmarshalWithOptions(b, into, yaml.Strict()); err != nil {
-		return File{}, explained(err, reflect.TypeOf(into).Elem(), hint)
+		return File{}, f.explained(err, target, hint)
+	}
+	if err := f.cutOff(target); err != nil {
+		return File{}, err
 	}
 	return f, nil
 }
+
+// cutOff is about the first number that is not whole where target takes one that is:
+// the library would take 0.5 for 0, which may stand for no limit.
+func (f File) cutOff(target reflect.Type) error {
+	v := &numbers{target: target}
+	for _, d := range f.tree.Docs {
+		ast.Walk(v, d)
+	}
+	if v.found == nil {
+		return nil
+	}
+	e := proto.Errorf(proto.CodeInvalid, "%s takes a whole number, not %s", name(v.found), v.found.GetToken().Value)
+	e.Line, e.Column = v.found.GetToken().Position.Line, v.found.GetToken().Position.Column
+	return e
+}
+
+// numbers looks for a number that is cut off.
+type numbers struct {
+	target reflect.Type
+	found  ast.Node
+}
+
+func (v *numbers) Visit(n ast.Node) ast.Visitor {
+	if v.found != nil || n.Type() != ast.FloatType && n.Type() != ast.StringType {
+		return v
+	}
+	x, err := strconv.ParseFloat(n.GetToken().Value, 64)
+	t := typeAt(v.target, n.GetPath())
+	if err == nil && x != math.Trunc(x) && t != nil && t.Kind() >= reflect.Int && t.Kind() <= reflect.Uint64 {
+		v.found = n
+	}
+	return v
+}
+
+// typeAt is the type of what stands in t at a path, nil if that is not known.
+func typeAt(t reflect.Type, path string) reflect.Type {
+	for field := range strings.SplitSeq(strings.TrimPrefix(path, "$."), ".") {
+		field, elements, _ := strings.Cut(field, "[")
+		if t = fieldAt(t, field); t == nil {
+			return nil
+		}
+		for ; elements != ""; _, elements, _ = strings.Cut(elements, "[") {
+			if t.Kind() != reflect.Slice {
+				return nil
+			}
+			t = t.Elem()
+		}
+	}
+	return t
+}
+
+// fieldAt is the type of a struct's field, by its name in files.
+func fieldAt(t reflect.Type, name string) reflect.Type {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct {
+		return nil
+	}
+	for f := range t.Fields() {
+		if f.Tag.Get("yaml") == name {
+			return f.Type
+		}
+	}
+	return nil
+}
+
+// name is a node's path as it is written in messages.
+func name(n ast.Node) string { return strings.TrimPrefix(n.GetPath(), "$.") }
 
 // empty reports whether there is nothing but comments, or null.
 func (f File) empty() bool {
@@ -93,13 +170,14 @@ func (f File) at(path string) (line, column int) {
 var defined = regexp.MustCompile(`^mapping key "(.*)" already defined at \[([0-9]+):[0-9]+\]$`)
 
 // explained turns the library's error into ours, with the line and a fix.
-func explained(err error, target reflect.Type, hint string) *proto.Error {
+func (f File) explained(err error, target reflect.Type, hint string) *proto.Error {
 	var ours *proto.Error
 	if errors.As(err, &ours) {
 		return ours
 	}
 	var unknown *yaml.UnknownFieldError
 	var wrong *yaml.TypeError
+	var over *yaml.OverflowError
 	var positioned yaml.Error
 	if !errors.As(err, &positioned) {
 		return proto.Errorf(proto.CodeInvalid, "not valid YAML: %v", err)
@@ -112,13 +190,42 @@ func explained(err error, target reflect.Type, hint string) *proto.Error {
 		message = unknownField(unknown.Token.Value, target, hint)
 	}
 	if errors.As(err, &wrong) && wrong.StructFieldName != nil {
-		message = fmt.Sprintf("%s takes %s, not %s", fieldName(*wrong.StructFieldName), kindName(wrong.DstType), kindName(wrong.SrcType))
+		field := cmp.Or(f.nameAt(positioned.GetToken()), fieldName(*wrong.StructFieldName))
+		message = fmt.Sprintf("%s takes %s, not %s", field, kindName(wrong.DstType), kindName(wrong.SrcType))
+	}
+	if errors.As(err, &over) {
+		message = fmt.Sprintf("%s is too large a number", over.SrcNum)
 	}
 	e := proto.Errorf(proto.CodeInvalid, "%s", message)
 	if t := positioned.GetToken(); t != nil && t.Position != nil {
 		e.Line, e.Column = t.Position.Line, t.Position.Column
 	}
 	return e
+}
+
+// nameAt is the name of the value that a token stands for, "" if none is found. The
+// library names the outermost field.
+func (f File) nameAt(t *token.Token) string {
+	if f.tree == nil || t == nil {
+		return ""
+	}
+	v := &valueOf{token: t}
+	for _, d := range f.tree.Docs {
+		ast.Walk(v, d)
+	}
+	return v.name
+}
+
+type valueOf struct {
+	token *token.Token
+	name  string
+}
+
+func (v *valueOf) Visit(n ast.Node) ast.Visitor {
+	if t := n.GetToken(); v.name == "" && t != nil && t.Position.Line == v.token.Position.Line && t.Position.Column == v.token.Position.Column {
+		v.name = name(n)
+	}
+	return v
 }
 
 // fieldName turns Config.Lanes into lanes; the line says the rest.

@@ -2,6 +2,7 @@ package yamlfile_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
 	"kith/internal/yamlfile"
@@ -80,6 +81,42 @@ func TestNothingChangesNothing(t *testing.T) {
 func TestKeyThatIsThereTwice(t *testing.T) {
 	_, err := yamlfile.Decode([]byte("name: x\nkeys: []\n\nkeys:\n  - id: a\n"), &document{}, "see x")
 	const want = "invalid: keys stands in line 2 already: put what is here there, in the place of what it says (line 4, column 1)"
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v\nwant %s", err, want)
+	}
+}
+
+type counts struct {
+	Most   int     `yaml:"most"`
+	Share  float64 `yaml:"share"`
+	Limits []struct {
+		Rate  int64 `yaml:"rate"`
+		Ports []int `yaml:"ports"`
+		On    bool  `yaml:"on"`
+	} `yaml:"limits"`
+}
+
+// The library takes 0.5 for 0, which may stand for no limit.
+func TestNumbersAreNotCutOff(t *testing.T) {
+	for text, want := range map[string]string{
+		"most: 1.5\n":     "invalid: most takes a whole number, not 1.5 (line 1, column 7)",
+		"most: \"0.5\"\n": "invalid: most takes a whole number, not 0.5 (line 1, column 7)",
+		"most: 1e30\n":    "invalid: 1e30 is too large a number (line 1, column 7)",
+		"limits:\n  - rate: 1\n  - {rate: 0.5}\n":    "invalid: limits[1].rate takes a whole number, not 0.5 (line 3, column 12)",
+		"limits:\n  - ports: [1, 2.5]\n":             "invalid: limits[0].ports[1] takes a whole number, not 2.5 (line 2, column 16)",
+		"most: 99999999999999999999\n":               "invalid: 99999999999999999999 is too large a number (line 1, column 7)",
+		"most: 1e3\nshare: 0.5\nlimits: [{rate: 7}]": "",
+	} {
+		_, err := yamlfile.Decode([]byte(text), &counts{}, "see x")
+		if got := fmt.Sprint(err); got != want && (err != nil || want != "") {
+			t.Errorf("%q: got %v\nwant %s", text, got, want)
+		}
+	}
+}
+
+func TestWrongTypeNamesTheField(t *testing.T) {
+	_, err := yamlfile.Decode([]byte("most: 1\nlimits:\n  - rate: 1\n    on: yes\n"), &counts{}, "see x")
+	const want = "invalid: limits[0].on takes true or false, not text (line 4, column 9)"
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v\nwant %s", err, want)
 	}
