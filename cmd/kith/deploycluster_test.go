@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -375,4 +377,50 @@ func stopMax(t *testing.T, c config.Config) time.Duration {
 		total += time.Duration(s) * time.Second
 	}
 	return total
+}
+
+// Whatever ends the script ends its nodes, which are groups of their own: a terminal
+// that is closed too, or the next start finds their ports taken.
+func TestThreeNodesEndWithTheScript(t *testing.T) {
+	if _, err := exec.LookPath("bash"); err != nil {
+		t.Skip("bash is not installed: deploy/three-nodes.sh is not run")
+	}
+	for _, sig := range []syscall.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM} {
+		dir := t.TempDir()
+		script := filepath.Join(dir, "deploy", "three-nodes.sh")
+		for path, text := range map[string]string{script: deployed(t, "three-nodes.sh"), filepath.Join(dir, "bin", "kith"): "#!/bin/sh\necho $$ >\"$6.tmp\" && mv \"$6.tmp\" \"$6.pid\" && exec sleep 60\n"} {
+			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o700)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cmd := exec.Command(script, filepath.Join(dir, "a b"))
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var nodes []int
+		for i := range 3 {
+			var b []byte
+			for end := time.Now().Add(30 * time.Second); len(b) == 0; time.Sleep(10 * time.Millisecond) {
+				if b, _ = os.ReadFile(filepath.Join(dir, fmt.Sprintf("a b-%d.pid", i+1))); len(b) == 0 && time.Now().After(end) {
+					t.Fatalf("node %d was not started", i+1)
+				}
+			}
+			pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			nodes = append(nodes, pid)
+		}
+		if err := cmd.Process.Signal(sig); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("after %v: %v", sig, err)
+		}
+		for _, pid := range nodes {
+			if syscall.Kill(pid, syscall.SIGKILL) == nil {
+				t.Errorf("after %v a node ran on", sig)
+			}
+		}
+	}
 }
