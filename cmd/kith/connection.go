@@ -56,6 +56,13 @@ func withScheme(addr string) string {
 	return strings.TrimSuffix(addr, "/")
 }
 
+// planeURL reports whether addr is the address of a plane, or its URL, behind which a
+// path may be put.
+func planeURL(addr string) bool {
+	u, err := url.Parse(withScheme(addr))
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname()+u.Port() != "" && u.RawQuery == "" && u.Fragment == ""
+}
+
 func (c *connection) url(path string, query url.Values) string {
 	if name := c.clientName(); name != "" {
 		own := url.Values{} // the caller's query may be in use by other posts just now
@@ -85,7 +92,7 @@ func (c *connection) keyless(ctx context.Context, method, path string, query url
 		body = bytes.NewReader(b)
 	}
 	r, err := http.NewRequestWithContext(ctx, method, c.url(path, query), body)
-	if err != nil {
+	if err != nil || !planeURL(c.service) {
 		return nil, usagef("--service %q is not an address: write host:port or a URL", c.service)
 	}
 	if body != nil {
@@ -103,6 +110,9 @@ func (c *connection) request(ctx context.Context, method, path string, query url
 	key := cmp.Or(c.key, c.getenv("KITH_KEY"))
 	if key == "" {
 		return nil, usagef("no service key: pass --key or set KITH_KEY (a node started with --dev knows %q)", "demo-key")
+	}
+	if strings.ContainsFunc(key, func(c rune) bool { return c <= ' ' || c == 0x7f }) {
+		return nil, usagef("the service key has a space or an end of line in it, which none has: pass the key alone")
 	}
 	r.Header.Set("Authorization", "Bearer "+key)
 	return r, nil

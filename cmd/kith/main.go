@@ -174,6 +174,16 @@ KITH_SERVICE, KITH_KEY). Exit codes: 0 done, 1 failed, 2 wrong usage.`,
 		newClusterCommand(c), newBackupCommand(c), newRestoreCommand(), newVerifyCommand(c), newBenchCommand(), newVersionCommand(),
 	)
 	asGroup(root)
+	root.InitDefaultCompletionCmd()
+	for _, sub := range root.Commands() {
+		if sub.Name() == "completion" { // cobra's own, whose wrong usage would pass, or be a failure
+			asGroup(sub)
+			sub.Example = "  source <(kith completion bash)"
+			for _, shell := range sub.Commands() {
+				shell.Args = noArgs
+			}
+		}
+	}
 	root.InitDefaultHelpCmd() // cobra's own, which has no example
 	for _, sub := range root.Commands() {
 		if sub.Name() == "help" {
