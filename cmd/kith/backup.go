@@ -30,6 +30,9 @@ key of receipts in clear: keep it as secret as the data directory.`,
 	c.flags(cmd)
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if args[0] == "" { // of a variable that is not set: it would be the directory where one is
+			return usagef("name a directory, or . for this one")
+		}
 		path := filepath.Join(args[0], "kith-"+time.Now().UTC().Format("20060102T150405.000Z")+backupSuffix)
 		n, err := c.download(cmd, http.MethodPost, "/v1/backup", path, "backing up")
 		if err != nil {
@@ -56,6 +59,33 @@ func (c *connection) download(cmd *cobra.Command, method, path, file, doing stri
 	}
 	defer resp.Body.Close()
 	return writeWhole(file, resp.Body, newSpinner(cmd.ErrOrStderr(), doing))
+}
+
+// writable is where a file at path is put in place: the file that it links to, if it is
+// a link. What is there and no file, such as a pipe or /dev/null, is not replaced by one.
+func writable(path string) (string, error) {
+	if path == "" {
+		return "", usagef("name a file")
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(path); err == nil {
+			return "", usagef("%s leads to what is no file here: name another", path)
+		}
+		return path, nil
+	}
+	if err != nil {
+		return path, nil // who writes it is told why not
+	}
+	switch fi, err := os.Stat(real); {
+	case err != nil:
+		return path, nil
+	case fi.IsDir():
+		return "", usagef("%s is a directory: name a file in it", path)
+	case !fi.Mode().IsRegular():
+		return "", usagef("%s is no plain file, and would be replaced by one: name another", path)
+	}
+	return real, nil
 }
 
 // writeWhole writes in to a file that has its name only once it is complete

@@ -84,6 +84,13 @@ file has its name only once it is whole.`,
 	c.flags(cmd)
 	file := cmd.Flags().StringP("output", "o", "-", "`FILE` to write, or - for standard output")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		path := *file
+		if path != "-" {
+			var err error
+			if path, err = writable(path); err != nil {
+				return err
+			}
+		}
 		r, err := c.request(cmd.Context(), http.MethodGet, clientPath(args[0])+"/export", nil, nil)
 		if err != nil {
 			return err
@@ -94,11 +101,11 @@ file has its name only once it is whole.`,
 		}
 		defer resp.Body.Close()
 		whole := &wholeExport{in: resp.Body}
-		if *file == "-" {
+		if path == "-" {
 			_, err = io.Copy(cmd.OutOrStdout(), whole)
 			return err
 		}
-		n, err := writeWhole(*file, whole, newSpinner(cmd.ErrOrStderr(), "exporting"))
+		n, err := writeWhole(path, whole, newSpinner(cmd.ErrOrStderr(), "exporting"))
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -75,7 +76,9 @@ func numberFlag(cmd *cobra.Command, name string, otherwise, least, most int, usa
 func durationFlag(cmd *cobra.Command, name string, otherwise time.Duration, usage string) *time.Duration {
 	d := otherwise
 	f := &checkedFlag{text: otherwise.String(), kind: "duration", set: func(text string) (err error) {
-		d, err = config.ParseDuration(text)
+		if d, err = config.ParseDuration(text); err == nil && d < 0 {
+			err = errors.New("leave the minus sign out")
+		}
 		return err
 	}}
 	cmd.Flags().Var(f, name, usage)

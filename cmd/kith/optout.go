@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"net/http"
-	"os"
 	"strings"
 	"time"
 
@@ -144,10 +143,11 @@ was made: export it often, and keep it elsewhere than the node.`,
 	c.flags(cmd)
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if info, err := os.Stat(args[0]); err == nil && info.IsDir() {
-			return usagef("%s is a directory: name a file in it", args[0])
+		path, err := writable(args[0])
+		if err != nil {
+			return err
 		}
-		n, err := c.download(cmd, http.MethodGet, "/v1/optouts", args[0], "exporting opt-outs")
+		n, err := c.download(cmd, http.MethodGet, "/v1/optouts", path, "exporting opt-outs")
 		if err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/ed25519"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -150,6 +151,9 @@ func readReceipt(cmd *cobra.Command, file string) (proto.Receipt, proto.Identity
 	}
 	if err != nil {
 		return proto.Receipt{}, "", proto.Errorf(proto.CodeNotFound, "cannot read the receipt (%w)", err)
+	}
+	if !json.Valid(b) { // such as the empty file of an opt-out that failed
+		return proto.Receipt{}, "", proto.Errorf(proto.CodeInvalid, "%s: this is no receipt, for it is not JSON: pass what kith optout printed", file)
 	}
 	r, err := gateway.ParseReceipt(b)
 	if err != nil {
