@@ -52,15 +52,16 @@ func Decode(b []byte, into any, hint string) (f File, err error) {
 	if err := yaml.UnmarshalWithOptions(b, into, yaml.Strict()); err != nil {
 		return File{}, f.explained(err, target, hint)
 	}
-	if err := f.cutOff(target); err != nil {
+	if err := f.altered(target); err != nil {
 		return File{}, err
 	}
 	return f, nil
 }
 
-// cutOff is about the first number that is not whole where target takes one that is:
-// the library would take 0.5 for 0, which may stand for no limit.
-func (f File) cutOff(target reflect.Type) error {
+// altered is about the first number that is not taken as it is written: the library
+// takes 0.5 for 0 where target has a whole number, which may stand for no limit, and
+// 2026_11 for 202611 where it has text.
+func (f File) altered(target reflect.Type) error {
 	v := &numbers{target: target}
 	for _, d := range f.tree.Docs {
 		ast.Walk(v, d)
@@ -68,25 +69,43 @@ func (f File) cutOff(target reflect.Type) error {
 	if v.found == nil {
 		return nil
 	}
-	e := proto.Errorf(proto.CodeInvalid, "%s takes a whole number, not %s", name(v.found), v.found.GetToken().Value)
-	e.Line, e.Column = v.found.GetToken().Position.Line, v.found.GetToken().Position.Column
+	t := v.found.GetToken()
+	e := proto.Errorf(proto.CodeInvalid, "%s takes a whole number, not %s", name(v.found), t.Value)
+	if v.text { // what it is may be a secret
+		e = proto.Errorf(proto.CodeInvalid, "%s looks like a number, which YAML writes otherwise: put it in quotes", name(v.found))
+	}
+	e.Line, e.Column = t.Position.Line, t.Position.Column
 	return e
 }
 
-// numbers looks for a number that is cut off.
+// numbers looks for a number that is altered.
 type numbers struct {
 	target reflect.Type
 	found  ast.Node
+	text   bool // where target has text
 }
 
 func (v *numbers) Visit(n ast.Node) ast.Visitor {
-	if v.found != nil || n.Type() != ast.FloatType && n.Type() != ast.StringType {
+	var taken string
+	switch x := n.(type) {
+	case *ast.IntegerNode:
+		taken = fmt.Sprint(x.Value)
+	case *ast.FloatNode:
+		taken = fmt.Sprint(x.Value)
+	case *ast.StringNode: // in quotes, which a number may be
+	default:
 		return v
 	}
-	x, err := strconv.ParseFloat(n.GetToken().Value, 64)
 	t := typeAt(v.target, n.GetPath())
-	if err == nil && x != math.Trunc(x) && t != nil && t.Kind() >= reflect.Int && t.Kind() <= reflect.Uint64 {
+	if v.found != nil || t == nil {
+		return v
+	}
+	text := n.GetToken().Value
+	if x, err := strconv.ParseFloat(text, 64); t.Kind() >= reflect.Int && t.Kind() <= reflect.Uint64 && err == nil && x != math.Trunc(x) {
 		v.found = n
+	}
+	if t.Kind() == reflect.String && taken != "" && taken != text {
+		v.found, v.text = n, true
 	}
 	return v
 }

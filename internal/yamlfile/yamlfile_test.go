@@ -114,6 +114,24 @@ func TestNumbersAreNotCutOff(t *testing.T) {
 	}
 }
 
+// Text that looks like a number is what is written, or an error.
+func TestTextIsNotANumber(t *testing.T) {
+	for text, want := range map[string]string{
+		"name: 2026_11\n":                        `invalid: name looks like a number, which YAML writes otherwise: put it in quotes (line 1, column 7)`,
+		"keys:\n  - id: 007\n":                   `invalid: keys[0].id looks like a number, which YAML writes otherwise: put it in quotes (line 2, column 9)`,
+		"tags: [a, 1.50]\n":                      `invalid: tags[1] looks like a number, which YAML writes otherwise: put it in quotes (line 1, column 11)`,
+		"name: 123\n":                            "",
+		"name: '007'\n":                          "",
+		"tags: [08, 1.5, 1e3]\n":                 "",
+		"name: 123456789012345678901234567890\n": "",
+	} {
+		_, err := yamlfile.Decode([]byte(text), &document{}, "see x")
+		if got := fmt.Sprint(err); got != want && (err != nil || want != "") {
+			t.Errorf("%q: got %v\nwant %s", text, got, want)
+		}
+	}
+}
+
 func TestWrongTypeNamesTheField(t *testing.T) {
 	_, err := yamlfile.Decode([]byte("most: 1\nlimits:\n  - rate: 1\n    on: yes\n"), &counts{}, "see x")
 	const want = "invalid: limits[0].on takes true or false, not text (line 4, column 9)"
@@ -132,6 +150,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add("name: x\ntags: [a, b]\nkeys:\n  - {id: a}\n", "$.keys[0].id")
 	f.Add("tags: !00\n0000000000", "$.tags")
 	f.Add("a: &a [*a]\n", "$.a")
+	f.Add("keys:\n  - id: 0_7\n", "$.keys[0]")
 	f.Fuzz(func(t *testing.T, text, path string) {
 		file, err := yamlfile.Decode([]byte(text), &document{}, "see x")
 		if err != nil {
