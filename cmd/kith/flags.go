@@ -46,6 +46,17 @@ func textFlag(cmd *cobra.Command, name, otherwise, usage string, check func(stri
 	return &f.text
 }
 
+// namingFlag adds a flag that names something. Empty, as of a variable that is not set,
+// it would be as if it were left out, and another directory looked into.
+func namingFlag(cmd *cobra.Command, name, usage string) *string {
+	return textFlag(cmd, name, "", usage, func(text string) error {
+		if text == "" {
+			return errors.New("it is empty: name one, or leave the flag out")
+		}
+		return nil
+	})
+}
+
 // choiceFlag adds a flag that takes one of a few words.
 func choiceFlag(cmd *cobra.Command, name, otherwise, usage string, words ...string) *string {
 	return textFlag(cmd, name, otherwise, usage, func(text string) error {

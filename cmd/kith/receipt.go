@@ -91,11 +91,12 @@ may not have taken the opt-out in: start it once.`,
 	c.flags(cmd)
 	asJSON := jsonFlag(cmd)
 	var f receiptFlags
-	cmd.Flags().StringVar(&f.data, "data", "", "data `DIR`ectory to look into, without a node")
-	cmd.Flags().StringVar(&f.config, "config", "", "configuration `FILE` of that directory's node, if it has one")
-	cmd.Flags().StringVar(&f.publicKey, "public-key", "", "`HEX` of the key that must have signed; default: the node's own")
+	data := namingFlag(cmd, "data", "data `DIR`ectory to look into, without a node")
+	file := namingFlag(cmd, "config", "configuration `FILE` of that directory's node, if it has one")
+	key := namingFlag(cmd, "public-key", "`HEX` of the key that must have signed; default: the node's own")
 	cmd.Flags().BoolVar(&f.offline, "offline", false, "check the signature only")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		f.data, f.config, f.publicKey = *data, *file, *key
 		if err := f.validate(); err != nil {
 			return err
 		}

@@ -40,9 +40,9 @@ then to be that of the configuration (lanes). More lanes use more cores and disk
 			"  kith restore /backups --lanes 4 --ledger /backups/optouts.ledger --data ./kith-data",
 		Args: exactly(1, "a directory with backups, or one backup"),
 	}
-	data := cmd.Flags().String("data", "", "data `DIR`ectory to make (default ./kith-data)")
-	file := cmd.Flags().String("config", "", "configuration `FILE` of the node")
-	ledger := cmd.Flags().String("ledger", "", "`PATH` of the newest ledger of opt-outs: a file of kith optouts export, or the data directory of a node alone")
+	data := namingFlag(cmd, "data", "data `DIR`ectory to make (default ./kith-data)")
+	file := namingFlag(cmd, "config", "configuration `FILE` of the node")
+	ledger := namingFlag(cmd, "ledger", "`PATH` of the newest ledger of opt-outs: a file of kith optouts export, or the data directory of a node alone")
 	lost := cmd.Flags().Bool("accept-lost-optouts", false, "restore without a ledger: opt-outs since the backup are given up")
 	lanes := cmd.Flags().Int("lanes", 0, "`NUMBER` of lanes that the directory is to have, 1 to 64 (default as the backup)")
 	asJSON := jsonFlag(cmd)

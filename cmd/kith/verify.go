@@ -22,8 +22,8 @@ data directory on which no node runs with --data. Exit code 1: they differ.`,
 	}
 	c.flags(cmd)
 	asJSON := jsonFlag(cmd)
-	data := cmd.Flags().String("data", "", "data `DIR`ectory to read, without a node")
-	file := cmd.Flags().String("config", "", "configuration `FILE` of that directory's node, if it has one")
+	data := namingFlag(cmd, "data", "data `DIR`ectory to read, without a node")
+	file := namingFlag(cmd, "config", "configuration `FILE` of that directory's node, if it has one")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		report, err := verify(cmd, c, *file, *data)
 		if err != nil {
