@@ -287,7 +287,7 @@ func makeSynced(dir string) error {
 		above = append(above, filepath.Dir(d))
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return proto.Errorf(proto.CodeUnavailable, "make %s: %w", dir, err)
+		return proto.Errorf(proto.CodeUnavailable, "cannot make the directory %s: name one where this user may write as data or --data: %w", dir, err)
 	}
 	return syncDirs(above...)
 }
