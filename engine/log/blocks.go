@@ -2,9 +2,13 @@ package log
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"hash"
 	"io"
 	"os"
 	"path/filepath"
@@ -12,21 +16,29 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/minio/highwayhash"
+
 	"kith/proto"
 )
 
 // The server trusts the sequences in its block files: one flipped bit can
 // make it fill a hole of 2^60 records until memory ends. So the outline of
 // each block is checked before the server reads it. Contents have checksums
-// of their own, the server's and the entry's.
+// of their own, the server's and the entry's. By its own the server cuts a block off
+// at the first record that is damaged. Behind an older block that leaves a gap, which
+// whoever reads finds; of the newest nobody would miss what is cut off. So that one's
+// contents are checked too.
 //
 // A block is a row of records: length uint32 (its top bit marks headers),
-// sequence uint64 (its two top bits mark erased and tombstone), time, length
-// of the subject, and so on; little-endian.
+// sequence uint64 (its two top bits mark erased and tombstone), time uint64, length
+// of the subject uint16, the subject, with headers their length uint32, headers and
+// message, checksum (8); little-endian.
 const (
 	blockHeaderBytes = 22
-	blockRecordMin   = blockHeaderBytes + 8
+	blockSumBytes    = highwayhash.Size64
+	blockRecordMin   = blockHeaderBytes + blockSumBytes
 	blockRecordMax   = 32 << 20
+	blockHeaders     = 1 << 31
 	blockErased      = 1 << 63
 	blockTombstone   = 1 << 62
 	// blockJumpMax is how far neighbouring sequences may be apart. They are
@@ -75,6 +87,9 @@ func checkBlockFile(name string, last uint64, newest bool) (uint64, error) {
 	}
 	defer f.Close()
 	last, at, what, err := checkBlock(f, last, newest)
+	if err == nil && what == "" && newest {
+		at, what, err = checkNewest(f, blockKey(name))
+	}
 	if err != nil {
 		return 0, proto.Errorf(proto.CodeCorrupt, "a file of the log cannot be read: check the disk: %w", err)
 	}
@@ -105,7 +120,7 @@ func checkBlock(f io.ReadSeeker, last uint64, newest bool) (_ uint64, at int64, 
 		if err != nil {
 			return last, at, tornUnless(newest), ignoreEOF(err)
 		}
-		size, seq := int64(binary.LittleEndian.Uint32(head)&^(1<<31)), binary.LittleEndian.Uint64(head[4:])
+		size, seq := int64(binary.LittleEndian.Uint32(head)&^blockHeaders), binary.LittleEndian.Uint64(head[4:])
 		switch {
 		case size < blockRecordMin || size > blockRecordMax:
 			if newest && onlyZeroes(r) {
@@ -125,6 +140,72 @@ func checkBlock(f io.ReadSeeker, last uint64, newest bool) (_ uint64, at int64, 
 		}
 	}
 	return last, at, "", nil
+}
+
+// blockKey is the key of a block's checksums: the server makes it of the stream's name
+// and the block's number.
+func blockKey(name string) [32]byte {
+	stream := filepath.Base(filepath.Dir(filepath.Dir(name)))
+	return sha256.Sum256(fmt.Appendf(nil, "%s-%d", stream, blockNumber(name)))
+}
+
+// checkNewest says where the newest block has a damaged record with a whole one behind
+// it. What a crash tore is the last thing in it: each record is synced before the next.
+func checkNewest(f io.ReadSeeker, key [32]byte) (at int64, what string, err error) {
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return 0, "", err
+	}
+	b, err := io.ReadAll(f)
+	if err != nil {
+		return 0, "", err
+	}
+	sums, err := highwayhash.NewDigest64(key[:])
+	if err != nil {
+		return 0, "", err
+	}
+	var last uint64
+	for {
+		size, seq := wholeRecord(b[at:], last, sums)
+		if size == 0 {
+			break
+		}
+		at, last = at+int64(size), max(last, seq)
+	}
+	for i := int(at) + 1; i < len(b); i++ {
+		if size, _ := wholeRecord(b[i:], last, sums); size > 0 {
+			return at, "a record whose checksum is wrong, with others behind it", nil
+		}
+	}
+	return at, "", nil
+}
+
+// wholeRecord is the length of the record that b begins with and its sequence, which may
+// follow last (0: unknown); 0 if there is none whose checksum is right.
+func wholeRecord(b []byte, last uint64, sums hash.Hash64) (size int, seq uint64) {
+	if len(b) < blockRecordMin {
+		return 0, 0
+	}
+	head := binary.LittleEndian.Uint32(b)
+	size, subject := int(head&^blockHeaders), int(binary.LittleEndian.Uint16(b[20:]))
+	from := blockHeaderBytes + subject
+	if head&blockHeaders != 0 {
+		from += 4
+	}
+	seq = binary.LittleEndian.Uint64(b[4:])
+	if seq &^= blockErased; seq&blockTombstone != 0 {
+		seq = 0 // of any record before
+	}
+	if size > blockRecordMax || size > len(b) || from+blockSumBytes > size || !follows(seq, last) {
+		return 0, 0
+	}
+	sums.Reset()
+	_, _ = sums.Write(b[4:20])
+	_, _ = sums.Write(b[blockHeaderBytes : blockHeaderBytes+subject])
+	_, _ = sums.Write(b[from : size-blockSumBytes])
+	if !bytes.Equal(sums.Sum(nil), b[size-blockSumBytes:size]) {
+		return 0, 0
+	}
+	return size, seq
 }
 
 func follows(seq, last uint64) bool {

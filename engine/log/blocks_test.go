@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"kith/engine/log"
+	"kith/proto"
 )
 
 // blockRecord is a record of a block file, as the server writes it.
@@ -89,4 +90,46 @@ func FuzzCheckBlock(f *testing.F) {
 			t.Fatalf("%q at %d of %d, %v", what, at, len(b), err)
 		}
 	})
+}
+
+// A damaged record of the newest block is told before the server cuts the block off at
+// it; what a crash tore is not.
+func TestDamagedEndIsTold(t *testing.T) {
+	c := config(t.TempDir())
+	l := open(t, c)
+	appendAll(t, l.Lane(1), 1, 9)
+	l.Close()
+	msgs := filepath.Join(c.Dir, "jetstream", "$G", "streams", "KITH_L01", "msgs")
+	name := filepath.Join(msgs, "1.blk")
+	good, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var starts []int
+	for at := 0; at < len(good); at += int(binary.LittleEndian.Uint32(good[at:]) &^ (1 << 31)) {
+		starts = append(starts, at)
+	}
+	flipped := func(at int, bit byte) []byte {
+		b := append([]byte(nil), good...)
+		b[at] ^= bit
+		return b
+	}
+	for what, x := range map[string]struct {
+		b    []byte
+		fail bool
+	}{
+		"whole":           {good, false},
+		"content":         {flipped(starts[4]+40, 0x40), true},
+		"length":          {flipped(starts[4]+1, 0x40), true}, // beyond the file's end, as if it was torn
+		"last content":    {flipped(len(good)-20, 0x40), false},
+		"cut off":         {good[:len(good)-5], false},
+		"not yet arrived": {join(good, make([]byte, 5000)), false},
+	} {
+		if err := os.WriteFile(name, x.b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := log.CheckBlocks(c.Dir); (err != nil) != x.fail || x.fail && proto.CodeOf(err) != proto.CodeCorrupt {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
 }

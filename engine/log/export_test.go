@@ -19,6 +19,9 @@ func CheckBlock(b []byte, last uint64, newest bool) (uint64, int64, string, erro
 	return checkBlock(bytes.NewReader(b), last, newest)
 }
 
+// CheckBlocks checks all block files below dir.
+func CheckBlocks(dir string) error { return checkBlocks(dir) }
+
 // Kill ends the log without handing its streams over or telling anybody.
 func (l *Log) Kill() {
 	if l.embedded != nil {
