@@ -39,7 +39,7 @@ const MergeRoom = 2*level0Tables*memTable + 2*baseLevel
 // Config is how a Badger store is opened.
 type Config struct {
 	Dir         string
-	CheckTables bool // read and verify every table at open; else each block when it is read
+	CheckTables bool // verify every table at open; else those of over 2 GiB once it is open
 	MemTables   int  // of 64 MB each, or 16 MB; 0: 3
 	Small       bool // the disk is small: 16 MB files
 	LargeMerges bool // fewer merges, each of which may take MergeRoom for a while; not with Small
@@ -60,6 +60,7 @@ type Badger struct {
 	failed  atomic.Pointer[error]
 	alarm   *time.Timer
 	ended   chan struct{} // no rounds are written any more
+	checks  sync.WaitGroup
 
 	mu      sync.Mutex
 	changed *sync.Cond // of mu: of what is below, and failed
@@ -85,7 +86,8 @@ func Open(c Config) (s *Badger, err error) {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, proto.Errorf(proto.CodeUnavailable, "make store directory: %w", err)
 	}
-	if err := checkTables(c.Dir, badgerOptions(c)); err != nil {
+	later, err := checkTables(c.Dir, badgerOptions(c), checkedFirst)
+	if err != nil {
 		return nil, err
 	}
 	db, err := badger.OpenManaged(badgerOptions(c))
@@ -110,6 +112,9 @@ func Open(c Config) (s *Badger, err error) {
 		return nil, err
 	}
 	go s.writeRounds()
+	if !c.CheckTables {
+		s.checks.Go(func() { s.checkBlocksOf(later) })
+	}
 	return s, nil
 }
 
@@ -372,6 +377,9 @@ func (s *Badger) Backup(w io.Writer, begun func(Snapshot) error) error {
 	if err := s.Sync(); err != nil {
 		return err
 	}
+	if err := s.Check(); err != nil { // else what is in a damaged block would be left out
+		return err
+	}
 	s.mu.Lock()
 	snap := s.written()
 	s.mu.Unlock()
@@ -411,6 +419,7 @@ func (s *Badger) Close() error {
 	s.changed.Broadcast()
 	s.mu.Unlock()
 	<-s.ended
+	s.checks.Wait()
 	s.alarm.Stop()
 	if err := errors.Join(err, s.db.Close()); err != nil {
 		return proto.Errorf(proto.CodeUnavailable, "close store: %w", err)

@@ -15,3 +15,11 @@ func BetweenRounds(s *Badger, fn func()) {
 		return nil
 	})
 }
+
+// CheckedFirst sets how many bytes of tables are checked before a store opens, until the
+// function that it gives is called.
+func CheckedFirst(n int64) func() {
+	was := checkedFirst
+	checkedFirst = n
+	return func() { checkedFirst = was }
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"math/rand/v2"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/google/go-cmp/cmp"
@@ -826,6 +828,54 @@ func TestDamagedFiles(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// A store with a damaged block does not open, as nothing tells later that its keys are
+// missing; one of a table that is too large for that fails once it is found.
+func TestDamagedBlockIsTold(t *testing.T) {
+	source, _ := filled(t)
+	files, _ := filepath.Glob(filepath.Join(source, "*.sst"))
+	if len(files) == 0 {
+		t.Fatal("no table was written")
+	}
+	damage := func() string {
+		dir := t.TempDir()
+		copyDir(t, source, dir)
+		name := filepath.Join(dir, filepath.Base(files[0]))
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b[len(b)/4] ^= 0x10
+		if err := os.WriteFile(name, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	if _, err := store.Open(store.Config{Dir: damage(), MemTables: 1}); proto.CodeOf(err) != proto.CodeCorrupt || !strings.Contains(err.Error(), "block") {
+		t.Errorf("a damaged block: %v", err)
+	}
+	defer store.CheckedFirst(0)()
+	s, err := store.Open(store.Config{Dir: damage(), MemTables: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for began := time.Now(); ; time.Sleep(time.Millisecond) {
+		b := s.NewBatch()
+		if err := b.Set([]byte("key"), []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if err = b.Apply(); err != nil || time.Since(began) > 10*time.Second {
+			break
+		}
+	}
+	if proto.CodeOf(err) != proto.CodeCorrupt {
+		t.Errorf("a damaged block of a large table: %v", err)
+	}
+	if err := s.Backup(io.Discard, func(store.Snapshot) error { return nil }); proto.CodeOf(err) != proto.CodeCorrupt {
+		t.Errorf("its backup: %v", err)
 	}
 }
 

@@ -4,10 +4,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/fb"
+	"github.com/dgraph-io/badger/v4/options"
 	"github.com/dgraph-io/badger/v4/pb"
 	"github.com/dgraph-io/badger/v4/table"
 	"github.com/dgraph-io/badger/v4/y"
@@ -17,30 +21,64 @@ import (
 // tableFooterMax bounds the encoded checksum at the end of a table.
 const tableFooterMax = 64
 
+// checkedFirst is how many bytes of tables are read before a store opens; the blocks of
+// more are checked while it is used.
+var checkedFirst int64 = 2 << 30 // tests change it
+
 // checkTables reads the end and the index of every table that the manifest
 // names. Badger does so too, but ends the process where they are damaged. What
 // the manifest does not name is left of a table whose making was cut short:
 // Badger removes it.
-func checkTables(dir string, o badger.Options) error {
+//
+// The blocks are checked too, up to first bytes of tables: for Badger a damaged block
+// has no keys, so that what is in it, such as who opted out, is not known any more, and
+// a merge drops it for good. It gives the tables whose blocks are still to be checked.
+func checkTables(dir string, o badger.Options, first int64) (later []string, err error) {
 	f, err := os.Open(filepath.Join(dir, badger.ManifestFilename))
 	if errors.Is(err, os.ErrNotExist) {
-		return checkNew(dir)
+		return nil, checkNew(dir)
 	}
 	if err != nil {
-		return openError(dir, err)
+		return nil, openError(dir, err)
 	}
 	defer f.Close()
 	m, _, err := badger.ReplayManifestFile(f, o.ExternalMagicVersion, o)
 	if err != nil {
-		return corrupt(err, "open store "+dir)
+		return nil, corrupt(err, "open store "+dir)
 	}
-	for id := range m.Tables {
-		name := table.NewFilename(id, dir)
-		if err := checkTable(name); err != nil {
-			return corrupt(fmt.Errorf("%s: %w", filepath.Base(name), err), "open store "+dir)
+	for id, t := range m.Tables {
+		name, plain := table.NewFilename(id, dir), t.Compression == options.None // as all that kith writes
+		most := int64(0)
+		if plain {
+			most = first
+		}
+		size, err := checkTable(name, most)
+		if err != nil {
+			return nil, corrupt(fmt.Errorf("%s: %w", filepath.Base(name), err), "open store "+dir)
+		}
+		if first -= size; first < 0 && plain {
+			later = append(later, name)
 		}
 	}
-	return nil
+	return later, nil
+}
+
+// checkBlocksOf checks tables of the open store. Those that were merged meanwhile are
+// gone.
+func (s *Badger) checkBlocksOf(tables []string) {
+	for _, name := range tables {
+		s.mu.Lock()
+		closing := s.closing
+		s.mu.Unlock()
+		if closing {
+			return
+		}
+		_, err := checkTable(name, math.MaxInt64)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			s.fail(corrupt(fmt.Errorf("%s: %w", filepath.Base(name), err), "check store"))
+			return
+		}
+	}
 }
 
 // checkNew refuses tables without a manifest, which Badger would remove.
@@ -51,18 +89,28 @@ func checkNew(dir string) error {
 	return nil
 }
 
-// checkTable verifies a table's index. A table ends with: index, its length (4
-// bytes), its checksum (pb.Checksum), that one's length (4 bytes).
-func checkTable(name string) error {
+// checkTable verifies a table's index and, if it has at most so many bytes, its blocks.
+// A table ends with: index, its length (4 bytes), its checksum (pb.Checksum), that one's
+// length (4 bytes).
+func checkTable(name string, most int64) (size int64, err error) {
+	defer recoverCorrupt(&err) // kinds of checksums that Badger does not know are a panic of it
 	f, err := os.Open(name)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer f.Close()
 	st, err := f.Stat()
 	if err != nil {
-		return err
+		return 0, err
 	}
+	index, err := checkIndex(f, st)
+	if err == nil && st.Size() <= most {
+		err = checkBlocks(f, index)
+	}
+	return st.Size(), err
+}
+
+func checkIndex(f *os.File, st os.FileInfo) ([]byte, error) {
 	end := st.Size()
 	cut := func(n int64) ([]byte, error) {
 		if n > end {
@@ -76,27 +124,60 @@ func checkTable(name string) error {
 	var sum pb.Checksum
 	raw, err := cut(4)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	n := binary.BigEndian.Uint32(raw)
 	if n > tableFooterMax {
-		return fmt.Errorf("its checksum says it has %d bytes", n)
+		return nil, fmt.Errorf("its checksum says it has %d bytes", n)
 	}
 	if raw, err = cut(int64(n)); err != nil {
-		return err
+		return nil, err
 	}
 	if err := gproto.Unmarshal(raw, &sum); err != nil {
-		return err
+		return nil, err
 	}
 	if raw, err = cut(4); err != nil {
-		return err
+		return nil, err
 	}
 	index, err := cut(int64(binary.BigEndian.Uint32(raw)))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if len(index) == 0 {
-		return fmt.Errorf("it has no index")
+		return nil, errors.New("it has no index")
 	}
-	return y.VerifyChecksum(index, &sum)
+	return index, y.VerifyChecksum(index, &sum)
+}
+
+// checkBlocks verifies the checksums of all blocks. A block ends with its checksum, and
+// that one's length (4 bytes).
+func checkBlocks(f *os.File, index []byte) error {
+	list := fb.GetRootAsTableIndex(index, 0)
+	var at fb.BlockOffset
+	var b []byte
+	for i := range list.OffsetsLength() {
+		if !list.Offsets(&at, i) {
+			return fmt.Errorf("its index does not name block %d", i)
+		}
+		b = slices.Grow(b[:0], int(at.Len()))[:at.Len()]
+		if _, err := f.ReadAt(b, int64(at.Offset())); err != nil {
+			return err
+		}
+		var sum pb.Checksum
+		end := len(b) - 4
+		if end < 0 {
+			return fmt.Errorf("its block %d has %d bytes, too few", i, len(b))
+		}
+		n := int(binary.BigEndian.Uint32(b[end:]))
+		if n > min(end, tableFooterMax) {
+			return fmt.Errorf("its block %d is damaged: its checksum says it has %d bytes", i, n)
+		}
+		if err := gproto.Unmarshal(b[end-n:end], &sum); err != nil {
+			return fmt.Errorf("its block %d is damaged: %w", i, err)
+		}
+		if err := y.VerifyChecksum(b[:end-n], &sum); err != nil {
+			return fmt.Errorf("its block %d is damaged: %w", i, err)
+		}
+	}
+	return nil
 }

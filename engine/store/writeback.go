@@ -179,14 +179,18 @@ func (s *Badger) writeRounds() {
 		l := s.frozen
 		s.mu.Unlock()
 		if err := s.writeOut(l.ops(), s.durable.Load()+1, func() { s.frozen, s.synced = nil, l.upTo }); err != nil {
-			err = proto.Errorf(proto.CodeUnavailable, "store commit failed, the node must stop applying: check the disk, then restart: %w", err)
-			s.mu.Lock()
-			s.failed.CompareAndSwap(nil, &err)
-			s.changed.Broadcast()
-			s.mu.Unlock()
+			s.fail(proto.Errorf(proto.CodeUnavailable, "store commit failed, the node must stop applying: check the disk, then restart: %w", err))
 			return
 		}
 	}
+}
+
+// fail has everybody who writes be told err from now on.
+func (s *Badger) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failed.CompareAndSwap(nil, &err)
+	s.changed.Broadcast()
 }
 
 // writeOut writes operations, of one key at most one each, as a round at ts, later
