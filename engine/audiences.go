@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"math"
 	"slices"
 	"sync"
 
@@ -180,14 +181,29 @@ func (n *Node) Counts(ctx context.Context, client proto.ClientInfo, exprs []stri
 func (n *Node) counts(ctx context.Context, client proto.ClientInfo, exprs []string, unit string) (out proto.Counts, again bool, err error) {
 	list := make([]audience, len(exprs))
 	var keys []proto.SegmentKey
+	mentions := 0
 	for i, expr := range exprs {
 		if list[i], err = n.audience(client.ID, expr); err != nil {
 			return out, false, err
 		}
 		keys = append(keys, versionsOf(list[i].specs)...)
+		mentions += list[i].Mentions()
+	}
+	long := mentions > longMentions
+	if long {
+		end, err := n.longTurn(ctx, client.ID)
+		if err != nil {
+			return out, false, err
+		}
+		defer end()
 	}
 	lanes, part, exact := n.answering(keys)
-	sums, err := n.sums(ctx, list, lanes, unit)
+	var sums []uint64
+	if long {
+		sums, err = heldSums(ctx, list, lanes, unit)
+	} else {
+		sums, err = n.sums(ctx, list, lanes, unit)
+	}
 	if err != nil {
 		return out, false, err
 	}
@@ -211,6 +227,40 @@ func (n *Node) sums(ctx context.Context, list []audience, lanes []*lane, unit st
 		var err error
 		if sums[i], err = countUsers(ctx, lanes, a.set); err != nil {
 			return nil, err
+		}
+	}
+	return sums, nil
+}
+
+// heldSums is sums for what takes long: the lanes go on meanwhile.
+func heldSums(ctx context.Context, list []audience, lanes []*lane, unit string) ([]uint64, error) {
+	var keys []proto.SegmentKey
+	for i := range list {
+		keys = append(keys, versionsOf(list[i].specs)...)
+	}
+	held := make([]*segments.Held, len(lanes))
+	for i, l := range lanes {
+		held[i] = l.bitmaps.Hold(list[0].client, keys)
+		defer held[i].Release()
+	}
+	sums := make([]uint64, len(list))
+	for i := range list {
+		a := &list[i]
+		if unit == "users" {
+			var err error
+			sums[i], err = distinctUsers(ctx, lanes, math.MaxUint64, func(k int, count func(*roaring.Bitmap)) {
+				count(a.set(held[k].Segment, held[k].Universe))
+			})
+			if err != nil {
+				return nil, err
+			}
+			continue
+		}
+		for _, h := range held {
+			sums[i] += a.Count(a.bits(h.Segment), h.Universe(a.client))
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return sums, nil
@@ -264,6 +314,13 @@ func (n *Node) overlap(ctx context.Context, client proto.ClientInfo, rows, colum
 	}
 	m.cells = make([]uint64, len(m.rows)*len(m.columns))
 	keys := slices.Concat(m.rows, m.columns)
+	if len(m.cells) > longCells || unit == "users" && len(m.cells) > longMentions {
+		end, err := n.longTurn(ctx, client.ID)
+		if err != nil {
+			return out, false, err
+		}
+		defer end()
+	}
 	lanes, part, exact := n.answering(keys)
 	if unit == "users" {
 		err = m.users(ctx, lanes)
@@ -302,11 +359,17 @@ func (m *matrix) first(row int) int {
 const overlapShare = 64
 
 // identities fills the cells, each row as of one moment of each lane: a lane
-// publishes nothing while it is looked at.
+// publishes nothing while it is looked at, so a long row is held.
 func (m *matrix) identities(ctx context.Context, lanes []*lane) error {
 	for i := range m.rows {
 		for _, l := range lanes {
-			l.bitmaps.View(func(get getBits, _ getUniverse) { m.add(i, get) })
+			if len(m.columns) <= longColumns {
+				l.bitmaps.View(func(get getBits, _ getUniverse) { m.add(i, get) })
+				continue
+			}
+			h := l.bitmaps.Hold(0, append(slices.Clone(m.columns), m.rows[i]))
+			m.add(i, h.Segment)
+			h.Release()
 		}
 		if err := ctx.Err(); err != nil {
 			return proto.Errorf(proto.CodeTimeout, "the matrix took too long: name fewer segments: %w", err)

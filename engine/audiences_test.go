@@ -228,6 +228,77 @@ func TestCountsAnswerAll(t *testing.T) {
 	}
 }
 
+// asked calls back each time a count asks whether somebody still waits for it.
+type asked struct {
+	context.Context
+	do func()
+}
+
+func (a *asked) Err() error { a.do(); return a.Context.Err() }
+
+// A long count is of one moment, and holds up nobody: not the lane, which shows what
+// comes in meanwhile, nor other clients, nor short counts of its own.
+func TestLongCounts(t *testing.T) {
+	c := newCrowd(t, 200, "ab", below(map[byte]int{'a': 120, 'b': 60}))
+	for _, unit := range []string{"identities", "users"} {
+		before := c.script.members(c.n, c.client, "all")
+		came := 0
+		ctx := &asked{t.Context(), func() {
+			if came++; came == 1 {
+				at := c.script.events(c.script.event(c.client, "new-"+unit, "a"))
+				if err := c.n.Wait(t.Context(), proto.Position{0: at}); err != nil {
+					t.Error(err)
+				}
+				if got := c.script.members(c.n, c.client, "all"); got != before+1 {
+					t.Errorf("%d are shown during the count, want %d", got, before+1)
+				}
+			}
+		}}
+		exprs := slices.Repeat([]string{"(a | b) & all", "!a | !b | all"}, 10)
+		x, err := c.n.Counts(ctx, c.client, exprs, unit)
+		if err != nil || !x.Exact {
+			t.Fatalf("%+v, %v", x, err)
+		}
+		for i, e := range x.Counts {
+			if want := []uint64{before - 80, before}[i%2]; *e.Count != want {
+				t.Errorf("%s of %s: %d, want %d", unit, e.Expr, *e.Count, want)
+			}
+		}
+		if came < len(exprs) {
+			t.Errorf("it asked %d times whether somebody waits still", came)
+		}
+	}
+}
+
+// Of a client one long count is under way; others wait, and other clients do not wait
+// for those.
+func TestLongCountsTakeTurns(t *testing.T) {
+	c := newCrowd(t, 200, "ab", below(map[byte]int{'a': 120, 'b': 60}))
+	other := c.script.client("other", "")
+	end, err := c.n.LongTurn(t.Context(), c.client.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	soon, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	long := slices.Repeat([]string{"a | b"}, 20)
+	if _, err := c.n.Counts(soon, c.client, long, ""); proto.CodeOf(err) != proto.CodeOverloaded {
+		t.Errorf("a second long count: %v", err)
+	}
+	if _, err := c.n.Counts(t.Context(), c.client, long[:10], ""); err != nil {
+		t.Errorf("a short count beside: %v", err)
+	}
+	if end, err := c.n.LongTurn(t.Context(), other.ID); err != nil {
+		t.Errorf("another client's: %v", err)
+	} else {
+		end()
+	}
+	end()
+	if _, err := c.n.Counts(t.Context(), c.client, long, ""); err != nil {
+		t.Errorf("the next long count: %v", err)
+	}
+}
+
 func TestSavedAudiences(t *testing.T) {
 	c := newCrowd(t, 200, "ab", below(map[byte]int{'a': 120, 'b': 60}))
 	save := func(id proto.AudienceID, expr string) error {

@@ -42,6 +42,11 @@ func (n *Node) AwaitChange(ctx context.Context) error {
 	}
 }
 
+// LongTurn is longTurn.
+func (n *Node) LongTurn(ctx context.Context, client proto.ClientID) (end func(), err error) {
+	return n.longTurn(ctx, client)
+}
+
 // NewOver wires a node over a log and a store; Start opens it.
 func NewOver(c Config, lg log.Logs, st store.Store) (*Node, error) {
 	if err := c.Validate(); err != nil {

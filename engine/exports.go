@@ -10,6 +10,7 @@ import (
 
 	"kith/internal/exports"
 	"kith/proto"
+	"kith/segments"
 )
 
 // sparseFrom is how many numbers lie between two that are named, on average,
@@ -146,19 +147,29 @@ type frozen struct {
 
 // freeze takes a lane's part out as of one commit; false of a lane that stopped.
 func (l *lane) freeze(a audience, users, known bool) (f frozen, ok bool) {
+	var held *segments.Held // what is evaluated beside the lane's commits
 	ok = l.atCommit(func(snap *laneSnapshot, applied proto.Offset) {
 		keys := versionsOf(a.specs)
 		f.exact, f.offset, f.snap = l.progress.allFilled(keys, l.node.registry.sinceOf(keys...)), applied, snap
+		if !users {
+			held = l.bitmaps.Hold(a.client, keys)
+			return
+		}
 		l.bitmaps.View(func(get getBits, universe getUniverse) {
 			f.part.Set = a.set(get, universe)
-			if users {
-				f.alone, f.linked = l.users.linkedOf(l.id, f.part.Set)
-			}
+			f.alone, f.linked = l.users.linkedOf(l.id, f.part.Set)
 			if known {
 				f.part.Known = copyOf(universe(a.client))
 			}
 		})
 	})
+	if held != nil {
+		defer held.Release()
+		f.part.Set = a.set(held.Segment, held.Universe)
+		if known {
+			f.part.Known = copyOf(held.Universe(a.client))
+		}
+	}
 	return f, ok
 }
 

@@ -50,6 +50,20 @@ type audienceNode struct {
 // first mention.
 func (a *Audience) Segments() []proto.SegmentID { return slices.Clone(a.ids) }
 
+// Mentions is how often a names segments: what it takes to evaluate it.
+func (a *Audience) Mentions() int { return a.root.mentions() }
+
+func (n *audienceNode) mentions() int {
+	count := 1
+	if len(n.kids) > 0 {
+		count = 0
+	}
+	for _, kid := range n.kids {
+		count += kid.mentions()
+	}
+	return count
+}
+
 // String is a in canonical form: no needless parentheses, one space around
 // & and |, quotes only where a name needs them (none does today).
 func (a *Audience) String() string { return string(a.root.append(nil, audienceOr)) }

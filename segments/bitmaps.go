@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/RoaringBitmap/roaring/v2"
 
@@ -58,21 +59,23 @@ type chunkID struct {
 type Bitmaps struct {
 	mu        sync.RWMutex
 	segments  map[proto.SegmentKey]*bitmap
-	universes map[proto.ClientID]*roaring.Bitmap
+	universes map[proto.ClientID]*bitmap
 	dirty     map[chunkID]struct{}
 	queue     []chunkID // the dirty chunks, longest dirty first
 }
 
+// bitmap is never changed while it is held: a copy takes its place first.
 type bitmap struct {
 	bits   *roaring.Bitmap
 	client proto.ClientID
+	held   atomic.Int32
 }
 
 // NewBitmaps are empty bitmaps.
 func NewBitmaps() *Bitmaps {
 	return &Bitmaps{
 		segments:  map[proto.SegmentKey]*bitmap{},
-		universes: map[proto.ClientID]*roaring.Bitmap{},
+		universes: map[proto.ClientID]*bitmap{},
 		dirty:     map[chunkID]struct{}{},
 	}
 }
@@ -100,30 +103,36 @@ func flip(bits *roaring.Bitmap, o uint32, set bool) bool {
 	return bits.CheckedRemove(o)
 }
 
-// bits finds or makes a bitmap; mu is held for writing.
+// bits finds or makes a bitmap, to be changed; mu is held for writing.
 func (x *Bitmaps) bits(key proto.SegmentKey, client proto.ClientID) *roaring.Bitmap {
-	if key == 0 {
-		u := x.universes[client]
-		if u == nil {
-			u = roaring.New()
-			x.universes[client] = u
-		}
-		return u
+	s := x.find(key, client)
+	switch {
+	case s == nil:
+		s = &bitmap{bits: roaring.New(), client: client}
+	case s.held.Load() > 0:
+		s = &bitmap{bits: s.bits.Clone(), client: s.client}
+	default:
+		return s.bits
 	}
-	s := x.segments[key]
-	if s == nil {
-		s = &bitmap{roaring.New(), client}
+	if key == 0 {
+		x.universes[client] = s
+	} else {
 		x.segments[key] = s
 	}
 	return s.bits
 }
 
-// look finds a bitmap, nil if there is none; mu is held.
-func (x *Bitmaps) look(key proto.SegmentKey, client proto.ClientID) *roaring.Bitmap {
+// find gives nil if there is none; mu is held.
+func (x *Bitmaps) find(key proto.SegmentKey, client proto.ClientID) *bitmap {
 	if key == 0 {
 		return x.universes[client]
 	}
-	if s := x.segments[key]; s != nil {
+	return x.segments[key]
+}
+
+// look finds a bitmap, nil if there is none; mu is held.
+func (x *Bitmaps) look(key proto.SegmentKey, client proto.ClientID) *roaring.Bitmap {
+	if s := x.find(key, client); s != nil {
 		return s.bits
 	}
 	return nil
@@ -147,7 +156,58 @@ func (x *Bitmaps) View(fn func(get func(proto.SegmentKey) *roaring.Bitmap, unive
 			return nil
 		}
 		return x.look(key, 0)
-	}, func(client proto.ClientID) *roaring.Bitmap { return x.universes[client] })
+	}, func(client proto.ClientID) *roaring.Bitmap { return x.look(0, client) })
+}
+
+// Held are bitmaps as they were at one moment. Deltas are applied meanwhile, to
+// copies of those that they change: so it is for what takes long, and few at once.
+type Held struct {
+	segments map[proto.SegmentKey]*bitmap
+	universe *bitmap
+}
+
+// Hold takes out some segments and the universe of a client. Release is due.
+func (x *Bitmaps) Hold(client proto.ClientID, keys []proto.SegmentKey) *Held {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	h := &Held{segments: make(map[proto.SegmentKey]*bitmap, len(keys)), universe: x.universes[client]}
+	for _, k := range keys {
+		if s := x.segments[k]; s != nil && h.segments[k] == nil {
+			h.segments[k] = s
+			s.held.Add(1)
+		}
+	}
+	if h.universe != nil {
+		h.universe.held.Add(1)
+	}
+	return h
+}
+
+// Segment and Universe give nil for what is empty. What they give must not be changed,
+// nor used after Release.
+func (h *Held) Segment(key proto.SegmentKey) *roaring.Bitmap {
+	if s := h.segments[key]; s != nil {
+		return s.bits
+	}
+	return nil
+}
+
+// Universe is that of the client for which Hold was called, whoever is asked for.
+func (h *Held) Universe(proto.ClientID) *roaring.Bitmap {
+	if h.universe == nil {
+		return nil
+	}
+	return h.universe.bits
+}
+
+// Release gives back what Hold took.
+func (h *Held) Release() {
+	for _, s := range h.segments {
+		s.held.Add(-1)
+	}
+	if h.universe != nil {
+		h.universe.held.Add(-1)
+	}
 }
 
 // Cardinality is how many nodes are in a segment.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/RoaringBitmap/roaring/v2"
 	"github.com/google/go-cmp/cmp"
@@ -50,6 +51,54 @@ func TestBitmapsApply(t *testing.T) {
 	}
 	if n := x.Cardinality(8); n != 0 || bitsOf(x, 8, 1) != nil || bitsOf(x, 0, 3) != nil {
 		t.Error("unknown keys have members")
+	}
+}
+
+// What is held stays as it was, and what is not is changed in place.
+func TestBitmapsHold(t *testing.T) {
+	x := segments.NewBitmaps()
+	set := func(key proto.SegmentKey, o proto.Ordinal, yes bool) segments.BitDelta {
+		return segments.BitDelta{Key: key, Client: 1, Ordinal: o, Set: yes}
+	}
+	x.Apply([]segments.BitDelta{set(0, 1, true), set(0, 2, true), set(9, 1, true), set(9, 2, true), set(8, 1, true)})
+	h := x.Hold(1, []proto.SegmentKey{9, 9, 8, 7})
+	within(t, func() {
+		x.Apply([]segments.BitDelta{set(0, 3, true), set(9, 1, false), set(9, 3, true), set(7, 1, true)})
+	})
+	x.Drop(8)
+	if d := cmp.Diff([][]uint32{{1, 2}, {1, 2}, {1}}, [][]uint32{h.Universe(1).ToArray(), h.Segment(9).ToArray(), h.Segment(8).ToArray()}); d != "" {
+		t.Error("what is held changed:", d)
+	}
+	if h.Segment(7) != nil || h.Segment(6) != nil {
+		t.Error("what was not there is held")
+	}
+	for key, want := range map[proto.SegmentKey][]uint32{0: {1, 2, 3}, 9: {2, 3}, 8: nil, 7: {1}} {
+		if d := cmp.Diff(want, bitsOf(x, key, 1)); d != "" {
+			t.Errorf("segment %d beside what is held: %s", key, d)
+		}
+	}
+	h.Release()
+	h = x.Hold(1, []proto.SegmentKey{9})
+	bits := h.Segment(9)
+	h.Release()
+	x.Apply([]segments.BitDelta{set(9, 4, true)})
+	if !bits.Contains(4) {
+		t.Error("what is held no more was copied")
+	}
+	if h := x.Hold(2, nil); h.Universe(2) != nil {
+		t.Error("a client without anything has a universe")
+	}
+}
+
+// within fails if do takes long.
+func within(t *testing.T, do func()) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() { do(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Fatal("what is held keeps others waiting")
 	}
 }
 
