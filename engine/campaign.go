@@ -38,7 +38,7 @@ func (n *Node) CampaignReport(ctx context.Context, client proto.ClientInfo, r *p
 		return proto.CampaignReport{}, err
 	}
 	defer done()
-	over, err := n.campaigns.turn(ctx)
+	over, err := n.campaigns.turn(ctx, client.ID)
 	if err != nil {
 		return proto.CampaignReport{}, err
 	}
@@ -98,15 +98,13 @@ func (n *Node) makeCampaign(ctx context.Context, client proto.ClientInfo, s *cam
 	return out, nil
 }
 
-// turn waits until no other report goes through all histories: one does at a time.
-// over ends it.
-func (c *campaigns) turn(ctx context.Context) (over func(), err error) {
-	select {
-	case c.working <- struct{}{}:
-		return func() { <-c.working }, nil
-	case <-ctx.Done():
+// turn waits until no other report goes through all histories. over ends it.
+func (c *campaigns) turn(ctx context.Context, client proto.ClientID) (over func(), err error) {
+	over, ok := c.queue.begin(ctx, client)
+	if !ok {
 		return nil, proto.Errorf(proto.CodeOverloaded, "other reports are under way: try again: %w", ctx.Err())
 	}
+	return over, nil
 }
 
 // met is how many met a cell, and how often.

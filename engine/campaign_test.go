@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -372,4 +373,37 @@ func TestCampaignReportIsGivenUp(t *testing.T) {
 	if took := time.Since(began); proto.CodeOf(err) != proto.CodeTimeout || took > 2*time.Second {
 		t.Errorf("%v after %v", err, took)
 	}
+}
+
+// However many reports one client asks for, another one's is next.
+func TestReportsOfOneClientWaitForEachOther(t *testing.T) {
+	n := engine.NewReportQueue()
+	end, ok := n.Begin(t.Context(), 1)
+	if !ok {
+		t.Fatal("the first report waits")
+	}
+	turns := make(chan proto.ClientID, 10)
+	var busy sync.WaitGroup
+	ask := func(c proto.ClientID) {
+		busy.Go(func() {
+			end, ok := n.Begin(t.Context(), c)
+			if !ok {
+				t.Error("no turn")
+				return
+			}
+			turns <- c
+			end()
+		})
+	}
+	for range 5 {
+		ask(1)
+	}
+	time.Sleep(20 * time.Millisecond) // they wait before the other one comes
+	ask(2)
+	time.Sleep(20 * time.Millisecond)
+	end()
+	if c := <-turns; c != 2 {
+		t.Errorf("the next report is of client %d", c)
+	}
+	busy.Wait()
 }

@@ -30,11 +30,11 @@ const (
 
 // campaigns are the reports of a node.
 type campaigns struct {
-	working chan struct{} // held by the one under way
-	scanned func()        // for tests: the histories were gone through
+	queue   *queue // of those that go through all histories: one does at a time
+	scanned func() // for tests: the histories were gone through
 }
 
-func newCampaigns() campaigns { return campaigns{working: make(chan struct{}, 1)} }
+func newCampaigns() campaigns { return campaigns{queue: newQueue(1)} }
 
 // campaignBook is what a client's keys were told of.
 type campaignBook = segments.DayBook[*pb.Campaign]

@@ -47,6 +47,18 @@ func (n *Node) LongTurn(ctx context.Context, client proto.ClientID) (end func(),
 	return n.longTurn(ctx, client)
 }
 
+// ReportQueue is that of the reports that go through all histories.
+type ReportQueue struct{ c campaigns }
+
+// NewReportQueue is one of its own.
+func NewReportQueue() *ReportQueue { return &ReportQueue{newCampaigns()} }
+
+// Begin is turn.
+func (q *ReportQueue) Begin(ctx context.Context, client proto.ClientID) (end func(), ok bool) {
+	end, err := q.c.turn(ctx, client)
+	return end, err == nil
+}
+
 // NewOver wires a node over a log and a store; Start opens it.
 func NewOver(c Config, lg log.Logs, st store.Store) (*Node, error) {
 	if err := c.Validate(); err != nil {

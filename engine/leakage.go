@@ -30,7 +30,7 @@ func (n *Node) Leakage(ctx context.Context, client proto.ClientInfo, days, floor
 		return proto.Leakage{}, err
 	}
 	defer done()
-	over, err := n.campaigns.turn(ctx)
+	over, err := n.campaigns.turn(ctx, client.ID)
 	if err != nil {
 		return proto.Leakage{}, err
 	}
