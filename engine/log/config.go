@@ -125,7 +125,7 @@ func (c *Config) Validate() error {
 	}
 	if c.Cluster != nil {
 		if c.URL != "" {
-			return proto.Errorf(proto.CodeInvalid, "a cluster of embedded NATS servers was asked for with an external NATS at %s: leave one out", c.URL)
+			return proto.Errorf(proto.CodeInvalid, "a cluster of embedded NATS servers was asked for with an external NATS at %s: leave one out", hostsOf(c.URL))
 		}
 		if err := c.Cluster.validate(); err != nil {
 			return err
