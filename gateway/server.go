@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,6 +24,9 @@ func (g *Gateway) Serve(ctx context.Context, public, service net.Listener) error
 		l net.Listener
 		h http.Handler
 	}{{public, g.public}, {service, g.service}}
+	if g.c.Dev {
+		planes[1].h = atHome(g.service)
+	}
 	var servers []*http.Server
 	failed := make(chan error, len(planes))
 	for _, p := range planes {
@@ -65,6 +70,28 @@ func (g *Gateway) Serve(ctx context.Context, public, service net.Listener) error
 		return proto.Errorf(proto.CodeUnavailable, "a listener failed: %w", err)
 	}
 	return nil
+}
+
+var errNotAtHome = proto.Errorf(proto.CodeForbidden, "with --dev keys are taken at localhost or an address in numbers only, since everybody knows them and any web page may give this machine a name of its own: ask at http://127.0.0.1 and the port")
+
+// atHome refuses keys under names that a web page's server may have turned to this
+// machine: its scripts know the keys of --dev.
+func atHome(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if len(r.Header["Authorization"]) > 0 && !homely(hostname(r.Host)) {
+			w.Header()["X-Content-Type-Options"] = noSniff
+			fail(w, errNotAtHome)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// homely reports whether no name server was asked about a host.
+func homely(host string) bool {
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	_, err := netip.ParseAddr(host)
+	return err == nil || !strings.Contains(host, ".") || strings.HasSuffix(host, ".localhost")
 }
 
 func newServer(h http.Handler, log *slog.Logger) *http.Server {

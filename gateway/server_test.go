@@ -54,6 +54,28 @@ func raw(t *testing.T, addr, request string) *http.Response {
 	return resp
 }
 
+// With --dev, whose keys everybody knows, a web page cannot use them by giving this
+// machine its own name.
+func TestDevKeysStayAtHome(t *testing.T) {
+	for _, dev := range []bool{true, false} {
+		_, service := listen(t, newRig(t, func(c *gateway.Config) { c.Dev = dev }))
+		for host, home := range map[string]bool{
+			"127.0.0.1:8081": true, "[::1]:8081": true, "localhost": true, "LOCALHOST.:8081": true, "kith.localhost:8081": true, "kith": true, "": true,
+			"evil.example:8081": false, "127.0.0.1.evil.example": false, "evil.example.": false, "localhost.evil.example": false,
+		} {
+			for key, want := range map[string]int{"": 401, "Authorization: Bearer admin-key\r\n": 200} {
+				if dev && !home && key != "" {
+					want = 403
+				}
+				got := raw(t, service, "GET /v1/clients HTTP/1.1\r\nHost: "+host+"\r\n"+key+"Connection: close\r\n\r\n").StatusCode
+				if got != want {
+					t.Errorf("dev %t, host %q, key %t: %d, want %d", dev, host, key != "", got, want)
+				}
+			}
+		}
+	}
+}
+
 // TestEveryAnswerIsWhatItSays: on both planes no browser may take an answer for
 // something else, and with TLS none comes back without.
 func TestEveryAnswerIsWhatItSays(t *testing.T) {
