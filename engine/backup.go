@@ -419,6 +419,9 @@ func readRestored(c Config, given [][]byte, r *bufio.Reader) (x restored, err er
 	if err := expect(r, backupEnd); err != nil {
 		return x, err
 	}
+	if _, more := r.ReadByte(); more != io.EOF { // such as a second backup, of which nothing would be there
+		return x, errBackup
+	}
 	if c.Ledger != "" {
 		err = beginsWith(given, x.ledger)
 		x.ledger = given

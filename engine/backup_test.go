@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -106,6 +107,22 @@ func TestRestoreUnfinished(t *testing.T) {
 			}
 			if err := Restore(t.Context(), c, bytes.NewReader(file)); proto.CodeOf(err) != proto.CodeConflict {
 				t.Errorf("restored over an unfinished restore: %v", err)
+			}
+		})
+	}
+}
+
+// A backup with another one behind it, of which nothing would be restored, is refused.
+func TestRestoreOfTwo(t *testing.T) {
+	file := backupOf(t)
+	for name, more := range map[string][]byte{"a byte": {0}, "a backup": file} {
+		t.Run(name, func(t *testing.T) {
+			c := backupConfig(filepath.Join(t.TempDir(), "data"))
+			if err := Restore(t.Context(), c, bytes.NewReader(slices.Concat(file, more))); proto.CodeOf(err) != proto.CodeCorrupt {
+				t.Errorf("restored: %v", err)
+			}
+			if err := checkRestored(c); proto.CodeOf(err) != proto.CodeConflict {
+				t.Errorf("the directory counts as restored: %v", err)
 			}
 		})
 	}
