@@ -171,6 +171,40 @@ func TestUser(t *testing.T) {
 	}
 }
 
+// What is acknowledged after the answer to an opt-in or an erasure is kept.
+func TestBeginsAnewAtOnce(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer func() { closeNode(t, n) }()
+	c := acme(t, n)
+	for _, x := range []struct {
+		what string
+		do   func(proto.Identity) error
+	}{
+		{"in", func(id proto.Identity) error {
+			optOut(t, n, id, false)
+			_, err := n.OptIn(t.Context(), id)
+			return err
+		}},
+		{"erased", func(id proto.Identity) error { _, err := n.Erase(t.Context(), nil, id); return err }},
+		{"forgotten", func(id proto.Identity) error { _, err := n.Erase(t.Context(), &c, id); return err }},
+	} {
+		id := proto.Identity("browser:" + x.what)
+		submit(t, n, page(c, x.what, "auto", time.Now()))
+		if err := x.do(id); err != nil {
+			t.Fatal(err)
+		}
+		if seen, _ := lookup(t, n, c, id); seen.Known {
+			t.Errorf("%s shows %+v", id, seen)
+		}
+		link(t, n, c, id, "account:x", yes())
+		submit(t, n, page(c, x.what, "auto", time.Now()))
+		if r, err := n.Record(t.Context(), c, id); err != nil || len(r.Events) != 1 {
+			t.Errorf("%s: the event that followed is not kept: %+v %v", id, r, err)
+		}
+		settle(t, n)
+	}
+}
+
 // A list of opt-outs is one sync, and each of it has a receipt of its own.
 func TestOptOutAll(t *testing.T) {
 	for _, k := range []int{1, 4} {

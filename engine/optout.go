@@ -108,6 +108,9 @@ func (n *Node) cutState(ctx context.Context, id proto.Identity, kind proto.CutKi
 	s.OptedOut, s.Final = kind == proto.CutOptOut, true
 	since := x.cut.Time.Time()
 	s.Since, s.Receipt = &since, n.receipt(x.hash, &x.cut)
+	if kind != proto.CutOptOut {
+		n.passFence(ctx, x.cut.Time)
+	}
 	return s, nil
 }
 
@@ -142,7 +145,26 @@ func (n *Node) OptIn(ctx context.Context, id proto.Identity) (proto.OptOutState,
 	if err := n.ledger.await(ctx, h); err != nil {
 		return proto.OptOutState{}, err
 	}
-	return n.OptOutState(ctx, id)
+	s, err := n.OptOutState(ctx, id)
+	if err == nil && s.Since != nil && !s.OptedOut {
+		n.passFence(ctx, proto.MillisOf(*s.Since))
+	}
+	return s, err
+}
+
+// passFence waits until what comes counts for an identity that began anew at t: an
+// event that was acknowledged after the answer would not be kept else.
+func (n *Node) passFence(ctx context.Context, t proto.Millis) {
+	wait, cancel := context.WithTimeout(ctx, optOutWait) // lane time may be ahead
+	defer cancel()
+	fence := t + 2*graphLimits().SkewMillis
+	for left := fence - n.now(); left >= 0; left = fence - n.now() {
+		select {
+		case <-wait.Done():
+			return
+		case <-time.After(time.Duration(left+1) * time.Millisecond):
+		}
+	}
 }
 
 // optOut is what is published of an identity's opt-out, nil if it was never cut.
