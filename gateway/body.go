@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -58,6 +59,9 @@ const bodyFree = 64 << 10
 // takes memory.
 func (g *Gateway) readSent(w http.ResponseWriter, r *http.Request, dst []byte, limit int) ([]byte, error) {
 	if r.ContentLength > int64(limit) {
+		if r.Header.Get("Expect") == "" { // else nothing is sent yet
+			discard(w, r)
+		}
 		return dst, tooLarge(limit)
 	}
 	raw := &underWay{r: http.MaxBytesReader(w, r.Body, int64(limit)), all: &g.bodies, most: int64(g.c.BodiesBytesMax)}
@@ -65,7 +69,25 @@ func (g *Gateway) readSent(w http.ResponseWriter, r *http.Request, dst []byte, l
 	if n := int(r.ContentLength); n >= 0 {
 		return readExactly(raw, dst, n)
 	}
-	return readUpTo(raw, dst, limit)
+	dst, err := readUpTo(raw, dst, limit)
+	if proto.CodeOf(err) == proto.CodeTooLarge {
+		discard(w, r)
+	}
+	return dst, err
+}
+
+// discardBytesMax and discardFor are how much more is read of a body that is too
+// large, and for how long.
+const (
+	discardBytesMax = 32 << 20
+	discardFor      = 2 * time.Second
+)
+
+// discard reads on in a body that is refused: a client that still sends when its
+// connection is closed fails by that, and does not see the answer.
+func discard(w http.ResponseWriter, r *http.Request) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(discardFor)) // not every writer has deadlines
+	_, _ = io.CopyN(io.Discard, r.Body, discardBytesMax)
 }
 
 // underWay counts what is held of a body that has not come whole yet.

@@ -266,6 +266,44 @@ func TestRequestSmuggling(t *testing.T) {
 	}
 }
 
+// TestTooLargeIsTold: a client that sends all before it reads learns that its
+// body is too large, and not only that its connection is gone.
+func TestTooLargeIsTold(t *testing.T) {
+	r := newRig(t)
+	public, service := listen(t, r)
+	const size = 16 << 20
+	part := strings.Repeat(" ", 1<<20)
+	for _, tt := range []struct{ name, head, part, end string }{
+		{"a length", fmt.Sprintf("Content-Length: %d\r\n\r\n", size), part, ""},
+		{"chunks", "Transfer-Encoding: chunked\r\n\r\n", fmt.Sprintf("%x\r\n%s\r\n", len(part), part), "0\r\n\r\n"},
+	} {
+		for name, addr := range map[string]string{"public": public, "service": service} {
+			c, err := net.Dial("tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+				t.Fatal(err)
+			}
+			_, err = io.WriteString(c, "POST /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: "+key("acme-key")+"\r\n"+tt.head)
+			for i := 0; i < size>>20 && err == nil; i++ {
+				_, err = io.WriteString(c, tt.part)
+			}
+			if err == nil {
+				_, err = io.WriteString(c, tt.end)
+			}
+			if err != nil {
+				t.Errorf("%s, %s plane: %v", tt.name, name, err)
+			} else if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil {
+				t.Errorf("%s, %s plane: %v", tt.name, name, err)
+			} else if resp.StatusCode != 413 {
+				t.Errorf("%s, %s plane: %s", tt.name, name, resp.Status)
+			}
+			c.Close()
+		}
+	}
+}
+
 // alive asks the gateway at addr something.
 func alive(t *testing.T, client *http.Client, url string) {
 	t.Helper()
