@@ -24,6 +24,8 @@ const (
 	natsSlotWait        = 500 * time.Millisecond
 
 	natsAwaitingMax = 4096 // questions that wait for a position
+
+	natsReadyMax = 5 * time.Second
 )
 
 // messages is the NATS side in work.
@@ -47,8 +49,9 @@ type messages struct {
 }
 
 // ServeNATS answers events, look-ups, counts and opt-outs over nc until ctx is done;
-// then it drains what it took. nc stays open.
-func (g *Gateway) ServeNATS(ctx context.Context, nc *nats.Conn) error {
+// then it drains what it took. nc stays open. It calls ready once nothing that is
+// published any more finds nobody.
+func (g *Gateway) ServeNATS(ctx context.Context, nc *nats.Conn, ready func()) error {
 	slots := func() chan struct{} { return make(chan struct{}, g.c.NATSConcurrency) }
 	m := &messages{g: g, ctx: ctx, nc: nc, events: slots(), questions: slots(), optOuts: slots(), later: map[*clientCuts][]laterCut{}}
 	sub, err := nc.QueueSubscribe("kith.in.*", "kith", func(msg *nats.Msg) {
@@ -67,6 +70,10 @@ func (g *Gateway) ServeNATS(ctx context.Context, nc *nats.Conn) error {
 		_ = sub.Unsubscribe()
 		return err
 	}
+	if err := nc.FlushTimeout(natsReadyMax); err != nil { // a connection that is lost asks for them again as it comes back
+		g.log.Warn("the NATS server does not say that it passes requests on", "error", err)
+	}
+	ready()
 	m.watch(sub)
 	_ = svc.Stop() // drains its endpoints
 	drain(sub)

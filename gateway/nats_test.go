@@ -40,22 +40,20 @@ func natsRig(t *testing.T, r *rig) *nats.Conn {
 	server, client := connect(), connect()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- r.g.ServeNATS(ctx, server) }()
+	ready := make(chan struct{})
+	go func() { done <- r.g.ServeNATS(ctx, server, func() { close(ready) }) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	})
-	// The service names an endpoint once the server knows of it.
-	for deadline := time.Now().Add(10 * time.Second); ; {
-		info, err := client.Request("$SRV.INFO.kith", nil, time.Second)
-		if err == nil && strings.Contains(string(info.Data), "kith.query.lookup") && strings.Contains(string(info.Data), "kith.query.count") && strings.Contains(string(info.Data), "kith.optout") {
-			return client
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("the service does not answer")
-		}
+	select {
+	case <-ready:
+		return client
+	case <-time.After(10 * time.Second):
+		t.Fatal("the service is not ready")
+		return nil
 	}
 }
 

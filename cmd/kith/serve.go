@@ -199,12 +199,12 @@ func serve(ctx context.Context, c config.Config, f serveFlags, out io.Writer, lo
 	if err != nil {
 		return err
 	}
-	starting.Open(g.Service())
 	leave := func() {
 		n.Leave()
 		time.Sleep(time.Duration(c.StopWait))
 	}
-	return runParts(ctx, n, g, members, public, service, leave, func(ctx context.Context) error {
+	open := func() { starting.Open(g.Service()) }
+	return runParts(ctx, n, g, members, public, service, open, leave, func(ctx context.Context) error {
 		return welcome(ctx, c, f, public, service, out, log) // 6
 	})
 }
@@ -230,8 +230,10 @@ type part struct {
 }
 
 // runParts starts gateway and guests, and stops them in the opposite order
-// when ctx is done, after leave, or one of them fails.
-func runParts(ctx context.Context, n node, g *gateway.Gateway, members *members, public, service net.Listener, leave func(), guests func(context.Context) error) error {
+// when ctx is done, after leave, or one of them fails. open gives the service plane
+// to the gateway, once NATS is served: who was told that the node is ready finds it
+// there too.
+func runParts(ctx context.Context, n node, g *gateway.Gateway, members *members, public, service net.Listener, open, leave func(), guests func(context.Context) error) error {
 	failed := make(chan error, 5)
 	// Each layer has its own life: what stops it is stop below, not ctx.
 	start := func(parts ...func(context.Context) error) *part {
@@ -243,14 +245,27 @@ func runParts(ctx context.Context, n node, g *gateway.Gateway, members *members,
 		}
 		return p
 	}
+	heard, opened := make(chan struct{}), make(chan struct{})
 	layers := []*part{
 		start(
-			func(ctx context.Context) error { return g.Serve(ctx, public, service) },
-			func(ctx context.Context) error { return g.ServeNATS(ctx, n.Conn()) }, // 5
+			func(ctx context.Context) error {
+				if !reached(ctx, heard) {
+					return nil
+				}
+				open()
+				close(opened)
+				return g.Serve(ctx, public, service)
+			},
+			func(ctx context.Context) error { return g.ServeNATS(ctx, n.Conn(), func() { close(heard) }) }, // 5
 			g.ServeOthers,
 			members.stay,
 		),
-		start(guests),
+		start(func(ctx context.Context) error {
+			if !reached(ctx, opened) {
+				return nil
+			}
+			return guests(ctx)
+		}),
 	}
 	var err error
 	select {
@@ -272,6 +287,16 @@ func runParts(ctx context.Context, n node, g *gateway.Gateway, members *members,
 		}
 	}
 	return err
+}
+
+// reached reports whether something came to pass before ctx ended.
+func reached(ctx context.Context, passed <-chan struct{}) bool {
+	select {
+	case <-passed:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // planeListener is a plane's, with the port below TLS and the limit of connections.
