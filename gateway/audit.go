@@ -303,10 +303,10 @@ func (a *auditor) tallyFor(who proto.Principal, route string) *tally {
 	return v.(*tally)
 }
 
-// countCall counts a call over NATS.
-func (g *Gateway) countCall(who proto.Principal, route string) {
+// countCall counts a call over NATS; err is why it was refused, nil if it was not.
+func (g *Gateway) countCall(who proto.Principal, route string, err error) {
 	if g.audit != nil {
-		g.audit.tallyFor(who, route).add(nil)
+		g.audit.tallyFor(who, route).add(err)
 	}
 }
 
@@ -319,7 +319,7 @@ func (g *Gateway) listOptOut(who proto.Principal, ids []proto.Identity, err erro
 	if err != nil {
 		status = statusOf(asError(err).Code)
 	}
-	rec := proto.AuditRecord{Time: g.c.Now().UTC(), Key: who.Key, Role: who.Role, Client: who.Client, Route: "NATS kith.optout", Status: status}
+	rec := proto.AuditRecord{Time: g.c.Now().UTC(), Key: who.Key, Role: who.Role, Client: who.Client, Route: natsOptOutRoute, Status: status}
 	if len(ids) == 1 {
 		rec.Identity = g.identityHash(ids[0])
 	} else {

@@ -228,13 +228,13 @@ func saidTo(h map[string][]string) http.Header {
 }
 
 // take makes a message's events durable.
-func (m *messages) take(p *post, kind string, msg *nats.Msg) (proto.Position, error) {
+func (m *messages) take(p *post, kind string, msg *nats.Msg) (_ proto.Position, err error) {
 	name := strings.TrimPrefix(msg.Subject, "kith.in.")
 	who, err := m.principal(msg.Header["Authorization"], proto.RoleClient, proto.RoleAdmin)
 	if err != nil {
 		return nil, err
 	}
-	m.g.countCall(who, "NATS kith.in")
+	defer func() { m.g.countCall(who, "NATS kith.in", err) }()
 	if err := m.g.ownClient(p, who, name); err != nil {
 		return nil, err
 	}
@@ -323,12 +323,12 @@ func (m *messages) respond(r micro.Request, answer func(micro.Request) ([]byte, 
 }
 
 // lookup answers kith.query.lookup: the body of POST /v1/lookup.
-func (m *messages) lookup(r micro.Request) ([]byte, error) {
+func (m *messages) lookup(r micro.Request) (_ []byte, err error) {
 	who, err := m.principal(r.Headers().Values("Authorization"), proto.RoleClient, proto.RoleAdmin)
 	if err != nil {
 		return nil, err
 	}
-	m.g.countCall(who, "NATS kith.query.lookup")
+	defer func() { m.g.countCall(who, "NATS kith.query.lookup", err) }()
 	l := m.g.takeLookup()
 	defer m.g.freeLookup(l)
 	protobuf := r.Headers().Get("Content-Type") == protobufType
@@ -416,49 +416,46 @@ func (m *messages) optOut(r micro.Request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(r.Data()) > m.g.c.BodyBytesMax {
-		return nil, tooLarge(m.g.c.BodyBytesMax)
-	}
-	var x optOutRequest
-	if err := decodeStrict(r.Data(), &x); err != nil {
-		return nil, err
-	}
-	if x.Identities != nil {
-		return m.optOutList(r, who, x)
-	}
-	id, err := x.identity()
+	x, ids, err := m.readOptOut(r.Data())
 	if err != nil {
+		m.g.countCall(who, natsOptOutRoute, err)
 		return nil, err
 	}
-	var s proto.OptOutState
-	err = m.cut(r, who, 1, func() (err error) {
-		s, err = m.g.cutOut(m.ctx, x)
-		m.g.listOptOut(who, []proto.Identity{id}, err)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return encodeValue(s)
-}
-
-// optOutList opts a list out: all of it is checked before any of it is done.
-func (m *messages) optOutList(r micro.Request, who proto.Principal, x optOutRequest) ([]byte, error) {
-	ids, err := x.list()
-	if err != nil {
-		return nil, err
-	}
-	var list optedOut
+	var answer any
 	err = m.cut(r, who, len(ids), func() (err error) {
-		list, err = m.g.cutList(m.ctx, who, ids, x.Everywhere)
+		if x.Identities != nil {
+			answer, err = m.g.cutList(m.ctx, who, ids, x.Everywhere)
+		} else {
+			answer, err = m.g.cutOut(m.ctx, x)
+		}
 		m.g.listOptOut(who, ids, err)
 		return err
 	})
-	if err != nil {
+	if err != nil || r.Reply() == "" { // then it may be done later
 		return nil, err
 	}
-	return encodeValue(list)
+	return encodeValue(answer)
 }
+
+// readOptOut reads whom a message opts out: of a list all is checked before any of
+// it is done.
+func (m *messages) readOptOut(body []byte) (x optOutRequest, ids []proto.Identity, err error) {
+	if len(body) > m.g.c.BodyBytesMax {
+		return x, nil, tooLarge(m.g.c.BodyBytesMax)
+	}
+	if err := decodeStrict(body, &x); err != nil {
+		return x, nil, err
+	}
+	if x.Identities != nil {
+		ids, err = x.list()
+		return x, ids, err
+	}
+	id, err := x.identity()
+	return x, []proto.Identity{id}, err
+}
+
+// natsOptOutRoute is what the audit log calls kith.optout.
+const natsOptOutRoute = "NATS kith.optout"
 
 // natsOptOutPause is after how long opt-outs that nobody waits for ask again
 // whether they may be done.
@@ -482,6 +479,7 @@ func (m *messages) cut(r micro.Request, who proto.Principal, n int, do func() er
 		m.postpone(who, laterCut{n, len(r.Data()), do})
 		return nil
 	}
+	m.g.countCall(who, natsOptOutRoute, err)
 	return err
 }
 

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
@@ -282,5 +283,43 @@ func TestNATSOptOutsThatWaitAreDone(t *testing.T) {
 	}
 	if n != 300 {
 		t.Errorf("%d of 300 were done", n)
+	}
+}
+
+// TestNATSRefusalsAreCounted: the audit log tells what was refused over NATS.
+func TestNATSRefusalsAreCounted(t *testing.T) {
+	a := &auditTwin{}
+	d := newTwin().behind()
+	d.Audit = a
+	g, err := gateway.New(gateway.Config{OptOutsPerSecond: 0.001}, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc := natsRig(t, &rig{g: g})
+	for _, x := range [][2]string{
+		{"kith.in.acme", `{"events":[]}`},
+		{"kith.in.acme", `{`},
+		{"kith.query.lookup", `{"identities":[]}`},
+		{"kith.query.lookup", `{"identities":[],"client":"other"}`},
+		{"kith.optout", `{"identities":["browser:x1"` + strings.Repeat(`,"browser:x1"`, 999) + `]}`},
+		{"kith.optout", `{"identity":"browser:x2"}`},
+		{"kith.optout", `{"identity":"x"}`},
+	} {
+		ask(t, nc, x[0], x[1], auth, key("acme-key"))
+	}
+	if err := g.FlushAudit(); err != nil {
+		t.Fatal(err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	got := map[string][2]uint64{}
+	for _, x := range a.lines {
+		if x.Requests > 0 {
+			got[x.Route] = [2]uint64{x.Requests, x.Refused}
+		}
+	}
+	want := map[string][2]uint64{"NATS kith.in": {2, 1}, "NATS kith.query.lookup": {2, 1}, "NATS kith.optout": {2, 2}}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
 	}
 }
