@@ -198,7 +198,10 @@ const protobufType = "application/x-protobuf"
 // contentType is the request's media type without parameters. None, and what
 // curl -d says when nobody told it otherwise, are JSON.
 func contentType(r *http.Request) string {
-	h := r.Header.Get("Content-Type")
+	return mediaType(r.Header.Get("Content-Type"))
+}
+
+func mediaType(h string) string {
 	switch h {
 	case "application/json", protobufType:
 		return h

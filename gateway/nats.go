@@ -194,7 +194,7 @@ func (m *messages) principal(header []string, roles ...proto.Role) (proto.Princi
 func (m *messages) intake(msg *nats.Msg) {
 	p := m.g.newPost()
 	defer m.g.freePost(p)
-	kind := msg.Header.Get("Content-Type")
+	kind := mediaType(msg.Header.Get("Content-Type"))
 	pos, err := m.take(p, kind, msg)
 	if err != nil {
 		m.refuse(msg.Reply, err)
@@ -243,9 +243,6 @@ func (m *messages) take(p *post, kind string, msg *nats.Msg) (_ proto.Position, 
 	}
 	if len(msg.Data) > m.g.c.BodyBytesMax {
 		return nil, tooLarge(m.g.c.BodyBytesMax)
-	}
-	if kind == "" {
-		kind = "application/json"
 	}
 	if err := p.parseAs(kind, msg.Data); err != nil {
 		return nil, err
@@ -331,7 +328,7 @@ func (m *messages) lookup(r micro.Request) (_ []byte, err error) {
 	defer func() { m.g.countCall(who, "NATS kith.query.lookup", err) }()
 	l := m.g.takeLookup()
 	defer m.g.freeLookup(l)
-	protobuf := r.Headers().Get("Content-Type") == protobufType
+	protobuf := mediaType(r.Headers().Get("Content-Type")) == protobufType
 	if protobuf {
 		err = l.parseProtobuf(r.Data(), m.g.c.LookupMax)
 	} else {

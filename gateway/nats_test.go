@@ -84,6 +84,8 @@ func TestNATS(t *testing.T) {
 	}{
 		{"intake", "kith.in.acme", event, []string{auth, key("acme-key")}, `{"accepted":1,"refused":[],"position":"0:1"}`},
 		{"intake by an admin", "kith.in.acme", event, []string{auth, key("admin-key")}, `{"accepted":1,"refused":[],"position":"0:2"}`},
+		{"intake, JSON with a charset", "kith.in.acme", `{"events":[]}`, []string{auth, key("acme-key"), "Content-Type", "application/json; charset=utf-8"}, `{"accepted":0,"refused":[],"position":""}`},
+		{"intake, XML", "kith.in.acme", `{"events":[]}`, []string{auth, key("acme-key"), "Content-Type", "text/xml"}, "media_type"},
 		{"intake, refused event", "kith.in.acme", `{"client":"acme","events":[{"event":"page","identities":["a@b.com:x"]}]}`, []string{auth, key("acme-key")}, `{"accepted":0,"refused":[{"index":0,"code":"identity","message":"identity kind \"a@b.com\" is unknown: use browser, aaid, idfa, account, stat or partner.NAME"}],"position":""}`},
 		{"intake, GPC", "kith.in.acme", event, []string{auth, key("acme-key"), "sec-gpc", "1"}, `{"accepted":0,"refused":[{"index":0,"code":"opted_out","message":"nothing is stored: a signal was passed on (gpc)"}],"position":""}`},
 		{"intake, DNT", "kith.in.acme", event, []string{auth, key("acme-key"), "DNT", "1"}, `{"accepted":0,"refused":[{"index":0,"code":"opted_out","message":"nothing is stored: a signal was passed on (dnt)"}],"position":""}`},
@@ -117,7 +119,7 @@ func TestNATS(t *testing.T) {
 		t.Fatal(err)
 	}
 	var x pb.EventsResponse
-	m := ask(t, nc, "kith.in.acme", string(b), auth, key("acme-key"), "Content-Type", "application/x-protobuf")
+	m := ask(t, nc, "kith.in.acme", string(b), auth, key("acme-key"), "Content-Type", "Application/x-protobuf; v=1")
 	if err := gproto.Unmarshal(m.Data, &x); err != nil || x.Accepted != 1 {
 		t.Errorf("%v %v", &x, err)
 	}
