@@ -3,9 +3,8 @@
 // file: make tag.
 ((w, d, n) => {
   const script = d.currentScript || d.querySelector("script[data-client]");
-  const stub = w.kith || {};
   // Browsers from before 2018 are left alone: calls go on into the queue.
-  if (stub.v || !script || !w.AbortController) return;
+  if (!script || !w.AbortController) return;
 
   const data = script.dataset;
   const base = script.src.split("/kith.js")[0];
@@ -49,7 +48,7 @@
     const heard = storage(outKey);
     if (heard) return leaveAlone(), tell(+heard);
     gate = 1;
-    since = !d.hidden && Date.now();
+    since = !d.hidden && performance.now();
     later(50);
     waiting.splice(0).forEach(f => f());
   }
@@ -159,7 +158,7 @@
   // there may be no later.
   function leave(e) {
     if (e.type === "pagehide") hosts();
-    else if (!d.hidden) return since = gate > 0 && Date.now();
+    else if (!d.hidden) return since = gate > 0 && performance.now();
     stay();
     while (queue.length && may()) {
       const sent = batch();
@@ -179,7 +178,7 @@
   function put(event) {
     if (gate < 0) return;
     // A retry has the same id and counts once.
-    event.id = Math.random().toString(36);
+    event.id = "" + Math.random();
     event.url = event.url || clean(location.href);
     event.ref = ref;
     event.ref_query = query && query[0];
@@ -198,12 +197,14 @@
     put({ event: "page", props });
   }
 
-  let since; // when the page came into sight, if it is and the gate is open
+  // When the page came into sight, if it is and the gate is open; by a clock that
+  // nobody sets.
+  let since;
 
   // stay reports for how long the page has been in sight, and begins anew. While a
   // request is under way it may be the first, and another would make a new browser.
   function stay(next) {
-    if (since && !busy) put({ event: "kith.leave", url: here, props: { time_on_page: (Date.now() - since) / 1e3 } });
+    if (since && !busy) put({ event: "kith.leave", url: here, props: { time_on_page: (performance.now() - since) / 1e3 } });
     since = next;
   }
 
@@ -212,7 +213,7 @@
     const soon = () => setTimeout(() => {
       const url = clean(location.href);
       if (url === here) return;
-      stay(since && Date.now());
+      stay(since && performance.now());
       ref = here;
       query = null;
       here = url;
@@ -311,9 +312,15 @@
     }
   };
 
-  function kith(name, ...args) {
-    if (does[name]) does[name](...args);
-    else warn("no " + name);
+  // run does a call. One that is wrong throws nothing into the page, and stops
+  // none that waits behind it.
+  function run(call) {
+    try {
+      const [name, ...args] = call;
+      does[name](...args);
+    } catch (e) {
+      console.warn("kith: not sent:", call);
+    }
   }
 
   // ---- Consent
@@ -377,12 +384,14 @@
   // ---- Start
 
   function start() {
-    w.kith = kith;
-    kith.v = 2;
+    const stub = w.kith || {};
+    if (stub.v) return; // a second tag: both may have waited for the page to be shown
+    w.kith = (...call) => run(call);
+    w.kith.v = 2;
     // A page may have kept the function that queues.
-    kith.q = { push: call => kith(...call) };
+    w.kith.q = { push: run };
     view();
-    for (const call of stub.q || []) kith(...call);
+    (stub.q || []).forEach(run);
     draining = false;
     decide();
     if (silent) return;

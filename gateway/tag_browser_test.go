@@ -45,6 +45,7 @@ func TestTagInABrowser(t *testing.T) {
 		{"leaving before the answer", leavingEarly},
 		{"time on page", timeOnPage},
 		{"time on page, without consent", timeUntold},
+		{"time on page, the clock is set", timeByClock},
 		{"search terms of the referrer", referrersQuery},
 		{"blocked", blocked},
 		{"slow gateway", slowGateway},
@@ -56,6 +57,8 @@ func TestTagInABrowser(t *testing.T) {
 		{"retries end", retriesEnd},
 		{"identify takes digests only", identifyDigests},
 		{"what cannot be sent", notSent},
+		{"wrong calls", wrongCalls},
+		{"two tags on a page that is prepared", twoTags},
 		{"TCF", consentTCF},
 		{"TCF, the gateway reads closer", consentTCFReadCloser},
 		{"TCF that never comes", consentMissing},
@@ -557,6 +560,27 @@ func timeUntold(s *surfer) {
 	}
 }
 
+// timeByClock: a clock that is set while the page is in sight changes nothing.
+func timeByClock(s *surfer) {
+	s.timed = true
+	s.page("", "const now = Date.now; let skew = 0; Date.now = () => now() + skew", "")
+	s.open("/a")
+	s.took("page")
+	s.quiet()
+	for n, skew := range []string{"-3600e3", "36000e3"} {
+		s.do("skew = " + skew)
+		s.inSight(false)
+		s.until("the stretch", func() bool { return len(s.rig.taken()) == n+2 })
+		s.quiet()
+		s.inSight(true)
+	}
+	for _, e := range s.rig.taken()[1:] {
+		if seconds, _ := e.Prop("time_on_page"); seconds.Number <= 0 || seconds.Number > 60 {
+			s.t.Errorf("%v s in sight", seconds.Number)
+		}
+	}
+}
+
 // referrersQuery: of the referrer's query only what may be search terms goes along,
 // apart from it, and of a site that is no search engine it is not kept.
 func referrersQuery(s *surfer) {
@@ -883,6 +907,39 @@ func notSent(s *surfer) {
 
 // tcf is a consent platform, as much as a tag sees of one.
 const tcf = `window.__tcfapi = (command, version, cb) => { if (command === "addEventListener" && version === 2) window.decide = x => cb(x, true) };`
+
+// wrongCalls: none throws into the page, nor keeps the tag from what was said
+// before and after it.
+func wrongCalls(s *surfer) {
+	wrong := []string{`Symbol("a")`, `"identify", "account", Symbol("a")`, `"identify", "account", {toString() { throw Error("a") }}`, `Object.create(null)`, ``, `"nothing"`, `"event", "big", {n: 1n}`}
+	calls := `kith("event", "one"); ` + "kith(" + strings.Join(wrong, "); kith(") + `); kith.q.push(5); kith.q.push(undefined); kith("event", "two"); `
+	s.page("", calls, "")
+	s.open("/")
+	s.took("page", "one", "two")
+	s.do(calls)
+	s.took("page", "one", "two", "one", "two")
+	if got := value[int](s, "warned.length"); got != 2*(len(wrong)+2) {
+		s.t.Errorf("%d warnings of %d", got, 2*(len(wrong)+2))
+	}
+	s.calm()
+}
+
+// twoTags: the second does nothing, also where both wait for the page to be shown.
+func twoTags(s *surfer) {
+	s.page("", `Object.defineProperty(document, "prerendering", {value: true}); kith("event", "one")`, `<script src="http://`+s.front.host+`/kith.js" data-client="demo"></script>`)
+	s.open("/")
+	s.quiet()
+	if asked := s.front.to("/v1/events"); len(asked) != 0 {
+		s.t.Errorf("before it is shown: %v", asked)
+	}
+	s.do(`document.dispatchEvent(new Event("prerenderingchange"))`)
+	s.took("page", "one")
+	s.do(`history.pushState(0, "", "/two")`)
+	s.took("page", "one", "page")
+	s.quiet()
+	s.took("page", "one", "page")
+	s.calm()
+}
 
 // tcData is what the platform says of a person; yes are purposes.
 func tcData(status, tc string, yes ...int) string {
