@@ -60,6 +60,22 @@ func TestPagesInABrowser(t *testing.T) {
 	}
 }
 
+// TestNarrowPagesInABrowser: nothing on a page makes it wider than its window, as a
+// trait with a long value would.
+func TestNarrowPagesInABrowser(t *testing.T) {
+	ctx := browser(t)
+	public, _ := listen(t, newRig(t))
+	if err := chromedp.Do(ctx, chromedp.EmulateViewport(320, 640), chromedp.Navigate("http://"+onLocalhost(public)+"/choices?client=demo")); err != nil {
+		t.Fatal(err)
+	}
+	wide, err := run[[]string](ctx, `(() => {
+		for (const e of document.querySelectorAll("main h1, main p, main a, main label")) e.append("y".repeat(256));
+		return Promise.resolve([...document.querySelectorAll("main *")].filter(e => e.getBoundingClientRect().right > innerWidth).map(e => e.outerHTML.slice(0, 40))) })()`)
+	if err != nil || len(wide) > 0 {
+		t.Errorf("wider than the window: %q, %v", wide, err)
+	}
+}
+
 // TestDarkPagesInABrowser: a browser that likes it dark is given it dark, and legible.
 func TestDarkPagesInABrowser(t *testing.T) {
 	ctx := browser(t, chromedp.Flag("blink-settings", "preferredColorScheme=0"))
