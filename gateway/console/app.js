@@ -79,6 +79,13 @@ function signInPage(message) {
       input.focus();
       return;
     }
+    // A header takes no others; they come along where a key is copied from a text.
+    if (/[^ -~]/.test(key)) {
+      error.textContent = "That holds a sign that no key has, such as a typographic quotation mark or one that is not seen. Paste the key alone.";
+      input.setAttribute("aria-invalid", "true");
+      input.select();
+      return;
+    }
     button.disabled = true;
     button.textContent = "Signing in…";
     try {
