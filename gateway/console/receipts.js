@@ -18,7 +18,7 @@ export function receipts(page) {
     wrong.textContent = "";
     replace(pasted);
     try {
-      const x = JSON.parse(text.value), r = x.receipt || x;
+      const x = JSON.parse(text.value) || {}, r = x.receipt || x;
       if (!r.signature || !r.public_key) throw new Error("It has no signature or public key: this is no receipt.");
       replace(pasted, receiptCard(r));
     } catch (err) { wrong.textContent = err instanceof SyntaxError ? "That is not JSON: paste the whole receipt, braces included." : err.message; }
