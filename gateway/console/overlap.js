@@ -2,7 +2,7 @@
 import { h, replace, show, field, number, compact, percent, empty } from "./dom.js";
 import { get, ask, session } from "./api.js";
 
-const SHOWN = 8, MOST = 24;
+const SHOWN = 8, MOST = 24, BOXES = 200;
 
 export function overlap(page) {
   page.lead("How many are in both of two segments. The darker, the larger the part of the row's segment.");
@@ -28,17 +28,24 @@ function chooser(page, ids) {
   });
   unit.addEventListener("change", load);
   mode.addEventListener("change", draw);
-  const boxes = ids.slice(0, 200).map((x) => {
-    const box = h("input", { type: "checkbox", checked: chosen.has(x) });
-    box.addEventListener("change", () => {
-      box.checked && chosen.size < MOST ? chosen.add(x) : chosen.delete(x);
-      box.checked = chosen.has(x);
+  const box = (x) => {
+    const tick = h("input", { type: "checkbox", checked: chosen.has(x) });
+    tick.addEventListener("change", () => {
+      tick.checked && chosen.size < MOST ? chosen.add(x) : chosen.delete(x);
+      tick.checked = chosen.has(x);
       load();
     });
-    return h("label", { class: "tick" }, box, x);
-  });
+    return h("label", { class: "tick" }, tick, x);
+  };
+  const boxes = h("div", {}), search = ids.length > BOXES && h("input", { type: "search", placeholder: "Find a segment", "aria-label": "Find a segment" });
+  const offer = () => {
+    const q = search ? search.value.trim().toLowerCase() : "", found = ids.filter((x) => x.toLowerCase().includes(q));
+    replace(boxes, found.slice(0, BOXES).map(box), found.length > BOXES && h("p", { class: "quiet" }, `And ${number(found.length - BOXES)} more: type a part of the name.`), !found.length && h("p", {}, "No segment matches."));
+  };
+  if (search) search.addEventListener("input", offer);
+  offer();
   load();
-  return [h("div", { class: "bar" }, field("Counted by", unit), field("Cells show", mode), h("details", { class: "choose" }, h("summary", {}, "Segments"), h("fieldset", {}, h("legend", { class: "sr" }, "Segments to compare"), h("p", { class: "quiet" }, `Up to ${MOST}.`), boxes))), out];
+  return [h("div", { class: "bar" }, field("Counted by", unit), field("Cells show", mode), h("details", { class: "choose" }, h("summary", {}, "Segments"), h("fieldset", {}, h("legend", { class: "sr" }, "Segments to compare"), h("p", { class: "quiet" }, `Up to ${MOST}.`), search, boxes))), out];
 }
 
 function heat(m, parts) {
