@@ -699,6 +699,49 @@ func TestConsoleLeftOpenInABrowser(t *testing.T) {
 
 // What is typed into the address bar shuts nobody out, and a question goes with
 // the view that asks it.
+// What is typed or pasted wrongly is told as what it is, and takes nothing away.
+func TestConsoleMistakesInABrowser(t *testing.T) {
+	n := startNode(t, t.TempDir())
+	furnish(t, n)
+	for i := range 200 {
+		n.tell(t, config.DevKey, http.MethodPut, fmt.Sprintf("/v1/segments/zz-%03d", i), map[string]any{"when": `count(event.section == "zz", "30d") >= 1`, "backfill": true})
+	}
+	c := openConsole(t, n)
+	c.set("#key", config.DevKey+"\u200b") // as it comes along with a key that is copied
+	c.click(".sign-in button[type=submit]")
+	c.shows("#key-error", "a sign that no key has")
+	c.signIn(config.DevKey)
+
+	const rule = `document.querySelector("#rule").value`
+	c.view("segments/auto", "auto")
+	c.until(`document.querySelector("#rule")`)
+	before := c.text(rule)
+	c.view("segments/+new", "New segment")
+	c.set("#segment-id", "auto")
+	c.set("#rule", `count(event.section == "stamps", "30d") >= 1`)
+	c.click("#save")
+	c.shows(".field-error", "There is a segment auto already")
+	c.view("segments/auto", "auto")
+	c.until(`document.querySelector("#rule")`)
+	if after := c.text(rule); after != before || before == "" {
+		t.Errorf("a new segment of its name made %q of %q", after, before)
+	}
+
+	c.view("receipts", "Receipts")
+	c.set("#pasted", "null")
+	c.click("form.stack button")
+	c.shows(".field-error", "this is no receipt")
+
+	c.view("overlap", "Overlap")
+	c.until(`document.querySelectorAll(".choose label").length === 200`)
+	c.shows(".choose", "And 5 more")
+	c.set(".choose input[type=search]", "zz-199")
+	c.until(`document.querySelectorAll(".choose label").length === 1`)
+	c.click(".choose label input")
+	c.shows("table.heatmap", "zz-199")
+	c.quiet()
+}
+
 func TestConsoleAddressesInABrowser(t *testing.T) {
 	n := startNode(t, t.TempDir())
 	furnish(t, n)

@@ -165,6 +165,12 @@ function form(page, x) {
     }
     button.disabled = true;
     try {
+      if (!x && await defined(target, page.signal)) {
+        error.textContent = `There is a segment ${target} already. Open it under Segments to change its rule, or choose another id.`;
+        replace(out);
+        name.focus();
+        return null;
+      }
       return await ask("PUT", "/v1/segments/" + id(target) + query, { body: { scope: scope.value, when: rule.text(), backfill: backfill.checked }, signal: page.signal });
     } catch (err) {
       if (err.name === "AbortError") return null;
@@ -190,6 +196,17 @@ function form(page, x) {
     else location.hash = here;
   });
   return f;
+}
+
+/** defined reports whether a segment is there. Why a name is none the node says when it is to be saved. */
+async function defined(name, signal) {
+  try {
+    await get("/v1/segments/" + id(name), { signal });
+    return true;
+  } catch (err) {
+    if (err.status !== 404 && err.status !== 400) throw err;
+    return false;
+  }
 }
 
 function preview(p) {
