@@ -739,6 +739,11 @@ func TestConsoleMistakesInABrowser(t *testing.T) {
 	c.until(`document.querySelectorAll(".choose label").length === 1`)
 	c.click(".choose label input")
 	c.shows("table.heatmap", "zz-199")
+
+	// A feed that breaks off, as with a node that is killed.
+	c.text(`(() => { const real = window.fetch; window.fetch = (u, o) => String(u).startsWith("/v1/live") ? Promise.resolve(new Response(new ReadableStream({ start(s) { setTimeout(() => s.error(new TypeError("network error")), 100); } }))) : real(u, o); })()`)
+	c.view("live", "Live events")
+	c.shows(".state.failed", "The node did not answer")
 	c.quiet()
 }
 

@@ -80,7 +80,7 @@ export async function events(path, signal, on) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch((e) => { throw e.name === "AbortError" ? e : new Failure(0, null); });
     if (done) return;
     rest += value;
     for (let end; (end = rest.indexOf("\n\n")) >= 0; rest = rest.slice(end + 2)) {
