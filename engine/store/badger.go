@@ -39,7 +39,7 @@ const MergeRoom = 2*level0Tables*memTable + 2*baseLevel
 // Config is how a Badger store is opened.
 type Config struct {
 	Dir         string
-	CheckTables bool // verify every table at open; else those of over 2 GiB once it is open
+	CheckTables bool // verify every table at open; else 512 MiB of them; the others once it is open
 	MemTables   int  // of 64 MB each, or 16 MB; 0: 3
 	Small       bool // the disk is small: 16 MB files
 	LargeMerges bool // fewer merges, each of which may take MergeRoom for a while; not with Small

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/fb"
@@ -21,9 +22,12 @@ import (
 // tableFooterMax bounds the encoded checksum at the end of a table.
 const tableFooterMax = 64
 
-// checkedFirst is how many bytes of tables are read before a store opens; the blocks of
-// more are checked while it is used.
-var checkedFirst int64 = 2 << 30 // tests change it
+// checkedFirst is how many bytes of tables are read before a store opens, which takes
+// seconds at most; the blocks of more are checked while it is used, checkedPerSecond
+// bytes of them, beside what reads and merges.
+var checkedFirst int64 = 512 << 20 // tests change it
+
+const checkedPerSecond = 128 << 20
 
 // checkTables reads the end and the index of every table that the manifest
 // names. Badger does so too, but ends the process where they are damaged. What
@@ -67,15 +71,14 @@ func checkTables(dir string, o badger.Options, first int64) (later []string, err
 // gone.
 func (s *Badger) checkBlocksOf(tables []string) {
 	for _, name := range tables {
-		s.mu.Lock()
-		closing := s.closing
-		s.mu.Unlock()
-		if closing {
-			return
-		}
-		_, err := checkTable(name, math.MaxInt64)
+		size, err := checkTable(name, math.MaxInt64)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			s.fail(corrupt(fmt.Errorf("%s: %w", filepath.Base(name), err), "check store"))
+			return
+		}
+		select {
+		case <-time.After(time.Duration(size) * time.Second / checkedPerSecond):
+		case <-s.ended:
 			return
 		}
 	}
