@@ -1,18 +1,19 @@
 package gateway
 
 import (
+	"strings"
 	"time"
 
 	"kith/proto"
 )
 
 // parseTimestamp reads an RFC 3339 time as time.Parse does, quickly in its
-// usual forms.
+// usual forms, and with small letters too, as RFC 3339 has it.
 func parseTimestamp(s string) (proto.Millis, bool) {
 	if m, ok := quickTimestamp(s); ok {
 		return m, true
 	}
-	t, err := time.Parse(time.RFC3339, s)
+	t, err := time.Parse(time.RFC3339, strings.ToUpper(s))
 	return proto.MillisOf(t), err == nil
 }
 

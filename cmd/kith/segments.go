@@ -159,7 +159,7 @@ func previewSegments(cmd *cobra.Command, c *connection, file string, sources []s
 	for i, s := range sources {
 		var p proto.SegmentPreview
 		err := c.call(cmd.Context(), http.MethodPut, segmentPath(s.ID), url.Values{"dry_run": {"true"}}, s, &p)
-		if proto.CodeOf(err) == proto.CodeNotFound && c.lacksOnly(cmd, s, sources[:i]) {
+		if proto.CodeOf(err) == proto.CodeRule && c.lacksOnly(cmd, s, sources[:i]) {
 			if unjudged = append(unjudged, s.ID); !asJSON {
 				printf(cmd, "%s: refers to a segment of the file that is not defined yet, and cannot be judged before\n", s.ID)
 			}
@@ -179,16 +179,19 @@ func previewSegments(cmd *cobra.Command, c *connection, file string, sources []s
 	return nil
 }
 
-// lacksOnly reports whether all that the rule of s refers to is defined or among others.
-func (c *connection) lacksOnly(cmd *cobra.Command, s segmentSource, others []segmentSource) bool {
-	refers := refersOf(s)
-	return len(refers) > 0 && !slices.ContainsFunc(refers, func(id proto.SegmentID) bool {
-		if slices.ContainsFunc(others, func(o segmentSource) bool { return o.ID == string(id) }) {
+// lacksOnly reports whether what is not defined of what the rule of s refers to is among
+// others, and there is such a segment.
+func (c *connection) lacksOnly(cmd *cobra.Command, s segmentSource, others []segmentSource) (lacks bool) {
+	for _, id := range refersOf(s) {
+		if _, err := segmentOf(cmd, c, string(id)); err == nil {
+			continue
+		}
+		if !slices.ContainsFunc(others, func(o segmentSource) bool { return o.ID == string(id) }) {
 			return false
 		}
-		_, err := segmentOf(cmd, c, string(id))
-		return err != nil
-	})
+		lacks = true
+	}
+	return lacks
 }
 
 // refersOf are the segments that a rule refers to; of one that does not parse none.
