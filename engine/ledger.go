@@ -211,6 +211,56 @@ func (x *ledger) readMarks(ctx context.Context) error {
 	})
 }
 
+// refill writes the ledger of a node alone anew if it is empty but the store knows of
+// cuts: its stream was lost, and without them a restore would bring back who opted out.
+// All records but the last have no marks, so that one that was broken off is known.
+func (x *ledger) refill(ctx context.Context) error {
+	last, err := x.stream.Last(ctx)
+	if err != nil || x.node.config.Peers != nil {
+		return err
+	}
+	broken := false
+	err = readStream(ctx, x.stream, max(last, 1), last, func(raw []byte) error {
+		r, err := decodeLedger(raw)
+		broken = len(r.marks) == 0
+		return err
+	})
+	if err != nil || last > 0 && !broken {
+		return err
+	}
+	entries, err := x.stored()
+	if err != nil || len(entries) == 0 && !broken {
+		return err
+	}
+	x.node.logger.Warn("the ledger of opt-outs is lost: it is written anew from the store. Keep a new copy of it (kith optouts export) and a new backup: it does not go on from that of older ones", "identities", len(entries))
+	for ; len(entries) > noticesPerRecord; entries = entries[noticesPerRecord:] {
+		part := ledgerRecord{entries: entries[:noticesPerRecord]}
+		if last, err = x.stream.Append(ctx, part.append(nil), last); err != nil {
+			return err
+		}
+	}
+	rest := ledgerRecord{marks: make([]proto.Offset, x.node.config.Lanes), entries: entries}
+	_, err = x.stream.Append(ctx, rest.append(nil), last)
+	return err
+}
+
+// stored is what the store knows of cuts, without those that are told anyway.
+func (x *ledger) stored() (list []ledgerEntry, err error) {
+	snap := x.node.store.Snapshot()
+	defer snap.Release()
+	err = snap.Scan([]byte{'T'}, []byte{'T'}, func(k, v []byte) (bool, error) {
+		var o identity.OptOut
+		if err := o.Decode(v); err != nil {
+			return false, err
+		}
+		if h := proto.IdentityHash(k[2:]); o.Gen > 0 && x.knows(h) {
+			list = append(list, ledgerEntry{h, o.Gen, o.Since})
+		}
+		return true, nil
+	})
+	return list, err
+}
+
 // readStream gives the records from first to last.
 func readStream(ctx context.Context, s log.ControlStream, first, last uint64, fn func([]byte) error) error {
 	if first > last {

@@ -331,6 +331,9 @@ func (n *Node) start(ctx context.Context) error {
 		}
 		n.lanes = append(n.lanes, l)
 	}
+	if err := n.ledger.refill(ctx); err != nil {
+		return err
+	}
 	if err := n.honourLedger(ctx); err != nil {
 		return err
 	}

@@ -1,0 +1,66 @@
+package engine_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"kith/engine"
+	"kith/proto"
+)
+
+// A node of which one part is lost, with a backup from before browser:out opted out.
+func lostParts(t *testing.T) (dir string, old []byte) {
+	dir = t.TempDir()
+	n := testNode(t, dir)
+	var file bytes.Buffer
+	if err := n.Backup(t.Context(), &file); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []proto.Identity{"browser:first", "browser:out", "browser:last"} {
+		optOut(t, n, id, false)
+	}
+	closeNode(t, n)
+	return dir, file.Bytes()
+}
+
+func streamDir(dir, name string) string {
+	return filepath.Join(dir, "log", "jetstream", "$G", "streams", name)
+}
+
+func isOut(t *testing.T, n *engine.Node, id proto.Identity) bool {
+	t.Helper()
+	s, err := n.OptOutState(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.OptedOut
+}
+
+// The ledger of opt-outs is written anew if its stream is lost: a restore goes by it.
+func TestLostLedgerIsWrittenAnew(t *testing.T) {
+	dir, old := lostParts(t)
+	if err := os.RemoveAll(streamDir(dir, "KITH_OPTOUT")); err != nil {
+		t.Fatal(err)
+	}
+	n := testNode(t, dir)
+	var ledger bytes.Buffer
+	if err := n.WriteLedger(t.Context(), &ledger); err != nil {
+		t.Fatal(err)
+	}
+	closeNode(t, n)
+	name := filepath.Join(t.TempDir(), "ledger")
+	if err := os.WriteFile(name, ledger.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := engine.Config{Dir: filepath.Join(t.TempDir(), "data"), Lanes: 1, LogBytesMax: 64 << 20, DiskReserve: 1 << 20, SmallStore: true, Ledger: name}
+	if err := engine.Restore(t.Context(), c, bytes.NewReader(old)); err != nil {
+		t.Fatal(err)
+	}
+	n = testNode(t, c.Dir)
+	defer closeNode(t, n)
+	if !isOut(t, n, "browser:out") {
+		t.Error("who opted out is back")
+	}
+}
