@@ -2,8 +2,10 @@ package engine_test
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"kith/engine"
@@ -62,5 +64,47 @@ func TestLostLedgerIsWrittenAnew(t *testing.T) {
 	defer closeNode(t, n)
 	if !isOut(t, n, "browser:out") {
 		t.Error("who opted out is back")
+	}
+}
+
+// A node whose store is to be made anew from the lanes' log does not go on with another
+// control stream, nor with a log that lost opt-outs that the ledger has.
+func TestLostPartsAreMissed(t *testing.T) {
+	for what, x := range map[string]struct {
+		lose func(dir string) error
+		want string
+	}{
+		"control": {func(dir string) error { return os.RemoveAll(streamDir(dir, "KITH_CTL")) }, "control records"},
+		"tail": {func(dir string) error {
+			msgs := filepath.Join(streamDir(dir, "KITH_L00"), "msgs")
+			blocks, _ := filepath.Glob(filepath.Join(msgs, "*.blk"))
+			st, err := os.Stat(blocks[0])
+			if err != nil {
+				return err
+			}
+			return errors.Join(os.Truncate(blocks[0], st.Size()/4), os.Remove(filepath.Join(msgs, "index.db")))
+		}, "lost its tail"},
+	} {
+		dir, _ := lostParts(t)
+		if err := errors.Join(os.RemoveAll(filepath.Join(dir, "store")), x.lose(dir)); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			n, err := openNode(t, dir)
+			if err == nil {
+				closeNode(t, n)
+			}
+			if proto.CodeOf(err) != proto.CodeQuarantined || !strings.Contains(err.Error(), x.want) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		if what != "tail" {
+			continue
+		}
+		n := testNode(t, dir, func(c *engine.Config) { c.RebaseLog = true })
+		if !isOut(t, n, "browser:first") || !isOut(t, n, "browser:out") {
+			t.Error("who opted out is back after --rebase-log")
+		}
+		closeNode(t, n)
 	}
 }

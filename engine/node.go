@@ -376,6 +376,9 @@ func (n *Node) start(ctx context.Context) error {
 	if len(n.lanes) > 1 {
 		n.done.Go(func() { n.sweepOutboxes(background) })
 	}
+	if err := n.checkReplayed(ctx); err != nil {
+		return err
+	}
 	if err := n.config.patiently(ctx, func() error { return n.boot(ctx) }); err != nil {
 		return err
 	}
@@ -420,6 +423,27 @@ func (n *Node) catchUp(ctx context.Context) error {
 		}
 	}
 	return n.graphAtRest(ctx)
+}
+
+// checkReplayed refuses a node alone whose lanes' logs have more control records than
+// the control stream, before that gets new ones: the store need not have known.
+func (n *Node) checkReplayed(ctx context.Context) error {
+	if n.config.Peers != nil {
+		return nil
+	}
+	for _, l := range n.lanes {
+		err := l.reachEnd(ctx)
+		if err != nil && n.disk.stopped() {
+			return errDiskFull
+		}
+		if err != nil {
+			return err
+		}
+		if err := l.checkControl(l.progress.obeyed.Load()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // logEnd is the lane's last entry in the log now.

@@ -256,8 +256,8 @@ func (l *lane) checkFingerprint(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if last := l.node.registry.last(); l.record.Control > last {
-		return proto.Errorf(proto.CodeQuarantined, "lane %s obeyed %d control records but the control stream has %d: it is another one or lost its end, and clients would get the numbers of others. Nothing was changed. Put back the log directory that belongs to this store, or restore a backup with `kith restore`", l.id, l.record.Control, last)
+	if err := l.checkControl(l.record.Control); err != nil {
+		return err
 	}
 	if l.record.StreamCreatedNs == 0 { // new, or just restored
 		l.tie(info)
@@ -275,6 +275,14 @@ func (l *lane) checkFingerprint(ctx context.Context) error {
 		return l.rebase(ctx, info)
 	}
 	return err
+}
+
+// checkControl refuses a lane that obeyed more control records than there are.
+func (l *lane) checkControl(obeyed uint64) error {
+	if last := l.node.registry.last(); obeyed > last {
+		return proto.Errorf(proto.CodeQuarantined, "lane %s obeyed %d control records but the control stream has %d: it is another one or lost its end, and clients would get the numbers of others. Nothing was changed. Put back the log directory that belongs to this store, or restore a backup with `kith restore`", l.id, obeyed, last)
+	}
+	return nil
 }
 
 // emptied reports whether the store lacks what came before the log. There is nothing
@@ -312,6 +320,12 @@ func (l *lane) compare(ctx context.Context, info log.Info) error {
 		return l.wayOut("the store has applied %d entries but the log ends at %d: it lost its tail", at, info.Last)
 	case at+1 < info.First:
 		return l.wayOut("the log begins at entry %d but the store has applied only %d: entries between are gone", info.First, at)
+	}
+	// The store need not have known what the log lost, but the ledger may: of a node alone
+	// its marks are of what is applied.
+	end := l.record.Base + uint64(info.Last)
+	if told := uint64(l.node.ledger.mark(l.id)); l.node.config.Peers == nil && told > end {
+		return l.wayOut("opt-outs of entry %d are in the ledger but the log ends at %d: it lost its tail", told, end)
 	}
 	return l.checkLastEntry(ctx, at)
 }
