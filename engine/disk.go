@@ -55,6 +55,15 @@ func openStore(c *Config) (*store.Badger, error) {
 	return store.Open(store.Config{Dir: c.storeDir(), Small: small, LargeMerges: c.merges > 0, CheckTables: c.CheckTables, Logger: c.Logger})
 }
 
+// roomToOpen refuses a store on a full disk: it would write to mapped files at once.
+func roomToOpen(dir string) error {
+	const least = 4 << 20
+	if free := freeBytes(dir); free < least {
+		return proto.Errorf(proto.CodeDiskFull, "the disk of the store %s has %d bytes free, too few to open it: free space or add disk, then start again; nothing acknowledged is lost", dir, free)
+	}
+	return nil
+}
+
 // newDisk watches dirs. reserve is 0 for the default, which the largest merge fits
 // in.
 func newDisk(reserve, merges uint64, dirs ...string) *disk {

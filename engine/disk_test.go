@@ -66,6 +66,16 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("%d identities, want a and b", r.Identities)
 	}
 	closeNode(t, n)
+	fill(t, filler)
+	if n, err := openNode(t, filepath.Join(dir, "data"), func(c *engine.Config) { c.DiskReserve = 0; c.LogBytesMax = 0 }); proto.CodeOf(err) != proto.CodeDiskFull {
+		t.Errorf("a start on a full disk: %v", err)
+		if err == nil {
+			closeNode(t, n)
+		}
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
 	n = testNode(t, filepath.Join(dir, "data"), func(c *engine.Config) { c.DiskReserve = 0; c.LogBytesMax = 0 })
 	defer closeNode(t, n)
 	if len(segmentsOf(t, n, "a")) != 1 || len(segmentsOf(t, n, "b")) != 1 {

@@ -123,6 +123,9 @@ func open(ctx context.Context, c Config) (*Node, error) {
 	var st *store.Badger
 	marked := false
 	if !half { // else once the log's lock says that nobody else is at it
+		if err := roomToOpen(c.storeDir()); err != nil {
+			return nil, err
+		}
 		if st, err = openStore(&c); err != nil {
 			return nil, err
 		}
