@@ -157,7 +157,7 @@ func open(ctx context.Context, c Config) (*Node, error) {
 	n := newNode(c, lg, st, secret)
 	if c.Peers != nil {
 		n.signer.key = commonReceiptKey(secret)
-	} else if n.signer.key, err = receiptKey(c); err != nil {
+	} else if n.signer.key, err = receiptKeyOf(c, marked); err != nil {
 		return nil, errors.Join(err, lg.Close(), st.Close())
 	}
 	n.conn, n.streams, n.removeServer, n.recheck = lg.Conn, lg.Streams, lg.RemoveServer, lg.Recheck

@@ -120,6 +120,15 @@ func receiptKey(c Config) (ed25519.PrivateKey, error) {
 	return key, err
 }
 
+// receiptKeyOf is receiptKey; of a directory that has been served it says that it was
+// lost.
+func receiptKeyOf(c Config, served bool) (ed25519.PrivateKey, error) {
+	if _, err := storedReceiptKey(c); served && errors.Is(err, fs.ErrNotExist) {
+		c.Logger.Warn("the key of receipts is lost and a new one is made: receipts from before are not of it; if there is a copy, stop and put it back", "file", filepath.Join(c.secretsDir(), "receipt.key"))
+	}
+	return receiptKey(c)
+}
+
 // storedReceiptKey is the same where there must be one.
 func storedReceiptKey(c Config) (ed25519.PrivateKey, error) {
 	name := filepath.Join(c.secretsDir(), "receipt.key")
