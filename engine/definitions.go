@@ -55,7 +55,12 @@ func (n *Node) define(ctx context.Context, client proto.ClientInfo, s proto.Segm
 		}
 		all := len(n.registry.specs[client.ID]) + len(n.registry.next[client.ID])
 		if all >= segmentsMax && (!ok || s.Backfill && !waits) {
-			return nil, errManySegments
+			return nil, errManySegments(segmentsMax)
+		}
+		if !ok {
+			if err := n.roomForSegment(client); err != nil {
+				return nil, err
+			}
 		}
 		// The sequence of its own record is at least the next one.
 		d := segments.Definition{Key: proto.SegmentKey(n.registry.seq + 1), ID: s.ID, Scope: scope, Rule: rule}
@@ -76,7 +81,22 @@ func (n *Node) define(ctx context.Context, client proto.ClientInfo, s proto.Segm
 	return out, nil
 }
 
-var errManySegments = proto.Errorf(proto.CodeTooLarge, "the client has %d segments, the most there may be: delete some", segmentsMax)
+func errManySegments(most int) error {
+	return proto.Errorf(proto.CodeTooLarge, "the client has %d segments, the most there may be: delete some", most)
+}
+
+// roomForSegment refuses one segment more than the client may have. It is called with
+// the registry's lock held.
+func (n *Node) roomForSegment(client proto.ClientInfo) error {
+	most := segmentsMax
+	if own := n.config.SegmentsMax[client.Name]; own > 0 {
+		most = min(most, own)
+	}
+	if len(n.registry.specs[client.ID]) >= most {
+		return errManySegments(most)
+	}
+	return nil
+}
 
 func parseSpec(s proto.SegmentSpec) (segments.Scope, *segments.Rule, error) {
 	scope, err := segments.ParseScope(s.Scope)

@@ -142,6 +142,9 @@ type Config struct {
 	// AuditRetention is for how long lines of the audit log are kept; 0: as long as
 	// there is room.
 	AuditRetention time.Duration
+	// SegmentsMax is how many segments single clients may have, by name; 0, or not
+	// there: 20,000.
+	SegmentsMax map[proto.ClientName]int
 	// Boot are clients with keys that must exist once the node is open, as they are here.
 	Boot []BootKey
 	// RevokedKeys are SHA-256 hashes of keys that must not open anything once it is.

@@ -41,8 +41,8 @@ func (n *Node) BeginImport(ctx context.Context, client proto.ClientInfo, x proto
 		var spec *proto.SegmentSpec
 		if s, ok := r.specs[client.ID][x.Segment]; ok {
 			spec = &s
-		} else if len(r.specs[client.ID]) >= segmentsMax {
-			return nil, errManySegments
+		} else if err := n.roomForSegment(client); err != nil {
+			return nil, err
 		}
 		if err := r.imports(client.ID).checkOpen(x, proto.DayOf(n.config.Now()), spec); err != nil {
 			return nil, err

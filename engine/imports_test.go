@@ -524,3 +524,32 @@ func TestImportWaitsForStoppedLane(t *testing.T) {
 		t.Errorf("the log had %d entries and has %d", before, now)
 	}
 }
+
+// A client may have fewer segments than others; what it has it may edit.
+func TestSegmentsOfAClientAreBounded(t *testing.T) {
+	n := testNode(t, t.TempDir(), func(c *engine.Config) { c.SegmentsMax = map[proto.ClientName]int{"acme": 2} })
+	defer func() { closeNode(t, n) }()
+	c := acme(t, n)
+	put := func(id, when string) error {
+		_, err := n.Define(t.Context(), c, proto.SegmentSpec{ID: proto.SegmentID(id), Scope: "identity", When: when, Backfill: true})
+		return err
+	}
+	for _, x := range []struct{ id, when string }{{"a", "count(true) >= 1"}, {"b", "count(true) >= 2"}, {"a", "count(true) >= 3"}} {
+		if err := put(x.id, x.when); err != nil {
+			t.Errorf("%s: %v", x.id, err)
+		}
+	}
+	if err := put("c", "count(true) >= 1"); proto.CodeOf(err) != proto.CodeTooLarge || !strings.Contains(err.Error(), "2 segments") {
+		t.Errorf("one too many: %v", err)
+	}
+	spec := proto.ImportSpec{Segment: "list", Mode: proto.ImportReplace, Scope: "identity"}
+	if _, err := n.BeginImport(t.Context(), c, spec); proto.CodeOf(err) != proto.CodeTooLarge {
+		t.Errorf("a list too many: %v", err)
+	}
+	if err := n.Undefine(t.Context(), c, "b"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.BeginImport(t.Context(), c, spec); err != nil {
+		t.Errorf("a list in the place of another: %v", err)
+	}
+}

@@ -127,6 +127,15 @@ func (m maintenance) Backup(ctx context.Context, w io.Writer) error { return m.n
 // Verify implements gateway.Maintenance.
 func (m maintenance) Verify(ctx context.Context) (any, error) { return m.n.Verify(ctx) }
 
+// segmentsMaxOf is how many segments clients may have that may not have as many as all.
+func segmentsMaxOf(c config.Config) map[proto.ClientName]int {
+	most := map[proto.ClientName]int{}
+	for _, cl := range c.Clients {
+		most[proto.ClientName(cl.Name)] = cl.Limits.SegmentsMax
+	}
+	return most
+}
+
 func retentionOf(c config.Config) *engine.RetentionConfig {
 	r := &engine.RetentionConfig{
 		Sessions: time.Duration(c.Retention.Sessions), Idle: time.Duration(c.Retention.IdentityIdle),
@@ -156,7 +165,7 @@ func engineConfig(c config.Config, logger *slog.Logger) (engine.Config, error) {
 		Dir: c.Data, LogDir: c.LogDir, StoreDir: c.StoreDir, Node: c.Node, Lanes: c.Lanes,
 		NATSURL: c.NATS.URL, NATSListen: c.NATS.Listen,
 		LogRetention: time.Duration(c.LogRetention), LogBytesMax: c.LogMaxBytes, ActiveMax: c.ActiveMax, HashSecret: secret, Logger: logger,
-		Retention: retentionOf(c), Feeds: feedsOf(c), AuditRetention: time.Duration(c.Retention.Audit),
+		Retention: retentionOf(c), SegmentsMax: segmentsMaxOf(c), Feeds: feedsOf(c), AuditRetention: time.Duration(c.Retention.Audit),
 	}
 	for _, k := range c.Keys {
 		var sum [32]byte

@@ -218,6 +218,7 @@ type ClientLimits struct {
 	EventsPerDayMax int `yaml:"events_per_day_max"` // at each node
 	RateLookupsMax  int `yaml:"rate_lookups_max"`   // identities per second
 	RateOptOutsMax  int `yaml:"rate_optouts_max"`   // likewise
+	SegmentsMax     int `yaml:"segments_max"`       // 0: 20000
 }
 
 // ClientOpenRTB is how a client's bid requests are read and filled.
@@ -632,7 +633,7 @@ func (c *Config) checkClients() *problem {
 		if cl.Bots != "" && cl.Bots != BotsKeep && cl.Bots != BotsDrop {
 			return &problem{at("$.clients", i, "bots"), "use keep or drop"}
 		}
-		if l := cl.Limits; l.RateEventsMax < 0 || l.EventsPerDayMax < 0 || l.RateLookupsMax < 0 || l.RateOptOutsMax < 0 {
+		if l := cl.Limits; l.RateEventsMax < 0 || l.EventsPerDayMax < 0 || l.RateLookupsMax < 0 || l.RateOptOutsMax < 0 || l.SegmentsMax < 0 {
 			return &problem{at("$.clients", i, "limits"), "use 0 for what holds for all, or numbers"}
 		}
 		for j, o := range cl.Origins {
