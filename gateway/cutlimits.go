@@ -170,7 +170,11 @@ func reserve(going *atomic.Int64, n, most int) bool {
 
 // admitCuts lets a key cut n identities. done must be called when that is over.
 func (g *Gateway) admitCuts(who proto.Principal, n int) (done func(), err error) {
-	x := g.clientCuts(who)
+	return g.admitCutsOf(g.clientCuts(who), n)
+}
+
+// admitCutsOf is admitCuts of an account.
+func (g *Gateway) admitCutsOf(x *clientCuts, n int) (done func(), err error) {
 	if !reserve(&x.going, n, cutsOfClientMax) {
 		return nil, overloadedCut(cutsOfClientMax, "of this client")
 	}

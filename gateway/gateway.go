@@ -148,7 +148,12 @@ func New(c Config, deps Dependencies) (*Gateway, error) {
 func (g *Gateway) Public() http.Handler { return g.public }
 
 // Service is the plane of those with a key.
-func (g *Gateway) Service() http.Handler { return g.service }
+func (g *Gateway) Service() http.Handler {
+	if g.c.Dev {
+		return atHome(g.service)
+	}
+	return g.service
+}
 
 // admitRate takes n events from the client's allowance on a plane, and of its day.
 func (g *Gateway) admitRate(public bool, client proto.ClientInfo, n int) error {

@@ -313,13 +313,15 @@
   };
 
   // run does a call. One that is wrong throws nothing into the page, and stops
-  // none that waits behind it.
+  // none that waits behind it; of what it was called with nothing is told, which
+  // may be an address.
   function run(call) {
+    let name, args;
     try {
-      const [name, ...args] = call;
+      [name, ...args] = call;
       does[name](...args);
     } catch (e) {
-      console.warn("kith: not sent:", call);
+      console.warn("kith: not sent:", name);
     }
   }
 

@@ -36,12 +36,15 @@ type messages struct {
 
 	// One slot for each message in work. Each kind has its own: questions that take
 	// long hold up neither events nor opt-outs.
-	events, questions, optOuts chan struct{}
+	events, lookups, counts, optOuts chan struct{}
+
+	handed, handing atomic.Int64 // messages of the service: so far, and that wait for a slot
 
 	awaiting, awaitingBytes atomic.Int64 // questions that wait for a position, without a slot
 
 	mu         sync.Mutex
 	closed     bool                       // guarded by mu: no message is begun any more
+	given      bool                       // guarded by mu: what waits is given up
 	later      map[*clientCuts][]laterCut // guarded by mu: of who works on them now
 	laterMany  int                        // guarded by mu
 	laterBytes int                        // guarded by mu
@@ -53,7 +56,7 @@ type messages struct {
 // published any more finds nobody.
 func (g *Gateway) ServeNATS(ctx context.Context, nc *nats.Conn, ready func()) error {
 	slots := func() chan struct{} { return make(chan struct{}, g.c.NATSConcurrency) }
-	m := &messages{g: g, ctx: ctx, nc: nc, events: slots(), questions: slots(), optOuts: slots(), later: map[*clientCuts][]laterCut{}}
+	m := &messages{g: g, ctx: ctx, nc: nc, events: slots(), lookups: slots(), counts: slots(), optOuts: slots(), later: map[*clientCuts][]laterCut{}}
 	sub, err := nc.QueueSubscribe("kith.in.*", "kith", func(msg *nats.Msg) {
 		if m.answerable(msg.Reply) {
 			m.dispatch(m.events, msg.Reply != "", func() { m.intake(msg) }, func(e error) { m.refuse(msg.Reply, e) })
@@ -75,18 +78,58 @@ func (g *Gateway) ServeNATS(ctx context.Context, nc *nats.Conn, ready func()) er
 	}
 	ready()
 	m.watch(sub)
+	end := time.NewTimer(shutdownMax)
+	defer end.Stop()
 	_ = svc.Stop() // drains its endpoints
-	drain(sub)
-	m.close()
+	drain(sub, end.C)
+	m.close(end.C)
 	return nil
 }
 
-// close refuses what still comes and waits for what is in work.
-func (m *messages) close() {
+// close lets the service's endpoints hand out what they hold, then refuses what
+// still comes and waits for what is in work; from end on without what waits to be
+// let in.
+func (m *messages) close(end <-chan time.Time) {
+	m.handedOut(end)
 	m.mu.Lock()
 	m.closed = true
 	m.mu.Unlock()
-	m.busy.Wait()
+	over := make(chan struct{})
+	go func() {
+		m.busy.Wait()
+		close(over)
+	}()
+	select {
+	case <-over:
+		return
+	case <-end:
+	}
+	m.mu.Lock()
+	m.given = true
+	m.mu.Unlock()
+	<-over // what was begun has bounds of its own
+}
+
+// handedQuiet is for how long nothing must have come from endpoints that drain: they
+// do not say when they are empty.
+const handedQuiet = 100 * time.Millisecond
+
+// handedOut returns when the endpoints seem to hold nothing any more.
+func (m *messages) handedOut(end <-chan time.Time) {
+	tick := time.NewTicker(handedQuiet)
+	defer tick.Stop()
+	for last := int64(-1); ; {
+		now := m.handed.Load()
+		if now == last && m.handing.Load() == 0 {
+			return
+		}
+		last = now
+		select {
+		case <-tick.C:
+		case <-end:
+			return
+		}
+	}
 }
 
 // begin counts a message in work, unless it is too late.
@@ -99,17 +142,15 @@ func (m *messages) begin() bool {
 	return !m.closed
 }
 
-// drain lets what the subscription holds be handed out, within a bound.
-func drain(sub *nats.Subscription) {
+// drain lets what the subscription holds be handed out, until end.
+func drain(sub *nats.Subscription, end <-chan time.Time) {
 	closed := sub.StatusChanged(nats.SubscriptionClosed)
 	if err := sub.Drain(); err != nil {
 		return // the connection is gone
 	}
-	t := time.NewTimer(shutdownMax)
-	defer t.Stop()
 	select {
 	case <-closed:
-	case <-t.C:
+	case <-end:
 	}
 }
 
@@ -290,16 +331,21 @@ func (m *messages) addService(nc *nats.Conn) (micro.Service, error) {
 	for subject, answer := range map[string]func(micro.Request) ([]byte, error){
 		"kith.query.lookup": m.lookup, "kith.query.count": m.count, "kith.optout": m.optOut,
 	} {
-		slots := m.questions
-		if subject == "kith.optout" {
-			slots = m.optOuts
-		}
+		slots := map[string]chan struct{}{"kith.query.lookup": m.lookups, "kith.query.count": m.counts, "kith.optout": m.optOuts}[subject]
 		name := subject[strings.LastIndexByte(subject, '.')+1:]
 		err := svc.AddEndpoint(name, micro.HandlerFunc(func(r micro.Request) {
 			if m.answerable(r.Reply()) {
 				// An opt-out that nobody waits for is not dropped either.
 				reply := subject != "kith.optout" || r.Reply() != ""
-				m.dispatch(slots, reply, func() { m.respond(r, answer) }, func(e error) { m.refuse(r.Reply(), e) })
+				m.handed.Add(1)
+				m.handing.Add(1)
+				defer m.handing.Add(-1)
+				m.dispatch(slots, reply, func() { m.respond(r, answer) }, func(e error) {
+					if !reply {
+						m.g.metrics.natsDropped.Inc()
+					}
+					m.refuse(r.Reply(), e)
+				})
 			}
 		}), micro.WithEndpointSubject(subject), micro.WithEndpointPendingLimits(natsPendingMax, natsPendingBytesMax))
 		if err != nil {
@@ -341,7 +387,7 @@ func (m *messages) lookup(r micro.Request) (_ []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := m.wait(l.after, len(r.Data())); err != nil {
+	if err := m.wait(m.lookups, l.after, len(r.Data())); err != nil {
 		return nil, err
 	}
 	l.withheld = m.g.withheldFrom(saidTo(r.Headers()), "", client.Name)
@@ -360,7 +406,7 @@ func (m *messages) lookup(r micro.Request) (_ []byte, err error) {
 
 // wait is the gateway's for a question of so many bytes, which gives its slot up
 // meanwhile: one client's that wait take none of another's.
-func (m *messages) wait(after string, size int) error {
+func (m *messages) wait(slots chan struct{}, after string, size int) error {
 	if after == "" {
 		return nil
 	}
@@ -372,8 +418,8 @@ func (m *messages) wait(after string, size int) error {
 		return errManyAwait
 	}
 	defer m.awaitingBytes.Add(int64(-size))
-	<-m.questions
-	defer func() { m.questions <- struct{}{} }()
+	<-slots
+	defer func() { slots <- struct{}{} }()
 	return m.g.wait(m.ctx, after)
 }
 
@@ -393,7 +439,7 @@ func (m *messages) count(r micro.Request) ([]byte, error) {
 		err = x.check()
 	}
 	if err == nil {
-		err = m.wait(x.After, len(r.Data()))
+		err = m.wait(m.counts, x.After, len(r.Data()))
 	}
 	if err != nil {
 		return nil, err
@@ -467,13 +513,17 @@ type laterCut struct {
 // cut does n opt-outs, if they are let in. Whoever waits for no reply could not be
 // told that they are not: they wait for it, beside what other clients send.
 func (m *messages) cut(r micro.Request, who proto.Principal, n int, do func() error) error {
-	done, err := m.g.admitCuts(who, n)
+	key, c := m.g.clientCuts(who), laterCut{n, len(r.Data()), do}
+	if r.Reply() == "" && m.postpone(key, c, true) {
+		return nil // behind those that wait
+	}
+	done, err := m.g.admitCutsOf(key, n)
 	if err == nil {
 		defer done()
 		return do()
 	}
 	if r.Reply() == "" {
-		m.postpone(who, laterCut{n, len(r.Data()), do})
+		m.postpone(key, c, false)
 		return nil
 	}
 	m.g.countCall(who, natsOptOutRoute, err)
@@ -481,30 +531,39 @@ func (m *messages) cut(r micro.Request, who proto.Principal, n int, do func() er
 }
 
 // postpone has opt-outs wait behind those of the same client, within the bounds of
-// what waits in the NATS client.
-func (m *messages) postpone(who proto.Principal, c laterCut) {
-	key := m.g.clientCuts(who)
+// what waits in the NATS client, of which one client may have a quarter; behind: if
+// there are such, else false.
+func (m *messages) postpone(key *clientCuts, c laterCut, behind bool) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.laterMany == natsPendingMax || m.laterBytes+c.size > natsPendingBytesMax {
+	list, going := m.later[key]
+	if behind && !going {
+		return false
+	}
+	if len(list) >= natsPendingMax/4 || m.laterMany == natsPendingMax || m.laterBytes+c.size > natsPendingBytesMax {
 		m.g.metrics.natsDropped.Inc()
 		m.g.log.Error("opt-outs over NATS were dropped: too many wait that nobody waits for; send them with a reply subject, or raise limits.rate_optouts_max", "identities", c.n)
-		return
+		return true
 	}
 	m.laterMany++
 	m.laterBytes += c.size
-	list, going := m.later[key]
 	m.later[key] = append(list, c)
 	if !going {
-		m.busy.Go(func() { m.cutLater(key, who) })
+		m.busy.Go(func() { m.cutLater(key) })
 	}
+	return true
 }
 
 // cutLater does a client's opt-outs that wait, in their order, until none is left.
-func (m *messages) cutLater(key *clientCuts, who proto.Principal) {
+func (m *messages) cutLater(key *clientCuts) {
 	for {
 		m.mu.Lock()
 		list := m.later[key]
+		if len(list) > 0 && m.given {
+			m.g.metrics.natsDropped.Add(float64(len(list)))
+			m.g.log.Error("opt-outs over NATS that nobody waits for were dropped: the node stops, and they were not let in in time", "messages", len(list))
+			list = nil
+		}
 		if len(list) == 0 {
 			delete(m.later, key)
 			m.mu.Unlock()
@@ -514,7 +573,7 @@ func (m *messages) cutLater(key *clientCuts, who proto.Principal) {
 		list[0] = laterCut{}
 		m.later[key] = list[1:]
 		m.mu.Unlock()
-		done := m.admitLater(who, c.n)
+		done := m.admitLater(key, c.n)
 		m.optOuts <- struct{}{}
 		m.busy.Go(func() {
 			defer func() { <-m.optOuts }()
@@ -528,10 +587,10 @@ func (m *messages) cutLater(key *clientCuts, who proto.Principal) {
 	}
 }
 
-// admitLater is admitCuts, again and again until it lets them in.
-func (m *messages) admitLater(who proto.Principal, n int) (done func()) {
+// admitLater is admitCutsOf, again and again until it lets them in.
+func (m *messages) admitLater(key *clientCuts, n int) (done func()) {
 	for {
-		if done, err := m.g.admitCuts(who, n); err == nil {
+		if done, err := m.g.admitCutsOf(key, n); err == nil {
 			return done
 		}
 		t := time.NewTimer(natsOptOutPause)

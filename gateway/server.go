@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
-	"sync"
 	"time"
 
 	"kith/proto"
@@ -23,10 +22,7 @@ func (g *Gateway) Serve(ctx context.Context, public, service net.Listener) error
 	planes := []struct {
 		l net.Listener
 		h http.Handler
-	}{{public, g.public}, {service, g.service}}
-	if g.c.Dev {
-		planes[1].h = atHome(g.service)
-	}
+	}{{public, g.public}, {service, g.Service()}}
 	var servers []*http.Server
 	failed := make(chan error, len(planes))
 	for _, p := range planes {
@@ -40,15 +36,6 @@ func (g *Gateway) Serve(ctx context.Context, public, service net.Listener) error
 	}
 	var err error
 	waiting := len(servers)
-	counts, stopCounts := context.WithCancel(context.WithoutCancel(ctx))
-	var counting sync.WaitGroup
-	if g.audit != nil {
-		counting.Go(func() {
-			g.audit.run(counts, func(err error) {
-				g.log.Error("counts of calls cannot be written to the audit log, they are counted on", "error", err)
-			})
-		})
-	}
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
@@ -64,8 +51,6 @@ func (g *Gateway) Serve(ctx context.Context, public, service net.Listener) error
 	for range waiting {
 		<-failed
 	}
-	stopCounts()
-	counting.Wait()
 	if err != nil && !errors.Is(err, http.ErrServerClosed) {
 		return proto.Errorf(proto.CodeUnavailable, "a listener failed: %w", err)
 	}
@@ -92,6 +77,19 @@ func homely(host string) bool {
 	host = strings.ToLower(strings.TrimSuffix(host, "."))
 	_, err := netip.ParseAddr(host)
 	return err == nil || !strings.Contains(host, ".") || strings.HasSuffix(host, ".localhost")
+}
+
+// KeepAudit writes what was counted of calls to the audit log, until ctx is done, and
+// then the rest: it is to end after whatever answers calls.
+func (g *Gateway) KeepAudit(ctx context.Context) error {
+	if g.audit == nil {
+		<-ctx.Done()
+		return nil
+	}
+	g.audit.run(ctx, func(err error) {
+		g.log.Error("counts of calls cannot be written to the audit log, they are counted on", "error", err)
+	})
+	return nil
 }
 
 func newServer(h http.Handler, log *slog.Logger) *http.Server {

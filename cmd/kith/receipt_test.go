@@ -131,7 +131,7 @@ func TestReceiptVerify(t *testing.T) {
 		{"the log is not clear yet", receipt, unclear, 0, "entries from before are kept until", nil},
 		{"the log is not clear in time", encode(good.receipt(soon.Add(-2 * time.Hour))), unclear, 1, "kith erase --now", nil},
 		{"no receipt", `{"final":false,"status":"/v1/optouts/x"}`, clean, 1, "no receipt in it yet", nil},
-		{"no JSON", `browser:a1`, clean, 1, "not the JSON", nil},
+		{"no JSON", `browser:a1`, clean, 1, "not JSON", nil},
 		{"too long", strings.Repeat(" ", receiptBytesMax) + receipt, clean, 1, "cannot read the receipt", nil},
 		{"offline", receipt, denied, 0, "signature: good", []string{"--offline", "--public-key", good.public(), "--service", "127.0.0.1:1"}},
 		{"offline, changed", encode(changed), clean, 1, "signature is bad", []string{"--offline", "--public-key", good.public()}},

@@ -234,7 +234,7 @@ type part struct {
 // to the gateway, once NATS is served: who was told that the node is ready finds it
 // there too.
 func runParts(ctx context.Context, n node, g *gateway.Gateway, members *members, public, service net.Listener, open, leave func(), guests func(context.Context) error) error {
-	failed := make(chan error, 5)
+	failed := make(chan error, 6)
 	// Each layer has its own life: what stops it is stop below, not ctx.
 	start := func(parts ...func(context.Context) error) *part {
 		p := &part{}
@@ -247,6 +247,7 @@ func runParts(ctx context.Context, n node, g *gateway.Gateway, members *members,
 	}
 	heard, opened := make(chan struct{}), make(chan struct{})
 	layers := []*part{
+		start(g.KeepAudit), // until all calls are answered
 		start(
 			func(ctx context.Context) error {
 				if !reached(ctx, heard) {
@@ -256,11 +257,10 @@ func runParts(ctx context.Context, n node, g *gateway.Gateway, members *members,
 				close(opened)
 				return g.Serve(ctx, public, service)
 			},
+			func(ctx context.Context) error { return g.ServeNATS(ctx, n.Conn(), func() { close(heard) }) }, // 5
 			g.ServeOthers,
 			members.stay,
 		),
-		// It stops before what keeps the lines of its last opt-outs in the audit log.
-		start(func(ctx context.Context) error { return g.ServeNATS(ctx, n.Conn(), func() { close(heard) }) }), // 5
 		start(func(ctx context.Context) error {
 			if !reached(ctx, opened) {
 				return nil
