@@ -190,6 +190,14 @@ func (n *Node) counts(ctx context.Context, client proto.ClientInfo, exprs []stri
 		mentions += list[i].Mentions()
 	}
 	long := mentions > longMentions
+	for _, l := range n.lanes {
+		if !long || unit != "users" {
+			break
+		}
+		if err := l.users.ready(ctx); err != nil { // before anything is held
+			return out, false, err
+		}
+	}
 	if long {
 		end, err := n.longTurn(ctx, client.ID)
 		if err != nil {

@@ -246,6 +246,7 @@ func (x *ledger) refill(ctx context.Context) error {
 
 // stored is what the store knows of cuts, without those that are told anyway.
 func (x *ledger) stored() (list []ledgerEntry, err error) {
+	untold := x.untold()
 	snap := x.node.store.Snapshot()
 	defer snap.Release()
 	err = snap.Scan([]byte{'T'}, []byte{'T'}, func(k, v []byte) (bool, error) {
@@ -253,12 +254,27 @@ func (x *ledger) stored() (list []ledgerEntry, err error) {
 		if err := o.Decode(v); err != nil {
 			return false, err
 		}
-		if h := proto.IdentityHash(k[2:]); o.Gen > 0 && x.knows(h) {
+		if h := proto.IdentityHash(k[2:]); o.Gen > untold[h] {
 			list = append(list, ledgerEntry{h, o.Gen, o.Since})
 		}
 		return true, nil
 	})
 	return list, err
+}
+
+// untold is what waits to be written to the ledger: the newest generation of each.
+func (x *ledger) untold() map[proto.IdentityHash]uint32 {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	newest := map[proto.IdentityHash]uint32{}
+	for _, t := range x.waiting {
+		for i := range t.list {
+			if n := &t.list[i]; !n.final {
+				newest[n.hash] = max(newest[n.hash], n.gen)
+			}
+		}
+	}
+	return newest
 }
 
 // readStream gives the records from first to last.

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"kith/engine"
 	"kith/proto"
@@ -20,6 +21,7 @@ func lostParts(t *testing.T) (dir string, old []byte) {
 	if err := n.Backup(t.Context(), &file); err != nil {
 		t.Fatal(err)
 	}
+	submit(t, n, page(acme(t, n), "early", "auto", time.Now()))
 	for _, id := range []proto.Identity{"browser:first", "browser:out", "browser:last"} {
 		optOut(t, n, id, false)
 	}
@@ -82,7 +84,7 @@ func TestLostPartsAreMissed(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			return errors.Join(os.Truncate(blocks[0], st.Size()/4), os.Remove(filepath.Join(msgs, "index.db")))
+			return errors.Join(os.Truncate(blocks[0], st.Size()*2/3), os.Remove(filepath.Join(msgs, "index.db")))
 		}, "lost its tail"},
 	} {
 		dir, _ := lostParts(t)
@@ -104,6 +106,9 @@ func TestLostPartsAreMissed(t *testing.T) {
 		n := testNode(t, dir, func(c *engine.Config) { c.RebaseLog = true })
 		if !isOut(t, n, "browser:first") || !isOut(t, n, "browser:out") {
 			t.Error("who opted out is back after --rebase-log")
+		}
+		if seen, _ := lookup(t, n, acme(t, n), "browser:early"); !seen.Known {
+			t.Error("what the log still had was not applied with --rebase-log")
 		}
 		closeNode(t, n)
 	}

@@ -442,7 +442,7 @@ func (n *Node) checkReplayed(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := l.checkControl(l.progress.obeyed.Load()); err != nil {
+		if err := l.checkControl(l.progress.obeyed.Load(), ""); err != nil {
 			return err
 		}
 	}

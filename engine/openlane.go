@@ -256,7 +256,7 @@ func (l *lane) checkFingerprint(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := l.checkControl(l.record.Control); err != nil {
+	if err := l.checkControl(l.record.Control, "Nothing was changed. "); err != nil {
 		return err
 	}
 	if l.record.StreamCreatedNs == 0 { // new, or just restored
@@ -274,13 +274,33 @@ func (l *lane) checkFingerprint(ctx context.Context) error {
 		l.logger.Warn("the log is rebased: the store stays as it is", "because", err)
 		return l.rebase(ctx, info)
 	}
+	if err != nil {
+		return err
+	}
+	err = l.compareLedger(info)
+	if err != nil && l.node.config.RebaseLog { // what there is of the log is applied all the same
+		l.logger.Warn("the log goes on as it is, and opt-outs that it lost are taken from the ledger", "because", err)
+		l.rebased = true
+		return nil
+	}
 	return err
 }
 
-// checkControl refuses a lane that obeyed more control records than there are.
-func (l *lane) checkControl(obeyed uint64) error {
+// compareLedger refuses a log that lost opt-outs which the ledger has: the store need
+// not have known of them. Of a node alone the ledger's marks are of what is applied.
+func (l *lane) compareLedger(info log.Info) error {
+	end := l.record.Base + uint64(info.Last)
+	if told := uint64(l.node.ledger.mark(l.id)); l.node.config.Peers == nil && told > end {
+		return l.wayOut("opt-outs of entry %d are in the ledger but the log ends at %d: it lost its tail", told, end)
+	}
+	return nil
+}
+
+// checkControl refuses a lane that obeyed more control records than there are, with a
+// word of what was done.
+func (l *lane) checkControl(obeyed uint64, done string) error {
 	if last := l.node.registry.last(); obeyed > last {
-		return proto.Errorf(proto.CodeQuarantined, "lane %s obeyed %d control records but the control stream has %d: it is another one or lost its end, and clients would get the numbers of others. Nothing was changed. Put back the log directory that belongs to this store, or restore a backup with `kith restore`", l.id, obeyed, last)
+		return proto.Errorf(proto.CodeQuarantined, "lane %s obeyed %d control records but the control stream has %d: it is another one or lost its end, and clients would get the numbers of others. %sPut back the log directory that belongs to this store, or restore a backup with `kith restore`", l.id, obeyed, last, done)
 	}
 	return nil
 }
@@ -320,12 +340,6 @@ func (l *lane) compare(ctx context.Context, info log.Info) error {
 		return l.wayOut("the store has applied %d entries but the log ends at %d: it lost its tail", at, info.Last)
 	case at+1 < info.First:
 		return l.wayOut("the log begins at entry %d but the store has applied only %d: entries between are gone", info.First, at)
-	}
-	// The store need not have known what the log lost, but the ledger may: of a node alone
-	// its marks are of what is applied.
-	end := l.record.Base + uint64(info.Last)
-	if told := uint64(l.node.ledger.mark(l.id)); l.node.config.Peers == nil && told > end {
-		return l.wayOut("opt-outs of entry %d are in the ledger but the log ends at %d: it lost its tail", told, end)
 	}
 	return l.checkLastEntry(ctx, at)
 }

@@ -26,7 +26,7 @@ type registry struct {
 	control log.ControlStream
 	now     func() time.Time
 	logger  *slog.Logger
-	turn    chan struct{} // one slot: held by who writes a record
+	turn    chan struct{}                // one slot: held by who writes a record
 	static  map[[32]byte]proto.Principal // from the configuration
 
 	mu      sync.Mutex

@@ -27,7 +27,7 @@ import (
 // of their own, the server's and the entry's. By its own the server cuts a block off
 // at the first record that is damaged. Behind an older block that leaves a gap, which
 // whoever reads finds; of the newest nobody would miss what is cut off. So that one's
-// contents are checked too.
+// contents are checked too, where no other server has them.
 //
 // A block is a row of records: length uint32 (its top bit marks headers),
 // sequence uint64 (its two top bits mark erased and tombstone), time uint64, length
@@ -46,21 +46,22 @@ const (
 	blockJumpMax = 1 << 20
 )
 
-// checkBlocks checks the block files of all streams below dir.
-func checkBlocks(dir string) error {
+// checkBlocks checks the block files of all streams below dir; alone: of a server that
+// no other has what it has.
+func checkBlocks(dir string, alone bool) error {
 	streams, err := filepath.Glob(filepath.Join(dir, "jetstream", "*", "streams", "*", "msgs"))
 	if err != nil {
 		return proto.Errorf(proto.CodeInternal, "the log's files cannot be listed: %w", err)
 	}
 	for _, msgs := range streams {
-		if err := checkStreamBlocks(msgs); err != nil {
+		if err := checkStreamBlocks(msgs, alone); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func checkStreamBlocks(msgs string) error {
+func checkStreamBlocks(msgs string, alone bool) error {
 	files, err := filepath.Glob(filepath.Join(msgs, "*.blk"))
 	if err != nil {
 		return proto.Errorf(proto.CodeInternal, "the log's files cannot be listed: %w", err)
@@ -68,7 +69,7 @@ func checkStreamBlocks(msgs string) error {
 	slices.SortFunc(files, func(a, b string) int { return cmp.Compare(blockNumber(a), blockNumber(b)) })
 	var last uint64
 	for i, name := range files {
-		if last, err = checkBlockFile(name, last, i == len(files)-1); err != nil {
+		if last, err = checkBlockFile(name, last, i == len(files)-1, alone); err != nil {
 			return err
 		}
 	}
@@ -80,14 +81,14 @@ func blockNumber(name string) uint64 {
 	return n
 }
 
-func checkBlockFile(name string, last uint64, newest bool) (uint64, error) {
+func checkBlockFile(name string, last uint64, newest, alone bool) (uint64, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return 0, proto.Errorf(proto.CodeCorrupt, "a file of the log cannot be read: check its permissions and the disk: %w", err)
 	}
 	defer f.Close()
 	last, at, what, err := checkBlock(f, last, newest)
-	if err == nil && what == "" && newest {
+	if err == nil && what == "" && newest && alone {
 		at, what, err = checkNewest(f, blockKey(name))
 	}
 	if err != nil {
@@ -149,8 +150,11 @@ func blockKey(name string) [32]byte {
 	return sha256.Sum256(fmt.Appendf(nil, "%s-%d", stream, blockNumber(name)))
 }
 
-// checkNewest says where the newest block has a damaged record with a whole one behind
-// it. What a crash tore is the last thing in it: each record is synced before the next.
+// checkNewest says where the newest block has a damaged record with a whole message
+// behind it. What a crash tore is the last message in it, each of which is synced before
+// the next, or are marks of erased ones, which are written many at once. (A server of
+// several syncs its blocks now and then only: it has its log of votes beside, from which
+// it writes again what it cut off.)
 func checkNewest(f io.ReadSeeker, key [32]byte) (at int64, what string, err error) {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return 0, "", err
@@ -172,7 +176,7 @@ func checkNewest(f io.ReadSeeker, key [32]byte) (at int64, what string, err erro
 		at, last = at+int64(size), max(last, seq)
 	}
 	for i := int(at) + 1; i < len(b); i++ {
-		if size, _ := wholeRecord(b[i:], last, sums); size > 0 {
+		if size, seq := wholeRecord(b[i:], last, sums); size > 0 && seq > 0 {
 			return at, "a record whose checksum is wrong, with others behind it", nil
 		}
 	}

@@ -20,7 +20,7 @@ func CheckBlock(b []byte, last uint64, newest bool) (uint64, int64, string, erro
 }
 
 // CheckBlocks checks all block files below dir.
-func CheckBlocks(dir string) error { return checkBlocks(dir) }
+func CheckBlocks(dir string) error { return checkBlocks(dir, true) }
 
 // Kill ends the log without handing its streams over or telling anybody.
 func (l *Log) Kill() {

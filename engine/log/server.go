@@ -73,7 +73,7 @@ func startEmbedded(ctx context.Context, c *Config, maxStore int64) (_ *embedded,
 			x.stop()
 		}
 	}()
-	if err = checkBlocks(c.Dir); err != nil {
+	if err = checkBlocks(c.Dir, c.Cluster == nil); err != nil {
 		return nil, err
 	}
 	opts, err := x.options(c, maxStore)

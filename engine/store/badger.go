@@ -377,9 +377,6 @@ func (s *Badger) Backup(w io.Writer, begun func(Snapshot) error) error {
 	if err := s.Sync(); err != nil {
 		return err
 	}
-	if err := s.Check(); err != nil { // else what is in a damaged block would be left out
-		return err
-	}
 	s.mu.Lock()
 	snap := s.written()
 	s.mu.Unlock()

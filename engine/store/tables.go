@@ -67,20 +67,52 @@ func checkTables(dir string, o badger.Options, first int64) (later []string, err
 	return later, nil
 }
 
-// checkBlocksOf checks tables of the open store. Those that were merged meanwhile are
-// gone.
+// checkBlocksOf checks tables of the open store.
 func (s *Badger) checkBlocksOf(tables []string) {
 	for _, name := range tables {
-		size, err := checkTable(name, math.MaxInt64)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
+		size, err := s.checkOpen(name)
+		if err != nil {
 			s.fail(corrupt(fmt.Errorf("%s: %w", filepath.Base(name), err), "check store"))
 			return
 		}
-		select {
-		case <-time.After(time.Duration(size) * time.Second / checkedPerSecond):
-		case <-s.ended:
+		if !s.await(time.Duration(size) * time.Second / checkedPerSecond) {
 			return
 		}
+	}
+}
+
+// checkOpen checks a table of the open store. One that was merged meanwhile is emptied,
+// then removed: what is found is believed if the table is as it was, twice.
+func (s *Badger) checkOpen(name string) (size int64, err error) {
+	before, err := os.Stat(name)
+	if err != nil {
+		return 0, nil // it is gone
+	}
+	for range 2 {
+		if size, err = checkTable(name, math.MaxInt64); err == nil {
+			return size, nil
+		}
+		if !s.await(tableGoneMax) {
+			return 0, nil
+		}
+		if now, gone := os.Stat(name); gone != nil || now.Size() != before.Size() {
+			return 0, nil
+		}
+	}
+	return 0, err
+}
+
+// tableGoneMax is how long Badger takes at most from emptying a table's file to
+// removing it.
+const tableGoneMax = time.Second
+
+// await is false if the store is closed before d is over.
+func (s *Badger) await(d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-s.ended:
+		return false
 	}
 }
 
