@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"log/slog"
 	"maps"
 	"slices"
@@ -489,7 +490,8 @@ func (r *registry) all(c proto.ClientID) []proto.SegmentSpec {
 }
 
 // check says whether the definition may follow what is defined, by the rules
-// of laneRules.define. The registry's lock is held.
+// of laneRules.define. The registry's lock is held. That member() names what is not
+// defined is an error of the rule.
 func (r *registry) check(c proto.ClientID, d segments.Definition, backfill bool) error {
 	g := r.rules.programs[c]
 	if g == nil {
@@ -500,12 +502,23 @@ func (r *registry) check(c proto.ClientID, d segments.Definition, backfill bool)
 	case ok && sameRule(old, d):
 		return nil
 	case !ok || !backfill:
-		return g.Check(d)
+		return ofRule(g.Check(d))
 	}
 	if next, waits := g.Waiting(d.ID); waits && sameRule(next, d) {
 		return nil
 	}
-	return g.CheckBeside(d)
+	return ofRule(g.CheckBeside(d))
+}
+
+// ofRule is err with CodeRule in the place of CodeNotFound.
+func ofRule(err error) error {
+	var e *proto.Error
+	if !errors.As(err, &e) || e.Code != proto.CodeNotFound {
+		return err
+	}
+	x := *e
+	x.Code = proto.CodeRule
+	return &x
 }
 
 // authenticate knows a key by its hash.

@@ -148,7 +148,11 @@ func New(c Config, deps Dependencies) (*Gateway, error) {
 func (g *Gateway) Public() http.Handler { return g.public }
 
 // Service is the plane of those with a key.
-func (g *Gateway) Service() http.Handler {
+func (g *Gateway) Service() http.Handler { return g.service }
+
+// Listening is Service for who comes over a network: with --dev keys are taken at home
+// only.
+func (g *Gateway) Listening() http.Handler {
 	if g.c.Dev {
 		return atHome(g.service)
 	}

@@ -316,12 +316,11 @@
   // none that waits behind it; of what it was called with nothing is told, which
   // may be an address.
   function run(call) {
-    let name, args;
     try {
-      [name, ...args] = call;
+      const [name, ...args] = call;
       does[name](...args);
     } catch (e) {
-      console.warn("kith: not sent:", name);
+      console.warn("kith: not sent");
     }
   }
 

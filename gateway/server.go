@@ -22,7 +22,7 @@ func (g *Gateway) Serve(ctx context.Context, public, service net.Listener) error
 	planes := []struct {
 		l net.Listener
 		h http.Handler
-	}{{public, g.public}, {service, g.Service()}}
+	}{{public, g.public}, {service, g.Listening()}}
 	var servers []*http.Server
 	failed := make(chan error, len(planes))
 	for _, p := range planes {

@@ -7,9 +7,9 @@ import (
 )
 
 // Check says what Define would, and changes nothing: CodeSegment or
-// CodeInvalid if d is not complete, CodeConflict if its key is taken, CodeRule if
-// member() names a segment that is not defined, leads back to d or reaches too
-// far. Beyond that CodeRule if the rules
+// CodeInvalid if d is not complete, CodeConflict if its key is taken,
+// CodeNotFound if member() names a segment that is not defined, CodeRule if
+// member() leads back to d or reaches too far. Beyond that CodeRule if the rules
 // of the client would cost too much: Define does not ask for that.
 func (p *Program) Check(d Definition) error { return p.afford(d, false) }
 
@@ -56,7 +56,7 @@ func (p *Program) refs(d Definition) ([]*segment, error) {
 		}
 		s := p.byID[id]
 		if s == nil {
-			return nil, d.Rule.place(proto.Errorf(proto.CodeRule, "member(%q) names a segment that is not defined: define it first", string(id)), id)
+			return nil, d.Rule.place(proto.Errorf(proto.CodeNotFound, "member(%q) names a segment that is not defined: define it first", string(id)), id)
 		}
 		refs = append(refs, s)
 	}

@@ -264,7 +264,7 @@ func TestProgramRefuses(t *testing.T) {
 		{3, "c", `member("b") || member("a")`, ""},
 		{4, "a", `member("c")`, proto.CodeRule},
 		{4, "d", `member("d")`, proto.CodeRule},
-		{4, "d", `member("nobody")`, proto.CodeRule},
+		{4, "d", `member("nobody")`, proto.CodeNotFound},
 		{3, "d", `true`, proto.CodeConflict},
 		{4, "", `true`, proto.CodeSegment},
 		{0, "d", `true`, proto.CodeInvalid},
@@ -327,7 +327,7 @@ func TestMemberErrorsHaveAPlace(t *testing.T) {
 		code         proto.Code
 		line, column int
 	}{
-		{"new", `member("s1") &&` + "\n" + `  !member("nobody") && member("nobody")`, proto.CodeRule, 2, 11},
+		{"new", `member("s1") &&` + "\n" + `  !member("nobody") && member("nobody")`, proto.CodeNotFound, 2, 11},
 		{"new", `true || member("new")`, proto.CodeRule, 1, 16},
 		{"s1", `count(true) > 1 && member("s4") &&` + "\n" + `member("s3")`, proto.CodeRule, 2, 8},
 		{"new", wide + " &&" + "\n" + `member("s1") && member("s5")`, proto.CodeRule, 2, 24},

@@ -203,7 +203,7 @@ func serve(ctx context.Context, c config.Config, f serveFlags, out io.Writer, lo
 		n.Leave()
 		time.Sleep(time.Duration(c.StopWait))
 	}
-	open := func() { starting.Open(g.Service()) }
+	open := func() { starting.Open(g.Listening()) }
 	return runParts(ctx, n, g, members, public, service, open, leave, func(ctx context.Context) error {
 		return welcome(ctx, c, f, public, service, out, log) // 6
 	})
