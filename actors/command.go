@@ -165,7 +165,7 @@ func (h *host) due(list []*Due) {
 			continue
 		}
 		t := h.addTask()
-		t.entry, t.index, t.kind, t.body, t.r, t.called, t.in = d.Entry, -1, 0, nil, r, "", in
+		t.entry, t.index, t.kind, t.body, t.r, t.called, t.needs, t.in = d.Entry, -1, 0, nil, r, "", "", in
 	}
 }
 

@@ -3,6 +3,7 @@ package actors_test
 import (
 	"testing"
 
+	"kith/actors"
 	"kith/proto"
 )
 
@@ -98,4 +99,18 @@ func TestRemovedTraits(t *testing.T) {
 			g.store.audit(t)
 		})
 	}
+}
+
+// A step through history leaves who has neither events nor traits as it is, whatever
+// command the batch before had: other nodes had others.
+func TestFillLetsGoOfNobody(t *testing.T) {
+	vip, none := proto.Prop{Key: "vip", Value: proto.FlagOf(true)}, proto.Prop{Key: "vip", Value: proto.TextOf("")}
+	g, _ := after(t, []command{traits(1, "a", vip), traits(1, "a", none)})
+	g.do(needing("import#1", 1, 2, "a", start, vip))
+	g.take([]entry{{now: g.now, beat: true, due: []*actors.Due{{Node: nodeOf("a"), Fill: 1}}}})
+	g.settle()
+	if facts, named := knownTo(t, g, 1); !facts || !named {
+		t.Errorf("facts %v, named %v after a step through history", facts, named)
+	}
+	g.store.audit(t)
 }

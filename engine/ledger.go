@@ -445,11 +445,14 @@ func (x *ledger) tell(ctx context.Context) bool {
 		do   func() error
 	}
 	steps := []step{
+		// The others are asked for what this node says it has applied, which it does
+		// a moment after it gave what there is to tell.
+		{"opt-outs are not told: what they are of is not applied", func() error { return x.node.shows(ctx, taken) }},
 		{"opt-outs cannot be written to the ledger", func() error { return x.append(ctx, mine) }},
 		{"opt-outs are not answered: what is under way between lanes is not applied, or cannot be deleted", func() error { return x.node.cleanOutboxes(ctx) }},
 	}
 	if x.node.config.Peers != nil && len(mine) > 0 { // whoever reads what is told may answer by it
-		steps = append([]step{{"opt-outs are not final: other nodes do not say that they have applied them", func() error { return x.node.othersSettled(ctx) }}}, steps...)
+		steps = slices.Insert(steps, 1, step{"opt-outs are not final: other nodes do not say that they have applied them", func() error { return x.node.othersSettled(ctx) }})
 	}
 	for _, step := range steps {
 		for tries := 0; ; tries++ {
@@ -467,6 +470,16 @@ func (x *ledger) tell(ctx context.Context) bool {
 	}
 	x.done(taken)
 	return true
+}
+
+// shows returns when all that is to be told is among what this node has applied.
+func (n *Node) shows(ctx context.Context, list []told) error {
+	for _, t := range list {
+		if err := n.lanes[t.lane].progress.wait(ctx, func(p *progress) bool { return p.applied >= t.at() }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // gather gives what comes next, without taking it away: what one record holds,
