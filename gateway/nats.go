@@ -78,18 +78,18 @@ func (g *Gateway) ServeNATS(ctx context.Context, nc *nats.Conn, ready func()) er
 	}
 	ready()
 	m.watch(sub)
-	end := time.NewTimer(shutdownMax)
-	defer end.Stop()
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownMax)
+	defer cancel()
 	_ = svc.Stop() // drains its endpoints
-	drain(sub, end.C)
-	m.close(end.C)
+	drain(sub, end.Done())
+	m.close(end.Done())
 	return nil
 }
 
 // close lets the service's endpoints hand out what they hold, then refuses what
 // still comes and waits for what is in work; from end on without what waits to be
 // let in.
-func (m *messages) close(end <-chan time.Time) {
+func (m *messages) close(end <-chan struct{}) {
 	m.handedOut(end)
 	m.mu.Lock()
 	m.closed = true
@@ -115,7 +115,7 @@ func (m *messages) close(end <-chan time.Time) {
 const handedQuiet = 100 * time.Millisecond
 
 // handedOut returns when the endpoints seem to hold nothing any more.
-func (m *messages) handedOut(end <-chan time.Time) {
+func (m *messages) handedOut(end <-chan struct{}) {
 	tick := time.NewTicker(handedQuiet)
 	defer tick.Stop()
 	for last := int64(-1); ; {
@@ -143,7 +143,7 @@ func (m *messages) begin() bool {
 }
 
 // drain lets what the subscription holds be handed out, until end.
-func drain(sub *nats.Subscription, end <-chan time.Time) {
+func drain(sub *nats.Subscription, end <-chan struct{}) {
 	closed := sub.StatusChanged(nats.SubscriptionClosed)
 	if err := sub.Drain(); err != nil {
 		return // the connection is gone
