@@ -86,7 +86,11 @@ func Open(c Config) (s *Badger, err error) {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, proto.Errorf(proto.CodeUnavailable, "make store directory: %w", err)
 	}
-	later, err := checkTables(c.Dir, badgerOptions(c), checkedFirst)
+	first := checkedFirst
+	if c.CheckTables {
+		first = 0 // all are read below
+	}
+	later, err := checkTables(c.Dir, badgerOptions(c), first)
 	if err != nil {
 		return nil, err
 	}
