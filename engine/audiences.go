@@ -190,15 +190,14 @@ func (n *Node) counts(ctx context.Context, client proto.ClientInfo, exprs []stri
 		mentions += list[i].Mentions()
 	}
 	long := mentions > longMentions
-	for _, l := range n.lanes {
-		if !long || unit != "users" {
-			break
-		}
-		if err := l.users.ready(ctx); err != nil { // before anything is held
-			return out, false, err
-		}
-	}
 	if long {
+		if unit == "users" { // before anything is held
+			for _, l := range n.lanes {
+				if err := l.users.ready(ctx); err != nil {
+					return out, false, err
+				}
+			}
+		}
 		end, err := n.longTurn(ctx, client.ID)
 		if err != nil {
 			return out, false, err
@@ -208,7 +207,7 @@ func (n *Node) counts(ctx context.Context, client proto.ClientInfo, exprs []stri
 	lanes, part, exact := n.answering(keys)
 	var sums []uint64
 	if long {
-		sums, err = heldSums(ctx, list, lanes, unit)
+		sums, err = heldSums(ctx, list, keys, lanes, unit)
 	} else {
 		sums, err = n.sums(ctx, list, lanes, unit)
 	}
@@ -240,12 +239,8 @@ func (n *Node) sums(ctx context.Context, list []audience, lanes []*lane, unit st
 	return sums, nil
 }
 
-// heldSums is sums for what takes long: the lanes go on meanwhile.
-func heldSums(ctx context.Context, list []audience, lanes []*lane, unit string) ([]uint64, error) {
-	var keys []proto.SegmentKey
-	for i := range list {
-		keys = append(keys, versionsOf(list[i].specs)...)
-	}
+// heldSums is sums for what takes long, over the segments of keys: the lanes go on meanwhile.
+func heldSums(ctx context.Context, list []audience, keys []proto.SegmentKey, lanes []*lane, unit string) ([]uint64, error) {
 	held := make([]*segments.Held, len(lanes))
 	for i, l := range lanes {
 		held[i] = l.bitmaps.Hold(list[0].client, keys)

@@ -100,7 +100,7 @@ func (n *Node) makeCampaign(ctx context.Context, client proto.ClientInfo, s *cam
 
 // turn waits until no other report goes through all histories. over ends it.
 func (c *campaigns) turn(ctx context.Context, client proto.ClientID) (over func(), err error) {
-	over, ok := c.queue.begin(ctx, client)
+	over, ok := c.queue.Begin(ctx, client)
 	if !ok {
 		return nil, proto.Errorf(proto.CodeOverloaded, "other reports are under way: try again: %w", ctx.Err())
 	}

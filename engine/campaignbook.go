@@ -6,6 +6,7 @@ import (
 
 	gproto "google.golang.org/protobuf/proto"
 
+	"kith/internal/fair"
 	"kith/proto"
 	"kith/proto/pb"
 	"kith/segments"
@@ -30,11 +31,11 @@ const (
 
 // campaigns are the reports of a node.
 type campaigns struct {
-	queue   *queue // of those that go through all histories: one does at a time
-	scanned func() // for tests: the histories were gone through
+	queue   *fair.Queue // of those that go through all histories: one does at a time
+	scanned func()      // for tests: the histories were gone through
 }
 
-func newCampaigns() campaigns { return campaigns{queue: newQueue(1)} }
+func newCampaigns() campaigns { return campaigns{queue: fair.New(1)} }
 
 // campaignBook is what a client's keys were told of.
 type campaignBook = segments.DayBook[*pb.Campaign]

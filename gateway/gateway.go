@@ -28,6 +28,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 
+	"kith/internal/fair"
 	"kith/proto"
 )
 
@@ -51,7 +52,7 @@ type Gateway struct {
 	audit     *auditor // nil: no call is kept
 
 	exporting exporting
-	previews  previewing
+	previews  *fair.Queue
 	live      *live
 	console   map[string]asset // read only after New
 
@@ -128,7 +129,7 @@ func New(c Config, deps Dependencies) (*Gateway, error) {
 		return nil, err
 	}
 	g.unpacking = make(chan struct{}, 2*runtime.GOMAXPROCS(0))
-	g.previews.all = make(chan struct{}, previewsMax)
+	g.previews = fair.New(previewsMax)
 	g.posts.New = func() any { return new(post) }
 	g.lookups.New = func() any { return new(lookup) }
 	g.bids.New = func() any { return new(bid) }

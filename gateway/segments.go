@@ -241,7 +241,7 @@ func dryRun(r *http.Request) (bool, error) {
 // numbers under the floor are kept, and with any of them who enters and leaves:
 // each of the four follows from the others.
 func (g *Gateway) previewSegment(w http.ResponseWriter, r *http.Request, who proto.Principal, client proto.ClientInfo, s proto.SegmentSpec) error {
-	end, err := g.previews.begin(r.Context(), client.ID)
+	end, err := g.previewTurn(r.Context(), client.ID)
 	if err != nil {
 		return err
 	}
