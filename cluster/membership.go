@@ -266,13 +266,21 @@ func poke(c chan struct{}) {
 func (m *Membership) Leave(ctx context.Context) (err error) {
 	m.left.Do(func() {
 		m.end()
-		m.done.Wait()
 		wait := tellMax
 		if t, ok := ctx.Deadline(); ok {
 			wait = max(time.Until(t), time.Millisecond)
 		}
 		if err = errors.Join(m.list.Leave(wait), m.list.Shutdown()); err != nil {
 			err = proto.Errorf(proto.CodeUnavailable, "leaving the cluster's gossip: %w", err)
+		}
+		done := make(chan struct{})
+		go func() {
+			m.done.Wait()
+			close(done)
+		}()
+		select {
+		case <-done:
+		case <-ctx.Done(): // it looks for a node that does not answer
 		}
 	})
 	return err

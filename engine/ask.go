@@ -119,6 +119,16 @@ func (n *Node) position() proto.Position {
 	return p
 }
 
+// positionShown is how far what was read until now may have been: a batch is seen a
+// moment before it counts as applied.
+func (n *Node) positionShown() proto.Position {
+	for _, l := range n.lanes {
+		l.visible.RLock() // returns when what is being published is
+		l.visible.RUnlock()
+	}
+	return n.position()
+}
+
 // askable are the other nodes that say they answer, those that stay before
 // those that drain, in no order beside that.
 func (n *Node) askable() []string {
@@ -264,11 +274,11 @@ func (n *Node) AnswerOthers(ctx context.Context, do func(context.Context, *proto
 			within, cancel := context.WithTimeout(ctx, budget)
 			defer cancel()
 			reply := &proto.Reply{Status: http.StatusServiceUnavailable}
-			if far, err := proto.ParsePosition(m.Header.Get(askApplied)); err == nil && n.Wait(within, far) == nil {
+			if far, err := proto.ParsePosition(m.Header.Get(askApplied)); err == nil && n.reach(within, far) == nil {
 				reply = do(within, q)
 			}
 			answer := replyMsg(m.Reply, reply)
-			answer.Header.Set(askApplied, n.position().String())
+			answer.Header.Set(askApplied, n.positionShown().String())
 			_ = n.conn().PublishMsg(answer)
 		}()
 	})

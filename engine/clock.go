@@ -267,7 +267,8 @@ type clockAnswer struct {
 }
 
 // askClocks asks the other nodes what time it is, and gives their answers by name;
-// all tells that as many answered as there are.
+// all tells that as many answered as there are. Gossip may reach nobody where the log
+// does: who is alone by it asks all the same.
 func (n *Node) askClocks(ctx context.Context) (list []otherClock, all bool) {
 	count := 0
 	for _, x := range n.config.Peers.Nodes() {
@@ -275,9 +276,7 @@ func (n *Node) askClocks(ctx context.Context) (list []otherClock, all bool) {
 			count++
 		}
 	}
-	if count == 0 {
-		return nil, true
-	}
+	alone := count == 0
 	ctx, cancel := context.WithTimeout(ctx, clockWait)
 	defer cancel()
 	answers := make(chan *nats.Msg, 256)
@@ -291,7 +290,7 @@ func (n *Node) askClocks(ctx context.Context) (list []otherClock, all bool) {
 	if err := n.conn().PublishRequest(clockSubject, inbox, nil); err != nil {
 		return nil, false
 	}
-	for len(list) < count {
+	for alone || len(list) < count {
 		select {
 		case m := <-answers:
 			now := n.clock.now().UnixNano() // before took, or the error would be larger than that
@@ -304,7 +303,7 @@ func (n *Node) askClocks(ctx context.Context) (list []otherClock, all bool) {
 			ahead := func(t int64) time.Duration { return time.Duration(t-now) + took/2 }
 			list = append(list, otherClock{x.Node, ahead(x.Time), ahead(x.Wall), took})
 		case <-ctx.Done():
-			return list, false
+			return list, alone
 		}
 	}
 	slices.SortFunc(list, func(a, b otherClock) int { return cmp.Compare(a.node, b.node) })

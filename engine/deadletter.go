@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"kith/actors"
+	"kith/actors/identity"
 	"kith/engine/store"
 	"kith/proto"
 )
@@ -216,12 +217,13 @@ type letterChange struct {
 	dead      *actors.Dead
 	partition proto.PartitionID // dead's
 	cut       proto.IdentityHash
+	dark      bool           // the cut's identity is opted out from then on
 	client    proto.ClientID // whose knowledge alone was cut; 0: everyone's
 }
 
 // changeLetters brings the lane's letters to where the batch has them, in the order
 // of the log: which are kept does not depend on how batches are cut.
-func (l *lane) changeLetters(b *batch) {
+func (l *lane) changeLetters(b *batch) error {
 	var list []letterChange
 	for _, o := range b.outcomes {
 		for i := range o.Dead {
@@ -229,7 +231,7 @@ func (l *lane) changeLetters(b *batch) {
 			list = append(list, letterChange{at: letterID{b.offsets[d.Entry], d.Index}, dead: d, partition: o.Partition})
 		}
 		for i := range o.Turned {
-			list = append(list, letterChange{at: letterID{o.Turned[i].Offset, math.MaxInt}, cut: o.Turned[i].Hash})
+			list = append(list, letterChange{at: letterID{o.Turned[i].Offset, math.MaxInt}, cut: o.Turned[i].Hash, dark: o.Turned[i].Gen&1 == 1})
 		}
 		for _, f := range o.Forgotten {
 			list = append(list, letterChange{at: letterID{f.Offset, math.MaxInt}, cut: f.Hash, client: f.Client})
@@ -238,31 +240,69 @@ func (l *lane) changeLetters(b *batch) {
 	slices.SortFunc(list, func(x, y letterChange) int {
 		return cmp.Or(cmp.Compare(x.at.offset, y.at.offset), cmp.Compare(x.at.index, y.at.index))
 	})
+	turned := map[proto.IdentityHash]bool{} // whom the batch turned so far: whether they are opted out
 	for _, x := range list {
 		if x.dead != nil {
-			l.keepLetter(b, x)
-		} else {
-			l.dropLetters(b, x.cut, x.client)
+			if err := l.keepLetter(b, x, turned); err != nil {
+				return err
+			}
+			continue
 		}
+		if x.client == 0 {
+			turned[x.cut] = x.dark
+		}
+		l.dropLetters(b, x.cut, x.client)
 	}
 	for _, c := range b.ended {
 		l.dropLettersOf(b, c)
 	}
+	return nil
 }
 
 // keepLetter makes a letter of a command that was set aside, if there is room.
-func (l *lane) keepLetter(b *batch, x letterChange) {
+func (l *lane) keepLetter(b *batch, x letterChange, turned map[proto.IdentityHash]bool) (err error) {
 	if len(l.letters.names) >= lettersMax {
 		b.unkept++
-		return
+		return nil
 	}
 	dead := *x.dead
 	dead.Body = namingOnly(dead.Kind, dead.Body, func(id proto.Identity) bool {
-		return l.node.laneIDs[l.node.hasher.Hash(id).Partition()] == l.id
+		h := l.node.hasher.Hash(id)
+		if l.node.laneIDs[h.Partition()] != l.id {
+			return false
+		}
+		dark, known := turned[h]
+		if !known && err == nil {
+			dark, err = l.optedOut(b, h)
+		}
+		return !dark
 	})
+	if err != nil {
+		return err
+	}
 	l.letters.add(l.node.hasher, x.at, dead.Kind, dead.Body)
 	value := encodeDead(b.times[dead.Entry], x.partition, &dead)
 	b.puts = append(b.puts, put{deadKey(l.id, x.at.offset, x.at.index), value})
+	return nil
+}
+
+// optedOut reports whether an identity of the lane was opted out before the batch.
+func (l *lane) optedOut(b *batch, h proto.IdentityHash) (bool, error) {
+	for _, f := range slices.Backward(l.flight) {
+		if f.number >= b.number {
+			continue
+		}
+		for _, o := range f.outcomes {
+			for i := range slices.Backward(o.Turned) {
+				if o.Turned[i].Hash == h { // an identity's are all of one outcome
+					return o.Turned[i].Gen&1 == 1, nil
+				}
+			}
+		}
+	}
+	var o identity.OptOut
+	_, err := b.source.Get(optOutKey(h), o.Decode)
+	return o.Dark(), err
 }
 
 // namingOnly is a command's body without the identities that are not to be named: a

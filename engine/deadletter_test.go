@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -329,6 +330,57 @@ func TestLettersOfForgotten(t *testing.T) {
 	defer closeNode(t, n)
 	if list := deadLetters(t, n); len(list) != 2 || list[0].Index != 1 || list[1].Index != 0 {
 		t.Errorf("letters are %+v, want that of b and the other client's of a", list)
+	}
+}
+
+// A letter that is made when somebody whom its event links is out does not name them,
+// wherever batches end.
+func TestLettersOfWhoIsOut(t *testing.T) {
+	for _, back := range []bool{false, true} {
+		for _, apart := range []bool{false, true} {
+			s := newScript(t)
+			c := s.client("acme", "")
+			p := poison{client: c.ID}
+			s.judge = p.judge
+			p.on.Store(true)
+			st := store.NewMemory()
+			next := func() {
+				if s.beat(time.Second); apart {
+					s.apply(st)
+				}
+			}
+			var b proto.Batch
+			b.AddCut(&proto.CutCommand{Hash: s.hasher.Hash("browser:b"), Kind: proto.CutOptOut, Received: s.now, Command: 9})
+			s.own(b.Bytes(), 1)
+			next()
+			if back {
+				b.Reset()
+				b.AddOptIn(&proto.OptInCommand{Hash: s.hasher.Hash("browser:b"), Gen: 1, Received: s.now, Command: 10})
+				s.own(b.Bytes(), 1)
+				next()
+			}
+			e := s.event(c, "a", "x")
+			e.Identities = append(e.Identities, "browser:b", "browser:c")
+			s.events(e)
+			s.beat(time.Second)
+			n := s.run(st)
+			if list := deadLetters(t, n); len(list) != 1 {
+				t.Fatalf("letters are %+v", list)
+			}
+			closeNode(t, n)
+			stored := ""
+			snap := st.Snapshot()
+			err := snap.Scan(nil, nil, func(_, v []byte) (bool, error) {
+				if bytes.Contains(v, []byte("poisoned")) {
+					stored = string(v)
+				}
+				return true, nil
+			})
+			snap.Release()
+			if err != nil || !strings.Contains(stored, "browser:c") || strings.Contains(stored, "browser:b") == !back {
+				t.Errorf("came back %v, batches apart %v: the letter is %q, %v", back, apart, stored, err)
+			}
+		}
 	}
 }
 

@@ -219,6 +219,8 @@ func (c *Config) Validate() error {
 		return proto.Errorf(proto.CodeInvalid, "active identities are bounded to %d: use at least %d", c.ActiveMax, proto.Partitions)
 	case (c.Cluster == nil) != (c.Peers == nil) && c.NATSURL == "":
 		return proto.Errorf(proto.CodeInternal, "a node of a cluster needs both its log's and its members' configuration")
+	case c.Peers != nil && c.RebaseLog:
+		return proto.Errorf(proto.CodeInvalid, "a node of a cluster does not rebase a log: each store would go on with it from a place of its own. Where another node's store goes with the log, empty this one's store directory: it copies that. Else see \"A log that lost entries\" in docs/operations.md")
 	case c.Peers != nil && len(c.HashSecret) == 0:
 		return proto.Errorf(proto.CodeInvalid, "the nodes of a cluster need the key of identity hashes in common: give all the same secret_file")
 	case len(c.HashSecret) != 0 && len(c.HashSecret) != 16:

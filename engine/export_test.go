@@ -519,7 +519,8 @@ func NewLeases(node string, now func() time.Duration) *Leases {
 	return &l
 }
 
-func (l *Leases) Sending(beat proto.Millis) bool { return l.x.sending(beat) }
+func (l *Leases) Sending(beat proto.Millis) (releases, ok bool) { return l.x.sending(beat) }
+func (l *Leases) Logged(beat proto.Millis)                      { l.x.logged(beat) }
 func (l *Leases) Published(producer uint64, list ...proto.Beat) (replaced bool) {
 	return l.x.published(list, producer)
 }

@@ -401,7 +401,9 @@ func (l *lane) finish(b *batch) error {
 		l.record.NextOrdinal[o.Partition] = b.outcomes[i].Next
 		b.exits = append(b.exits, o.Exits...)
 	}
-	l.changeLetters(b)
+	if err := l.changeLetters(b); err != nil {
+		return err
+	}
 	l.finishGraph(b)
 	l.keepMoves(b)
 	if list := l.shell.TakeExits(); len(list) > 0 {

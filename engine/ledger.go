@@ -490,22 +490,29 @@ func (x *ledger) gather() (taken, mine []told) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	shared := x.node.config.Peers != nil
-	stuck := map[proto.LaneID]proto.Offset{} // by lane: the first that is not taken
+	var first, after []proto.Offset
+	if shared {
+		first, after = x.untaken()
+	}
+	stuck := map[proto.LaneID]bool{} // lanes of which something was not taken
 	size := 0
-	for _, t := range x.waiting {
+	for i, t := range x.waiting {
 		if size >= noticesPerRecord {
 			break
 		}
-		if stuck[t.lane] > 0 {
+		if stuck[t.lane] {
 			continue
 		}
 		heard := shared && t.at() <= x.marks[t.lane]
-		if shared && !heard && !(x.node.lanes[t.lane].owns() && x.inOrder(t, stuck)) {
-			stuck[t.lane] = t.at()
+		if shared && !heard && !(x.node.lanes[t.lane].owns() && x.inOrder(t, first)) {
+			stuck[t.lane] = true
 			continue
 		}
 		if !heard {
 			mine = append(mine, t)
+			if shared {
+				first[t.lane] = after[i]
+			}
 		}
 		taken = append(taken, t)
 		size += len(t.list)
@@ -513,9 +520,21 @@ func (x *ledger) gather() (taken, mine []told) {
 	return taken, mine
 }
 
+// untaken gives by lane the first entry with something that nobody told, 0 if there is
+// none, and of each that waits the next such entry of its lane. It is called with x.mu held.
+func (x *ledger) untaken() (first, after []proto.Offset) {
+	first, after = make([]proto.Offset, len(x.marks)), make([]proto.Offset, len(x.waiting))
+	for i, t := range slices.Backward(x.waiting) {
+		if t.at() > x.marks[t.lane] {
+			after[i], first[t.lane] = first[t.lane], t.at()
+		}
+	}
+	return first, after
+}
+
 // inOrder reports whether all that final cuts waited for in other lanes is told
-// or among what is taken. It is called with x.mu held.
-func (x *ledger) inOrder(t told, stuck map[proto.LaneID]proto.Offset) bool {
+// or among what is taken, where first is what is not, by lane. It is called with x.mu held.
+func (x *ledger) inOrder(t told, first []proto.Offset) bool {
 	for i := range t.list {
 		for lane, at := range t.list[i].cut.Vector {
 			id := proto.LaneID(lane)
@@ -523,7 +542,7 @@ func (x *ledger) inOrder(t told, stuck map[proto.LaneID]proto.Offset) bool {
 				continue
 			}
 			applied, _, _, _ := x.node.lanes[id].progress.get()
-			if first := stuck[id]; applied < at || first > 0 && first <= at {
+			if applied < at || first[id] > 0 && first[id] <= at {
 				return false
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -88,7 +89,7 @@ func (n *Node) nodeState() proto.NodeState {
 	return s
 }
 
-// nodeStates asks all nodes how they are, of which there should be so many.
+// nodeStates asks all nodes how they are, and waits for so many, for a second at most.
 func (n *Node) nodeStates(ctx context.Context, count int) map[string]proto.NodeState {
 	states := map[string]proto.NodeState{n.config.Node: n.nodeState()}
 	if n.config.Peers == nil {
@@ -312,6 +313,10 @@ func (n *Node) Forget(ctx context.Context, node string) error {
 		return proto.Errorf(proto.CodeConflict, "this node is alone: there is none to forget")
 	case slices.ContainsFunc(n.nodes(), func(x proto.NodeStatus) bool { return x.Name == node }):
 		return proto.Errorf(proto.CodeConflict, "node %s still runs: drain it, stop it, then it can be forgotten", node)
+	}
+	// Gossip may not reach one that keeps the log all the same.
+	if _, runs := n.nodeStates(ctx, math.MaxInt)[node]; runs {
+		return proto.Errorf(proto.CodeConflict, "node %s does not gossip but answers over the log: stop it, then it can be forgotten", node)
 	}
 	return n.removeServer(ctx, node)
 }

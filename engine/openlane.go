@@ -287,10 +287,10 @@ func (l *lane) checkFingerprint(ctx context.Context) error {
 }
 
 // compareLedger refuses a log that lost opt-outs which the ledger has: the store need
-// not have known of them. Of a node alone the ledger's marks are of what is applied.
+// not have known of them. The ledger's marks are of what is applied.
 func (l *lane) compareLedger(info log.Info) error {
 	end := l.record.Base + uint64(info.Last)
-	if told := uint64(l.node.ledger.mark(l.id)); l.node.config.Peers == nil && told > end {
+	if told := uint64(l.node.ledger.mark(l.id)); told > end {
 		return l.wayOut("opt-outs of entry %d are in the ledger but the log ends at %d: it lost its tail", told, end)
 	}
 	return nil
@@ -368,6 +368,10 @@ func (l *lane) checkLastEntry(ctx context.Context, at proto.Offset) error {
 
 // wayOut is the error of a lane whose log and store do not belong together.
 func (l *lane) wayOut(format string, args ...any) error {
+	if l.node.config.Peers != nil {
+		return proto.Errorf(proto.CodeQuarantined, "lane %s: %s. Nothing was changed. Where another node's store goes with the log, empty this one's store directory: it copies that. Else see \"A log that lost entries\" in docs/operations.md",
+			l.id, fmt.Sprintf(format, args...))
+	}
 	return proto.Errorf(proto.CodeQuarantined, "lane %s: %s. Nothing was changed. Restore the log's files, or restore a backup with `kith restore`; or, to go on with the store as it is and give up what only the log held, start once with --rebase-log",
 		l.id, fmt.Sprintf(format, args...))
 }

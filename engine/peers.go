@@ -146,7 +146,7 @@ type leases struct {
 	node string
 
 	mu   sync.Mutex
-	sent []sentBeat // guarded by mu: own beats that are not applied yet
+	sent []sentBeat // guarded by mu: own beats that are not applied yet, not all of them
 	// others are, by incarnation, when the last beat of it was applied here. Its
 	// lease by that beat began before.
 	others map[uint64]time.Duration // guarded by mu
@@ -161,12 +161,18 @@ type leases struct {
 
 // sentBeat is an own beat by the time that is in it, and when it was sent.
 type sentBeat struct {
-	beat proto.Millis
-	at   time.Duration
+	beat   proto.Millis
+	at     time.Duration
+	logged bool // the log has it
+	gives  bool // a lease, once it is applied
 }
 
-// sentMax bounds the own beats that are waited for.
-const sentMax = 64
+// Of the own beats at most sentMax are waited for, each sent sentEvery after the one
+// before it: together they are more than a lease.
+const (
+	sentMax   = 80
+	sentEvery = 250 * time.Millisecond
+)
 
 func (x *leases) init(node string, now func() time.Duration) {
 	x.now, x.node, x.others = now, node, map[uint64]time.Duration{}
@@ -179,18 +185,40 @@ const somebody = 0
 // eldersMax bounds the processes that are remembered to have been before.
 const eldersMax = 64
 
-// sending notes that a beat is about to be sent; false: none may be any more.
-func (x *leases) sending(beat proto.Millis) bool {
+// sending notes that a beat is about to be sent; ok is false where none may be any more.
+// It must release the lease if this node applies the log later than a lease lasts: it may
+// not answer then, and no opt-out is to wait for it. What it has sent before gives none
+// any more either.
+func (x *leases) sending(beat proto.Millis) (releases, ok bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.ended {
-		return false
+		return false, false
 	}
-	x.sent = append(x.sent, sentBeat{beat, x.now()})
-	if len(x.sent) > sentMax {
-		x.sent = x.sent[1:]
+	now := x.now()
+	if i := slices.IndexFunc(x.sent, func(s sentBeat) bool { return s.logged }); i >= 0 && now-x.sent[i].at > leaseFor+leaseSlack {
+		for i := range x.sent {
+			x.sent[i].gives = false
+		}
+		x.until.Store(0)
+		releases = true
 	}
-	return true
+	if n := len(x.sent); n == 0 || now-x.sent[n-1].at >= sentEvery {
+		x.sent = append(x.sent, sentBeat{beat: beat, at: now, gives: !releases})
+		x.sent = x.sent[max(0, len(x.sent)-sentMax):]
+	}
+	return releases, true
+}
+
+// logged notes that the log has a beat.
+func (x *leases) logged(beat proto.Millis) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for i := range x.sent {
+		if x.sent[i].beat == beat {
+			x.sent[i].logged = true
+		}
+	}
 }
 
 // published takes beats of a batch that readers see. It reports whether a process
@@ -207,8 +235,10 @@ func (x *leases) published(list []proto.Beat, producer uint64) (replaced bool) {
 			continue
 		}
 		x.began = true
-		if i := slices.IndexFunc(x.sent, func(s sentBeat) bool { return s.beat == b.Time }); i >= 0 && !b.Last && !x.ended {
-			x.until.Store(max(x.until.Load(), int64(x.sent[i].at+leaseFor)))
+		if i := slices.IndexFunc(x.sent, func(s sentBeat) bool { return s.beat == b.Time }); i >= 0 {
+			if x.sent[i].gives {
+				x.until.Store(max(x.until.Load(), int64(x.sent[i].at+leaseFor)))
+			}
 			x.sent = x.sent[i+1:]
 		}
 	}
@@ -217,18 +247,17 @@ func (x *leases) published(list []proto.Beat, producer uint64) (replaced bool) {
 
 // other takes the beat of another process. It is called with x.mu held.
 func (x *leases) other(b proto.Beat) (replaced bool) {
-	if b.Last {
-		delete(x.others, b.Incarnation)
-		return false
-	}
 	now := x.now()
 	maps.DeleteFunc(x.others, func(_ uint64, seen time.Duration) bool { return now-seen > leaseFor+leaseSlack })
 	x.others[b.Incarnation] = now
+	if b.Releases {
+		delete(x.others, b.Incarnation)
+	}
 	switch {
 	case b.Node != x.node || slices.Contains(x.elder, b.Incarnation):
 		return false
 	case x.began:
-		return true
+		return !b.Releases // else it may be its last
 	}
 	if x.elder = append(x.elder, b.Incarnation); len(x.elder) > eldersMax {
 		x.elder = x.elder[1:]

@@ -46,9 +46,13 @@ func TestLeases(t *testing.T) {
 	none := ends{}
 	before := ends{0: 16 * time.Second} // by beats from before the start
 	at(0, false, before)
-	if !x.Sending(100) {
-		t.Error("no beat may be sent")
+	sending := func(beat proto.Millis, releases, ok bool) {
+		t.Helper()
+		if r, o := x.Sending(beat); r != releases || o != ok {
+			t.Errorf("after %v a beat may be sent: %t, and releases the lease: %t", now, o, r)
+		}
 	}
+	sending(100, false, true)
 	at(4*time.Second, false, before) // sent, and not applied
 	// A beat of the process before, under the same name, gives nothing.
 	published(false, proto.Beat{Node: "a", Incarnation: 9, Time: 80})
@@ -62,9 +66,9 @@ func TestLeases(t *testing.T) {
 	at(20*time.Second, false, ends{9: 36 * time.Second})
 	// Beats that were sent before the one applied last are not waited for.
 	now = 40 * time.Second
-	x.Sending(200)
+	sending(200, false, true)
 	now = 42 * time.Second
-	x.Sending(300)
+	sending(300, false, true)
 	now = 43 * time.Second
 	published(false, own(300))
 	published(false, own(200))
@@ -76,17 +80,53 @@ func TestLeases(t *testing.T) {
 	// One that was started in its place has a lease of its own.
 	published(false, proto.Beat{Node: "b", Incarnation: 3, Time: 400, Follows: true})
 	at(58*time.Second, false, ends{2: 73 * time.Second, 3: 74 * time.Second})
-	published(false, proto.Beat{Node: "b", Incarnation: 2, Time: 401, Follows: true, Last: true})
+	published(false, proto.Beat{Node: "b", Incarnation: 2, Time: 401, Follows: true, Releases: true})
 	at(59*time.Second, false, ends{3: 74 * time.Second})
 	published(true, proto.Beat{Node: "a", Incarnation: 10, Time: 402, Follows: true})
 	at(74*time.Second, false, ends{10: 75 * time.Second})
-	x.Sending(500)
+	sending(500, false, true)
 	x.End()
 	published(false, own(500))
 	at(76*time.Second, false, none)
-	if x.Sending(600) {
-		t.Error("a beat may be sent after the end")
+	sending(600, false, false)
+}
+
+// TestLeaseOfWhoIsLate: a node that applies its beats later than a lease lasts releases
+// it, and has one again when it applies what it has sent since it was in time.
+func TestLeaseOfWhoIsLate(t *testing.T) {
+	now := time.Duration(0)
+	x := engine.NewLeases("a", func() time.Duration { return now })
+	second := func(s int, held bool, applied ...proto.Millis) {
+		t.Helper()
+		now = time.Duration(s) * time.Second
+		for _, at := range applied {
+			x.Published(1, proto.Beat{Node: "a", Incarnation: 1, Time: at})
+		}
+		for i := range proto.Millis(8) { // of an owner, with something due
+			if i%2 == 0 {
+				now += 250 * time.Millisecond
+			}
+			beat := proto.Millis(100*s) + i
+			releases, ok := x.Sending(beat)
+			// The first that is not applied was sent at 12.5.
+			if late := now > 28500*time.Millisecond && now <= 40*time.Second; !ok || releases != late {
+				t.Fatalf("%v: a beat may be sent %t and releases the lease %t", now, ok, releases)
+			}
+			x.Logged(beat)
+		}
+		if x.Held() != held {
+			t.Errorf("second %d: the lease is held: %t", s, !held)
+		}
 	}
+	for s := range 14 {
+		second(s, s > 0, proto.Millis(100*(s-1)))
+	}
+	for s := 14; s < 40; s++ { // nothing is applied
+		second(s, s < 27)
+	}
+	// Beats from before it released the lease give none, nor do those that released it.
+	second(40, false, 2600, 2700, 2800, 3900)
+	second(41, true, 4000)
 }
 
 // owners says who owns all lanes.

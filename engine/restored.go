@@ -309,10 +309,9 @@ func lateCommands(st store.Store, c Config, ledger [][]byte) ([][]proto.Batch, e
 }
 
 // honourLedger brings the lanes whose log was rebased up to the ledger, which may have
-// opt-outs that the store had not written yet and the log has no more. Of a cluster that
-// is the other nodes' to know, from which this one can be copied.
+// opt-outs that the store had not written yet and the log has no more.
 func (n *Node) honourLedger(ctx context.Context) error {
-	if n.config.Peers != nil || !slices.ContainsFunc(n.lanes, func(l *lane) bool { return l.rebased }) {
+	if !slices.ContainsFunc(n.lanes, func(l *lane) bool { return l.rebased }) {
 		return nil
 	}
 	stream := n.log.Ledger()

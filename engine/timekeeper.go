@@ -86,14 +86,24 @@ func (l *lane) sleep(ctx context.Context, d time.Duration) bool {
 func (l *lane) sendBeat(ctx context.Context, last bool) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	b := proto.Beat{Node: l.node.config.Node, Incarnation: l.producer, Time: l.node.now(), Follows: last || !l.owns(), Last: last}
+	b := proto.Beat{Node: l.node.config.Node, Incarnation: l.producer, Time: l.node.now(), Follows: last || !l.owns(), Releases: last}
 	if l.node.config.Peers != nil {
 		b.At, b.Chain = l.progress.point()
 	}
-	if !last && (l.silent() || l.node.config.Peers != nil && !l.leases.sending(b.Time)) {
-		return nil
+	if !last && l.node.config.Peers != nil {
+		if l.silent() {
+			return nil
+		}
+		var ok bool
+		if b.Releases, ok = l.leases.sending(b.Time); !ok {
+			return nil
+		}
 	}
-	return l.appendOwn(ctx, proto.CommandBeat, [][]byte{b.Append(nil)})
+	if err := l.appendOwn(ctx, proto.CommandBeat, [][]byte{b.Append(nil)}); err != nil {
+		return err
+	}
+	l.leases.logged(b.Time)
+	return nil
 }
 
 // silent reports whether a node of a cluster sends no beats: it answers nothing, or soon

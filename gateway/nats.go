@@ -23,7 +23,8 @@ const (
 	natsPendingBytesMax = 64 << 20
 	natsSlotWait        = 500 * time.Millisecond
 
-	natsAwaitingMax = 4096 // questions that wait for a position
+	natsAwaitingMax         = 4096 // questions that wait for a position
+	natsAwaitingOfClientMax = natsAwaitingMax / 4
 
 	natsReadyMax = 5 * time.Second
 )
@@ -40,9 +41,10 @@ type messages struct {
 
 	handed, handing atomic.Int64 // messages of the service: so far, and that wait for a slot
 
-	awaiting, awaitingBytes atomic.Int64 // questions that wait for a position, without a slot
-
 	mu         sync.Mutex
+	awaiting   map[proto.ClientID]int     // guarded by mu: questions that wait for a position, without a slot
+	waitMany   int                        // guarded by mu: all of them
+	waitBytes  int                        // guarded by mu
 	closed     bool                       // guarded by mu: no message is begun any more
 	given      bool                       // guarded by mu: what waits is given up
 	later      map[*clientCuts][]laterCut // guarded by mu: of who works on them now
@@ -56,7 +58,7 @@ type messages struct {
 // published any more finds nobody.
 func (g *Gateway) ServeNATS(ctx context.Context, nc *nats.Conn, ready func()) error {
 	slots := func() chan struct{} { return make(chan struct{}, g.c.NATSConcurrency) }
-	m := &messages{g: g, ctx: ctx, nc: nc, events: slots(), lookups: slots(), counts: slots(), optOuts: slots(), later: map[*clientCuts][]laterCut{}}
+	m := &messages{g: g, ctx: ctx, nc: nc, events: slots(), lookups: slots(), counts: slots(), optOuts: slots(), later: map[*clientCuts][]laterCut{}, awaiting: map[proto.ClientID]int{}}
 	sub, err := nc.QueueSubscribe("kith.in.*", "kith", func(msg *nats.Msg) {
 		if m.answerable(msg.Reply) {
 			m.dispatch(m.events, msg.Reply != "", func() { m.intake(msg) }, func(e error) { m.refuse(msg.Reply, e) })
@@ -387,7 +389,7 @@ func (m *messages) lookup(r micro.Request) (_ []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := m.wait(m.lookups, l.after, len(r.Data())); err != nil {
+	if err := m.wait(m.lookups, client.ID, l.after, len(r.Data())); err != nil {
 		return nil, err
 	}
 	l.withheld = m.g.withheldFrom(saidTo(r.Headers()), "", client.Name)
@@ -404,26 +406,44 @@ func (m *messages) lookup(r micro.Request) (_ []byte, err error) {
 	return append([]byte(nil), l.answer...), nil // l is reused before it is sent
 }
 
-// wait is the gateway's for a question of so many bytes, which gives its slot up
+// wait is the gateway's for a client's question of so many bytes, which gives its slot up
 // meanwhile: one client's that wait take none of another's.
-func (m *messages) wait(slots chan struct{}, after string, size int) error {
+func (m *messages) wait(slots chan struct{}, client proto.ClientID, after string, size int) error {
 	if after == "" {
 		return nil
 	}
-	if !reserve(&m.awaiting, 1, natsAwaitingMax) {
-		return errManyAwait
+	if err := m.await(client, size); err != nil {
+		return err
 	}
-	defer m.awaiting.Add(-1)
-	if !reserve(&m.awaitingBytes, size, natsPendingBytesMax) {
-		return errManyAwait
-	}
-	defer m.awaitingBytes.Add(int64(-size))
+	defer m.awaited(client, size)
 	<-slots
 	defer func() { slots <- struct{}{} }()
 	return m.g.wait(m.ctx, after)
 }
 
-var errManyAwait = proto.Errorf(proto.CodeOverloaded, "%d questions, or %d MiB of them, wait for a position: try again later, or leave after out", natsAwaitingMax, natsPendingBytesMax>>20)
+// await counts a question that waits, if there is room for it.
+func (m *messages) await(client proto.ClientID, size int) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.awaiting[client] >= natsAwaitingOfClientMax:
+		return proto.Errorf(proto.CodeOverloaded, "%d questions of this client wait for a position: try again later, or leave after out", natsAwaitingOfClientMax)
+	case m.waitMany >= natsAwaitingMax || m.waitBytes+size > natsPendingBytesMax:
+		return proto.Errorf(proto.CodeOverloaded, "%d questions, or %d MiB of them, wait for a position: try again later, or leave after out", natsAwaitingMax, natsPendingBytesMax>>20)
+	}
+	m.awaiting[client]++
+	m.waitMany, m.waitBytes = m.waitMany+1, m.waitBytes+size
+	return nil
+}
+
+func (m *messages) awaited(client proto.ClientID, size int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.awaiting[client]--; m.awaiting[client] == 0 {
+		delete(m.awaiting, client)
+	}
+	m.waitMany, m.waitBytes = m.waitMany-1, m.waitBytes-size
+}
 
 // count answers kith.query.count: the body of POST /v1/audiences/count.
 func (m *messages) count(r micro.Request) ([]byte, error) {
@@ -435,11 +455,12 @@ func (m *messages) count(r micro.Request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err = m.g.clientFor(who, x.Client); err == nil {
+	client, err := m.g.clientFor(who, x.Client)
+	if err == nil {
 		err = x.check()
 	}
 	if err == nil {
-		err = m.wait(m.counts, x.After, len(r.Data()))
+		err = m.wait(m.counts, client.ID, x.After, len(r.Data()))
 	}
 	if err != nil {
 		return nil, err

@@ -76,7 +76,7 @@ type Beat struct {
 	Incarnation uint64
 	Time        Millis
 	Follows     bool // the node does not own the lane
-	Last        bool // the node answers nothing more
+	Releases    bool // the process has no lease by this beat, nor by those before it
 	// Chain is the node's chain at an offset that it has applied; 0: it says none.
 	At    Offset
 	Chain uint64
@@ -85,7 +85,7 @@ type Beat struct {
 // Flags of a beat.
 const (
 	beatFollows = 1 << iota
-	beatLast
+	beatReleases
 	beatChain // At (uvarint) and Chain (8 bytes) follow
 )
 
@@ -98,8 +98,8 @@ func (x *Beat) Append(b []byte) []byte {
 	if x.Follows {
 		flags |= beatFollows
 	}
-	if x.Last {
-		flags |= beatLast
+	if x.Releases {
+		flags |= beatReleases
 	}
 	if x.At != 0 {
 		flags |= beatChain
@@ -120,12 +120,12 @@ func DecodeBeat(b []byte) (Beat, error) {
 	flags := byte(0)
 	if r.Len() > 0 && !r.Bad() {
 		flags = r.Byte()
-		x.Follows, x.Last = flags&beatFollows != 0, flags&beatLast != 0
+		x.Follows, x.Releases = flags&beatFollows != 0, flags&beatReleases != 0
 	}
 	if flags&beatChain != 0 {
 		x.At, x.Chain = Offset(r.Uvarint()), r.Uint64()
 	}
-	if r.Bad() || r.Len() != 0 || flags > beatFollows|beatLast|beatChain || flags&beatChain != 0 && x.At == 0 {
+	if r.Bad() || r.Len() != 0 || flags > beatFollows|beatReleases|beatChain || flags&beatChain != 0 && x.At == 0 {
 		return Beat{}, Errorf(CodeCorrupt, "packed beat is malformed")
 	}
 	return x, nil

@@ -67,7 +67,7 @@ func TestRoundTrips(t *testing.T) {
 		must(t, proto.DecodeEvent(e.Append(nil), &event))
 		same(t, e, event)
 
-		beat := proto.Beat{Node: rapid.String().Draw(t, "node"), Incarnation: rapid.Uint64().Draw(t, "inc"), Time: drawMillis(t, "beat"), Follows: rapid.Bool().Draw(t, "follows"), Last: rapid.Bool().Draw(t, "last"), At: proto.Offset(rapid.Uint64().Draw(t, "at"))}
+		beat := proto.Beat{Node: rapid.String().Draw(t, "node"), Incarnation: rapid.Uint64().Draw(t, "inc"), Time: drawMillis(t, "beat"), Follows: rapid.Bool().Draw(t, "follows"), Releases: rapid.Bool().Draw(t, "releases"), At: proto.Offset(rapid.Uint64().Draw(t, "at"))}
 		if beat.At != 0 {
 			beat.Chain = rapid.Uint64().Draw(t, "chain")
 		}

@@ -40,7 +40,7 @@ type stream struct {
 	subject string
 	js      jetstream.Stream
 
-	doubted atomic.Int64 // since when the stream seems to have lost something, in nanoseconds; 0: it does not
+	doubted atomic.Int64 // since when the stream seems to have lost something, in nanoseconds since began; 0: it does not
 }
 
 // Questions to JetStream: who would answer may have gone, in a cluster until
@@ -162,7 +162,7 @@ func (s *stream) raw(ctx context.Context, at proto.Offset) (*jetstream.RawStream
 func (s *stream) check(ctx context.Context, next proto.Offset, idle bool) (waits bool, err error) {
 	i, err := s.Info(ctx)
 	if err != nil {
-		return false, err
+		return false, s.believe(err)
 	}
 	if next < i.First {
 		return false, checkStart(s.name, i, next) // which no server is too early to know
@@ -174,6 +174,9 @@ func (s *stream) check(ctx context.Context, next proto.Offset, idle bool) (waits
 	}
 	return err == nil && next <= i.Last, s.believe(err)
 }
+
+// began is what doubts are counted from, by the monotonic clock.
+var began = time.Now()
 
 // doubtMax is for how long a cluster's stream must seem to have lost records
 // before it has.
@@ -187,7 +190,7 @@ func (s *stream) believe(err error) error {
 		s.doubted.Store(0)
 		return err
 	}
-	now := time.Now().UnixNano()
+	now := int64(time.Since(began))
 	s.doubted.CompareAndSwap(0, now)
 	if now-s.doubted.Load() < int64(s.log.doubt) {
 		return proto.Errorf(proto.CodeUnavailable, "%s is perhaps being led by another server, trying again: %w", s.name, err)
