@@ -986,3 +986,32 @@ func OldMessages(h proto.IdentityHash, gen uint32, list []graph.Message) (found 
 	}
 	return found
 }
+
+// Untold is an entry of a lane with something to tell: the end of a cut that waited for
+// other lanes, as far as After says by lane, or what waits for nothing.
+type Untold struct {
+	Lane  proto.LaneID
+	At    proto.Offset
+	After []proto.Offset
+}
+
+// Gathered gives what the first record of a cluster's ledger takes of what waits, where
+// all is applied.
+func Gathered(peers Peers, told []proto.Offset, list []Untold) (taken []Untold) {
+	n := &Node{config: Config{Node: "a", Peers: peers, Lanes: len(told)}}
+	for id := range told {
+		l := &lane{id: proto.LaneID(id), node: n}
+		l.progress.applied = math.MaxInt64
+		n.lanes = append(n.lanes, l)
+	}
+	x := newLedger(n, nil, nil)
+	x.marks = told
+	for _, u := range list {
+		x.add(u.Lane, []notice{{at: u.At, final: u.After != nil, cut: identity.Cut{Vector: u.After}}})
+	}
+	all, _ := x.gather()
+	for _, t := range all {
+		taken = append(taken, Untold{t.lane, t.at(), t.list[0].cut.Vector})
+	}
+	return taken
+}

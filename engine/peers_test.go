@@ -391,3 +391,15 @@ func gauges(t *testing.T, n *engine.Node) map[string]float64 {
 	}
 	return sums
 }
+
+// Stores of a cluster's nodes would go on with a log from different places.
+func TestNoRebaseInCluster(t *testing.T) {
+	c := engine.Config{Dir: t.TempDir(), Peers: &owners{}, Cluster: &log.Cluster{Name: "x"}, HashSecret: make([]byte, 16)}
+	if err := c.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	c.RebaseLog = true
+	if err := c.Validate(); proto.CodeOf(err) != proto.CodeInvalid || !strings.Contains(err.Error(), "store directory") {
+		t.Errorf("a cluster's node may rebase its log: %v", err)
+	}
+}
