@@ -33,7 +33,7 @@ func windowAt(s string, i int) personalKind {
 	for parts := 1; parts <= numberGroupsMax; parts++ {
 		var x numeral
 		end := x.read(s, i, parts)
-		if x.parts < parts || x.n > numberDigitsMax || end < len(s) && wordByte(s[end]) {
+		if x.parts < parts || x.n > numberDigitsMax || wordAt(s, end) {
 			break
 		}
 		if _, apart := nextGroup(s, end); !apart || x.n < 8 {

@@ -309,7 +309,61 @@ func domain(s string) bool {
 	}
 	name := alias(host[:n])
 	dot := strings.LastIndexByte(name, '.')
-	return dot > 0 && topLevel(name, name[dot+1:]) && !scaled(name)
+	return dot > 0 && (topLevel(name, name[dot+1:]) || hostBefore(name, dot)) && !scaled(name)
+}
+
+// hostBefore reports whether name, whose last point is at last, begins with a host and
+// goes on with what was written behind it without a space: a quote, a letter of another
+// script, a hyphen, the next sentence.
+func hostBefore(name string, last int) bool {
+	dot := strings.IndexByte(name, '.')
+	if numbered(name, dot) {
+		return false
+	}
+	for dot > 0 && dot <= last {
+		label, more, _ := strings.Cut(name[dot+1:], ".")
+		end := foreignAt(label)
+		if dot == last {
+			if hyphen := strings.IndexByte(label[:end], '-'); hyphen >= 0 {
+				end = hyphen
+			}
+		}
+		if (dot < last || end < len(label)) && topLevel(name, label[:end]) {
+			return true
+		}
+		if more == "" {
+			break
+		}
+		dot += 1 + len(label)
+	}
+	return false
+}
+
+// numbered reports whether a name is rather a version: digits are on both sides of its
+// first point, at dot.
+func numbered(name string, dot int) bool {
+	return dot > 0 && dot+1 < len(name) && digit(name[dot-1]) && digit(name[dot+1])
+}
+
+// foreignAt is where the first character of a label is that does not go on a word in
+// Latin, Greek or Cyrillic letters; of a label that begins with one, the first that is
+// no letter of any script.
+func foreignAt(label string) int {
+	for i, r := range label {
+		if r < utf8.RuneSelf || wordRune(r) {
+			continue
+		}
+		if i > 0 {
+			return i
+		}
+		for i, r := range label {
+			if !unicode.IsLetter(r) && !unicode.IsMark(r) {
+				return i
+			}
+		}
+		break
+	}
+	return len(label)
 }
 
 // highEscape gives the end of an escaped byte above ASCII at i, 0 if none.

@@ -288,6 +288,66 @@ func TestVeiledPersonal(t *testing.T) {
 	}
 }
 
+// TestPersonalBesideOthers: what is written right beside an address or a number, as a
+// quote or a letter of a script without spaces, does not hide it.
+func TestPersonalBesideOthers(t *testing.T) {
+	for s, want := range map[string]string{
+		"\u201cjohn@example.com\u201d":                                  "email",
+		"\u201emax@example.de\u201c":                                    "email",
+		"連絡先はtaro@example.comです":                                        "email",
+		"メールはtaro@mail.example.co.jpまで。よろしく":                            "email",
+		"john@example.com\u2026":                                        "email",
+		"john@example.com\u2019s":                                       "email",
+		"联系john@example.de。谢谢":                                          "email",
+		"\u00abivan@primer.\u0440\u0444\u00bb":                          "email",
+		"用户@例子.中国。":                                                     "email",
+		"1984@bücher.de\u201d":                                          "email",
+		"https://a.example/?q=max%40example.de%E2%80%9C":                "email",
+		"https://a.example/?q=%E2%80%9Emax%40example%2Ede%E2%80%9C":     "email",
+		"https://a.example/?q=taro%2540example.com%25E3%2581%25A7":      "email",
+		"john@example.com-news":                                         "email",
+		"john@example.com.Thanks":                                       "email",
+		"john@mail.example.co.uk.Please call":                           "email",
+		"jo@163.com.Thanks":                                             "email",
+		"\u201c4111 1111 1111 1111\u201d":                               "card",
+		"卡号4111111111111111。":                                           "card",
+		"\u201c+49 30 1234567\u201d":                                    "phone",
+		"\u00ab030 1234567\u00bb":                                       "phone",
+		"電話030-1234-5678まで":                                             "phone",
+		"电话+8613812345678":                                              "phone",
+		"☎\ufe0f030 1234567":                                            "phone",
+		"nº030 1234567":                                                 "phone",
+		"โทรที่030 1234567":                                             "phone",
+		"账号DE89370400440532013000。":                                     "bank",
+		"\u201cDE89 3704 0044 0532 0130 00\u201d":                       "bank",
+		"\u201cAB123456C\u201d":                                         "national_id",
+		"https://a.example/?q=%E2%80%9C4111+1111+1111+1111%E2%80%9D":    "card",
+		"https://a.example/?q=%E5%8D%A1%E5%8F%B74111111111111111%E3%80": "card",
+
+		"@user@mastodon.socialです":                         "none",
+		"\u201c@user@mastodon.social\u201d":               "none",
+		"@test@mastodon.social-news":                      "none",
+		"https://cdn.example.net/npm/react@18.2.0-next.5": "none",
+		"https://cdn.example.net/npm/next@14.0.0.dev.1/x": "none",
+		"/img/price@2x.png\u201d":                         "none",
+		"wetter@next\u201d":                               "none",
+		"treffen@8.30\u201310.15":                         "none",
+		"a@b.c\u201d":                                     "none",
+		"tom@p.inés.x1":                                   "none",
+		"ä4111111111111111":                               "none",
+		"4111111111111111é":                               "none",
+		"e\u03014111111111111111":                         "none",
+		"№12345678。":                                      "none",
+		"订单4111111111111112号":                             "none",
+		"https://a.example/?q=価格+20000000":                "none",
+		"2026年11月29日12:30":                                "none",
+	} {
+		if got := gateway.FindPersonal(s); got != want {
+			t.Errorf("%q: %s, want %s", s, got, want)
+		}
+	}
+}
+
 // TestNumbersBesideNumbers: a number is found where others stand beside it, and none is
 // made of parts of dates, versions and lists.
 func TestNumbersBesideNumbers(t *testing.T) {

@@ -1,6 +1,14 @@
 package gateway
 
-import "strings"
+import (
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// plusDigitsMin is from how many digits on a plus sign right behind a letter of a script
+// without spaces is a telephone number's, and no space in a query.
+const plusDigitsMin = 11
 
 // numberDigitsMax is more than any number looked for has.
 const numberDigitsMax = 19
@@ -28,7 +36,7 @@ func (x *numeral) shape(lengths ...uint8) bool {
 // personalNumber looks at the digits that begin at i, and what belongs to
 // them, and gives where to go on.
 func personalNumber(s string, i int) (personalKind, int) {
-	if i > 0 && wordByte(s[i-1]) && !(i >= 3 && s[i-3] == '%') && !(i >= 5 && s[i-5:i-2] == "%25") {
+	if wordBefore(s, i) && !(i >= 3 && s[i-3] == '%') && !(i >= 5 && s[i-5:i-2] == "%25") {
 		return numberInWord(s, i)
 	}
 	if end := shortNumber(s, i); end > 0 {
@@ -41,7 +49,7 @@ func personalNumber(s string, i int) (personalKind, int) {
 func longNumber(s string, i int) (personalKind, int) {
 	var x numeral
 	end := x.read(s, i, numberDigitsMax)
-	if inWord := end < len(s) && wordByte(s[end]); inWord || x.n > numberDigitsMax || x.n < 6 {
+	if wordAt(s, end) || x.n > numberDigitsMax || x.n < 6 {
 		if x.amid() {
 			return numberAmid(s, i)
 		}
@@ -79,11 +87,60 @@ func shortNumber(s string, i int) int {
 	return 0
 }
 
-func wordByte(c byte) bool { return letter(c) || digit(c) || c == '_' || c >= 0x80 }
+// wordByte reports whether c, which is ASCII, goes on a word.
+func wordByte(c byte) bool { return letter(c) || digit(c) || c == '_' }
+
+// wordRune is wordByte of other characters. People write numbers right beside quotes,
+// and beside letters of scripts that have no spaces between words; what belongs to a
+// code or a unit is Latin, Greek or Cyrillic, or a digit that unveil writes plainly.
+func wordRune(r rune) bool {
+	switch {
+	case r == 'º' || r == 'ª': // as in nº
+		return false
+	case r >= 0x300 && r <= 0x36f: // marks on letters
+		return true
+	}
+	return unicode.In(r, unicode.Latin, unicode.Greek, unicode.Cyrillic, unicode.Nd)
+}
+
+// wordAt reports whether a character that goes on a word begins at i.
+func wordAt(s string, i int) bool {
+	if i >= len(s) {
+		return false
+	}
+	if s[i] < utf8.RuneSelf {
+		return wordByte(s[i])
+	}
+	r, _ := utf8.DecodeRuneInString(s[i:])
+	return wordRune(r)
+}
+
+// wordBefore reports whether a character that goes on a word ends at i.
+func wordBefore(s string, i int) bool {
+	if i <= 0 {
+		return false
+	}
+	if s[i-1] < utf8.RuneSelf {
+		return wordByte(s[i-1])
+	}
+	r, _ := utf8.DecodeLastRuneInString(s[:i])
+	return wordRune(r)
+}
 
 func wordEnd(s string, i int) int {
-	for i < len(s) && wordByte(s[i]) {
-		i++
+	for i < len(s) {
+		size := 1
+		if c := s[i]; c < utf8.RuneSelf {
+			if !wordByte(c) {
+				break
+			}
+		} else {
+			var r rune
+			if r, size = utf8.DecodeRuneInString(s[i:]); !wordRune(r) {
+				break
+			}
+		}
+		i += size
 	}
 	return i
 }
@@ -152,7 +209,9 @@ func (x *numeral) before(s string) {
 		x.paren, n = true, n-1
 	}
 	if n > 0 && s[n-1] == '+' {
-		x.plus = n < 2 || !wordByte(s[n-2]) // as a space in a query it stands behind a word
+		// As a space in a query it stands behind a word.
+		r, _ := utf8.DecodeLastRuneInString(s[:n-1])
+		x.plus = !wordBefore(s, n-1) && (x.n >= plusDigitsMin || r < utf8.RuneSelf || !unicode.IsLetter(r))
 	} else if n >= 3 && strings.EqualFold(s[n-3:n], "%2B") || n >= 5 && strings.EqualFold(s[n-5:n], "%252B") {
 		x.plus = true
 	}
@@ -366,8 +425,9 @@ func frenchSecurity(d string) bool {
 // gives its end.
 func numberInWord(s string, i int) (personalKind, int) {
 	start := i
-	for start > 0 && i-start < 24 && wordByte(s[start-1]) {
-		start--
+	for i-start < 24 && wordBefore(s, start) {
+		_, size := utf8.DecodeLastRuneInString(s[:start])
+		start -= size
 	}
 	end := wordEnd(s, i)
 	word := s[start:end]
@@ -417,8 +477,8 @@ func spacedNino(s string, start, end int) bool {
 		after, ok2 := strings.CutPrefix(tail, space)
 		if ok1 && ok2 && len(before) >= 2 && len(after) >= 1 {
 			n := len(before)
-			return ninoPrefix(before[n-2:]) && (n == 2 || !wordByte(before[n-3])) &&
-				after[0] >= 'A' && after[0] <= 'D' && (len(after) == 1 || !wordByte(after[1]))
+			return ninoPrefix(before[n-2:]) && !wordBefore(before, n-2) &&
+				after[0] >= 'A' && after[0] <= 'D' && !wordAt(after, 1)
 		}
 	}
 	return false
@@ -478,7 +538,7 @@ func accountAt(s string, i int) bool {
 		}
 		i = next
 	}
-	return n == want && (i == len(s) || !wordByte(s[i])) && iban(alias(b[:n]))
+	return n == want && !wordAt(s, i) && iban(alias(b[:n]))
 }
 
 // ibanLength is how long the account numbers of a country are, 0 if it has none.

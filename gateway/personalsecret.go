@@ -172,7 +172,7 @@ func tokenAt(s string, i int) bool {
 	head, tail := s[:i], s[i+1:]
 	switch {
 	case s[i] == 'K': // AKIA and 16 capitals and digits
-		return i >= 1 && s[i-1] == 'A' && (i == 1 || !wordByte(s[i-2])) && strings.HasPrefix(tail, "IA") && accessKey(tail[2:])
+		return i >= 1 && s[i-1] == 'A' && !wordBefore(s, i-1) && strings.HasPrefix(tail, "IA") && accessKey(tail[2:])
 	case i >= 3 && head[i-3] == 'g' && head[i-2] == 'h': // ghp_, gho_, ghs_ and the like
 		return secretRun(tail, 30)
 	case strings.HasSuffix(head, "sk_live"), strings.HasSuffix(head, "rk_live"), strings.HasSuffix(head, "github_pat"):
@@ -189,7 +189,7 @@ func accessKey(s string) bool {
 			return false
 		}
 	}
-	return len(s) == 16 || !wordByte(s[16])
+	return !wordAt(s, 16)
 }
 
 // jwt reports whether s begins with two parts in base64, each of an object, and
