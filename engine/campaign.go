@@ -44,7 +44,12 @@ func (n *Node) CampaignReport(ctx context.Context, client proto.ClientInfo, r *p
 	}
 	defer over()
 	if floor <= 0 {
-		return n.makeCampaign(ctx, client, &spec, nil, 0)
+		c, err := n.makeCampaign(ctx, client, &spec, nil, 0)
+		defer c.close()
+		if err != nil {
+			return proto.CampaignReport{}, err
+		}
+		return c.tellNow(0)
 	}
 	if size := len(spec.conversion.String()); size > campaignConditionMax {
 		return proto.CampaignReport{}, proto.Errorf(proto.CodeRule, "written out the condition of conversions has %d bytes: a client's key may send at most %d", size, campaignConditionMax)
@@ -64,35 +69,49 @@ func (n *Node) decideCampaign(ctx context.Context, client proto.ClientInfo, s *c
 	if err != nil {
 		return out, false, err
 	}
-	if out, err = n.makeCampaign(ctx, client, s, told.rivals, floor); err != nil {
-		return proto.CampaignReport{}, false, err
+	c, err := n.makeCampaign(ctx, client, s, told.rivals, floor)
+	defer c.close()
+	if err != nil {
+		return out, false, err
 	}
-	if ok, err = n.tellCampaign(ctx, client.ID, s, &told); ok && err == nil {
-		err = n.mayAnswerAll()
+	if ok, err = n.tellCampaign(ctx, client.ID, s, &told); !ok || err != nil {
+		return out, false, err
 	}
-	if !ok || err != nil {
-		return proto.CampaignReport{}, false, err
+	if n.campaigns.told != nil {
+		n.campaigns.told()
 	}
-	return out, true, nil
+	if err := c.takeBack(ctx); err != nil { // who was forgotten while that was written down
+		return out, false, err
+	}
+	if err := c.checkRivals(uint64(floor)); err != nil {
+		return out, false, err
+	}
+	out, err = c.tellNow(floor)
+	return out, err == nil, err
 }
 
-// makeCampaign counts, and compares with rivals.
-func (n *Node) makeCampaign(ctx context.Context, client proto.ClientInfo, s *campaignSpec, rivals []*campaignRival, floor int) (proto.CampaignReport, error) {
+// makeCampaign counts, and compares with rivals. The scan is to be closed, with an
+// error too.
+func (n *Node) makeCampaign(ctx context.Context, client proto.ClientInfo, s *campaignSpec, rivals []*campaignRival, floor int) (*campaignScan, error) {
 	c := newCampaignScan(n, client, s)
-	defer c.close()
 	c.rivals, c.specs = rivals, []*campaignSpec{s}
 	for _, r := range rivals {
 		c.specs = append(c.specs, &r.spec)
 	}
 	c.paths = make([]path, len(c.specs))
 	if err := c.run(ctx); err != nil {
-		return proto.CampaignReport{}, err
+		return c, err
 	}
 	if err := c.checkRivals(uint64(max(floor, 0))); err != nil {
-		return proto.CampaignReport{}, err
+		return c, err
 	}
+	return c, n.mayAnswerAll() // before it is written down
+}
+
+// tellNow is the report, if the node may answer still.
+func (c *campaignScan) tellNow(floor int) (proto.CampaignReport, error) {
 	out := c.tell(floor)
-	if err := n.mayAnswerAll(); err != nil {
+	if err := c.node.mayAnswerAll(); err != nil {
 		return proto.CampaignReport{}, err
 	}
 	return out, nil
@@ -427,9 +446,13 @@ func (c *campaignScan) walk(k *known) (ours bool, err error) {
 const takeBackRounds = 4
 
 // takeBack takes those back who were forgotten while the report was made, such as
-// by an opt-out: what was acknowledged is not told.
+// by an opt-out: what was acknowledged is not told. CodeOverloaded if there are
+// more of them each time.
 func (c *campaignScan) takeBack(ctx context.Context) error {
 	for range takeBackRounds {
+		if c.node.campaigns.looked != nil {
+			c.node.campaigns.looked()
+		}
 		gone := make([]*roaring.Bitmap, len(c.lanes))
 		var more []proto.Node
 		for i, l := range c.lanes {
@@ -457,7 +480,7 @@ func (c *campaignScan) takeBack(ctx context.Context) error {
 		}
 		c.gone = gone
 	}
-	return nil
+	return proto.Errorf(proto.CodeOverloaded, "identities were erased all the while this was counted: try again")
 }
 
 // without counts the persons of nodes that are gone anew, without those.

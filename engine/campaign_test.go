@@ -292,6 +292,33 @@ func TestCampaignReportDuringOptOut(t *testing.T) {
 	}
 }
 
+// Who opts out while a report is written down is not in what is told of it; and one
+// that can never be sure of that is not told.
+func TestCampaignReportIsToldAfterOptOut(t *testing.T) {
+	n := testNode(t, t.TempDir(), lanes(2))
+	defer closeNode(t, n)
+	c := acme(t, n)
+	submitAll(t, n, c, crowdOf(70, "v", "impression", "a", ago(1, 1)))
+	n.WhenTold(func() {
+		n.WhenTold(nil)
+		optOut(t, n, "browser:v1", false)
+	})
+	if got := report(t, n, c, proto.CampaignRequest{}, floor); *got.Reach != 69 || *got.Impressions != 69 {
+		t.Error(numbersOf(t, got))
+	}
+	out := 1
+	n.WhenLooked(func() {
+		out++
+		optOut(t, n, proto.Identity(fmt.Sprint("browser:v", out)), false)
+	})
+	if _, err := n.CampaignReport(t.Context(), c, span(proto.CampaignRequest{}), 0); proto.CodeOf(err) != proto.CodeOverloaded {
+		t.Errorf("somebody was forgotten each time, and it ends with %v", err)
+	}
+	if out > 10 {
+		t.Errorf("it was looked %d times", out-1)
+	}
+}
+
 func TestCampaignReportEnds(t *testing.T) {
 	n := testNode(t, t.TempDir())
 	defer closeNode(t, n)

@@ -31,8 +31,10 @@ const (
 
 // campaigns are the reports of a node.
 type campaigns struct {
-	queue   *fair.Queue // of those that go through all histories: one does at a time
-	scanned func()      // for tests: the histories were gone through
+	queue *fair.Queue // of those that go through all histories: one does at a time
+	// For tests: the histories were gone through; it is looked who was forgotten
+	// meanwhile; a report is written down.
+	scanned, looked, told func()
 }
 
 func newCampaigns() campaigns { return campaigns{queue: fair.New(1)} }

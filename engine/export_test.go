@@ -442,6 +442,12 @@ func SpoilTotals(st store.Store, client proto.ClientID, day proto.Day) error {
 // WhenScanned is called when a campaign report has gone through the histories.
 func (n *Node) WhenScanned(fn func()) { n.campaigns.scanned = fn }
 
+// WhenLooked is called each time before a campaign report looks who was forgotten.
+func (n *Node) WhenLooked(fn func()) { n.campaigns.looked = fn }
+
+// WhenTold is called when a campaign report is written down and not told yet.
+func (n *Node) WhenTold(fn func()) { n.campaigns.told = fn }
+
 // Quarantine stops a lane, and returns once it commits nothing more.
 func (n *Node) Quarantine(id proto.LaneID, err error) {
 	n.lanes[id].fail("testing", err)
