@@ -26,6 +26,7 @@ import (
 	"kith/graph"
 	"kith/proto"
 	"kith/proto/pb"
+	"kith/segments"
 )
 
 // AwaitChange waits until some lane publishes.
@@ -514,6 +515,14 @@ func (n *Node) MergeImport(ctx context.Context, c proto.ClientInfo, i proto.Impo
 
 // StopLane quarantines a lane.
 func (n *Node) StopLane(id proto.LaneID) { n.lanes[id].fail("testing", errors.New("a test stops it")) }
+
+// Edges are where the rounding of a client's figures jumps: of a report about a
+// segment, and of an import of it.
+func (n *Node) Edges(c proto.ClientInfo, id proto.SegmentID) (edges [2]uint64, err error) {
+	a, err := segments.ParseAudience(string(id))
+	q := question{audience: audience{Audience: a, client: c.ID}, unit: "users"}
+	return [2]uint64{n.edge(&q), n.importEdge(importJob{client: c, one: proto.Import{Segment: id}})}, err
+}
 
 // Leases are a lane's, by a clock of the test's.
 type Leases struct{ x leases }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/RoaringBitmap/roaring/v2"
@@ -165,9 +166,9 @@ func (n *Node) decided(ctx context.Context, job importJob, state proto.ImportSta
 }
 
 // importEdge is where the rounding of a list's figures jumps: a secret of the
-// node's data.
+// node's data, and another one for each client, by its number, as for reports.
 func (n *Node) importEdge(job importJob) uint64 {
-	h := n.hasher.Hash(proto.Identity("import:" + string(job.client.Name) + ":" + string(job.one.Segment)))
+	h := n.hasher.Hash(proto.Identity(fmt.Sprint("import:", job.client.ID, ":", job.one.Segment)))
 	return h.Prefix() % segments.ReportRoundedTo
 }
 

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/RoaringBitmap/roaring/v2"
@@ -122,9 +123,10 @@ func (n *Node) decideReport(ctx context.Context, q *question) (r segments.Report
 	return n.registry.lookUp(q, q.day, n.config.Now())
 }
 
-// edge is where the audience's rounding jumps: a secret of the node's data.
+// edge is where the audience's rounding jumps: a secret of the node's data, and
+// another one for each client, by its number, which no other client ever has.
 func (n *Node) edge(q *question) uint64 {
-	h := n.hasher.Hash(proto.Identity("report:" + q.unit + ":" + q.Key()))
+	h := n.hasher.Hash(proto.Identity(fmt.Sprint("report:", q.client, ":", q.unit, ":", q.Key())))
 	return h.Prefix() % segments.ReportRoundedTo
 }
 

@@ -13,6 +13,34 @@ import (
 // The attacks on report keys of DESIGN section 7. The victim of most is v0,
 // whom alone segment t holds.
 
+// Whoever has a client of their own does not learn there where the figures of
+// another one are rounded, be it of the same name later.
+func TestEdgesOfClientsDiffer(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	a := proto.ClientInfo{ID: 7, Name: "acme"}
+	same, differs := [2]int{}, [2]bool{}
+	for _, b := range []proto.ClientInfo{{ID: 8, Name: "acme"}, {ID: 7, Name: "other"}} {
+		for i := range 40 {
+			id := proto.SegmentID(fmt.Sprint("s", i))
+			x, err := n.Edges(a, id)
+			y, err2 := n.Edges(b, id)
+			if err := errors.Join(err, err2); err != nil {
+				t.Fatal(err)
+			}
+			for k := range same {
+				if b.ID == a.ID && x[k] == y[k] {
+					same[k]++
+				}
+				differs[k] = differs[k] || b.ID != a.ID && x[k] != y[k]
+			}
+		}
+	}
+	if same != [2]int{40, 40} || differs != [2]bool{true, true} {
+		t.Errorf("of 40 edges of reports and imports those of one number are alike %v, those of two numbers differ: %v", same, differs)
+	}
+}
+
 // With two audiences that differ by one person one could subtract.
 func TestReportsThatDifferByOnePerson(t *testing.T) {
 	c := newCrowd(t, 300, "abt", below(map[byte]int{'a': 200, 'b': 120, 't': 1}))
