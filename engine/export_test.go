@@ -508,6 +508,18 @@ func (n *Node) Unswept(c proto.ClientInfo) (dirty bool) {
 	return dirty
 }
 
+// CheckOpenImport says why an import may not begin beside lists and imports.
+func CheckOpenImport(lists []proto.SegmentID, imports []proto.Import, x proto.ImportSpec) error {
+	b := importBook{imports: map[uint64]*proto.Import{}, lists: map[proto.SegmentID]*importList{}}
+	for _, id := range lists {
+		b.lists[id] = &importList{}
+	}
+	for i := range imports {
+		b.imports[uint64(i)] = &imports[i]
+	}
+	return b.checkOpen(x, 1, nil)
+}
+
 // MergeImport does what there is to do for an import that was accepted.
 func (n *Node) MergeImport(ctx context.Context, c proto.ClientInfo, i proto.Import) error {
 	return n.doImport(ctx, importJob{client: c, do: proto.ImportMerging, one: i})

@@ -9,12 +9,12 @@ import (
 	"kith/segments"
 )
 
-// Bounds of a client's imports. A mark for each list, each import that takes rows
-// and each that failed and is still to be swept must fit into
+// Bounds of a client's imports. A mark for each list, each import that is not at
+// its end and each that failed and is still to be swept must fit into
 // segments.ImportTraitsMax.
 const (
-	importListsMax   = 200
-	importsOpenMax   = 8
+	importListsMax   = 200 // those that imports are about to make among them
+	importsOpenMax   = 8   // imports that are not at their end
 	importsUnswept   = 32
 	importsPerDayMax = 200
 	importsKept      = 100 // those that came to their end, in answers
@@ -153,10 +153,28 @@ func (b *importBook) forgetOld() {
 	}
 }
 
-// count is how many imports are in a state.
-func (b *importBook) count(state proto.ImportState) (n int) {
+// going is how many imports are not at their end.
+func (b *importBook) going() (n int) {
 	for _, i := range b.imports {
-		if i.State == state {
+		if !i.State.Final() {
+			n++
+		}
+	}
+	return n
+}
+
+// listsWith is how many lists there are once all imports are done, and one of
+// another segment.
+func (b *importBook) listsWith(id proto.SegmentID) int {
+	made := map[proto.SegmentID]bool{id: true}
+	for _, i := range b.imports {
+		if !i.State.Final() {
+			made[i.Segment] = true
+		}
+	}
+	n := len(b.lists)
+	for id := range made {
+		if b.lists[id] == nil {
 			n++
 		}
 	}
@@ -197,12 +215,12 @@ func (b *importBook) checkOpen(x proto.ImportSpec, today proto.Day, spec *proto.
 		return proto.Errorf(proto.CodeConflict, "segment %q has an imported list: say whether to replace it, add to it or remove from it", x.Segment)
 	case spec != nil && x.Scope != "" && x.Scope != spec.Scope:
 		return proto.Errorf(proto.CodeConflict, "segment %q is of scope %s: leave scope out, or delete the segment first", x.Segment, spec.Scope)
-	case list == nil && len(b.lists) >= importListsMax:
-		return proto.Errorf(proto.CodeTooLarge, "the client has %d imported lists, the most there may be: delete some", importListsMax)
+	case list == nil && b.listsWith(x.Segment) > importListsMax:
+		return proto.Errorf(proto.CodeTooLarge, "the client has %d imported lists, with those that imports under way may make, the most there may be: delete some", importListsMax)
 	case b.underWay(x.Segment, false) != nil:
 		return proto.Errorf(proto.CodeConflict, "import %d of segment %q was committed and is not done: wait for it", b.underWay(x.Segment, false).Number, x.Segment)
-	case b.underWay(x.Segment, true) == nil && b.count(proto.ImportOpen) >= importsOpenMax:
-		return proto.Errorf(proto.CodeRateLimited, "%d imports take rows, the most that may: commit or delete one", importsOpenMax)
+	case b.underWay(x.Segment, true) == nil && b.going() >= importsOpenMax:
+		return proto.Errorf(proto.CodeRateLimited, "%d imports take rows or were committed and are not done, the most that may: commit or delete one, or wait until one is done", importsOpenMax)
 	case b.unswept >= importsUnswept:
 		return proto.Errorf(proto.CodeOverloaded, "%d imports failed and are still being cleared away: try again shortly", b.unswept)
 	case today <= b.day && b.opened >= importsPerDayMax:

@@ -13,6 +13,7 @@ import (
 
 	"kith/engine"
 	"kith/proto"
+	"kith/segments"
 )
 
 // hashed is the n-th account of a list.
@@ -497,6 +498,64 @@ func TestImportGivenUp(t *testing.T) {
 	if seen, _ := lookup(t, n, c, hashed(1)); seen.Known {
 		t.Error("a row of it is still known")
 	}
+}
+
+// Lists that imports under way will make count as lists, and imports that were
+// committed as imports under way, so that all their marks have room at somebody.
+func TestImportsAreBounded(t *testing.T) {
+	lists := make([]proto.SegmentID, 199)
+	for i := range lists {
+		lists[i] = proto.SegmentID(fmt.Sprint("l", i))
+	}
+	under := func(state proto.ImportState, ids ...proto.SegmentID) (list []proto.Import) {
+		for _, id := range ids {
+			list = append(list, proto.Import{Segment: id, State: state})
+		}
+		return list
+	}
+	for _, x := range []struct {
+		name    string
+		imports []proto.Import
+		id      proto.SegmentID
+		mode    proto.ImportMode
+		want    proto.Code
+	}{
+		{"the 200th list", nil, "x", proto.ImportCreate, ""},
+		{"the 201st, with one that takes rows", under(proto.ImportOpen, "y"), "x", proto.ImportCreate, proto.CodeTooLarge},
+		{"the 201st, with one that merges", under(proto.ImportMerging, "y"), "x", proto.ImportAdd, proto.CodeTooLarge},
+		{"the 200th again", under(proto.ImportOpen, "x"), "x", proto.ImportCreate, ""},
+		{"beside a change of a list", under(proto.ImportSealed, "l1", "l2"), "x", proto.ImportCreate, ""},
+		{"beside one that ended", under(proto.ImportEnded, "y"), "x", proto.ImportCreate, ""},
+		{"the 8th at once", under(proto.ImportSealed, lists[:7]...), "l9", proto.ImportAdd, ""},
+		{"the 9th at once", under(proto.ImportSealed, lists[:8]...), "l9", proto.ImportAdd, proto.CodeRateLimited},
+		{"the 9th beside those that are done", under(proto.ImportDone, lists[:8]...), "l9", proto.ImportAdd, ""},
+	} {
+		err := engine.CheckOpenImport(lists, x.imports, proto.ImportSpec{Segment: x.id, Mode: x.mode})
+		if proto.CodeOf(err) != x.want {
+			t.Errorf("%s: %v, want %q", x.name, err, x.want)
+		}
+	}
+}
+
+// An import's mark makes room for the list's at somebody who has no more.
+func TestImportOfSomebodyFullOfMarks(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	c := acme(t, n)
+	logIns(t, n, c, 0, 1)
+	full := proto.Traits{Client: c.ID, Space: c.Space, Identity: hashed(0), Received: proto.MillisOf(time.Now())}
+	for i := range segments.ImportTraitsMax - 1 {
+		full.Set = append(full.Set, proto.Prop{Key: proto.ListTrait(proto.SegmentID(fmt.Sprintf("l%03d", i))), Value: proto.NumberOf(1)})
+	}
+	var b proto.Batch
+	b.AddTraits(n.Hasher(), &full)
+	if r := n.Submit(t.Context(), &b); r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	if i := load(t, n, c, "crm", proto.ImportCreate, 0, hashed(0)); i.State != proto.ImportDone || i.Identities != 1 {
+		t.Fatalf("the import is %v, %+v", i.State, i)
+	}
+	settles(t, n, c, hashed(0), "crm")
 }
 
 // While a lane stands still an import does not go on: what it would write is not taken

@@ -272,7 +272,8 @@ func (n *Node) mergeImport(ctx context.Context, job importJob) error {
 	if one.Mode == proto.ImportRemove {
 		value = proto.TextOf("")
 	}
-	err = w.write(ctx, rows, staged, []proto.Prop{{Key: live, Value: value}, {Key: staged, Value: proto.TextOf("")}})
+	// The import's mark goes first: there is room for the list's then.
+	err = w.write(ctx, rows, staged, []proto.Prop{{Key: staged, Value: proto.TextOf("")}, {Key: live, Value: value}})
 	if err == nil && (one.Mode == proto.ImportReplace || one.Mode == proto.ImportCreate) {
 		err = w.write(ctx, before, live, []proto.Prop{{Key: live, Value: proto.TextOf("")}})
 	}
