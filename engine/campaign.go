@@ -331,33 +331,52 @@ func (c *campaignScan) read(n proto.Node) (s identity.State, members []graph.Has
 
 // count adds a person, or with sign -1 takes one back.
 func (c *campaignScan) count(p *person, sign int) error {
-	whole, frequent := counts{}, uint(0)
-	others := make([]counts, len(c.rivals))
-	for i := range others {
-		others[i] = counts{}
+	sums := make([]personSum, len(c.specs))
+	for i := range sums {
+		sums[i] = personSum{events: counts{}, units: counts{}}
 	}
 	ours, err := c.each(p, func(i int, x *path) {
+		clear(c.counts)
+		x.count(c.specs[i], c.counts)
 		if i == 0 {
-			frequent |= c.unit(x, whole, sign)
-		} else {
-			x.count(c.specs[i], others[i-1])
+			c.unit(sign)
 		}
+		sums[i].add(c.counts)
 	})
 	if err != nil || !ours {
 		return err
 	}
-	for x := range whole {
+	whole := &sums[0]
+	for x := range whole.events {
 		c.cell(x).users += uint64(sign)
 	}
 	for from := range frequencyBins {
-		for to := frequencyBins - 1; to >= from && frequent&(1<<(to+1)-1<<from) != 0; to-- {
+		for to := frequencyBins - 1; to >= from && slices.Max(whole.bins[from:to+1]) > 0; to-- {
 			c.frequencyUsers[from][to] += uint64(sign)
 		}
 	}
 	for i, r := range c.rivals {
-		r.compare(whole, others[i], sign)
+		r.compare(whole, &sums[i+1], sign)
 	}
 	return nil
+}
+
+// personSum is what a person comes to in a report.
+type personSum struct {
+	events counts                // of each cell
+	units  counts                // identities, or the user, that met it
+	bins   [frequencyBins]uint64 // of those, by how many impressions they had
+}
+
+// add adds what one identity or the user did.
+func (s *personSum) add(did counts) {
+	for x, n := range did {
+		s.events[x] += n
+		s.units[x]++
+	}
+	if n := did[campaignCell{metric: metricImpressions}]; n > 0 {
+		s.bins[min(n, frequencyBins)-1]++
+	}
 }
 
 // each reads what a person did once, and calls fn for each of the specs with the
@@ -383,26 +402,23 @@ func (c *campaignScan) each(p *person, fn func(i int, x *path)) (ours bool, err 
 	return ours, nil
 }
 
-// unit counts what is in x as one identity or user, and gives the bit of its
-// frequency, 0 without impressions.
-func (c *campaignScan) unit(x *path, whole counts, sign int) (frequent uint) {
-	clear(c.counts)
-	x.count(c.spec, c.counts)
+// unit counts what is in the scratch counts as one identity or user.
+func (c *campaignScan) unit(sign int) {
 	for x, n := range c.counts {
-		if x.of == cellValue {
-			x.value = c.valueOf(x.value)
+		if v := c.valueOf(x.value); v != x.value {
+			delete(c.counts, x)
+			x.value = v
+			c.counts[x] += n
 		}
+	}
+	for x, n := range c.counts {
 		m := c.cell(x)
 		m.events += n * uint64(sign)
 		m.people += uint64(sign)
-		whole[x] += n
 	}
 	if n := c.counts[campaignCell{metric: metricImpressions}]; n > 0 {
-		i := min(n, frequencyBins) - 1
-		c.frequency[i] += uint64(sign)
-		frequent = 1 << i
+		c.frequency[min(n, frequencyBins)-1] += uint64(sign)
 	}
-	return frequent
 }
 
 // valueOf is the value if there is room for it, else none.

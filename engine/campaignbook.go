@@ -64,9 +64,9 @@ type campaignTold struct {
 type campaignRival struct {
 	spec  campaignSpec
 	users map[campaignCell]uint64 // who are in a cell
-	apart map[campaignCell]uint64 // who are there more or less often than in the new report
+	apart map[campaignCell]uint64 // who are there more or less often than in the new report, or as more or fewer units
 	only  map[campaignCell]uint64 // who are there in one of the two only
-	bins  [frequencyBins]uint64   // likewise, of how often people met the campaign
+	bins  [frequencyBins]uint64   // who are in a bin of the frequency as more or fewer units
 	same  bool                    // it goes by the same property
 }
 
@@ -123,31 +123,28 @@ func (n *Node) tellCampaign(ctx context.Context, client proto.ClientID, s *campa
 }
 
 // compare notes what a person is in both reports.
-func (r *campaignRival) compare(mine, other counts, sign int) {
-	for x, n := range other {
+func (r *campaignRival) compare(mine, other *personSum, sign int) {
+	for x, n := range other.events {
 		if !r.holds(x) {
 			continue
 		}
 		r.users[x] += uint64(sign)
-		if mine[x] != n {
+		if mine.events[x] != n || mine.units[x] != other.units[x] {
 			r.apart[x] += uint64(sign)
 		}
-		if mine[x] == 0 {
+		if mine.events[x] == 0 {
 			r.only[x] += uint64(sign)
 		}
 	}
-	for x := range mine {
-		if other[x] == 0 && r.holds(x) {
+	for x := range mine.events {
+		if other.events[x] == 0 && r.holds(x) {
 			r.apart[x] += uint64(sign)
 			r.only[x] += uint64(sign)
 		}
 	}
-	met := campaignCell{metric: metricImpressions}
-	if a, b := min(mine[met], frequencyBins), min(other[met], frequencyBins); a != b {
-		for _, bin := range []uint64{a, b} {
-			if bin > 0 {
-				r.bins[bin-1] += uint64(sign)
-			}
+	for i, n := range mine.bins {
+		if n != other.bins[i] {
+			r.bins[i] += uint64(sign)
 		}
 	}
 }
@@ -170,7 +167,11 @@ func (r *campaignRival) holds(x campaignCell) bool {
 func (c *campaignScan) checkRivals(floor uint64) error {
 	few := func(n uint64) bool { return n > 0 && n < floor }
 	for _, r := range c.rivals {
-		over := len(r.users)+len(r.apart) >= rivalCellsMax || slices.ContainsFunc(r.bins[:], few)
+		met := campaignCell{metric: metricImpressions}
+		over := len(r.users)+len(r.apart) >= rivalCellsMax
+		if c.met(met).users >= floor && r.users[met] >= floor { // both tell bins
+			over = over || slices.ContainsFunc(r.bins[:], few)
+		}
 		for x := range r.apart {
 			m := c.cells[x]
 			told := m != nil && m.users >= floor && r.users[x] >= floor

@@ -54,7 +54,6 @@ func TestCampaignFloor(t *testing.T) {
 func TestCampaignFloorIsOfPeople(t *testing.T) {
 	n := testNode(t, t.TempDir(), lanes(2))
 	defer closeNode(t, n)
-	c := acme(t, n)
 	var list []did
 	for i := range 60 {
 		for range 1 + i%9 {
@@ -62,24 +61,25 @@ func TestCampaignFloorIsOfPeople(t *testing.T) {
 		}
 	}
 	list = append(list, crowdOf(60, "d", "click", "a", ago(1, 2))...)
-	submitAll(t, n, c, list)
-	for i := 1; i < 60; i++ {
-		link(t, n, c, proto.Identity(fmt.Sprint("browser:d", i/2)), proto.Identity(fmt.Sprint("browser:d", i)), yes())
-	}
-	settle(t, n)
-	for _, unit := range []string{"identities", "users"} {
+	for _, unit := range []string{"users", "identities"} { // each at a client of its own, or they are compared
+		c, _ := grouped(t, n, proto.ClientName(unit))
+		submitAll(t, n, c, list)
+		for i := 1; i < 60; i++ {
+			link(t, n, c, proto.Identity(fmt.Sprint("browser:d", i/2)), proto.Identity(fmt.Sprint("browser:d", i)), yes())
+		}
+		settle(t, n)
 		got := report(t, n, c, proto.CampaignRequest{Unit: unit, By: "creative"}, floor)
 		if got.Reach != nil || got.Clickers != nil || len(got.Frequency)+len(got.Values) > 0 {
 			t.Error(unit, numbersOf(t, got))
 		}
-	}
-	submitAll(t, n, c, crowdOf(55, "v", "impression", "a", ago(1, 1)))
-	got := report(t, n, c, proto.CampaignRequest{}, floor)
-	if *got.Reach != 115 || len(got.Frequency) != 1 { // the others' bins are of one person
-		t.Error(numbersOf(t, got))
-	}
-	if got.Clickers != nil {
-		t.Error("clicks of one person are told")
+		submitAll(t, n, c, crowdOf(55, "v", "impression", "a", ago(1, 1)))
+		got = report(t, n, c, proto.CampaignRequest{Unit: unit}, floor)
+		if want := map[string]uint64{"identities": 115, "users": 56}[unit]; *got.Reach != want || len(got.Frequency) != 1 { // the others' bins are of one person
+			t.Error(unit, numbersOf(t, got))
+		}
+		if got.Clickers != nil {
+			t.Error("clicks of one person are told")
+		}
 	}
 }
 
@@ -234,6 +234,44 @@ func TestCampaignConditions(t *testing.T) {
 	}
 	if got := report(t, n, c, proto.CampaignRequest{}, 0); *got.Converters != 61 {
 		t.Error(numbersOf(t, got))
+	}
+}
+
+// Where few people have several identities, a report by users is not told beside one
+// by identities: their figures would differ by those few. Where many have, it is.
+func TestCampaignUnitsOfFew(t *testing.T) {
+	for _, x := range []struct {
+		name   string
+		linked int
+		double bool // whoever is linked had an impression on both
+		want   proto.Code
+	}{
+		{"one", 1, true, proto.CodeFloor},
+		{"one who met it once", 1, false, ""},
+		{"many", 60, true, ""},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			n := testNode(t, t.TempDir(), lanes(2))
+			defer closeNode(t, n)
+			list := crowdOf(80, "v", "impression", "a", ago(1, 1))
+			if x.double {
+				list = append(list, crowdOf(x.linked, "w", "impression", "a", ago(1, 2))...)
+			}
+			for _, units := range [][2]string{{"identities", "users"}, {"users", "identities"}} {
+				c, _ := grouped(t, n, proto.ClientName(units[0]))
+				submitAll(t, n, c, list)
+				for i := range x.linked {
+					link(t, n, c, proto.Identity(fmt.Sprint("browser:v", i)), proto.Identity(fmt.Sprint("browser:w", i)), yes())
+				}
+				settle(t, n)
+				if got := refusal(t, n, c, proto.CampaignRequest{Unit: units[0]}); got != "" {
+					t.Fatalf("by %s: %s", units[0], got)
+				}
+				if got := refusal(t, n, c, proto.CampaignRequest{Unit: units[1]}); got != x.want {
+					t.Errorf("by %s after %s: %q, want %q", units[1], units[0], got, x.want)
+				}
+			}
+		})
 	}
 }
 
