@@ -512,13 +512,23 @@ func TestStoredByItsSecrets(t *testing.T) {
 }
 
 // A receipt of a cluster is held against the directory of one of its nodes, by the key
-// that all of them have; the log that they keep together is left alone.
+// that all of them have or, from before it was in a cluster, by that of its directory;
+// the log that they keep together is left alone.
 func TestReceiptOfCluster(t *testing.T) {
 	dir, secret := t.TempDir(), make([]byte, 16)
 	n := testNode(t, dir, func(c *engine.Config) { c.HashSecret = secret })
 	flock(t, n, acme(t, n))
 	r := optOut(t, n, canary, false)
 	closeNode(t, n)
+	c := engine.Config{Dir: dir, LogBytesMax: 64 << 20, HashSecret: secret, ForCluster: true}
+	for _, name := range []string{"receipt.key", "lost.key"} {
+		if err := os.Rename(filepath.Join(dir, "secrets", "receipt.key"), filepath.Join(dir, "secrets", name)); err != nil {
+			t.Fatal(err)
+		}
+		if x, err := engine.CheckReceipt(t.Context(), c, r); err != nil || x.Signature != (name == "receipt.key") {
+			t.Errorf("of before, with its key as %s: %+v %v", name, x, err)
+		}
+	}
 	key := ed25519.NewKeyFromSeed(engine.CommonKey(secret, "key of receipts"))
 	r.PublicKey = hex.EncodeToString(key.Public().(ed25519.PublicKey))
 	r.Signature = hex.EncodeToString(ed25519.Sign(key, r.SignedBytes()))
@@ -527,7 +537,6 @@ func TestReceiptOfCluster(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c := engine.Config{Dir: dir, LogBytesMax: 64 << 20, HashSecret: secret, ForCluster: true}
 	if x, err := engine.CheckReceipt(t.Context(), c, r); err != nil || !x.Signature || !x.Clean || !x.LogUnread || x.LogClear {
 		t.Errorf("%+v %v", x, err)
 	}

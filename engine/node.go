@@ -157,7 +157,7 @@ func open(ctx context.Context, c Config) (*Node, error) {
 	}
 	n := newNode(c, lg, st, secret)
 	if c.Peers != nil {
-		n.signer.key = commonReceiptKey(secret)
+		n.signInCluster(c)
 	} else if n.signer.key, err = receiptKeyOf(c, marked); err != nil {
 		return nil, errors.Join(err, lg.Close(), st.Close())
 	}

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,11 +25,22 @@ import (
 type signer struct {
 	secret [16]byte // of the identity hashes
 	key    ed25519.PrivateKey
+	before string // public key of the node's receipts from before it joined a cluster; empty: none
+}
+
+// verifies reports whether a public key is one that this node has signed by: its own,
+// that of a cluster with its secret, or the one of before.
+func (s *signer) verifies(public string) bool {
+	return public != "" && slices.Contains([]string{publicOf(s.key), publicOf(commonReceiptKey(s.secret)), s.before}, public)
+}
+
+func publicOf(key ed25519.PrivateKey) string {
+	return hex.EncodeToString(key.Public().(ed25519.PublicKey))
 }
 
 // ReceiptKey is the public key of the node's receipts.
 func (n *Node) ReceiptKey() string {
-	return hex.EncodeToString(n.signer.key.Public().(ed25519.PublicKey))
+	return publicOf(n.signer.key)
 }
 
 // mac is HMAC-SHA-256 over an identity's keyed hash, keyed with the same secret.
@@ -107,6 +119,19 @@ func (n *Node) PseudonymKey() []byte { return CommonKey(n.signer.secret[:], "key
 // public key.
 func commonReceiptKey(secret [16]byte) ed25519.PrivateKey {
 	return ed25519.NewKeyFromSeed(CommonKey(secret[:], "key of receipts"))
+}
+
+// signInCluster has a node of a cluster sign by the common key. By the one that its
+// directory has of before nothing is signed any more.
+func (n *Node) signInCluster(c Config) {
+	n.signer.key = commonReceiptKey(n.signer.secret)
+	old, err := storedReceiptKey(c)
+	switch {
+	case err == nil:
+		n.signer.before = publicOf(old)
+	case !errors.Is(err, fs.ErrNotExist):
+		c.Logger.Warn("receipts from before this node was in a cluster do not verify here", "error", err)
+	}
 }
 
 // receiptKey is the key kept in the data directory, made at the first start.

@@ -77,7 +77,7 @@ func CheckReceipt(ctx context.Context, c Config, r proto.Receipt) (proto.Receipt
 	}
 	defer done()
 	if c.ForCluster {
-		n.signer.key = commonReceiptKey(n.signer.secret)
+		n.signInCluster(c)
 	} else if n.signer.key, err = storedReceiptKey(c); err != nil {
 		return proto.ReceiptCheck{}, err
 	}
@@ -235,7 +235,7 @@ func newReceiptCheck(n *Node, r proto.Receipt) (*receiptCheck, error) {
 		return nil, proto.Errorf(proto.CodeInvalid, "the receipt's identity_hash is not 32 hexadecimal digits: is the file whole?")
 	}
 	c := &receiptCheck{node: n, receipt: r, hash: proto.IdentityHash(raw), again: map[proto.SpaceID]returned{}}
-	c.valid = ValidReceipt(&r) && r.PublicKey == n.ReceiptKey() && r.IdentityHMAC == n.signer.mac(c.hash)
+	c.valid = ValidReceipt(&r) && n.signer.verifies(r.PublicKey) && r.IdentityHMAC == n.signer.mac(c.hash)
 	return c, nil
 }
 

@@ -76,7 +76,7 @@ func newReceiptVerifyCommand(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify FILE",
 		Short: "Check a receipt's signature, and that nothing is left",
-		Long: `Checks the signature of a receipt, by the key of the node or of --public-key, and then
+		Long: `Checks the signature of a receipt, by a key of the node or that of --public-key, and then
 that nothing is left of what it says is gone: it asks a running node, or looks into a
 data directory on which no node runs with --data. FILE is what kith optout printed, or -
 for standard input. An identity that stands beside the receipt, as in answers of the
@@ -93,7 +93,7 @@ may not have taken the opt-out in: start it once.`,
 	var f receiptFlags
 	data := namingFlag(cmd, "data", "data `DIR`ectory to look into, without a node")
 	file := namingFlag(cmd, "config", "configuration `FILE` of that directory's node, if it has one")
-	key := namingFlag(cmd, "public-key", "`HEX` of the key that must have signed; default: the node's own")
+	key := namingFlag(cmd, "public-key", "`HEX` of the key that must have signed; default: one of the node's own")
 	cmd.Flags().BoolVar(&f.offline, "offline", false, "check the signature only")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		f.data, f.config, f.publicKey = *data, *file, *key
@@ -166,15 +166,14 @@ func readReceipt(cmd *cobra.Command, file string) (proto.Receipt, proto.Identity
 // check checks the signature here, whoever else does, and then looks for what
 // should be gone.
 func (f *receiptFlags) check(cmd *cobra.Command, c *connection, r proto.Receipt, id proto.Identity) (check proto.ReceiptCheck, err error) {
-	key := f.publicKey
+	key := cmp.Or(f.publicKey, r.PublicKey) // whether that is one of the node's, or of the directory's, the engine says
 	switch {
 	case f.offline:
 		check.Clean = true
 	case f.data != "" || f.config != "":
-		key = cmp.Or(key, r.PublicKey) // the directory's own key is compared by the engine
 		check, err = f.checkData(cmd, r, id)
 	default:
-		check, key, err = f.checkNode(cmd, c, r, id, key)
+		check, err = f.checkNode(cmd, c, r, id)
 	}
 	if err != nil {
 		return check, err
@@ -201,14 +200,7 @@ func (f *receiptFlags) checkData(cmd *cobra.Command, r proto.Receipt, id proto.I
 	return check, err
 }
 
-func (f *receiptFlags) checkNode(cmd *cobra.Command, c *connection, r proto.Receipt, id proto.Identity, key string) (check proto.ReceiptCheck, own string, err error) {
-	if key == "" {
-		k, err := c.receiptKey(cmd)
-		if err != nil {
-			return check, "", err
-		}
-		key = k.PublicKey
-	}
+func (f *receiptFlags) checkNode(cmd *cobra.Command, c *connection, r proto.Receipt, id proto.Identity) (check proto.ReceiptCheck, err error) {
 	var body any = r
 	if id != "" {
 		body = struct {
@@ -217,7 +209,7 @@ func (f *receiptFlags) checkNode(cmd *cobra.Command, c *connection, r proto.Rece
 		}{id, r}
 	}
 	err = c.call(cmd.Context(), http.MethodPost, "/v1/receipts/verify", nil, body, &check)
-	return check, key, err
+	return check, err
 }
 
 // signed reports whether the holder of key signed r.
