@@ -58,6 +58,9 @@ for kith.yaml that let it in.`,
 		if err := checkKeyRequest(in); err != nil {
 			return err
 		}
+		if *offline && in.Space != "" {
+			return usagef("kith.yaml says nothing of spaces, and a client's cannot be changed later: make an admin key with --offline, start the node, and make this key with --key ADMIN-KEY instead of --offline")
+		}
 		var out keyAnswer
 		if *offline {
 			out = keyAnswer{Key: "kith_" + rand.Text(), Role: in.Role, Client: in.Client}
@@ -84,6 +87,8 @@ func checkKeyRequest(in keyRequest) error {
 		return usagef("an admin key belongs to no client: leave --client out")
 	case role != proto.RoleAdmin && in.Client == "":
 		return usagef("name the client that the key is for: --client NAME")
+	case role == proto.RoleAdmin && in.Space != "":
+		return usagef("an admin key belongs to no client, so to no space: leave --space out")
 	case role == proto.RoleAdmin:
 		return nil
 	}
