@@ -242,6 +242,26 @@ func serves(t *testing.T, what string, args []string) {
 	}
 }
 
+// Nobody's secrets and data go into the build of an image: of what an operator puts
+// beside the sources all is left out that the repository's own list leaves out.
+func TestImageIsBuiltWithoutSecrets(t *testing.T) {
+	lines := func(name string) []string { return strings.Split(deployed(t, filepath.Join("..", name)), "\n") }
+	left := lines(".dockerignore")
+	for _, name := range []string{"/deploy/secrets", "/deploy/kith.yaml", "/kith.yaml", "/kith-data*", "**/*.kithbackup", "/bin"} {
+		if !slices.Contains(left, name) {
+			t.Errorf(".dockerignore does not name %s", name)
+		}
+	}
+	for _, name := range lines(".gitignore") {
+		if strings.HasPrefix(name, "/deploy/") && !slices.Contains(left, strings.TrimSuffix(name, "/")) {
+			t.Errorf(".gitignore names %s, .dockerignore does not", name)
+		}
+	}
+	if slices.ContainsFunc(left, func(line string) bool { return strings.HasPrefix(line, "!") }) {
+		t.Error(".dockerignore takes something back")
+	}
+}
+
 // The unit, the image and the compose file run the program as it is.
 func TestDeployedCommandLines(t *testing.T) {
 	unit := deployed(t, "kith.service")
