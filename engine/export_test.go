@@ -157,6 +157,12 @@ func (x Clock) Compare(alone bool, times ...time.Duration) (fault error) {
 	return x.c.fault()
 }
 
+// HoldVerifying is a verification that goes on until release is called.
+func (n *Node) HoldVerifying() (release func()) {
+	n.verifying.Lock()
+	return n.verifying.Unlock
+}
+
 // HoldBack keeps a lane's commits from being seen until release is called, as
 // a disk that is slow would.
 func (n *Node) HoldBack(id proto.LaneID) (release func()) {

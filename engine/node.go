@@ -66,6 +66,7 @@ type Node struct {
 	slow      sync.WaitGroup     // backups and verifications under way
 	cleaning  sync.Mutex         // one deletion of outbox rows at a time
 	checking  sync.Mutex         // one search for a receipt at a time
+	verifying sync.Mutex         // one verification at a time
 	erasing   sync.Mutex         // one erasure of bytes at a time
 	scrubbed  uint64             // of purgedSoFar, what such an erasure removed; with erasing
 	reporting chan struct{}      // held by the one report under way

@@ -50,7 +50,8 @@ type LaneReport struct {
 
 // Verify recomputes, from facts and histories by the plain evaluator, what is
 // derived, and compares: memberships, bitmaps, universes, ordinals, exit
-// records and cached views. Events may come meanwhile: it works on a snapshot.
+// records and cached views. Events may come meanwhile: it works on a snapshot. One at a
+// time: CodeOverloaded while another one goes on.
 func (n *Node) Verify(ctx context.Context) (VerifyReport, error) {
 	r := VerifyReport{Problems: []string{}}
 	ctx, done, err := n.working(ctx)
@@ -58,6 +59,10 @@ func (n *Node) Verify(ctx context.Context) (VerifyReport, error) {
 		return r, err
 	}
 	defer done()
+	if !n.verifying.TryLock() {
+		return r, proto.Errorf(proto.CodeOverloaded, "another verification goes on, which reads everything: wait for it")
+	}
+	defer n.verifying.Unlock()
 	snaps := make([]store.Snapshot, len(n.lanes))
 	for i, l := range n.lanes {
 		snap := l.acquire()
