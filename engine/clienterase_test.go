@@ -325,3 +325,22 @@ func FuzzClientErasureRecord(f *testing.F) {
 		}
 	})
 }
+
+// What one client had erased stays that in its receipt when the client has ended since:
+// a receipt that names no client says that all of the identity is gone.
+func TestReceiptOfEndedClient(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	c := acme(t, n)
+	submit(t, n, page(c, "v", "auto", time.Now()))
+	s, err := n.Erase(t.Context(), &c, "browser:v")
+	if err != nil || !s.Final || s.Receipt.Client != "acme" {
+		t.Fatalf("%+v %v", s, err)
+	}
+	if _, err := n.EraseClient(t.Context(), "acme"); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = n.OptOutStateFor(t.Context(), c, "browser:v"); err != nil || s.Receipt == nil || s.Receipt.Client != "acme" {
+		t.Errorf("%+v %v", s.Receipt, err)
+	}
+	closeNode(t, n)
+}

@@ -170,3 +170,13 @@ func (r *registry) clientNames() map[proto.ClientID]proto.ClientName {
 	}
 	return names
 }
+
+// nameEver is the name of a client, also of one that was ended.
+func (r *registry) nameEver(c proto.ClientID) proto.ClientName {
+	for _, raw := range r.from(uint64(c), 1) { // its number is its record's
+		if x, err := proto.DecodeControl(raw); err == nil { // take has decoded it before
+			return proto.ClientName(x.GetClient().GetName())
+		}
+	}
+	return ""
+}

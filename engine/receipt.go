@@ -90,7 +90,7 @@ func (n *Node) receipt(h proto.IdentityHash, c *identity.Cut) *proto.Receipt {
 		PublicKey:  n.ReceiptKey(),
 	}
 	if c.Kind == proto.CutForget {
-		r.Client = n.registry.clientNames()[c.Client]
+		r.Client = n.registry.nameEver(c.Client)
 	}
 	r.Signature = hex.EncodeToString(ed25519.Sign(n.signer.key, r.SignedBytes()))
 	return r
