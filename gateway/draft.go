@@ -179,6 +179,7 @@ func (d *draft) addProp(key string, v proto.Value) {
 				return
 			}
 		}
+		v.Number += 0 // no minus zero, whose text is another
 		d.event.Props = append(props, proto.Prop{Key: key, Value: v})
 	}
 }

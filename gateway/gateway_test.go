@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -302,6 +303,42 @@ func TestTraitsReachTheIntake(t *testing.T) {
 	want := []proto.Traits{{Client: 2, Space: 2, Identity: "browser:b1", Received: proto.MillisOf(now), Set: []proto.Prop{{Key: "age", Value: proto.NumberOf(34)}, {Key: "gone"}}}}
 	if d := cmp.Diff(want, r.traits); d != "" {
 		t.Error(d)
+	}
+}
+
+// The text of -0 is not that of 0: nothing of it comes in.
+func TestNoMinusZero(t *testing.T) {
+	r := newRig(t)
+	packed, err := gproto.Marshal(&pb.EventsRequest{Events: []*pb.Event{{
+		Event: "page", Identities: []string{"browser:a1"}, Props: map[string]*pb.Value{"n": {Kind: &pb.Value_Number{Number: math.Copysign(0, -1)}}},
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range [][]string{
+		{"POST", "/v1/events", `{"events":[{"event":"page","identities":["browser:a1"],"props":{"n":-0}},{"event":"page","identities":["browser:a1"],"props":{"n":-0.0e1}}]}`, "application/json"},
+		{"POST", "/v1/events", string(packed), "application/x-protobuf"},
+		{"PATCH", "/v1/identities/browser:a1/traits", `{"n":-0.0}`, "application/json"},
+		{"POST", "/v1/traits", `{"rows":[{"identity":"account:5e884898da28047151d0e56f8dc62927","traits":{"n":-0}}]}`, "application/json"},
+	} {
+		if w := r.serve(c[0], c[1], c[2], auth, key("acme-key"), "Content-Type", c[3]); w.Code != 200 {
+			t.Fatal(c, w.Code, w.Body)
+		}
+	}
+	var props []proto.Prop
+	for _, e := range r.taken() {
+		props = append(props, e.Props...)
+	}
+	for _, x := range r.traits {
+		props = append(props, x.Set...)
+	}
+	if len(props) != 5 {
+		t.Fatal("taken were", props)
+	}
+	for _, p := range props {
+		if p.Value.String() != "0" {
+			t.Errorf("%s is %s", p.Key, p.Value)
+		}
 	}
 }
 

@@ -50,6 +50,12 @@ func FlagOf(b bool) Value {
 	return Value{Kind: FalseValue}
 }
 
+// Same reports whether both are packed alike: == takes 0 and -0, whose texts differ, for
+// one. Logs of before the gateway made them one have both.
+func (v Value) Same(o Value) bool {
+	return v.Kind == o.Kind && v.Text == o.Text && math.Float64bits(v.Number) == math.Float64bits(o.Number)
+}
+
 // String is the text of v: a number in its shortest decimal form.
 func (v Value) String() string {
 	switch v.Kind {
@@ -98,6 +104,9 @@ type Prop struct {
 	Key   string
 	Value Value
 }
+
+// Same reports whether both are packed alike, as Value.Same does.
+func (p Prop) Same(o Prop) bool { return p.Key == o.Key && p.Value.Same(o.Value) }
 
 // EventBody is what rules see of an event, and what history keeps.
 type EventBody struct {

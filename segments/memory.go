@@ -142,7 +142,7 @@ func (m *Memory) setTrait(t proto.Prop) bool {
 	i, found := m.findTrait(t.Key)
 	remove := t.Value == proto.TextOf("")
 	switch {
-	case remove && !found, found && m.traits[i].Value == t.Value, !found && m.full(t.Key):
+	case remove && !found, found && m.traits[i].Value.Same(t.Value), !found && m.full(t.Key):
 		return false
 	case remove:
 		m.traits = slices.Delete(m.traits, i, i+1)

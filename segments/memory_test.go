@@ -2,6 +2,7 @@ package segments_test
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 
@@ -97,6 +98,17 @@ func TestTraitsAreBoundedAndCopied(t *testing.T) {
 	ev.SetTraits(p, m, []proto.Prop{{Key: "k00", Value: proto.TextOf("")}}, start, d)
 	if n := len(m.Traits()); n != segments.TraitsMax-1 || len(m.Memberships()) != 0 {
 		t.Fatalf("%d traits and %v after one was removed", n, m.Memberships())
+	}
+}
+
+// A trait that is -0, as logs of before the gateway made it 0 have, becomes 0 if that is set.
+func TestMinusZeroIsSetToZero(t *testing.T) {
+	p, ev, m, d := given(t, `trait("n").startsWith("-")`), segments.NewEvaluator(), &segments.Memory{}, &segments.Delta{}
+	for _, n := range []float64{math.Copysign(0, -1), 0} {
+		ev.SetTraits(p, m, []proto.Prop{{Key: "n", Value: proto.NumberOf(n)}}, start, d)
+	}
+	if len(m.Memberships()) != 0 || m.Traits()[0].Value.String() != "0" {
+		t.Errorf("kept is %s: %v", m.Traits()[0].Value, m.Memberships())
 	}
 }
 

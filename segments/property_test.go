@@ -3,6 +3,7 @@ package segments_test
 import (
 	"fmt"
 	"iter"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -58,7 +59,7 @@ func drawPredicate(t *rapid.T, depth int) string {
 		return rapid.SampledFrom([]string{"has(event.x)", "has(event.y)"}).Draw(t, "has")
 	case 6:
 		call := rapid.SampledFrom([]string{"startsWith", "endsWith", "contains", "matches"}).Draw(t, "call")
-		return prop.Draw(t, "prop") + "." + call + `("` + rapid.SampledFrom([]string{"a", "b", "3", "tr"}).Draw(t, "part") + `")`
+		return prop.Draw(t, "prop") + "." + call + `("` + rapid.SampledFrom([]string{"a", "b", "3", "tr", "-"}).Draw(t, "part") + `")`
 	case 7:
 		return prop.Draw(t, "prop") + " in [" + strings.Join(rapid.SliceOfN(text, 1, 3).Draw(t, "list"), ", ") + "]"
 	case 8:
@@ -119,7 +120,7 @@ func drawRule(t *rapid.T, depth int, members []proto.SegmentID) string {
 			return `member("` + string(rapid.SampledFrom(members).Draw(t, "member")) + `")`
 		}
 	case 6:
-		return rapid.SampledFrom([]string{`trait("age") >= 25`, `trait("age") != 3`, `trait("vip") == true`, `trait("city").startsWith("a")`, `trait("city") in ["a", "b"]`, "true"}).Draw(t, "trait")
+		return rapid.SampledFrom([]string{`trait("age") >= 25`, `trait("age") != 3`, `trait("age").startsWith("-")`, `trait("vip") == true`, `trait("city").startsWith("a")`, `trait("city") in ["a", "b"]`, "true"}).Draw(t, "trait")
 	case 14, 15, 16, 17, 18:
 		return drawSeries(t, op)
 	case 7:
@@ -144,7 +145,7 @@ func drawBody(t *rapid.T) proto.EventBody {
 	value := rapid.Custom(func(t *rapid.T) proto.Value {
 		switch rapid.IntRange(0, 3).Draw(t, "kind") {
 		case 0:
-			return proto.NumberOf(rapid.SampledFrom([]float64{3, 3.5, -1, 0}).Draw(t, "number"))
+			return proto.NumberOf(rapid.SampledFrom([]float64{3, 3.5, -1, 0, math.Copysign(0, -1)}).Draw(t, "number"))
 		case 1:
 			return proto.FlagOf(rapid.Bool().Draw(t, "flag"))
 		}
@@ -344,9 +345,12 @@ func (w *world) step(t *rapid.T, rules bool) {
 	switch kind := rapid.IntRange(0, 9).Draw(t, "step"); {
 	case kind == 0:
 		key := rapid.SampledFrom([]string{"age", "vip", "city"}).Draw(t, "trait")
-		v := proto.TextOf(rapid.SampledFrom([]string{"", "30", "3", "true", "ab", "b"}).Draw(t, "value"))
+		v := rapid.SampledFrom([]proto.Value{
+			proto.TextOf(""), proto.TextOf("30"), proto.TextOf("3"), proto.TextOf("true"), proto.TextOf("ab"), proto.TextOf("b"),
+			proto.NumberOf(0), proto.NumberOf(math.Copysign(0, -1)),
+		}).Draw(t, "value")
 		w.traits = slices.DeleteFunc(w.traits, func(p proto.Prop) bool { return p.Key == key })
-		if v.Text != "" {
+		if v != proto.TextOf("") {
 			w.traits = append(w.traits, proto.Prop{Key: key, Value: v})
 		}
 		w.update()

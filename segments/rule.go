@@ -2,6 +2,7 @@ package segments
 
 import (
 	"cmp"
+	"math"
 	"regexp"
 	"slices"
 	"unicode/utf8"
@@ -367,8 +368,10 @@ func (p *pred) seal() error {
 	return nil
 }
 
+// compareValues is 0 only of values that are the same: -0 comes after 0.
 func compareValues(a, b proto.Value) int {
-	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Text, b.Text), cmp.Compare(a.Number, b.Number))
+	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Text, b.Text), cmp.Compare(a.Number, b.Number),
+		cmp.Compare(math.Float64bits(a.Number), math.Float64bits(b.Number)))
 }
 
 func hashPredicate(text string) predID { return predID(xxhash.Sum64String(text) >> 16) }

@@ -77,7 +77,7 @@ func (u *userUnion) joinTraits() {
 	slices.SortFunc(u.memory.traits, func(a, b proto.Prop) int {
 		return cmp.Or(cmp.Compare(a.Key, b.Key), compareValues(a.Value, b.Value))
 	})
-	u.memory.traits = slices.Compact(u.memory.traits)
+	u.memory.traits = slices.CompactFunc(u.memory.traits, proto.Prop.Same)
 }
 
 // judge gives m, which has facts and no memberships yet, those of the shared

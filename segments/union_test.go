@@ -3,6 +3,7 @@ package segments_test
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -323,6 +324,24 @@ func TestUnionOfOlderParts(t *testing.T) {
 	}
 	if got, err := segments.NewEvaluator().Union(p, nil, 0, start, nil); len(got) != 0 || err != nil {
 		t.Errorf("without identities: %v, %v", got, err)
+	}
+}
+
+// Two identities of a user whose traits are 0 and -0, as logs of before the gateway
+// made them one have, are the same user in either order.
+func TestUnionKeepsMinusZero(t *testing.T) {
+	p, ev := given(t, `trait("n").startsWith("-")`), segments.NewEvaluator()
+	var shared []string
+	for _, n := range []float64{0, math.Copysign(0, -1)} {
+		m := &segments.Memory{}
+		ev.SetTraits(p, m, []proto.Prop{{Key: "n", Value: proto.NumberOf(n)}}, start, &segments.Delta{})
+		shared = append(shared, string(p.AppendShared(nil, m)))
+	}
+	for range 2 {
+		if got, err := ev.Union(p, shared, 0, start, nil); err != nil || len(got) != 1 || !got[0].In {
+			t.Errorf("in %v, %v", got, err)
+		}
+		slices.Reverse(shared)
 	}
 }
 

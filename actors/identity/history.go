@@ -113,7 +113,7 @@ func appendBody(b []byte, first, e *proto.EventBody) []byte {
 		b = binary.AppendUvarint(b, uint64(n))
 		b = proto.AppendString(b, e.URL[n:])
 	}
-	if !slices.Equal(e.Props, first.Props) {
+	if !slices.EqualFunc(e.Props, first.Props, proto.Prop.Same) {
 		b[at] |= otherProps
 		b = appendProps(b, first.Props, e.Props)
 	}
@@ -134,7 +134,7 @@ func appendProps(b []byte, first, props []proto.Prop) []byte {
 	b = binary.AppendUvarint(b, uint64(len(props)))
 	for i, p := range props {
 		switch {
-		case i < len(first) && p == first[i]:
+		case i < len(first) && p.Same(first[i]):
 			b = append(b, sameProp)
 		case i < len(first) && p.Key == first[i].Key:
 			b = p.Value.Append(append(b, otherValue))

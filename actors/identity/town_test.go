@@ -249,6 +249,10 @@ func (w *town) wait(d proto.Millis) {
 }
 
 func (w *town) event(c proto.ClientID, i int, age proto.Millis, name string) {
+	w.happens(c, i, age, body(name))
+}
+
+func (w *town) happens(c proto.ClientID, i int, age proto.Millis, b proto.EventBody) {
 	w.tick()
 	d := w.people[i]
 	if admits := d.state.Admits(w.now); admits != (!d.dark && w.now > d.fence) {
@@ -256,7 +260,6 @@ func (w *town) event(c proto.ClientID, i int, age proto.Millis, name string) {
 	} else if !admits {
 		return
 	}
-	b := body(name)
 	w.step(i, &identity.Input{Kind: identity.InputEvent, Client: c, Device: d.device, Event: &proto.Event{Client: c, Space: 1, Time: w.now - age, Received: w.now, EventBody: b}})
 	w.settle()
 	d.know(c)

@@ -3,6 +3,7 @@ package identity_test
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"slices"
 	"testing"
 
@@ -441,6 +442,7 @@ func TestTownAgreesWithPlainReading(t *testing.T) {
 	whens := []string{
 		`count(event.name == "x", "3s") >= 2`, `!(count(event.name == "y", "2s") >= 1)`, `count(event.name == "x", "4s") >= 1 && !(trait("vip") == true)`,
 		`trait("vip") == true && count(true) >= 1`, `devices() >= 2 && count(event.name == "y") >= 1`, `count(true, "5s") == 3`, `last(event.name == "x") < now - "2s" || count(event.name == "y") >= 3`,
+		`distinct(event.n, "9s") >= 2`,
 	}
 	rapid.Check(t, func(rt *rapid.T) {
 		w := newTown(rt, people)
@@ -458,7 +460,11 @@ func TestTownAgreesWithPlainReading(t *testing.T) {
 			define(rt)
 		}
 		event := func(rt *rapid.T) {
-			w.event(client.Draw(rt, "client"), who.Draw(rt, "who"), proto.Millis(rapid.IntRange(-10, 4000).Draw(rt, "age")), rapid.SampledFrom([]string{"x", "y", "z", longName, longName + "z"}).Draw(rt, "name"))
+			b := body(rapid.SampledFrom([]string{"x", "y", "z", longName, longName + "z"}).Draw(rt, "name"))
+			if n := rapid.SampledFrom([]float64{1, 0, math.Copysign(0, -1)}).Draw(rt, "n"); n != 1 {
+				b.Props = []proto.Prop{{Key: "n", Value: proto.NumberOf(n)}} // logs of before the gateway made them one have both
+			}
+			w.happens(client.Draw(rt, "client"), who.Draw(rt, "who"), proto.Millis(rapid.IntRange(-10, 4000).Draw(rt, "age")), b)
 		}
 		link := func(rt *rapid.T) { w.link(client.Draw(rt, "client"), who.Draw(rt, "a"), who.Draw(rt, "b")) }
 		forget := func(rt *rapid.T) { w.forget(client.Draw(rt, "client"), who.Draw(rt, "who")) }
