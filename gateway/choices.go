@@ -198,6 +198,7 @@ func (x *declaration) traits() ([]proto.Prop, error) {
 	if len(set) == 0 {
 		return nil, proto.Errorf(proto.CodeInvalid, "nothing is declared: send age_band, gender or remove")
 	}
+	removalsFirst(set)
 	return set, nil
 }
 

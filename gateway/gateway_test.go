@@ -299,8 +299,11 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 
 func TestTraitsReachTheIntake(t *testing.T) {
 	r := newRig(t)
-	r.serve("PATCH", "/v1/identities/browser:b1/traits", `{"age":34,"gone":null}`, auth, key("acme-key"))
-	want := []proto.Traits{{Client: 2, Space: 2, Identity: "browser:b1", Received: proto.MillisOf(now), Set: []proto.Prop{{Key: "age", Value: proto.NumberOf(34)}, {Key: "gone"}}}}
+	r.serve("PATCH", "/v1/identities/browser:b1/traits", `{"age":34,"gone":null,"vip":true,"city":""}`, auth, key("acme-key"))
+	// What is removed comes first: what is set may take its room.
+	want := []proto.Traits{{Client: 2, Space: 2, Identity: "browser:b1", Received: proto.MillisOf(now), Set: []proto.Prop{
+		{Key: "gone"}, {Key: "city"}, {Key: "age", Value: proto.NumberOf(34)}, {Key: "vip", Value: proto.FlagOf(true)},
+	}}}
 	if d := cmp.Diff(want, r.traits); d != "" {
 		t.Error(d)
 	}

@@ -157,5 +157,18 @@ func (p *post) parseTraits(body []byte, x *proto.Traits) error {
 	if d.code != "" {
 		return &proto.Error{Code: d.code, Message: d.why}
 	}
+	removalsFirst(x.Set)
 	return p.refuseTraits(x.Set)
+}
+
+// removalsFirst puts what removes a trait before what sets one: of an identity that has
+// as many as are kept, what is set takes the room of what is removed.
+func removalsFirst(set []proto.Prop) {
+	removes := func(x proto.Prop) int {
+		if x.Value == proto.TextOf("") {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(set, func(a, b proto.Prop) int { return removes(a) - removes(b) })
 }

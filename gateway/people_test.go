@@ -441,6 +441,9 @@ func TestDeclaration(t *testing.T) {
 		if d := cmp.Diff(tt.want, traitsOf(r.traits[0])); d != "" {
 			t.Errorf("%s: %s", tt.name, d)
 		}
+		if set := r.traits[0].Set; set[0].Value.String() != "" && set[len(set)-1].Value.String() == "" {
+			t.Errorf("%s: what is removed makes no room for what is set: %v", tt.name, set)
+		}
 	}
 	// A browser without an identity gets one with what it says.
 	r := newRig(t)
