@@ -103,6 +103,13 @@ const (
 	moveBytes = 64
 )
 
+// fail is a fault of the host, which keeps its first.
+func (h *host) fail(err error) {
+	if h.fault == nil {
+		h.fault = err
+	}
+}
+
 // begin starts a batch.
 func (h *host) begin(batch, committed uint64, source Source, began time.Time) {
 	h.batch, h.committed, h.source, h.began = batch, committed, source, began

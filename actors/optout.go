@@ -34,14 +34,19 @@ func (h *host) readOptOut(hash graph.Hash) (*identity.OptOut, error) {
 	return &o, nil
 }
 
-// tomb is an identity's opt-out for changing, made if there is none.
+// tomb is an identity's opt-out for changing, made if there is none. One that
+// cannot be read is a fault, and what it gives is not kept: it would be written over
+// what is stored.
 func (h *host) tomb(hash graph.Hash) *tomb {
 	t := h.tombs[hash]
 	if t == nil {
 		t = &tomb{}
-		if o, err := h.readOptOut(hash); err != nil {
-			h.fault = err
-		} else if o != nil {
+		o, err := h.readOptOut(hash)
+		if err != nil {
+			h.fail(err)
+			return t
+		}
+		if o != nil {
 			t.OptOut = *o
 		}
 		h.tombs[hash] = t
@@ -78,7 +83,7 @@ func (h *host) storeTombs() {
 // part of the node's key.
 func (h *host) noteGeneration(r *resident, gen uint32, dark bool) {
 	if o, err := h.readOptOut(r.node.Hash); err != nil {
-		h.fault = err
+		h.fail(err)
 	} else if o != nil {
 		if n := o.Node(r.node.Space); n != nil && n.Gen == gen && n.Dark == dark {
 			return
@@ -87,8 +92,12 @@ func (h *host) noteGeneration(r *resident, gen uint32, dark bool) {
 	h.tomb(r.node.Hash).Note(r.node.Space, gen, dark)
 }
 
-// nodesOf gives the nodes that there are of an identity, by space.
+// nodesOf gives the nodes that there are of an identity, by space: none of a host
+// that has a fault.
 func (h *host) nodesOf(hash graph.Hash) (list []*resident) {
+	if h.fault != nil {
+		return nil
+	}
 	for _, s := range h.spaces {
 		n := proto.Node{Hash: hash, Space: s}
 		r := h.active.get(&n)
@@ -283,7 +292,9 @@ func (h *host) settle(o *tomb, hash graph.Hash) {
 func (h *host) settleCuts(r *resident, g *graph.Group, purged bool) {
 	fx := &g.Effects
 	if purged && r.state.Dark() {
-		if o := h.tomb(r.node.Hash); !o.Dark() {
+		if o := h.tomb(r.node.Hash); h.fault != nil {
+			return
+		} else if !o.Dark() {
 			h.cutAlong(o, r)
 		} else {
 			o.Reached(r.node.Space)
@@ -294,6 +305,9 @@ func (h *host) settleCuts(r *resident, g *graph.Group, purged bool) {
 		return
 	}
 	o := h.tomb(r.node.Hash)
+	if h.fault != nil {
+		return
+	}
 	before := len(h.messages)
 	h.takeRest(o, r, g.In)
 	fx.Out = append(fx.Out, h.messages[before:]...)
@@ -348,7 +362,7 @@ func (o *tomb) answers() []graph.Message {
 func (h *host) holds(hash graph.Hash) bool {
 	o, err := h.readOptOut(hash)
 	if err != nil {
-		h.fault = err
+		h.fail(err)
 	}
 	return o != nil && len(o.Held) > 0
 }

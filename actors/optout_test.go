@@ -548,3 +548,62 @@ func TestCutBehindQuietErasure(t *testing.T) {
 	}
 	g.store.audit(t)
 }
+
+// unread is a store that fails one read.
+type unread struct {
+	*memory
+	at int // reads from now on
+}
+
+func (u *unread) fails() error {
+	if u.at--; u.at == 0 {
+		return proto.Errorf(proto.CodeUnavailable, "a read that fails")
+	}
+	return nil
+}
+
+func (u *unread) Node(n proto.Node, gen uint32, fn func([]byte) error) (bool, error) {
+	if err := u.fails(); err != nil {
+		return false, err
+	}
+	return u.memory.Node(n, gen, fn)
+}
+
+func (u *unread) OptOut(h graph.Hash, fn func([]byte) error) (bool, error) {
+	if err := u.fails(); err != nil {
+		return false, err
+	}
+	return u.memory.OptOut(h, fn)
+}
+
+// Whichever read of a batch with cuts fails, the batch does: no opt-out that could
+// not be read is taken for none.
+func TestCutWithFailedRead(t *testing.T) {
+	r := newRules(t)
+	before := newTestRig(t, r)
+	before.do(eventIn(1, 1, "x", "", start, "b"), eventIn(2, 1, "x", "", start, "b"), eventIn(3, 1, "x", "", start, "c"))
+	before.do(cut(proto.CutOptOut, "b", before.now, 6))
+	before.do(optIn("b", 1, before.now, 7))
+	before.now += second
+	before.do(eventIn(1, 1, "x", "", before.now, "a", "b"))
+	failed := 0
+	for at := 1; ; at++ {
+		g := newTestRig(t, r)
+		g.store.commit(before.all)
+		g.now, g.offset = before.now, before.offset
+		g.restart(config(r, 1<<20))
+		store := &unread{g.store, at}
+		var err error
+		g.stored, g.fails = store, func(e error) { err = e }
+		g.do(everywhere(proto.CutOptOut, "a", g.now, 8))
+		if store.at > 0 { // there are no more
+			break
+		}
+		if failed++; err == nil {
+			t.Errorf("read %d failed and the batch did not: %s is out %v with %+v", at, "b", g.dark(1, "b"), g.store.optOut(t, nodeOf("b").Hash))
+		}
+	}
+	if failed < 5 {
+		t.Errorf("%d reads failed", failed)
+	}
+}

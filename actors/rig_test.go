@@ -341,7 +341,9 @@ type rig struct {
 	exits   []actors.Exit
 	graphed []graph.Decision
 	watch   func([]graph.Group)
-	carried bool // the last entry left messages to the next
+	carried bool          // the last entry left messages to the next
+	stored  actors.Source // what the shell reads, if not the store itself
+	fails   func(error)   // takes an error of the shell, which is a failed test without it
 }
 
 // partitions are all of them.
@@ -420,7 +422,11 @@ func (g *rig) begin() {
 		g.store.commit(g.waiting[0])
 		g.waiting = g.waiting[1:]
 	}
-	g.shell.Begin(g.batch, g.batch-1-uint64(len(g.waiting)), g.store)
+	source := g.stored
+	if source == nil {
+		source = g.store
+	}
+	g.shell.Begin(g.batch, g.batch-1-uint64(len(g.waiting)), source)
 }
 
 // run takes entries in, in one batch, then the timers that are due.
@@ -532,7 +538,10 @@ func (g *rig) beat(index int, e *entry) {
 }
 
 func (g *rig) check(err error) {
-	if err != nil {
+	switch {
+	case err != nil && g.fails != nil:
+		g.fails(err)
+	case err != nil:
 		g.t.Fatalf("shell: %v", err)
 	}
 }
