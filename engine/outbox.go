@@ -23,7 +23,7 @@ const (
 	packBatchesMax = 1024
 	outboxBytesMax = 64 << 20 // of one lane; beyond, no commands are taken in until some are gone
 	relayRetry     = 200 * time.Millisecond
-	relayResend    = 5 * time.Second // without progress of the other lane
+	relayResend    = 5 * time.Second // of which nothing was taken; twice as long each time
 )
 
 // outbox is a lane's committed batches for other lanes.
@@ -233,13 +233,42 @@ func (l *lane) loadOutbox(snap store.Snapshot) error {
 	return nil
 }
 
+// resend says when what was sent and not taken is to be sent again: what is sent may be
+// lost, however much else the other lane does. One that has much to do before it has it
+// few times over.
+type resend struct {
+	taken uint64    // up to there
+	since time.Time // nothing more was, of what was sent
+	after time.Duration
+}
+
+// due reports whether to send again, where up to sent was sent and up to taken taken.
+func (r *resend) due(taken, sent uint64) bool {
+	now := time.Now()
+	if taken != r.taken || taken >= sent {
+		*r = resend{taken, now, relayResend}
+		return false
+	}
+	if now.Sub(r.since) < r.after {
+		return false
+	}
+	r.since, r.after = now, 2*r.after
+	return true
+}
+
+// left is how long it is until then.
+func (r *resend) left() time.Duration { return time.Until(r.since.Add(r.after)) }
+
 // relayGraph sends the lane's batches to another one until ctx ends, or that stops.
 func (l *lane) relayGraph(ctx context.Context, to *lane) {
 	sent := to.progress.takenFrom(l.id)
+	var again resend
 	for !to.stopped() {
 		applied, progressed := to.progress.taken(l.id)
 		l.outbox.trim(to.id, applied)
-		sent = max(sent, applied)
+		if sent = max(sent, applied); again.due(applied, sent) {
+			sent = applied
+		}
 		first, list, more := l.outbox.pack(to.id, sent+1)
 		if len(list) > 0 {
 			x := proto.GraphPack{From: l.id, First: first, Batches: list}
@@ -257,19 +286,16 @@ func (l *lane) relayGraph(ctx context.Context, to *lane) {
 			sent = first + uint64(len(list)) - 1
 			continue
 		}
-		resend := time.NewTimer(relayResend)
+		timer := time.NewTimer(again.left())
 		select {
 		case <-more:
 		case <-progressed:
-		case <-resend.C:
-			if applied < sent { // a pack got lost, or the other lane stands still
-				sent = applied
-			}
+		case <-timer.C:
 		case <-ctx.Done():
-			resend.Stop()
+			timer.Stop()
 			return
 		}
-		resend.Stop()
+		timer.Stop()
 	}
 }
 

@@ -143,11 +143,23 @@ func (l *lane) turn(ctx context.Context) (over func(), err error) {
 }
 
 // relay copies control records into the lane's log, in their order, from the
-// one after the last that the lane obeyed.
+// one after the last that the lane obeyed. What it does not obey is sent again.
 func (l *lane) relay(ctx context.Context) {
 	_, sent, _, _ := l.progress.get()
+	var again resend
 	for {
-		if l.node.registry.wait(ctx, sent+1) != nil {
+		_, obeyed, _, _ := l.progress.get()
+		if sent = max(sent, obeyed); again.due(obeyed, sent) {
+			sent = obeyed
+		}
+		soon, cancel := context.WithTimeout(ctx, again.left())
+		err := l.node.registry.wait(soon, sent+1)
+		late := soon.Err() != nil
+		cancel()
+		switch {
+		case err != nil && late && ctx.Err() == nil:
+			continue
+		case err != nil:
 			return
 		}
 		bodies := l.node.registry.relayed(sent)

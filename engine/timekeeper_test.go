@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"kith/engine/log"
@@ -63,6 +64,63 @@ func TestStoppedLaneIsNotWrittenTo(t *testing.T) {
 	}
 	if info, err := l.stream.Info(t.Context()); err != nil || info.Last > 0 {
 		t.Errorf("it has %d entries (%v)", info.Last, err)
+	}
+}
+
+// losingStream acknowledges what it loses.
+type losingStream struct {
+	log.Stream
+	lost int
+}
+
+func (s *losingStream) Append(context.Context, *proto.Entry) (proto.Offset, error) {
+	s.lost++
+	return 1, nil
+}
+
+// What is relayed to a lane and never comes there is sent again while the lane goes on
+// with everything else; not again and again while it has much to do before.
+func TestLostIsSentAgain(t *testing.T) {
+	for what, relay := range map[string]func(ctx context.Context, from, to *lane){
+		"graph messages":  func(ctx context.Context, from, to *lane) { from.relayGraph(ctx, to) },
+		"control records": func(ctx context.Context, _, to *lane) { to.relay(ctx) },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s, err := Simulate(Config{Dir: t.TempDir(), Lanes: 2}, log.NewMemory(2, nil), store.NewMemory(), [16]byte{1}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			from, to := s.lanes[0], s.lanes[1]
+			stream := &losingStream{}
+			to.stream = stream
+			from.outbox.add([]outgoing{{to: to.id, number: 1, data: []byte("a batch")}})
+			s.registry.mu.Lock()
+			s.registry.seq, s.registry.records = 1, [][]byte{[]byte("a record")}
+			s.registry.mu.Unlock()
+			ctx, stop := context.WithCancel(t.Context())
+			ended := make(chan struct{})
+			go func() { defer close(ended); relay(ctx, from, to) }()
+			sent := func(after time.Duration, want int) {
+				t.Helper()
+				for range int(after / time.Second) {
+					time.Sleep(time.Second)
+					to.progress.set(func(p *progress) { p.applied++ }) // something else
+					synctest.Wait()
+				}
+				if got := stream.lost; got != want {
+					t.Errorf("%s: sent %d times, want %d", what, got, want)
+				}
+			}
+			synctest.Wait()
+			sent(0, 1)
+			sent(relayResend, 2)
+			sent(relayResend, 2) // twice as long
+			sent(relayResend, 3)
+			to.progress.set(func(p *progress) { p.control, p.received[from.id] = 1, 1 })
+			sent(10*relayResend, 3)
+			stop()
+			<-ended
+		})
 	}
 }
 
