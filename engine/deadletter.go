@@ -237,7 +237,7 @@ func (l *lane) changeLetters(b *batch) error {
 			list = append(list, letterChange{at: letterID{f.Offset, math.MaxInt}, cut: f.Hash, client: f.Client})
 		}
 	}
-	slices.SortFunc(list, func(x, y letterChange) int {
+	slices.SortStableFunc(list, func(x, y letterChange) int { // turns of an identity in one entry are in their order
 		return cmp.Or(cmp.Compare(x.at.offset, y.at.offset), cmp.Compare(x.at.index, y.at.index))
 	})
 	turned := map[proto.IdentityHash]bool{} // whom the batch turned so far: whether they are opted out

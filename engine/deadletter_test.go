@@ -384,6 +384,49 @@ func TestLettersOfWhoIsOut(t *testing.T) {
 	}
 }
 
+// Of several turns of an identity in one entry the last says whether it is out, however
+// many others the batch turns.
+func TestLettersOfWhoTurnedTwice(t *testing.T) {
+	s := newScript(t)
+	c := s.client("acme", "")
+	p := poison{client: c.ID}
+	s.judge = p.judge
+	p.on.Store(true)
+	e := s.event(c, "a", "x")
+	for entry := range 4 {
+		var b proto.Batch
+		for i := range 20 {
+			id := proto.Identity(fmt.Sprintf("browser:out%d-%d", entry, i))
+			h := s.hasher.Hash(id)
+			b.AddCut(&proto.CutCommand{Hash: h, Kind: proto.CutErase, Received: s.now, Command: uint64(100*entry + 2*i + 1)})
+			b.AddCut(&proto.CutCommand{Hash: h, Kind: proto.CutOptOut, Received: s.now, Command: uint64(100*entry + 2*i + 2)})
+			if i%4 == 0 { // an event names a few
+				e.Identities = append(e.Identities, id)
+			}
+		}
+		s.own(b.Bytes(), 40)
+	}
+	s.events(e)
+	s.beat(time.Second)
+	st := store.NewMemory()
+	n := s.run(st)
+	if list := deadLetters(t, n); len(list) != 1 {
+		t.Fatalf("letters are %+v", list)
+	}
+	closeNode(t, n)
+	snap := st.Snapshot()
+	defer snap.Release()
+	err := snap.Scan(nil, nil, func(_, v []byte) (bool, error) {
+		if bytes.Contains(v, []byte("poisoned")) && bytes.Contains(v, []byte("browser:out")) {
+			t.Errorf("a letter names who is out: %q", v)
+		}
+		return true, nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // Letters grow old as identities do: one goes when its event is older than idle
 // identities are kept, or with an id that rotates, by a step of retention.
 func TestLettersGrowOld(t *testing.T) {
