@@ -230,9 +230,6 @@ func (h *host) perform(t *task, digest uint64) uint64 {
 			h.out.Ignored++
 			return mix(digest, 6, uint64(t.index))
 		}
-		if !t.r.state.Named {
-			t.name()
-		}
 	}
 	if t.r.state.Dark() { // a timer or fill that came too late
 		return digest

@@ -164,6 +164,9 @@ func (h *host) step(t *task, digest uint64) uint64 {
 		h.tally(t, stranger)
 		h.linkOthers(t)
 	}
+	if h.fx.Created {
+		t.name()
+	}
 	h.keep(r, r.state.Gen())
 	h.refresh(r)
 	return h.digest(digest, r)

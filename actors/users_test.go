@@ -148,6 +148,28 @@ func TestProposalWithAnotherName(t *testing.T) {
 	}
 }
 
+// A proposal without a name does not name who was called so by a command that
+// panicked; a link of the same entry has its name for it all the same.
+func TestNameOfWhatPanicked(t *testing.T) {
+	r := newRules(t)
+	r.poisoned.Store(poison)
+	defer r.poisoned.Store(0)
+	bad := event(poison, "a", "p", "", start)
+	g := newTestRig(t, r)
+	half := graph.Message{Kind: graph.Half, To: nodeOf("a"), From: nodeOf("b").Hash, Gen: 1, Evidence: graph.Evidence{Time: start}}
+	g.take([]entry{{now: g.now, commands: []command{bad}}, {now: g.now + 1, received: []graph.Message{half}}})
+	g.settle()
+	if len(g.store.names) > 0 {
+		t.Errorf("named is %v", g.store.names)
+	}
+	g = newTestRig(t, r)
+	g.do(link(1, 1, "a", "b", start, 1), bad)
+	if len(g.store.names) != 2 {
+		t.Errorf("with a link, named is %v", g.store.names)
+	}
+	g.store.audit(t)
+}
+
 // A panic on an event of a linked identity leaves it as its links, verdicts and
 // cuts of the same batch made it.
 func TestPanicOfLinked(t *testing.T) {
