@@ -7,9 +7,10 @@ import (
 	"time"
 )
 
-// This file has a browser that sends several kith_id end up with one. Two hosts of a
-// domain, or a cookie from before a domain was configured, leave cookies of the same
-// name with different scopes: each is sent, and setting one leaves the others.
+// This file has a browser that sends several kith_id end up with one, and takes cookies
+// away whatever their scope. Two hosts of a domain, or a cookie from before a domain was
+// configured, leave cookies of the same name with different scopes: each is sent, and
+// setting or clearing one leaves the others.
 
 // scopesMax bounds the domains that a cookie is cleared for.
 const scopesMax = 6
@@ -40,15 +41,21 @@ func cookieDomains(host, configured string) []string {
 	return list
 }
 
-// dropBrowser takes the browser's cookie away: if several came, in every scope, so
-// that none of them answers for it later.
+// dropBrowser takes the browser's cookie away: if one came, in every scope, so that none
+// answers for it later.
 func (g *Gateway) dropBrowser(w http.ResponseWriter, v *visit) {
-	if v.host == "" {
+	if !v.idSent {
 		g.setCookie(w, browserCookie, "", -1)
 		return
 	}
-	for _, domain := range cookieDomains(v.host, g.c.CookieDomain) {
-		c := http.Cookie{Name: browserCookie, Path: "/", Domain: domain, MaxAge: -1, HttpOnly: true}
+	g.clearScopes(w, v, browserCookie)
+}
+
+// clearScopes takes a cookie that came away in every scope that it may have. One that did
+// not come the browser would not let be cleared either, and each makes the answer longer.
+func (g *Gateway) clearScopes(w http.ResponseWriter, v *visit, name string) {
+	for _, domain := range cookieDomains(hostname(v.host), g.c.CookieDomain) {
+		c := http.Cookie{Name: name, Path: "/", Domain: domain, MaxAge: -1, HttpOnly: true}
 		if g.c.CookieInsecure {
 			c.SameSite = http.SameSiteLaxMode
 			http.SetCookie(w, &c)
@@ -63,7 +70,7 @@ func (g *Gateway) dropBrowser(w http.ResponseWriter, v *visit) {
 
 // keepBrowser gives the browser its cookie for a time, instead of any others.
 func (g *Gateway) keepBrowser(w http.ResponseWriter, v *visit, value string, age time.Duration) {
-	if v.host != "" {
+	if v.doubled {
 		g.dropBrowser(w, v)
 	}
 	g.setCookie(w, browserCookie, value, age)

@@ -155,6 +155,57 @@ func TestSeveralCookiesOneOut(t *testing.T) {
 	}
 }
 
+// TestCookiesOfAnotherScope: what was set before a domain was configured, or after one
+// no longer was, goes with an opt-in, an opt-out and an erasure all the same.
+func TestCookiesOfAnotherScope(t *testing.T) {
+	for _, tt := range []struct{ name, was, configured string }{
+		{"host only, then a domain", "", "example.com"}, {"a domain, then host only", "example.com", ""}, {"a domain, then the host's", "example.com", "kith.example.com"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			open := func(names ...string) *browsing {
+				b := newBrowsing(t, newRig(t, func(c *gateway.Config) { c.CookieDomain = tt.configured }), "https://kith.example.com")
+				for _, name := range names {
+					value := "1"
+					if name == "kith_id" {
+						value = "aaaa1111"
+					}
+					b.has(tt.was, name, value)
+				}
+				return b
+			}
+			has := func(b *browsing, want ...string) {
+				t.Helper()
+				var got []string
+				for _, c := range b.jar.Cookies(b.at) {
+					got = append(got, c.Name+"="+c.Value)
+				}
+				if slices.Sort(got); !slices.Equal(got, want) {
+					t.Errorf("the browser has %v, want %v", got, want)
+				}
+			}
+			b := open("kith_optout")
+			if w := b.ask("POST", "/v1/optin", ""); !strings.Contains(w.Body.String(), `"opted_out":false`) {
+				t.Errorf("%s", w.Body)
+			}
+			has(b, "kith_optin=1")
+			if w := b.ask("GET", "/v1/optout/status", ""); !strings.Contains(w.Body.String(), `"opted_out":false`) {
+				t.Errorf("after the opt-in: %s", w.Body)
+			}
+
+			b = open("kith_optin", "kith_id")
+			b.ask("POST", "/v1/optout", "")
+			has(b, "kith_optout=1")
+
+			b = open("kith_id")
+			b.ask("DELETE", "/v1/me", "")
+			has(b)
+			if n := len(b.ask("POST", "/v1/events", page).Header()["Set-Cookie"]); n != 1 {
+				t.Errorf("%d cookies are set by an event", n)
+			}
+		})
+	}
+}
+
 // TestPartitionedCookies: of a cookie that is kept apart and one that is not, both
 // are cleared.
 func TestPartitionedCookies(t *testing.T) {

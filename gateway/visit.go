@@ -30,7 +30,11 @@ type visit struct {
 	browser proto.Identity   // the cookie's, empty without one
 	several []proto.Identity // instead of browser, if cookies name more than one
 	crowded bool             // there were more than severalMax
-	host    string           // that the browser asked, if it has several cookies
+	host    string           // that the browser asked, with its port
+	doubled bool             // several cookies kith_id came
+	idSent  bool             // a cookie kith_id came, whatever its value
+	outSent bool             // likewise kith_optout
+	inSent  bool             // likewise kith_optin
 	dark    proto.Identity   // of several, one that is opted out
 	cookie  bool             // kith_optout=1 was sent
 	in      bool             // kith_optin=1 was sent
@@ -47,7 +51,7 @@ const severalMax = 4
 
 // visitOf reads cookies and signals, and heeds those that no policy can change.
 func (g *Gateway) visitOf(r *http.Request) visit {
-	v := visit{signals: signalsOf(r)}
+	v := visit{signals: signalsOf(r), host: r.Host}
 	if len(r.Header["Cookie"]) > 0 {
 		v.readCookies(r)
 	}
@@ -76,9 +80,7 @@ func (v *visit) heedBrowser() {
 // opt-out one of them is enough.
 func (v *visit) readCookies(r *http.Request) {
 	ours := cookiesNamed(r, browserCookie)
-	if len(ours) > 1 {
-		v.host = hostname(r.Host)
-	}
+	v.idSent, v.doubled = len(ours) > 0, len(ours) > 1
 	for _, c := range ours {
 		switch id := browserIdentity(c.Value); {
 		case id == "" || id == v.browser || slices.Contains(v.several, id):
@@ -94,10 +96,10 @@ func (v *visit) readCookies(r *http.Request) {
 		v.several, v.browser = append(v.several, v.browser), ""
 	}
 	for _, c := range cookiesNamed(r, optOutCookie) {
-		v.cookie = v.cookie || c.Value == "1"
+		v.outSent, v.cookie = true, v.cookie || c.Value == "1"
 	}
 	for _, c := range cookiesNamed(r, optInCookie) {
-		v.in = v.in || c.Value == "1"
+		v.inSent, v.in = true, v.in || c.Value == "1"
 	}
 	// net/http reads none at all where there are thousands.
 	sent := 0
@@ -105,7 +107,9 @@ func (v *visit) readCookies(r *http.Request) {
 		sent += len(line)
 	}
 	for _, line := range r.Header["Cookie"] {
-		v.cookie = v.cookie || sent > cookiesReadMax && strings.Contains(line, optOutCookie+"=1")
+		if sent > cookiesReadMax && strings.Contains(line, optOutCookie+"=1") {
+			v.outSent, v.cookie = true, true
+		}
 	}
 }
 
@@ -157,15 +161,26 @@ func (g *Gateway) setCookie(w http.ResponseWriter, name, value string, age time.
 
 // setOptOut sets the opt-out's cookie, or clears it; what it opted in before goes
 // or comes. It must also be seen where cookies are not kept apart by the site of
-// the page; where they are, and only there, it can only be one that is.
+// the page; where they are, and only there, it can only be one that is. What came in
+// scopes that are not set now goes first.
 func (g *Gateway) setOptOut(w http.ResponseWriter, v *visit, out bool) {
+	if v.outSent {
+		g.clearScopes(w, v, optOutCookie)
+	}
+	if v.inSent {
+		g.clearScopes(w, v, optInCookie)
+	}
 	if out {
 		g.putOptOut(w, v.parted)
-		g.setCookie(w, optInCookie, "", -1)
+		if !v.inSent {
+			g.setCookie(w, optInCookie, "", -1)
+		}
 		return
 	}
-	g.putCookie(w, optOutCookie, "", -1, true)
-	g.putCookie(w, optOutCookie, "", -1, false)
+	if !v.outSent {
+		g.putCookie(w, optOutCookie, "", -1, true)
+		g.putCookie(w, optOutCookie, "", -1, false)
+	}
 	g.setCookie(w, optInCookie, "1", optOutCookieAge)
 }
 
