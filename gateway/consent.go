@@ -44,18 +44,15 @@ func (g *Gateway) optOut(w http.ResponseWriter, r *http.Request) error {
 }
 
 // cutOwn cuts out what the browser is known by, its statistical ids too, and takes its
-// cookie away once that is final. Of several identities the answer has the first receipt.
+// cookie away once that is final. Of several identities the answer has the first receipt;
+// of more than are cut it is not final, and they stay named.
 func (g *Gateway) cutOwn(w http.ResponseWriter, r *http.Request, v *visit, everywhere bool) (ownOptOut, error) {
 	answer, began := ownOptOut{OptedOut: true}, time.Now()
-	var states []proto.OptOutState
-	for _, id := range v.claims() {
-		s, err := g.ownCut(r, id, func() (proto.OptOutState, error) {
-			return g.cutOut(r.Context(), optOutRequest{Identity: string(id), Everywhere: everywhere})
-		})
-		if err != nil {
-			return answer, notCut(err)
-		}
-		states = append(states, s)
+	states, err := g.ownCuts(r, v.toCut(), func(id proto.Identity) (proto.OptOutState, error) {
+		return g.cutOut(r.Context(), optOutRequest{Identity: string(id), Everywhere: everywhere})
+	})
+	if err != nil {
+		return answer, notCut(err)
 	}
 	more, err := g.cutStatistical(r.Context(), r)
 	if err != nil {
@@ -64,11 +61,14 @@ func (g *Gateway) cutOwn(w http.ResponseWriter, r *http.Request, v *visit, every
 	states = append(states, more...)
 	g.awaitFinal(r.Context(), states, began)
 	answer.add(states)
+	if v.endless {
+		answer.Final, answer.Receipt = new(bool), nil
+	}
 	if answer.going() {
 		return answer, nil // by the cookie the receipt is had later
 	}
 	g.dropBrowser(w, v)
-	v.browser, v.several = "", nil
+	v.leave()
 	return answer, nil
 }
 
@@ -132,7 +132,7 @@ func (g *Gateway) liftOwn(w http.ResponseWriter, r *http.Request, v *visit) {
 	g.setOptOut(w, v, false)
 	if len(v.several) > 0 || v.browser != "" && g.stillOut(r, v) {
 		g.dropBrowser(w, v)
-		v.browser, v.several = "", nil
+		v.leave()
 	}
 	v.cookie = false
 	v.heedBrowser()

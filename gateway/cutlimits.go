@@ -225,6 +225,25 @@ func (g *Gateway) ownCut(r *http.Request, id proto.Identity, cut func() (proto.O
 	return cut()
 }
 
+// ownCuts is ownCut of all that a browser carries, at once: one after another many would
+// take longer than who asked waits. An error means that some may be cut and some not.
+func (g *Gateway) ownCuts(r *http.Request, ids []proto.Identity, cut func(proto.Identity) (proto.OptOutState, error)) ([]proto.OptOutState, error) {
+	states, errs := make([]proto.OptOutState, len(ids)), make([]error, len(ids))
+	var going sync.WaitGroup
+	for i, id := range ids {
+		going.Go(func() {
+			states[i], errs[i] = g.ownCut(r, id, func() (proto.OptOutState, error) { return cut(id) })
+		})
+	}
+	going.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return states, nil
+}
+
 // finalPoll is the time between looks at cuts that are not final, awaitingMax how many
 // requests look at once; more are answered without.
 const (

@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -80,8 +81,30 @@ func TestHostileCookies(t *testing.T) {
 	if x := cutOf(t, w.Body.Bytes()); w.Code != 200 || !x.Erased || !x.Final {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
-	if d := cmp.Diff([]string{"optout browser:abc124 false", "optout browser:abc123 false", "erase browser:abc126 all", "erase browser:abc125 all"}, r.graph.cuts); d != "" {
+	if d := cmp.Diff([]string{"erase browser:abc125 all", "erase browser:abc126 all", "optout browser:abc123 false", "optout browser:abc124 false"}, slices.Sorted(slices.Values(r.graph.cuts))); d != "" {
 		t.Error(d)
+	}
+}
+
+// TestCrowdedBrowserIsCut: of up to 32 identities all are cut, and until they are none
+// is said to be; of more the answer is not final, and they stay named.
+func TestCrowdedBrowserIsCut(t *testing.T) {
+	for _, n := range []int{5, 32, 33} {
+		for _, tt := range []struct{ method, target, what string }{{"POST", "/v1/optout", "optout"}, {"DELETE", "/v1/me", "erase"}} {
+			r := newRig(t)
+			var list []string
+			for i := range n {
+				list = append(list, cookieOf(i))
+			}
+			w := r.visit(tt.method, tt.target, "", "Cookie", strings.Join(list, "; "))
+			x, all := cutOf(t, w.Body.Bytes()), n <= 32
+			if w.Code != 200 || x.Final != all || (x.Receipt != nil) != all || (cookies(w)["kith_id"] != nil) != all {
+				t.Errorf("%s of %d: %d %s, cookies %v", tt.what, n, w.Code, w.Body, cookies(w))
+			}
+			if got := slices.Compact(slices.Sorted(slices.Values(r.graph.cuts))); len(got) != min(n, 32) || !strings.HasPrefix(got[0], tt.what) {
+				t.Errorf("%s of %d: cut %v", tt.what, n, got)
+			}
+		}
 	}
 }
 

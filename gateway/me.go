@@ -68,20 +68,19 @@ func (g *Gateway) eraseOwn(w http.ResponseWriter, r *http.Request) error {
 	return writeValue(w, http.StatusOK, answer)
 }
 
-// forgetOwn erases what the browser is known by and takes its cookie away. Of
-// several identities the answer has the first receipt.
+// forgetOwn erases what the browser is known by and takes its cookie away. Of several
+// identities the answer has the first receipt; of more than are erased it is not final,
+// and they stay named.
 func (g *Gateway) forgetOwn(w http.ResponseWriter, r *http.Request, v *visit) (ownErasure, error) {
 	answer, began := ownErasure{Final: true}, time.Now()
-	var states []proto.OptOutState
-	for _, id := range v.claims() {
-		s, err := g.ownCut(r, id, func() (proto.OptOutState, error) { return g.erase(r.Context(), nil, id) })
-		if err != nil {
-			return answer, err
-		}
-		states = append(states, s)
+	states, err := g.ownCuts(r, v.toCut(), func(id proto.Identity) (proto.OptOutState, error) { return g.erase(r.Context(), nil, id) })
+	if err != nil {
+		return answer, err
 	}
-	if len(states) > 0 {
+	endless := v.endless
+	if len(states) > 0 && !endless {
 		g.dropBrowser(w, v)
+		v.leave()
 	}
 	more, err := g.eraseStatistical(r.Context(), r)
 	states = append(states, more...)
@@ -93,6 +92,9 @@ func (g *Gateway) forgetOwn(w http.ResponseWriter, r *http.Request, v *visit) (o
 		if answer.Receipt == nil {
 			answer.Receipt = states[i].Receipt
 		}
+	}
+	if endless {
+		answer.Final, answer.Receipt = false, nil
 	}
 	return answer, err
 }

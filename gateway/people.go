@@ -23,7 +23,7 @@ func (g *Gateway) optOutPage(w http.ResponseWriter, r *http.Request) error {
 	if x.Standing.Receipt != nil { // which was not there when the button was pressed
 		x.Outcome = &outcome{Text: x.W.NowOut, Receipt: receiptText(x.Standing.Receipt)}
 		g.dropBrowser(w, &v)
-		v.browser, v.several = "", nil
+		v.leave()
 		x.Uncut, x.Token = false, g.formToken(&v)
 	}
 	g.keep(w, v, "")
@@ -50,12 +50,12 @@ func (g *Gateway) optOutForm(w http.ResponseWriter, r *http.Request) error {
 		}
 		x.Outcome = &outcome{Text: x.W.NowOut, Receipt: receiptText(cut.Receipt)}
 		switch {
+		case v.endless:
+			x.Outcome.Text += " " + x.W.CrowdedRest
 		case cut.going() && len(v.claims()) > 0: // by which the receipt is had
 			x.Outcome = &outcome{Text: x.W.NowGoing + " " + x.W.GoingAgain}
 		case cut.going():
 			x.Outcome = &outcome{Text: x.W.NowGoing}
-		case v.crowded:
-			x.Outcome.Text += " " + x.W.CrowdedRest
 		}
 	case form.Get("do") == "in":
 		g.liftOwn(w, r, &v)
@@ -110,12 +110,12 @@ func (g *Gateway) choicesForm(w http.ResponseWriter, r *http.Request) error {
 			status = x.failed(err)
 			break
 		}
-		v.browser, v.several = "", nil
 		x.Outcome = &outcome{Text: x.W.Erased, Receipt: receiptText(answer.Receipt)}
-		if !answer.Final {
-			x.Outcome = &outcome{Text: x.W.ErasedGoing}
-		} else if v.crowded {
+		switch {
+		case v.endless:
 			x.Outcome.Text += " " + x.W.CrowdedRest
+		case !answer.Final:
+			x.Outcome = &outcome{Text: x.W.ErasedGoing}
 		}
 	default:
 		status = x.failed(proto.Errorf(proto.CodeInvalid, "the form does nothing"))

@@ -29,7 +29,9 @@ const (
 type visit struct {
 	browser proto.Identity   // the cookie's, empty without one
 	several []proto.Identity // instead of browser, if cookies name more than one
+	rest    []proto.Identity // those over severalMax, which are cut with the others
 	crowded bool             // there were more than severalMax
+	endless bool             // there were more than cutTogetherMax
 	host    string           // that the browser asked, with its port
 	doubled bool             // several cookies kith_id came
 	idSent  bool             // a cookie kith_id came, whatever its value
@@ -46,8 +48,12 @@ type visit struct {
 // cookiesReadMax is from how many bytes on cookies are looked for in the text too.
 const cookiesReadMax = 4 << 10
 
-// severalMax bounds the identities of one browser that are cut with it.
-const severalMax = 4
+// severalMax bounds the identities of one browser that are looked at, cutTogetherMax
+// those that are cut with it.
+const (
+	severalMax     = 4
+	cutTogetherMax = 32
+)
 
 // visitOf reads cookies and signals, and heeds those that no policy can change.
 func (g *Gateway) visitOf(r *http.Request) visit {
@@ -83,13 +89,15 @@ func (v *visit) readCookies(r *http.Request) {
 	v.idSent, v.doubled = len(ours) > 0, len(ours) > 1
 	for _, c := range ours {
 		switch id := browserIdentity(c.Value); {
-		case id == "" || id == v.browser || slices.Contains(v.several, id):
+		case id == "" || id == v.browser || slices.Contains(v.several, id) || slices.Contains(v.rest, id):
 		case v.browser == "":
 			v.browser = id
 		case len(v.several) < severalMax-1:
 			v.several = append(v.several, id)
+		case len(v.rest) < cutTogetherMax-severalMax:
+			v.rest, v.crowded = append(v.rest, id), true
 		default:
-			v.crowded = true
+			v.endless = true
 		}
 	}
 	if len(v.several) > 0 {
@@ -124,13 +132,19 @@ func cookiesNamed(r *http.Request, name string) []*http.Cookie {
 	return nil
 }
 
-// claims are all identities that the browser carries.
+// claims are the identities that the browser carries, up to severalMax.
 func (v *visit) claims() []proto.Identity {
 	if v.browser != "" {
 		return []proto.Identity{v.browser}
 	}
 	return v.several
 }
+
+// toCut are the claims and, of a crowded browser, the rest.
+func (v *visit) toCut() []proto.Identity { return slices.Concat(v.claims(), v.rest) }
+
+// leave has v carry no identity any more.
+func (v *visit) leave() { v.browser, v.several, v.rest, v.crowded = "", nil, nil, false }
 
 // browserIdentity is the identity that a kith_id value names, empty if it is
 // none that this plane would set, or one of which it stores nothing.
