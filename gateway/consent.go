@@ -155,7 +155,12 @@ func (g *Gateway) stillOut(r *http.Request, v *visit) bool {
 	}
 	defer done()
 	if _, err := g.deps.OptOuts.OptIn(ctx, id); err != nil {
-		return proto.CodeOf(err) != proto.CodeConflict // lifted meanwhile
+		if proto.CodeOf(err) != proto.CodeConflict {
+			return true
+		}
+		// It was lifted meanwhile, or opted out once more.
+		s, err := g.deps.OptOuts.OptOutState(ctx, id)
+		return err != nil || s.OptedOut
 	}
 	g.metrics.optIns.Inc()
 	return false

@@ -341,13 +341,14 @@ func TestOwnOptIn(t *testing.T) {
 		{"cut", true, nil, nil, []string{"optin browser:abc123"}, false, "false"},
 		{"nobody knows", true, proto.Errorf(proto.CodeUnavailable, "no"), nil, nil, true, "false"},
 		{"cut, and not lifted", true, nil, proto.Errorf(proto.CodeOverloaded, "full"), nil, true, "false"},
-		{"lifted meanwhile", true, nil, proto.Errorf(proto.CodeConflict, "is not"), nil, false, `true,"by":"opted_out"`},
+		{"lifted meanwhile", true, nil, proto.Errorf(proto.CodeConflict, "is not"), nil, false, "false"},
+		{"opted out again meanwhile", true, nil, proto.Errorf(proto.CodeConflict, "again"), nil, true, "false"},
 	} {
 		r := newRig(t)
 		if tt.out {
 			r.graph.out["browser:abc123"] = &proto.OptOutState{OptedOut: true, Final: true}
 		}
-		r.graph.cutErr, r.graph.inErr = tt.err, tt.inErr
+		r.graph.cutErr, r.graph.inErr, r.graph.lifted = tt.err, tt.inErr, tt.name == "lifted meanwhile"
 		w := r.visit("POST", "/v1/optin", "", "Cookie", both)
 		if w.Code != 200 || !strings.HasPrefix(w.Body.String(), `{"opted_out":`+tt.answer) || cookies(w)["kith_optout"].MaxAge >= 0 {
 			t.Errorf("%s: %d %s %v", tt.name, w.Code, w.Body, w.Header())

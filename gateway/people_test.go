@@ -342,6 +342,23 @@ func TestOptOutPage(t *testing.T) {
 	}
 }
 
+// TestOptOutPageWayIn: who is out by the identity alone, as after an opt-out in another
+// place, has the button for the opposite, and it works.
+func TestOptOutPageWayIn(t *testing.T) {
+	r := newRig(t)
+	r.graph.out["browser:abc123"] = &proto.OptOutState{OptedOut: true, Final: true}
+	w := r.visit("GET", "/optout", "", "Cookie", mineToo)
+	if !isOut(t, w) || !strings.Contains(w.Body.String(), `id="in"`) {
+		t.Errorf("no way in: %s", w.Body)
+	}
+	if w = r.submit("/optout", "do=in", "Cookie", mineToo); isOut(t, w) || !slices.Equal(r.graph.cuts, []string{"optin browser:abc123"}) {
+		t.Errorf("not in: %v %s", r.graph.cuts, w.Body)
+	}
+	if w = r.visit("GET", "/optout", "", "Cookie", mineToo); strings.Contains(w.Body.String(), `id="in"`) {
+		t.Error("a way in for who is in")
+	}
+}
+
 // TestChoicesPage: what is held is shown, of whom it is asked for.
 func TestChoicesPage(t *testing.T) {
 	r := newRig(t)

@@ -27,6 +27,7 @@ type twinGraph struct {
 	slow   bool  // no cut is final at once
 	cutErr error // what cuts and questions fail with
 	inErr  error // what opt-ins fail with
+	lifted bool  // what an opt-in fails at was lifted by another
 	purged int
 }
 
@@ -254,6 +255,9 @@ func (t *twin) OptIn(ctx context.Context, id proto.Identity) (proto.OptOutState,
 	defer t.mu.Unlock()
 	if err := t.cutFails(ctx); err != nil {
 		return proto.OptOutState{}, err
+	}
+	if t.graph.lifted {
+		delete(t.graph.out, id)
 	}
 	if t.graph.inErr != nil {
 		return proto.OptOutState{}, t.graph.inErr
