@@ -149,7 +149,7 @@ func (g *Gateway) declare(w http.ResponseWriter, r *http.Request, v *visit, x de
 	if browser == "" {
 		browser = newBrowser()
 	}
-	pos, err := g.setTraits(r.Context(), client, browser, set, false)
+	pos, err := g.setTraits(r.Context(), client, []proto.Identity{browser}, set, false)
 	if err != nil {
 		return declared{}, err
 	}
@@ -158,13 +158,18 @@ func (g *Gateway) declare(w http.ResponseWriter, r *http.Request, v *visit, x de
 	return declared{Position: pos.String()}, nil
 }
 
-// takeBack removes traits, whatever speaks against storing any.
+// takeBack removes traits of all that the browser carries, whatever speaks against
+// storing any.
 func (g *Gateway) takeBack(ctx context.Context, client proto.ClientInfo, v *visit, set []proto.Prop) (declared, error) {
-	if v.browser == "" {
+	browsers := v.toCut()
+	if len(browsers) == 0 {
 		return declared{OptedOut: v.signal != ""}, nil
 	}
-	pos, err := g.setTraits(ctx, client, v.browser, set, true)
-	return declared{OptedOut: v.signal != "", Position: pos.String()}, err
+	pos, err := g.setTraits(ctx, client, browsers, set, true)
+	if err != nil {
+		return declared{}, err
+	}
+	return declared{OptedOut: v.signal != "", Position: pos.String()}, nil
 }
 
 // traits are what x sets; a text that is empty removes one.
@@ -202,13 +207,16 @@ func (x *declaration) traits() ([]proto.Prop, error) {
 	return set, nil
 }
 
-// setTraits makes traits of a browser durable; free, whatever the client's allowance.
-func (g *Gateway) setTraits(ctx context.Context, client proto.ClientInfo, browser proto.Identity, set []proto.Prop, free bool) (proto.Position, error) {
+// setTraits makes traits of browsers durable; free, whatever the client's allowance.
+func (g *Gateway) setTraits(ctx context.Context, client proto.ClientInfo, browsers []proto.Identity, set []proto.Prop, free bool) (proto.Position, error) {
 	p := g.newPost()
 	defer g.freePost(p)
 	p.client, p.known, p.free = client, true, free
-	p.events, p.indexes = 1, append(p.indexes, 0)
-	p.batch.AddTraits(p.hasher, &proto.Traits{Client: client.ID, Space: client.Space, Identity: browser, Received: p.now, Set: set})
+	p.events = len(browsers)
+	for i, id := range browsers {
+		p.indexes = append(p.indexes, i)
+		p.batch.AddTraits(p.hasher, &proto.Traits{Client: client.ID, Space: client.Space, Identity: id, Received: p.now, Set: set})
+	}
 	pos, err := g.submit(ctx, true, p)
 	if err == nil && len(p.refused) > 0 {
 		err = &proto.Error{Code: p.refused[0].code, Message: p.refused[0].message}

@@ -359,6 +359,22 @@ func TestOptOutPageWayIn(t *testing.T) {
 	}
 }
 
+// TestTakeBackOfSeveral: of a browser with several identities a trait goes from each.
+func TestTakeBackOfSeveral(t *testing.T) {
+	r := newRig(t)
+	w := r.visit("POST", "/v1/choices", `{"client":"acme","remove":["plan"]}`, "Content-Type", "application/json", "Cookie", mineToo+"; kith_id=abc124")
+	var got []proto.Identity
+	for _, x := range r.traits {
+		if x.Client != 2 || len(x.Set) != 1 || x.Set[0].Key != "plan" || x.Set[0].Value.Text != "" {
+			t.Errorf("%+v", x)
+		}
+		got = append(got, x.Identity)
+	}
+	if slices.Sort(got); w.Code != 200 || !strings.Contains(w.Body.String(), `"position"`) || !slices.Equal(got, []proto.Identity{"browser:abc123", "browser:abc124"}) {
+		t.Errorf("%d %s: of %v", w.Code, w.Body, got)
+	}
+}
+
 // TestChoicesPage: what is held is shown, of whom it is asked for.
 func TestChoicesPage(t *testing.T) {
 	r := newRig(t)
