@@ -27,8 +27,8 @@ import (
 // exportFormat is the version of the lines.
 const exportFormat = 1
 
-// exportStep is how many identities are read from one snapshot: a longer one
-// would keep what was deleted meanwhile on the disk.
+// exportStep is how many names are read at once: what is known of each is read
+// when it is written.
 const exportStep = 256
 
 type exportedClient struct {
@@ -141,16 +141,21 @@ type exportedEnd struct {
 }
 
 // ExportClient writes all that a client holds to w. Each identity is as it was
-// when it was written; one that opted out before is not there. Memory is bounded
-// by one identity.
+// when it was written, however slowly w takes it; of one that was cut or erased
+// before that nothing of before is there. CodeUnavailable if a lane stopped, or
+// does while it is written. Memory is bounded by one identity.
 func (n *Node) ExportClient(ctx context.Context, client proto.ClientInfo, w io.Writer) error {
 	ctx, done, err := n.working(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
-	out := bufio.NewWriterSize(w, 64<<10)
-	x := &clientExport{node: n, client: client, out: json.NewEncoder(out), end: exportedEnd{Kind: "end"}}
+	if err := n.whole(); err != nil {
+		return err
+	}
+	to := &exportReader{w: w}
+	out := bufio.NewWriterSize(to, 64<<10)
+	x := &clientExport{node: n, client: client, to: to, out: json.NewEncoder(out), end: exportedEnd{Kind: "end"}}
 	x.out.SetEscapeHTML(false)
 	if err := x.account(ctx); err != nil {
 		return err
@@ -163,19 +168,43 @@ func (n *Node) ExportClient(ctx context.Context, client proto.ClientInfo, w io.W
 	if err := x.aggregates(ctx); err != nil {
 		return err
 	}
+	if err := n.whole(); err != nil {
+		return err
+	}
 	if err := x.out.Encode(x.end); err != nil {
 		return err
 	}
 	return out.Flush()
 }
 
+// whole is nil while all lanes answer.
+func (n *Node) whole() error {
+	if err := n.fault(); err != nil {
+		return proto.Errorf(proto.CodeUnavailable, "the export would not be whole: %w", err)
+	}
+	return nil
+}
+
 // clientExport is one export under way.
 type clientExport struct {
 	node   *Node
 	client proto.ClientInfo
+	to     *exportReader
 	out    *json.Encoder
 	end    exportedEnd
-	at     uint64 // the control record that the lane at hand had obeyed before its snapshot
+	taken  int // how often the reader had taken something when it was last looked whether what was read still holds
+}
+
+// exportReader counts how often whoever reads an export takes something of it,
+// which may be slowly.
+type exportReader struct {
+	w     io.Writer
+	taken int
+}
+
+func (r *exportReader) Write(p []byte) (int, error) {
+	r.taken++
+	return r.w.Write(p)
 }
 
 // account writes the client itself and what is of it beside identities.
@@ -249,6 +278,9 @@ func (x *clientExport) aggregates(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
+			if p := list.Partitions; p.Answered < p.Of {
+				return proto.Errorf(proto.CodeUnavailable, "the export would not be whole: %d of %d partitions answer", p.Answered, p.Of)
+			}
 			for _, d := range list.Days {
 				if by == "campaign" && d.Names == nil && d.Other == nil {
 					continue
@@ -275,7 +307,7 @@ func (l *lane) firstTotals(client proto.ClientID) (first proto.Day, err error) {
 	return first, err
 }
 
-// lane writes a lane's identities, some from each snapshot.
+// lane writes a lane's identities, some at a time.
 func (x *clientExport) lane(ctx context.Context, l *lane) error {
 	for next, more := proto.Ordinal(0), true; more; {
 		var err error
@@ -286,48 +318,63 @@ func (x *clientExport) lane(ctx context.Context, l *lane) error {
 	return nil
 }
 
+// exportedName is an identity that is to be written.
+type exportedName struct {
+	ordinal proto.Ordinal
+	node    proto.Node
+	id      proto.Identity
+}
+
 // some writes identities from an ordinal on, and says where to go on.
 func (x *clientExport) some(ctx context.Context, l *lane, first proto.Ordinal) (next proto.Ordinal, more bool, err error) {
-	x.at = l.progress.obeyed.Load()
+	list, next, more, err := x.names(ctx, l, first)
+	for i := 0; err == nil && i < len(list); i++ {
+		err = x.identity(ctx, l, &list[i])
+	}
+	return next, more, err
+}
+
+// names are those of the client's space from an ordinal on, and where they go on.
+func (x *clientExport) names(ctx context.Context, l *lane, first proto.Ordinal) (list []exportedName, next proto.Ordinal, more bool, err error) {
 	snap := l.acquire()
 	defer snap.release()
-	left := exportStep
 	err = l.scanNames(snap, first, func(o proto.Ordinal, node proto.Node, id proto.Identity) (bool, error) {
 		if node.Space != x.client.Space {
 			return true, ctx.Err()
 		}
-		if left == 0 {
+		if len(list) == exportStep {
 			next, more = o, true
 			return false, nil
 		}
-		left--
-		return true, x.identity(ctx, snap, node, id)
+		list = append(list, exportedName{o, node, id})
+		return true, ctx.Err()
 	})
-	return next, more, err
+	return list, next, more, err
 }
 
-// identity writes what the client knows of a node: itself, or of its user.
-func (x *clientExport) identity(ctx context.Context, snap *laneSnapshot, node proto.Node, id proto.Identity) error {
+// identity writes what the client knows of a node now: itself, or of its user.
+func (x *clientExport) identity(ctx context.Context, l *lane, e *exportedName) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	s, _, err := readNode(snap, node)
-	if err != nil || s.Dark() {
-		return err
-	}
 	n := x.node
-	line := exportedIdentity{Kind: "identity", Identity: id, Segments: []proto.SegmentID{}}
+	at := l.progress.obeyed.Load() // before the snapshot
+	snap := l.acquire()
+	defer snap.release()
+	s, _, err := readNode(snap, e.node)
+	if err == nil {
+		err = n.mayAnswer(l) // or the snapshot may be older than an opt-out
+	}
+	if err != nil || s.Dark() || s.Ordinal != e.ordinal {
+		return err // one that is gone and came back comes later, with its new number
+	}
+	x.taken = x.to.taken
+	line := exportedIdentity{Kind: "identity", Identity: e.id, Segments: []proto.SegmentID{}}
 	var seen proto.Seen
-	seen, line.Segments = n.registry.current().segments(s.View(), x.client.ID, x.at, n.now(), line.Segments)
-	links := linksOf(&s, node, x.client.ID)
+	seen, line.Segments = n.registry.current().segments(s.View(), x.client.ID, at, n.now(), line.Segments)
+	links := linksOf(&s, e.node, x.client.ID)
 	if !seen.Known && len(links) == 0 {
 		return nil
-	}
-	if now, err := n.view(node); err != nil || now == nil || now.OptedOut {
-		return err // opted out since the snapshot was taken: nothing of before is told
-	}
-	if err := n.mayAnswer(n.laneFor(node.Hash)); err != nil {
-		return err // or a view from the cache may be older than an opt-out
 	}
 	f := s.Client(x.client.ID)
 	if f != nil {
@@ -340,19 +387,38 @@ func (x *clientExport) identity(ctx context.Context, snap *laneSnapshot, node pr
 		return err
 	}
 	if f != nil {
-		h := history{snap: snap, node: node, gen: s.Gen(), facts: f}
-		if err := x.events(id, &h); err != nil {
+		h := history{snap: snap, node: e.node, gen: s.Gen(), facts: f}
+		if err := x.events(e, &s, &h); err != nil {
 			return err
 		}
 	}
-	return x.links(id, node, links)
+	return x.links(e, links)
 }
 
-func (x *clientExport) events(id proto.Identity, h *history) (err error) {
-	h.walk(func(t proto.Millis, e *proto.EventBody) bool {
+// holds reports whether what was read of a node may still be written: it was not
+// cut, nor erased for the client. It is looked each time the reader took something.
+func (x *clientExport) holds(e *exportedName, was *identity.State) (bool, error) {
+	if x.taken == x.to.taken {
+		return true, nil
+	}
+	x.taken = x.to.taken
+	s, err := x.node.state(e.node)
+	if err != nil || s.Dark() || s.Ordinal != was.Ordinal || s.Gen() != was.Gen() {
+		return false, err
+	}
+	f, old := s.Client(x.client.ID), was.Client(x.client.ID)
+	return old == nil || f != nil && f.First == old.First, nil
+}
+
+func (x *clientExport) events(e *exportedName, s *identity.State, h *history) (err error) {
+	h.walk(func(t proto.Millis, b *proto.EventBody) bool {
+		var ok bool
+		if ok, err = x.holds(e, s); err != nil || !ok {
+			return false
+		}
 		x.end.Events++
-		err = x.out.Encode(exportedEvent{"event", id, proto.HistoryEvent{
-			Time: t.Time(), Event: e.Name, URL: e.URL, Ref: e.Ref, Props: valuesOf(e.Props),
+		err = x.out.Encode(exportedEvent{"event", e.id, proto.HistoryEvent{
+			Time: t.Time(), Event: b.Name, URL: b.URL, Ref: b.Ref, Props: valuesOf(b.Props),
 		}})
 		return err == nil
 	})
@@ -375,10 +441,32 @@ func linksOf(s *identity.State, node proto.Node, client proto.ClientID) (list []
 	return list
 }
 
-// links writes edges whose other end has a name still.
-func (x *clientExport) links(id proto.Identity, node proto.Node, list []graph.Edge) error {
-	for _, e := range list {
-		peer, err := x.node.nameOfPeer(proto.Node{Hash: e.Peer, Space: node.Space})
+// linked reports whether an edge that was read may still be written: it is there
+// still. It is looked as for holds.
+func (x *clientExport) linked(from *exportedName, e *graph.Edge) (bool, error) {
+	if x.taken == x.to.taken {
+		return true, nil
+	}
+	s, err := x.node.state(from.node)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(linksOf(&s, from.node, x.client.ID), func(now graph.Edge) bool {
+		return now.Peer == e.Peer && now.Gen == e.Gen && now.Time == e.Time
+	}), nil
+}
+
+// links writes edges whose other end is still who it was when they were made, and
+// has a name.
+func (x *clientExport) links(from *exportedName, list []graph.Edge) error {
+	for i := range list {
+		e := &list[i]
+		if ok, err := x.linked(from, e); err != nil {
+			return err
+		} else if !ok {
+			continue
+		}
+		peer, err := x.node.nameOfPeer(proto.Node{Hash: e.Peer, Space: from.node.Space}, e.Gen)
 		if err != nil {
 			return err
 		}
@@ -386,7 +474,7 @@ func (x *clientExport) links(id proto.Identity, node proto.Node, list []graph.Ed
 			continue
 		}
 		x.end.Links++
-		err = x.out.Encode(exportedLink{"link", id, peer, e.Method.String(), float64(e.Confidence) / 1000, e.Time.Time()})
+		err = x.out.Encode(exportedLink{"link", from.id, peer, e.Method.String(), float64(e.Confidence) / 1000, e.Time.Time()})
 		if err != nil {
 			return err
 		}
@@ -394,13 +482,14 @@ func (x *clientExport) links(id proto.Identity, node proto.Node, list []graph.Ed
 	return nil
 }
 
-// nameOfPeer is the identity of a node, "" if it is opted out or has no name.
-func (n *Node) nameOfPeer(node proto.Node) (id proto.Identity, err error) {
+// nameOfPeer is the identity of a node of a generation, "" if it is another one by
+// now, opted out or without a name.
+func (n *Node) nameOfPeer(node proto.Node, gen uint32) (id proto.Identity, err error) {
 	l := n.laneFor(node.Hash)
 	snap := l.acquire()
 	defer snap.release()
 	s, _, err := readNode(snap, node)
-	if err != nil || !s.Named || s.Dark() {
+	if err != nil || !s.Named || s.Dark() || s.Gen() != gen {
 		return "", err
 	}
 	if id, err = l.nameOf(snap, s.Ordinal); err != nil {

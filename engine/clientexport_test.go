@@ -144,6 +144,153 @@ func TestExportClientDuringOptOut(t *testing.T) {
 	}
 }
 
+// whileRead exports while the reader hangs once on what is nearly all of one lane,
+// and gives what the export says of an identity: the one that is last in a first
+// export, which what happens meanwhile is about.
+func whileRead(t *testing.T, n *engine.Node, c proto.ClientInfo, meanwhile func(victim proto.Identity)) (lines []exported, of string) {
+	t.Helper()
+	victim := proto.Identity("")
+	for _, x := range export(t, n, c) {
+		if x.Kind == "identity" {
+			victim = x.Identity
+		}
+	}
+	w := &onWrite{do: func() { meanwhile(victim) }}
+	if err := n.ExportClient(t.Context(), c, w); err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(w.String()) {
+		if strings.Contains(line, string(victim)+`"`) {
+			of += line
+		}
+	}
+	return exportedLines(t, &w.Buffer), of
+}
+
+// padded is a page with so many bytes of old news, for exports that are larger than
+// what is buffered.
+func padded(c proto.ClientInfo, visitor string, bytes int) *proto.Event {
+	e := page(c, visitor, "old", time.Now())
+	for k := 0; bytes > 0; k++ {
+		e.Props = append(e.Props, proto.Prop{Key: fmt.Sprint("pad", k), Value: proto.TextOf(fmt.Sprintf("%0100d", k))})
+		bytes -= 100
+	}
+	return e
+}
+
+// Whoever is erased while an export runs, and comes back, is in what follows only
+// with what came after that.
+func TestExportClientDuringErasure(t *testing.T) {
+	for _, mine := range []bool{false, true} {
+		t.Run(fmt.Sprint("of one client=", mine), func(t *testing.T) {
+			n := testNode(t, t.TempDir())
+			defer closeNode(t, n)
+			for _, name := range []proto.ClientName{"one", "two"} {
+				if _, err := n.CreateKey(t.Context(), name, proto.RoleClient, "both"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			one, _ := n.Client("one")
+			two, _ := n.Client("two")
+			for i := range 255 { // all at once, beyond what is buffered
+				v := fmt.Sprint("v", i)
+				submit(t, n, padded(one, v, 800), page(two, v, "theirs", time.Now()))
+			}
+			lines, of := whileRead(t, n, one, func(victim proto.Identity) {
+				if mine {
+					if _, err := n.Erase(t.Context(), &one, victim); err != nil {
+						t.Fatal(err)
+					}
+					return
+				}
+				if _, err := n.Erase(t.Context(), nil, victim); err != nil {
+					t.Fatal(err)
+				}
+				submit(t, n, page(one, string(victim)[len("browser:"):], "new", time.Now()))
+			})
+			if strings.Contains(of, "pad") || strings.Contains(of, "old") || mine && of != "" {
+				t.Errorf("of who was erased it tells %s", of)
+			}
+			if end := lines[len(lines)-1]; end.Kind != "end" || end.Events < 254 {
+				t.Errorf("the end is %+v", end)
+			}
+		})
+	}
+}
+
+// The same holds between the events of one identity.
+func TestExportClientDuringALongHistory(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	c := acme(t, n)
+	const all = 300
+	for range all {
+		submit(t, n, padded(c, "v", 800))
+	}
+	lines, _ := whileRead(t, n, c, func(victim proto.Identity) { optOut(t, n, victim, false) })
+	if end := lines[len(lines)-1]; end.Events == 0 || end.Events > all/2 {
+		t.Errorf("%d of %d events are told, of which the reader had taken those that come to 64 KiB when the opt-out was acknowledged", end.Events, all)
+	}
+}
+
+// A link whose other end was cut and came back is not told with that one's name.
+func TestExportClientLinksDuringErasure(t *testing.T) {
+	for _, kind := range []string{"erased", "forgotten"} {
+		t.Run(kind, func(t *testing.T) {
+			n := testNode(t, t.TempDir())
+			defer closeNode(t, n)
+			c := acme(t, n)
+			// Of a link the lesser end tells, whose long history is between it and its links.
+			least, peer := "a", "b"
+			if h, other := n.Hasher().Hash("browser:a"), n.Hasher().Hash("browser:b"); slices.Compare(h[:], other[:]) > 0 {
+				least, peer = peer, least
+			}
+			submit(t, n, page(c, peer, "old", time.Now()))
+			for range 100 {
+				submit(t, n, padded(c, least, 800))
+			}
+			link(t, n, c, "browser:a", "browser:b", yes())
+			settle(t, n)
+			if end := last(export(t, n, c)); end.Links != 1 {
+				t.Fatalf("the end is %+v", end)
+			}
+			lines, _ := whileRead(t, n, c, func(proto.Identity) {
+				of := &c
+				if kind == "erased" {
+					of = nil
+				}
+				if _, err := n.Erase(t.Context(), of, proto.Identity("browser:"+peer)); err != nil {
+					t.Fatal(err)
+				}
+				submit(t, n, page(c, peer, "new", time.Now()))
+			})
+			if end := last(lines); end.Kind != "end" || end.Links != 0 {
+				t.Errorf("the end is %+v", end)
+			}
+		})
+	}
+}
+
+func last(lines []exported) exported { return lines[len(lines)-1] }
+
+// An export that lacks a lane is none, whether the lane stopped before or meanwhile.
+func TestExportClientIsWhole(t *testing.T) {
+	n := testNode(t, t.TempDir(), lanes(2))
+	defer closeNode(t, n)
+	c := acme(t, n)
+	for i := range 255 {
+		submit(t, n, padded(c, fmt.Sprint("v", i), 800))
+	}
+	w := &onWrite{do: func() { n.StopLane(1) }}
+	if err := n.ExportClient(t.Context(), c, w); proto.CodeOf(err) != proto.CodeUnavailable || strings.Contains(w.String(), `"kind":"end"`) {
+		t.Errorf("an export whose lane stopped meanwhile ends with %v", err)
+	}
+	w = &onWrite{}
+	if err := n.ExportClient(t.Context(), c, w); proto.CodeOf(err) != proto.CodeUnavailable || w.Len() > 0 {
+		t.Errorf("an export without a lane: %v, and %d bytes", err, w.Len())
+	}
+}
+
 // The account has the sizes of days that ended, saved audiences and what report
 // keys were told, of this client alone.
 func TestExportClientAccount(t *testing.T) {
