@@ -526,6 +526,33 @@ func CheckOpenImport(lists []proto.SegmentID, imports []proto.Import, x proto.Im
 	return b.checkOpen(x, 1, nil)
 }
 
+// FailingImports are the numbers of a client's imports in the order in which they are
+// tried if each fails, until the first comes again.
+func FailingImports(imports []proto.Import) (numbers []uint64) {
+	b := &importBook{imports: map[uint64]*proto.Import{}}
+	for i := range imports {
+		b.imports[imports[i].Number] = &imports[i]
+	}
+	r := &registry{clients: map[proto.ClientName]proto.ClientInfo{"acme": {ID: 1, Name: "acme"}}, books: map[proto.ClientID]*importBook{1: b}}
+	failed := map[importKey]bool{}
+	for {
+		job, _, ok := r.nextImport(0, failed)
+		if !ok {
+			return numbers
+		}
+		failed[job.key()] = true
+		numbers = append(numbers, job.one.Number)
+	}
+}
+
+// DefineImported defines the segment that an import would make, as if the node had
+// crashed right after that.
+func (n *Node) DefineImported(ctx context.Context, c proto.ClientInfo, i proto.Import) error {
+	spec := proto.SegmentSpec{ID: i.Segment, Scope: i.Scope, When: listRule(i.Segment, i.Number)}
+	_, err := n.define(ctx, c, spec, func(proto.ClientID, proto.SegmentID, *segments.Rule) error { return nil })
+	return err
+}
+
 // MergeImport does what there is to do for an import that was accepted.
 func (n *Node) MergeImport(ctx context.Context, c proto.ClientInfo, i proto.Import) error {
 	return n.doImport(ctx, importJob{client: c, do: proto.ImportMerging, one: i})

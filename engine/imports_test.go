@@ -558,6 +558,39 @@ func TestImportOfSomebodyFullOfMarks(t *testing.T) {
 	settles(t, n, c, hashed(0), "crm")
 }
 
+// An import of too few whose segment was made before a crash, and is named by now, is
+// ended with the reason; neither it nor one that fails holds up the others.
+func TestImportThatCannotBeRefused(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	c := acme(t, n)
+	i := begin(t, n, c, "crm", proto.ImportCreate)
+	addRows(t, n, c, i.Number, accounts(0, 3))
+	if err := n.DefineImported(t.Context(), c, i); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.SaveAudience(t.Context(), c, proto.AudienceSpec{ID: "mine", Expr: "crm"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := commit(t, n, c, i.Number, 50); got.State != proto.ImportEnded || !strings.Contains(got.Reason, "@mine") {
+		t.Errorf("it is %v: %s", got.State, got.Reason)
+	}
+	if got := count(t, n, c, "crm"); got != 0 {
+		t.Errorf("%d are in its segment", got)
+	}
+	swept(t, n, c)
+	if got := load(t, n, c, "other", proto.ImportCreate, 0, hashed(1)); got.State != proto.ImportDone {
+		t.Errorf("the next import is %v", got.State)
+	}
+	got := engine.FailingImports([]proto.Import{
+		{Number: 1, State: proto.ImportSealed}, {Number: 2, State: proto.ImportMerging},
+		{Number: 3, State: proto.ImportDone}, {Number: 4, State: proto.ImportSealed},
+	})
+	if d := cmp.Diff([]uint64{2, 1, 4}, got); d != "" {
+		t.Errorf("where each fails (-want +got):\n%s", d)
+	}
+}
+
 // While a lane stands still an import does not go on: what it would write is not taken
 // in, and would be written again with each try.
 func TestImportWaitsForStoppedLane(t *testing.T) {

@@ -27,15 +27,29 @@ type importJob struct {
 	dirty  uint64
 }
 
-// workImports does what there is to do, until ctx ends.
+// importKey names a job, while it is there to be done: a sweep has no number.
+type importKey struct {
+	client proto.ClientID
+	number uint64
+}
+
+func (j *importJob) key() importKey { return importKey{j.client.ID, j.one.Number} }
+
+// workImports does what there is to do, until ctx ends. A job that failed comes
+// again when all others had their turn.
 func (n *Node) workImports(ctx context.Context) {
 	for !n.ready.Load() {
 		if !pause(ctx, 50*time.Millisecond) {
 			return
 		}
 	}
+	failed := map[importKey]bool{} // since all others had their turn
 	for ctx.Err() == nil {
-		job, changed, ok := n.registry.nextImport(proto.MillisOf(n.config.Now()))
+		job, changed, ok := n.registry.nextImport(proto.MillisOf(n.config.Now()), failed)
+		if !ok && len(failed) > 0 {
+			clear(failed)
+			continue
+		}
 		if !ok {
 			select {
 			case <-changed:
@@ -46,14 +60,15 @@ func (n *Node) workImports(ctx context.Context) {
 		}
 		if err := n.doImport(ctx, job); err != nil && ctx.Err() == nil {
 			n.logger.Warn("an import does not go on, trying again", "import", job.one.Number, "error", err)
+			failed[job.key()] = true
 			pause(ctx, beatEvery)
 		}
 	}
 }
 
-// nextImport is the job that was there first: merging before deciding before
-// sweeping.
-func (r *registry) nextImport(now proto.Millis) (job importJob, changed <-chan struct{}, ok bool) {
+// nextImport is the job that was there first, of those that did not fail: merging
+// before deciding before sweeping.
+func (r *registry) nextImport(now proto.Millis, failed map[importKey]bool) (job importJob, changed <-chan struct{}, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	rank := func(s proto.ImportState) int {
@@ -74,14 +89,14 @@ func (r *registry) nextImport(now proto.Millis) (job importJob, changed <-chan s
 		}
 		for _, i := range b.imports {
 			old := i.State == proto.ImportOpen && proto.MillisOf(i.Opened) < now.Add(-importAge)
-			if i.State.Final() || i.State == proto.ImportOpen && !old {
+			if i.State.Final() || i.State == proto.ImportOpen && !old || failed[importKey{client.ID, i.Number}] {
 				continue
 			}
 			if k := rank(i.State); !ok || k > rank(job.do) || k == rank(job.do) && i.Number < job.one.Number {
 				job, ok = importJob{client: client, do: i.State, one: *i}, true
 			}
 		}
-		if b.dirty > 0 && (!ok || rank(job.do) == 0 && b.dirty < job.dirty) {
+		if b.dirty > 0 && !failed[importKey{client: client.ID}] && (!ok || rank(job.do) == 0 && b.dirty < job.dirty) {
 			job, ok = importJob{client: client, do: proto.ImportSwept, dirty: b.dirty}, true
 		}
 	}
@@ -143,10 +158,15 @@ func (n *Node) decideImport(ctx context.Context, job importJob) error {
 }
 
 // refuseImport says that too few were matched. A segment that was made for it
-// before a crash goes again.
+// before a crash goes again; where others name it by now it stays, of nobody.
 func (n *Node) refuseImport(ctx context.Context, job importJob, m importMeasure) error {
 	if job.list.number == 0 {
-		if err := n.undefine(ctx, job.client, job.one.Segment, true); err != nil && proto.CodeOf(err) != proto.CodeNotFound {
+		err := n.undefine(ctx, job.client, job.one.Segment, true)
+		switch proto.CodeOf(err) {
+		case "", proto.CodeNotFound:
+		case proto.CodeConflict:
+			return n.endImport(ctx, job.client.ID, job.one.Number, proto.ImportSealed, "too few people are matched, and the segment, which nobody is in, could not be deleted: "+err.Error()+"; then delete it, and import again")
+		default:
 			return err
 		}
 	}
