@@ -514,6 +514,13 @@ func (n *Node) Unswept(c proto.ClientInfo) (dirty bool) {
 	return dirty
 }
 
+// LateRows reports whether rows that came too late for the client's imports are still
+// to be looked for.
+func (n *Node) LateRows(c proto.ClientInfo) (late bool) {
+	n.registry.withImports(c.ID, func(b *importBook) { late = b.ended > 0 })
+	return late
+}
+
 // CheckOpenImport says why an import may not begin beside lists and imports.
 func CheckOpenImport(lists []proto.SegmentID, imports []proto.Import, x proto.ImportSpec) error {
 	b := importBook{imports: map[uint64]*proto.Import{}, lists: map[proto.SegmentID]*importList{}}

@@ -20,6 +20,9 @@ const (
 	importsKept      = 100 // those that came to their end, in answers
 	// importAge is after which an import that was not committed is given up.
 	importAge = 24 * time.Hour
+	// importLate is after which no row of an import comes any more that was not known
+	// to be durable in time, or was taken by another node that had not read of its end.
+	importLate = 2 * time.Minute
 )
 
 // importBook is what the control stream says of one client's imports.
@@ -30,6 +33,10 @@ type importBook struct {
 	// any more, 0 if none did since they were swept; unswept is how many did.
 	dirty   uint64
 	unswept int
+	// ended is the newest record by which an import came to its end, 0 if late rows
+	// were looked for since.
+	ended   uint64
+	endedAt proto.Millis
 	day     proto.Day
 	opened  int // on day
 }
@@ -65,6 +72,9 @@ func (r *registry) obeyImport(seq uint64, at proto.Millis, x *pb.Import) error {
 		if b.dirty <= x.Number {
 			b.dirty, b.unswept = 0, 0
 		}
+		if b.ended <= x.Number && at >= b.endedAt.Add(importLate) {
+			b.ended = 0
+		}
 		return nil
 	}
 	i := b.imports[x.Number]
@@ -90,6 +100,9 @@ func (r *registry) obeyImport(seq uint64, at proto.Millis, x *pb.Import) error {
 	case proto.ImportBelow, proto.ImportEnded:
 		b.soil(seq)
 	}
+	if state.Final() {
+		b.ended, b.endedAt = seq, at
+	}
 	b.forgetOld()
 	return nil
 }
@@ -101,6 +114,7 @@ func (b *importBook) open(seq uint64, at proto.Millis, x *pb.Import) {
 		if i.Segment == proto.SegmentID(x.Segment) && i.State == proto.ImportOpen {
 			i.State, i.Reason = proto.ImportEnded, "another import of the segment was begun"
 			b.soil(seq)
+			b.ended, b.endedAt = seq, at
 		}
 	}
 	b.imports[seq] = &proto.Import{
@@ -129,6 +143,15 @@ func (b *importBook) merge(i *proto.Import, list uint64) {
 func (b *importBook) soil(seq uint64) {
 	b.dirty = seq
 	b.unswept++
+}
+
+// toSweep is up to which record marks that stand for nothing are to be looked for
+// now, 0 if they need not be.
+func (b *importBook) toSweep(now proto.Millis) uint64 {
+	if b.ended > 0 && now >= b.endedAt.Add(importLate) {
+		return max(b.dirty, b.ended)
+	}
+	return b.dirty
 }
 
 // dropList lets go of the list of a segment that was deleted.

@@ -591,6 +591,31 @@ func TestImportThatCannotBeRefused(t *testing.T) {
 	}
 }
 
+// Rows that come after their import's end, because their sender did not wait for
+// them, are cleared away some time later, once.
+func TestRowsAfterTheEndOfAnImport(t *testing.T) {
+	var ahead atomic.Int64
+	n := testNode(t, t.TempDir(), func(c *engine.Config) {
+		c.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	})
+	defer closeNode(t, n)
+	c := acme(t, n)
+	i := load(t, n, c, "crm", proto.ImportCreate, 0, accounts(0, 3)...)
+	late := rowsOf(n, c, i.Number, []proto.Identity{hashed(1), hashed(900)})
+	if r := n.Submit(t.Context(), late); r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	until(t, n, 10*time.Second, "the rows are taken in", func() bool { seen, _ := lookup(t, n, c, hashed(900)); return seen.Known })
+	ahead.Store(int64(3 * time.Minute))
+	begin(t, n, c, "next", proto.ImportCreate)
+	until(t, n, 10*time.Second, "they are cleared away", func() bool { seen, _ := lookup(t, n, c, hashed(900)); return !seen.Known })
+	if got := traitsOf(t, n, c, hashed(1)); len(got) != 1 || got["import.crm"] == nil {
+		t.Errorf("who is on the list has traits %v", got)
+	}
+	until(t, n, 10*time.Second, "nothing is left to be looked for", func() bool { return !n.LateRows(c) })
+	verifyClean(t, n)
+}
+
 // While a lane stands still an import does not go on: what it would write is not taken
 // in, and would be written again with each try.
 func TestImportWaitsForStoppedLane(t *testing.T) {

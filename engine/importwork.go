@@ -96,8 +96,9 @@ func (r *registry) nextImport(now proto.Millis, failed map[importKey]bool) (job 
 				job, ok = importJob{client: client, do: i.State, one: *i}, true
 			}
 		}
-		if b.dirty > 0 && !failed[importKey{client: client.ID}] && (!ok || rank(job.do) == 0 && b.dirty < job.dirty) {
-			job, ok = importJob{client: client, do: proto.ImportSwept, dirty: b.dirty}, true
+		seq := b.toSweep(now)
+		if seq > 0 && !failed[importKey{client: client.ID}] && (!ok || rank(job.do) == 0 && seq < job.dirty) {
+			job, ok = importJob{client: client, do: proto.ImportSwept, dirty: seq}, true
 		}
 	}
 	if ok {
@@ -316,7 +317,8 @@ func (n *Node) settle(ctx context.Context) {
 	}
 }
 
-// sweepImports removes the client's marks that stand for nothing.
+// sweepImports removes the client's marks that stand for nothing: of what failed, and
+// some time after each import those of rows that came too late for it.
 func (n *Node) sweepImports(ctx context.Context, job importJob) error {
 	if err := n.obeyed(ctx, job.dirty); err != nil {
 		return err
@@ -350,7 +352,8 @@ func (n *Node) sweepImports(ctx context.Context, job importJob) error {
 		return err
 	}
 	_, err = n.registry.propose(ctx, func() (*pb.Control, error) {
-		if !n.registry.living(job.client) || n.registry.imports(job.client.ID).dirty == 0 {
+		b := n.registry.imports(job.client.ID)
+		if !n.registry.living(job.client) || b.dirty == 0 && b.ended == 0 {
 			return nil, nil
 		}
 		return importRecord(job.client.ID, job.dirty, proto.ImportSwept, nil), nil
