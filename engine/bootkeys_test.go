@@ -73,6 +73,34 @@ func TestKeysAreAsConfigured(t *testing.T) {
 		opens(n, key, "", "")
 	}
 	stop(n)
+	// Another node of the cluster may have it in its file still, as any kind of key.
+	seq := uint64(0)
+	for _, old := range []func(*engine.Config){
+		boot(engine.BootKey{Client: "acme", Role: proto.RoleClient, SHA256: sum}),
+		func(c *engine.Config) { c.AdminKeys = [][32]byte{sum, sha256.Sum256([]byte("never was"))} },
+		revoked("key"),
+	} {
+		n = testNode(t, dir, boot(), old)
+		opens(n, "key", "", "")
+		opens(n, "never was", "", "")
+		if seq = max(seq, n.Controls()); n.Controls() != seq {
+			t.Errorf("%d control records, there were %d", n.Controls(), seq)
+		}
+		stop(n)
+	}
+}
+
+// A node lets nobody in by a key that its own configuration revokes, whatever records
+// come: those of a node of an earlier build make it anew.
+func TestRevokedKeysStayOut(t *testing.T) {
+	n := testNode(t, t.TempDir(), func(c *engine.Config) { c.Boot, c.RevokedKeys = nil, [][32]byte{sha256.Sum256([]byte("key"))} })
+	if err := n.MakeKeyAnew(t.Context(), sha256.Sum256([]byte("key"))); err != nil {
+		t.Fatal(err)
+	}
+	if who, ok := n.Authenticate("key"); ok {
+		t.Errorf("it opens as %+v", who)
+	}
+	closeNode(t, n)
 }
 
 // exportedKeys are the lines about keys of a client's export.

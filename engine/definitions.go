@@ -253,7 +253,7 @@ func (n *Node) CreateKey(ctx context.Context, name proto.ClientName, role proto.
 }
 
 // ensureKey makes the client and the key unless they exist. A key of another role or
-// client becomes what is asked for.
+// client becomes what is asked for, one that was revoked stays so.
 func (n *Node) ensureKey(ctx context.Context, name proto.ClientName, role proto.Role, space string, sum [32]byte, note string) error {
 	if role == proto.RoleAdmin {
 		name = ""
@@ -261,7 +261,7 @@ func (n *Node) ensureKey(ctx context.Context, name proto.ClientName, role proto.
 		return err
 	}
 	seq, err := n.registry.propose(ctx, func() (*pb.Control, error) {
-		if k, ok := n.registry.keys[sum]; ok && k.Role == role && k.Client == name {
+		if k, ok := n.registry.keys[sum]; ok && k.Role == role && k.Client == name || n.registry.closed(sum) {
 			return nil, nil
 		}
 		if _, ok := n.registry.clients[name]; !ok && role != proto.RoleAdmin {
@@ -294,9 +294,19 @@ func (n *Node) ensureClient(ctx context.Context, name proto.ClientName, space st
 	return err
 }
 
-// boot makes the clients and keys that the configuration wants.
+// boot makes the clients and keys that the configuration wants, but for keys that were
+// revoked, and revokes those that it says are.
 func (n *Node) boot(ctx context.Context) error {
+	for _, sum := range n.config.AdminKeys {
+		if n.registry.isRevoked(sum) {
+			n.warnRevoked(sum)
+		}
+	}
 	for _, k := range n.config.Boot {
+		if n.registry.isRevoked(k.SHA256) {
+			n.warnRevoked(k.SHA256)
+			continue
+		}
 		if err := n.ensureKey(ctx, k.Client, k.Role, "", k.SHA256, "boot"); err != nil {
 			return err
 		}
@@ -309,10 +319,15 @@ func (n *Node) boot(ctx context.Context) error {
 	return errors.Join(n.agreeRetention(ctx), n.agreeFeeds(ctx))
 }
 
-// revokeKey ends a key, on all nodes, unless there is none.
+func (n *Node) warnRevoked(sum [32]byte) {
+	n.logger.Warn("a key of the configuration was revoked and opens nothing: take it out there, and make another (kith key create)", "key", proto.KeyID(sum))
+}
+
+// revokeKey ends a key for good, on all nodes: no record may tell of it, for another
+// one's configuration may have it.
 func (n *Node) revokeKey(ctx context.Context, sum [32]byte) error {
 	_, err := n.registry.propose(ctx, func() (*pb.Control, error) {
-		if _, ok := n.registry.keys[sum]; !ok {
+		if n.registry.revoked[sum] {
 			return nil, nil
 		}
 		return &pb.Control{Body: &pb.Control_RevokeKey{RevokeKey: &pb.RevokeKey{Sha256: sum[:]}}}, nil

@@ -334,6 +334,14 @@ func (n *Node) ProposeSwap(ctx context.Context, c proto.ClientID, id proto.Segme
 	return n.obeyed(ctx, seq)
 }
 
+// MakeKeyAnew writes an admin's key, whatever there is, as earlier builds did.
+func (n *Node) MakeKeyAnew(ctx context.Context, sum [32]byte) error {
+	_, err := n.registry.propose(ctx, func() (*pb.Control, error) {
+		return &pb.Control{Body: &pb.Control_Key{Key: &pb.Key{Sha256: sum[:], Role: string(proto.RoleAdmin)}}}, nil
+	})
+	return err
+}
+
 // VersionTraces says what is left of versions of the client's segments that
 // neither answer nor wait: bits, fills, marks, and memberships of nodes.
 func (n *Node) VersionTraces(client proto.ClientID) (list []string) {

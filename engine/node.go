@@ -189,7 +189,11 @@ func newNode(c Config, lg log.Logs, st store.Store, secret [16]byte) *Node {
 	for _, k := range c.AdminKeys {
 		static[k] = proto.Principal{Role: proto.RoleAdmin, Key: proto.KeyID(k)}
 	}
-	n.registry = newRegistry(lg.Control(), static, c.Now, c.Logger)
+	refused := map[[32]byte]bool{}
+	for _, k := range c.RevokedKeys {
+		refused[k] = true
+	}
+	n.registry = newRegistry(lg.Control(), static, refused, c.Now, c.Logger)
 	return n
 }
 

@@ -28,7 +28,8 @@ type registry struct {
 	now     func() time.Time
 	logger  *slog.Logger
 	turn    chan struct{}                // one slot: held by who writes a record
-	static  map[[32]byte]proto.Principal // from the configuration
+	static  map[[32]byte]proto.Principal // from the configuration, as is the next
+	refused map[[32]byte]bool            // keys that open nothing, whatever records say
 
 	mu      sync.Mutex
 	seq     uint64
@@ -39,6 +40,7 @@ type registry struct {
 	gone    map[proto.ClientName]proto.ClientID // the last of the name that was ended
 	spaces  map[string]proto.SpaceID
 	keys    map[[32]byte]proto.Principal
+	revoked map[[32]byte]bool
 	specs   specs // those that answer
 	next    specs // those that wait
 	rules   *laneRules
@@ -84,11 +86,11 @@ func (v *registryView) inForce(k proto.SegmentKey) bool {
 	return int(k) < len(v.names) && v.names[k] != ""
 }
 
-func newRegistry(c log.ControlStream, static map[[32]byte]proto.Principal, now func() time.Time, logger *slog.Logger) *registry {
+func newRegistry(c log.ControlStream, static map[[32]byte]proto.Principal, refused map[[32]byte]bool, now func() time.Time, logger *slog.Logger) *registry {
 	r := &registry{
-		control: c, now: now, logger: logger, static: static, turn: make(chan struct{}, 1), changed: make(chan struct{}),
+		control: c, now: now, logger: logger, static: static, refused: refused, turn: make(chan struct{}, 1), changed: make(chan struct{}),
 		clients: map[proto.ClientName]proto.ClientInfo{}, gone: map[proto.ClientName]proto.ClientID{}, spaces: map[string]proto.SpaceID{},
-		keys: map[[32]byte]proto.Principal{}, specs: specs{}, next: specs{},
+		keys: map[[32]byte]proto.Principal{}, revoked: map[[32]byte]bool{}, specs: specs{}, next: specs{},
 		rules: newLaneRules(), saved: map[proto.ClientID]map[proto.AudienceID]proto.AudienceSpec{},
 		reports: map[proto.ClientID]*segments.ReportBook{}, told: map[proto.ClientID]*campaignBook{},
 		ever: map[defined][]version{}, handed: map[defined][]handed{}, ready: map[proto.SegmentKey]proto.SegmentKey{}, since: map[proto.SegmentKey]proto.SegmentKey{},
@@ -186,9 +188,11 @@ func (r *registry) obey(seq uint64, c *pb.Control) error {
 		}
 		r.clients[info.Name] = info
 	case *pb.Control_Key:
+		delete(r.revoked, [32]byte(b.Key.Sha256)) // earlier builds made keys anew
 		r.keys[[32]byte(b.Key.Sha256)] = proto.Principal{Role: proto.Role(b.Key.Role), Client: proto.ClientName(b.Key.Client), Key: proto.KeyID([32]byte(b.Key.Sha256))}
 	case *pb.Control_RevokeKey:
 		delete(r.keys, [32]byte(b.RevokeKey.Sha256))
+		r.revoked[[32]byte(b.RevokeKey.Sha256)] = true
 	case *pb.Control_Define:
 		return r.obeyDefine(seq, c, b.Define)
 	case *pb.Control_Swap:
@@ -347,6 +351,17 @@ func (r *registry) ended(name proto.ClientName) (proto.ClientID, bool) {
 	return id, ok
 }
 
+// closed reports whether a key was revoked, by a record or this node's configuration: it
+// opens nothing, also where a configuration lists it as a key. mu is held.
+func (r *registry) closed(sum [32]byte) bool { return r.revoked[sum] || r.refused[sum] }
+
+// isRevoked is closed, for who does not hold mu.
+func (r *registry) isRevoked(sum [32]byte) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.closed(sum)
+}
+
 const floorDefault = 50
 
 // current is the view for hot paths, made anew when records came.
@@ -358,6 +373,7 @@ func (r *registry) current() *registryView {
 	defer r.mu.Unlock()
 	v := &registryView{clients: maps.Clone(r.clients), keys: maps.Clone(r.keys), names: make([]proto.SegmentID, r.seq+1), users: make([]bool, r.seq+1)}
 	maps.Copy(v.keys, r.static)
+	maps.DeleteFunc(v.keys, func(sum [32]byte, _ proto.Principal) bool { return r.closed(sum) })
 	for key, d := range r.rules.defines {
 		g := r.rules.programs[d.client]
 		if v.users[key] = g.UserScope(key); !g.Waits(key) {
@@ -460,7 +476,7 @@ func (r *registry) keyRecords(c proto.ClientInfo) (list []proto.KeyInfo) {
 		}
 		k := rec.GetKey()
 		sum := [32]byte(k.Sha256)
-		if now, open := r.keys[sum]; open && now.Client == c.Name && !told[sum] {
+		if now, open := r.keys[sum]; open && now.Client == c.Name && !told[sum] && !r.closed(sum) {
 			told[sum] = true
 			list = append(list, proto.KeyInfo{Role: proto.Role(k.Role), Note: k.Note, Created: proto.Millis(rec.TimeMs).Time()})
 		}
