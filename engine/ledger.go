@@ -137,6 +137,11 @@ func (x *ledgerRecord) append(b []byte) []byte {
 	return b
 }
 
+// ofRestore reports whether it is what markRestored writes.
+func (x *ledgerRecord) ofRestore() bool {
+	return !x.shared && len(x.entries) == 0 && len(x.marks) > 0 && !slices.ContainsFunc(x.marks, func(m proto.Offset) bool { return m > 0 })
+}
+
 func decodeLedger(b []byte) (x ledgerRecord, err error) {
 	r := proto.NewReader(b)
 	version := r.Byte()

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"io"
 	"os"
@@ -75,11 +76,23 @@ func (s ledgerState) take(raw []byte) error {
 
 // givenLedger reads the ledger that a restore was given: a file that WriteLedger
 // wrote, or the data directory of a node alone that does not run. It must be of the backup's
-// hash secret, and from after the backup was made.
+// hash secret, and from after the backup was made. That of a directory must have been
+// begun before that, or by a restore: a node that was started on a new disk has one that
+// knows nobody, and where the backup's is empty too it seems to go on from that.
 func givenLedger(ctx context.Context, c Config, made time.Time, secret [16]byte) (records [][]byte, err error) {
 	want := proto.NewHasher(secret).Hash(secretMark)
-	written, err := loadLedger(ctx, c, want, func(raw []byte) error { records = append(records, raw); return nil })
-	if err == nil && written.Before(made.Truncate(time.Millisecond)) { // as ledgers have it
+	restored := false
+	begun, written, err := loadLedger(ctx, c, want, func(raw []byte) error {
+		records = append(records, raw)
+		r, err := decodeLedger(raw)
+		restored = restored || r.ofRestore()
+		return err
+	})
+	switch {
+	case err != nil:
+	case begun.After(made) && !restored:
+		err = proto.Errorf(proto.CodeConflict, "the ledger in %s was begun at %s, after the backup of %s: it does not know who opted out before; give the data directory that the node had when the backup was made, or a file of `kith optouts export` from there, or, if there is none, pass --accept-lost-optouts", c.Ledger, begun.Format(time.RFC3339), made.Format(time.RFC3339))
+	case written.Before(made.Truncate(time.Millisecond)): // as ledgers have it
 		err = proto.Errorf(proto.CodeConflict, "the ledger was written at %s, before the backup of %s: it does not know who opted out since; give a newer one, or, if there is none, pass --accept-lost-optouts", written.Format(time.RFC3339), made.Format(time.RFC3339))
 	}
 	return records, err
@@ -97,15 +110,22 @@ func beginsWith(records, old [][]byte) error {
 	return nil
 }
 
-// loadLedger reads a ledger and tells when it was written; want is whose it must be.
-func loadLedger(ctx context.Context, c Config, want proto.IdentityHash, take func([]byte) error) (written time.Time, err error) {
+// loadLedger reads a ledger and tells when it was begun, where that is known, and when it
+// was written; want is whose it must be.
+func loadLedger(ctx context.Context, c Config, want proto.IdentityHash, take func([]byte) error) (begun, written time.Time, err error) {
 	info, err := os.Stat(c.Ledger)
 	if err != nil {
-		return written, proto.Errorf(proto.CodeInvalid, "the ledger cannot be read: %w", err)
+		return begun, written, proto.Errorf(proto.CodeInvalid, "the ledger cannot be read: %w", err)
 	}
 	if info.IsDir() {
-		return c.Now(), loadLedgerDir(ctx, c, want, take)
+		begun, err = loadLedgerDir(ctx, c, want, take)
+		return begun, c.Now(), err
 	}
+	written, err = loadLedgerFile(c, want, take)
+	return begun, written, err
+}
+
+func loadLedgerFile(c Config, want proto.IdentityHash, take func([]byte) error) (written time.Time, err error) {
 	f, err := os.Open(c.Ledger)
 	if err != nil {
 		return written, proto.Errorf(proto.CodeInvalid, "the ledger cannot be read: %w", err)
@@ -142,30 +162,34 @@ var errLedger = proto.Errorf(proto.CodeCorrupt, "the ledger of opt-outs is damag
 
 var errOtherLedger = proto.Errorf(proto.CodeConflict, "the ledger is of a node with another hash secret: give that of the node that the backup is of")
 
-func loadLedgerDir(ctx context.Context, c Config, want proto.IdentityHash, take func([]byte) error) error {
+// loadLedgerDir reads that of a node alone that does not run, and tells when it was begun.
+func loadLedgerDir(ctx context.Context, c Config, want proto.IdentityHash, take func([]byte) error) (begun time.Time, err error) {
 	old := Config{Dir: c.Ledger}
 	if _, err := os.Stat(old.logDir()); err != nil {
-		return proto.Errorf(proto.CodeInvalid, "%s holds no log: name the data directory that the node had, or a file of `kith optouts export`", c.Ledger)
+		return begun, proto.Errorf(proto.CodeInvalid, "%s holds no log: name the data directory that the node had, or a file of `kith optouts export`", c.Ledger)
 	}
 	if log.OfCluster(old.logDir()) {
-		return proto.Errorf(proto.CodeConflict, "%s is of a node of a cluster, and its newest opt-outs may be with other nodes only: start the nodes that are left, give a file of `kith optouts export`, or, if too few are left, pass --accept-lost-optouts", c.Ledger)
+		return begun, proto.Errorf(proto.CodeConflict, "%s is of a node of a cluster, and its newest opt-outs may be with other nodes only: start the nodes that are left, give a file of `kith optouts export`, or, if too few are left, pass --accept-lost-optouts", c.Ledger)
 	}
 	if _, err := os.Stat(old.secretsDir()); err == nil && len(c.HashSecret) == 0 {
 		secret, err := storedSecret(old)
 		if err != nil {
-			return err
+			return begun, err
 		}
 		if proto.NewHasher(secret).Hash(secretMark) != want {
-			return errOtherLedger
+			return begun, errOtherLedger
 		}
 	}
 	lg, err := log.Open(ctx, log.Config{Dir: old.logDir(), Lanes: 1, Name: c.Node, Logger: c.Logger})
 	if err != nil {
-		return err
+		return begun, err
+	}
+	if mark := lg.SecretMark(); mark != "" && mark != hex.EncodeToString(want[:]) { // logs of earlier builds have none
+		return begun, errors.Join(errOtherLedger, lg.Close())
 	}
 	last, err := lg.Ledger().Last(ctx)
 	if err == nil {
 		err = readStream(ctx, lg.Ledger(), 1, last, take)
 	}
-	return errors.Join(err, lg.Close())
+	return lg.LedgerCreated(), errors.Join(err, lg.Close())
 }

@@ -313,6 +313,9 @@ func (l *Log) Control() ControlStream { return l.control }
 // Ledger is the stream of opt-outs.
 func (l *Log) Ledger() ControlStream { return l.ledger }
 
+// LedgerCreated is when the ledger's stream was made.
+func (l *Log) LedgerCreated() time.Time { return l.ledger.js.CachedInfo().Created.UTC() }
+
 // Feed is the stream of final opt-outs for others.
 func (l *Log) Feed() ControlStream { return l.feed }
 

@@ -18,6 +18,9 @@ const (
 	secretKey = "kith.secret"
 )
 
+// SecretMark is the mark of the hash secret that the log was made with, "" if it has none.
+func (l *Log) SecretMark() string { return l.control.js.CachedInfo().Config.Metadata[secretKey] }
+
 // controlConfig is the control stream's, with the marks of the log.
 func (l *Log) controlConfig() jetstream.StreamConfig {
 	c := streamConfig("KITH_CTL", "kith.ctl", ControlBytesMax)
