@@ -81,13 +81,20 @@ func NewBitmaps() *Bitmaps {
 }
 
 // Apply takes deltas in their order, for example those of a commit that has
-// just become durable. It does not keep d.
+// just become durable. It does not keep d. Bits of a segment that was dropped
+// may be cleared afterwards: that makes no bitmap.
 func (x *Bitmaps) Apply(d []BitDelta) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	var bits *roaring.Bitmap
 	for i := range d {
 		if i == 0 || d[i].Key != d[i-1].Key || d[i].Client != d[i-1].Client {
+			bits = nil
+		}
+		if bits == nil && !d[i].Set && x.find(d[i].Key, d[i].Client) == nil {
+			continue
+		}
+		if bits == nil {
 			bits = x.bits(d[i].Key, d[i].Client)
 		}
 		if flip(bits, uint32(d[i].Ordinal), d[i].Set) {

@@ -55,6 +55,22 @@ func TestBitmapsApply(t *testing.T) {
 }
 
 // What is held stays as it was, and what is not is changed in place.
+// The node's own bits of a segment that was dropped are cleared later, one by one.
+func TestClearingMakesNoBitmap(t *testing.T) {
+	x := segments.NewBitmaps()
+	x.Apply([]segments.BitDelta{{Key: 8, Client: 3, Ordinal: 1, Set: true}})
+	x.Drop(8)
+	x.TakeDirty(9)
+	x.Apply([]segments.BitDelta{{Key: 8, Client: 3, Ordinal: 1}, {Key: 8, Client: 3, Ordinal: 2}, {Client: 3, Ordinal: 1}})
+	if keys, clients, dirty := x.Keys(), x.Clients(), x.Dirty(); len(keys)+len(clients)+dirty > 0 {
+		t.Errorf("bitmaps of segments %v and clients %v, %d chunks changed", keys, clients, dirty)
+	}
+	x.Apply([]segments.BitDelta{{Key: 9, Client: 3, Ordinal: 1}, {Key: 9, Client: 3, Ordinal: 1, Set: true}, {Key: 9, Client: 3, Ordinal: 2}})
+	if n := x.Cardinality(9); n != 1 {
+		t.Errorf("%d are in after one was cleared, set, and another cleared", n)
+	}
+}
+
 func TestBitmapsHold(t *testing.T) {
 	x := segments.NewBitmaps()
 	set := func(key proto.SegmentKey, o proto.Ordinal, yes bool) segments.BitDelta {
