@@ -88,8 +88,13 @@ func (n *audienceNode) sorted() *audienceNode {
 	}
 	byText := map[string]*audienceNode{}
 	for _, kid := range n.kids {
-		k := kid.sorted()
-		byText[string(k.append(nil, audienceOr))] = k
+		operands := []*audienceNode{kid.sorted()}
+		if k := operands[0]; k.op == n.op && n.op != audienceNot { // of (a & b | b & a) & c only a & b is left
+			operands = k.kids
+		}
+		for _, k := range operands {
+			byText[string(k.append(nil, audienceOr))] = k
+		}
 	}
 	kids := make([]*audienceNode, 0, len(byText))
 	for _, text := range slices.Sorted(maps.Keys(byText)) {

@@ -29,6 +29,9 @@ func TestRewrittenAudiencesHaveOneKey(t *testing.T) {
 		{"(a|b|c|d)&e&!f", "e & !(f | !a & !b & !c & !d)"},
 		{"a|b|c|d|e|f|g", "g|f|e|d|c|b|a|a|(b)"}, // over six: order and repetition
 		{"a&b&c&d&e&f&(g|h)", "(h|g|h)&f&e&d&c&b&a"},
+		{"a&b&c&d&e&f&g", "(a&b|b&a)&c&d&e&f&g", "((a|a)&b|b&a&a)&(c&d|d&c)&e&f&g", "!!(a&b|b&a)&c&d&e&f&g"}, // and what they leave
+		{"a|b|c|d|e|f|g", "(a|b)&(b|a)|c|d|e|f|g"},
+		{"!(a|b|c|d|e|f|g)", "!((a|b)&(b|a)|c|d|e|f|g)"},
 	} {
 		for _, text := range same {
 			if got, want := keyOf(t, text), keyOf(t, same[0]); got != want {
