@@ -315,7 +315,8 @@ func (p *Stepper) counts(client proto.ClientID) func(proto.SegmentKey) bool {
 	return func(k proto.SegmentKey) bool { return k > g.Version() || g.UserScope(k) }
 }
 
-// since sets when memberships began: whoever was in stays in.
+// since sets when memberships began: whoever was in stays in, and whom time has let in
+// meanwhile is in since then.
 func (p *Stepper) since(s *State, next []ClientView, now proto.Millis) {
 	for i := range next {
 		own := next[i].Client
@@ -325,8 +326,12 @@ func (p *Stepper) since(s *State, next []ClientView, now proto.Millis) {
 				continue
 			}
 			m.Since = now
-			if old := s.effective(own, m.Key); old != nil && old.In {
+			switch old := s.effective(own, m.Key); {
+			case old == nil:
+			case old.In:
 				m.Since = old.Since
+			case old.Next != 0 && old.Next <= now:
+				m.Since = old.Next
 			}
 		}
 	}
@@ -418,8 +423,8 @@ func nextOf(list []ClientView) (next proto.Millis) {
 	return next
 }
 
-// flip applies what time alone changed in the user's memberships by now, and
-// has the root look what will change next.
+// flip applies what time alone changed in the user's memberships by now, each as of
+// its own instant, and has the root look what will change next.
 func (p *Stepper) flip(s *State, now proto.Millis, fx *Effects) {
 	for i := range s.User {
 		u := &s.User[i]
@@ -429,10 +434,11 @@ func (p *Stepper) flip(s *State, now proto.Millis, fx *Effects) {
 			if m.Next == 0 || m.Next > now {
 				continue
 			}
+			at := m.Next
 			m.In = !m.In
 			m.Since, m.Next = 0, 0
 			if m.In {
-				m.Since = now
+				m.Since = at
 			}
 			if s.Named {
 				fx.Bits = append(fx.Bits, Bit{Client: u.Client, Key: m.Key, Set: m.In})

@@ -80,20 +80,49 @@ func TestSinceOutlivesTheLink(t *testing.T) {
 	w.link(acme, 0, 1)
 	linked := w.now
 	w.event(acme, 1, 0, "x") // the value is another, and is shown again
-	since := func(i int) proto.Millis {
-		for _, m := range w.people[i].state.View().OfUser(acme).Members {
-			if m.Key == seen {
-				return m.Since
-			}
-		}
-		t.Fatalf("%d is not in", i)
-		return 0
-	}
-	if got := since(0); got != entered {
+	if got := w.sinceOf(0, seen); got != entered {
 		t.Errorf("since %v, it entered at %v", got, entered)
 	}
-	if got := since(1); got != linked {
+	if got := w.sinceOf(1, seen); got != linked {
 		t.Errorf("the other is in since %v, it was linked at %v", got, linked)
+	}
+}
+
+// sinceOf is since when a node is in a segment of its user.
+func (w *town) sinceOf(i int, key proto.SegmentKey) proto.Millis {
+	for _, m := range w.people[i].state.View().OfUser(acme).Members {
+		if m.Key == key && m.In {
+			return m.Since
+		}
+	}
+	w.t.Fatalf("%d is not in", i)
+	return 0
+}
+
+// Whom time lets in is in since then, whenever the lane comes to it: by the timer, or
+// by what comes before that.
+func TestSinceOfTimeIsExact(t *testing.T) {
+	for what, late := range map[string]func(*town){
+		"a late timer": func(w *town) { w.wait(30 * second) },
+		"a value before the timer": func(w *town) {
+			w.now += 30 * second
+			w.step(0, &identity.Input{Kind: identity.InputEvent, Client: acme, Device: true, Event: &proto.Event{Client: acme, Space: 1, Time: w.now, EventBody: body("x")}})
+			w.settle()
+		},
+	} {
+		w := newTown(t, 2)
+		quiet := w.define(acme, "quiet", segments.ScopeUser, `last(event.name == "y") < now - "20s"`)
+		w.define(acme, "twice", segments.ScopeUser, `count(event.name == "x") >= 1`)
+		w.event(acme, 0, 0, "y")
+		w.link(acme, 0, 1)
+		w.event(acme, 1, 0, "y")
+		opens := w.now + 20*second + 1
+		late(w)
+		for i := range w.people {
+			if got := w.sinceOf(i, quiet); got != opens {
+				t.Errorf("%s: %d is in %v after time let it in", what, i, got-opens)
+			}
+		}
 	}
 }
 
