@@ -4,13 +4,16 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"kith/proto"
+	"kith/segments"
 )
 
 // A memory that is made anew from the events that are left agrees with the
-// plain reading of them, and goes on to do so.
+// plain reading of them, and goes on to do so; where the oldest might be gone and are
+// not, nothing is added.
 func TestRefill(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld()
@@ -25,8 +28,13 @@ func TestRefill(t *testing.T) {
 			cut := w.now - rapid.SampledFrom([]proto.Millis{0, hour, day, 3 * day}).Draw(t, "kept")
 			w.history = slices.DeleteFunc(w.history, func(h happened) bool { return h.at < cut })
 			w.ev.SetDevices(w.devices)
+			truncated := w.copyMemory(t)
+			w.ev.RefillTruncated(w.program, truncated, seq(w.history), cut, w.now, &segments.Delta{})
 			w.ev.Refill(w.program, w.memory, seq(w.history), w.now, &w.delta)
 			w.apply()
+			if diff := cmp.Diff(w.memory.Append(nil, start), truncated.Append(nil, start)); diff != "" {
+				t.Fatalf("with all later events Refill (-) and RefillTruncated (+) differ:\n%s", diff)
+			}
 			if len(w.program.All()) > 0 {
 				w.check(t)
 			}

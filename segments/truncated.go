@@ -118,6 +118,34 @@ func (s *matches) copyFrom(o *matches, i int) {
 	}
 }
 
+// keepFrom forgets matches from before a time. A total does not say when its matches
+// were: it is as many as are known to be later.
+func (m *Memory) keepFrom(from proto.Millis) {
+	for i := range m.matches {
+		m.matches[i].keepFrom(from)
+	}
+}
+
+func (s *matches) keepFrom(from proto.Millis) {
+	if len(s.values) > 0 {
+		s.expireValues(from - 1)
+	} else {
+		s.times = expire(s.times, from-1)
+	}
+	s.days = expire(s.days, from-1)
+	if s.last < from {
+		s.last, s.hasLast = 0, false
+	}
+	if s.first < from {
+		s.first, s.hasFirst = 0, false
+	}
+	known := max(len(s.times), len(s.days))
+	if s.hasLast || s.hasFirst {
+		known = max(known, 1)
+	}
+	s.total = min(s.total, uint32(known))
+}
+
 // clone is a copy with buffers of its own.
 func (s *matches) clone() matches {
 	c := *s

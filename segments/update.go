@@ -34,6 +34,13 @@ func (ev *Evaluator) Refill(p *Program, m *Memory, history iter.Seq2[proto.Milli
 	ev.update(p, m, 0, false, history, now, d)
 }
 
+// RefillTruncated is Refill of an identity of whose history the oldest events are gone.
+// What m keeps of matches at from and later stays, whether history has them or not.
+func (ev *Evaluator) RefillTruncated(p *Program, m *Memory, history iter.Seq2[proto.Millis, *proto.EventBody], from, now proto.Millis, d *Delta) {
+	m.keepFrom(from)
+	ev.update(p, m, 0, true, history, now, d)
+}
+
 // update brings to p what a memory of version since lacks.
 func (ev *Evaluator) update(p *Program, m *Memory, since proto.SegmentKey, truncated bool, history iter.Seq2[proto.Millis, *proto.EventBody], now proto.Millis, d *Delta) {
 	m.version, d.Shared = p.version, true

@@ -61,7 +61,7 @@ func (f *Facts) Older(t proto.Millis) bool {
 
 // trim forgets a client's events from before in.At. What its memory holds is made
 // anew from those that are left, so that memberships are those of whoever did only
-// that. What is left gets new blocks, because a block is never written twice.
+// that; of events that are gone at the bound it keeps what is known to be later. What is left gets new blocks, because a block is never written twice.
 func (p *Stepper) trim(s *State, in *Input, now proto.Millis, fx *Effects) {
 	f := s.Client(in.Client)
 	if f == nil || !f.Older(in.At) {
@@ -75,13 +75,23 @@ func (p *Stepper) trim(s *State, in *Input, now proto.Millis, fx *Effects) {
 		return !dropped
 	})
 	if dropped {
-		p.delta.Reset()
-		p.eval.Refill(p.program(f.Client), &f.Memory, p.kept(f, in), now, &p.delta)
-		p.collect(s, f.Client, fx)
+		p.refill(s, f, in, now, fx)
 		p.rewrite(f, in, fx)
 	}
 	f.First = min(max(f.First, in.At), f.Last)
 	f.oldest = in.At
+}
+
+// refill makes a client's memory anew, by its present rules, from what is kept.
+func (p *Stepper) refill(s *State, f *Facts, in *Input, now proto.Millis, fx *Effects) {
+	g := p.program(f.Client)
+	p.delta.Reset()
+	if f.History.Truncated {
+		p.eval.RefillTruncated(g, &f.Memory, p.kept(f, in), in.At, now, &p.delta)
+	} else {
+		p.eval.Refill(g, &f.Memory, p.kept(f, in), now, &p.delta)
+	}
+	p.collect(s, f.Client, fx)
 }
 
 // kept walks the events from in.At on.
