@@ -85,6 +85,7 @@ func (p *Stepper) trim(s *State, in *Input, now proto.Millis, fx *Effects) {
 // refill makes a client's memory anew, by its present rules, from what is kept.
 func (p *Stepper) refill(s *State, f *Facts, in *Input, now proto.Millis, fx *Effects) {
 	g := p.program(f.Client)
+	behind := f.Memory.Version() != g.Version()
 	p.delta.Reset()
 	if f.History.Truncated {
 		p.eval.RefillTruncated(g, &f.Memory, p.kept(f, in), in.At, now, &p.delta)
@@ -92,6 +93,9 @@ func (p *Stepper) refill(s *State, f *Facts, in *Input, now proto.Millis, fx *Ef
 		p.eval.Refill(g, &f.Memory, p.kept(f, in), now, &p.delta)
 	}
 	p.collect(s, f.Client, fx)
+	if behind && s.Follows {
+		p.show(s, now, fx) // as in update
+	}
 }
 
 // kept walks the events from in.At on.

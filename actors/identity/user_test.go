@@ -126,6 +126,24 @@ func TestSinceOfTimeIsExact(t *testing.T) {
 	}
 }
 
+// A trim brings a node up to the rules too: what its user was in may be no more.
+func TestTrimUnderNewRules(t *testing.T) {
+	w := newTown(t, 2)
+	w.define(acme, "seen", segments.ScopeUser, `count(event.name == "x") >= 1`)
+	w.event(acme, 0, 0, "y")
+	w.wait(10 * second)
+	w.event(acme, 1, 0, "x")
+	w.link(acme, 0, 1)
+	if members := w.people[0].state.View().OfUser(acme).Members; len(members) != 1 {
+		t.Fatalf("its user is in %v", members)
+	}
+	w.undefine(acme, "seen")
+	w.step(0, &identity.Input{Kind: identity.InputTrim, Client: acme, At: w.now - 5*second})
+	if members := w.people[0].state.View().OfUser(acme).Members; len(members) != 0 || !w.fx.Published {
+		t.Errorf("its user is in %v, which is no more; published %v", members, w.fx.Published)
+	}
+}
+
 // A cut takes everything of the identity back: the others are as if it had
 // never been linked.
 func TestCutIsAsIfNeverLinked(t *testing.T) {
