@@ -459,6 +459,9 @@ func (x *ledger) tell(ctx context.Context) bool {
 	if x.node.config.Peers != nil && len(mine) > 0 { // whoever reads what is told may answer by it
 		steps = slices.Insert(steps, 1, step{"opt-outs are not final: other nodes do not say that they have applied them", func() error { return x.node.othersSettled(ctx) }})
 	}
+	if forgotten(taken) { // nothing of the graph waits for what was made of a client's events
+		steps = slices.Insert(steps, len(steps)-1, step{"erasures by a client are not answered: what is under way between lanes is not applied", func() error { return x.node.allHandedOver(ctx) }})
+	}
 	for _, step := range steps {
 		for tries := 0; ; tries++ {
 			err := step.do()
@@ -475,6 +478,13 @@ func (x *ledger) tell(ctx context.Context) bool {
 	}
 	x.done(taken)
 	return true
+}
+
+// forgotten reports whether a client's erasure is among what is to be told.
+func forgotten(list []told) bool {
+	return slices.ContainsFunc(list, func(t told) bool {
+		return slices.ContainsFunc(t.list, func(n notice) bool { return n.final && n.cut.Kind == proto.CutForget })
+	})
 }
 
 // shows returns when all that is to be told is among what this node has applied.

@@ -145,11 +145,19 @@ const hopsMax = 12
 // Wait returns once all of p is applied and published, with what it led to in other
 // lanes: their users' values and segments too.
 func (n *Node) Wait(ctx context.Context, p proto.Position) error {
-	if err := n.reach(ctx, p); err != nil || len(n.lanes) == 1 {
+	if err := n.reach(ctx, p); err != nil {
 		return err
 	}
-	// What comes to them meanwhile cannot be told from what p led to. So they need not
-	// come to rest.
+	return n.allHandedOver(ctx)
+}
+
+// allHandedOver returns when what lanes have for one another now has arrived, and what
+// that leads to. What comes meanwhile cannot be told from it. So they need not come to
+// rest.
+func (n *Node) allHandedOver(ctx context.Context) error {
+	if len(n.lanes) == 1 {
+		return nil
+	}
 	for range hopsMax {
 		if moved, err := n.handedOver(ctx); !moved || err != nil {
 			return err

@@ -315,11 +315,12 @@ func (s *Simulated) Whole() bool {
 }
 
 // Tell writes to the ledger and the feed what waits for it, if the other lanes
-// of this node have applied what is on its way to them; it reports whether they
-// have. Call Trim before.
+// of this node have applied what is on its way to them, for a client's erasure in all
+// supersteps; it reports whether they have. Call Trim before.
 func (s *Simulated) Tell() bool {
+	forgets := forgotten(s.ledger.waiting)
 	for _, l := range s.lanes {
-		if !l.outbox.empty() {
+		if !l.outbox.empty() || forgets && l.progress.carries() {
 			return false
 		}
 	}
