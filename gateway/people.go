@@ -56,6 +56,8 @@ func (g *Gateway) optOutForm(w http.ResponseWriter, r *http.Request) error {
 			x.Outcome = &outcome{Text: x.W.NowGoing + " " + x.W.GoingAgain}
 		case cut.going():
 			x.Outcome = &outcome{Text: x.W.NowGoing}
+		case cut.Final == nil: // what lies under other sites' pages was not sent
+			x.Outcome.Text = x.W.UnseenOut
 		}
 	case form.Get("do") == "in":
 		g.liftOwn(w, r, &v)
@@ -114,6 +116,8 @@ func (g *Gateway) choicesForm(w http.ResponseWriter, r *http.Request) error {
 		switch {
 		case v.endless:
 			x.Outcome.Text += " " + x.W.CrowdedRest
+		case !answer.Erased:
+			x.Outcome.Text = x.W.UnseenErased
 		case !answer.Final:
 			x.Outcome = &outcome{Text: x.W.ErasedGoing}
 		}

@@ -789,6 +789,40 @@ func TestChoicesDenyNothing(t *testing.T) {
 	}
 }
 
+// A browser that shows no kith_id, as on kith's own pages beside those of publishers, is
+// not told that anything of it was removed.
+func TestPagesOfNobodyRemoveNothing(t *testing.T) {
+	for _, w := range gateway.Languages() {
+		r := newRig(t)
+		for i, x := range []struct{ target, body, want, not string }{
+			{"/optout", "do=out", w.UnseenOut, w.NowOut},
+			{"/choices", "do=erase", w.UnseenErased, w.Erased},
+		} {
+			p := r.submit(x.target+"?lang="+w.Lang, x.body)
+			if class, says := outcomeOf(t, p); p.Code != 200 || class != "good" || says != x.want {
+				t.Errorf("%s %s: %d %q", x.target, x.body, p.Code, says)
+			}
+			p = r.submit(x.target+"?lang="+w.Lang, x.body, "Cookie", fmt.Sprint("kith_id=known", i))
+			if _, says := outcomeOf(t, p); !strings.HasPrefix(says, x.not) {
+				t.Errorf("%s %s of one that has a cookie: %q", x.target, x.body, says)
+			}
+		}
+		for _, where := range []string{"/choices?", "/choices?client=demo&"} {
+			if body := text(parsePage(t, r.visit("GET", where+"lang="+w.Lang, ""))); !strings.Contains(body, w.NoSites) && !strings.Contains(body, w.NothingHeld) {
+				t.Errorf("%s: %s", where, body)
+			}
+		}
+		for _, s := range []string{w.NoSites, w.NothingHeld} {
+			if !regexp.MustCompile(`this site's cookie|dem Cookie dieser Seite`).MatchString(s) {
+				t.Errorf("it is not said where was looked: %s", s)
+			}
+		}
+		if len(r.graph.cuts) != 2 {
+			t.Errorf("cuts %v", r.graph.cuts)
+		}
+	}
+}
+
 // listOfNames are names of n traits, as JSON has them in a list.
 func listOfNames(n int) string {
 	names := make([]string, n)
