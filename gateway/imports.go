@@ -199,7 +199,10 @@ func (g *Gateway) takeRows(w http.ResponseWriter, r *http.Request, who proto.Pri
 			return take(ctx, client, b)
 		})
 	} else {
-		err = g.admitRate(false, client, p.events)
+		day := g.millis().Day()
+		if err = g.admitRate(false, client, p.events); err == nil {
+			g.giveBackDay(client, day, p.events) // nothing is stored
+		}
 	}
 	if err != nil {
 		return err

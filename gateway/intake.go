@@ -41,10 +41,12 @@ func (g *Gateway) submit(ctx context.Context, public bool, p *post) (proto.Posit
 
 // submitTo is submit by way of take, whose error is the caller's affair.
 func (g *Gateway) submitTo(ctx context.Context, public bool, p *post, take func(context.Context, *proto.Batch) (proto.Submitted, error)) (proto.Position, error) {
+	admitted, day := 0, g.millis().Day()
 	if n := p.batch.Len(); n > 0 && !p.free { // what is refused uses up nobody's allowance
 		if err := g.admitRate(public, p.client, n); err != nil {
 			return nil, err
 		}
+		admitted = n
 	}
 	g.metrics.blocked.Add(float64(p.left))
 	g.metrics.countPersonal(&p.personal)
@@ -56,8 +58,10 @@ func (g *Gateway) submitTo(ctx context.Context, public bool, p *post, take func(
 	}
 	res, err := take(ctx, &p.batch)
 	if err != nil {
+		g.giveBackDay(p.client, day, admitted)
 		return nil, err
 	}
+	g.giveBackDay(p.client, day, min(admitted, len(res.Failed)))
 	if len(res.Failed) == p.batch.Len() {
 		g.metrics.refused[proto.CodeUnavailable].Add(float64(len(res.Failed)))
 		return nil, unavailable(res.Err)

@@ -41,11 +41,30 @@ func (d *dayCount) take(now proto.Millis, n, most int) bool {
 	return true
 }
 
+// giveBack takes back that n events were counted on a day, unless it is over.
+func (d *dayCount) giveBack(day proto.Day, n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if day == d.day {
+		d.n = max(d.n-n, 0)
+	}
+}
+
+// giveBackDay gives n events of a day back, which were not stored.
+func (g *Gateway) giveBackDay(client proto.ClientInfo, day proto.Day, n int) {
+	if v, ok := g.days.Load(client.ID); ok {
+		v.(*dayCount).giveBack(day, n)
+	}
+}
+
 // admitDay takes n events from the client's allowance of the day.
 func (g *Gateway) admitDay(client proto.ClientInfo, n int) error {
 	most := g.c.Quotas[client.Name].EventsPerDay
 	if most == 0 {
 		return nil
+	}
+	if n > most {
+		return proto.Errorf(proto.CodeTooLarge, "the body has %d events, and this client may send %d a day: send fewer at once, or ask the operator for more", n, most)
 	}
 	v, _ := g.days.LoadOrStore(client.ID, &dayCount{})
 	now := g.c.Now()

@@ -1,6 +1,44 @@
 package gateway_test
 
-import "testing"
+import (
+	"strings"
+	"testing"
+
+	"kith/gateway"
+	"kith/proto"
+)
+
+// What was not stored leaves the day's allowance as it was, and a body that no day has
+// room for is not told to come again tomorrow.
+func TestDayOfWhatIsNotStored(t *testing.T) {
+	r := newRig(t, func(c *gateway.Config) {
+		c.Quotas = map[proto.ClientName]gateway.Quota{"acme": {EventsPerDay: 3}}
+	})
+	r.failErr = proto.Errorf(proto.CodeOverloaded, "the log's queue is full: try again later")
+	fail := func(from int) { r.fail = func(i int, _ *proto.Event) bool { return i >= from } }
+	event := `{"event":"page","identities":["browser:b1"]}`
+	events := func(n int) string { return `{"events":[` + strings.Repeat(event+",", n-1) + event + `]}` }
+	for _, x := range []struct {
+		what   string
+		stored int // of the events, those before this one
+		path   string
+		body   string
+		want   int
+	}{
+		{"none is stored", 0, "/v1/events", events(3), 503},
+		{"one is stored", 1, "/v1/events", events(3), 200},
+		{"rows of no import", 9, "/v1/imports/77/rows", rows(account(0), account(1)), 404},
+		{"rows that are checked", 9, "/v1/imports/check", rows(account(0), account(1)), 200},
+		{"more than a day's", 9, "/v1/events", events(4), 413},
+		{"what is left", 9, "/v1/events", events(2), 200},
+		{"one more", 9, "/v1/events", events(1), 429},
+	} {
+		fail(x.stored)
+		if w := r.serve("POST", x.path, x.body, auth, key("acme-key")); w.Code != x.want {
+			t.Errorf("%s: %d, want %d: %s", x.what, w.Code, x.want, w.Body)
+		}
+	}
+}
 
 // What a client's own key defines is counted, and what an admin does for it is not.
 func TestDefinitionsAreBounded(t *testing.T) {
