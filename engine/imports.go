@@ -158,21 +158,24 @@ func (n *Node) sealImport(ctx context.Context, client proto.ClientInfo, number u
 	return err
 }
 
-// EndImport gives an import up that was not committed.
+// EndImport gives an import up that was not committed. Of one that ended without an
+// effect it is true already; one that took effect is CodeConflict.
 func (n *Node) EndImport(ctx context.Context, client proto.ClientInfo, number uint64) error {
 	n.staging.Lock()
 	defer n.staging.Unlock()
 	return n.endImport(ctx, client.ID, number, proto.ImportOpen, "it was deleted")
 }
 
-// endImport gives an import up that is in a state. One that came to its end
-// stays as it is.
+// endImport gives an import up that is in a state. One that came to its end without
+// an effect stays as it is.
 func (n *Node) endImport(ctx context.Context, client proto.ClientID, number uint64, in proto.ImportState, reason string) error {
 	_, err := n.registry.propose(ctx, func() (*pb.Control, error) {
 		i := n.registry.imports(client).imports[number]
 		switch {
 		case i == nil:
 			return nil, errNoImport(number)
+		case i.State == proto.ImportDone:
+			return nil, proto.Errorf(proto.CodeConflict, "import %d was activated: delete segment %q, or import the list anew", number, i.Segment)
 		case i.State.Final():
 			return nil, nil
 		case i.State != in:

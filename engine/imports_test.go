@@ -474,6 +474,32 @@ func TestImportsOverARestart(t *testing.T) {
 	verifyClean(t, n)
 }
 
+// An import that took effect cannot be given up; one that came to nothing has been.
+func TestEndOfAnEndedImport(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	c := acme(t, n)
+	logIns(t, n, c, 0, 3)
+	given := begin(t, n, c, "given", proto.ImportCreate)
+	below := load(t, n, c, "below", proto.ImportCreate, 50, accounts(0, 3)...)
+	active := load(t, n, c, "crm", proto.ImportCreate, 0, accounts(0, 3)...)
+	for _, x := range []struct {
+		what   string
+		number uint64
+		want   proto.Code
+	}{
+		{"an open one", given.Number, ""}, {"one that was given up", given.Number, ""}, {"one below the floor", below.Number, ""},
+		{"an active one", active.Number, proto.CodeConflict},
+	} {
+		if err := n.EndImport(t.Context(), c, x.number); proto.CodeOf(err) != x.want {
+			t.Errorf("the end of %s: %v, want %q", x.what, err, x.want)
+		}
+	}
+	if got := count(t, n, c, "crm"); got != 6 {
+		t.Errorf("%d are in the active list", got)
+	}
+}
+
 // An import that nobody commits ends after a day, and leaves nothing.
 func TestImportGivenUp(t *testing.T) {
 	var ahead atomic.Int64

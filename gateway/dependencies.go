@@ -201,7 +201,8 @@ type Imports interface {
 	// floor people. It returns with the end of that, or with how far it is if it
 	// takes longer; it goes on by itself. Asked again it says what became of it.
 	CommitImport(ctx context.Context, client proto.ClientInfo, number uint64, floor int) (proto.Import, error)
-	// EndImport gives one up that was not committed, else CodeConflict.
+	// EndImport gives one up that was not committed. One that ended without an
+	// effect stays so; any other is CodeConflict.
 	EndImport(ctx context.Context, client proto.ClientInfo, number uint64) error
 	// Imports are all of the client's, newest first.
 	Imports(client proto.ClientInfo) []proto.Import

@@ -90,7 +90,10 @@ func (t *twin) EndImport(_ context.Context, c proto.ClientInfo, number uint64) e
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	i, err := t.importOf(c, number)
-	if err == nil {
+	if err == nil && i.State == proto.ImportDone {
+		return proto.Errorf(proto.CodeConflict, "it was activated")
+	}
+	if err == nil && !i.State.Final() {
 		i.State, i.Reason = proto.ImportEnded, "it was deleted"
 	}
 	return err
