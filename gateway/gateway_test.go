@@ -146,6 +146,7 @@ func TestServiceRoutes(t *testing.T) {
 		{"define by an admin shows the size", "admin-key", "PUT", "/v1/segments/auto?client=acme", `{"id":"auto","when":"x"}`, 200, `{"id":"auto","when":"x","backfill":false,"version":12,"size":7}`},
 		{"preview under the floor", "acme-key", "PUT", "/v1/segments/auto?dry_run=true", `{"when":"x"}`, 200, `{"id":"auto","identities":900,"before":100,"after":120,"entering":null,"leaving":null,"below":50,"judged":900,"exact":true}`},
 		{"preview, misspelt", "acme-key", "PUT", "/v1/segments/auto?dry_run=yes", `{"when":"x"}`, 400, "invalid"},
+		{"preview, in capitals", "acme-key", "PUT", "/v1/segments/auto?Dry_Run=true", `{"when":"x"}`, 400, "invalid"},
 		{"preview, broken", "acme-key", "PUT", "/v1/segments/auto?dry_run=%zz", `{"when":"x"}`, 400, "invalid"},
 		{"preview by an admin", "admin-key", "PUT", "/v1/segments/auto?client=acme&dry_run=true", `{"when":"x"}`, 200, `{"id":"auto","identities":900,"before":100,"after":120,"entering":50,"leaving":30,"judged":900,"exact":true}`},
 		{"preview of a broken rule", "acme-key", "PUT", "/v1/segments/auto?dry_run=true", `{"when":"BROKEN"}`, 400, "rule"},

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
-	"strings"
 
 	"kith/proto"
 )
@@ -173,15 +172,35 @@ type unlinkRequest struct {
 	B json.RawMessage `json:"b"` // missing: every link of A; null or an empty text is a mistake
 }
 
+func (x unlinkRequest) empty() bool { return x.A == "" && x.B == nil }
+
+// unlinkRequest reads what goes, of the query or the body. Where both say it they must
+// agree: else one of them would be passed over, which may say that less goes.
 func (g *Gateway) unlinkRequest(w http.ResponseWriter, r *http.Request) (a, b proto.Identity, err error) {
-	x, err := unlinkQuery(r.URL.RawQuery)
-	if err == nil && x.A == "" && x.B == nil && r.ContentLength != 0 {
-		err = g.readValue(w, r, &x)
+	query, err := unlinkQuery(r.URL.RawQuery)
+	var body unlinkRequest
+	if err == nil && r.ContentLength != 0 {
+		err = g.readValue(w, r, &body)
 	}
 	switch {
 	case err != nil:
 		return "", "", err
-	case x.A == "":
+	case query.empty():
+		return body.ends()
+	}
+	if a, b, err = query.ends(); err != nil || body.empty() {
+		return a, b, err
+	}
+	bodyA, bodyB, err := body.ends()
+	if err == nil && (bodyA != a || bodyB != b) {
+		err = proto.Errorf(proto.CodeInvalid, "the query and the body do not name the same: nothing is done; leave one of them out")
+	}
+	return a, b, err
+}
+
+// ends are the identities that x names, b empty if it names one.
+func (x unlinkRequest) ends() (a, b proto.Identity, err error) {
+	if x.A == "" {
 		return "", "", proto.Errorf(proto.CodeIdentity, `name the identity whose link goes: ?a=…&b=…, or {"a":"…","b":"…"} as the body`)
 	}
 	if a, err = parseIdentity(x.A); err != nil || x.B == nil {
@@ -196,13 +215,13 @@ func (g *Gateway) unlinkRequest(w http.ResponseWriter, r *http.Request) (a, b pr
 }
 
 func unlinkQuery(raw string) (x unlinkRequest, err error) {
-	q, err := parseQuery(raw)
+	q, err := parseQuery(raw, "a", "b")
 	if err != nil {
 		return x, err
 	}
-	for name, values := range q {
-		if (name == "a" || name == "b") && len(values) > 1 || strings.EqualFold(name, "b") && name != "b" {
-			return x, proto.Errorf(proto.CodeInvalid, "%s is in the query twice, or not in small letters: nothing is done", clip(name))
+	for _, name := range []string{"a", "b"} {
+		if len(q[name]) > 1 {
+			return x, proto.Errorf(proto.CodeInvalid, "%s is in the query twice: nothing is done", name)
 		}
 	}
 	x.A = q.Get("a")

@@ -255,7 +255,7 @@ func (g *Gateway) getOptOut(w http.ResponseWriter, r *http.Request, who proto.Pr
 // refused.
 func (g *Gateway) asking(r *http.Request, who proto.Principal) (*proto.ClientInfo, error) {
 	if who.Role == proto.RoleAdmin {
-		q, err := parseQuery(r.URL.RawQuery)
+		q, err := parseQuery(r.URL.RawQuery, "client")
 		names, named := q["client"]
 		switch {
 		case err != nil:

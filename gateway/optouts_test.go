@@ -198,6 +198,7 @@ func TestErasure(t *testing.T) {
 		{"a client behind a semicolon", "admin-key", "DELETE", "/v1/identities/browser:b1?after=0:1;client=demo", "", 400, "invalid"},
 		{"an empty client's status", "admin-key", "GET", "/v1/optouts/browser:b2?client=", "", 400, "client"},
 		{"two clients", "admin-key", "DELETE", "/v1/identities/browser:b1?client=acme&client=demo", "", 400, "client"},
+		{"a client in capitals", "admin-key", "DELETE", "/v1/identities/browser:b1?Client=acme", "", 400, "invalid"},
 		{"another client's status", "acme-key", "GET", "/v1/optouts/browser:b2?client=demo", "", 403, "forbidden"},
 		{"report key", "acme-report", "DELETE", "/v1/identities/browser:b1", "", 403, "forbidden"},
 		{"nobody", "acme-key", "DELETE", "/v1/identities/browser:0", "", 400, "identity"},

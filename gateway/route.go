@@ -229,11 +229,16 @@ func queryValue(raw, name string) string {
 }
 
 // parseQuery reads a query whose values decide what goes, so that none may be
-// passed over.
-func parseQuery(raw string) (url.Values, error) {
+// passed over, nor one of these names for its capitals.
+func parseQuery(raw string, names ...string) (url.Values, error) {
 	q, err := url.ParseQuery(raw)
 	if err != nil {
 		return nil, proto.Errorf(proto.CodeInvalid, "the query has a broken %% escape, or a semicolon: nothing is done")
+	}
+	for name := range q {
+		if !slices.Contains(names, name) && slices.Contains(names, strings.ToLower(name)) {
+			return nil, proto.Errorf(proto.CodeInvalid, "%s is in the query, not in small letters: nothing is done", clip(name))
+		}
 	}
 	return q, nil
 }

@@ -226,7 +226,7 @@ func (g *Gateway) putSegment(w http.ResponseWriter, r *http.Request, who proto.P
 // dryRun reports whether a request is only to be tried. One that may be meant so is
 // not done.
 func dryRun(r *http.Request) (bool, error) {
-	q, err := parseQuery(r.URL.RawQuery)
+	q, err := parseQuery(r.URL.RawQuery, "dry_run")
 	if err != nil {
 		return false, err
 	}
