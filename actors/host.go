@@ -162,7 +162,9 @@ func (h *host) step(t *task, digest uint64) uint64 {
 	if t.kind == proto.CommandEvent {
 		h.out.Events++
 		h.tally(t, stranger)
-		h.linkOthers(t)
+		if !h.fx.Duplicate { // it linked when it came first, and may have been parted since
+			h.linkOthers(t)
+		}
 	}
 	if h.fx.Created {
 		t.name()

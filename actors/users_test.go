@@ -49,6 +49,42 @@ func wantDecided(t *testing.T, g *rig, what string, want ...graph.Decision) {
 	}
 }
 
+// An event that is sent again links nobody again: not who was parted since, and not
+// who opted out and in.
+func TestRepeatLinksNobody(t *testing.T) {
+	for what, between := range map[string][]command{
+		"parted":         {unlink(1, 1, "a", "b", start+second)},
+		"out, and in":    {cut(proto.CutOptOut, "b", start+second, 7), optIn("b", 1, start+2*second, 8)},
+		"naming another": nil,
+	} {
+		g := newTestRig(t, newRules(t))
+		g.do(eventIn(1, 1, "x", "e1", start, "a", "b"))
+		if g.user(1, "a") != 2 {
+			t.Fatalf("%s: the event linked nobody", what)
+		}
+		want, who := 1, []string{"a", "b"}
+		if what == "naming another" {
+			want, who = 2, []string{"a", "c"}
+		}
+		for _, c := range between {
+			g.wait(second)
+			g.do(c)
+		}
+		g.wait(second)
+		g.do(eventIn(1, 1, "x", "e1", g.now, who...))
+		g.rest()
+		if got := g.user(1, "a"); got != want {
+			t.Errorf("%s: after the repeat the user has %d nodes, want %d", what, got, want)
+		}
+		g.do(eventIn(1, 1, "x", "e3", g.now+1, who...))
+		g.rest()
+		if got := g.user(1, "a"); got != want+1 {
+			t.Errorf("%s: after another event the user has %d nodes, want %d", what, got, want+1)
+		}
+		g.store.audit(t)
+	}
+}
+
 // Identities that nothing is known of but a link are named, at both ends, and
 // count for what their user is made of.
 func TestLinkNamesBoth(t *testing.T) {

@@ -121,6 +121,7 @@ func gate() *mistakes.Gate {
 		{Name: "swaplost", File: "engine/openlane.go", Old: "\tif err := l.rules.restore(records, swapped); err != nil {\n", New: "\tif err := l.rules.restore(records, nil); err != nil {\n", Test: "engine TestSwapIsTheLogs"},
 		{Name: "fillanew", File: "engine/fill.go", Old: "x.First != f.first()", New: "false", Test: "engine TestSwapIsTheLogs"},
 		// totals and reports
+		{Name: "linkagain", File: "actors/host.go", Old: "if !h.fx.Duplicate {", New: "if true {", Test: "actors TestRepeatLinksNobody"},
 		{Name: "tallyagain", File: "actors/tally.go", Old: "\tif h.fx.Duplicate {\n\t\treturn\n\t}\n", New: "", Test: "engine TestAggregates"},
 		{Name: "keeptotals", File: "engine/clienterase.go", Old: "\t\terr = l.forgetTotals(b, x.Client)\n", New: "", Test: "engine TestEraseClient"},
 		{Name: "tallytwice", File: "engine/aggregates.go", Old: "\t\tb.deletes = append(b.deletes, tallyKey(l.id, n))\n", New: "\t\t_ = n\n", Test: "engine TestAggregatesAreTheLogs"},
