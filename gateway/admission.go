@@ -62,10 +62,11 @@ func (a *admission) admit(d *draft) {
 	var room [proto.EventIdentitiesMax + 1]proto.Identity
 	kept := room[:1] // the first is the browser's, if it must be put in front
 	device, browser := false, false
+	limited := d.lmt && a.visit.browser == "" // no browser is made for it
 	for _, id := range d.event.Identities {
 		switch kind := id.Kind(); kind {
 		case "browser":
-			if !browser {
+			if !browser && !limited {
 				kept = append(kept, a.browser())
 			}
 			browser = true
@@ -88,6 +89,11 @@ func (a *admission) admit(d *draft) {
 		kept = append(kept, id)
 	}
 	switch {
+	case limited && len(kept) == 1:
+		d.refuse(proto.CodeOptedOut, "nothing is stored: the device limits ad tracking")
+		return
+	case limited:
+		kept, browser = kept[1:], false
 	case a.stat != "" && !device && !d.lmt && (len(kept) == 1 || len(kept) == 2 && browser):
 		// Nothing is kept of the browser that is offered a cookie: if it takes it, the
 		// next event is that browser's.
@@ -97,9 +103,6 @@ func (a *admission) admit(d *draft) {
 	case browser || device && a.visit.browser == "":
 		kept = kept[1:]
 		browser = browser || !device
-	case d.lmt && a.visit.browser == "":
-		d.refuse(proto.CodeOptedOut, "nothing is stored: the device limits ad tracking")
-		return
 	case len(kept) > proto.EventIdentitiesMax:
 		d.refuse(proto.CodeIdentity, "an event has at most 8 identities, the browser's own among them")
 		return

@@ -99,6 +99,11 @@ func TestPublicIdentities(t *testing.T) {
 		{"a device with a cookie", "acme", `"identities":["idfa:AB-1"]`, true, []proto.Identity{me, "idfa:AB-1"}, ""},
 		{"a device that limits, with a cookie", "acme", `"identities":["idfa:AB-1"],"lmt":true`, true, []proto.Identity{me}, ""},
 		{"a device that limits", "acme", `"identities":["idfa:AB-1"],"lmt":1`, false, nil, ""},
+		{"a device that limits, and a browser without a cookie", "acme", `"identities":["browser:x1","idfa:AB-1"],"lmt":true`, false, nil, ""},
+		{"a browser without a cookie that limits", "acme", `"identities":["browser:x1"],"lmt":true`, false, nil, ""},
+		{"an account of a device that limits", "demo", `"identities":["idfa:AB-1","account:a1"],"lmt":true`, false, []proto.Identity{"account:a1"}, ""},
+		{"the same with a browser", "demo", `"identities":["browser:x1","account:a1"],"lmt":true`, false, []proto.Identity{"account:a1"}, ""},
+		{"the same with a cookie", "demo", `"identities":["idfa:AB-1","account:a1"],"lmt":true`, true, []proto.Identity{me, "account:a1"}, ""},
 		{"lmt off", "acme", `"identities":["idfa:AB-1"],"lmt":0`, false, []proto.Identity{"idfa:AB-1"}, ""},
 	}
 	for _, tt := range tests {
