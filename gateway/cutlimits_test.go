@@ -84,6 +84,29 @@ func TestOptOutsOfANetwork(t *testing.T) {
 	limited(t, r.from("203.0.113.99:1", "POST", "/v1/optout", "Cookie", cookieOf(100)), "a second one in it")
 }
 
+// TestClockSetBack: a network that was within its allowance, or over it, is not refused
+// until the clock is there again, and its allowance is no larger than before.
+func TestClockSetBack(t *testing.T) {
+	clock := now
+	r := newRig(t, func(c *gateway.Config) { c.Now = func() time.Time { return clock } })
+	n := 0
+	taken := func() (k int) {
+		for r.from("203.0.113.7:1000", "POST", "/v1/optout", "Cookie", cookieOf(n)).Code == 200 {
+			n, k = n+1, k+1
+		}
+		return k
+	}
+	for _, tt := range []struct {
+		step time.Duration
+		want int
+	}{{0, 60}, {-time.Hour, 60}, {time.Second, 1}, {-500 * time.Millisecond, 0}, {2500 * time.Millisecond, 2}} {
+		clock = clock.Add(tt.step)
+		if got := taken(); got != tt.want {
+			t.Errorf("after a step of %v: %d are taken, want %d", tt.step, got, tt.want)
+		}
+	}
+}
+
 // TestNetworksOfVisitors: which addresses are one network, and where it is not
 // known.
 func TestNetworksOfVisitors(t *testing.T) {

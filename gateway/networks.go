@@ -27,17 +27,23 @@ func newNetworks(every time.Duration, burst int) *networks {
 	return &networks{seed: maphash.MakeSeed(), every: every, burst: burst}
 }
 
-// take takes one from p's allowance, or gives how long it takes to gain one.
+// take takes one from p's allowance, or gives how long it takes to gain one. A place that
+// is due later than any allowance reaches was taken before the clock was set back, and
+// begins anew: else all of the network would wait until the clock is there again.
 func (n *networks) take(p netip.Prefix, now time.Time) (wait time.Duration) {
 	due := &n.due[maphash.Comparable(n.seed, p)%networkPlaces]
 	at := now.UnixNano()
 	for {
-		before := due.Load()
+		was := due.Load()
+		before := was
+		if before-at > int64(n.burst+1)*int64(n.every) { // one more, for requests that overtake each other
+			before = at
+		}
 		next := max(before, at) + int64(n.every)
 		if over := time.Duration(next-at) - time.Duration(n.burst)*n.every; over > 0 {
 			return over
 		}
-		if due.CompareAndSwap(before, next) {
+		if due.CompareAndSwap(was, next) {
 			return 0
 		}
 	}
