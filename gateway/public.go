@@ -9,8 +9,8 @@ func (g *Gateway) publicRoutes() *plane {
 	withPreflight := func(method string, h handler) map[string]handler {
 		return map[string]handler{method: h, http.MethodOptions: g.preflight}
 	}
-	p.add("/v1/pixel.gif", get(g.pixel))
-	p.add("/v1/match", get(g.getMatch))
+	p.add("/v1/pixel.gif", get(g.pixel)).getOnly()
+	p.add("/v1/match", get(g.getMatch)).getOnly()
 	p.add("/v1/events", withPreflight(http.MethodPost, g.publicEvents))
 	p.add("/v1/me/segments", withPreflight(http.MethodGet, g.ownSegments))
 	p.add("/v1/me", map[string]handler{http.MethodGet: bounded(g.ownRecord), http.MethodDelete: bounded(g.eraseOwn), http.MethodOptions: g.preflight})

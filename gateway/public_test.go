@@ -140,6 +140,20 @@ func TestPublicIdentities(t *testing.T) {
 	}
 }
 
+// TestHeadStoresNothing: HEAD is safe, so the routes whose GET stores something refuse it.
+func TestHeadStoresNothing(t *testing.T) {
+	r := newRig(t, func(c *gateway.Config) { c.Partners = map[proto.ClientName][]gateway.Partner{"demo": {{Name: "adx"}}} })
+	for _, target := range []string{"/v1/pixel.gif?client=demo", "/v1/match?client=demo&partner=adx&uid=x1"} {
+		w := r.visit("HEAD", target, "")
+		if w.Code != 405 || w.Header().Get("Allow") != "GET" || len(cookies(w)) != 0 || len(r.taken()) != 0 {
+			t.Errorf("HEAD %s: %d %v, %d events", target, w.Code, w.Header(), len(r.taken()))
+		}
+	}
+	if w := r.visit("HEAD", "/v1/optout/status", ""); w.Code != 200 {
+		t.Errorf("HEAD of a question: %d", w.Code)
+	}
+}
+
 func TestDeviceSetsNoCookie(t *testing.T) {
 	r := newRig(t)
 	w := r.visit("POST", "/v1/events", `{"client":"acme","events":[{"event":"e","identities":["aaid:AB-1"]}]}`)

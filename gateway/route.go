@@ -94,6 +94,14 @@ func (p *plane) add(pattern string, methods map[string]handler) *route {
 	return rt
 }
 
+// getOnly takes HEAD away from a route whose GET stores something: crawlers and proxies
+// send it to look.
+func (rt *route) getOnly() *route {
+	delete(rt.methods, http.MethodHead)
+	rt.allow = http.MethodGet
+	return rt
+}
+
 // asked makes a method a question, which another node answers where this one may
 // not.
 func (rt *route) asked(g *Gateway, method string) *route {
