@@ -44,7 +44,7 @@ func (n *Node) CampaignReport(ctx context.Context, client proto.ClientInfo, r *p
 	}
 	defer over()
 	if floor <= 0 {
-		c, err := n.makeCampaign(ctx, client, &spec, nil, 0)
+		c, err := n.makeCampaign(ctx, client, &spec, &campaignTold{}, 0)
 		defer c.close()
 		if err != nil {
 			return proto.CampaignReport{}, err
@@ -69,7 +69,7 @@ func (n *Node) decideCampaign(ctx context.Context, client proto.ClientInfo, s *c
 	if err != nil {
 		return out, false, err
 	}
-	c, err := n.makeCampaign(ctx, client, s, told.rivals, floor)
+	c, err := n.makeCampaign(ctx, client, s, &told, floor)
 	defer c.close()
 	if err != nil {
 		return out, false, err
@@ -92,10 +92,10 @@ func (n *Node) decideCampaign(ctx context.Context, client proto.ClientInfo, s *c
 
 // makeCampaign counts, and compares with rivals. The scan is to be closed, with an
 // error too.
-func (n *Node) makeCampaign(ctx context.Context, client proto.ClientInfo, s *campaignSpec, rivals []*campaignRival, floor int) (*campaignScan, error) {
+func (n *Node) makeCampaign(ctx context.Context, client proto.ClientInfo, s *campaignSpec, told *campaignTold, floor int) (*campaignScan, error) {
 	c := newCampaignScan(n, client, s)
-	c.rivals, c.specs = rivals, []*campaignSpec{s}
-	for _, r := range rivals {
+	c.rivals, c.before, c.specs = told.rivals, told.before, []*campaignSpec{s}
+	for _, r := range told.rivals {
 		c.specs = append(c.specs, &r.spec)
 	}
 	c.paths = make([]path, len(c.specs))
@@ -139,6 +139,7 @@ type campaignScan struct {
 	client proto.ClientInfo
 	spec   *campaignSpec
 	rivals []*campaignRival
+	before int // how many of them were told before it
 	time   time.Time
 	lanes  []*campaignLane // by lane; nil: it does not answer
 
@@ -149,6 +150,7 @@ type campaignScan struct {
 	// more; and how many users are in any of the bins from one to another.
 	frequency      [frequencyBins]uint64
 	frequencyUsers [frequencyBins][frequencyBins]uint64
+	elsewhere      map[campaignCell]bool // days' cells that rivals tell which were before it
 
 	gone  []*roaring.Bitmap // by lane: who is taken back
 	turns turns

@@ -55,9 +55,10 @@ func (r *registry) campaignBook(c proto.ClientID) *campaignBook {
 // campaignTold is what is known of earlier reports when one is begun.
 type campaignTold struct {
 	day    proto.Day
-	told   int  // on it and the day before
-	known  bool // the same report is among them
-	rivals []*campaignRival
+	told   int              // on it and the day before
+	known  bool             // the same report is among them
+	rivals []*campaignRival // in the order in which they were told
+	before int              // of which so many were told before the same report first was
 }
 
 // campaignRival is a report that was told, as it would be now.
@@ -83,15 +84,19 @@ func (r *registry) campaignTold(client proto.ClientID, s *campaignSpec, now prot
 	x.day = b.Day(now)
 	today, before := b.On(x.day)
 	x.told = len(today) + len(before)
-	same := 0
-	for i, old := range slices.Concat(today, before) {
+	same, first := 0, true
+	for i, old := range slices.Concat(before, today) {
+		ofToday := i >= len(before)
 		switch {
 		case gproto.Equal(old, s.record(client, proto.Day(old.Day))):
-			x.known = x.known || i < len(today)
+			x.known = x.known || ofToday
+			if first {
+				x.before, first = len(x.rivals), false
+			}
 			continue
 		case old.Campaign != s.campaign:
 			continue
-		case i < len(today):
+		case ofToday:
 			same++
 		}
 		spec, err := specOfRecord(old)
@@ -99,6 +104,9 @@ func (r *registry) campaignTold(client proto.ClientID, s *campaignSpec, now prot
 			return x, proto.Errorf(proto.CodeFloor, "a report that was told on %s cannot be compared with this one by this build of kith: ask in two days: %w", proto.Day(old.Day), err)
 		}
 		x.rivals = append(x.rivals, &campaignRival{spec: spec, users: map[campaignCell]uint64{}, apart: map[campaignCell]uint64{}, only: map[campaignCell]uint64{}, same: spec.by == s.by})
+	}
+	if first {
+		x.before = len(x.rivals)
 	}
 	if !x.known && (len(today) >= campaignReportsMax || same >= campaignRivalsMax) {
 		return x, proto.Errorf(proto.CodeRateLimited, "%d distinct reports of a campaign, or %d in all, were asked for on %s, the most that a client's keys may: ask for one of them again, or tomorrow (UTC)", campaignRivalsMax, campaignReportsMax, x.day)
@@ -180,5 +188,113 @@ func (c *campaignScan) checkRivals(floor uint64) error {
 			}
 		}
 	}
+	return c.checkDays(floor)
+}
+
+// alike reports whether a metric's number of a day is one and the same in both.
+func (s *campaignSpec) alike(o *campaignSpec, m campaignMetric) bool {
+	switch m {
+	case metricImpressions:
+		return s.impression == o.impression
+	case metricClicks:
+		return s.click == o.click
+	}
+	return s.impression == o.impression && s.click == o.click && s.window == o.window && s.conversion.String() == o.conversion.String()
+}
+
+// daysTold are the days of a report that count in its sum of one metric.
+type daysTold struct {
+	users map[proto.Day]uint64 // of whom there were any
+	left  map[proto.Day]bool   // those that no report tells
+}
+
+// checkDays refuses a report if all that was told of days and sums together would
+// tell of few: of what is left of a sum without the days that some report tells,
+// or of how far one such rest is beyond another.
+func (c *campaignScan) checkDays(floor uint64) error {
+	c.elsewhere = map[campaignCell]bool{}
+	if len(c.rivals) == 0 {
+		return nil
+	}
+	for m := range metrics {
+		for _, few := range c.restsOf(m, floor) {
+			if few {
+				return proto.Errorf(proto.CodeFloor, "together with reports that were told before this one's days would tell of fewer than %d people: ask for one of those, or for a range with other days", floor)
+			}
+		}
+	}
 	return nil
+}
+
+// restsOf says of each rest that reports tell of a metric together whether it is of few.
+func (c *campaignScan) restsOf(m campaignMetric, floor uint64) (few []bool) {
+	var list []*daysTold
+	told := map[proto.Day]bool{}
+	add := func(s *campaignSpec, users func(campaignCell) uint64) {
+		if !s.alike(c.spec, m) || users(campaignCell{metric: m}) < floor {
+			return // or no sum is told
+		}
+		d := &daysTold{users: map[proto.Day]uint64{}, left: map[proto.Day]bool{}}
+		days := make([]met, s.last-s.first+1)
+		for i := range days {
+			day := s.first + proto.Day(i)
+			if days[i].users = users(campaignCell{metric: m, of: cellDay, day: day}); days[i].users > 0 {
+				d.users[day] = days[i].users
+			}
+		}
+		for i, shown := range newColumn(days, met{}, int(floor), func(i int) bool { return told[s.first+proto.Day(i)] }).shown {
+			if shown {
+				told[s.first+proto.Day(i)] = true
+			}
+		}
+		list = append(list, d)
+	}
+	for i := range len(c.rivals) + 1 {
+		if i == c.before {
+			for day := range told {
+				c.elsewhere[campaignCell{metric: m, of: cellDay, day: day}] = true
+			}
+			add(c.spec, func(x campaignCell) uint64 { return c.met(x).users })
+		}
+		if i < len(c.rivals) {
+			r := c.rivals[i]
+			add(&r.spec, func(x campaignCell) uint64 { return r.users[x] })
+		}
+	}
+	for _, d := range list {
+		for day := range d.users {
+			if !told[day] {
+				d.left[day] = true
+			}
+		}
+	}
+	for _, d := range list {
+		few = append(few, len(d.left) < len(d.users) && d.few(nil, floor))
+		for _, o := range list {
+			few = append(few, o.within(d) && d.few(o.left, floor))
+		}
+	}
+	return few
+}
+
+// few reports whether what is left without some days is of somebody, and maybe of
+// fewer than the floor.
+func (d *daysTold) few(without map[proto.Day]bool, floor uint64) bool {
+	some, most := false, uint64(0)
+	for day := range d.left {
+		if !without[day] {
+			some, most = true, max(most, d.users[day])
+		}
+	}
+	return some && most < floor
+}
+
+// within reports whether all that is left of d is left of o too.
+func (d *daysTold) within(o *daysTold) bool {
+	for day := range d.left {
+		if !o.left[day] {
+			return false
+		}
+	}
+	return len(d.left) > 0
 }

@@ -3,6 +3,7 @@ package engine_test
 import (
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -193,6 +194,148 @@ func TestCampaignRangesByOneDay(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A day of one person, which a report keeps back with another day, cannot be had by
+// asking for that other day too, before or after.
+func TestCampaignDayKeptBackWithAnother(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	today := proto.DayOf(ago(0, 0))
+	list := crowdOf(1, "victim", "impression", "", ago(1, 1))
+	for i, people := range []int{0, 0, 90, 55, 80, 70} {
+		list = append(list, crowdOf(people, fmt.Sprint("v", i, "-"), "impression", "", ago(i, 1))...)
+	}
+	all := proto.CampaignRequest{From: today - 5, To: today}
+	of := func(from, to proto.Day) proto.CampaignRequest {
+		return proto.CampaignRequest{From: today - from, To: today - to}
+	}
+	hidden := func(r proto.CampaignReport) (days []proto.Day) {
+		for _, d := range r.Days {
+			if d.Impressions == nil {
+				days = append(days, today-d.Day)
+			}
+		}
+		return days
+	}
+	for _, x := range []struct {
+		name   string
+		first  []proto.CampaignRequest
+		hidden []proto.Day // in all, which is asked next
+		then   map[proto.CampaignRequest]proto.Code
+	}{
+		{"all first", nil, []proto.Day{3, 1, 0}, map[proto.CampaignRequest]proto.Code{of(3, 3): proto.CodeFloor, of(3, 2): proto.CodeFloor, of(5, 5): "", of(5, 4): "", all: ""}},
+		{"that day first", []proto.CampaignRequest{of(3, 3)}, []proto.Day{5, 1, 0}, map[proto.CampaignRequest]proto.Code{of(5, 5): proto.CodeFloor, of(4, 4): "", of(3, 3): "", all: ""}},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			for next, want := range x.then {
+				c, _ := grouped(t, n, proto.ClientName(fmt.Sprintf("c%d-%d-%d", next.From, next.To, len(x.first))))
+				submitAll(t, n, c, list)
+				for _, r := range x.first {
+					report(t, n, c, r, floor)
+				}
+				if got := hidden(report(t, n, c, all, floor)); !slices.Equal(got, x.hidden) {
+					t.Errorf("days so long ago are kept back: %v, want %v", got, x.hidden)
+				}
+				if got := refusal(t, n, c, next); got != want {
+					t.Errorf("%s to %s: %q, want %q", next.From, next.To, got, want)
+				}
+				if got := hidden(report(t, n, c, all, floor)); !slices.Equal(got, x.hidden) {
+					t.Errorf("asked again %v are kept back, not %v", got, x.hidden)
+				}
+			}
+		})
+	}
+	// Where each day was told, their sum is not.
+	c, _ := grouped(t, n, "each")
+	submitAll(t, n, c, list)
+	for day := proto.Day(2); day <= 5; day++ {
+		report(t, n, c, of(day, day), floor)
+	}
+	if got := refusal(t, n, c, all); got != proto.CodeFloor {
+		t.Errorf("after each day: %q", got)
+	}
+}
+
+// Whatever ranges are asked for, the numbers that are told do not come to that of a day
+// of few: over random worlds, by elimination.
+func TestCampaignRangesTogether(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	const days = 6
+	today := proto.DayOf(ago(0, 0))
+	told := 0
+	for world := range 12 {
+		r := rand.New(rand.NewPCG(5, uint64(world)))
+		c, _ := grouped(t, n, proto.ClientName(fmt.Sprint("world", world)))
+		people := [days]int{}
+		for i := range people {
+			people[i] = []int{0, 1, 60, 70, 80}[r.IntN(5)]
+			submitAll(t, n, c, crowdOf(people[i], fmt.Sprint("v", i, "-"), "impression", "", ago(i, 1)))
+		}
+		var rows [][]float64 // which days each number is the sum of
+		for range 14 {
+			from := r.IntN(days)
+			to := r.IntN(from + 1)
+			got, err := n.CampaignReport(t.Context(), c, span(proto.CampaignRequest{From: today - proto.Day(from), To: today - proto.Day(to)}), floor)
+			if err != nil || got.Impressions == nil {
+				continue
+			}
+			told++
+			sum := make([]float64, days)
+			for _, d := range got.Days {
+				day := make([]float64, days)
+				sum[today-d.Day], day[today-d.Day] = 1, 1
+				if d.Impressions != nil {
+					rows = append(rows, day)
+				}
+			}
+			rows = append(rows, sum)
+		}
+		for day := range days {
+			if people[day] == 1 && spans(rows, day) {
+				t.Errorf("world %d: of %v people a day that of day %d comes out", world, people, day)
+			}
+		}
+	}
+	if told < 20 {
+		t.Errorf("%d reports are told", told)
+	}
+}
+
+// spans reports whether a sum of multiples of rows is one of a day alone.
+func spans(rows [][]float64, day int) bool {
+	var m [][]float64
+	for _, r := range rows {
+		m = append(m, slices.Clone(r))
+	}
+	rank := 0
+	for col := range len(rows[0]) { // that of the day last
+		if col = (day + 1 + col) % len(rows[0]); rank == len(m) {
+			break
+		}
+		best := rank
+		for i := rank; i < len(m); i++ {
+			if math.Abs(m[i][col]) > math.Abs(m[best][col]) {
+				best = i
+			}
+		}
+		if math.Abs(m[best][col]) < 1e-9 {
+			continue
+		}
+		if col == day {
+			return true // a row of it alone is left
+		}
+		m[rank], m[best] = m[best], m[rank]
+		for i := rank + 1; i < len(m); i++ {
+			f := m[i][col] / m[rank][col]
+			for k := range m[i] {
+				m[i][k] -= f * m[rank][k]
+			}
+		}
+		rank++
+	}
+	return false
 }
 
 // A condition that only one person meets tells nothing alone, and nothing beside

@@ -19,7 +19,9 @@ type campaignColumn struct {
 	shown []bool
 }
 
-func newColumn(list []met, rest met, floor int) campaignColumn {
+// newColumn keeps another row back where one alone is not told: one that no other
+// report told, if there is any.
+func newColumn(list []met, rest met, floor int, elsewhere func(i int) bool) campaignColumn {
 	c := campaignColumn{met: list, shown: make([]bool, len(list))}
 	hidden := rest.events > 0
 	most := rest.users // of one of those that are not shown
@@ -33,7 +35,9 @@ func newColumn(list []met, rest met, floor int) campaignColumn {
 	}
 	least := -1
 	for i, m := range list {
-		if c.shown[i] && (least < 0 || m.users < list[least].users) {
+		switch {
+		case !c.shown[i]:
+		case least < 0, elsewhere(least) && !elsewhere(i), elsewhere(least) == elsewhere(i) && m.users < list[least].users:
 			least = i
 		}
 	}
@@ -128,7 +132,11 @@ func (c *campaignScan) table(cells []campaignCell, rest *campaignCell, floor int
 			x.metric = m
 			left = c.met(x)
 		}
-		column := newColumn(list, left, floor)
+		column := newColumn(list, left, floor, func(i int) bool {
+			x := cells[i]
+			x.metric = m
+			return c.elsewhere[x]
+		})
 		for i := range rows {
 			events, people := column.at(i)
 			place(&rows[i], m, events, people)
