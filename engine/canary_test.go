@@ -547,6 +547,56 @@ func TestReceiptOfCluster(t *testing.T) {
 	}
 }
 
+// After a restore the log is another one, whose offsets go on from the backup's: nothing
+// in it is from before a receipt of the node as it was, nor from before the opt-outs that
+// the restore did again.
+func TestReceiptsAfterRestore(t *testing.T) {
+	for _, lanes := range []int{1, 4} {
+		dir := t.TempDir()
+		past := func() time.Time { return time.Now().Add(-48 * time.Hour) } // its receipts are due
+		n := testNode(t, dir+"/old", func(c *engine.Config) { c.Lanes, c.Now = 4, past })
+		e := page(acme(t, n), "x", "auto", past())
+		e.Identities = []proto.Identity{canary}
+		submit(t, n, e)
+		var backup bytes.Buffer
+		if err := n.Backup(t.Context(), &backup); err != nil {
+			t.Fatal(err)
+		}
+		r := optOut(t, n, canary, false)
+		if check := wantClean(t, n, r); check.LogClear {
+			t.Error("the log is clear before the restore: the test sees nothing")
+		}
+		var ledger bytes.Buffer
+		if err := n.WriteLedger(t.Context(), &ledger); err != nil {
+			t.Fatal(err)
+		}
+		closeNode(t, n)
+		if err := os.WriteFile(dir+"/ledger", ledger.Bytes(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c := engine.Config{Dir: dir + "/new", LogBytesMax: 64 << 20, DiskReserve: 1 << 20, SmallStore: true, Ledger: dir + "/ledger", RestoreLanes: lanes}
+		if err := engine.Restore(t.Context(), c, &backup); err != nil {
+			t.Fatal(err)
+		}
+		n = testNode(t, c.Dir, func(c *engine.Config) { c.Lanes = lanes })
+		s, err := n.OptOutState(t.Context(), canary)
+		for err == nil && s.Receipt == nil { // the restore's is carried out as the node goes on
+			if err = n.AwaitChange(t.Context()); err == nil {
+				s, err = n.OptOutState(t.Context(), canary)
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, r := range map[string]proto.Receipt{"from before": r, "done again": *s.Receipt} {
+			if check := wantClean(t, n, r); !check.LogClear {
+				t.Errorf("%d lanes, %s: the log begins at %d, the receipt is of %d", lanes, name, check.LogFirst, r.Offset)
+			}
+		}
+		closeNode(t, n)
+	}
+}
+
 // Of messages under way those count that name a generation which was erased: the number
 // in a message is the sender's, or by its kind the receiver's.
 func TestReceiptOfErasureAndMessages(t *testing.T) {

@@ -576,7 +576,9 @@ func (c *receiptCheck) bitmaps(snap store.Snapshot, id proto.LaneID, names *roar
 // conclude sums up, with what may still be in the lanes' logs. An event lies in the
 // lane of its first identity, so any lane's log may name the receipt's. Of lanes other
 // than its own the receipt's position tells only what it derives from, not all that
-// was there: when their oldest entry was stored counts too.
+// was there: when their oldest entry was stored counts too. The log of a restored store
+// has other offsets than the one that the receipt is of; if it was made after the
+// receipt, nothing in it is from before.
 func (c *receiptCheck) conclude(logs []laneLog) (x proto.ReceiptCheck, err error) {
 	at, err := proto.ParsePosition(c.receipt.Position)
 	if err != nil {
@@ -589,13 +591,12 @@ func (c *receiptCheck) conclude(logs []laneLog) (x proto.ReceiptCheck, err error
 	}
 	for i, l := range logs {
 		id, first := proto.LaneID(i), l.First+proto.Offset(l.base)
+		passed := first > at[id] && l.oldest.After(c.receipt.Time)
 		if id == home {
-			x.LogFirst = first
-			x.LogClear = x.LogClear && first > c.receipt.Offset
-			continue
+			x.LogFirst, passed = first, first > c.receipt.Offset
 		}
-		empty := l.First > l.Last
-		x.LogClear = x.LogClear && (empty || first > at[id] && l.oldest.After(c.receipt.Time))
+		empty, later := l.First > l.Last, l.base > 0 && l.Created.After(c.receipt.Time)
+		x.LogClear = x.LogClear && (empty || later || passed)
 	}
 	return x, nil
 }
