@@ -40,6 +40,9 @@ from url, ref and user_agent (docs/session-data.md), and marks crawlers as bot. 
 stores no user agent.
 
 Without --format it is guessed from the file's name: .ndjson, .jsonl, .csv, .log.
+Every line has an id of its own, by which a load that is started again within ten
+minutes counts once: for each identity its last 32 lines, those before count again.
+
 What is compressed with gzip or zstd (.gz, .zst) is decompressed.`,
 		Example: `  kith ingest -f access.log --format combined --client demo --shift --key demo-key
   zcat events.ndjson.gz | kith ingest -f - --format ndjson --key demo-key --json`,

@@ -15,8 +15,9 @@ import (
 
 // Intake posts bodies as POST /v1/events takes them. Post may be called
 // concurrently. An error means that nothing of the body is known to be
-// durable; the same body may be posted again, as every event has an id. Its
-// RetryAfter is heeded.
+// durable; the same body may be posted again, as every event has an id. The node
+// knows the last 32 ids of an identity: of one with more rows in the body, of which some
+// were durable after all, some may be taken twice. Its RetryAfter is heeded.
 type Intake interface {
 	Post(ctx context.Context, body []byte) (Answer, error)
 }
@@ -265,7 +266,7 @@ func giveUp(err error, attempts, rows int, f Format) error {
 	if err == nil {
 		err = errors.New("the node could not make them durable")
 	}
-	return proto.Errorf(proto.CodeUnavailable, "gave up on %d %s after %d tries; start the same load again when the node is well (what is sent twice within ten minutes is taken once): %w", rows, f.field(), attempts, err)
+	return proto.Errorf(proto.CodeUnavailable, "gave up on %d %s after %d tries; start the same load again when the node is well (what is sent twice within ten minutes is taken once, but of an identity only its last 32 rows): %w", rows, f.field(), attempts, err)
 }
 
 func (s *sender) wrap(body []byte, b *batch) []byte {
