@@ -16,23 +16,26 @@
 // # Layout of a node's value
 //
 // One value holds a node with the facts of all clients of its space, its links
-// and what its user comes to (version 2; 1 had no flags and nothing after the
-// clients):
+// and what its user comes to (version 3; codec.go says what 1 and 2, which are
+// still read, had otherwise):
 //
 //	version byte | flags (1 named, 2 device, 4 graph, 8 follows, 16 networks,
-//	32 ends) | ordinal | exit (varint, ms; 0 none) | clients, each:
-//	  client | last (varint, ms) | first (delta to last)
+//	32 ends, 64 bare) | ordinal | exit (varint, ms; 0 none) | clients, each:
+//	  client | last (varint, ms) | first (delta to last) | oldest (delta to first)
 //	  recent event ids: count, each: 6 bytes of hash, age against last
 //	  history: flags (1 truncated) | first block | next block | tail events |
-//	           base (delta to last) | tail bytes with length
+//	           if there are some: base (delta to last) | time of the last
+//	           (delta to last) | tail bytes with length
 //	  memory (segments.Memory, base last)
 //	if it follows, clients, each:
-//	  client | memberships, each: key (delta)<<2 | has next<<1 | in |
-//	    if in: since (varint, ms) | if has next: next (varint, ms)
+//	  client | memberships, each: key (delta)<<3 | next is as in the user's
+//	    value<<2 | has next<<1 | in | if in: since (varint, ms) | if has next:
+//	    next (varint, ms) (followed.go)
 //	if it was seen on networks, for each client: count, each: key (8 bytes),
 //	  last day, days (bits)
 //	if it ends: end (varint, ms)
-//	if it has links: graph.State with its length
+//	if it is bare: since when (varint, ms)
+//	if it has links: graph.State, to the end
 //
 // A history record, in the tail and in blocks, is: time (varint delta to the
 // record before, the first to the base), body with its length; the body of the
