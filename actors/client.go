@@ -106,7 +106,7 @@ func (h *host) forgetClient(r *resident, client proto.ClientID) {
 	if h.forgetFacts(r, client); h.fault != nil {
 		return
 	}
-	if r.state.Graph != nil {
+	if r.state.Graph != nil || h.linkedIn(r, func(c proto.ClientID) bool { return c == client }) {
 		h.tell(r.node, graph.Message{Kind: graph.Withdraw, Evidence: graph.Evidence{Time: h.entry.Now, Client: client}})
 	}
 }

@@ -190,6 +190,22 @@ func (h *host) over(t *task) bool {
 	return false
 }
 
+// admits reports whether what an event or traits say counts for their node. What is from
+// before it began anew does not, if the person asked for that or the same client did: who
+// returns at once where others had it erased, or it was idle, loses nothing but links.
+func (h *host) admits(t *task) bool {
+	s, at := &t.r.state, min(t.at, h.entry.Now)
+	if s.Dark() || s.Admits(at) {
+		return !s.Dark()
+	}
+	o, err := h.readOptOut(t.r.node.Hash)
+	if err != nil {
+		h.fail(err)
+		return false
+	}
+	return o == nil || o.Admits(t.in.Client, t.r.node.Space, at, 2*h.limits.SkewMillis)
+}
+
 // vain reports whether traits find nothing to do: they need one that the client
 // does not know of the node, or only take some away of somebody whom it does not
 // know, who would be known by that.
@@ -226,7 +242,7 @@ func (h *host) perform(t *task, digest uint64) uint64 {
 		h.unlink(t)
 		return mix(digest, 5, uint64(t.index))
 	case proto.CommandEvent, proto.CommandTraits:
-		if !t.r.state.Admits(min(t.at, h.entry.Now)) || t.vain() {
+		if !h.admits(t) || t.vain() {
 			h.out.Ignored++
 			return mix(digest, 6, uint64(t.index))
 		}

@@ -47,6 +47,7 @@ type host struct {
 	ran       int // tasks[:ran] were run
 	entry     Entry
 	messages  []graph.Message // for the graph, of the entry under way
+	erasing   []erasing       // of the entry under way
 	dirty     []*resident
 	stepping  []*resident      // by group of the superstep under way
 	done      []redo           // inputs taken in by this batch, to be taken in again after a panic
@@ -143,6 +144,8 @@ func (h *host) run() (digest uint64) {
 		h.ran++
 		digest = h.perform(t, digest)
 	}
+	clear(h.erasing)
+	h.erasing = h.erasing[:0]
 	return digest
 }
 
@@ -171,7 +174,11 @@ func (h *host) step(t *task, digest uint64) uint64 {
 	}
 	h.keep(r, r.state.Gen())
 	h.refresh(r)
-	return h.digest(digest, r)
+	digest = h.digest(digest, r)
+	if t.kind == proto.CommandEvent || t.kind == proto.CommandTraits {
+		h.spare(r, t.in.Client)
+	}
+	return digest
 }
 
 // take lets the identity take one input in.

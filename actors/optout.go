@@ -207,6 +207,15 @@ func (r *resident) meet(o *identity.OptOut) {
 	r.transient = r.state.Graph != nil
 }
 
+// erasing is a node that is taken away whole for a client, at the end of its entry: what
+// others bring until then has it spared.
+type erasing struct {
+	r       *resident
+	client  proto.ClientID
+	command uint64
+	message int // in host.messages
+}
+
 // forget takes away what a client knows of an identity in its space: all of
 // the node, if nobody else knows anything.
 func (h *host) forget(o *tomb, x *proto.CutCommand, c identity.Cut) {
@@ -218,7 +227,8 @@ func (h *host) forget(o *tomb, x *proto.CutCommand, c identity.Cut) {
 		h.settle(o, x.Hash)
 		return
 	}
-	if r.solelyOf(x.Client) {
+	if r.solelyOf(x.Client) && !h.linkedIn(r, func(c proto.ClientID) bool { return c != x.Client }) {
+		h.erasing = append(h.erasing, erasing{r, x.Client, x.Command, len(h.messages)})
 		h.tell(n, graph.Message{Kind: graph.Erase, Evidence: graph.Evidence{Time: c.Time}})
 		o.Begin(c, []proto.SpaceID{x.Space})
 		return
@@ -228,6 +238,36 @@ func (h *host) forget(o *tomb, x *proto.CutCommand, c identity.Cut) {
 	}
 	o.Begin(c, nil)
 	h.settle(o, x.Hash)
+}
+
+// linkedIn reports whether the entry has links for a node of a client that is so.
+func (h *host) linkedIn(r *resident, so func(proto.ClientID) bool) bool {
+	return slices.ContainsFunc(h.messages, func(m graph.Message) bool {
+		return m.Kind == graph.Link && m.To == r.node && so(m.Client)
+	})
+}
+
+// spare has a node which another client's command of this entry takes away whole stay,
+// as client knows it now: only what the other knew of it goes.
+func (h *host) spare(r *resident, client proto.ClientID) {
+	for i := 0; i < len(h.erasing); {
+		x := h.erasing[i]
+		if x.r != r || x.client == client {
+			i++
+			continue
+		}
+		h.erasing = slices.Delete(h.erasing, i, i+1)
+		h.messages[x.message] = graph.Message{Kind: graph.Withdraw, To: r.node, Evidence: graph.Evidence{Time: h.entry.Now, Client: x.client}}
+		o := h.tomb(r.node.Hash)
+		if h.fault != nil {
+			return
+		}
+		if h.forgetFacts(r, x.client); h.fault != nil {
+			return
+		}
+		o.Spare(x.command, x.client)
+		h.settle(o, r.node.Hash)
+	}
 }
 
 // solelyOf reports whether all that is known of a node is one client's.

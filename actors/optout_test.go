@@ -305,6 +305,88 @@ func TestForgetOfTheOnlyClient(t *testing.T) {
 	g.store.audit(t)
 }
 
+// What another client brings in the entry in which the only one has the node forgotten
+// stays, wherever in it; an event that is set aside brings nothing.
+func TestForgetSparesOthers(t *testing.T) {
+	r := newRules(t)
+	r.poisoned.Store(poison)
+	defer r.poisoned.Store(0)
+	at := start + 10
+	gone := forget(1, 1, "a", at, 7)
+	for what, c := range map[string]struct {
+		with []command
+		gen  uint32
+		user int // how many
+	}{
+		"an event behind it":                 {[]command{gone, event(2, "a", "x", "", at)}, 1, 1},
+		"traits behind it":                   {[]command{gone, traitsIn(1, 2, "a", at, proto.Prop{Key: "vip", Value: proto.FlagOf(true)})}, 1, 1},
+		"behind two of them":                 {[]command{gone, forget(1, 1, "a", at, 8), event(2, "a", "x", "", at)}, 1, 1},
+		"an event that links, behind it":     {[]command{gone, eventIn(1, 2, "x", "", at, "a", "c")}, 1, 2},
+		"a link behind it":                   {[]command{gone, link(1, 2, "a", "c", at, 9)}, 1, 2},
+		"a link before it":                   {[]command{link(1, 2, "a", "c", at, 9), gone}, 1, 2},
+		"links of both before it":            {[]command{link(1, 1, "a", "d", at, 8), link(1, 2, "a", "c", at, 9), gone}, 1, 2},
+		"its own link between":               {[]command{gone, link(1, 1, "a", "d", at, 8), event(2, "a", "x", "", at)}, 1, 2},
+		"its own event behind it":            {[]command{gone, event(1, "a", "x", "", at)}, 3, 1},
+		"an event that is set aside":         {[]command{gone, event(poison, "a", "p", "", at)}, 3, 1},
+		"an event, and the person's erasure": {[]command{gone, event(2, "a", "x", "", at), cut(proto.CutErase, "a", at, 8)}, 3, 1},
+	} {
+		t.Run(what, func(t *testing.T) {
+			for _, linked := range []bool{false, true} {
+				g := newTestRig(t, r)
+				before := event(1, "a", "x", "", start)
+				if linked {
+					before = eventIn(1, 1, "x", "", start, "a", "b")
+				}
+				g.do(before)
+				g.now = at
+				g.do(c.with...)
+				s, gen := g.store.state(t, nodeOf("a"))
+				if gen != c.gen || s.Client(1) != nil || g.user(1, "a") != c.user || g.user(1, "b") > 1 {
+					t.Errorf("linked %v: generation %d, facts %+v, users of a %d, of b %d", linked, gen, s.Facts, g.user(1, "a"), g.user(1, "b"))
+				}
+				if commands := len(c.with); len(g.finals()) == 0 || len(g.finals()) > commands {
+					t.Errorf("linked %v: final are %v", linked, g.finals())
+				}
+				g.store.audit(t)
+			}
+		})
+	}
+}
+
+// An erasure that is not the person's own has a fence for the client that asked for it
+// alone: what is acknowledged to others right after it is kept.
+func TestFenceOfOthers(t *testing.T) {
+	for what, erase := range map[string]func(g *rig){
+		"forgotten by a client": func(g *rig) { g.do(forget(1, 1, "a", g.now, 7)) },
+		"of a client that ended": func(g *rig) {
+			g.take([]entry{{now: g.now, beat: true, due: []*actors.Due{{Node: nodeOf("a"), Forget: 1}}}})
+			g.settle()
+		},
+	} {
+		g := newTestRig(t, newRules(t))
+		g.do(eventIn(1, 1, "x", "", start, "a", "b"))
+		g.now++
+		erase(g)
+		g.restart(config(newRules(t), 1<<20))
+		if s, gen := g.store.state(t, nodeOf("a")); gen != 3 || s.Known() {
+			t.Fatalf("%s: generation %d is %+v", what, gen, s)
+		}
+		g.do(event(2, "a", "x", "", g.now), traitsIn(1, 2, "a", g.now, proto.Prop{Key: "vip", Value: proto.FlagOf(true)}))
+		if s, _ := g.store.state(t, nodeOf("a")); g.ignored() > 0 || s.Client(2) == nil {
+			t.Errorf("%s: %d of another client's were ignored", what, g.ignored())
+		}
+		g.do(event(1, "a", "x", "", g.now))
+		if byClient := what == "forgotten by a client"; (g.ignored() > 0) != byClient {
+			t.Errorf("%s: of the client's own %d were ignored", what, g.ignored())
+		}
+		g.store.audit(t)
+		g.do(cut(proto.CutErase, "a", g.now, 9))
+		if g.do(event(2, "a", "x", "", g.now)); g.ignored() != 1 {
+			t.Errorf("%s: after the person's own erasure %d were ignored", what, g.ignored())
+		}
+	}
+}
+
 // An erased identity begins anew at once; of it nothing is left, not even a
 // link whose evidence the gateway took after the erasure's command.
 func TestErase(t *testing.T) {

@@ -53,6 +53,9 @@ func (h *host) link(t *task) {
 	if t.link.Inferred {
 		e.Method = graph.Inferred
 	}
+	if t.r.state.Admits(e.Time) {
+		h.spare(t.r, e.Client)
+	}
 	h.proposeLink(t, t.link.B, e, t.link.Command)
 }
 

@@ -243,6 +243,26 @@ func (o *OptOut) Newest(asking proto.ClientID) *Cut {
 	return nil
 }
 
+// Admits reports whether something of a client, with evidence of time t, is from after
+// the person was last erased or let in again, and the client last had the node in a space
+// forgotten; skew is how much newer it has to be.
+func (o *OptOut) Admits(client proto.ClientID, s proto.SpaceID, t, skew proto.Millis) bool {
+	return t > o.Fence && !slices.ContainsFunc(o.Cuts, func(c Cut) bool {
+		return c.Kind == proto.CutForget && c.Client == client && c.Space == s && t <= c.Time+skew
+	})
+}
+
+// Spare takes in that the node which a client's command was to take away whole stays, for
+// others know it meanwhile.
+func (o *OptOut) Spare(command uint64, client proto.ClientID) {
+	i := slices.IndexFunc(o.Cuts, func(c Cut) bool {
+		return c.Kind == proto.CutForget && c.Command == command && c.Client == client && len(c.Pending) > 0
+	})
+	if i >= 0 {
+		o.Cuts[i].Pending = nil
+	}
+}
+
 // Lift takes an opt-in with evidence fence in.
 func (o *OptOut) Lift(now, fence proto.Millis) {
 	o.Gen++
