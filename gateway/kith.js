@@ -11,7 +11,7 @@
   const warn = text => console.warn("kith: " + text);
   if (!data.client) return warn("no data-client");
 
-  const silent = n.globalPrivacyControl || n.doNotTrack === "1" || w.doNotTrack === "1";
+  const silent = n.globalPrivacyControl || n.doNotTrack == 1 || w.doNotTrack == 1;
   const outKey = "kith_optout", segmentsKey = "kith_segments";
   const eventsMax = 100, charsMax = 2e4;
 
@@ -94,7 +94,8 @@
 
   let queue = []; // events as JSON, at most eventsMax and a batch that came back
   let busy; // the events under way, one request at a time: see flush
-  let timer = 0, tries = 0;
+  let timer, tries = 0;
+  let held; // how many of the queue's first go again: alone, so that others have tries of their own
 
   // ask gives the answer's JSON with its status and Retry-After; no status if
   // there was no answer. Without a body it is a GET. A body of text needs no
@@ -110,8 +111,9 @@
   // batch takes up to 20 events from the queue: keepalive and sendBeacon carry
   // 64 KiB, and a node remembers the ids of the last 32 events.
   function batch() {
-    let chars = 0, i = 0;
-    while (i < queue.length && i < 20 && (chars += queue[i].length) <= charsMax) i++;
+    let i = 0, chars = 0;
+    while (i < (held || 20) && i < queue.length && (chars += queue[i].length) <= charsMax) i++;
+    held = 0;
     return queue.splice(0, i || 1);
   }
 
@@ -138,19 +140,21 @@
       if (out) tell(0);
       if (x.new) renew(); // who was known was erased elsewhere
       let again = [];
-      if (!x.status || x.status === 429 || x.status >= 500) again = sent;
-      else if (x.error) warn(x.error.message);
-      (x.refused || []).forEach(r => {
+      if (x.refused) x.refused.forEach(r => {
         if (r.code === "unavailable") again.push(sent[r.index]);
         else warn("refused: " + r.message);
       });
-      if (!again.length || gate < 1) tries = 0;
+      // Else nothing was taken, also where a 200 is not the gateway's but an offline page's.
+      else if (!/^4(?!29)/.test(x.status)) again = sent;
+      else if (x.error) warn(x.error.message);
+      held = again.length;
+      if (!held || gate < 1) tries = 0;
       else if (++tries > 5) {
-        warn("lost: " + again.length);
-        tries = 0;
+        warn("lost: " + held);
+        tries = held = 0;
       } else queue = again.concat(queue);
       // Jitter only lengthens: Retry-After is the least.
-      later(tries ? Math.max(500 * 2 ** tries, x.wait * 1e3 || 0) * (1 + Math.random() / 2) : 50);
+      later(tries ? Math.max(500 << tries, x.wait * 1e3 || 0) * (1 + Math.random() / 2) : 50);
     });
   }
 
@@ -162,7 +166,8 @@
     stay();
     while (queue.length && may()) {
       const sent = batch();
-      if (!n.sendBeacon(base + eventsURL(), bodyOf(sent))) return queue = sent.concat(queue);
+      // Some browsers have no beacons: of either kind no answer is heard.
+      if (!(n.sendBeacon ? n.sendBeacon(base + eventsURL(), bodyOf(sent)) : ask(eventsURL(), 1e4, bodyOf(sent)))) return queue = sent.concat(queue);
     }
   }
 
@@ -177,13 +182,9 @@
 
   function put(event) {
     if (gate < 0) return;
-    // A retry has the same id and counts once.
-    event.id = "" + Math.random();
-    event.url = event.url || clean(location.href);
-    event.ref = ref;
-    event.ref_query = query && query[0];
     try {
-      const text = JSON.stringify(event);
+      // A retry has the same id and counts once.
+      const text = JSON.stringify(Object.assign({ url: clean(location.href), ref, ref_query: query && query[0], id: "" + Math.random() }, event));
       if (text.length <= charsMax && queue.length < eventsMax) return queue.push(text), later(50);
     } catch (e) {}
     warn("not sent: too much");
@@ -192,7 +193,7 @@
   function view(props) {
     if (!props) {
       props = {};
-      for (const k in data) if (!/^(client|consent|vendor|spa|leaks|cache)$/.test(k)) props[k] = data[k];
+      for (const k in data) if (!/^(cache|client|consent|vendor|spa|leaks)$/.test(k)) props[k] = data[k];
     }
     put({ event: "page", props });
   }
@@ -241,7 +242,7 @@
     let left = 0;
     new Set(performance.getEntriesByType("resource").map(e => hostOf(e.name))).forEach(h => {
       if (!h || within(h, home) || within(home, h) || h === hostOf(script.src)) return;
-      if (list.length < 50 && (list + " " + h).length <= 1024) list.push(h);
+      if (list.length < 50 && (list + h).length < 1024) list.push(h);
       else left++;
     });
     if (list.length) put({ event: "kith.hosts", props: { hosts: list.join(" "), left } });
@@ -277,7 +278,7 @@
       if (x.by) refused(x);
       const list = may() && x.segments || []; // another tab may have opted out meanwhile
       // An empty list is not kept: it is a newcomer's, and soon wrong.
-      if (born === age && !early && list.length) storage(segmentsKey, JSON.stringify({ v: 1, c: data.client, t: Date.now(), s: list }));
+      if (born === age && !early && list.length) storage(segmentsKey, JSON.stringify({ c: data.client, t: Date.now(), v: 1, s: list }));
       return list;
     });
   }
@@ -320,7 +321,7 @@
       const [name, ...args] = call;
       does[name](...args);
     } catch (e) {
-      console.warn("kith: not sent");
+      warn("not sent");
     }
   }
 
@@ -357,7 +358,7 @@
   // profiles, 4 advertising by them; the gateway asks for the same.
   function tcf() {
     w.__tcfapi("addEventListener", 2, (x, ok) => {
-      if (!ok || !/^(tcl|user)/.test(x.eventStatus)) return; // tcloaded, useractioncomplete
+      if (!ok || !/^[tu]/.test(x.eventStatus)) return; // tcloaded, useractioncomplete
       if (x.gdprApplies === false) platform = "gdpr=0";
       else if ([1, 3, 4].every(p => x.purpose.consents[p]) && (!data.vendor || x.vendor.consents[data.vendor])) platform = "gdpr=1&gdpr_consent=" + encodeURIComponent(x.tcString);
       else platform = false;

@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -43,6 +44,7 @@ func TestTagInABrowser(t *testing.T) {
 		{"third party, cookies apart", thirdParty},
 		{"leaving", leaving},
 		{"leaving before the answer", leavingEarly},
+		{"leaving without beacons", leavingWithoutBeacons},
 		{"time on page", timeOnPage},
 		{"time on page, without consent", timeUntold},
 		{"time on page, the clock is set", timeByClock},
@@ -54,7 +56,9 @@ func TestTagInABrowser(t *testing.T) {
 		{"retry after 503", retryAfter503},
 		{"retry of what was not kept", retryOfSome},
 		{"retry when the answer was lost", retryOfLostAnswer},
+		{"retry after an answer of somebody else", retryOfOthersAnswer},
 		{"retries end", retriesEnd},
+		{"retries end for those that had them", retriesEndApart},
 		{"identify takes digests only", identifyDigests},
 		{"what cannot be sent", notSent},
 		{"wrong calls", wrongCalls},
@@ -631,6 +635,28 @@ func leavingEarly(s *surfer) {
 	}
 }
 
+// leavingWithoutBeacons: some browsers have them turned off.
+func leavingWithoutBeacons(s *surfer) {
+	s.page("", `delete Navigator.prototype.sendBeacon`, "")
+	s.open("/")
+	s.took("page")
+	s.quiet() // the answer came
+	s.do(`kith("event", "hid");
+		Object.defineProperty(document, "visibilityState", {value: "hidden"}); document.dispatchEvent(new Event("visibilitychange"))`)
+	s.took("page", "hid")
+	s.calm()
+	s.do(`setTimeout(() => { kith("event", "bye"); location.href = "/next" })`)
+	s.until("what was said last and the next page", func() bool { return len(s.rig.taken()) == 4 && slices.Contains(s.names(), "bye") })
+	// What beacons do not carry is sent as ever.
+	s.page("", `Navigator.prototype.sendBeacon = () => false`, "")
+	s.open("/")
+	s.until("a page view", func() bool { return len(s.rig.taken()) == 5 })
+	s.quiet()
+	s.do(`kith("event", "full"); document.dispatchEvent(new Event("visibilitychange"))`)
+	s.until("the event", func() bool { return len(s.rig.taken()) == 6 && s.names()[5] == "full" })
+	s.calm()
+}
+
 func blocked(s *surfer) {
 	s.front.answers(func(w http.ResponseWriter, _ *http.Request) bool {
 		w.WriteHeader(http.StatusForbidden)
@@ -764,9 +790,13 @@ func retryAfter503(s *surfer) {
 			s.t.Errorf("waited %v ms, was told 5 s", d)
 		}
 	}
-	first, _, _ := strings.Cut(strings.TrimPrefix(to[0].body, `{"client":"demo","events":[`), "]}")
-	if last := to[len(to)-1]; to[1].body != to[0].body || !strings.Contains(last.body, first) {
-		s.t.Errorf("sent %s, then %s, last %s", to[0].body, to[1].body, last.body)
+	for _, a := range to[:len(to)-1] {
+		if a.body != to[0].body {
+			s.t.Errorf("sent %s, then %s", to[0].body, a.body)
+		}
+	}
+	if last := to[len(to)-1]; !strings.Contains(last.body, `"meanwhile"`) || strings.Contains(last.body, `"early"`) {
+		s.t.Errorf("last %s", last.body)
 	}
 	s.calm()
 }
@@ -814,6 +844,75 @@ func retryOfLostAnswer(s *surfer) {
 	events := s.took("page", "click", "click")
 	if events[1].ID == "" || events[1].ID != events[2].ID || events[1].Identities[0] != events[2].Identities[0] {
 		s.t.Errorf("%+v, then %+v", events[1], events[2])
+	}
+	s.calm()
+}
+
+// retryOfOthersAnswer: a 200 that is not the gateway's, or that breaks off, accepted
+// nothing.
+func retryOfOthersAnswer(s *surfer) {
+	for _, body := range []string{"<!doctype html>You are offline.", "{}", `{"accepted":1,"refu`} {
+		before := len(s.rig.taken())
+		var once sync.Once
+		s.front.answers(func(w http.ResponseWriter, r *http.Request) (done bool) {
+			if r.URL.Path == "/v1/events" {
+				once.Do(func() {
+					done = true
+					w.Header().Set("Access-Control-Allow-Origin", r.Header.Get("Origin"))
+					w.Header().Set("Access-Control-Allow-Credentials", "true")
+					_, _ = io.WriteString(w, body)
+				})
+			}
+			return done
+		})
+		s.page("", hasten, "")
+		s.open("/")
+		s.until("the page view, after "+body, func() bool { return len(s.rig.taken()) > before })
+		s.quiet()
+		if n := len(s.rig.taken()); n != before+1 {
+			s.t.Errorf("after %s: %d events", body, n-before)
+		}
+		s.calm()
+	}
+}
+
+// retriesEndApart: what comes while others are tried for the last time is not given up
+// with them.
+func retriesEndApart(s *surfer) {
+	const fails = 6
+	tried, let := make(chan struct{}), make(chan struct{})
+	once := sync.OnceFunc(func() { close(let) })
+	s.t.Cleanup(once)
+	n := 0
+	s.front.answers(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path != "/v1/events" {
+			return false
+		}
+		if n++; n > fails { // one request at a time
+			return false
+		}
+		if n == fails-1 {
+			close(tried)
+			<-let
+		}
+		w.WriteHeader(http.StatusBadGateway)
+		return true
+	})
+	s.page("", hasten, "")
+	s.open("/")
+	s.until("the last try but one", func() bool {
+		select {
+		case <-tried:
+			return true
+		default:
+			return false
+		}
+	})
+	s.do(`kith("event", "late")`)
+	once()
+	s.took("late")
+	if got := value[[]string](s, "warned"); len(got) != 1 || !strings.Contains(got[0], "lost: 1") {
+		s.t.Errorf("warned %q", got)
 	}
 	s.calm()
 }
