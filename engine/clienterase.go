@@ -235,9 +235,9 @@ func (p *progress) erasure(c proto.ClientID) (clientErasure, bool) {
 }
 
 // EraseClient ends a client and begins to erase what it holds, or says how far
-// that is if it was begun before.
+// that is if it was begun before. No lane takes anything of the client in any more.
 func (n *Node) EraseClient(ctx context.Context, name proto.ClientName) (proto.ClientErasure, error) {
-	seq, err := n.registry.propose(ctx, func() (*pb.Control, error) {
+	_, err := n.registry.propose(ctx, func() (*pb.Control, error) {
 		c, ok := n.registry.clients[name]
 		if !ok {
 			return nil, nil
@@ -247,8 +247,12 @@ func (n *Node) EraseClient(ctx context.Context, name proto.ClientName) (proto.Cl
 	if err != nil {
 		return proto.ClientErasure{}, err
 	}
-	if err := n.obeyed(ctx, seq); err != nil {
-		return proto.ClientErasure{}, err
+	if id, ok := n.registry.ended(name); ok {
+		for _, l := range n.lanes {
+			if err := l.progress.wait(ctx, func(p *progress) bool { _, ok := p.erasures[id]; return ok }); err != nil {
+				return proto.ClientErasure{}, err
+			}
+		}
 	}
 	x, ok := n.ClientErasure(name)
 	if !ok {

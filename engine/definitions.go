@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -22,7 +23,8 @@ const segmentsMax = 20_000
 
 // Define makes or replaces a segment and returns when all lanes obey it. One
 // with backfill that replaces another answers once it is filled; what it gives
-// then says so in Next. A definition like the newest changes nothing.
+// then says so in Next. A definition like the newest changes nothing, and is waited
+// for all the same.
 func (n *Node) Define(ctx context.Context, client proto.ClientInfo, s proto.SegmentSpec) (proto.SegmentSpec, error) {
 	return n.define(ctx, client, s, n.registry.checkImported)
 }
@@ -38,6 +40,7 @@ func (n *Node) define(ctx context.Context, client proto.ClientInfo, s proto.Segm
 		return s, err
 	}
 	s.Scope = scope.String()
+	var there uint64 // the record of a definition like it
 	seq, err := n.registry.proposeFor(ctx, client.ID, func() (*pb.Control, error) {
 		if !n.registry.living(client) {
 			return nil, errNoClient(client.Name)
@@ -48,6 +51,7 @@ func (n *Node) define(ctx context.Context, client proto.ClientInfo, s proto.Segm
 			old = next
 		}
 		if ok && old.When == s.When && old.Scope == s.Scope && old.Backfill == s.Backfill {
+			there = uint64(old.Version)
 			return nil, nil
 		}
 		if err := may(client.ID, s.ID, rule); err != nil {
@@ -74,7 +78,7 @@ func (n *Node) define(ctx context.Context, client proto.ClientInfo, s proto.Segm
 	if err != nil {
 		return s, err
 	}
-	if err := n.obeyed(ctx, seq); err != nil {
+	if err := n.obeyed(ctx, cmp.Or(seq, there)); err != nil {
 		return s, err
 	}
 	out, _ := n.Segment(client, s.ID)

@@ -104,6 +104,36 @@ func TestKeptIsBounded(t *testing.T) {
 	}
 }
 
+// What is sent again answers when lanes obey it, as what is sent first does.
+func TestRepeatedControlIsObeyed(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	c := acme(t, n)
+	obeyed := proto.SegmentSpec{ID: "old", Scope: "identity", When: "count(true) >= 1"}
+	if _, err := n.Define(t.Context(), c, obeyed); err != nil {
+		t.Fatal(err)
+	}
+	n.StopLane(0)
+	n.Stopped(0)
+	if _, err := n.Define(t.Context(), c, obeyed); err != nil {
+		t.Errorf("the lane obeyed it: %v", err)
+	}
+	never := proto.SegmentSpec{ID: "new", Scope: "identity", When: "count(true) >= 2"}
+	for _, what := range []string{"a definition", "the same again"} {
+		if _, err := n.Define(t.Context(), c, never); proto.CodeOf(err) != proto.CodeQuarantined {
+			t.Errorf("%s, of a lane that obeys nothing any more: %v", what, err)
+		}
+	}
+	for _, what := range []string{"the end of a client", "the same again"} {
+		if _, err := n.EraseClient(t.Context(), c.Name); proto.CodeOf(err) != proto.CodeQuarantined {
+			t.Errorf("%s, of a lane that obeys nothing any more: %v", what, err)
+		}
+	}
+	if _, err := n.EraseClient(t.Context(), "nobody"); proto.CodeOf(err) != proto.CodeNotFound {
+		t.Errorf("the end of no client: %v", err)
+	}
+}
+
 // The rule that is in force, sent again with another wish for backfill, lets
 // nobody go; while history is gone through a count says that it is not exact.
 func TestSameRuleAgain(t *testing.T) {
