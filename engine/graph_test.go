@@ -234,6 +234,34 @@ func TestOptOutAll(t *testing.T) {
 	}
 }
 
+// Who is on a list of opt-outs many times is cut once, and told of at each place.
+func TestOptOutAllOfOneManyTimes(t *testing.T) {
+	n := testNode(t, t.TempDir(), lanes(4))
+	defer closeNode(t, n)
+	c := acme(t, n)
+	for i := range 10 {
+		id := fmt.Sprint("of", i)
+		submit(t, n, page(c, id, "auto", time.Now()))
+		link(t, n, c, proto.Identity("browser:"+id), "browser:a", yes())
+	}
+	var ids []proto.Identity
+	for range 200 { // over the cuts of one identity that may be under way
+		ids = append(ids, "browser:a", "browser:b")
+	}
+	list, err := n.OptOutAll(t.Context(), ids, false)
+	if err != nil || len(list) != len(ids) {
+		t.Fatalf("%d states: %v", len(list), err)
+	}
+	for i, s := range list {
+		if s.Identity != ids[i] || !s.OptedOut || !s.Final || s.Receipt.ID != list[i%2].Receipt.ID {
+			t.Errorf("at %d, of %s: %+v", i, ids[i], s)
+		}
+	}
+	if list[0].Receipt.ID == list[1].Receipt.ID {
+		t.Error("two identities have one receipt")
+	}
+}
+
 // Who is cut along with another has a receipt with an id of its own, which stays.
 func TestReceiptsOfTakenAlong(t *testing.T) {
 	dir := t.TempDir()

@@ -21,9 +21,26 @@ func (n *Node) OptOut(ctx context.Context, id proto.Identity, everywhere bool) (
 	return n.cut(ctx, id, proto.CutCommand{Kind: proto.CutOptOut, Everywhere: everywhere})
 }
 
-// OptOutAll cuts out many identities with one sync, and gives the state of each.
+// OptOutAll cuts out many identities with one sync, and gives the state of each. One
+// that is there several times is cut once.
 func (n *Node) OptOutAll(ctx context.Context, ids []proto.Identity, everywhere bool) ([]proto.OptOutState, error) {
-	return n.cutAll(ctx, ids, proto.CutCommand{Kind: proto.CutOptOut, Everywhere: everywhere})
+	var distinct []proto.Identity
+	at := make(map[proto.Identity]int, len(ids)) // in distinct
+	for _, id := range ids {
+		if _, there := at[id]; !there {
+			at[id] = len(distinct)
+			distinct = append(distinct, id)
+		}
+	}
+	states, err := n.cutAll(ctx, distinct, proto.CutCommand{Kind: proto.CutOptOut, Everywhere: everywhere})
+	if err != nil {
+		return nil, err
+	}
+	list := make([]proto.OptOutState, len(ids))
+	for i, id := range ids {
+		list[i] = states[at[id]]
+	}
+	return list, nil
 }
 
 // Erase forgets id, or what one client knows of it.

@@ -252,7 +252,7 @@ type OptOuts interface {
 	// opt-out with a receipt of its own.
 	OptOut(ctx context.Context, id proto.Identity, everywhere bool) (proto.OptOutState, error)
 	// OptOutAll is the same for many at once, each with its own state, in their
-	// order. An error means that some may be opted out and some not: ask again.
+	// order; one that is there several times may be opted out once. An error means that some may be opted out and some not: ask again.
 	OptOutAll(ctx context.Context, ids []proto.Identity, everywhere bool) ([]proto.OptOutState, error)
 	// OptIn lets an opted-out identity be known again, from nothing.
 	// CodeConflict if it is not opted out.
