@@ -382,7 +382,7 @@ func (v *verifier) memberships(node proto.Node, s *identity.State, f *identity.F
 		return true
 	})
 	v.out.Events += uint64(events)
-	now := proto.Millis(v.record.NowMs)
+	now := judgedAt(&f.Memory, proto.Millis(v.record.NowMs))
 	stored := map[proto.SegmentKey]segments.Membership{}
 	for _, m := range f.Memory.Memberships() {
 		stored[m.Key] = m
@@ -414,6 +414,17 @@ func (v *verifier) memberships(node proto.Node, s *identity.State, f *identity.F
 	if h.err != nil {
 		v.problem("node %d: history: %v", s.Ordinal, h.err)
 	}
+}
+
+// judgedAt is as of when what a memory keeps is held against history, now or before: time
+// changes each membership once from what is kept, so that where a beat is still to apply
+// the first change, what follows that is not known and no fault. Nothing of the node came
+// in since then, or it would have been applied.
+func judgedAt(m *segments.Memory, now proto.Millis) proto.Millis {
+	if next := m.NextChange(); next != 0 {
+		return min(now, next)
+	}
+	return now
 }
 
 // ordinals checks that numbers were given out once, and lead to their nodes.
