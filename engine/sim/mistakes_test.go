@@ -64,7 +64,7 @@ func gate() *mistakes.Gate {
 		{Name: "expiresyoung", File: "actors/retention.go", Old: "Client: f.Client, At: now - keep})", New: "Client: f.Client, At: now - keep/4})"},
 		{Name: "idleyoung", File: "actors/retention.go", Old: "r.state.Idle(now-idle) {", New: "r.state.Idle(now-idle/4) {"},
 		{Name: "idleunknown", File: "actors/identity/retention.go", Old: "return last > 0 && last < t", New: "return last < t", Test: "actors/identity TestIdle"},
-		{Name: "trimremembers", File: "actors/identity/retention.go", Old: "\t\tp.eval.Refill(p.program(f.Client), &f.Memory, p.kept(f, in), now, &p.delta)\n", New: ""},
+		{Name: "trimremembers", File: "actors/identity/retention.go", Old: "\t\tp.refill(s, f, in, now, fx)\n", New: ""},
 		{Name: "trimblocks", File: "actors/identity/retention.go", Old: "\tf.dropBlocks(fx)\n", New: ""},
 		{Name: "clampshort", File: "engine/lane.go", Old: "const clampMs = 15 * 1000", New: "const clampMs = 2 * 1000", Test: "engine/sim TestOrder"},
 		{Name: "lateagain", File: "engine/restored.go", Old: "for received := min(e.time, now); have < e.gen; {", New: "for received := min(e.time, now); have > e.gen; {"},
