@@ -455,6 +455,10 @@ func (c *consoleTab) userView(n *liveNode) {
 	c.until(`document.querySelectorAll(".graph .node").length === 6 && document.querySelectorAll(".graph .edge").length === 5`)
 	c.picture("user")
 	c.text(`document.querySelector(".graph .edge.inferred").dispatchEvent(new PointerEvent("pointerenter"))`)
+	if got := c.text(`document.querySelector(".about h2").textContent`); got != "Identity" && got != "Identity, the root" {
+		t.Errorf("what the pointer passes over is chosen: %s", got)
+	}
+	c.text(`document.querySelector(".graph .edge.inferred").dispatchEvent(new MouseEvent("click"))`)
 	c.shows(".about", "90%")
 	c.shows(".about", "demo")
 	c.picture("user-edge")
@@ -594,10 +598,21 @@ func TestConsoleKeyboardInABrowser(t *testing.T) {
 	press("browser:me1", kb.Enter)
 	c.until(`document.querySelectorAll(".graph .node").length === 6`)
 	tabTo(".graph .edge")
+	press(kb.Enter)
 	c.shows(".about h2", "Link")
+	c.until(`document.activeElement.matches(".about")`)
+	// Who comes by another member on the way to the buttons has not chosen it.
+	c.text(`document.querySelector(".skip").focus()`)
 	tabTo(".graph .node.centre")
+	press(" ")
 	c.shows(".about", "browser:me1")
+	c.until(`document.activeElement.matches(".about")`)
+	c.text(`document.querySelector(".skip").focus()`)
+	tabTo(".graph .node:not(.centre)")
 	tabTo("[data-optout]")
+	if got := c.text(`document.activeElement.dataset.optout`); got != "browser:me1" {
+		t.Errorf("the button is for %s", got)
+	}
 	press(kb.Enter)
 	c.until(`document.querySelector("dialog[open]") && document.querySelector("dialog").contains(document.activeElement)`)
 	press(kb.Escape)
@@ -769,6 +784,20 @@ func TestConsoleAddressesInABrowser(t *testing.T) {
 	c.shows("h1", "Count")
 	c.until(`!document.querySelector("dialog")`)
 	c.until(`posts === 0`)
+
+	// One that is confirmed is done, though the view is left before the answer.
+	c.view("user/browser%3Aphone1", "User graph")
+	c.holdBack("/v1/optouts")
+	c.click("[data-optout='browser:phone1']")
+	c.until(`document.querySelector("dialog[open]")`)
+	c.click("dialog button[value=yes]")
+	c.until(`window.release`)
+	c.view("count", "Count")
+	c.text(`release()`)
+	c.shows(".toast.ok", "the receipt is under Receipts")
+	if bad := c.text(`document.querySelector(".toast.bad")?.textContent`); bad != "" && bad != "undefined" {
+		t.Errorf("an opt-out that was done is told as %s", bad)
+	}
 
 	// So it is when the session ends.
 	c.view("user/browser%3Ame1", "User graph")

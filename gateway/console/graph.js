@@ -53,16 +53,25 @@ const kindOf = (m) => m.slice(0, m.indexOf(":"));
 
 /**
  * draw makes the picture of a user; select(kind, thing) is called for the member or
- * edge that has the focus, the pointer or a click. It has .nodes and .edges by name.
+ * edge that is clicked, or chosen by Enter or Space: not for what has the focus or the
+ * pointer, which pass over others on their way. It has .nodes and .edges by name.
  */
 export function draw(user, centre, select) {
   const members = user.members.slice(0, MEMBERS), at = layout(members, user.edges);
   const nodes = new Map(), edges = new Map();
   const svg = s("svg", { class: "graph", viewBox: `0 0 ${W} ${H}`, role: "group", "aria-label": `The user of ${centre}: ${members.length} identities, ${user.edges.length} links` });
-  const pick = (el, kind, thing) => () => {
-    svg.querySelectorAll(".picked").forEach((x) => x.classList.remove("picked"));
-    el.classList.add("picked");
-    select(kind, thing);
+  const selectable = (el, kind, thing) => {
+    const on = () => {
+      svg.querySelectorAll(".picked").forEach((x) => x.classList.remove("picked"));
+      el.classList.add("picked");
+      select(kind, thing);
+    };
+    el.addEventListener("click", on);
+    el.addEventListener("keydown", (e) => {
+      if (e.key !== "Enter" && e.key !== " ") return;
+      e.preventDefault();
+      on();
+    });
   };
   for (const e of user.edges) {
     const a = at.get(e.a), b = at.get(e.b);
@@ -70,9 +79,7 @@ export function draw(user, centre, select) {
     const line = { x1: a.x, y1: a.y, x2: b.x, y2: b.y };
     const g = s("g", { class: "edge " + e.method, tabindex: 0, role: "button", "aria-label": `Link of ${e.a} and ${e.b}: ${e.method}, confidence ${percent(e.confidence)}, by ${e.client}, ${stamp(e.time)}` },
       s("line", { class: "hit", ...line }), s("line", { class: "stroke", ...line }));
-    const on = pick(g, "edge", e);
-    g.addEventListener("focus", on);
-    g.addEventListener("pointerenter", on);
+    selectable(g, "edge", e);
     edges.set(edgeName(e), g);
     svg.append(g);
   }
@@ -83,10 +90,7 @@ export function draw(user, centre, select) {
       s("circle", { cx: p.x, cy: p.y, r: (m === centre ? 17 : 14) * (crowded ? 0.62 : 1) }),
       s("text", { class: "letter", x: p.x, y: p.y + (crowded ? 3 : 4.5), "text-anchor": "middle" }, kindOf(m)[0].toUpperCase()),
       (!crowded || m === centre || m === user.root) && s("text", { class: "name", x: p.x, y: p.y + 32, "text-anchor": "middle" }, clip(m)));
-    const on = pick(g, "member", m);
-    g.addEventListener("focus", on);
-    g.addEventListener("pointerenter", on);
-    g.addEventListener("click", on);
+    selectable(g, "member", m);
     nodes.set(m, g);
     svg.append(g);
   }

@@ -40,13 +40,13 @@ async function load(page, identity, after) {
 
 function shown(page, out, identity, u) {
   if (u.state.opted_out) return [empty("Opted out", "Nothing of this identity is kept or shown. Its receipt is under Receipts.", h("a", { class: "button", href: "#/receipts/" + id(identity) }, "Receipt"))];
-  const about = h("aside", { class: "panel about", "aria-live": "polite", "aria-label": "What is chosen" });
+  const about = h("aside", { class: "panel about", "aria-live": "polite", "aria-label": "What is chosen", tabindex: -1 });
   const receipt = h("div", {}), listed = h("div", {});
   let busy = false;
   const guard = (f) => async (...a) => {
     if (busy) return;
     busy = true;
-    try { await f(...a); } catch (err) { toast(err.message, "bad"); } finally { busy = false; }
+    try { await f(...a); } catch (err) { if (err.name !== "AbortError") toast(err.message, "bad"); } finally { busy = false; }
   };
 
   const optOut = guard(async (m) => {
@@ -58,6 +58,7 @@ function shown(page, out, identity, u) {
     if (!answer) return;
     replace(about, loading("the receipt"));
     const state = await final(page, await ask("POST", "/v1/optouts", { body: { identity: m, everywhere: answer.everywhere === "yes" } }));
+    if (page.signal.aborted) return toast("Opted out; the receipt is under Receipts.");
     const gone = answer.everywhere ? u.members : [m];
     await vanish(picture, u.edges.filter((e) => gone.includes(e.a) || gone.includes(e.b)).map(edgeName));
     await Promise.all(gone.map((x) => depart(picture, x)));
@@ -90,7 +91,10 @@ function shown(page, out, identity, u) {
         h("div", { class: "actions" }, x !== identity && h("a", { class: "button", href: "#/user/" + id(x) }, "Centre"), h("a", { class: "button", href: "#/explain?identity=" + id(x) }, "Explain"), h("button", { type: "button", class: "danger", "data-optout": x, onclick: () => optOut(x) }, icon("cut"), "Opt out")));
     }
   };
-  const picture = draw(u, identity, select);
+  const picture = draw(u, identity, (kind, x) => {
+    select(kind, x);
+    about.focus({ preventScroll: true }); // its buttons come next by Tab, not after all that is drawn
+  });
   replace(listed, linkTable(u.edges, unlink));
   const household = householdTable(u.household || []);
   select("member", u.members.includes(identity) ? identity : u.root);
@@ -118,11 +122,11 @@ function linkTable(edges, unlink) {
     edges.map((e) => [named(e.a), named(e.b), e.method, percent(e.confidence), e.client, h("span", { class: "nowrap" }, stamp(e.time)), h("button", { type: "button", class: "small", "aria-label": `Remove the link of ${e.a} and ${e.b}`, onclick: () => unlink(e) }, "Remove")])));
 }
 
-/** final asks on until an opt-out has its receipt, half a minute at most. */
+/** final asks on until an opt-out has its receipt or the view is left, half a minute at most. */
 async function final(page, state) {
   for (let i = 0; i < 30 && !state.final && !page.signal.aborted; i++) {
     await new Promise((done) => setTimeout(done, 1000));
-    state = await get(state.status, { signal: page.signal });
+    state = page.signal.aborted ? state : await get(state.status);
   }
   return state;
 }
