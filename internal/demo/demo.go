@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,7 +37,7 @@ type Config struct {
 
 	EventsPerSecond int    // default 20
 	PeopleMax       int    // default 300
-	Seed            uint64 // of the visitors' choices; default 1
+	Seed            uint64 // of the visitors' choices and accounts; default 1, with accounts of this run's own
 
 	Log *slog.Logger // may be nil
 }
@@ -64,12 +65,16 @@ type Demo struct {
 // Start defines the demo's segments, opens the site, and lets one visitor
 // come often enough to be in a segment.
 func Start(ctx context.Context, c Config) (*Demo, error) {
+	seeded := c.Seed != 0
 	c.setDefaults()
 	if c.EventsPerSecond < 0 || c.EventsPerSecond > 10_000 {
 		return nil, proto.Errorf(proto.CodeInvalid, "a demo of %d events/s: use 1 to 10000", c.EventsPerSecond)
 	}
 	d := &Demo{c: c}
 	d.visitors = newVisitors(d, c.Seed, c.PeopleMax)
+	if !seeded {
+		d.visitors.salt = rand.Text()
+	}
 	if err := d.define(ctx); err != nil {
 		return nil, err
 	}

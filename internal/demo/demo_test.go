@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -144,6 +145,32 @@ func TestVisitorsBehaveLikeBrowsers(t *testing.T) {
 	}
 	if len(node.cookies) < 20 || node.fresh > 400 {
 		t.Errorf("%d browsers came back, %d events came without a cookie", len(node.cookies), node.fresh)
+	}
+}
+
+// Runs on the same node do not gather more and more browsers at the same accounts, but
+// a seed that is asked for makes the same people.
+func TestRunsHaveAccountsOfTheirOwn(t *testing.T) {
+	accounts := func(seed uint64) string {
+		node := &recorder{cookies: map[string]int{}, kinds: map[string]int{}, accounts: map[string]map[string]bool{}}
+		server := httptest.NewServer(node)
+		defer server.Close()
+		d, err := demo.Start(t.Context(), demo.Config{Public: server.URL, Service: server.URL, Key: "demo-key", Listen: "127.0.0.1:0", Seed: seed})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan struct{})
+		close(ended)
+		runUntil(t, d, ended, func() {})
+		node.mu.Lock()
+		defer node.mu.Unlock()
+		return fmt.Sprint(slices.Sorted(maps.Keys(node.accounts)))
+	}
+	if a, b := accounts(0), accounts(0); a == b || len(a) < 40 {
+		t.Errorf("two runs log in with %s and %s", a, b)
+	}
+	if a, b := accounts(7), accounts(7); a != b {
+		t.Errorf("two runs of one seed log in with %s and %s", a, b)
 	}
 }
 

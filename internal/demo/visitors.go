@@ -25,6 +25,7 @@ type visitors struct {
 	people []*person
 	max    int
 	made   int
+	salt   string // of accounts: a node that was here before knows none of them; empty with a seed that was asked for
 }
 
 // person has a favourite section, an account and a few browsers.
@@ -161,7 +162,7 @@ func (v *visitors) somebody() *person {
 
 func (v *visitors) newPerson() *person {
 	v.made++
-	hash := sha256.Sum256(fmt.Appendf(nil, "demo person %d of seed %d", v.made, v.demo.c.Seed))
+	hash := sha256.Sum256(fmt.Appendf(nil, "demo person %d of seed %d%s", v.made, v.demo.c.Seed, v.salt))
 	p := &person{favourite: sections[v.rand.IntN(len(sections))], account: "account:" + hex.EncodeToString(hash[:16])}
 	for i := range 1 + v.rand.IntN(3) {
 		p.browsers = append(p.browsers, &browser{agent: agents[(v.made+i)%len(agents)]})
