@@ -200,6 +200,7 @@ type overlapRequest struct {
 	Against  against           `json:"against"`
 	Unit     string            `json:"unit"`
 	Client   string            `json:"client"` // as ?client=
+	After    string            `json:"after"`  // as ?after=
 }
 
 // against is "all", "*" or a list of segments.
@@ -229,6 +230,9 @@ func (g *Gateway) postOverlap(w http.ResponseWriter, r *http.Request, who proto.
 	if v := queryValue(r.URL.RawQuery, "client"); v != "" {
 		x.Client = v
 	}
+	if v := queryValue(r.URL.RawQuery, "after"); v != "" {
+		x.After = v
+	}
 	out, err := g.overlap(r.Context(), who, x)
 	if err != nil {
 		return err
@@ -243,6 +247,9 @@ func (g *Gateway) overlap(ctx context.Context, who proto.Principal, x overlapReq
 	}
 	if err == nil {
 		err = x.check()
+	}
+	if err == nil {
+		err = g.wait(ctx, x.After)
 	}
 	if err != nil {
 		return out, err

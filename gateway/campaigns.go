@@ -69,6 +69,9 @@ func (g *Gateway) getAggregates(w http.ResponseWriter, r *http.Request, who prot
 	if err != nil {
 		return err
 	}
+	if err := g.wait(r.Context(), queryValue(r.URL.RawQuery, "after")); err != nil {
+		return err
+	}
 	by := cmp.Or(queryValue(r.URL.RawQuery, "by"), "event")
 	out, err := g.deps.Campaigns.Aggregates(r.Context(), client, by, from, to, g.floorFor(who, client))
 	if err != nil {

@@ -201,6 +201,13 @@ func TestServiceRoutes(t *testing.T) {
 
 		{"sizes", "acme-key", "GET", "/v1/segments/all/sizes?from=2026-11-20&to=2026-11-22", "", 200, `{"id":"all","sizes":[{"day":"2026-11-20","identities":60},{"day":"2026-11-21","identities":null,"below":50},{"day":"2026-11-22","identities":null,"below":50}]}`},
 		{"sizes, admin", "admin-key", "GET", "/v1/segments/all/sizes?from=2026-11-21&to=2026-11-22&client=acme", "", 200, `{"id":"all","sizes":[{"day":"2026-11-21","identities":30},{"day":"2026-11-22","identities":0}]}`},
+		{"sizes, later", "acme-key", "GET", "/v1/segments/all/sizes?after=0:99", "", 504, "timeout"},
+		{"segments, later", "acme-key", "GET", "/v1/segments?after=0:99", "", 504, "timeout"},
+		{"segment, later", "acme-key", "GET", "/v1/segments/small?after=0:99", "", 504, "timeout"},
+		{"preview, later", "acme-key", "PUT", "/v1/segments/auto?dry_run=true&after=0:99", `{"when":"x"}`, 504, "timeout"},
+		{"totals, later", "acme-key", "GET", "/v1/aggregates?after=0:99", "", 504, "timeout"},
+		{"overlap, later", "acme-key", "POST", "/v1/audiences/overlap?after=0:99", `{"segments":["big"]}`, 504, "timeout"},
+		{"overlap, later by its body", "acme-key", "POST", "/v1/audiences/overlap", `{"segments":["big"],"after":"0:99"}`, 504, "timeout"},
 		{"sizes, no such segment", "acme-key", "GET", "/v1/segments/none/sizes", "", 404, "not_found"},
 		{"sizes, no such day", "acme-key", "GET", "/v1/segments/all/sizes?from=monday", "", 400, "time"},
 		{"sizes, backwards", "acme-key", "GET", "/v1/segments/all/sizes?from=2026-11-20&to=2026-11-19", "", 400, "invalid"},

@@ -171,6 +171,9 @@ func (g *Gateway) listSegments(w http.ResponseWriter, r *http.Request, who proto
 	if err != nil {
 		return err
 	}
+	if err := g.wait(r.Context(), queryValue(r.URL.RawQuery, "after")); err != nil {
+		return err
+	}
 	list := []proto.SegmentSpec{}
 	for _, s := range g.deps.Definitions.Segments(client) {
 		list = append(list, g.floored(who, client, s))
@@ -181,6 +184,9 @@ func (g *Gateway) listSegments(w http.ResponseWriter, r *http.Request, who proto
 func (g *Gateway) getSegment(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
 	client, id, err := g.segmentOf(r, who)
 	if err != nil {
+		return err
+	}
+	if err := g.wait(r.Context(), queryValue(r.URL.RawQuery, "after")); err != nil {
 		return err
 	}
 	s, ok := g.deps.Definitions.Segment(client, id)
@@ -241,6 +247,9 @@ func dryRun(r *http.Request) (bool, error) {
 // numbers under the floor are kept, and with any of them who enters and leaves:
 // each of the four follows from the others.
 func (g *Gateway) previewSegment(w http.ResponseWriter, r *http.Request, who proto.Principal, client proto.ClientInfo, s proto.SegmentSpec) error {
+	if err := g.wait(r.Context(), queryValue(r.URL.RawQuery, "after")); err != nil {
+		return err
+	}
 	end, err := g.previewTurn(r.Context(), client.ID)
 	if err != nil {
 		return err

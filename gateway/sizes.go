@@ -22,6 +22,9 @@ func (g *Gateway) getSizes(w http.ResponseWriter, r *http.Request, who proto.Pri
 	if from > to {
 		return proto.Errorf(proto.CodeInvalid, "from %s is after to %s: exchange them", from, to)
 	}
+	if err := g.wait(r.Context(), queryValue(r.URL.RawQuery, "after")); err != nil {
+		return err
+	}
 	list, err := g.deps.Audiences.Sizes(client, id, from, to)
 	if err != nil {
 		return err
