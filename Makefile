@@ -76,7 +76,7 @@ clean: ## remove what was built; data stay
 
 test-sim: ## the simulations of the graph and of the engine, SEEDS seeds (1000) with 1, 2 and 3 lanes, the engine's a tenth
 	go test -count=1 -timeout 60m ./graph -run TestSimulation -seeds $(SEEDS) -lanes 0
-	go test -count=1 -timeout 60m ./engine/sim -run TestSimulation -seeds $$(($(SEEDS) / 10)) -lanes 0
+	go test -count=1 -timeout 60m ./engine/sim -run TestSimulation -seeds $$((($(SEEDS) + 9) / 10)) -lanes 0
 
 test-mistakes: ## plant known mistakes in the graph and the engine and see that each is noticed; some minutes
 	go test -count=1 -timeout 60m ./graph -run TestMistakes -mistakes all -mistake-seeds 3000

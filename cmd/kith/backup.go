@@ -14,8 +14,11 @@ import (
 	"kith/proto"
 )
 
-// backupSuffix ends the names of backups; their times sort.
-const backupSuffix = ".kithbackup"
+// backupName is how backups are named: their times sort. backupSuffix ends the name.
+const (
+	backupName   = "kith-20060102T150405.000Z" + backupSuffix
+	backupSuffix = ".kithbackup"
+)
 
 func newBackupCommand(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
@@ -33,7 +36,7 @@ key of receipts in clear: keep it as secret as the data directory.`,
 		if args[0] == "" { // of a variable that is not set: it would be the directory where one is
 			return usagef("name a directory, or . for this one")
 		}
-		path := filepath.Join(args[0], "kith-"+time.Now().UTC().Format("20060102T150405.000Z")+backupSuffix)
+		path := filepath.Join(args[0], time.Now().UTC().Format(backupName))
 		n, err := c.download(cmd, http.MethodPost, "/v1/backup", path, "backing up")
 		if err != nil {
 			return err

@@ -54,7 +54,7 @@ What is compressed with gzip or zstd (.gz, .zst) is decompressed.`,
 	cmd.Flags().StringVarP(&f.file, "file", "f", "", "`FILE` to load, or - for standard input")
 	cmd.Flags().StringVar(&f.format, "format", "", "ndjson, csv or combined")
 	cmd.Flags().StringVar(&f.bots, "bots", "", "what to do with events of crawlers: keep or drop; default as the client's configuration says")
-	cmd.Flags().StringVar(&f.salt, "salt", "", "key of the hash that stands for a log's visitors; keep it the same")
+	cmd.Flags().StringVar(&f.salt, "salt", "", "`KEY` of the hash that stands for visitors of combined logs; keep it secret and the same (default a public one: whoever guesses an address and agent finds the visitor)")
 	cmd.Flags().BoolVar(&f.shift, "shift", false, "move all times by whole days so that the newest falls on today (on yesterday, if its hour is still ahead)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return runIngest(cmd, c, f, *asJSON) }
 	return cmd

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -78,6 +79,9 @@ then to be that of the configuration (lanes). More lanes use more cores and disk
 			verify += " --config " + *file
 		}
 		printf(cmd, "restored %s from %s; next: %s, then kith serve\n", ec.Dir, path, verify)
+		if ec.StoreDir != "" || ec.LogDir != "" {
+			printf(cmd, "its store is %s, its log %s, as the configuration says\n", cmp.Or(ec.StoreDir, filepath.Join(ec.Dir, "store")), cmp.Or(ec.LogDir, filepath.Join(ec.Dir, "log")))
+		}
 		if *lanes > 0 {
 			printf(cmd, "it has %d lanes: the configuration must say so (lanes: %d)\n", *lanes, *lanes)
 		}
@@ -93,6 +97,12 @@ func offlineConfig(cmd *cobra.Command, file, data string) (engine.Config, error)
 		return engine.Config{}, err
 	}
 	c.Data = cmp.Or(data, c.Data)
+	for _, x := range []struct{ name, is, dir string }{{"store_dir", c.StoreDir, "store"}, {"log_dir", c.LogDir, "log"}} {
+		other := filepath.Join(c.Data, x.dir)
+		if _, err := os.Stat(other); data != "" && x.is != "" && err == nil && filepath.Clean(x.is) != other {
+			return engine.Config{}, usagef("%s names %s, and %s is there too: leave out --data for the one, or give a file without %s for the other", x.name, x.is, other, x.name)
+		}
+	}
 	log, err := newLogger(cmd.ErrOrStderr(), "warn", "text")
 	if err != nil {
 		return engine.Config{}, err
@@ -102,7 +112,8 @@ func offlineConfig(cmd *cobra.Command, file, data string) (engine.Config, error)
 	return ec, err
 }
 
-// newestBackup is path itself if it is a file, else the newest backup in it.
+// newestBackup is path itself if it is a file, else the newest backup in it by its name,
+// which must be the one that it was given when it was made.
 func newestBackup(path string) (string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -118,6 +129,11 @@ func newestBackup(path string) (string, error) {
 	entries = slices.DeleteFunc(entries, func(e fs.DirEntry) bool { return !strings.HasSuffix(e.Name(), backupSuffix) })
 	if len(entries) == 0 {
 		return "", proto.Errorf(proto.CodeNotFound, "%s holds no backup (*%s): name the directory that was given to kith backup", path, backupSuffix)
+	}
+	for _, e := range entries {
+		if _, err := time.Parse(backupName, e.Name()); err != nil {
+			return "", proto.Errorf(proto.CodeInvalid, "which backup in %s is the newest is not known: %s does not have the name that kith backup gives; name the file to restore", path, e.Name())
+		}
 	}
 	return filepath.Join(path, entries[len(entries)-1].Name()), nil
 }

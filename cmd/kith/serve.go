@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -388,7 +389,7 @@ func printReady(out io.Writer, c config.Config, publicURL, serviceURL string, d 
 		fmt.Fprintf(out, "  keys           %s (client %s), %s (admin)\n", config.DevKey, config.DevClient, config.DevAdminKey)
 	}
 	if d != nil {
-		address := serviceURL[len("http://"):]
+		address := strings.TrimPrefix(serviceURL, "http://")
 		fmt.Fprintf(out, "  demo site      %s   (its visitors are on it now)\n", d.URL())
 		fmt.Fprintf(out, "  the tour       %stour   (two devices, one person, one opt-out)\n\n", d.URL())
 		fmt.Fprintf(out, "A visitor that is in a segment already:\n\n  %s lookup %s --service %s --key %s\n", os.Args[0], d.Regular(), address, config.DevKey)

@@ -219,8 +219,12 @@ func decodeLine(dec decoder, line []byte, lines *lines, row *Row) *proto.Error {
 	return dec.decode(line, row)
 }
 
+// aheadMax is how far ahead of now a time may be that a node takes as it is, unless its
+// configuration says otherwise.
+const aheadMax = 5 * time.Minute
+
 // shiftDays finds the newest time in src and the whole days that bring it as
-// near to now as they can without passing it.
+// near to now as they can without passing it, but for a clock that is a little fast.
 func shiftDays(ctx context.Context, src *Source, o Options) (int, error) {
 	in, err := src.Open()
 	if err != nil {
@@ -248,7 +252,7 @@ func shiftDays(ctx context.Context, src *Source, o Options) (int, error) {
 	if newest.IsZero() {
 		return 0, nil
 	}
-	return wholeDays(o.Now().Sub(newest)), nil
+	return wholeDays(o.Now().Add(aheadMax).Sub(newest)), nil
 }
 
 // wholeDays rounds down, for times in the future too.
