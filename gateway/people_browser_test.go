@@ -60,6 +60,33 @@ func TestPagesInABrowser(t *testing.T) {
 	}
 }
 
+// TestBusyPagesInABrowser: a form that could not be sent, or that a browser brings back
+// as it was, can be sent again.
+func TestBusyPagesInABrowser(t *testing.T) {
+	ctx := browser(t)
+	public, _ := listen(t, newRig(t))
+	if err := chromedp.Do(ctx, chromedp.Navigate("http://"+onLocalhost(public)+"/optout")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := run[bool](ctx, `(() => {
+		window.fetch = () => Promise.reject(new TypeError("offline"));
+		HTMLFormElement.prototype.submit = function () { window.sent = (window.sent || 0) + 1 };
+		document.querySelector("#out button").click();
+		return Promise.resolve(true) })()`); err != nil {
+		t.Fatal(err)
+	}
+	if err := waitFor(ctx, `window.sent === 1`); err != nil {
+		t.Fatal(err)
+	}
+	busy := `Promise.resolve(document.querySelector("#out").hasAttribute("aria-busy"))`
+	if is, err := run[bool](ctx, busy); err != nil || is {
+		t.Errorf("busy after it was not sent: %t, %v", is, err)
+	}
+	if is, err := run[bool](ctx, `(document.querySelector("#out").setAttribute("aria-busy", "true"), dispatchEvent(new PageTransitionEvent("pageshow", {persisted: true})), `+busy+`)`); err != nil || is {
+		t.Errorf("busy after it came back: %t, %v", is, err)
+	}
+}
+
 // TestNarrowPagesInABrowser: nothing on a page makes it wider than its window, as a
 // trait with a long value would.
 func TestNarrowPagesInABrowser(t *testing.T) {

@@ -11,7 +11,15 @@
       .then(function (r) { return r.text(); })
       .then(show)
       // What fetch cannot do the browser may, or it says why.
-      .catch(function () { form.submit(); });
+      .catch(function () {
+        form.removeAttribute("aria-busy");
+        form.submit();
+      });
+  });
+  // A page that comes back as it was waits for nothing any more.
+  window.addEventListener("pageshow", function (e) {
+    if (!e.persisted) return;
+    d.querySelectorAll("form").forEach(function (form) { form.removeAttribute("aria-busy"); });
   });
   function show(text) {
     var page = new DOMParser().parseFromString(text, "text/html"), main = page.querySelector("main");
