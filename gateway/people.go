@@ -22,12 +22,21 @@ func (g *Gateway) optOutPage(w http.ResponseWriter, r *http.Request) error {
 	g.stand(r, &v, &x)
 	if x.Standing.Receipt != nil { // which was not there when the button was pressed
 		x.Outcome = &outcome{Text: x.W.NowOut, Receipt: receiptText(x.Standing.Receipt)}
-		g.dropBrowser(w, &v)
-		v.leave()
-		x.Uncut, x.Token = false, g.formToken(&v)
+		x.Uncut = false
+		if !unseen(r) { // by the cookie the receipt is had again
+			g.dropBrowser(w, &v)
+			v.leave()
+			x.Token = g.formToken(&v)
+		}
 	}
 	g.keep(w, v, "")
 	return g.show(w, http.StatusOK, &x)
+}
+
+// unseen reports whether nobody may come to see the page that a request asks for: only
+// its headers are asked for, or the browser fetches it ahead.
+func unseen(r *http.Request) bool {
+	return r.Method == http.MethodHead || strings.Contains(r.Header.Get("Sec-Purpose")+r.Header.Get("Purpose"), "prefetch")
 }
 
 // optOutForm takes the page's button.

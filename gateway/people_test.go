@@ -823,6 +823,24 @@ func TestPagesOfNobodyRemoveNothing(t *testing.T) {
 	}
 }
 
+// A page that nobody sees does not use up the way to the receipt.
+func TestReceiptOutlivesPrefetch(t *testing.T) {
+	r := newRig(t)
+	const both = mineToo + "; kith_optout=1"
+	r.graph.slow = true
+	r.submit("/optout", "do=out", "Cookie", mineToo)
+	r.graph.slow = false
+	for _, x := range [][]string{{"HEAD"}, {"GET", "Sec-Purpose", "prefetch"}, {"GET", "Sec-Purpose", "prefetch;prerender"}, {"GET", "Purpose", "prefetch"}} {
+		if w := r.visit(x[0], "/optout", "", append(x[1:], "Cookie", both)...); w.Code != 200 || cookies(w)["kith_id"] != nil {
+			t.Errorf("%v: %d %v", x, w.Code, w.Header())
+		}
+	}
+	w := r.visit("GET", "/optout", "", "Cookie", both)
+	if _, says := outcomeOf(t, w); !strings.Contains(says, `"signature":`) || cookies(w)["kith_id"].MaxAge >= 0 {
+		t.Errorf("the page: %s %v", says, w.Header())
+	}
+}
+
 // listOfNames are names of n traits, as JSON has them in a list.
 func listOfNames(n int) string {
 	names := make([]string, n)

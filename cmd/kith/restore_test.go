@@ -51,7 +51,7 @@ func TestDataBesideStoreDir(t *testing.T) {
 	if err := os.WriteFile(file, []byte("store_dir: "+store+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := newVerifyCommand()
+	cmd := newVerifyCommand(&connection{})
 	if c, err := offlineConfig(cmd, file, filepath.Join(dir, "data")); err != nil || c.StoreDir != store {
 		t.Errorf("a data directory without a store: %q, %v", c.StoreDir, err)
 	}
