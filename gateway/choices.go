@@ -37,6 +37,9 @@ type declaration struct {
 // child reports whether somebody is said to be too young to be asked.
 func (x *declaration) child() bool { return x.AgeBand != nil && *x.AgeBand == ageChild }
 
+// empty reports whether nothing is said or taken back.
+func (x *declaration) empty() bool { return x.AgeBand == nil && x.Gender == nil && len(x.Remove) == 0 }
+
 // declared is the answer to a declaration. Final and receipt are there if it was
 // a child's, who is opted out then.
 type declared struct {

@@ -104,6 +104,10 @@ func (g *Gateway) choicesForm(w http.ResponseWriter, r *http.Request) error {
 	case form.Get("do") == "save":
 		d := declarationOf(form)
 		d.Client = x.Client
+		if d.empty() {
+			x.Outcome, status = &outcome{Bad: true, Text: x.W.NothingChosen}, http.StatusBadRequest
+			break
+		}
 		answer, err := g.declare(w, r, &v, d)
 		switch {
 		case err != nil:
@@ -196,8 +200,9 @@ func (g *Gateway) addHeld(ctx context.Context, client proto.ClientInfo, v *visit
 	x.Ages = pageChoices(ageBands, x.W.Ages, record.Traits[traitAge], x.W.Unsaid)
 	x.Genders = pageChoices(genders, x.W.Genders, record.Traits[traitGender], x.W.Unsaid)
 	for name, value := range record.Traits {
-		if name != traitAge && name != traitGender {
-			x.Traits = append(x.Traits, pageTrait{name, fmt.Sprint(value), proto.ReservedTrait(name)})
+		said := name == traitAge && offered(ageBands, value) || name == traitGender && offered(genders, value)
+		if !said || x.Standing.OptedOut { // when there is no form of what is said
+			x.Traits = append(x.Traits, pageTrait{name, traitText(value), proto.ReservedTrait(name)})
 		}
 	}
 	slices.SortFunc(x.Traits, func(a, b pageTrait) int { return strings.Compare(a.Name, b.Name) })
@@ -217,14 +222,28 @@ func (g *Gateway) addHeld(ctx context.Context, client proto.ClientInfo, v *visit
 	return nil
 }
 
-// pageChoices are the values that may be chosen, and none, which takes back.
-func pageChoices(values []string, texts map[string]string, chosen any, unsaid string) []pageChoice {
-	said, _ := chosen.(string)
-	list := []pageChoice{{"", unsaid, !slices.Contains(values, said)}}
+// offered reports whether a trait's value is one that people may choose.
+func offered(values []string, value any) bool {
+	said, ok := value.(string)
+	return ok && slices.Contains(values, said)
+}
+
+// pageChoices are the values that may be chosen, and none, which takes back. Where
+// something else is held nothing is chosen: the form leaves it as it is.
+func pageChoices(values []string, texts map[string]string, held any, unsaid string) []pageChoice {
+	list := []pageChoice{{"", unsaid, held == nil}}
 	for _, v := range values {
-		list = append(list, pageChoice{v, texts[v], v == said})
+		list = append(list, pageChoice{v, texts[v], held == v})
 	}
 	return list
+}
+
+// traitText is a trait's value as people write it.
+func traitText(value any) string {
+	if n, ok := value.(float64); ok {
+		return strconv.FormatFloat(n, 'f', -1, 64)
+	}
+	return fmt.Sprint(value)
 }
 
 func pageTime(t *time.Time) string {

@@ -48,12 +48,17 @@ func find(n *html.Node, element, attribute string) (list []*html.Node) {
 }
 
 func attr(n *html.Node, name string) string {
+	value, _ := attrThere(n, name)
+	return value
+}
+
+func attrThere(n *html.Node, name string) (value string, there bool) {
 	for _, a := range n.Attr {
 		if a.Key == name {
-			return a.Val
+			return a.Val, true
 		}
 	}
-	return ""
+	return "", false
 }
 
 func text(n *html.Node) string {
@@ -819,6 +824,56 @@ func TestPagesOfNobodyRemoveNothing(t *testing.T) {
 		}
 		if len(r.graph.cuts) != 2 {
 			t.Errorf("cuts %v", r.graph.cuts)
+		}
+	}
+}
+
+// What is held of somebody's age and gender is to be seen and removable, also where it
+// cannot be said anew or is nothing that is offered, and no form removes it unasked.
+func TestHeldAgeAndGender(t *testing.T) {
+	for _, tt := range []struct {
+		name       string
+		held       map[string]any
+		headers    []string
+		chosen     string // of the radio buttons
+		removables string
+	}{
+		{"said", map[string]any{"age_band": "25-34", "gender": "male"}, nil, "age_band=25-34 gender=male", ""},
+		{"nothing", nil, nil, "age_band= gender=", ""},
+		{"under GPC", map[string]any{"age_band": "25-34", "gender": "male"}, []string{"Sec-GPC", "1"}, "", "age_band: 25-34, gender: male"},
+		{"a band of others", map[string]any{"age_band": "40-49"}, nil, "gender=", "age_band: 40-49"},
+		{"an age in years", map[string]any{"age_band": 34.0, "gender": "female"}, nil, "gender=female", "age_band: 34"},
+		{"a large number", map[string]any{"spent": 1234567.0, "vip": true}, nil, "age_band= gender=", "spent: 1234567, vip: true"},
+	} {
+		r := newRig(t)
+		r.members[member{2, "browser:abc123"}] = []proto.SegmentID{"auto"}
+		r.held = map[member]map[string]any{{2, "browser:abc123"}: tt.held}
+		var chosen, removables []string
+		for _, input := range find(parsePage(t, r.visit("GET", "/choices?client=acme", "", append(tt.headers, "Cookie", mineToo)...)), "input", "name") {
+			_, checked := attrThere(input, "checked")
+			switch {
+			case attr(input, "type") == "radio" && checked:
+				chosen = append(chosen, attr(input, "name")+"="+attr(input, "value"))
+			case attr(input, "name") == "remove":
+				removables = append(removables, text(input.Parent))
+			}
+		}
+		if got := strings.Join(chosen, " "); got != tt.chosen {
+			t.Errorf("%s: chosen %q, want %q", tt.name, got, tt.chosen)
+		}
+		if got := strings.Join(removables, ", "); got != tt.removables {
+			t.Errorf("%s: removable %q, want %q", tt.name, got, tt.removables)
+		}
+	}
+}
+
+// A form in which nothing is ticked says so.
+func TestNothingTicked(t *testing.T) {
+	r := newRig(t)
+	for _, w := range gateway.Languages() {
+		p := r.submit("/choices?client=acme&lang="+w.Lang, "do=save", "Cookie", mineToo)
+		if class, says := outcomeOf(t, p); p.Code != 400 || class != "bad" || says != w.NothingChosen || len(r.traits) != 0 {
+			t.Errorf("%d %q, stored %v", p.Code, says, r.traits)
 		}
 	}
 }

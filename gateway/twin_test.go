@@ -24,6 +24,7 @@ type twin struct {
 	keys     map[string]proto.Principal
 	events   []proto.Event
 	traits   []proto.Traits
+	held     map[member]map[string]any // traits that Record shows
 	members  map[member][]proto.SegmentID
 	specs    map[proto.SegmentID]proto.SegmentSpec
 	offset   proto.Offset
@@ -159,7 +160,7 @@ func (t *twin) Record(_ context.Context, c proto.ClientInfo, id proto.Identity) 
 	if seen.OptedOut {
 		return proto.IdentityRecord{Identity: id, OptedOut: true}, nil
 	}
-	return proto.IdentityRecord{Identity: id, Known: segments != nil, Segments: segments}, nil
+	return proto.IdentityRecord{Identity: id, Known: segments != nil, Segments: segments, Traits: t.held[member{c.ID, id}]}, nil
 }
 
 // pay is an error if a client's own key asks and may define no more.

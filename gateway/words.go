@@ -55,6 +55,7 @@ type words struct {
 	NowOut, NowIn, StillOut string
 	NowChild, Saved, Erased string
 	NowGoing, ErasedGoing   string // not final yet
+	NothingChosen           string // in a form that was sent
 	UnseenOut, UnseenErased string // the browser showed nothing by which to look
 	GoingAgain              string // and how to see that it is
 	CrowdedRest             string // of more identities than are looked at
