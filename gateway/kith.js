@@ -130,9 +130,9 @@
     timer = 0;
     if (!may() || !queue.length) return;
     const sent = busy = batch();
-    // A page that goes away fails its requests, though they arrive: what failed
-    // is not back in the queue before the page is gone.
-    ask(eventsURL(), 1e4, bodyOf(sent)).then(x => x.status ? x : new Promise(done => setTimeout(done, 1e3, x))).then(x => {
+    // A page that goes away fails its requests or breaks their answers off, though
+    // they arrive: what failed is not back in the queue before the page is gone.
+    ask(eventsURL(), 1e4, bodyOf(sent)).then(x => x.refused ? x : new Promise(done => setTimeout(done, 1e3, x))).then(x => {
       busy = 0;
       may();
       if (x.by) return refused(x);
@@ -144,7 +144,7 @@
         if (r.code === "unavailable") again.push(sent[r.index]);
         else warn("refused: " + r.message);
       });
-      // Else nothing was taken, also where a 200 is not the gateway's but an offline page's.
+      // Else nothing was taken, also where a 200 is not the gateway's.
       else if (!/^4(?!29)/.test(x.status)) again = sent;
       else if (x.error) warn(x.error.message);
       held = again.length;
