@@ -23,8 +23,9 @@ const (
 	natsPendingBytesMax = 64 << 20
 	natsSlotWait        = 500 * time.Millisecond
 
-	natsAwaitingMax         = 4096 // questions that wait for a position
+	natsAwaitingMax         = 4096 // questions that wait for a position or for their client's others
 	natsAwaitingOfClientMax = natsAwaitingMax / 4
+	natsTurnWait            = 20 * time.Second
 
 	natsReadyMax = 5 * time.Second
 )
@@ -38,6 +39,8 @@ type messages struct {
 	// One slot for each message in work. Each kind has its own: questions that take
 	// long hold up neither events nor opt-outs.
 	events, lookups, counts, optOuts chan struct{}
+
+	countTurns sync.Map // of chan struct{} by proto.ClientID: a slot for each of a client's counts in work
 
 	handed, handing atomic.Int64 // messages of the service: so far, and that wait for a slot
 
@@ -421,15 +424,46 @@ func (m *messages) wait(slots chan struct{}, client proto.ClientID, after string
 	return m.g.wait(m.ctx, after)
 }
 
+// countTurn is when a client's count of so many bytes may begin: of one client a quarter
+// of the slots are in work, as those that take long hold theirs for seconds. It gives
+// its slot up while it waits.
+func (m *messages) countTurn(client proto.ClientID, size int) (end func(), err error) {
+	v, ok := m.countTurns.Load(client)
+	if !ok {
+		v, _ = m.countTurns.LoadOrStore(client, make(chan struct{}, max(cap(m.counts)/4, 1)))
+	}
+	turns := v.(chan struct{})
+	end = func() { <-turns }
+	select {
+	case turns <- struct{}{}:
+		return end, nil
+	default:
+	}
+	if err := m.await(client, size); err != nil {
+		return nil, err
+	}
+	defer m.awaited(client, size)
+	<-m.counts
+	defer func() { m.counts <- struct{}{} }()
+	ctx, cancel := context.WithTimeout(m.ctx, natsTurnWait)
+	defer cancel()
+	select {
+	case turns <- struct{}{}:
+		return end, nil
+	case <-ctx.Done():
+		return nil, proto.Errorf(proto.CodeOverloaded, "%d counts of this client are in work, and were not done in time: ask again when one of them is answered", cap(turns))
+	}
+}
+
 // await counts a question that waits, if there is room for it.
 func (m *messages) await(client proto.ClientID, size int) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
 	case m.awaiting[client] >= natsAwaitingOfClientMax:
-		return proto.Errorf(proto.CodeOverloaded, "%d questions of this client wait for a position: try again later, or leave after out", natsAwaitingOfClientMax)
+		return proto.Errorf(proto.CodeOverloaded, "%d questions of this client wait for a position, or for others of its own: try again later", natsAwaitingOfClientMax)
 	case m.waitMany >= natsAwaitingMax || m.waitBytes+size > natsPendingBytesMax:
-		return proto.Errorf(proto.CodeOverloaded, "%d questions, or %d MiB of them, wait for a position: try again later, or leave after out", natsAwaitingMax, natsPendingBytesMax>>20)
+		return proto.Errorf(proto.CodeOverloaded, "%d questions, or %d MiB of them, wait for a position, or for others of their client: try again later", natsAwaitingMax, natsPendingBytesMax>>20)
 	}
 	m.awaiting[client]++
 	m.waitMany, m.waitBytes = m.waitMany+1, m.waitBytes+size
@@ -466,6 +500,11 @@ func (m *messages) count(r micro.Request) ([]byte, error) {
 		return nil, err
 	}
 	x.After = ""
+	end, err := m.countTurn(client.ID, len(r.Data()))
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	n, err := m.g.count(m.ctx, who, x)
 	if err != nil {
 		return nil, err

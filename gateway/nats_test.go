@@ -350,6 +350,55 @@ func TestNATSOptOutsAreTriedAgain(t *testing.T) {
 	}
 }
 
+// slowCounts is memberships of which one client's counts take as long as they are let.
+type slowCounts struct {
+	*twin
+	of  proto.ClientName
+	let chan struct{}
+}
+
+func (x slowCounts) Count(ctx context.Context, c proto.ClientInfo, expr, unit string) (proto.Count, error) {
+	if c.Name == x.of {
+		<-x.let
+	}
+	return x.twin.Count(ctx, c, expr, unit)
+}
+
+// TestNATSCountsOfOneClient: those that take long leave other clients' a slot, and
+// wait for one another.
+func TestNATSCountsOfOneClient(t *testing.T) {
+	tw := newTwin()
+	tw.counts["big"] = 1234
+	x := slowCounts{tw, "acme", make(chan struct{})}
+	d := tw.behind()
+	d.Memberships = x
+	g, err := gateway.New(gateway.Config{NATSConcurrency: 8}, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc := natsRig(t, &rig{g: g})
+	answers := make(chan *nats.Msg, 20)
+	inbox := nats.NewInbox()
+	if _, err := nc.ChanSubscribe(inbox, answers); err != nil {
+		t.Fatal(err)
+	}
+	for range cap(answers) {
+		m := &nats.Msg{Subject: "kith.query.count", Reply: inbox, Header: nats.Header{auth: {key("acme-key")}}, Data: []byte(`{"expr":"big"}`)}
+		if err := nc.PublishMsg(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if m := ask(t, nc, "kith.query.count", `{"expr":"big"}`, auth, key("demo-key")); !strings.Contains(string(m.Data), `"count":1234`) {
+		t.Errorf("another client is told %s", m.Data)
+	}
+	close(x.let)
+	for range cap(answers) {
+		if m := <-answers; !strings.Contains(string(m.Data), `"count":1234`) {
+			t.Errorf("one that waited is told %s", m.Data)
+		}
+	}
+}
+
 // TestNATSRefusalsAreCounted: the audit log tells what was refused over NATS.
 func TestNATSRefusalsAreCounted(t *testing.T) {
 	a := &auditTwin{}
