@@ -1090,3 +1090,14 @@ func Gathered(peers Peers, told []proto.Offset, list []Untold) (taken []Untold) 
 	}
 	return taken
 }
+
+// ImportsAfter are the imports that are known once a client's records were obeyed.
+func ImportsAfter(records []*pb.Import) (map[uint64]*proto.Import, error) {
+	r := &registry{books: map[proto.ClientID]*importBook{}}
+	for i, x := range records {
+		if err := r.obeyImport(uint64(i+1), 0, x); err != nil {
+			return nil, err
+		}
+	}
+	return r.imports(0).imports, nil
+}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -101,6 +102,7 @@ func (r *registry) obeyImport(seq uint64, at proto.Millis, x *pb.Import) error {
 		b.soil(seq)
 	}
 	if state.Final() {
+		i.Ended = seq
 		b.ended, b.endedAt = seq, at
 	}
 	b.forgetOld()
@@ -112,7 +114,7 @@ func (r *registry) obeyImport(seq uint64, at proto.Millis, x *pb.Import) error {
 func (b *importBook) open(seq uint64, at proto.Millis, x *pb.Import) {
 	for _, i := range b.imports {
 		if i.Segment == proto.SegmentID(x.Segment) && i.State == proto.ImportOpen {
-			i.State, i.Reason = proto.ImportEnded, "another import of the segment was begun"
+			i.State, i.Reason, i.Ended = proto.ImportEnded, "another import of the segment was begun", seq
 			b.soil(seq)
 			b.ended, b.endedAt = seq, at
 		}
@@ -162,17 +164,17 @@ func (b *importBook) dropList(seq uint64, id proto.SegmentID) {
 	}
 }
 
-// forgetOld keeps the newest of the imports that came to their end.
+// forgetOld keeps those imports that came to their end last.
 func (b *importBook) forgetOld() {
-	var ended []uint64
-	for n, i := range b.imports {
+	var ended []*proto.Import
+	for _, i := range b.imports {
 		if i.State.Final() {
-			ended = append(ended, n)
+			ended = append(ended, i)
 		}
 	}
-	slices.Sort(ended)
-	for _, n := range ended[:max(0, len(ended)-importsKept)] {
-		delete(b.imports, n)
+	slices.SortFunc(ended, func(x, y *proto.Import) int { return cmp.Compare(x.Ended, y.Ended) })
+	for _, i := range ended[:max(0, len(ended)-importsKept)] {
+		delete(b.imports, i.Number)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"kith/engine"
 	"kith/proto"
+	"kith/proto/pb"
 	"kith/segments"
 )
 
@@ -560,6 +561,39 @@ func TestImportsAreBounded(t *testing.T) {
 		if proto.CodeOf(err) != x.want {
 			t.Errorf("%s: %v, want %q", x.name, err, x.want)
 		}
+	}
+}
+
+// Of the imports that came to their end the last to do so stay known, however long ago
+// they were begun.
+func TestEndedImportsAreKept(t *testing.T) {
+	var records []*pb.Import
+	add := func(number uint64, segment string, state proto.ImportState) {
+		records = append(records, &pb.Import{Number: number, Segment: segment, Mode: string(proto.ImportCreate), State: uint32(state)})
+	}
+	add(0, "slow", proto.ImportOpen)
+	add(0, "again", proto.ImportOpen)
+	add(1, "slow", proto.ImportSealed)
+	first := uint64(len(records) + 1)
+	for range 150 {
+		add(0, "other", proto.ImportOpen)
+		add(uint64(len(records)), "other", proto.ImportEnded)
+	}
+	add(0, "again", proto.ImportOpen) // ends the one before
+	add(1, "slow", proto.ImportMerging)
+	add(1, "slow", proto.ImportDone)
+	known, err := engine.ImportsAfter(records)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if known[1] == nil || known[1].State != proto.ImportDone {
+		t.Errorf("the last to be done is %+v", known[1])
+	}
+	if known[2] == nil || known[2].State != proto.ImportEnded {
+		t.Errorf("the last but one to end is %+v", known[2])
+	}
+	if known[first] != nil || len(known) != 101 { // and the one that is open
+		t.Errorf("%d are known, the first to end: %+v", len(known), known[first])
 	}
 }
 

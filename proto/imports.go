@@ -122,6 +122,7 @@ type Import struct {
 	Opened  time.Time
 	Floor   int
 	Reason  string // of one that was given up
+	Ended   uint64 // the control record by which it came to its end, 0 if it did not
 
 	Identities, Matched         uint64 // set once decided
 	ToldIdentities, ToldMatched uint64
