@@ -1101,3 +1101,8 @@ func ImportsAfter(records []*pb.Import) (map[uint64]*proto.Import, error) {
 	}
 	return r.imports(0).imports, nil
 }
+
+// FeedPageOf is a page of an outlet.
+func FeedPageOf(ctx context.Context, out log.Outlet, after uint64, limit int) (proto.FeedPage, error) {
+	return (&feed{name: "acme"}).page(ctx, out, after, limit)
+}

@@ -645,7 +645,13 @@ func (n *Node) FeedPage(ctx context.Context, c proto.ClientInfo, after uint64, l
 	if f == nil {
 		return proto.FeedPage{}, proto.Errorf(proto.CodeNotFound, "client %q has no feed of memberships: the operator sets feed: true for it in kith.yaml", c.Name)
 	}
-	info, err := f.out.Info(ctx)
+	return f.page(ctx, f.out, after, limit)
+}
+
+// page reads a page of out. It ends where messages went meanwhile: the next one begins
+// there, and says so.
+func (f *feed) page(ctx context.Context, out log.Outlet, after uint64, limit int) (proto.FeedPage, error) {
+	info, err := out.Info(ctx)
 	if err != nil {
 		return proto.FeedPage{}, err
 	}
@@ -657,9 +663,12 @@ func (n *Node) FeedPage(ctx context.Context, c proto.ClientInfo, after uint64, l
 		page.Missed, page.Next = true, uint64(info.First)-1
 	}
 	for lines := 0; page.Next < uint64(info.Last) && len(page.Messages) < min(limit, feedPageMax) && lines < feedPageMax; {
-		r, err := f.out.Get(ctx, proto.Offset(page.Next+1))
+		r, err := out.Get(ctx, proto.Offset(page.Next+1))
 		if proto.CodeOf(err) == proto.CodeNotFound { // it went meanwhile
-			page.Missed = page.Missed || len(page.Messages) == 0
+			if len(page.Messages) > 0 {
+				break
+			}
+			page.Missed = true
 			page.Next++
 			continue
 		}
@@ -668,7 +677,7 @@ func (n *Node) FeedPage(ctx context.Context, c proto.ClientInfo, after uint64, l
 		}
 		var m proto.FeedMessage
 		if err := json.Unmarshal(r.Data, &m); err != nil {
-			return page, proto.Errorf(proto.CodeCorrupt, "message %d of the feed of client %s is not what kith writes: %w", r.Offset, c.Name, err)
+			return page, proto.Errorf(proto.CodeCorrupt, "message %d of the feed of client %s is not what kith writes: %w", r.Offset, f.name, err)
 		}
 		m.Sequence = uint64(r.Offset)
 		page.Messages, page.Next = append(page.Messages, m), m.Sequence

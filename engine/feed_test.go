@@ -425,3 +425,51 @@ func TestFeedAddsUp(t *testing.T) {
 		t.Errorf("only %d lines were told", x.lines)
 	}
 }
+
+// holed is an outlet of five messages of which some went after it was asked what it has.
+type holed struct {
+	log.Outlet
+	gone []proto.Offset
+}
+
+func (holed) Info(context.Context) (log.Info, error) { return log.Info{First: 1, Last: 5}, nil }
+
+func (x holed) Get(_ context.Context, at proto.Offset) (log.Record, error) {
+	if slices.Contains(x.gone, at) {
+		return log.Record{}, proto.Errorf(proto.CodeNotFound, "it went")
+	}
+	return log.Record{Offset: at, Data: []byte("{}")}, nil
+}
+
+// A page that comes upon messages that went says so before those behind them.
+func TestFeedPageOverHoles(t *testing.T) {
+	type page struct {
+		Sequences []uint64
+		Missed    bool
+	}
+	for _, x := range []struct {
+		gone []proto.Offset
+		want []page
+	}{
+		{nil, []page{{[]uint64{1, 2, 3, 4, 5}, false}}},
+		{[]proto.Offset{1, 2}, []page{{[]uint64{3, 4, 5}, true}}},
+		{[]proto.Offset{2, 4}, []page{{[]uint64{1}, false}, {[]uint64{3}, true}, {[]uint64{5}, true}}},
+		{[]proto.Offset{4, 5}, []page{{[]uint64{1, 2, 3}, false}, {nil, true}}},
+	} {
+		var got []page
+		for after := uint64(0); after < 5; {
+			p, err := engine.FeedPageOf(t.Context(), holed{gone: x.gone}, after, 100)
+			if err != nil || p.Next == after {
+				t.Fatalf("without %v, after %d: %+v, %v", x.gone, after, p, err)
+			}
+			var list []uint64
+			for _, m := range p.Messages {
+				list = append(list, m.Sequence)
+			}
+			got, after = append(got, page{list, p.Missed}), p.Next
+		}
+		if diff := cmp.Diff(x.want, got); diff != "" {
+			t.Errorf("without %v (-want +got):\n%s", x.gone, diff)
+		}
+	}
+}

@@ -25,6 +25,9 @@ func (g *Gateway) getFeed(w http.ResponseWriter, r *http.Request, who proto.Prin
 	if err != nil {
 		return err
 	}
+	if limit == 0 {
+		return proto.Errorf(proto.CodeInvalid, "limit is not a number from 1 to %d", feedPageMax)
+	}
 	page, err := g.deps.Feeds.FeedPage(r.Context(), client, after, int(limit))
 	if err != nil {
 		return err
