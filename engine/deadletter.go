@@ -60,8 +60,7 @@ func decodeDead(key, value []byte) (deadLetter, error) {
 	return d, nil
 }
 
-// DeadLetters are set-aside commands of all lanes, oldest first, at most limit
-// a lane.
+// DeadLetters are set-aside commands of all lanes, oldest first, at most limit.
 func (n *Node) DeadLetters(_ context.Context, limit int) ([]proto.DeadLetter, error) {
 	list := []proto.DeadLetter{}
 	for _, l := range n.lanes {
@@ -86,7 +85,8 @@ func (n *Node) DeadLetters(_ context.Context, limit int) ([]proto.DeadLetter, er
 			return nil, err
 		}
 	}
-	return list, nil
+	slices.SortStableFunc(list, func(a, b proto.DeadLetter) int { return a.Time.Compare(b.Time) })
+	return list[:min(len(list), limit)], nil
 }
 
 // Replay takes a dead letter in again, through the log; it leaves the list

@@ -106,3 +106,30 @@ func TestLettersGoOverLanes(t *testing.T) {
 		t.Fatal(w.err)
 	}
 }
+
+// Letters of several lanes are one list, oldest first, of which the oldest are told.
+func TestLettersOfLanesAreOneList(t *testing.T) {
+	w, n := brokenWorld(2)
+	other := slices.IndexFunc(w.ids, func(id proto.Identity) bool { return w.home(w.by[w.hasher.Hash(id)]) != w.home(0) })
+	var want []proto.LaneID
+	for i := range 6 {
+		who := []int{0, other}[i%2]
+		w.submitBroken(who, who)
+		want = append(want, w.home(who))
+		w.settle()
+		w.now += 1000
+	}
+	for _, limit := range []int{10, 6, 5, 1} {
+		list, err := n.sim.DeadLetters(t.Context(), limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var lanes []proto.LaneID
+		for _, d := range list {
+			lanes = append(lanes, d.Lane)
+		}
+		if !slices.Equal(lanes, want[:min(limit, 6)]) {
+			t.Errorf("of at most %d letters the lanes are %v, want those of %v", limit, lanes, want)
+		}
+	}
+}

@@ -7,7 +7,7 @@ export function letters(page) {
   const load = () => show(page.body, "dead letters", page.signal, async () => {
     const { deadletters } = await get("/v1/deadletters?limit=200", { whole: true, signal: page.signal });
     if (!deadletters.length) return empty("No dead letters", "Every command was taken in.");
-    return h("div", { class: "panel flush" }, table("Dead letters, newest first", [["Id"], ["Time"], ["Lane", "num"], ["Reason"], [""]], deadletters.map((d) => [h("code", {}, d.id), h("span", { class: "nowrap" }, stamp(d.time)), d.lane, d.reason,
+    return h("div", { class: "panel flush" }, table("Dead letters, oldest first", [["Id"], ["Time"], ["Lane", "num"], ["Reason"], [""]], deadletters.map((d) => [h("code", {}, d.id), h("span", { class: "nowrap" }, stamp(d.time)), d.lane, d.reason,
       d.replayed ? h("span", { class: "chip good" }, "replayed") : h("button", { type: "button", class: "small", onclick: () => replay(d.id) }, "Replay")])));
   });
   const replay = async (name) => {
