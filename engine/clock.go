@@ -88,6 +88,12 @@ func (c *clock) now() time.Time {
 	return t
 }
 
+// ran is for how long the monotonic clock ran.
+func (c *clock) ran() time.Duration {
+	_, mono := c.read()
+	return mono
+}
+
 // believe has time go by the wall clock as it is now.
 func (c *clock) believe() {
 	wall, mono := c.read()

@@ -125,6 +125,16 @@ func (v *views) Forget(h proto.IdentityHash) { v.forget(h) }
 // Len counts the cached views.
 func (v *views) Len() int { return v.len() }
 
+// StepTime has the node go by a wall clock that was stepped. The true one is a step
+// back to it, and is believed again after the interval for steps.
+func (n *Node) StepTime(by time.Duration) { n.clock.believed.Add(int64(by)) }
+
+// LaneTime is how far lane 0 is in time.
+func (n *Node) LaneTime() proto.Millis {
+	_, _, t, _ := n.lanes[0].progress.get()
+	return t
+}
+
 // Clock is a node's time over clocks of the test's.
 type Clock struct{ c *clock }
 

@@ -102,6 +102,8 @@ type lane struct {
 	inflight sync.WaitGroup // batches stepped and not yet published
 	ended    chan struct{}  // closed once nothing is committed any more
 
+	looked laneLook // expireOld's
+
 	// Its own entries.
 	producer uint64
 	own      chan struct{} // one slot: held by who appends one

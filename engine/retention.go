@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"maps"
+	"time"
 
 	"kith/actors"
 	"kith/engine/store"
@@ -19,8 +20,8 @@ import (
 const (
 	// expireEvery is between two searches for what is too old, in lane time.
 	expireEvery = proto.Millis(6 * 60 * 60 * 1000)
-	// expireHold is how long nothing is deleted after a start at which lane time
-	// jumped further than that: the clock may be wrong.
+	// expireHold is how long nothing is deleted after lane time jumped further than
+	// that, at a start or later: the clock may be wrong.
 	expireHold = proto.Millis(60 * 60 * 1000)
 	// expireShare of the time that events are kept they may be kept longer: an
 	// identity is rewritten as often only.
@@ -132,22 +133,31 @@ func (n *Node) retain(ctx context.Context, client proto.ClientID, r proto.Retent
 }
 
 // expireOld goes through the lane's nodes every few hours of lane time, and
-// appends steps for those of which something is too old.
+// appends steps for those of which something is too old. It waits where lane time
+// may be wrong: for an hour after a jump, and while it is ahead of the node's clock,
+// as after a jump that was taken back.
 func (l *lane) expireOld(ctx context.Context) {
 	_, _, opened, _ := l.progress.get()
 	if l.progress.wait(ctx, func(p *progress) bool { return p.beats > 0 }) != nil {
 		return
 	}
 	_, _, next, _ := l.progress.get()
+	l.looked = laneLook{next, l.node.clock.ran()}
 	if opened > 0 && next-opened > expireHold {
 		l.logger.Warn("lane time jumped at the start: nothing is deleted for its age for an hour", "by", (next - opened).Time().Sub(proto.Millis(0).Time()))
 		next += expireHold
 	}
 	for !l.stopped() {
-		if l.progress.wait(ctx, func(p *progress) bool { return p.laneTime >= next }) != nil {
+		if l.progress.wait(ctx, func(p *progress) bool { return p.laneTime >= next && p.laneTime-l.node.now() <= expireHold }) != nil {
 			return
 		}
-		_, _, now, _ := l.progress.get()
+		now, by := l.jumped()
+		if by > expireHold {
+			l.logger.Warn("lane time jumped: nothing is deleted for its age for an hour; set the clock right if it is wrong", "by", (time.Duration(by) * time.Millisecond).String())
+			next = now + expireHold
+			l.looked = laneLook{now, l.node.clock.ran()}
+			continue
+		}
 		if err := l.expireAll(ctx, now); err != nil && ctx.Err() == nil {
 			l.logger.Warn("what is too old cannot be deleted, trying again", "error", err)
 			if !pause(ctx, beatEvery) {
@@ -159,7 +169,26 @@ func (l *lane) expireOld(ctx context.Context) {
 	}
 }
 
-// expireAll appends the steps that there are at a lane time.
+// laneLook is when lane time was last found to run as the monotonic clock does.
+type laneLook struct {
+	lane proto.Millis
+	ran  time.Duration
+}
+
+// jumped gives lane time, and by how much more than the monotonic clock it went on
+// since the last look. What is no jump is the next last look.
+func (l *lane) jumped() (now, by proto.Millis) {
+	_, _, now, _ = l.progress.get()
+	ran := l.node.clock.ran()
+	if by = now - l.looked.lane - proto.Millis((ran - l.looked.ran).Milliseconds()); by <= expireHold {
+		l.looked = laneLook{now, ran}
+	}
+	return now, by
+}
+
+var errJumped = proto.Errorf(proto.CodeUnavailable, "lane time jumped: set the clock right if it is wrong")
+
+// expireAll appends the steps that there are at a lane time, until that jumps.
 func (l *lane) expireAll(ctx context.Context, now proto.Millis) error {
 	keep := l.node.registry.retentions()
 	for first, more := proto.Ordinal(0), len(keep) > 0; more; {
@@ -170,6 +199,9 @@ func (l *lane) expireAll(ctx context.Context, now proto.Millis) error {
 		}
 		if len(step.Ordinals) == 0 {
 			continue
+		}
+		if _, by := l.jumped(); by > expireHold {
+			return errJumped
 		}
 		if err := l.appendOwn(ctx, proto.CommandExpire, [][]byte{step.Append(nil)}); err != nil {
 			return err

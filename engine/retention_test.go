@@ -442,6 +442,53 @@ func TestRetentionWaitsAfterAJump(t *testing.T) {
 	})
 }
 
+// Nothing is deleted for an hour after the wall clock jumped while the node ran, nor
+// while lane time is ahead of a clock that was set back, after a new start either.
+func TestRetentionWaitsAfterAStep(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for many beats: not in short runs")
+	}
+	var ahead atomic.Int64
+	start := time.Now()
+	configure := func(c *engine.Config) {
+		c.Retention = &engine.RetentionConfig{Sessions: day, Idle: 2 * day}
+		c.Now = func() time.Time { return start.Add(time.Since(start) + time.Duration(ahead.Load())) }
+	}
+	dir := t.TempDir()
+	n := testNode(t, dir, configure)
+	defer func() { closeNode(t, n) }()
+	c := acme(t, n)
+	submit(t, n, page(c, "a", "x", time.Now()))
+	kept := func(when string, each func()) {
+		t.Helper()
+		beats := 0
+		until(t, n, 20*time.Second, "beats", func() bool { each(); beats++; return beats > 3 })
+		if got := sections(t, n, c, "a"); len(got) != 1 {
+			t.Errorf("%s are left: %v", when, got)
+		}
+	}
+	kept("at first", func() {})
+	before := n.LaneTime()
+	step := func() {
+		if n.Now().Before(time.Now().Add(20 * day)) {
+			n.StepTime(30 * day)
+		}
+	}
+	until(t, n, 20*time.Second, "lane time", func() bool { step(); return n.LaneTime()-before > proto.Millis((29 * day).Milliseconds()) })
+	kept("after the step", step)
+	until(t, n, 20*time.Second, "the clock", func() bool { return n.Now().Before(time.Now().Add(day)) })
+	ahead.Add(int64(2 * time.Hour))
+	kept("two hours after it was taken back", func() {})
+	closeNode(t, n)
+	n = testNode(t, dir, configure)
+	kept("and after a new start", func() {})
+	ahead.Add(int64(30 * day))
+	until(t, n, 20*time.Second, "the identity to go", func() bool {
+		seen, _, err := n.Lookup(c, "browser:a", n.LaneTime(), nil)
+		return err == nil && !seen.Known
+	})
+}
+
 // A configuration that changes is written again, one that does not is not.
 func TestRetentionIsAgreedOn(t *testing.T) {
 	dir := t.TempDir()
