@@ -129,6 +129,9 @@ func (v *views) Len() int { return v.len() }
 // back to it, and is believed again after the interval for steps.
 func (n *Node) StepTime(by time.Duration) { n.clock.believed.Add(int64(by)) }
 
+// Acknowledged is the newest entry of intake in lane 0 that is known to be durable.
+func (n *Node) Acknowledged() uint64 { return n.lanes[0].acknowledged.Load() }
+
 // LaneTime is how far lane 0 is in time.
 func (n *Node) LaneTime() proto.Millis {
 	_, _, t, _ := n.lanes[0].progress.get()

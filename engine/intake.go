@@ -169,7 +169,13 @@ func (n *Node) append(ctx context.Context, lane int, commands []byte, count int)
 	if ch == nil {
 		ch = make(chan appended, 1)
 	}
-	err := n.packers[lane].Submit(commands, count, func(off proto.Offset, err error) { ch <- appended{off, err} })
+	l := n.lanes[lane]
+	err := n.packers[lane].Submit(commands, count, func(off proto.Offset, err error) {
+		if err == nil { // whoever sent it may have left, what is durable waits all the same
+			l.acknowledge(off + proto.Offset(l.base))
+		}
+		ch <- appended{off, err}
+	})
 	if err != nil {
 		n.tickets.Put(ch)
 		return 0, err
@@ -177,9 +183,6 @@ func (n *Node) append(ctx context.Context, lane int, commands []byte, count int)
 	select {
 	case a := <-ch:
 		n.tickets.Put(ch)
-		if l := n.lanes[lane]; a.err == nil {
-			l.acknowledge(a.offset + proto.Offset(l.base))
-		}
 		return a.offset, a.err
 	case <-ctx.Done(): // the channel is left to the late answer
 		return 0, proto.Errorf(proto.CodeUnavailable, "not known to be durable in time: send it again: %w", ctx.Err())

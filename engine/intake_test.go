@@ -85,3 +85,18 @@ func TestIntakeWaitsForWhatIsOld(t *testing.T) {
 	until(t, n, 10*time.Second, "catching up", func() bool { return send().Err == nil })
 	verifyClean(t, n)
 }
+
+// What is durable after its caller left counts as what is ahead of the lane too.
+func TestIntakeCountsWhoseCallerLeft(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	c := acme(t, n)
+	submit(t, n, page(c, "a", "auto", time.Now()))
+	before := n.Acknowledged()
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	var b proto.Batch
+	b.AddEvent(n.Hasher(), page(c, "b", "auto", time.Now()))
+	n.Submit(gone, &b)
+	until(t, n, 20*time.Second, "the event to count", func() bool { return len(sections(t, n, c, "b")) == 1 && n.Acknowledged() > before })
+}
