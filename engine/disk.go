@@ -57,11 +57,24 @@ func openStore(c *Config) (*store.Badger, error) {
 
 // roomToOpen refuses a store on a full disk: it would write to mapped files at once.
 func roomToOpen(dir string) error {
-	const least = 4 << 20
-	if free := freeBytes(dir); free < least {
-		return proto.Errorf(proto.CodeDiskFull, "the disk of the store %s has %d bytes free, too few to open it: free space or add disk, then start again; nothing acknowledged is lost", dir, free)
+	if free, least := freeBytes(dir), opening(dir); free < least {
+		return proto.Errorf(proto.CodeDiskFull, "the disk of the store %s has %d bytes free, and opening it takes %d: free space or add disk, then start again; nothing acknowledged is lost", dir, free, least)
 	}
 	return nil
+}
+
+// opening is what a store writes when it is opened: a memory table, and as tables
+// those that a crash left.
+func opening(dir string) uint64 {
+	least := uint64(4 << 20)
+	names, _ := filepath.Glob(filepath.Join(dir, "*.mem")) // the pattern is well-formed
+	for _, name := range names {
+		var s syscall.Stat_t // they are mapped at their full size and have holes
+		if syscall.Stat(name, &s) == nil {
+			least += uint64(s.Blocks) * 512
+		}
+	}
+	return least
 }
 
 // newDisk watches dirs. reserve is 0 for the default, which the largest merge fits
@@ -110,6 +123,13 @@ func (d *disk) low() bool {
 	return room < d.reserve
 }
 func (d *disk) stopped() bool { return d.left() < d.floor }
+
+// purgeRoom is a block of the log and more, which a purge may write anew.
+const purgeRoom = 8 << 20
+
+// purges reports whether the log may be purged: one write that fails there is an error
+// of the stream until a restart.
+func (d *disk) purges() bool { return d.left() >= max(d.floor, purgeRoom) }
 
 // await returns when something may be written, or with ctx's error.
 func (d *disk) await(ctx context.Context) error {
@@ -183,6 +203,9 @@ func (l *lane) retain(ctx context.Context) {
 	age := min(time.Minute, l.node.config.LogRetention/2)
 	last := l.node.config.Now()
 	for pause(ctx, min(time.Second, age)) {
+		if !l.node.disk.purges() {
+			continue
+		}
 		err := l.purgeBySize(ctx)
 		if t := l.node.config.Now(); err == nil && t.Sub(last) >= age {
 			last = t
@@ -216,6 +239,9 @@ func (l *lane) appliedSequence() proto.Offset {
 
 // purge removes applied entries, once the store need not read them again.
 func (l *lane) purge(ctx context.Context, upTo proto.Offset) error {
+	if !l.node.disk.purges() {
+		return errDiskFull
+	}
 	if err := l.store.Sync(); err != nil {
 		return err
 	}
