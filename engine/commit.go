@@ -309,7 +309,7 @@ func (l *lane) dropExits(w *writer, fired proto.Millis) {
 // seal folds the whole journal into chunks, so that the next start is quick.
 // Nothing else of the lane runs any more.
 func (l *lane) seal() error {
-	if l.stopped() {
+	if l.stopped() || l.node.disk.stopped() {
 		return nil // what is on disk is left as it is
 	}
 	j := &l.journal

@@ -83,6 +83,55 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// A node that is stopped on a full disk writes nothing more, says so, and starts again
+// with all of it once there is space.
+func TestCloseOnFullDisk(t *testing.T) {
+	if testing.Short() {
+		t.Skip("mounts a file system: not in short runs")
+	}
+	small := t.TempDir()
+	if err := syscall.Mount("tmpfs", small, "tmpfs", 0, "size=320m"); err != nil {
+		t.Skipf("a small file system cannot be mounted here: %v", err)
+	}
+	t.Cleanup(func() { // the store that was left holds its files until the process ends
+		if err := syscall.Unmount(small, syscall.MNT_DETACH); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
+	})
+	roomy := func(c *engine.Config) { c.DiskReserve = 0; c.LogBytesMax = 0 }
+	dir, filler := filepath.Join(small, "data"), filepath.Join(small, "filler")
+	n := testNode(t, dir, roomy)
+	define(t, n, "all", "count(true) >= 1")
+	submit(t, n, page(acme(t, n), "a", "x", time.Now()))
+	tables := func() []string {
+		list, err := filepath.Glob(filepath.Join(dir, "store", "*.sst"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	before := len(tables())
+	fill(t, filler)
+	if err := n.Close(); proto.CodeOf(err) != proto.CodeDiskFull {
+		t.Errorf("closed on a full disk: %v, want %s", err, proto.CodeDiskFull)
+	}
+	if after := len(tables()); after != before {
+		t.Errorf("on a full disk the store wrote %d tables", after-before)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	again := filepath.Join(t.TempDir(), "data") // this process has the other one locked
+	if err := os.CopyFS(again, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	n = testNode(t, again, roomy)
+	defer closeNode(t, n)
+	if len(segmentsOf(t, n, "a")) != 1 {
+		t.Error("a was lost")
+	}
+}
+
 // fill writes until no byte is left.
 func fill(t *testing.T, name string) {
 	t.Helper()

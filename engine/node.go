@@ -584,7 +584,9 @@ func (n *Node) Conn() *nats.Conn { return n.conn() }
 func (n *Node) now() proto.Millis { return proto.MillisOf(n.config.Now()) }
 
 // Close stops the node: intake first, then it applies what was acknowledged,
-// then the store and the log are closed.
+// then the store and the log are closed. While the disk is too full to write to, the
+// store is left as a crash would leave it, and CodeDiskFull says so: the log has all
+// that was acknowledged.
 func (n *Node) Close() error {
 	n.ready.Store(false)
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
@@ -609,6 +611,17 @@ func (n *Node) Close() error {
 	if n.system != nil {
 		n.system.Shutdown()
 	}
-	errs = append(errs, n.log.Close(), n.store.Close())
+	errs = append(errs, n.log.Close(), n.closeStore())
 	return errors.Join(errs...)
+}
+
+// closeStore closes the store, which writes what it has in memory, unless nothing may
+// be written.
+func (n *Node) closeStore() error {
+	s, ok := n.store.(*store.Badger)
+	if !ok || !n.disk.stopped() {
+		return n.store.Close()
+	}
+	s.Leave()
+	return proto.Errorf(proto.CodeDiskFull, "the disk is nearly full, the store was left as it is: free space or add disk, then start again; nothing acknowledged is lost")
 }

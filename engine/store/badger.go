@@ -70,6 +70,7 @@ type Badger struct {
 	synced  uint64     // of them are durable
 	wanted  uint64     // of them are to be durable now
 	closing bool
+	left    bool // nothing more is written
 
 	readsMu sync.Mutex     // a snapshot ends without waiting for what is being applied
 	reads   map[uint64]int // timestamps of snapshots in use
@@ -426,6 +427,18 @@ func (s *Badger) Close() error {
 		return proto.Errorf(proto.CodeUnavailable, "close store: %w", err)
 	}
 	return nil
+}
+
+// Leave ends the store without writing anything, as a crash would: what was applied
+// and is not durable is lost. The directory stays locked until the process ends.
+func (s *Badger) Leave() {
+	s.mu.Lock()
+	s.closing, s.left = true, true
+	s.mu.Unlock()
+	s.fail(proto.Errorf(proto.CodeUnavailable, "the store was left, because the disk is full"))
+	<-s.ended
+	s.checks.Wait()
+	s.alarm.Stop()
 }
 
 // badgerLog passes Badger's warnings and errors on.

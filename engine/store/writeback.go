@@ -171,7 +171,7 @@ func (s *Badger) writeRounds() {
 		for !s.due() && !s.closing {
 			s.changed.Wait()
 		}
-		if !s.due() {
+		if !s.due() || s.left {
 			s.mu.Unlock()
 			return
 		}
