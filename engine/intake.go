@@ -2,9 +2,11 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
+	"kith/engine/log"
 	"kith/proto"
 )
 
@@ -151,41 +153,46 @@ func allOf(n int) []int {
 
 // appended is what became of one lane's share.
 type appended struct {
-	offset proto.Offset
+	offset proto.Offset // the highest of what is durable; 0: nothing is
 	err    error
+	failed []int // indexes of what is not durable, if something else is
 }
 
 // submitWhole sends it all to one lane.
 func (n *Node) submitWhole(ctx context.Context, l *lane, b *proto.Batch) proto.Submitted {
-	off, err := n.append(ctx, int(l.id), b.Bytes(), b.Len())
-	if err != nil {
-		return proto.Submitted{Failed: allOf(b.Len()), Err: err}
+	a := n.append(ctx, int(l.id), b.Bytes(), b.Len())
+	if a.offset == 0 {
+		return proto.Submitted{Failed: allOf(b.Len()), Err: a.err}
 	}
-	return proto.Submitted{Position: proto.Position{l.id: off + proto.Offset(l.base)}}
+	return proto.Submitted{Position: proto.Position{l.id: a.offset + proto.Offset(l.base)}, Failed: a.failed, Err: a.err}
 }
 
-func (n *Node) append(ctx context.Context, lane int, commands []byte, count int) (proto.Offset, error) {
+func (n *Node) append(ctx context.Context, lane int, commands []byte, count int) appended {
 	ch, _ := n.tickets.Get().(chan appended)
 	if ch == nil {
 		ch = make(chan appended, 1)
 	}
 	l := n.lanes[lane]
 	err := n.packers[lane].Submit(commands, count, func(off proto.Offset, err error) {
-		if err == nil { // whoever sent it may have left, what is durable waits all the same
-			l.acknowledge(off + proto.Offset(l.base))
+		a := appended{offset: off, err: err}
+		if some, ok := errors.AsType[*log.PartialError](err); ok {
+			a = appended{some.At, some.Err, some.Failed}
 		}
-		ch <- appended{off, err}
+		if a.offset > 0 { // whoever sent it may have left, what is durable waits all the same
+			l.acknowledge(a.offset + proto.Offset(l.base))
+		}
+		ch <- a
 	})
 	if err != nil {
 		n.tickets.Put(ch)
-		return 0, err
+		return appended{err: err}
 	}
 	select {
 	case a := <-ch:
 		n.tickets.Put(ch)
-		return a.offset, a.err
+		return a
 	case <-ctx.Done(): // the channel is left to the late answer
-		return 0, proto.Errorf(proto.CodeUnavailable, "not known to be durable in time: send it again: %w", ctx.Err())
+		return appended{err: proto.Errorf(proto.CodeUnavailable, "not known to be durable in time: send it again: %w", ctx.Err())}
 	}
 }
 
@@ -204,7 +211,7 @@ func (n *Node) submitSplit(ctx context.Context, b *proto.Batch) proto.Submitted 
 	for l := range shares {
 		if len(members[l]) > 0 {
 			wait.Go(func() {
-				answers[l].offset, answers[l].err = n.append(ctx, l, shares[l], len(members[l]))
+				answers[l] = n.append(ctx, l, shares[l], len(members[l]))
 			})
 		}
 	}
@@ -212,9 +219,15 @@ func (n *Node) submitSplit(ctx context.Context, b *proto.Batch) proto.Submitted 
 	out := proto.Submitted{Position: proto.Position{}}
 	for l, a := range answers {
 		switch {
-		case a.err != nil:
+		case a.err != nil && a.offset == 0:
 			out.Failed, out.Err = append(out.Failed, members[l]...), a.err
-		case a.offset > 0:
+		case a.err != nil:
+			for _, i := range a.failed {
+				out.Failed = append(out.Failed, members[l][i])
+			}
+			out.Err = a.err
+		}
+		if a.offset > 0 {
 			out.Position[proto.LaneID(l)] = a.offset + proto.Offset(n.lanes[l].base)
 		}
 	}

@@ -1,12 +1,17 @@
 package engine_test
 
 import (
+	"bytes"
 	"context"
+	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"kith/engine"
+	"kith/engine/log"
+	"kith/engine/store"
 	"kith/proto"
 )
 
@@ -99,4 +104,64 @@ func TestIntakeCountsWhoseCallerLeft(t *testing.T) {
 	b.AddEvent(n.Hasher(), page(c, "b", "auto", time.Now()))
 	n.Submit(gone, &b)
 	until(t, n, 20*time.Second, "the event to count", func() bool { return len(sections(t, n, c, "b")) == 1 && n.Acknowledged() > before })
+}
+
+// unlucky is a log that refuses entries with a word in them.
+type unlucky struct{ log.Logs }
+
+func (l unlucky) Lane(id proto.LaneID) log.Stream { return unluckyLane{l.Logs.Lane(id)} }
+
+type unluckyLane struct{ log.Stream }
+
+func (l unluckyLane) AppendAsync(e *proto.Entry, done func(proto.Offset, error)) error {
+	if bytes.Contains(e.Commands, []byte("unlucky")) {
+		return proto.Errorf(proto.CodeDiskFull, "full")
+	}
+	return l.Stream.AppendAsync(e, done)
+}
+
+// Of a body that takes several entries only what lies in those that failed is refused,
+// for one lane and for several.
+func TestIntakeTakesWhatIsDurable(t *testing.T) {
+	s := newScript(t)
+	s.now = proto.MillisOf(time.Now()) - 60_000
+	acme := s.client("acme", "")
+	c := s.config(func(c *engine.Config) { c.Now = nil; c.DiskReserve = 1 })
+	n, err := engine.NewOver(c, unlucky{s.inner}, store.NewMemory())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer closeNode(t, n)
+	const all, bad = 6000, 2500
+	for _, visitors := range []int{1, 100} {
+		var b proto.Batch
+		for i := range all {
+			section := fmt.Sprint("s", i)
+			if i == bad {
+				section = "unlucky"
+			}
+			b.AddEvent(n.Hasher(), page(acme, fmt.Sprint(visitors, "v", i%visitors), section, time.Now()))
+		}
+		x := n.Submit(t.Context(), &b)
+		if proto.CodeOf(x.Err) != proto.CodeDiskFull || !slices.Contains(x.Failed, bad) || len(x.Failed) > all/2 {
+			t.Fatalf("of %d events of %d visitors %d failed: %v", all, visitors, len(x.Failed), x.Err)
+		}
+		if err := n.Wait(t.Context(), x.Position); err != nil {
+			t.Fatal(err)
+		}
+		kept := 0
+		for v := range visitors {
+			rec, err := n.Record(t.Context(), acme, proto.Identity(fmt.Sprint("browser:", visitors, "v", v)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			kept += len(rec.Events)
+		}
+		if kept != all-len(x.Failed) {
+			t.Errorf("of %d visitors %d events are kept, %d of %d failed", visitors, kept, len(x.Failed), all)
+		}
+	}
 }

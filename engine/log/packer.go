@@ -96,7 +96,7 @@ type Packer struct {
 type pack struct {
 	commands []byte
 	count    int
-	subs     []*submission
+	subs     []share
 	started  time.Time
 
 	seq   uint64 // 0 until it is appended for the first time
@@ -107,11 +107,31 @@ type pack struct {
 
 // submission is one call of Submit; mu of the packer guards it.
 type submission struct {
-	parts int // not yet decided
-	at    proto.Offset
-	err   error
-	done  func(proto.Offset, error)
+	parts  int // not yet decided
+	at     proto.Offset
+	err    error
+	failed []int // indexes of commands, by part and in no order of these
+	done   func(proto.Offset, error)
 }
+
+// share is what a pack carries of a submission: count commands from first on.
+type share struct {
+	*submission
+	first, count int
+}
+
+// PartialError is of a submission that took several entries of which some are
+// durable.
+type PartialError struct {
+	Err    error        // why the others are not
+	At     proto.Offset // the highest of those that are
+	Failed []int        // indexes of the commands that are not, ascending
+}
+
+func (e *PartialError) Error() string { return e.Err.Error() }
+
+// Unwrap gives why.
+func (e *PartialError) Unwrap() error { return e.Err }
 
 // NewPacker starts a packer in front of to. Close it.
 func NewPacker(to Appender, c PackerConfig) *Packer {
@@ -124,8 +144,8 @@ func NewPacker(to Appender, c PackerConfig) *Packer {
 
 // Submit takes count commands that lie packed end to end, as by
 // proto.AppendCommand, and copies them. done is called exactly once, with the
-// highest offset, when all are durable, or with an error when some are not;
-// it must not block. If Submit itself returns an error (CodeOverloaded: the
+// highest offset, when all are durable, or with an error when some are not, a
+// PartialError if others are; it must not block. If Submit itself returns an error (CodeOverloaded: the
 // buffer is full), nothing was taken and done is never called.
 //
 // The commands of one submission stay together in one entry, unless they alone
@@ -146,8 +166,10 @@ func (p *Packer) Submit(commands []byte, count int, done func(proto.Offset, erro
 		p.stats.Refused++
 		return proto.Errorf(proto.CodeOverloaded, "lane %s has %d bytes of events waiting for the disk: try again later", p.c.Lane, p.buffered)
 	}
+	first := 0
 	for _, part := range parts {
-		p.add(part, s)
+		p.add(part, share{s, first, part.count})
+		first += part.count
 	}
 	p.waiting++
 	p.arrived = time.Now()
@@ -198,7 +220,7 @@ func (p *Packer) split(commands []byte, count int) ([]part, error) {
 }
 
 // add puts one part into the open pack, or a new one; mu is held.
-func (p *Packer) add(x part, s *submission) {
+func (p *Packer) add(x part, s share) {
 	events, bytes := p.limits()
 	if o := p.open; o != nil && (o.count+x.count > events || len(o.commands)+len(x.commands) > bytes) {
 		p.shut()
@@ -418,9 +440,12 @@ func (p *Packer) decide(k *pack, at proto.Offset, err error) (ready []*submissio
 		if s.err == nil {
 			s.err = err
 		}
+		for i := 0; err != nil && i < s.count; i++ {
+			s.failed = append(s.failed, s.first+i)
+		}
 		if s.parts--; s.parts == 0 {
 			p.waiting--
-			ready = append(ready, s)
+			ready = append(ready, s.submission)
 		}
 	}
 	if !k.dead {
@@ -432,11 +457,15 @@ func (p *Packer) decide(k *pack, at proto.Offset, err error) (ready []*submissio
 // tell calls the submissions' callbacks, without the lock.
 func tell(ready []*submission) {
 	for _, s := range ready {
-		at := s.at
-		if s.err != nil {
+		at, err := s.at, s.err
+		if err != nil && at > 0 {
+			slices.Sort(s.failed)
+			err = &PartialError{err, at, s.failed}
+		}
+		if err != nil {
 			at = 0
 		}
-		s.done(at, s.err)
+		s.done(at, err)
 	}
 }
 

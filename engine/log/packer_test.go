@@ -3,6 +3,7 @@ package log_test
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -173,6 +174,51 @@ func TestPackerSplitsOnlyWhatIsTooLarge(t *testing.T) {
 	}
 	if len(all) != 250 || !slices.IsSorted(all) {
 		t.Errorf("%d commands, sorted: %v", len(all), slices.IsSorted(all))
+	}
+}
+
+// third refuses the third entry.
+type third struct {
+	log.Appender
+	n int // the sender's
+}
+
+func (x *third) AppendAsync(e *proto.Entry, done func(proto.Offset, error)) error {
+	if x.n++; x.n == 3 {
+		return proto.Errorf(proto.CodeDiskFull, "full")
+	}
+	return x.Appender.AppendAsync(e, done)
+}
+
+// Of what took several entries only what is not durable failed.
+func TestPackerTellsWhatOfASubmissionFailed(t *testing.T) {
+	l := closed(t, log.NewMemory(2, nil))
+	c := packerConfig()
+	c.EventsMax = 7
+	p := log.NewPacker(&third{Appender: l.Lane(1)}, c)
+	o := newOutcomes(t)
+	if err := p.Submit(commands(1, 30), 30, o.done(1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Submit(commands(31, 31), 1, o.done(2)); err != nil {
+		t.Fatal(err)
+	}
+	o.wg.Wait()
+	closePacker(t, p)
+	some, ok := errors.AsType[*log.PartialError](o.err[1])
+	if !ok || proto.CodeOf(o.err[1]) != proto.CodeDiskFull || o.at[1] != 0 {
+		t.Fatalf("a submission of which a part failed: %v at %d", o.err[1], o.at[1])
+	}
+	if want := []int{14, 15, 16, 17, 18, 19, 20}; !slices.Equal(some.Failed, want) {
+		t.Errorf("failed are %v, want %v", some.Failed, want)
+	}
+	for _, x := range entries(t, l.Lane(1)) {
+		if slices.Contains(x.Bodies, 30) != (x.At == some.At) || slices.Contains(x.Bodies, 15) {
+			t.Errorf("it is durable up to %d, the log has %v there: %d", some.At, x.Bodies, x.At)
+		}
+	}
+	if o.err[2] != nil {
+		t.Errorf("another submission failed too: %v", o.err[2])
 	}
 }
 
