@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
+
 	"kith/proto"
 )
 
@@ -51,7 +53,7 @@ func TestDataBesideStoreDir(t *testing.T) {
 	if err := os.WriteFile(file, []byte("store_dir: "+store+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := newVerifyCommand(&connection{})
+	cmd := &cobra.Command{}
 	if c, err := offlineConfig(cmd, file, filepath.Join(dir, "data")); err != nil || c.StoreDir != store {
 		t.Errorf("a data directory without a store: %q, %v", c.StoreDir, err)
 	}
