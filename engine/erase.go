@@ -134,8 +134,11 @@ const eraseWait = 5 * time.Second
 func (n *Node) eraseLogs(ctx context.Context) (entries uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, eraseWait)
 	defer cancel()
-	n.intake.Lock()
-	defer n.intake.Unlock()
+	reopen, err := n.shutIntake(ctx)
+	if err != nil {
+		return 0, proto.Errorf(proto.CodeTimeout, "the log did not take what came before in time: ask again: %w", err)
+	}
+	defer reopen()
 	for i, l := range n.lanes {
 		over, err := l.turn(ctx)
 		if err != nil {

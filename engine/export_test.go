@@ -132,6 +132,21 @@ func (n *Node) StepTime(by time.Duration) { n.clock.believed.Add(int64(by)) }
 // Acknowledged is the newest entry of intake in lane 0 that is known to be durable.
 func (n *Node) Acknowledged() uint64 { return n.lanes[0].acknowledged.Load() }
 
+// Appending has intake see somebody who appends, until release is called.
+func (n *Node) Appending() (release func()) {
+	n.intake.RLock()
+	return n.intake.RUnlock
+}
+
+// EraseLogs is eraseLogs.
+func (n *Node) EraseLogs(ctx context.Context) error {
+	_, err := n.eraseLogs(ctx)
+	return err
+}
+
+// IntakeShut reports whether an erasure waits for those who append, or is at the log.
+func (n *Node) IntakeShut() bool { return n.shut.Load() != nil }
+
 // LaneTime is how far lane 0 is in time.
 func (n *Node) LaneTime() proto.Millis {
 	_, _, t, _ := n.lanes[0].progress.get()

@@ -88,12 +88,46 @@ func (n *Node) submit(ctx context.Context, b *proto.Batch, refusal error) proto.
 	if refusal != nil {
 		return proto.Submitted{Failed: allOf(b.Len()), Err: refusal}
 	}
-	n.intake.RLock()
+	if err := n.enter(ctx); err != nil {
+		return proto.Submitted{Failed: allOf(b.Len()), Err: err}
+	}
 	defer n.intake.RUnlock()
 	if l := n.soleLane(b); l != nil {
 		return n.submitWhole(ctx, l, b)
 	}
 	return n.submitSplit(ctx, b)
+}
+
+// enter takes intake for reading, once no log is being emptied.
+func (n *Node) enter(ctx context.Context) error {
+	for shut := n.shut.Load(); shut != nil; shut = n.shut.Load() {
+		select {
+		case <-*shut:
+		case <-ctx.Done():
+			return proto.Errorf(proto.CodeUnavailable, "bytes are being erased and nothing was taken: send it again: %w", ctx.Err())
+		}
+	}
+	n.intake.RLock()
+	return nil
+}
+
+// shutIntake takes intake for writing: who comes meanwhile waits, who appends is
+// waited for, until ctx ends. Not with the mutex's own Lock, which would have all
+// wait for as long as the log stalls.
+func (n *Node) shutIntake(ctx context.Context) (reopen func(), err error) {
+	again := make(chan struct{})
+	n.shut.Store(&again)
+	open := func() {
+		n.shut.Store(nil)
+		close(again)
+	}
+	for !n.intake.TryLock() {
+		if !pause(ctx, time.Millisecond) {
+			open()
+			return nil, ctx.Err()
+		}
+	}
+	return func() { n.intake.Unlock(); open() }, nil
 }
 
 // soleLane is the lane that all of b is for, as with one event; nil if it is for

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -124,9 +125,9 @@ func (l unluckyLane) AppendAsync(e *proto.Entry, done func(proto.Offset, error))
 // for one lane and for several.
 func TestIntakeTakesWhatIsDurable(t *testing.T) {
 	s := newScript(t)
-	s.now = proto.MillisOf(time.Now()) - 60_000
-	acme := s.client("acme", "")
-	c := s.config(func(c *engine.Config) { c.Now = nil; c.DiskReserve = 1 })
+	s.inner = log.NewMemory(2, nil)
+	client := s.client("acme", "")
+	c := s.config(func(c *engine.Config) { c.Now = nil; c.DiskReserve = 1; c.Lanes = 2 })
 	n, err := engine.NewOver(c, unlucky{s.inner}, store.NewMemory())
 	if err != nil {
 		t.Fatal(err)
@@ -143,7 +144,7 @@ func TestIntakeTakesWhatIsDurable(t *testing.T) {
 			if i == bad {
 				section = "unlucky"
 			}
-			b.AddEvent(n.Hasher(), page(acme, fmt.Sprint(visitors, "v", i%visitors), section, time.Now()))
+			b.AddEvent(n.Hasher(), page(client, fmt.Sprint(visitors, "v", i%visitors), section, time.Now()))
 		}
 		x := n.Submit(t.Context(), &b)
 		if proto.CodeOf(x.Err) != proto.CodeDiskFull || !slices.Contains(x.Failed, bad) || len(x.Failed) > all/2 {
@@ -154,7 +155,7 @@ func TestIntakeTakesWhatIsDurable(t *testing.T) {
 		}
 		kept := 0
 		for v := range visitors {
-			rec, err := n.Record(t.Context(), acme, proto.Identity(fmt.Sprint("browser:", visitors, "v", v)))
+			rec, err := n.Record(t.Context(), client, proto.Identity(fmt.Sprint("browser:", visitors, "v", v)))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -164,4 +165,35 @@ func TestIntakeTakesWhatIsDurable(t *testing.T) {
 			t.Errorf("of %d visitors %d events are kept, %d of %d failed", visitors, kept, len(x.Failed), all)
 		}
 	}
+}
+
+// An erasure that waits for those who append lets others in again when its time is
+// over, and who waits for it heeds its own.
+func TestIntakeIsOpenAfterAnErasureInVain(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	release := n.Appending()
+	short, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- n.EraseLogs(short) }()
+	for !n.IntakeShut() {
+		runtime.Gosched()
+	}
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	var b proto.Batch
+	b.AddEvent(n.Hasher(), page(acme(t, n), "a", "auto", time.Now()))
+	if x := n.Submit(gone, &b); proto.CodeOf(x.Err) != proto.CodeUnavailable {
+		t.Errorf("who left while intake is shut is told: %v", x.Err)
+	}
+	cancel()
+	if err := <-ended; err == nil {
+		t.Error("the log was emptied while somebody appended")
+	}
+	submit(t, n, page(acme(t, n), "a", "auto", time.Now()))
+	release()
+	if err := n.EraseLogs(t.Context()); err != nil {
+		t.Errorf("with nobody who appends: %v", err)
+	}
+	submit(t, n, page(acme(t, n), "a", "auto", time.Now()))
 }

@@ -73,9 +73,10 @@ type Node struct {
 	long      *fair.Queue        // of counts that take long
 	swapping  sync.Mutex         // not while a backup reads what belongs together
 	campaigns campaigns
-	staging   sync.RWMutex       // held for reading by who takes rows of imports, for writing while one is ended
-	intake    sync.RWMutex       // held for reading by who appends, for writing while the log is emptied
-	stopRead  context.CancelFunc // ends the readers, last
+	staging   sync.RWMutex                  // held for reading by who takes rows of imports, for writing while one is ended
+	intake    sync.RWMutex                  // held for reading by who appends, for writing while the log is emptied
+	shut      atomic.Pointer[chan struct{}] // closed when intake is open again; nil while it is
+	stopRead  context.CancelFunc            // ends the readers, last
 	done      sync.WaitGroup
 	applying  sync.WaitGroup
 	ready     atomic.Bool
