@@ -616,11 +616,14 @@ func (n *Node) Close() error {
 	return errors.Join(errs...)
 }
 
+// closeRoom is more than a store writes when it is closed.
+const closeRoom = 256 << 20
+
 // closeStore closes the store, which writes what it has in memory, unless nothing may
-// be written.
+// be written and there is no room for that.
 func (n *Node) closeStore() error {
 	s, ok := n.store.(*store.Badger)
-	if !ok || !n.disk.stopped() {
+	if !ok || !n.disk.stopped() || n.disk.left() >= closeRoom {
 		return n.store.Close()
 	}
 	s.Leave()
