@@ -451,15 +451,15 @@ func (s *session) inquire(ctx context.Context, n *node, t *town, asker *yardstic
 	}
 	defer closing(bare, &err)
 	sides := []sampler{
-		func(ctx context.Context) (sample, error) { return n.asked(ctx, spinLoad(n.service, []worker{p})) },
+		func(ctx context.Context) (sample, error) { return n.look(ctx, []worker{p}) },
 		func(ctx context.Context) (sample, error) { return p.inProcess(ctx, t, s.Time) },
 		func(ctx context.Context) (sample, error) {
-			return bare.measured(ctx, spinLoad(bare.addr, []worker{p}), s.Time)
+			return bare.measured(ctx, httpLoad(bare.addr, []worker{p}), s.Time)
 		},
 	}
 	if p.path == countPath {
 		sides = append(sides, func(ctx context.Context) (sample, error) {
-			return asker.measured(ctx, spinLoad(asker.addr, []worker{p}), s.Time)
+			return asker.measured(ctx, httpLoad(asker.addr, []worker{p}), s.Time)
 		})
 	}
 	x, err := s.rounds(ctx, sides...)

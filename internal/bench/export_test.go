@@ -82,12 +82,8 @@ func Accepted(n int, answer []byte) (string, error) {
 }
 
 // Exchanges sends requests over one connection to addr.
-func Exchanges(ctx context.Context, addr string, spin bool, requests ...[]byte) (statuses []int, bodies []string, err error) {
-	connect := dial
-	if spin {
-		connect = dialSpinning
-	}
-	w, err := connect(ctx, addr)
+func Exchanges(ctx context.Context, addr string, requests ...[]byte) (statuses []int, bodies []string, err error) {
+	w, err := dial(ctx, addr)
 	if err != nil {
 		return nil, nil, err
 	}

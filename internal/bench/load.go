@@ -75,11 +75,6 @@ func httpLoad(addr string, workers []worker) load {
 	return load{workers: workers, connect: func(ctx context.Context) (exchange, error) { return dial(ctx, addr) }}
 }
 
-// spinLoad is an httpLoad whose connections poll for their answers.
-func spinLoad(addr string, workers []worker) load {
-	return load{workers: workers, connect: func(ctx context.Context) (exchange, error) { return dialSpinning(ctx, addr) }}
-}
-
 // run does the load for a time, and gives what was done in it.
 func (l load) run(ctx context.Context, d time.Duration) (sample, error) {
 	return l.all(ctx, d, (*part).run)

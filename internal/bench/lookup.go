@@ -98,16 +98,11 @@ func batchAskers() []worker {
 	return workers
 }
 
-// look measures look-ups.
-func (n *node) look(ctx context.Context, workers []worker) (sample, error) {
-	return n.asked(ctx, httpLoad(n.service, workers))
-}
-
-// asked is what a load of questions to the node gives.
-func (n *node) asked(ctx context.Context, l load) (x sample, err error) {
+// ask measures look-ups.
+func (n *node) look(ctx context.Context, workers []worker) (x sample, err error) {
 	var cpu sample
 	err = n.profiled(&cpu, func() error {
-		x, err = l.run(ctx, n.s.Time)
+		x, err = httpLoad(n.service, workers).run(ctx, n.s.Time)
 		return err
 	})
 	x.cpu = cpu.cpu

@@ -3,13 +3,9 @@ package bench
 import (
 	"bytes"
 	"context"
-	"io"
 	"net"
 	"strconv"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"kith/proto"
 )
@@ -18,8 +14,6 @@ import (
 const (
 	answerBytesMax = 8 << 20
 	exchangeMax    = 30 * time.Second
-	// spinMax is for how long an answer is polled for before its reader sleeps.
-	spinMax = 2 * time.Millisecond
 )
 
 // wire is one keep-alive connection that speaks as little HTTP as it takes:
@@ -27,9 +21,8 @@ const (
 type wire struct {
 	conn net.Conn
 	buf  []byte
-	set  time.Time       // the deadline; setting it costs as much as a small write
-	all  []byte          // of buf: the last answer, with its header
-	raw  syscall.RawConn // if set, answers are polled for
+	set  time.Time // the deadline; setting it costs as much as a small write
+	all  []byte    // of buf: the last answer, with its header
 }
 
 func dial(ctx context.Context, addr string) (*wire, error) {
@@ -41,48 +34,7 @@ func dial(ctx context.Context, addr string) (*wire, error) {
 	return &wire{conn: conn, buf: make([]byte, 16<<10)}, nil
 }
 
-// dialSpinning is dial where the generator is to be awake when the answer comes: to be
-// woken takes it as long as some answers do.
-func dialSpinning(ctx context.Context, addr string) (*wire, error) {
-	w, err := dial(ctx, addr)
-	if err != nil {
-		return nil, err
-	}
-	if w.raw, err = w.conn.(*net.TCPConn).SyscallConn(); err != nil {
-		return nil, proto.Errorf(proto.CodeInternal, "poll a connection: %w", err)
-	}
-	return w, nil
-}
-
 func (w *wire) close() { _ = w.conn.Close() }
-
-// read is the connection's Read.
-func (w *wire) read(b []byte) (n int, err error) {
-	if w.raw == nil {
-		return w.conn.Read(b)
-	}
-	end := time.Now().Add(spinMax)
-	ended := w.raw.Read(func(fd uintptr) bool {
-		for {
-			n, err = unix.Read(int(fd), b)
-			if err != unix.EAGAIN && err != unix.EINTR {
-				return true
-			}
-			if time.Now().After(end) {
-				return false // sleep until there is something
-			}
-		}
-	})
-	switch {
-	case ended != nil:
-		return 0, ended
-	case err != nil:
-		return 0, err
-	case n == 0:
-		return 0, io.EOF
-	}
-	return n, nil
-}
 
 // do sends a request and reads its answer. The body is good until the next.
 func (w *wire) do(request []byte) (status int, body []byte, err error) {
@@ -101,7 +53,7 @@ func (w *wire) do(request []byte) (status int, body []byte, err error) {
 		if have == len(w.buf) {
 			w.buf = append(w.buf, make([]byte, len(w.buf))...)
 		}
-		n, err := w.read(w.buf[have:])
+		n, err := w.conn.Read(w.buf[have:])
 		if err != nil {
 			return 0, nil, proto.Errorf(proto.CodeUnavailable, "the measured process closed a connection: %w", err)
 		}
