@@ -531,9 +531,7 @@ func (m *messages) optOut(r micro.Request) ([]byte, error) {
 		} else {
 			answer, err = m.g.cutOut(m.ctx, x)
 		}
-		if r.Reply() != "" || !passing(err) { // else it is tried again
-			m.g.listOptOut(who, ids, err)
-		}
+		m.g.listOptOut(who, ids, err)
 		return err
 	})
 	if err != nil || r.Reply() == "" { // then it may be done later
@@ -566,41 +564,23 @@ const natsOptOutRoute = "NATS kith.optout"
 // whether they may be done.
 const natsOptOutPause = 100 * time.Millisecond
 
-// natsOptOutAgain is after how long opt-outs that nobody waits for are tried again.
-const natsOptOutAgain = time.Second
-
-// laterCut is opt-outs of one message that wait to be let in, or to be tried again.
+// laterCut is opt-outs of one message that wait to be let in.
 type laterCut struct {
 	n, size int
 	do      func() error
-	again   time.Time // not before, of those that were tried in vain
-}
-
-// passing reports whether what failed may succeed later, as on a full disk.
-func passing(err error) bool {
-	if err == nil {
-		return false
-	}
-	status := statusOf(asError(err).Code)
-	return status == http.StatusServiceUnavailable || status == http.StatusGatewayTimeout
 }
 
 // cut does n opt-outs, if they are let in. Whoever waits for no reply could not be
-// told that they are not, or could not be done: they wait for it, beside what other
-// clients send.
+// told that they are not: they wait for it, beside what other clients send.
 func (m *messages) cut(r micro.Request, who proto.Principal, n int, do func() error) error {
-	key, c := m.g.clientCuts(who), laterCut{n: n, size: len(r.Data()), do: do}
+	key, c := m.g.clientCuts(who), laterCut{n, len(r.Data()), do}
 	if r.Reply() == "" && m.postpone(key, c, true) {
 		return nil // behind those that wait
 	}
 	done, err := m.g.admitCutsOf(key, n)
 	if err == nil {
 		defer done()
-		if r.Reply() != "" {
-			return do()
-		}
-		m.try(key, c)
-		return nil
+		return do()
 	}
 	if r.Reply() == "" {
 		m.postpone(key, c, false)
@@ -608,15 +588,6 @@ func (m *messages) cut(r micro.Request, who proto.Principal, n int, do func() er
 	}
 	m.g.countCall(who, natsOptOutRoute, err)
 	return err
-}
-
-// try does opt-outs that nobody waits for, or has them tried again if that may help.
-// What fails else is in the audit log.
-func (m *messages) try(key *clientCuts, c laterCut) {
-	if passing(c.do()) {
-		c.again = time.Now().Add(natsOptOutAgain)
-		m.postpone(key, c, false)
-	}
 }
 
 // postpone has opt-outs wait behind those of the same client, within the bounds of
@@ -650,7 +621,7 @@ func (m *messages) cutLater(key *clientCuts) {
 		list := m.later[key]
 		if len(list) > 0 && m.given {
 			m.g.metrics.natsDropped.Add(float64(len(list)))
-			m.g.log.Error("opt-outs over NATS that nobody waits for were dropped: the node stops, and they were not done in time", "messages", len(list))
+			m.g.log.Error("opt-outs over NATS that nobody waits for were dropped: the node stops, and they were not let in in time", "messages", len(list))
 			list = nil
 		}
 		if len(list) == 0 {
@@ -662,13 +633,12 @@ func (m *messages) cutLater(key *clientCuts) {
 		list[0] = laterCut{}
 		m.later[key] = list[1:]
 		m.mu.Unlock()
-		time.Sleep(time.Until(c.again))
 		done := m.admitLater(key, c.n)
 		m.optOuts <- struct{}{}
 		m.busy.Go(func() {
 			defer func() { <-m.optOuts }()
 			defer done()
-			m.try(key, c)
+			_ = c.do() // it is in the audit log, and nobody waits for it
 		})
 		m.mu.Lock()
 		m.laterMany--

@@ -3,9 +3,7 @@ package gateway_test
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -287,66 +285,6 @@ func TestNATSOptOutsThatWaitAreDone(t *testing.T) {
 	}
 	if n != 300 {
 		t.Errorf("%d of 300 were done", n)
-	}
-}
-
-// failing is opt-outs of which the first fail for a reason that passes.
-type failing struct {
-	*twin
-	left atomic.Int64
-}
-
-func (f *failing) OptOut(ctx context.Context, id proto.Identity, everywhere bool) (proto.OptOutState, error) {
-	if f.left.Add(-1) >= 0 {
-		return proto.OptOutState{}, proto.Errorf(proto.CodeDiskFull, "the disk is nearly full")
-	}
-	return f.twin.OptOut(ctx, id, everywhere)
-}
-
-// TestNATSOptOutsAreTriedAgain: those that nobody waits for outlast what passes; who
-// waits is told.
-func TestNATSOptOutsAreTriedAgain(t *testing.T) {
-	a := &auditTwin{}
-	tw := newTwin()
-	f := &failing{twin: tw}
-	f.left.Store(4) // one is asked with a reply
-	d := tw.behind()
-	d.OptOuts, d.Audit = f, a
-	g, err := gateway.New(gateway.Config{}, d)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Run("node", func(t *testing.T) {
-		nc := natsRig(t, &rig{g: g})
-		if m := ask(t, nc, "kith.optout", `{"identity":"browser:told"}`, auth, key("acme-key")); m.Header.Get("Nats-Service-Error-Code") != "503" {
-			t.Errorf("told of a full disk: %v %s", m.Header, m.Data)
-		}
-		for i := range 3 {
-			m := &nats.Msg{Subject: "kith.optout", Header: nats.Header{auth: {key("acme-key")}}, Data: fmt.Appendf(nil, `{"identity":"browser:wait%d"}`, i)}
-			if err := nc.PublishMsg(m); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := nc.Flush(); err != nil {
-			t.Fatal(err)
-		}
-	})
-	slices.Sort(tw.graph.cuts)
-	if diff := cmp.Diff([]string{"optout browser:wait0 false", "optout browser:wait1 false", "optout browser:wait2 false"}, tw.graph.cuts); diff != "" {
-		t.Errorf("what was done (-want +got):\n%s", diff)
-	}
-	if err := g.FlushAudit(); err != nil {
-		t.Fatal(err)
-	}
-	var statuses []int
-	for _, rec := range a.lines {
-		if rec.Route == "NATS kith.optout" && rec.Status != 0 {
-			statuses = append(statuses, rec.Status)
-		}
-	}
-	slices.Sort(statuses)
-	if diff := cmp.Diff([]int{200, 200, 200, 503}, statuses); diff != "" {
-		t.Errorf("the audit log (-want +got):\n%s", diff)
 	}
 }
 
