@@ -194,16 +194,15 @@ func (h *host) over(t *task) bool {
 // before it began anew does not, if the person asked for that or the same client did: who
 // returns at once where others had it erased, or it was idle, loses nothing but links.
 func (h *host) admits(t *task) bool {
-	s, at := &t.r.state, min(t.at, h.entry.Now)
-	if s.Dark() || s.Admits(at) {
-		return !s.Dark()
+	if t.r.state.Dark() {
+		return false
 	}
 	o, err := h.readOptOut(t.r.node.Hash)
 	if err != nil {
 		h.fail(err)
 		return false
 	}
-	return o == nil || o.Admits(t.in.Client, t.r.node.Space, at, 2*h.limits.SkewMillis)
+	return o == nil || o.Admits(t.in.Client, t.r.node.Space, min(t.at, h.entry.Now), 2*h.limits.SkewMillis)
 }
 
 // vain reports whether traits find nothing to do: they need one that the client

@@ -387,6 +387,29 @@ func TestFenceOfOthers(t *testing.T) {
 	}
 }
 
+// What a client had forgotten does not come back by its own late event where another
+// client knows the node, which no fence of the graph guards.
+func TestFenceOfWhatOthersKnow(t *testing.T) {
+	g := newTestRig(t, newRules(t))
+	g.do(event(1, "a", "x", "", start), event(2, "a", "x", "", start))
+	g.now += 10 * second
+	g.do(forget(1, 1, "a", g.now, 7))
+	g.do(event(1, "a", "x", "", g.now-second))
+	if s, gen := g.store.state(t, nodeOf("a")); g.ignored() != 1 || gen != 1 || s.Client(1) != nil {
+		t.Errorf("an event from before its client's erasure: %d ignored, generation %d, %+v", g.ignored(), gen, s.Client(1))
+	}
+	g.do(event(2, "a", "x", "", g.now-second))
+	if g.ignored() != 0 {
+		t.Error("an event of the other client was ignored")
+	}
+	g.now += second
+	g.do(event(1, "a", "x", "", g.now))
+	if s, _ := g.store.state(t, nodeOf("a")); g.ignored() != 0 || s.Client(1) == nil {
+		t.Error("an event from after the erasure was ignored")
+	}
+	g.store.audit(t)
+}
+
 // An erased identity begins anew at once; of it nothing is left, not even a
 // link whose evidence the gateway took after the erasure's command.
 func TestErase(t *testing.T) {

@@ -123,10 +123,15 @@ func (n *Node) position() proto.Position {
 // moment before it counts as applied.
 func (n *Node) positionShown() proto.Position {
 	for _, l := range n.lanes {
-		l.visible.RLock() // returns when what is being published is
-		l.visible.RUnlock()
+		l.awaitPublished()
 	}
 	return n.position()
+}
+
+// awaitPublished returns when what is being published now is.
+func (l *lane) awaitPublished() {
+	l.visible.RLock()
+	defer l.visible.RUnlock()
 }
 
 // askable are the other nodes that say they answer, those that stay before

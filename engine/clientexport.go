@@ -407,7 +407,9 @@ func (x *clientExport) holds(e *exportedName, was *identity.State) (bool, error)
 		return false, err
 	}
 	f, old := s.Client(x.client.ID), was.Client(x.client.ID)
-	return old == nil || f != nil && f.First == old.First, nil
+	// Who was erased and came back was first seen since; retention moves that too, but
+	// not behind what is the last.
+	return old == nil || f != nil && f.First <= old.Last, nil
 }
 
 func (x *clientExport) events(e *exportedName, s *identity.State, h *history) (err error) {

@@ -449,19 +449,18 @@ func (x *ledger) tell(ctx context.Context) bool {
 		what string
 		do   func() error
 	}
-	steps := []step{
-		// The others are asked for what this node says it has applied, which it does
-		// a moment after it gave what there is to tell.
-		{"opt-outs are not told: what they are of is not applied", func() error { return x.node.shows(ctx, taken) }},
-		{"opt-outs cannot be written to the ledger", func() error { return x.append(ctx, mine) }},
-		{"opt-outs are not answered: what is under way between lanes is not applied, or cannot be deleted", func() error { return x.node.cleanOutboxes(ctx) }},
+	// The others are asked for what this node says it has applied, which it does a moment
+	// after it gave what there is to tell.
+	steps := []step{{"opt-outs are not told: what they are of is not applied", func() error { return x.node.shows(ctx, taken) }}}
+	if forgotten(taken) { // nothing of the graph waits for what was made of a client's events
+		steps = append(steps, step{"erasures by a client are not told: what is under way between lanes is not applied", func() error { return x.node.allHandedOver(ctx) }})
 	}
 	if x.node.config.Peers != nil && len(mine) > 0 { // whoever reads what is told may answer by it
-		steps = slices.Insert(steps, 1, step{"opt-outs are not final: other nodes do not say that they have applied them", func() error { return x.node.othersSettled(ctx) }})
+		steps = append(steps, step{"opt-outs are not final: other nodes do not say that they have applied them", func() error { return x.node.othersSettled(ctx) }})
 	}
-	if forgotten(taken) { // nothing of the graph waits for what was made of a client's events
-		steps = slices.Insert(steps, len(steps)-1, step{"erasures by a client are not answered: what is under way between lanes is not applied", func() error { return x.node.allHandedOver(ctx) }})
-	}
+	steps = append(steps,
+		step{"opt-outs cannot be written to the ledger", func() error { return x.append(ctx, mine) }},
+		step{"opt-outs are not answered: what is under way between lanes is not applied, or cannot be deleted", func() error { return x.node.cleanOutboxes(ctx) }})
 	for _, step := range steps {
 		for tries := 0; ; tries++ {
 			err := step.do()

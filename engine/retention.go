@@ -176,11 +176,12 @@ type laneLook struct {
 }
 
 // jumped gives lane time, and by how much more than the monotonic clock it went on
-// since the last look. What is no jump is the next last look.
+// since the last look. What is no jump either way is the next last look: lane time that
+// stood still, as without the log, will catch up.
 func (l *lane) jumped() (now, by proto.Millis) {
 	_, _, now, _ = l.progress.get()
 	ran := l.node.clock.ran()
-	if by = now - l.looked.lane - proto.Millis((ran - l.looked.ran).Milliseconds()); by <= expireHold {
+	if by = now - l.looked.lane - proto.Millis((ran - l.looked.ran).Milliseconds()); max(by, -by) <= expireHold {
 		l.looked = laneLook{now, ran}
 	}
 	return now, by

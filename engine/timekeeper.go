@@ -162,6 +162,9 @@ func (l *lane) relay(ctx context.Context) {
 		case err != nil:
 			return
 		}
+		if sent <= obeyed { // what is sent now is not taken since now
+			again.since = time.Now()
+		}
 		bodies := l.node.registry.relayed(sent)
 		if err := l.appendOwn(ctx, proto.CommandControl, bodies); err != nil {
 			if ctx.Err() != nil {

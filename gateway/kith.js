@@ -164,6 +164,7 @@
     if (e.type === "pagehide") hosts();
     else if (!d.hidden) return since = gate > 0 && performance.now();
     stay();
+    tries = 0; // what was sent before goes by other means
     while (queue.length && may()) {
       const sent = batch();
       // Some browsers have no beacons: of either kind no answer is heard.
@@ -358,7 +359,7 @@
   // profiles, 4 advertising by them; the gateway asks for the same.
   function tcf() {
     w.__tcfapi("addEventListener", 2, (x, ok) => {
-      if (!ok || !/^[tu]/.test(x.eventStatus)) return; // tcloaded, useractioncomplete
+      if (!ok || !/^(t|us)/.test(x.eventStatus)) return; // tcloaded, useractioncomplete
       if (x.gdprApplies === false) platform = "gdpr=0";
       else if ([1, 3, 4].every(p => x.purpose.consents[p]) && (!data.vendor || x.vendor.consents[data.vendor])) platform = "gdpr=1&gdpr_consent=" + encodeURIComponent(x.tcString);
       else platform = false;

@@ -1,8 +1,11 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"net/http"
 
 	"kith/proto"
@@ -179,7 +182,7 @@ func (x unlinkRequest) empty() bool { return x.A == "" && x.B == nil }
 func (g *Gateway) unlinkRequest(w http.ResponseWriter, r *http.Request) (a, b proto.Identity, err error) {
 	query, err := unlinkQuery(r.URL.RawQuery)
 	var body unlinkRequest
-	if err == nil && r.ContentLength != 0 {
+	if err == nil && !bodyless(r) {
 		err = g.readValue(w, r, &body)
 	}
 	switch {
@@ -196,6 +199,21 @@ func (g *Gateway) unlinkRequest(w http.ResponseWriter, r *http.Request) (a, b pr
 		err = proto.Errorf(proto.CodeInvalid, "the query and the body do not name the same: nothing is done; leave one of them out")
 	}
 	return a, b, err
+}
+
+// bodyless reports whether a request has no body. A proxy that drops bodies may leave an
+// empty one of unknown length.
+func bodyless(r *http.Request) bool {
+	if r.ContentLength >= 0 {
+		return r.ContentLength == 0
+	}
+	first := make([]byte, 1)
+	n, err := io.ReadFull(r.Body, first)
+	r.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(first[:n]), r.Body), r.Body}
+	return n == 0 && errors.Is(err, io.EOF)
 }
 
 // ends are the identities that x names, b empty if it names one.

@@ -1,6 +1,8 @@
 package gateway_test
 
 import (
+	"io"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -145,6 +147,20 @@ func TestUnlink(t *testing.T) {
 		{"the others", "acme-key", "GET", "/v1/users/browser:d1", "", 200, `{"root":"browser:c1","members":["browser:c1","browser:d1"],"edges":[{"a":"browser:c1","b":"browser:d1","method":"deterministic","confidence":1,"client":"acme","time":"2026-11-22T12:00:00Z"}]}`},
 		{"report key", "acme-report", "DELETE", "/v1/links?a=browser:a1", "", 403, "forbidden"},
 	})
+}
+
+// TestUnlinkWithoutABody: a proxy that drops bodies may leave an empty one whose length
+// is not said.
+func TestUnlinkWithoutABody(t *testing.T) {
+	r := newRig(t)
+	for target, want := range map[string]int{"/v1/links?a=browser:a1&b=browser:b1": 200, "/v1/links": 400} {
+		req := httptest.NewRequest("DELETE", target, io.MultiReader())
+		req.Header.Set(auth, key("acme-key"))
+		w := httptest.NewRecorder()
+		if r.g.Service().ServeHTTP(w, req); w.Code != want || req.ContentLength >= 0 {
+			t.Errorf("%s: %d %s, want %d", target, w.Code, w.Body, want)
+		}
+	}
 }
 
 // TestBlockedInEvents: a shared identity is left out of an event, and is no

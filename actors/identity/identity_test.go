@@ -422,35 +422,39 @@ func TestTruncatedHistoryAndNewRules(t *testing.T) {
 // none of those away that are not: they are kept by what memory knows of them, and what
 // is as old is forgotten with it.
 func TestTruncatedHistoryIsTrimmed(t *testing.T) {
-	w := newWorld(t)
-	recent := []proto.SegmentKey{
-		w.define(acme, "lately", `count(event.name == "signup", "60d") >= 2`),
-		w.define(acme, "days", `days(event.name == "signup", "60d") >= 2`),
-		w.define(acme, "last", `last(event.name == "signup") > now - "60d"`),
-		w.define(acme, "sum", `sum(event.price, event.name == "signup", "60d") >= 2`),
-		w.define(acme, "distinct", `distinct(event.price, event.name == "signup", "60d") >= 1`),
-		w.define(acme, "sequence", `sequence(event.name == "signup", event.name == "signup", "9d")`),
+	for _, late := range []bool{true, false} {
+		w := newWorld(t)
+		recent := []proto.SegmentKey{
+			w.define(acme, "lately", `count(event.name == "signup", "60d") >= 2`),
+			w.define(acme, "days", `days(event.name == "signup", "60d") >= 2`),
+			w.define(acme, "last", `last(event.name == "signup") > now - "60d"`),
+			w.define(acme, "sum", `sum(event.price, event.name == "signup", "60d") >= 2`),
+			w.define(acme, "distinct", `distinct(event.price, event.name == "signup", "60d") >= 1`),
+			w.define(acme, "sequence", `sequence(event.name == "signup", event.name == "signup", "9d")`),
+		}
+		w.define(acme, "ancient", `count(event.name == "ancient", "90d") >= 1`)
+		w.define(acme, "first", `first(event.name == "ancient") < now - "20d"`)
+		w.define(acme, "ever", `count(event.name == "ancient") >= 1`)
+		day := 24 * 3600 * second
+		w.event(acme, "", w.now-40*day, body("ancient"))
+		for _, age := range []proto.Millis{40 * day, 5 * day, 0} {
+			w.event(acme, "", w.now-age, body("signup", "price", "1"))
+		}
+		for w.now++; w.state.Client(acme) == nil || !w.state.Client(acme).History.Truncated; w.now++ {
+			w.event(acme, "", w.now, body("page", "big", strings.Repeat("x", identity.TailBytesMax)))
+		}
+		if late { // else the bound has pushed all out that is too old
+			w.event(acme, "", w.now-31*day, body("late"))
+		}
+		w.step(&identity.Input{Kind: identity.InputTrim, Client: acme, At: w.now - 30*day})
+		want(t, "members once what is older than 30 days is forgotten", recent, w.members(acme))
+		if names, _ := w.events(acme); slices.Contains(names, "late") {
+			t.Error("the late event is kept")
+		}
+		w.now += 27 * day
+		w.step(&identity.Input{Kind: identity.InputTrim, Client: acme, At: w.now - day})
+		want(t, "members once nothing is kept", []proto.SegmentKey(nil), w.members(acme))
 	}
-	w.define(acme, "ancient", `count(event.name == "ancient", "90d") >= 1`)
-	w.define(acme, "first", `first(event.name == "ancient") < now - "20d"`)
-	w.define(acme, "ever", `count(event.name == "ancient") >= 1`)
-	day := 24 * 3600 * second
-	w.event(acme, "", w.now-40*day, body("ancient"))
-	for _, age := range []proto.Millis{40 * day, 5 * day, 0} {
-		w.event(acme, "", w.now-age, body("signup", "price", "1"))
-	}
-	for w.now++; w.state.Client(acme) == nil || !w.state.Client(acme).History.Truncated; w.now++ {
-		w.event(acme, "", w.now, body("page", "big", strings.Repeat("x", identity.TailBytesMax)))
-	}
-	w.event(acme, "", w.now-31*day, body("late"))
-	w.step(&identity.Input{Kind: identity.InputTrim, Client: acme, At: w.now - 30*day})
-	want(t, "members once what is older than 30 days is forgotten", recent, w.members(acme))
-	if names, _ := w.events(acme); slices.Contains(names, "late") {
-		t.Error("the late event is kept")
-	}
-	w.now += 27 * day
-	w.step(&identity.Input{Kind: identity.InputTrim, Client: acme, At: w.now - day})
-	want(t, "members once nothing is kept", []proto.SegmentKey(nil), w.members(acme))
 }
 
 func goldenState(t testing.TB) *world {

@@ -61,7 +61,9 @@ func (f *Facts) Older(t proto.Millis) bool {
 
 // trim forgets a client's events from before in.At. What its memory holds is made
 // anew from those that are left, so that memberships are those of whoever did only
-// that; of events that are gone at the bound it keeps what is known to be later. What is left gets new blocks, because a block is never written twice.
+// that; of events that are gone at the bound, which may be what is too old, it keeps what
+// is known to be later. What is left gets new blocks, because a block is never written
+// twice.
 func (p *Stepper) trim(s *State, in *Input, now proto.Millis, fx *Effects) {
 	f := s.Client(in.Client)
 	if f == nil || !f.Older(in.At) {
@@ -74,8 +76,10 @@ func (p *Stepper) trim(s *State, in *Input, now proto.Millis, fx *Effects) {
 		dropped = t < in.At
 		return !dropped
 	})
-	if dropped {
+	if dropped || f.History.Truncated && f.oldest < in.At {
 		p.refill(s, f, in, now, fx)
+	}
+	if dropped {
 		p.rewrite(f, in, fx)
 	}
 	f.First = min(max(f.First, in.At), f.Last)

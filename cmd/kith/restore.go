@@ -99,7 +99,10 @@ func offlineConfig(cmd *cobra.Command, file, data string) (engine.Config, error)
 	c.Data = cmp.Or(data, c.Data)
 	for _, x := range []struct{ name, is, dir string }{{"store_dir", c.StoreDir, "store"}, {"log_dir", c.LogDir, "log"}} {
 		other := filepath.Join(c.Data, x.dir)
-		if _, err := os.Stat(other); data != "" && x.is != "" && err == nil && filepath.Clean(x.is) != other {
+		if found, err := os.Stat(other); data != "" && x.is != "" && err == nil {
+			if named, err := os.Stat(x.is); err == nil && os.SameFile(found, named) {
+				continue
+			}
 			return engine.Config{}, usagef("%s names %s, and %s is there too: leave out --data for the one, or give a file without %s for the other", x.name, x.is, other, x.name)
 		}
 	}

@@ -219,9 +219,9 @@ func decodeLine(dec decoder, line []byte, lines *lines, row *Row) *proto.Error {
 	return dec.decode(line, row)
 }
 
-// aheadMax is how far ahead of now a time may be that a node takes as it is, unless its
-// configuration says otherwise.
-const aheadMax = 5 * time.Minute
+// fastMax is how far ahead of now the newest time of a log may be: a server's clock may
+// be a little fast.
+const fastMax = 10 * time.Second
 
 // shiftDays finds the newest time in src and the whole days that bring it as
 // near to now as they can without passing it, but for a clock that is a little fast.
@@ -252,7 +252,7 @@ func shiftDays(ctx context.Context, src *Source, o Options) (int, error) {
 	if newest.IsZero() {
 		return 0, nil
 	}
-	return wholeDays(o.Now().Add(aheadMax).Sub(newest)), nil
+	return wholeDays(o.Now().Add(fastMax).Sub(newest)), nil
 }
 
 // wholeDays rounds down, for times in the future too.
