@@ -220,7 +220,7 @@ func (r *registry) obey(seq uint64, c *pb.Control) error {
 	case *pb.Control_DropAudience:
 		delete(r.saved[proto.ClientID(b.DropAudience.Client)], proto.AudienceID(b.DropAudience.Id))
 	case *pb.Control_Report:
-		return r.obeyReport(b.Report)
+		r.obeyReport(b.Report)
 	case *pb.Control_Campaign:
 		r.campaignBook(proto.ClientID(b.Campaign.Client)).Put(proto.Day(b.Campaign.Day), b.Campaign)
 	case *pb.Control_Import:

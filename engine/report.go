@@ -16,15 +16,17 @@ import (
 // written down meanwhile, by another node.
 const reportTries = 8
 
-func (r *registry) obeyReport(b *pb.Report) error {
+func (r *registry) obeyReport(b *pb.Report) {
+	book := r.book(proto.ClientID(b.Client))
 	a, err := segments.ParseAudience(b.Expr)
-	if err != nil {
-		return err
+	if err != nil { // no figure is told beside it; all else goes on
+		r.logger.Error("a report's expression cannot be read: report keys of its client are told nothing until two days later", "client", b.Client, "day", proto.Day(b.Day).String(), "error", err)
+		book.Pass(proto.Day(b.Day))
+		return
 	}
-	r.book(proto.ClientID(b.Client)).Take(segments.Report{
+	book.Take(segments.Report{
 		Day: proto.Day(b.Day), Audience: a, Unit: b.Unit, Count: b.Count, Told: b.Told, Verdict: segments.Verdict(b.Verdict),
 	})
-	return nil
 }
 
 // book finds or makes a client's. The registry's lock is held.
@@ -142,6 +144,9 @@ func (r *registry) lookUp(q *question, today proto.Day, now time.Time) (segments
 	q.day = book.Day(today)
 	if found, ok := book.Find(q.day, q.Audience, q.unit); ok {
 		return found, true, nil
+	}
+	if book.Unread(q.day) {
+		return segments.Report{}, false, proto.Errorf(proto.CodeFloor, "a report that was told before cannot be compared with this one by this build of kith: ask in two days")
 	}
 	if q.asked = book.Asked(q.day); q.asked >= segments.ReportsPerDayMax {
 		e := proto.Errorf(proto.CodeRateLimited, "%d distinct audiences were asked for on %s, the most that report keys may: ask for one of them again, or tomorrow (UTC)", segments.ReportsPerDayMax, q.day)

@@ -3,11 +3,15 @@ package engine_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"kith/engine/store"
 	"kith/proto"
+	"kith/proto/pb"
+	"kith/segments"
 )
 
 // The attacks on report keys of DESIGN section 7. The victim of most is v0,
@@ -198,6 +202,27 @@ func TestReportsPerDay(t *testing.T) {
 	c.wants("b", "floor") // b & all was told yesterday
 	c.set(c.clock().Add(48 * time.Hour))
 	c.near("b", 60)
+}
+
+// A report that cannot be read, as an earlier build could write it, stops nothing but the
+// figures that would have to be compared with it.
+func TestReportThatCannotBeRead(t *testing.T) {
+	s := newScript(t)
+	c := s.client("acme", "")
+	s.define(c, "one", `count(true) >= 1`)
+	s.control(&pb.Control{Body: &pb.Control_Report{Report: &pb.Report{
+		Client: uint32(c.ID), Day: uint32(s.now.Day()), Expr: strings.Repeat("!(one & ", 300) + "one" + strings.Repeat(")", 300), Unit: "identities", Verdict: uint32(segments.VerdictBelow),
+	}}})
+	later := s.define(c, "two", `count(true) >= 2`)
+	s.beat(time.Second)
+	n := s.run(store.NewMemory())
+	defer closeNode(t, n)
+	if x, ok := n.Segment(c, "two"); !ok || x.Version != later {
+		t.Errorf("what was defined after it is %+v", x)
+	}
+	if _, err := n.Report(t.Context(), c, "one", "", 50); proto.CodeOf(err) != proto.CodeFloor {
+		t.Errorf("a figure beside it: %v", err)
+	}
 }
 
 // expression is the i-th of distinct truth tables over three segments.

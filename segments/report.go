@@ -55,7 +55,10 @@ type Measure struct {
 
 // ReportBook is what the report keys of one client were told on the last day
 // and the day before. At most ReportsPerDayMax each. The zero value is empty.
-type ReportBook struct{ days DayBook[Report] }
+type ReportBook struct {
+	days   DayBook[Report]
+	unread proto.Day // the newest day of a report that this build cannot read, 0 if there is none
+}
 
 // Take writes a report down. Those of a day before the newest are too late and
 // are ignored.
@@ -63,6 +66,13 @@ func (b *ReportBook) Take(r Report) {
 	r.key = r.Audience.Key()
 	b.days.Put(r.Day, r)
 }
+
+// Pass notes that there is a report on a day that this build cannot read.
+func (b *ReportBook) Pass(day proto.Day) { b.unread = max(b.unread, day) }
+
+// Unread reports whether there is such a one that figures of a day would have to be
+// compared with.
+func (b *ReportBook) Unread(day proto.Day) bool { return b.unread > 0 && b.unread+1 >= day }
 
 // Day is the day that it is for a question asked on now, as DayBook's.
 func (b *ReportBook) Day(now proto.Day) proto.Day { return b.days.Day(now) }

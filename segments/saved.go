@@ -13,7 +13,8 @@ const AudienceNestingMax = 16
 func (a *Audience) Saved() []proto.AudienceID { return slices.Clone(a.saved) }
 
 // Expand puts, for each saved audience that a names, what saved gives for it,
-// and so on. CodeExpr if they go in a circle, lie too deep or become too long.
+// and so on. CodeExpr if they go in a circle, lie too deep or become too long: what is
+// written out can be read again.
 func (a *Audience) Expand(saved func(proto.AudienceID) (*Audience, error)) (*Audience, error) {
 	if len(a.saved) == 0 {
 		return a, nil
@@ -23,7 +24,11 @@ func (a *Audience) Expand(saved func(proto.AudienceID) (*Audience, error)) (*Aud
 	if err != nil {
 		return nil, err
 	}
-	return &Audience{root: root, ids: x.segments.ids}, nil
+	out := &Audience{root: root, ids: x.segments.ids}
+	if _, err := ParseAudience(out.String()); err != nil {
+		return nil, proto.Errorf(proto.CodeExpr, "with its saved audiences the expression cannot be written out: %w", err)
+	}
+	return out, nil
 }
 
 type expander struct {

@@ -62,16 +62,21 @@ func TestSavedAudiencesAreBounded(t *testing.T) {
 		s[proto.AudienceID(fmt.Sprint("wide", i))] = fmt.Sprintf("@wide%d | @wide%d", i+1, i+1)
 	}
 	s["deep40"], s["wide40"], s["wide14"] = "x", "x", "x"
+	nested := func(levels int, inner string) string {
+		return strings.Repeat("!(x & ", levels) + inner + strings.Repeat(")", levels)
+	}
+	s["nested"] = nested(150, "y")
 	for text, want := range map[string]string{
-		"@a":            "names itself",
-		"@long & @long": "more than 1000 times",
-		"@deep0":        "16 deep",
-		"@wide0":        "more than 1000 times",
-		"@gone":         "no @gone",
-		"@":             "name of a saved audience",
-		"@ a":           "name of a saved audience",
-		"@.x":           "name of a saved audience",
-		"a@b":           "stands where",
+		"@a":                  "names itself",
+		"@long & @long":       "more than 1000 times",
+		"@deep0":              "16 deep",
+		"@wide0":              "more than 1000 times",
+		"@gone":               "no @gone",
+		nested(60, "@nested"): "nested more than 200 deep", // what is written out can be read again
+		"@":                   "name of a saved audience",
+		"@ a":                 "name of a saved audience",
+		"@.x":                 "name of a saved audience",
+		"a@b":                 "stands where",
 	} {
 		_, err := s.expand(text)
 		if err == nil || !strings.Contains(err.Error(), want) {
