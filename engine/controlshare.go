@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+	gproto "google.golang.org/protobuf/proto"
 
 	"kith/engine/log"
 	"kith/proto"
@@ -14,7 +15,7 @@ import (
 // What clients' own keys may write to the control stream, which is bounded, never
 // purged and in the memory of every node: definitions, saved audiences and imports,
 // so many at once, which a first apply of all segments needs, and so many a second
-// from then on. Each node counts what comes to itself. What is over their share of
+// from then on; a large record counts as several. Each node counts what comes to itself. What is over their share of
 // the stream is left to the operator, to Swaps, reports and erasures.
 const (
 	definitionsBurst      = 25_000
@@ -22,6 +23,7 @@ const (
 	controlShareOf4       = 3
 	controlShareRetry     = time.Minute
 	definitionsRetryAfter = time.Second / definitionsPerSecond
+	definitionBytes       = 4 << 10 // of a record that counts as one
 )
 
 // controlSize is what the control stream takes of its bound.
@@ -41,7 +43,7 @@ func (r *registry) proposeFor(ctx context.Context, client proto.ClientID, decide
 		if err != nil || c == nil || paid {
 			return c, err
 		}
-		if err := r.pay(client); err != nil {
+		if err := r.pay(client, 1+gproto.Size(c)/definitionBytes); err != nil {
 			return nil, err
 		}
 		paid = true
@@ -49,8 +51,9 @@ func (r *registry) proposeFor(ctx context.Context, client proto.ClientID, decide
 	})
 }
 
-// pay takes a record from what the client may write. The registry's lock is held.
-func (r *registry) pay(client proto.ClientID) error {
+// pay takes a record, which counts as so many, from what the client may write. The
+// registry's lock is held.
+func (r *registry) pay(client proto.ClientID, count int) error {
 	if r.size.full() {
 		e := proto.Errorf(proto.CodeOverloaded, "nothing was changed: the control stream is over three quarters full, and clients' keys define, save and import nothing until the operator has seen to it")
 		e.RetryAfter = controlShareRetry
@@ -61,7 +64,7 @@ func (r *registry) pay(client proto.ClientID) error {
 		l = rate.NewLimiter(definitionsPerSecond, definitionsBurst)
 		r.limits[client] = l
 	}
-	if !l.AllowN(r.now(), 1) {
+	if !l.AllowN(r.now(), count) {
 		e := proto.Errorf(proto.CodeRateLimited, "nothing was changed: this client has changed %d definitions, saved audiences and imports, and may change %d/s from now on: slow down and send it again", definitionsBurst, definitionsPerSecond)
 		e.RetryAfter = definitionsRetryAfter
 		return e

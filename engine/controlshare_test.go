@@ -2,6 +2,8 @@ package engine_test
 
 import (
 	"fmt"
+	"math"
+	"strings"
 	"testing"
 	"time"
 
@@ -40,6 +42,28 @@ func TestClientsDefineWithinBounds(t *testing.T) {
 	}
 	if _, err := x.n.Define(own, other, proto.SegmentSpec{ID: "b", Scope: "identity", When: `count(true) >= 1`}); err != nil {
 		t.Errorf("another client: %v", err)
+	}
+}
+
+// A large record counts as several: a rule of ten thousand bytes is in it as text and
+// compiled.
+func TestLargeDefinitionsCountAsSeveral(t *testing.T) {
+	x := newEdit(t, 1)
+	defer closeNode(t, x.n)
+	own := proto.ForItself(t.Context())
+	took := func(when string) float64 {
+		before := x.n.DefinitionsLeft(x.c)
+		if _, err := x.n.Define(own, x.c, proto.SegmentSpec{ID: "a", Scope: "identity", When: when}); err != nil {
+			t.Fatal(err)
+		}
+		return math.Round(before - x.n.DefinitionsLeft(x.c))
+	}
+	took(`count(true) >= 1`) // from when on it is counted
+	if n := took(`count(true) >= 2`); n != 1 {
+		t.Errorf("a small definition counts as %v", n)
+	}
+	if n := took(`count(event.name == "` + strings.Repeat("x", 9_000) + `") >= 1`); n < 4 {
+		t.Errorf("a large definition counts as %v", n)
 	}
 }
 

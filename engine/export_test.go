@@ -1134,3 +1134,14 @@ func ImportsAfter(records []*pb.Import) (map[uint64]*proto.Import, error) {
 func FeedPageOf(ctx context.Context, out log.Outlet, after uint64, limit int) (proto.FeedPage, error) {
 	return (&feed{name: "acme"}).page(ctx, out, after, limit)
 }
+
+// DefinitionsLeft is how many definitions the client's keys may change now.
+func (n *Node) DefinitionsLeft(c proto.ClientInfo) float64 {
+	n.registry.mu.Lock()
+	defer n.registry.mu.Unlock()
+	l := n.registry.limits[c.ID]
+	if l == nil {
+		return 0
+	}
+	return l.TokensAt(n.registry.now())
+}
