@@ -125,16 +125,33 @@ func (l *lane) surveyBeside(ctx context.Context) {
 	}
 }
 
+// distinctStep is after how many nodes commits, which change whose they are, may go on.
+const distinctStep = 4096
+
 // distinct adds the users of which a node is in set: the roots to seen, those
 // who are alone to the sum. It may stop once both are most or more.
 func (x *userIndex) distinct(set *roaring.Bitmap, seen map[uint64]struct{}, most uint64) (alone uint64) {
 	x.mu.RLock()
-	defer x.mu.RUnlock()
 	both := roaring.And(set, x.linked)
+	x.mu.RUnlock()
 	alone = set.GetCardinality() - both.GetCardinality()
-	it := both.Iterator()
-	for it.HasNext() && alone+uint64(len(seen)) < most {
-		seen[x.roots[proto.Ordinal(it.Next())]] = struct{}{}
+	it, some := both.ManyIterator(), make([]uint32, distinctStep)
+	for n := it.NextMany(some); n > 0 && alone+uint64(len(seen)) < most; n = it.NextMany(some) {
+		alone += x.addRoots(some[:n], seen)
+	}
+	return alone
+}
+
+// addRoots adds the roots of nodes to seen, and counts those that are alone meanwhile.
+func (x *userIndex) addRoots(nodes []uint32, seen map[uint64]struct{}) (alone uint64) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for _, o := range nodes {
+		if root, linked := x.roots[proto.Ordinal(o)]; linked {
+			seen[root] = struct{}{}
+		} else {
+			alone++
+		}
 	}
 	return alone
 }
@@ -150,7 +167,9 @@ func countUsers(ctx context.Context, lanes []*lane, set setOf) (uint64, error) {
 // usersUpTo is countUsers, but stops once there are most or more.
 func usersUpTo(ctx context.Context, lanes []*lane, set setOf, most uint64) (uint64, error) {
 	return distinctUsers(ctx, lanes, most, func(i int, count func(*roaring.Bitmap)) {
-		lanes[i].bitmaps.View(func(get getBits, universe getUniverse) { count(set(get, universe)) })
+		var members *roaring.Bitmap // a copy: counting takes longer than commits are to wait
+		lanes[i].bitmaps.View(func(get getBits, universe getUniverse) { members = set(get, universe).Clone() })
+		count(members)
 	})
 }
 
