@@ -69,7 +69,7 @@ type Node struct {
 	verifying sync.Mutex         // one verification at a time
 	erasing   sync.Mutex         // one erasure of bytes at a time
 	scrubbed  uint64             // of purgedSoFar, what such an erasure removed; with erasing
-	reporting chan struct{}      // held by the one report under way
+	reporting *fair.Queue        // of reports: one is under way
 	long      *fair.Queue        // of counts that take long
 	swapping  sync.Mutex         // not while a backup reads what belongs together
 	campaigns campaigns
@@ -176,7 +176,7 @@ func newNode(c Config, lg log.Logs, st store.Store, secret [16]byte) *Node {
 	c.Now = clock.now // all of the node goes by it
 	n := &Node{
 		config: c, logger: c.Logger, hasher: proto.NewHasher(secret), log: lg, store: st,
-		views: newViews(c.ViewsMax), clock: clock, pace: newPace(), reporting: make(chan struct{}, 1), long: fair.New(longMax), fillsEnded: make(chan struct{}, 1), campaigns: newCampaigns(),
+		views: newViews(c.ViewsMax), clock: clock, pace: newPace(), reporting: fair.New(1), long: fair.New(longMax), fillsEnded: make(chan struct{}, 1), campaigns: newCampaigns(),
 		conn: func() *nats.Conn { return nil }, cutSeconds: newCutSeconds(), disk: newDisk(c.DiskReserve, c.merges, c.storeDir(), c.logDir()),
 	}
 	n.copies.given = map[string]chan<- copyQuestion{}

@@ -78,12 +78,11 @@ func (n *Node) Report(ctx context.Context, client proto.ClientInfo, expr, unit s
 	if size := len(a.String()); size > segments.ReportExprMax {
 		return proto.Count{}, proto.Errorf(proto.CodeExpr, "written out the expression has %d bytes: report keys may send at most %d", size, segments.ReportExprMax)
 	}
-	select { // one at a time, so that each knows of the one before
-	case n.reporting <- struct{}{}:
-		defer func() { <-n.reporting }()
-	case <-ctx.Done():
-		return proto.Count{}, proto.Errorf(proto.CodeTimeout, "other reports are under way: try again: %w", ctx.Err())
+	over, err := n.reportTurn(ctx, client.ID)
+	if err != nil {
+		return proto.Count{}, err
 	}
+	defer over()
 	for range reportTries {
 		q := question{audience: a, unit: unit, floor: floor}
 		if r, ok, err := n.decideReport(ctx, &q); ok || err != nil {
@@ -94,6 +93,18 @@ func (n *Node) Report(ctx context.Context, client proto.ClientInfo, expr, unit s
 		}
 	}
 	return proto.Count{}, proto.Errorf(proto.CodeOverloaded, "too many reports are under way: try again")
+}
+
+// reportTurn is when a report may be made: one at a time, so that each knows of the one
+// before.
+func (n *Node) reportTurn(ctx context.Context, client proto.ClientID) (over func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, longWaitMax)
+	defer cancel()
+	over, ok := n.reporting.Begin(ctx, client)
+	if !ok {
+		return nil, proto.Errorf(proto.CodeOverloaded, "other reports are under way: try again")
+	}
+	return over, nil
 }
 
 // decideReport gives the report that answers q, made now if there is none yet;
