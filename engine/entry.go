@@ -43,11 +43,8 @@ func (l *lane) split(b *batch, e *laneEntry, index int) (isLane bool, err error)
 // It does not note it: see noteProducer.
 func (l *lane) applied(e *laneEntry) bool {
 	for _, p := range l.record.Producers {
-		if p.Id == e.Producer {
-			if e.Seq > p.Last {
-				return l.pendingTwin(e)
-			}
-			return p.Last-e.Seq >= 64 || p.Seen>>(p.Last-e.Seq)&1 == 1
+		if p.Id == e.Producer && e.Seq <= p.Last && (p.Last-e.Seq >= 64 || p.Seen>>(p.Last-e.Seq)&1 == 1) {
+			return true
 		}
 	}
 	return l.pendingTwin(e)

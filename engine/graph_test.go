@@ -280,6 +280,9 @@ func TestReceiptsOfTakenAlong(t *testing.T) {
 	settle(t, n)
 	ids := func() (list []string) {
 		for _, id := range all {
+			if err := n.AwaitTold(t.Context(), id); err != nil { // again after a restart
+				t.Fatal(err)
+			}
 			s, err := n.OptOutState(t.Context(), id)
 			if err != nil || s.Receipt == nil || !engine.ValidReceipt(s.Receipt) || s.Receipt.ID == "0" || slices.Contains(list, s.Receipt.ID) {
 				t.Fatalf("%s: %+v, %v; others' ids are %v", id, s, err, list)

@@ -19,7 +19,18 @@ import (
 // An entry that the log took twice is applied once: in one batch, across
 // batches, across a restart.
 func TestRetriedEntry(t *testing.T) {
-	for name, lump := range map[string]func() int{"one batch": nil, "batches": func() int { return 1 }} {
+	cuts := map[string]func() int{"one batch": nil, "batches": func() int { return 1 }}
+	for first := range 10 { // entries, and then all others
+		done := false
+		cuts[fmt.Sprint("a batch of ", first+1)] = func() int {
+			if done {
+				return 100
+			}
+			done = true
+			return first + 1
+		}
+	}
+	for name, lump := range cuts {
 		t.Run(name, func(t *testing.T) {
 			s := newScript(t)
 			s.lump = lump
