@@ -54,6 +54,7 @@ func (n *Node) Collector() prometheus.Collector {
 		"differ":      desc("lane_differing_nodes", "Other nodes that came to another state of the lane from the same log.", "lane"),
 		"diskFull":    desc("disk_full", "1 while events are refused because the disk is nearly full."),
 		"free":        desc("disk_free_bytes", "What may still be written where the log and the store are; of two disks, the fuller."),
+		"room":        desc("disk_room_bytes", "What events may still take where the log and the store are, of two disks the fuller: free without the reserve and, on the store's, without what merges take."),
 		"reserve":     desc("disk_reserve_bytes", "With less free than this on the store's disk events are refused."),
 		"stepped":     desc("clock_stepped", "1 while the wall clock was stepped and is not believed."),
 		"apart":       desc("clock_apart_seconds", "In a cluster: the most by which another node's time certainly differs from this one's."),
@@ -143,6 +144,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	put("views", prometheus.GaugeValue, float64(c.n.views.len()))
 	put("diskFull", prometheus.GaugeValue, flag(c.n.disk.low()))
 	put("free", prometheus.GaugeValue, float64(c.n.disk.left()))
+	_, room := c.n.disk.look()
+	put("room", prometheus.GaugeValue, float64(room-min(room, c.n.disk.reserve)))
 	put("reserve", prometheus.GaugeValue, float64(c.n.disk.reserve+c.n.disk.merges))
 	_, by := c.n.clock.look()
 	put("stepped", prometheus.GaugeValue, flag(by != 0))
