@@ -463,6 +463,8 @@ func (c *campaignScan) walk(k *known) (ours bool, err error) {
 // takeBackRounds bounds how often it is looked whether more were forgotten.
 const takeBackRounds = 4
 
+var errErasedMeanwhile = proto.Errorf(proto.CodeOverloaded, "identities were erased all the while this was counted: try again")
+
 // takeBack takes those back who were forgotten while the report was made, such as
 // by an opt-out: what was acknowledged is not told. CodeOverloaded if there are
 // more of them each time.
@@ -498,7 +500,7 @@ func (c *campaignScan) takeBack(ctx context.Context) error {
 		}
 		c.gone = gone
 	}
-	return proto.Errorf(proto.CodeOverloaded, "identities were erased all the while this was counted: try again")
+	return errErasedMeanwhile
 }
 
 // without counts the persons of nodes that are gone anew, without those.

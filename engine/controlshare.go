@@ -15,8 +15,9 @@ import (
 // What clients' own keys may write to the control stream, which is bounded, never
 // purged and in the memory of every node: definitions, saved audiences and imports,
 // so many at once, which a first apply of all segments needs, and so many a second
-// from then on; a large record counts as several. Each node counts what comes to itself. What is over their share of
-// the stream is left to the operator, to Swaps, reports and erasures.
+// from then on; a large record counts as several. Each node counts what comes to itself.
+// What is over their share of the stream is left to the operator, to Swaps, reports and
+// erasures.
 const (
 	definitionsBurst      = 25_000
 	definitionsPerSecond  = 1

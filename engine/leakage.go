@@ -89,7 +89,7 @@ func (s *leakageScan) lane(ctx context.Context, l *campaignLane) error {
 		}
 		l.known.AndNot(left)
 	}
-	return proto.Errorf(proto.CodeOverloaded, "identities were erased all the while this was counted: try again")
+	return errErasedMeanwhile
 }
 
 // pass adds what a set of identities met, or takes it away.
