@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"maps"
 	"math"
 	"sync"
 
@@ -137,18 +136,18 @@ func (x *userIndex) distinct(set *roaring.Bitmap, seen map[uint64]struct{}, most
 	alone = set.GetCardinality() - both.GetCardinality()
 	it, some := both.ManyIterator(), make([]uint32, distinctStep)
 	for n := it.NextMany(some); n > 0 && alone+uint64(len(seen)) < most; n = it.NextMany(some) {
-		alone += x.addRoots(some[:n], seen)
+		alone += x.eachRoot(some[:n], func(root uint64) { seen[root] = struct{}{} })
 	}
 	return alone
 }
 
-// addRoots adds the roots of nodes to seen, and counts those that are alone meanwhile.
-func (x *userIndex) addRoots(nodes []uint32, seen map[uint64]struct{}) (alone uint64) {
+// eachRoot gives the roots of nodes, and counts those that are alone meanwhile.
+func (x *userIndex) eachRoot(nodes []uint32, fn func(root uint64)) (alone uint64) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	for _, o := range nodes {
 		if root, linked := x.roots[proto.Ordinal(o)]; linked {
-			seen[root] = struct{}{}
+			fn(root)
 		} else {
 			alone++
 		}
@@ -202,12 +201,15 @@ func (x *userIndex) ready(ctx context.Context) error {
 	}
 }
 
-// addSizes adds how many identities of the lane are of each user of several.
+// addSizes adds how many identities of the lane are of each user of several. Commits go
+// on meanwhile.
 func (x *userIndex) addSizes(all map[uint64]int) {
 	x.mu.RLock()
-	defer x.mu.RUnlock()
-	for root := range maps.Values(x.roots) {
-		all[root]++
+	linked := x.linked.Clone()
+	x.mu.RUnlock()
+	it, some := linked.ManyIterator(), make([]uint32, distinctStep)
+	for n := it.NextMany(some); n > 0; n = it.NextMany(some) {
+		x.eachRoot(some[:n], func(root uint64) { all[root]++ })
 	}
 }
 
