@@ -22,7 +22,7 @@ type viewer struct {
 	request []byte
 	at      slot
 	from    source
-	last    proto.Position
+	last    []byte // the position of its last event, as text
 }
 
 func newViewer(from source) *viewer {
@@ -40,15 +40,15 @@ func (v *viewer) done(answer []byte) (int, error) {
 	if len(at) == 0 || !bytes.HasSuffix(answer, onePixel) {
 		return 0, proto.Errorf(proto.CodeInvalid, "the picture's event was not taken: %s", answer[:min(len(answer), 300)])
 	}
-	pos, err := proto.ParsePosition(string(at))
-	if err != nil {
-		return 0, err
-	}
-	v.last = later(v.last, pos)
+	v.last = append(v.last[:0], at...) // read once all is measured: a browser does not
 	return 1, nil
 }
 
-func (v *viewer) position() proto.Position { return v.last }
+// position is that of its last event; nil if there was none, or its text is none.
+func (v *viewer) position() proto.Position {
+	pos, _ := proto.ParsePosition(string(v.last))
+	return pos
+}
 
 // pixelConns are how many browsers ask at once: the more, the more of their events
 // share an entry and its fsync.
