@@ -81,6 +81,7 @@ type Node struct {
 	applying  sync.WaitGroup
 	ready     atomic.Bool
 	draining  atomic.Bool // others take over, and nobody new is to ask
+	replaced  atomic.Bool // without a cluster: another node applies the log
 	drains    sync.Mutex  // one beginning or end of a drain at a time
 	started   time.Time
 	disk      *disk
@@ -423,7 +424,7 @@ func (n *Node) catchUp(ctx context.Context) error {
 			return err
 		}
 		err = l.progress.wait(ctx, func(p *progress) bool {
-			return p.applied >= target && p.control >= seq && p.beats > 0 && n.mayAnswer(l) == nil
+			return p.applied >= target && p.control >= seq && l.leases.begins() && n.mayAnswer(l) == nil
 		})
 		if err != nil && n.disk.stopped() {
 			return errDiskFull // and that is why

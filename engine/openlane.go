@@ -46,7 +46,11 @@ func (n *Node) openLane(ctx context.Context, id proto.LaneID, helpers *actors.He
 		progress: progress{changed: make(chan struct{}), faulted: make(chan struct{})}, producer: newProducer(), own: make(chan struct{}, 1), nearer: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
 	l.users.init()
-	l.leases.init(n.config.Node, bootTime)
+	name := ""
+	if n.config.Peers != nil {
+		name = n.config.Node
+	}
+	l.leases.init(name, bootTime)
 	l.renewSnapshot(0)
 	if err := l.load(l.snapshot.Load()); err != nil {
 		return nil, err

@@ -143,7 +143,7 @@ func (l *lane) asOwner(ctx context.Context, do func(context.Context)) {
 // place each have theirs.
 type leases struct {
 	now  func() time.Duration // of the machine, also while it was suspended
-	node string
+	node string               // "" without a cluster: any other is one too many
 
 	mu   sync.Mutex
 	sent []sentBeat // guarded by mu: own beats that are not applied yet, not all of them
@@ -153,8 +153,8 @@ type leases struct {
 	until  atomic.Int64             // a time.Duration: of the own lease
 	opened time.Duration            // since when beats are seen: others may hold leases by earlier ones
 	ended  bool                     // guarded by mu: for good
-	// elder are processes of this node's name with beats before the first own one,
-	// which was applied if began.
+	// elder are processes of this node's name, without a cluster of any, with beats before
+	// the first own one, which was applied if began.
 	elder []uint64 // guarded by mu
 	began bool     // guarded by mu
 }
@@ -222,7 +222,8 @@ func (x *leases) logged(beat proto.Millis) {
 }
 
 // published takes beats of a batch that readers see. It reports whether a process
-// that was started after this one beats under the same name: this one must stop.
+// that was started after this one beats under the same name, or without a cluster at
+// all: this one must stop.
 func (x *leases) published(list []proto.Beat, producer uint64) (replaced bool) {
 	if len(list) == 0 {
 		return false
@@ -254,7 +255,7 @@ func (x *leases) other(b proto.Beat) (replaced bool) {
 		delete(x.others, b.Incarnation)
 	}
 	switch {
-	case b.Node != x.node || slices.Contains(x.elder, b.Incarnation):
+	case x.node != "" && b.Node != x.node || slices.Contains(x.elder, b.Incarnation):
 		return false
 	case x.began:
 		return !b.Releases // else it may be its last
@@ -271,6 +272,25 @@ func (x *leases) end() {
 	defer x.mu.Unlock()
 	x.sent, x.ended = nil, true
 	x.until.Store(0)
+}
+
+// begins reports whether an own beat is applied.
+func (x *leases) begins() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.began
+}
+
+// heardSince reports whether another process beats: one of its beats was seen since then.
+func (x *leases) heardSince(t time.Duration) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, seen := range x.others {
+		if seen >= t {
+			return true
+		}
+	}
+	return false
 }
 
 func (x *leases) held() bool { return x.heldAt(x.now()) }
@@ -308,6 +328,9 @@ var errNoLease = proto.Errorf(proto.CodeUnavailable, "this node is behind the lo
 // rely on. It is to be asked after the answer was made.
 func (n *Node) mayAnswer(l *lane) error {
 	if n.config.Peers == nil {
+		if n.replaced.Load() {
+			return errReplaced
+		}
 		return nil
 	}
 	if err := n.clock.fault(); err != nil {
@@ -502,11 +525,19 @@ func (n *Node) answerSettling(ctx context.Context) error {
 }
 
 // giveWay stops the lane: another process was started under this node's name, and
-// nobody can tell them apart.
+// nobody can tell them apart. Without a cluster one was started on the same log, whatever
+// its name, and no opt-out would wait for this one: it answers nothing any more.
 func (l *lane) giveWay() {
+	if l.node.config.Peers == nil {
+		l.node.replaced.Store(true)
+		l.fail("comparing with other nodes", errReplaced)
+		return
+	}
 	l.leases.end()
 	l.fail("comparing with other nodes", proto.Errorf(proto.CodeConflict, "another process was started as node %q, and this one gives way to it: stop this one, and give each node a name of its own", l.node.config.Node))
 }
+
+var errReplaced = proto.Errorf(proto.CodeConflict, "another node was started on this node's log, and this one gives way to it: stop this one; give each node that is no cluster's a NATS account of its own, or set up a cluster")
 
 // tellReady tells the others whether this node answers, until ctx ends: one that
 // does not must not own a lane.
@@ -533,10 +564,29 @@ func (n *Node) fault() error {
 	return nil
 }
 
+// aloneFor is for how long a node without a cluster looks whether another one beats on its
+// log, before it does itself.
+const aloneFor = beatEvery + time.Second
+
+// alone reports whether no other node applies the lane's log, as far as another NATS than
+// the node's own can tell: all that was there at the start is applied, and nobody beats
+// since.
+func (l *lane) alone(ctx context.Context) bool {
+	if l.node.config.Peers != nil || l.node.config.NATSURL == "" || l.reachEnd(ctx) != nil {
+		return true
+	}
+	since := bootTime()
+	return !pause(ctx, aloneFor) || !l.leases.heardSince(since)
+}
+
 // beatWhenCaughtUp is keepTime, in a cluster from when the lane has applied what
 // the log held at the start: whoever sees a beat waits for the node. It must be
 // known to have the time that others have as well.
 func (l *lane) beatWhenCaughtUp(ctx context.Context) {
+	if !l.alone(ctx) {
+		l.fail("starting", proto.Errorf(proto.CodeConflict, "another node applies the log that nats.url names: stop that one first; give each node that is no cluster's a NATS account of its own, or set up a cluster"))
+		return
+	}
 	for l.node.config.Peers != nil {
 		if l.reachEnd(ctx) == nil && l.node.clockCompared(ctx) == nil {
 			break

@@ -3,7 +3,9 @@ package engine_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"kith/engine"
@@ -401,5 +404,54 @@ func TestNoRebaseInCluster(t *testing.T) {
 	c.RebaseLog = true
 	if err := c.Validate(); proto.CodeOf(err) != proto.CodeInvalid || !strings.Contains(err.Error(), "store directory") {
 		t.Errorf("a cluster's node may rebase its log: %v", err)
+	}
+}
+
+// TestOneNodeALog: a node without a cluster has the log that nats.url names for itself.
+// Another one does not start; if it did while this one stood still, this one gives way.
+func TestOneNodeALog(t *testing.T) {
+	url := startNATS(t)
+	config := func(name string) engine.Config {
+		return engine.Config{
+			Dir: t.TempDir(), Node: name, LogBytesMax: 64 << 20, NATSURL: url, HashSecret: bytes.Repeat([]byte{7}, 16),
+			Boot: []engine.BootKey{{Client: "acme", Role: proto.RoleClient, SHA256: sha256.Sum256([]byte("key"))}}, Logger: slog.New(slog.DiscardHandler),
+		}
+	}
+	n, err := engine.Open(t.Context(), config("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeNode(t, n)
+	submit(t, n, page(acme(t, n), "v", "news", time.Now()))
+	if _, err := engine.Open(t.Context(), config("b")); err == nil || !strings.Contains(err.Error(), "another node applies the log") {
+		t.Errorf("another node on the same log: %v", err)
+	}
+	if segmentsOf(t, n, "v"); n.Ready() != nil {
+		t.Errorf("the first one is not ready: %v", n.Ready())
+	}
+
+	beat := proto.Beat{Node: "c", Incarnation: 12345, Time: proto.MillisOf(time.Now())}
+	e := &proto.Entry{Producer: beat.Incarnation, Seq: 1, Time: beat.Time, Count: 1}
+	e.Commands = proto.AppendCommand(nil, proto.CommandBeat, proto.LanePartition, beat.Append(nil))
+	raw, err := e.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc, err := nats.Connect(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	if m, err := nc.Request("kith.log.00", raw, 5*time.Second); err != nil || bytes.Contains(m.Data, []byte("error")) {
+		t.Fatalf("the other's beat: %s, %v", m.Data, err)
+	}
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		_, _, err := n.Lookup(acme(t, n), "browser:v", proto.MillisOf(time.Now()), nil)
+		if proto.CodeOf(err) == proto.CodeConflict && n.Ready() != nil {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("it answers (%v) and is ready (%v) beside another one", err, n.Ready())
+		}
 	}
 }
