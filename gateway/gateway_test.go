@@ -603,7 +603,7 @@ func TestProtobuf(t *testing.T) {
 	if err := gproto.Unmarshal(w.Body.Bytes(), &found); err != nil {
 		t.Fatal(err)
 	}
-	if x := found.Results; len(x) != 2 || !x[0].Known || strings.Join(x[0].Segments, " ") != "all auto" || x[1].Known {
+	if x := found.Results; len(x) != 2 || !x[0].Known || strings.Join(x[0].Segments, " ") != "all auto" || x[1].Known || x[1].Error != "identity" {
 		t.Error(&found)
 	}
 }

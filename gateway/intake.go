@@ -214,7 +214,9 @@ func (p *post) parseAs(kind string, body []byte) error {
 
 // response is appendAnswer in protobuf.
 func (p *post) response(pos proto.Position) *pb.EventsResponse {
-	x := &pb.EventsResponse{Accepted: uint32(p.events - len(p.refused)), Position: pos.String()}
+	x := &pb.EventsResponse{
+		Accepted: uint32(p.events - len(p.refused)), Position: pos.String(), Blocked: uint32(p.left), Dropped: uint32(p.dropped),
+	}
 	for i := range p.refused {
 		f := &p.refused[i]
 		x.Refused = append(x.Refused, &pb.Refused{Index: uint32(f.index), Code: string(f.code), Message: f.message})

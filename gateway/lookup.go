@@ -312,7 +312,10 @@ func (g *Gateway) allProtobuf(l *lookup, client proto.ClientInfo) (*pb.LookupRes
 	x := &pb.LookupResponse{Results: make([]*pb.LookupResult, 0, len(l.identities))}
 	for _, raw := range l.identities {
 		res := &pb.LookupResult{Identity: raw}
-		if id, err := parseIdentity(raw); err == nil {
+		id, bad := parseIdentity(raw)
+		if bad != nil {
+			res.Error = string(proto.CodeOf(bad))
+		} else {
 			v, err := g.look(l, client, id, now)
 			if err != nil {
 				return nil, err

@@ -1917,6 +1917,8 @@ type EventsResponse struct {
 	Accepted      uint32                 `protobuf:"varint,1,opt,name=accepted,proto3" json:"accepted,omitempty"`
 	Refused       []*Refused             `protobuf:"bytes,2,rep,name=refused,proto3" json:"refused,omitempty"`
 	Position      string                 `protobuf:"bytes,3,opt,name=position,proto3" json:"position,omitempty"`
+	Blocked       uint32                 `protobuf:"varint,4,opt,name=blocked,proto3" json:"blocked,omitempty"` // identities that were left out, for many people share them
+	Dropped       uint32                 `protobuf:"varint,5,opt,name=dropped,proto3" json:"dropped,omitempty"` // properties that the client's allow-list left out
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1970,6 +1972,20 @@ func (x *EventsResponse) GetPosition() string {
 		return x.Position
 	}
 	return ""
+}
+
+func (x *EventsResponse) GetBlocked() uint32 {
+	if x != nil {
+		return x.Blocked
+	}
+	return 0
+}
+
+func (x *EventsResponse) GetDropped() uint32 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
 }
 
 type LookupRequest struct {
@@ -2038,6 +2054,7 @@ type LookupResult struct {
 	Known         bool                   `protobuf:"varint,2,opt,name=known,proto3" json:"known,omitempty"`
 	OptedOut      bool                   `protobuf:"varint,3,opt,name=opted_out,json=optedOut,proto3" json:"opted_out,omitempty"`
 	Segments      []string               `protobuf:"bytes,4,rep,name=segments,proto3" json:"segments,omitempty"`
+	Error         string                 `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"` // a code: the identity is not valid
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2098,6 +2115,13 @@ func (x *LookupResult) GetSegments() []string {
 		return x.Segments
 	}
 	return nil
+}
+
+func (x *LookupResult) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
 }
 
 type LookupResponse struct {
@@ -2520,22 +2544,25 @@ const file_proto_kith_proto_rawDesc = "" +
 	"\aRefused\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\tR\x04code\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\"t\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"\xa8\x01\n" +
 	"\x0eEventsResponse\x12\x1a\n" +
 	"\baccepted\x18\x01 \x01(\rR\baccepted\x12*\n" +
 	"\arefused\x18\x02 \x03(\v2\x10.kith.v1.RefusedR\arefused\x12\x1a\n" +
-	"\bposition\x18\x03 \x01(\tR\bposition\"]\n" +
+	"\bposition\x18\x03 \x01(\tR\bposition\x12\x18\n" +
+	"\ablocked\x18\x04 \x01(\rR\ablocked\x12\x18\n" +
+	"\adropped\x18\x05 \x01(\rR\adropped\"]\n" +
 	"\rLookupRequest\x12\x1e\n" +
 	"\n" +
 	"identities\x18\x01 \x03(\tR\n" +
 	"identities\x12\x14\n" +
 	"\x05after\x18\x02 \x01(\tR\x05after\x12\x16\n" +
-	"\x06client\x18\x03 \x01(\tR\x06client\"y\n" +
+	"\x06client\x18\x03 \x01(\tR\x06client\"\x8f\x01\n" +
 	"\fLookupResult\x12\x1a\n" +
 	"\bidentity\x18\x01 \x01(\tR\bidentity\x12\x14\n" +
 	"\x05known\x18\x02 \x01(\bR\x05known\x12\x1b\n" +
 	"\topted_out\x18\x03 \x01(\bR\boptedOut\x12\x1a\n" +
-	"\bsegments\x18\x04 \x03(\tR\bsegments\"A\n" +
+	"\bsegments\x18\x04 \x03(\tR\bsegments\x12\x14\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\"A\n" +
 	"\x0eLookupResponse\x12/\n" +
 	"\aresults\x18\x01 \x03(\v2\x15.kith.v1.LookupResultR\aresults\"\xaa\x03\n" +
 	"\n" +
