@@ -15,6 +15,8 @@ var (
 	ReadExactly    = readExactly
 	PlainIdentity  = plainIdentity
 	QueryValue     = queryValue
+	CookiesNamed   = cookiesNamed
+	Legible        = legible
 	StatusOf       = statusOf
 	TagScript      = func() (zipped int) { t, _ := tagAsset(); return len(t.zipped) }
 	AppendText     = appendText

@@ -98,7 +98,7 @@ func (p *policy) elsewhere(h http.Header) bool {
 // consentNeeded reports whether the signals say that consent is.
 func (x *signals) consentNeeded(p *policy) bool {
 	tc, _ := x.readGPP()
-	there, _ := p.consents(append(tc, x.consent[:]...))
+	there, _ := p.consents(tc, x.consent)
 	return x.needed(there)
 }
 

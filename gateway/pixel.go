@@ -68,8 +68,8 @@ func (p *post) parseQuery(query string) error {
 		var pair string
 		pair, query, _ = strings.Cut(query, "&")
 		key, value, _ := strings.Cut(pair, "=")
-		key, err1 := url.QueryUnescape(key)
-		value, err2 := url.QueryUnescape(value)
+		key, err1 := unescaped(key)
+		value, err2 := unescaped(value)
 		if err1 != nil || err2 != nil {
 			return proto.Errorf(proto.CodeInvalid, "the query has a broken %% escape")
 		}
@@ -82,6 +82,14 @@ func (p *post) parseQuery(query string) error {
 		}
 	}
 	return nil
+}
+
+// unescaped is what a key or value of a query stands for. Most stand for themselves.
+func unescaped(s string) (string, error) {
+	if strings.IndexByte(s, '%') < 0 && strings.IndexByte(s, '+') < 0 {
+		return s, nil
+	}
+	return url.QueryUnescape(s)
 }
 
 func (p *post) parseParameter(key, value string) error {

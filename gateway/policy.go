@@ -98,11 +98,13 @@ func (p *policy) consentFirst(h http.Header, unknown bool) bool {
 }
 
 // consents reports whether there are TC strings, and whether all of them consent.
-func (p *policy) consents(tc []string) (there, allow bool) {
+func (p *policy) consents(tc ...[2]string) (there, allow bool) {
 	allow = true
-	for _, s := range tc {
-		if s != "" {
-			there, allow = true, allow && tcAllows(s, p.needed, p.vendor)
+	for _, pair := range tc {
+		for _, s := range pair {
+			if s != "" {
+				there, allow = true, allow && tcAllows(s, p.needed, p.vendor)
+			}
 		}
 	}
 	return there, allow

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
@@ -500,6 +501,22 @@ func FuzzParseLookup(f *testing.F) {
 			if list[i] != ids[i] {
 				t.Fatalf("%q: %q, want %q", b, ids[i], list[i])
 			}
+		}
+	})
+}
+
+// FuzzLegible: what is legible is UTF-8 without control characters.
+func FuzzLegible(f *testing.F) {
+	for _, s := range []string{"", "a~", "a\x1f", "a\x7f", "ä", "a\u0080", "\u009f", "a\u00a0", "ä\n", "\xff", "a\xc3", "\ufffd"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		want := utf8.ValidString(s)
+		for _, r := range s {
+			want = want && !unicode.IsControl(r)
+		}
+		if got := gateway.Legible(s); got != want {
+			t.Errorf("%q: %t", s, got)
 		}
 	})
 }

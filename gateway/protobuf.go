@@ -25,5 +25,15 @@ func valueOf(v *pb.Value) proto.Value {
 
 // legible reports whether s is UTF-8 without control characters.
 func legible(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c >= 0x7f {
+			return legibleRunes(s[i:])
+		}
+	}
+	return true
+}
+
+// legibleRunes is legible of texts that are not all of ASCII's letters and signs.
+func legibleRunes(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r >= 0x7f && r < 0xa0 })
 }

@@ -108,12 +108,12 @@ func (x *signals) fromQuery(query string) {
 				key = k
 			}
 		}
-		if strings.ContainsAny(value, "%+") && new(signals).take(key, "") != 0 {
-			v, err := url.QueryUnescape(value)
-			if err != nil {
-				v = unreadable
-			}
-			value = v
+		if new(signals).take(key, "") == 0 {
+			continue
+		}
+		value, err := unescaped(value)
+		if err != nil {
+			value = unreadable
 		}
 		x.take(key, value)
 	}
@@ -188,7 +188,7 @@ func (x *signals) against(p *policy) string {
 		return withheldCOPPA
 	}
 	tc, refused := x.readGPP()
-	switch there, allow := p.consents(append(tc, x.consent[:]...)); {
+	switch there, allow := p.consents(tc, x.consent); {
 	case x.needed(there) && !(there && allow):
 		return withheldGDPR
 	case x.soldOut():
@@ -212,14 +212,14 @@ func (x *signals) soldOut() bool {
 
 // readGPP reads the GPP strings; tc are their TCF sections. Sections that are said
 // to be in force and are not there refuse, but for that of the TCF.
-func (x *signals) readGPP() (tc []string, refused bool) {
+func (x *signals) readGPP() (tc [2]string, refused bool) {
 	read := false
-	for _, s := range x.gpp {
+	for i, s := range x.gpp {
 		if s == "" {
 			continue
 		}
 		section, no := readGPP(s, x.sections)
-		tc, refused, read = append(tc, section), refused || no, true
+		tc[i], refused, read = section, refused || no, true
 	}
 	return tc, refused || !read && (x.sections.other || x.sections.set&^(1<<gppTCF) != 0)
 }

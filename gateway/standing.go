@@ -79,7 +79,7 @@ func (x *signals) effects(p *policy) effects {
 	case x.gpp[0] != "" || x.gpp[1] != "":
 		e.GPP = effectAllows
 	}
-	there, allow := p.consents(append(tc, x.consent[:]...))
+	there, allow := p.consents(tc, x.consent)
 	switch needed := x.needed(there); {
 	case there && allow:
 		e.GDPR = effectAllows
