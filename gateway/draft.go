@@ -96,11 +96,9 @@ func (d *draft) setTime(s string) {
 
 // addIdentity takes an identity. One that is there already is left out.
 func (d *draft) addIdentity(s string) {
-	if !plainIdentity(s) {
-		if _, err := proto.ParseIdentity(s); err != nil {
-			d.refuse(proto.CodeIdentity, messageOf(err))
-			return
-		}
+	if err := checkIdentity(s); err != nil {
+		d.refuse(proto.CodeIdentity, messageOf(err))
+		return
 	}
 	if placeholder(s) {
 		d.refuse(proto.CodeIdentity, placeholderText)
@@ -133,6 +131,15 @@ func (d *draft) leaveDevice() {
 	if before > 0 && len(d.event.Identities) == 0 {
 		d.refuse(proto.CodeOptedOut, "nothing is stored: the device limits ad tracking")
 	}
+}
+
+// checkIdentity is the error of proto.ParseIdentity.
+func checkIdentity(s string) error {
+	if plainIdentity(s) {
+		return nil
+	}
+	_, err := proto.ParseIdentity(s)
+	return err
 }
 
 // plainIdentity reports whether s surely is an identity: a common kind, then
@@ -209,12 +216,11 @@ func (d *draft) finish(now proto.Millis, a ages) {
 // a token, session or address in it loses what comes after its path instead.
 func (d *draft) checkPersonal() {
 	e := &d.event
-	d.cutSecret(&e.URL)
-	d.cutSecret(&e.Ref)
+	url, ref := d.cutSecret(&e.URL), d.cutSecret(&e.Ref)
 	d.check(findPersonal(e.Name))
 	d.check(findPersonal(e.ID))
-	d.check(findPersonal(e.URL))
-	d.check(findPersonal(e.Ref))
+	d.check(url)
+	d.check(ref)
 	for _, id := range e.Identities {
 		d.check(findPersonal(string(id)))
 	}
@@ -254,16 +260,20 @@ var personalRefusals = func() (t [personalKinds]string) {
 	return t
 }()
 
-// cutSecret cuts a url behind its path if a secret or an address is in it.
-func (d *draft) cutSecret(url *string) {
+// cutSecret cuts a url behind its path if a secret or an address is in it, and says
+// what it holds then.
+func (d *draft) cutSecret(url *string) personalKind {
 	kind := findPersonal(*url)
 	if kind != personalSecret && kind != personalAddress {
-		return
+		return kind
 	}
-	if i := strings.IndexAny(*url, "?#;"); i >= 0 {
-		*url = (*url)[:i]
-		d.found, d.cut = kind, true
+	i := strings.IndexAny(*url, "?#;")
+	if i < 0 {
+		return kind
 	}
+	*url = (*url)[:i]
+	d.found, d.cut = kind, true
+	return findPersonal(*url)
 }
 
 // spell writes a duration in days where that is exact.

@@ -114,7 +114,10 @@ func lastName(s string) string {
 // that is a telephone's; empty if there is none.
 func innerName(name string) string {
 	name = strings.TrimSuffix(name, "]")
-	if i := strings.LastIndexAny(name, ".[:/"); i >= 0 {
+	for i := len(name) - 1; i >= 0; i-- {
+		if c := name[i]; c != '.' && c != '[' && c != ':' && c != '/' {
+			continue
+		}
 		switch inner := name[i+1:]; {
 		case strings.EqualFold(inner, "token"), strings.EqualFold(inner, "secret"), strings.EqualFold(inner, "auth"): // of designs and games too
 			return ""

@@ -111,8 +111,10 @@ func (x *sessions) derive(d *draft) {
 	if a.bot {
 		d.deriveProp(propBot, proto.FlagOf(true))
 	}
-	if section := sectionOf(d.event.URL); findPersonal(section) == noPersonal {
-		d.deriveText(propSection, section)
+	if _, said := d.event.Prop(propSection); !said {
+		if section := sectionOf(d.event.URL); findPersonal(section) == noPersonal {
+			d.deriveText(propSection, section)
+		}
 	}
 	x.deriveReferrer(d)
 }
