@@ -67,7 +67,7 @@ type Gateway struct {
 	bids sync.Pool // *bid
 	macs sync.Pool // hash.Hash, of pseudonyms
 
-	cookies sync.Map // cookieKind -> attributes, a text; few
+	cookies map[cookieKind]string // attributes of those that are set for each event; read only after New
 
 	limiters sync.Map // limiterKey -> *rate.Limiter, at most two a client
 
@@ -137,6 +137,8 @@ func New(c Config, deps Dependencies) (*Gateway, error) {
 	g.limitsLookups = g.c.limitsSomeLookups()
 	g.cuts = newCutLimits(&g.c)
 	g.addressHeader = http.CanonicalHeaderKey(g.c.AddressHeader)
+	kept := cookieKind{browserCookieAge, true}
+	g.cookies = map[cookieKind]string{kept: g.cookieAttributes(kept)}
 	if deps.Audit != nil {
 		g.audit = &auditor{to: deps.Audit, now: g.c.Now}
 	}

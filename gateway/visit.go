@@ -61,7 +61,7 @@ func (g *Gateway) visitOf(r *http.Request) visit {
 	if len(r.Header["Cookie"]) > 0 {
 		v.readCookies(r)
 	}
-	access := r.Header.Get("Sec-Fetch-Storage-Access")
+	access := firstOf(r.Header["Sec-Fetch-Storage-Access"])
 	v.parted = access == "none" || access == "inactive"
 	if v.heedBrowser(); v.signal != "" {
 		g.metrics.optedOut.Inc()
@@ -87,8 +87,8 @@ func (v *visit) heedBrowser() {
 func (v *visit) readCookies(r *http.Request) {
 	ours := cookiesNamed(r, browserCookie)
 	v.idSent, v.doubled = len(ours) > 0, len(ours) > 1
-	for _, c := range ours {
-		switch id := browserIdentity(c.Value); {
+	for _, value := range ours {
+		switch id := browserIdentity(value); {
 		case id == "" || id == v.browser || slices.Contains(v.several, id) || slices.Contains(v.rest, id):
 		case v.browser == "":
 			v.browser = id
@@ -103,11 +103,11 @@ func (v *visit) readCookies(r *http.Request) {
 	if len(v.several) > 0 {
 		v.several, v.browser = append(v.several, v.browser), ""
 	}
-	for _, c := range cookiesNamed(r, optOutCookie) {
-		v.outSent, v.cookie = true, v.cookie || c.Value == "1"
+	for _, value := range cookiesNamed(r, optOutCookie) {
+		v.outSent, v.cookie = true, v.cookie || value == "1"
 	}
-	for _, c := range cookiesNamed(r, optInCookie) {
-		v.inSent, v.in = true, v.in || c.Value == "1"
+	for _, value := range cookiesNamed(r, optInCookie) {
+		v.inSent, v.in = true, v.in || value == "1"
 	}
 	// net/http reads none at all where there are thousands.
 	sent := 0
@@ -121,15 +121,20 @@ func (v *visit) readCookies(r *http.Request) {
 	}
 }
 
-// cookiesNamed reads the cookies of a name, if it occurs at all: most browsers
-// have but the one.
-func cookiesNamed(r *http.Request, name string) []*http.Cookie {
-	for _, line := range r.Header["Cookie"] {
-		if strings.Contains(line, name) {
-			return r.CookiesNamed(name)
-		}
+// cookiesNamed are the values of the cookies of a name. Most browsers have but one
+// cookie, of a value that stands for itself: that needs no reading by net/http.
+func cookiesNamed(r *http.Request, name string) (values []string) {
+	lines := r.Header["Cookie"]
+	if !slices.ContainsFunc(lines, func(line string) bool { return strings.Contains(line, name) }) {
+		return nil
 	}
-	return nil
+	if key, value, _ := strings.Cut(lines[0], "="); len(lines) == 1 && key == name && proto.ValidName(value) {
+		return []string{value}
+	}
+	for _, c := range r.CookiesNamed(name) {
+		values = append(values, c.Value)
+	}
+	return values
 }
 
 // claims are the identities that the browser carries, up to severalMax.
@@ -152,11 +157,11 @@ func browserIdentity(value string) proto.Identity {
 	if len(value) > 64 || !proto.ValidName(value) || findPersonal(value) != noPersonal {
 		return ""
 	}
-	id, err := proto.ParseIdentity("browser:" + value)
-	if err != nil || proto.Placeholder(value) {
+	id := "browser:" + value
+	if checkIdentity(id) != nil || proto.Placeholder(value) {
 		return ""
 	}
-	return id
+	return proto.Identity(id)
 }
 
 // newBrowser makes a browser's identity: 128 random bits.
@@ -210,11 +215,11 @@ func (g *Gateway) putOptOut(w http.ResponseWriter, parted bool) {
 // putCookie sets a cookie whose value is as browserIdentity wants it, 1 or empty.
 func (g *Gateway) putCookie(w http.ResponseWriter, name, value string, age time.Duration, parted bool) {
 	kind := cookieKind{age, parted}
-	rest, ok := g.cookies.Load(kind)
+	rest, ok := g.cookies[kind]
 	if !ok {
-		rest, _ = g.cookies.LoadOrStore(kind, g.cookieAttributes(kind))
+		rest = g.cookieAttributes(kind)
 	}
-	w.Header().Add("Set-Cookie", name+"="+value+rest.(string))
+	w.Header().Add("Set-Cookie", name+"="+value+rest)
 }
 
 // cookieKind is what cookies have in common.

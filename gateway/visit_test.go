@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -159,4 +160,27 @@ func TestPagesReadRetryAfter(t *testing.T) {
 	if h := w.Header(); w.Code != 503 || h.Get("Retry-After") != "7" || h.Get("Access-Control-Expose-Headers") != "Retry-After" || h.Get("Access-Control-Allow-Origin") != "https://news.example" {
 		t.Errorf("%d %v", w.Code, w.Header())
 	}
+}
+
+// FuzzCookies: the values of our cookies are those that net/http reads.
+func FuzzCookies(f *testing.F) {
+	for _, line := range []string{
+		"kith_id=3f0c9a7b", "kith_id=", "kith_id", "kith_id =a", " kith_id=a", "kith_id=a ", `kith_id="a"`, "kith_id=a b", "kith_id=a=b", "kith_id=a;", "a=kith_id",
+		"kith_id=a; kith_id=b", "kith_ids=a", "xkith_id=a", "kith_id=.a", "kith_id=ä", "kith_id=kith_optout", "a=b; kith_id=c; kith_optin=1", ";kith_id=a", "KITH_ID=a",
+	} {
+		f.Add(line, "")
+		f.Add(line, line)
+	}
+	f.Fuzz(func(t *testing.T, line, other string) {
+		for _, lines := range [][]string{nil, {line}, {line, other}} {
+			r := &http.Request{Header: http.Header{"Cookie": lines}}
+			var want []string
+			for _, c := range r.CookiesNamed("kith_id") {
+				want = append(want, c.Value)
+			}
+			if got := gateway.CookiesNamed(r, "kith_id"); !slices.Equal(got, want) {
+				t.Errorf("%q: %q, want %q", lines, got, want)
+			}
+		}
+	})
 }
