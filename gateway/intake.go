@@ -70,7 +70,7 @@ func (g *Gateway) submitTo(ctx context.Context, public bool, p *post, take func(
 		p.refused = append(p.refused, refusal{p.indexes[i], proto.CodeUnavailable, messageOf(unavailable(res.Err))})
 	}
 	g.metrics.countPost(p.batch.Len()-len(res.Failed), p.refused)
-	g.live.offer(g.c.Now(), p.client.ID, &p.batch, res.Failed)
+	g.live.offer(g.c.Now, p.client.ID, &p.batch, res.Failed)
 	return res.Position, nil
 }
 

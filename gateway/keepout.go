@@ -266,6 +266,9 @@ func (m *metrics) countKeptOut(register func(prometheus.Collector)) {
 
 // countKept counts what was kept out of a body.
 func (m *metrics) countKept(p *post) {
+	if p.kept == (keptOut{}) { // as of most
+		return
+	}
 	for what := range p.kept {
 		for reason, n := range p.kept[what] {
 			if n > 0 {

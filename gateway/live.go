@@ -120,7 +120,7 @@ func (l *live) stop() {
 
 // offer shows a client's commands that are durable now to its watchers, but
 // for those in failed. It neither waits nor keeps b.
-func (l *live) offer(now time.Time, client proto.ClientID, b *proto.Batch, failed []int) {
+func (l *live) offer(now func() time.Time, client proto.ClientID, b *proto.Batch, failed []int) {
 	list := l.watching()[client]
 	if len(list) == 0 || b.Len() == 0 {
 		return
@@ -129,8 +129,9 @@ func (l *live) offer(now time.Time, client proto.ClientID, b *proto.Batch, faile
 	if c, _, err := proto.NextCommand(first); err != nil || c.Kind != proto.CommandEvent {
 		return // a body's commands are of one kind; traits are no events
 	}
+	at := now()
 	for _, w := range list {
-		w.offer(now, b, failed)
+		w.offer(at, b, failed)
 	}
 }
 

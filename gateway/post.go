@@ -16,13 +16,19 @@ type post struct {
 	batch   proto.Batch
 	indexes []int // of the batch's commands in the body
 	refused []refusal
-	events  int
-	left    int    // blocked identities, left out of events
-	robots  int    // events taken that robots sent
-	signal  string // of a public request: why nothing of it is kept
-	fresh   bool   // of a public request: its browser is new
 	body    []byte
 	answer  []byte
+	words   []byte
+	task
+}
+
+// task is what of a post is new for each body.
+type task struct {
+	events int
+	left   int    // blocked identities, left out of events
+	robots int    // events taken that robots sent
+	signal string // of a public request: why nothing of it is kept
+	fresh  bool   // of a public request: its browser is new
 	// personal counts events by kind of personal data: [0] refused, [1] their url cut.
 	personal [2][personalKinds]int
 	kept     keptOut
@@ -46,16 +52,14 @@ type post struct {
 	sessions *sessions
 	blocked  map[proto.Identity]struct{} // never a part of anybody
 	rules    *keepOuts                   // nil: nothing is kept out
-	words    []byte                      // for reuse
 }
 
 func (p *post) reset() {
 	p.batch.Reset()
 	p.draft.reset()
-	*p = post{
-		scan: p.scan, draft: p.draft, batch: p.batch, indexes: p.indexes[:0], refused: p.refused[:0],
-		body: p.body[:0], answer: p.answer[:0], words: p.words[:0],
-	}
+	p.indexes, p.refused = p.indexes[:0], p.refused[:0]
+	p.body, p.answer, p.words = p.body[:0], p.answer[:0], p.words[:0]
+	p.task = task{}
 }
 
 // parseJSON reads {"client":…,"events":[…]}. Nothing of a body that fails as
