@@ -237,8 +237,8 @@ func (d *draft) checkProp(p *proto.Prop) {
 		text = alias(strconv.AppendFloat(b[:0], n, 'f', -1, 64))
 	}
 	d.check(findPersonal(text))
-	if !secretInURLs(p.Key) {
-		d.check(namedPersonal(p.Key, text))
+	if kind := namedPersonal(p.Key, text); kind != noPersonal && !secretInURLs(p.Key) {
+		d.check(kind)
 	}
 	if inner := innerName(p.Key); inner != "" && !secretInURLs(inner) {
 		d.check(innerPersonal(inner, text))

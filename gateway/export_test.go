@@ -17,6 +17,7 @@ var (
 	QueryValue     = queryValue
 	CookiesNamed   = cookiesNamed
 	Legible        = legible
+	Unescaped      = unescaped
 	StatusOf       = statusOf
 	TagScript      = func() (zipped int) { t, _ := tagAsset(); return len(t.zipped) }
 	AppendText     = appendText

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"net/http"
-	"net/url"
 	"strings"
 
 	"kith/proto"
@@ -36,7 +35,7 @@ func (g *Gateway) pixel(w http.ResponseWriter, r *http.Request) error {
 		h.Set("X-Kith-Error", string(p.refused[0].code)+": "+headerText(p.refused[0].message))
 		g.keep(w, a.visit, "")
 	default:
-		h.Set("X-Kith-Position", pos.String())
+		h["X-Kith-Position"] = []string{pos.String()}
 		g.keep(w, a.visit, a.stored)
 	}
 	h["Content-Type"], h["Content-Length"], h["Cache-Control"] = gifType, gifLength, noStore
@@ -68,9 +67,9 @@ func (p *post) parseQuery(query string) error {
 		var pair string
 		pair, query, _ = strings.Cut(query, "&")
 		key, value, _ := strings.Cut(pair, "=")
-		key, err1 := unescaped(key)
-		value, err2 := unescaped(value)
-		if err1 != nil || err2 != nil {
+		key, ok1 := unescaped(key)
+		value, ok2 := unescaped(value)
+		if !ok1 || !ok2 {
 			return proto.Errorf(proto.CodeInvalid, "the query has a broken %% escape")
 		}
 		if !legible(key) || !legible(value) {
@@ -84,12 +83,26 @@ func (p *post) parseQuery(query string) error {
 	return nil
 }
 
-// unescaped is what a key or value of a query stands for. Most stand for themselves.
-func unescaped(s string) (string, error) {
-	if strings.IndexByte(s, '%') < 0 && strings.IndexByte(s, '+') < 0 {
-		return s, nil
+// unescaped is what a key or value of a query stands for, as url.QueryUnescape has it:
+// most for themselves, and most of a url too. ok: no escape is broken.
+func unescaped(s string) (_ string, ok bool) {
+	s = strings.ReplaceAll(s, "+", " ")
+	plain, rest, escaped := strings.Cut(s, "%")
+	if !escaped {
+		return s, true
 	}
-	return url.QueryUnescape(s)
+	var b strings.Builder
+	b.Grow(len(s))
+	for escaped {
+		if len(rest) < 2 || !hexByte(rest[0]) || !hexByte(rest[1]) {
+			return "", false
+		}
+		b.WriteString(plain)
+		b.WriteByte(nibble(rest[0])<<4 | nibble(rest[1]))
+		plain, rest, escaped = strings.Cut(rest[2:], "%")
+	}
+	b.WriteString(plain)
+	return b.String(), true
 }
 
 func (p *post) parseParameter(key, value string) error {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -517,6 +518,19 @@ func FuzzLegible(f *testing.F) {
 		}
 		if got := gateway.Legible(s); got != want {
 			t.Errorf("%q: %t", s, got)
+		}
+	})
+}
+
+// FuzzUnescaped: a query's values are those of net/url.
+func FuzzUnescaped(f *testing.F) {
+	for _, s := range []string{"", "a", "a+b", "%", "a%2", "a%20", "%2520", "%c3%A4+%2b", "%zz", "a%2g", "%%20", "%+0", "a%"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		want, err := url.QueryUnescape(s)
+		if got, ok := gateway.Unescaped(s); got != want || ok != (err == nil) {
+			t.Errorf("%q: %q %t, want %q %v", s, got, ok, want, err)
 		}
 	})
 }

@@ -3,7 +3,6 @@ package gateway
 import (
 	"iter"
 	"net/http"
-	"net/url"
 	"strings"
 
 	"kith/proto"
@@ -104,15 +103,15 @@ func (x *signals) fromQuery(query string) {
 	for pair := range strings.SplitSeq(query, "&") {
 		key, value, _ := strings.Cut(pair, "=")
 		if strings.IndexByte(key, '%') >= 0 {
-			if k, err := url.QueryUnescape(key); err == nil {
+			if k, ok := unescaped(key); ok {
 				key = k
 			}
 		}
 		if new(signals).take(key, "") == 0 {
 			continue
 		}
-		value, err := unescaped(value)
-		if err != nil {
+		value, ok := unescaped(value)
+		if !ok {
 			value = unreadable
 		}
 		x.take(key, value)

@@ -219,7 +219,8 @@ func (g *Gateway) putCookie(w http.ResponseWriter, name, value string, age time.
 	if !ok {
 		rest = g.cookieAttributes(kind)
 	}
-	w.Header().Add("Set-Cookie", name+"="+value+rest)
+	h := w.Header()
+	h["Set-Cookie"] = append(h["Set-Cookie"], name+"="+value+rest)
 }
 
 // cookieKind is what cookies have in common.
