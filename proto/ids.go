@@ -353,7 +353,7 @@ func (p Position) String() string {
 		lanes = append(lanes, l)
 	}
 	slices.Sort(lanes)
-	var b []byte
+	b := make([]byte, 0, 32)
 	for i, l := range lanes {
 		if i > 0 {
 			b = append(b, ',')
