@@ -273,7 +273,7 @@ func (g *Gateway) storeMatch(r *http.Request, client proto.ClientInfo, browser, 
 func sendOn(w http.ResponseWriter, address, id string) {
 	h := w.Header()
 	if address == "" {
-		h["Content-Type"], h["Content-Length"] = gifType, gifLength
+		h["Content-Type"] = gifType
 		_, _ = w.Write(gif)
 		return
 	}

@@ -13,9 +13,8 @@ import (
 var gif, _ = base64.StdEncoding.DecodeString("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAICRAEAOw==")
 
 var (
-	gifType   = []string{"image/gif"}
-	gifLength = []string{"43"}
-	noStore   = []string{"no-store"}
+	gifType = []string{"image/gif"}
+	noStore = []string{"no-store"}
 )
 
 // pixel takes one event in a query. It always answers with the picture, so
@@ -38,7 +37,7 @@ func (g *Gateway) pixel(w http.ResponseWriter, r *http.Request) error {
 		h["X-Kith-Position"] = []string{pos.String()}
 		g.keep(w, a.visit, a.stored)
 	}
-	h["Content-Type"], h["Content-Length"], h["Cache-Control"] = gifType, gifLength, noStore
+	h["Content-Type"], h["Cache-Control"] = gifType, noStore // its length net/http adds
 	_, _ = w.Write(gif)
 	return nil
 }

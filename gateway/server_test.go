@@ -130,6 +130,17 @@ func TestHostileRequests(t *testing.T) {
 	}
 }
 
+// A picture comes with its length, in one piece, and the connection is used again.
+func TestPictureHasALength(t *testing.T) {
+	public, _ := listen(t, exchange(t))
+	for _, path := range []string{"/v1/pixel.gif?client=acme", "/v1/pixel.gif", "/v1/match?client=acme&partner=adx&uid=4711a"} {
+		resp := raw(t, public, "GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n")
+		if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "image/gif" || resp.Header.Get("Content-Length") != "43" || resp.Close || len(resp.TransferEncoding) > 0 {
+			t.Errorf("%s: %s %v %v", path, resp.Status, resp.TransferEncoding, resp.Header)
+		}
+	}
+}
+
 func TestServeStopsWhenAListenerFails(t *testing.T) {
 	r := newRig(t)
 	var ls [2]net.Listener
