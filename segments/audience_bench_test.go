@@ -13,9 +13,8 @@ import (
 	"kith/segments"
 )
 
-// BenchmarkAudience counts among a million over segments whose sizes follow
-// Zipf's law, all and the hundred largest of them, beside the plain calls.
-func BenchmarkAudience(b *testing.B) {
+// zipfSets are 2,000 segments among a million, whose sizes follow Zipf's law.
+func zipfSets() []*roaring.Bitmap {
 	const people, names = 1_000_000, 2000
 	r := rand.New(rand.NewPCG(1, 1))
 	sets := make([]*roaring.Bitmap, names)
@@ -25,7 +24,14 @@ func BenchmarkAudience(b *testing.B) {
 			sets[i].Add(uint32(o))
 		}
 	}
-	for _, among := range []int{names, 100} {
+	return sets
+}
+
+// BenchmarkAudience counts over segments of all sizes and over the hundred largest
+// of them, beside the plain calls.
+func BenchmarkAudience(b *testing.B) {
+	r, sets := rand.New(rand.NewPCG(1, 1)), zipfSets()
+	for _, among := range []int{len(sets), 100} {
 		var at [][]int
 		for range 64 {
 			at = append(at, r.Perm(among)[:6])

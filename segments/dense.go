@@ -19,6 +19,11 @@ const (
 	denseDepthMax = 6
 )
 
+// plainChunk is the bits of 65,536 neighbouring ordinals.
+type plainChunk [chunkWords]uint64
+
+const chunkWords = 1 << (chunkBits - 6)
+
 // dense counts over plain words what roaring would merge lists for, at several
 // nanoseconds an ordinal; setting its bit takes one. That is unions, and
 // intersections of lists of like sizes: in others roaring skips more than that.
