@@ -17,26 +17,26 @@ import (
 const (
 	denseWordsMax = 1 << 20
 	denseDepthMax = 6
+
+	denseSparseMax = 16 // words to an ordinal: to clear more takes longer than to merge
 )
 
-// plainChunk is the bits of 65,536 neighbouring ordinals.
-type plainChunk [chunkWords]uint64
-
+// chunkWords are the words of one chunk.
 const chunkWords = 1 << (chunkBits - 6)
 
 // dense counts over plain words what roaring would merge lists for, at several
-// nanoseconds an ordinal; setting its bit takes one. That is unions, and
-// intersections of lists of like sizes: in others roaring skips more than that.
+// nanoseconds an ordinal; setting its bit takes two, looking it up less than one.
+// That is unions, and intersections of two lists of like sizes: in others roaring
+// leaps through the larger.
 type dense struct {
-	get     func(proto.SegmentID) *roaring.Bitmap
-	words   int
-	some    [1024]uint32
-	free    [denseDepthMax][]uint64
-	cursors [2]listCursor
-	marks   plainChunk // all zero, but while countLists runs
+	get   func(proto.SegmentID) *roaring.Bitmap
+	words int // of a level: whole chunks
+	some  [1024]uint32
+	free  [denseDepthMax][]uint64
+	first *roaring.Bitmap // its bits are the words of the first level
 }
 
-var densePool = sync.Pool{New: func() any { return new(dense) }}
+var densePool = sync.Pool{New: func() any { return &dense{first: roaring.New()} }}
 
 // countDense is the size of the set that a describes, if it is one for words.
 func (a *Audience) countDense(get func(proto.SegmentID) *roaring.Bitmap) (count uint64, ok bool) {
@@ -44,24 +44,20 @@ func (a *Audience) countDense(get func(proto.SegmentID) *roaring.Bitmap) (count 
 	if n.op != audienceAnd {
 		return 0, false
 	}
-	if x, y, ok := n.twoLists(get); ok {
-		d := densePool.Get().(*dense)
-		defer densePool.Put(d)
-		return d.countLists(x, y), true
-	}
 	if !slices.ContainsFunc(n.kids, func(k *audienceNode) bool { return k.op == audienceOr }) && !n.merges(get) {
 		return 0, false
 	}
-	words, plain := n.denseWords(get, 1)
-	if !plain || words > denseWordsMax || a.sum(get) < uint64(words) { // few in a wide range: words would be empty
+	rest, probe := n.withoutProbe(get)
+	words, plain := rest.denseWords(get, 1)
+	if !plain || words > denseWordsMax || a.sum(get) < uint64(words/denseSparseMax) {
 		return 0, false
 	}
 	d := densePool.Get().(*dense)
 	defer densePool.Put(d)
-	d.get, d.words = get, words
-	rest, probe := n.withoutProbe(get)
+	d.get = get
+	d.reach(words)
 	if out := d.fill(rest, 0); probe != nil {
-		count = d.countIn(out, probe)
+		count = d.first.AndCardinality(probe)
 	} else {
 		for _, w := range out {
 			count += uint64(bits.OnesCount64(w))
@@ -71,45 +67,43 @@ func (a *Audience) countDense(get func(proto.SegmentID) *roaring.Bitmap) (count 
 	return count, true
 }
 
-// twoLists are what n intersects, if that is two lists of like sizes, so short that
-// words for them would be empty mostly.
-func (n *audienceNode) twoLists(get func(proto.SegmentID) *roaring.Bitmap) (x, y *roaring.Bitmap, ok bool) {
-	if len(n.kids) != 2 || n.kids[0].op != audienceName || n.kids[1].op != audienceName {
-		return nil, nil, false
+// reach makes levels of words or more. Of words that are full roaring makes a bitmap
+// that keeps all its chunks as bits, which are these words and not a copy. It can be
+// intersected with whatever they become, but its own size is not to be asked for.
+func (d *dense) reach(words int) {
+	words = (words + chunkWords - 1) &^ (chunkWords - 1)
+	if words <= d.words && d.words <= 2*words {
+		return
 	}
-	x, y = get(n.kids[0].id), get(n.kids[1].id)
-	if x == nil || y == nil || x.IsEmpty() || y.IsEmpty() {
-		return nil, nil, false
+	d.words = words
+	full := d.room(0)
+	for i := range full {
+		full[i] = math.MaxUint64
 	}
-	a, b, most := x.GetCardinality(), y.GetCardinality(), max(x.Maximum(), y.Maximum())
-	return x, y, a+b <= uint64(most>>6) && alike(a, b)
+	d.first = roaring.FromDense(full, false)
 }
 
-// withoutProbe is n without one of the segments that it intersects, kept as a list:
-// that is gone through in place of laying it out as words and going through those. If
-// there is none it is n itself.
+// withoutProbe is n without the largest of the segments that it intersects, which is
+// looked up in the words of the others and not laid out. If there is none it is n itself.
 func (n *audienceNode) withoutProbe(get func(proto.SegmentID) *roaring.Bitmap) (rest *audienceNode, probe *roaring.Bitmap) {
+	at, most := 0, uint64(0)
 	for i, kid := range n.kids {
-		if i > 0 && kid.op == audienceName && listed(get(kid.id)) {
-			return &audienceNode{op: n.op, kids: slices.Delete(slices.Clone(n.kids), i, i+1)}, get(kid.id)
+		if kid.op != audienceName || i == 0 && n.kids[1].op == audienceNot { // what is left begins with no complement
+			continue
+		}
+		if b := get(kid.id); b != nil && b.GetCardinality() > most {
+			at, most, probe = i, b.GetCardinality(), b
 		}
 	}
-	return n, nil
+	if probe == nil {
+		return n, nil
+	}
+	return &audienceNode{op: n.op, kids: slices.Delete(slices.Clone(n.kids), at, at+1)}, probe
 }
 
 // listed reports whether a bitmap is kept as lists, mostly.
 func listed(b *roaring.Bitmap) bool {
 	return b != nil && !b.IsEmpty() && b.GetCardinality()/(uint64(b.Maximum())>>chunkBits+1) <= arrayMax
-}
-
-// countIn is how many of b are in words, which reach as far as b does.
-func (d *dense) countIn(words []uint64, b *roaring.Bitmap) (count uint64) {
-	for part := range d.parts(b) {
-		for _, v := range part {
-			count += words[v>>6] >> (v & 63) & 1
-		}
-	}
-	return count
 }
 
 // parts goes through b, as many at a time as some holds.
@@ -122,95 +116,22 @@ func (d *dense) parts(b *roaring.Bitmap) iter.Seq[[]uint32] {
 	}
 }
 
-// listCursor goes through a bitmap chunk by chunk.
-type listCursor struct {
-	it     roaring.ManyIntIterator
-	buffer [1024]uint32
-	part   []uint32 // what is to come of the buffer; empty: nothing is to come at all
-}
+// mergeSkewMax is how much larger one list may be than another if roaring merges
+// them in full; else it leaps through the larger.
+const mergeSkewMax = 64
 
-func (c *listCursor) start(b *roaring.Bitmap) {
-	c.it.Initialize(b)
-	c.part = nil
-	c.drop(0)
-}
-
-// run is what part begins with of one chunk.
-func (c *listCursor) run(high uint32) []uint32 {
-	end := len(c.part)
-	if c.part[end-1]>>chunkBits != high {
-		end, _ = slices.BinarySearch(c.part, (high+1)<<chunkBits)
-	}
-	return c.part[:end]
-}
-
-// drop goes on after the first n of part.
-func (c *listCursor) drop(n int) {
-	if c.part = c.part[n:]; len(c.part) == 0 {
-		c.part = c.buffer[:c.it.NextMany(c.buffer[:])]
-	}
-}
-
-func (c *listCursor) at(high uint32) bool { return len(c.part) > 0 && c.part[0]>>chunkBits == high }
-
-// countLists is how many are in both of two lists, chunk by chunk: those of one are
-// marked in the bits of a chunk, which stay in the nearest cache, those of the other
-// looked up there.
-func (d *dense) countLists(a, b *roaring.Bitmap) (count uint64) {
-	x, y, marks := &d.cursors[0], &d.cursors[1], &d.marks
-	x.start(a)
-	y.start(b)
-	for len(x.part) > 0 && len(y.part) > 0 {
-		high, other := x.part[0]>>chunkBits, y.part[0]>>chunkBits
-		switch {
-		case high < other:
-			x.drop(len(x.run(high)))
-			continue
-		case high > other:
-			y.drop(len(y.run(other)))
-			continue
-		}
-		for x.at(high) {
-			run := x.run(high)
-			for _, v := range run {
-				marks[v>>6&(chunkWords-1)] |= 1 << (v & 63)
-			}
-			x.drop(len(run))
-		}
-		for y.at(high) {
-			run := y.run(high)
-			for _, v := range run {
-				count += marks[v>>6&(chunkWords-1)] >> (v & 63) & 1
-			}
-			y.drop(len(run))
-		}
-		clear(marks[:])
-	}
-	x.it, y.it = roaring.ManyIntIterator{}, roaring.ManyIntIterator{} // what waits in the pool holds no bitmap
-	return count
-}
-
-// mergeSkewMax is how much larger one list may be than another if they are merged
-// in full; else roaring leaps through it.
-const mergeSkewMax = 8
-
-func alike(a, b uint64) bool { return min(a, b)*mergeSkewMax >= max(a, b) }
-
-// merges reports whether n intersects nothing but lists of like sizes.
+// merges reports whether n intersects nothing but two lists of like sizes. Of more,
+// what is left of the first two is short.
 func (n *audienceNode) merges(get func(proto.SegmentID) *roaring.Bitmap) bool {
-	least, most := uint64(math.MaxUint64), uint64(0)
-	for _, kid := range n.kids {
-		if kid.op != audienceName {
-			return false
-		}
-		b := get(kid.id)
-		if !listed(b) {
-			return false
-		}
-		size := b.GetCardinality()
-		least, most = min(least, size), max(most, size)
+	if len(n.kids) != 2 || n.kids[0].op != audienceName || n.kids[1].op != audienceName {
+		return false
 	}
-	return alike(least, most)
+	x, y := get(n.kids[0].id), get(n.kids[1].id)
+	if !listed(x) || !listed(y) {
+		return false
+	}
+	a, b := x.GetCardinality(), y.GetCardinality()
+	return min(a, b)*mergeSkewMax >= max(a, b)
 }
 
 // sum is how many there are in the segments that a names, together.
@@ -297,13 +218,18 @@ func (d *dense) takeOut(words []uint64, b *roaring.Bitmap) {
 }
 
 func (d *dense) load(id proto.SegmentID, level int) []uint64 {
-	if cap(d.free[level]) < d.words {
-		d.free[level] = make([]uint64, d.words)
-	}
-	out := d.free[level][:d.words]
+	out := d.room(level)
 	clear(out)
 	if b := d.get(id); b != nil {
 		b.WriteDenseTo(out)
 	}
 	return out
+}
+
+// room is the words of a level.
+func (d *dense) room(level int) []uint64 {
+	if cap(d.free[level]) < d.words {
+		d.free[level] = make([]uint64, d.words)
+	}
+	return d.free[level][:d.words]
 }
