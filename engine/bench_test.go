@@ -283,3 +283,31 @@ func BenchmarkCampaignReport(b *testing.B) {
 	}
 	b.ReportMetric(b.Elapsed().Seconds()*1e6/float64(b.N*identities), "us/identity")
 }
+
+// BenchmarkCounts counts among a hundred visitors: what is beside the algebra.
+func BenchmarkCounts(b *testing.B) {
+	n, c := benchNode(b, 0)
+	for i := range 100 {
+		when := fmt.Sprintf(`count(event.section == "s%d", "30d") >= 1`, i)
+		if _, err := n.Define(b.Context(), c, proto.SegmentSpec{ID: proto.SegmentID(fmt.Sprintf("segment-%d", i)), Scope: "identity", When: when}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	var batch proto.Batch
+	for i := range 100 {
+		batch.AddEvent(n.Hasher(), page(c, fmt.Sprint("v", i), fmt.Sprint("s", i), time.Now()))
+	}
+	if err := n.Wait(b.Context(), n.Submit(b.Context(), &batch).Position); err != nil {
+		b.Fatal(err)
+	}
+	for _, x := range []struct{ name, expr string }{{"two", "segment-3 & segment-4"}, {"six", "(segment-3 | segment-4 | segment-5 | segment-6) & segment-7 & !segment-8"}} {
+		b.Run(x.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := n.Counts(b.Context(), c, []string{x.expr}, ""); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
