@@ -15,9 +15,9 @@ import (
 
 // The entries of the measurement of actors against direct calls.
 const (
-	shellEntries  = 256 // gone through again and again
-	shellCommands = 512
-	shellPerBatch = 8 // entries of a batch
+	shellEvents   = 256 * 512 // gone through again and again
+	shellCommands = 512       // of an entry
+	shellPerBatch = 8         // entries of a batch
 )
 
 // kept holds nothing: every identity is active from its first event on.
@@ -47,13 +47,14 @@ func (r oneProgram) Program(proto.ClientID) *segments.Program { return r.p }
 
 // Drive puts the same entries through a shell again and again.
 type Drive struct {
-	shell   *actors.Shell
-	close   func()
-	entries []*actors.Commands
-	batch   uint64
-	now     proto.Millis
-	offset  proto.Offset
-	wrote   written
+	shell    *actors.Shell
+	close    func()
+	entries  []*actors.Commands // by batch
+	perBatch int                // entries of a batch
+	batch    uint64
+	now      proto.Millis
+	offset   proto.Offset
+	wrote    written
 }
 
 // written is what batches would store.
@@ -71,8 +72,9 @@ func (w *written) add(o *actors.Outcome) {
 	}
 }
 
-// NewDrive makes one over actors, or over direct calls.
-func NewDrive(direct bool) (*Drive, error) {
+// NewDrive makes one over actors, or over direct calls, of batches of so many entries
+// with so many commands each.
+func NewDrive(direct bool, perBatch, commands int) (*Drive, error) {
 	program := segments.NewProgram()
 	for i, r := range hundred() {
 		compiled, err := segments.Compile(r.when)
@@ -87,8 +89,8 @@ func NewDrive(direct bool) (*Drive, error) {
 	for p := range proto.PartitionID(proto.Partitions) {
 		c.Partitions = append(c.Partitions, p)
 	}
-	d := &Drive{now: proto.MillisOf(time.Now())}
-	d.makeEntries(c.Hasher)
+	d := &Drive{now: proto.MillisOf(time.Now()), perBatch: perBatch}
+	d.makeEntries(c.Hasher, commands)
 	if direct {
 		d.shell = actors.NewDirect(c)
 		d.close = d.shell.Close
@@ -106,13 +108,13 @@ func NewDrive(direct bool) (*Drive, error) {
 // Close stops the shell.
 func (d *Drive) Close() { d.close() }
 
-// makeEntries packs the warm set's visits, shellPerBatch entries to a batch.
-func (d *Drive) makeEntries(h proto.Hasher) {
+// makeEntries packs the warm set's visits.
+func (d *Drive) makeEntries(h proto.Hasher, commands int) {
 	from := &warm{tape: newTape()}
-	for range shellEntries / shellPerBatch {
+	for range shellEvents / (d.perBatch * commands) {
 		c := &actors.Commands{}
-		for entry := range shellPerBatch {
-			for i := range shellCommands {
+		for entry := range d.perBatch {
+			for i := range commands {
 				v := from.next()
 				c.Add(h.Hash(identityOf(v.visitor)).Partition(), actors.Command{Entry: entry, Index: i, Kind: proto.CommandEvent, Body: packedEvent(d.now, v)})
 			}
@@ -129,7 +131,7 @@ func (d *Drive) Batch() (int, error) {
 		return 0, err
 	}
 	d.now++
-	for entry := range shellPerBatch {
+	for entry := range d.perBatch {
 		d.offset++
 		d.shell.Enter(actors.Entry{Index: entry, Now: d.now, Offset: d.offset, Vector: []proto.Offset{d.offset}})
 		if _, err := d.shell.Run(); err != nil {
@@ -164,12 +166,12 @@ func (s *session) actors(ctx context.Context) ([]Result, error) {
 	var samplers []sampler
 	var drives []*Drive
 	for _, direct := range []bool{false, true} {
-		d, err := NewDrive(direct)
+		d, err := NewDrive(direct, shellPerBatch, shellCommands)
 		if err != nil {
 			return nil, err
 		}
 		defer d.Close()
-		for range shellEntries / shellPerBatch {
+		for range d.entries {
 			if _, err := d.Batch(); err != nil {
 				return nil, err
 			}
