@@ -291,8 +291,9 @@ type badgerSnapshot struct {
 }
 
 func (r *badgerSnapshot) Get(key []byte, fn func([]byte) error) (found bool, err error) {
+	want := rowOf(key, nil)
 	for _, l := range slices.Backward(r.layers) {
-		if x, ok := l.Get(row{key: key}); ok {
+		if x, ok := l.Get(want); ok {
 			if x.value == nil {
 				return false, nil
 			}

@@ -45,14 +45,14 @@ func (s *Badger) recoverStaged() error {
 		}
 		ops, err := readStaged(snap, binary.BigEndian.Uint64(k[2:]))
 		l.add(rowsOf(ops))
-		l.add([]row{{key: bytes.Clone(k)}})
+		l.add([]row{rowOf(bytes.Clone(k), nil)})
 		return true, err
 	})
 	if err != nil {
 		return err
 	}
 	err = snap.Scan([]byte{0, 's'}, nil, func(k, _ []byte) (bool, error) {
-		l.add([]row{{key: bytes.Clone(k)}})
+		l.add([]row{rowOf(bytes.Clone(k), nil)})
 		return true, nil
 	})
 	if err != nil || l.rows.Len() == 0 {

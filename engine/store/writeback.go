@@ -55,8 +55,30 @@ func (s *Badger) txnFits(keys, bytes int) bool {
 	return bytes <= limit && keys <= limit/txnKeyBytes
 }
 
-// row is what is to be written for a key. A nil value deletes it.
-type row struct{ key, value []byte }
+// row is what is to be written for a key. It is small, since it is copied with its node,
+// and has the key's beginning in it: nearly all keys differ in that, so that a search
+// reads no key but the one that it finds.
+type row struct {
+	begin uint64 // the key's first eight bytes, zeros behind a shorter one
+	*record
+}
+
+// record is never changed once it is in a row. A nil value deletes the key.
+type record struct{ key, value []byte }
+
+func rowOf(key, value []byte) row {
+	var begin [8]byte
+	copy(begin[:], key)
+	return row{binary.BigEndian.Uint64(begin[:]), &record{key, value}}
+}
+
+// before reports whether r comes first in the order of keys.
+func (r row) before(x row) bool {
+	if r.begin != x.begin {
+		return r.begin < x.begin
+	}
+	return bytes.Compare(r.key, x.key) < 0
+}
 
 // layer is what was applied since the layer before.
 type layer struct {
@@ -66,13 +88,12 @@ type layer struct {
 	began time.Time // when the first was
 }
 
-// layerDegree is small, since what changes between two snapshots is copied node by
-// node.
-const layerDegree = 12
+// layerDegree makes nodes of a kilobyte at most, since what changes between two
+// snapshots is copied node by node.
+const layerDegree = 32
 
 func newLayer() *layer {
-	less := func(a, b row) bool { return bytes.Compare(a.key, b.key) < 0 }
-	return &layer{rows: btree.NewBTreeGOptions(less, btree.Options{NoLocks: true, Degree: layerDegree})}
+	return &layer{rows: btree.NewBTreeGOptions(row.before, btree.Options{NoLocks: true, Degree: layerDegree})}
 }
 
 // rowsOf copies operations.
@@ -81,9 +102,9 @@ func rowsOf(ops []op) []row {
 	for i, o := range ops {
 		kept := make([]byte, len(o.key)+len(o.value))
 		copy(kept[copy(kept, o.key):], o.value)
-		list[i].key = kept[:len(o.key):len(o.key)]
-		if !o.delete {
-			list[i].value = kept[len(o.key):]
+		list[i] = rowOf(kept[:len(o.key):len(o.key)], kept[len(o.key):])
+		if o.delete {
+			list[i].value = nil
 		}
 	}
 	return list
@@ -333,7 +354,7 @@ type merged struct {
 func newMerged(layers []*btree.BTreeG[row], prefix, start []byte) *merged {
 	m := &merged{prefix: prefix}
 	for _, l := range layers {
-		if it := l.Iter(); it.Seek(row{key: start}) {
+		if it := l.Iter(); it.Seek(rowOf(start, nil)) {
 			m.lists = append(m.lists, &it)
 		}
 	}
