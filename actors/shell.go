@@ -90,12 +90,14 @@ func NewShell(system *actor.ActorSystem, helpers *Helpers, c Config) *Shell {
 	s := newShell(c)
 	s.helpers = helpers
 	dispatcher := &yielding{Dispatcher: actor.NewSynchronizedDispatcher(16)}
-	pids := make([]*actor.PID, len(s.hosts))
+	pids, processes := make([]*actor.PID, len(s.hosts)), make([]actor.Process, len(s.hosts))
 	for i, h := range s.hosts {
-		props := actor.PropsFromProducer(func() actor.Actor { return &hostActor{host: h} }, actor.WithDispatcher(dispatcher))
+		props := actor.PropsFromProducer(func() actor.Actor { return &hostActor{host: h} }, actor.WithDispatcher(dispatcher),
+			actor.WithMailbox(newSlotMailbox))
 		pids[i] = system.Root.SpawnPrefix(props, h.partition.String()+"-")
+		processes[i], _ = system.ProcessRegistry.Get(pids[i])
 	}
-	s.send = func(i int, t *turn) { system.Root.Send(pids[i], t) }
+	s.send = func(i int, t *turn) { processes[i].SendUserMessage(pids[i], t) } // they live until stop
 	s.stop = func() {
 		for _, pid := range pids {
 			_ = system.Root.StopFuture(pid).Wait()

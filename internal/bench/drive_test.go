@@ -20,7 +20,7 @@ func benchmarkDrive(b *testing.B, direct bool) {
 				b.Fatal(err)
 			}
 			defer d.Close()
-			for events := 0; events < 64*4096; {
+			for events := 0; events < 100_000; {
 				n, err := d.Batch()
 				if err != nil {
 					b.Fatal(err)
