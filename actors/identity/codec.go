@@ -97,7 +97,8 @@ func (h *History) append(b []byte, last proto.Millis) []byte {
 	}
 	b = proto.AppendVarint(b, int64(last-h.base))
 	b = proto.AppendVarint(b, int64(last-h.last))
-	return proto.AppendString(b, string(h.Tail))
+	b = binary.AppendUvarint(b, uint64(len(h.Tail)))
+	return append(b, h.Tail...)
 }
 
 // Decode reads what Append wrote into s, reusing its slices; nothing aliases
