@@ -162,8 +162,9 @@ func (g *Gateway) Listening() http.Handler {
 	return g.service
 }
 
-// admitRate takes n events from the client's allowance on a plane, and of its day.
-func (g *Gateway) admitRate(public bool, client proto.ClientInfo, n int) error {
+// admitRate takes n events from the client's allowance on a plane, and of the day
+// that it gives.
+func (g *Gateway) admitRate(public bool, client proto.ClientInfo, n int) (proto.Day, error) {
 	most, burst := g.c.EventsPerSecond, g.c.EventsBurst
 	if own := g.c.Quotas[client.Name].EventsPerSecond; own != 0 {
 		most, burst = own, max(int(own), g.c.EventsMax)
@@ -180,7 +181,7 @@ func (g *Gateway) admitRate(public bool, client proto.ClientInfo, n int) error {
 		return g.admitDay(client, n)
 	}
 	g.metrics.limited.Inc()
-	return proto.Errorf(proto.CodeRateLimited, "this client sends over %g events/s: slow down and send again", most)
+	return 0, proto.Errorf(proto.CodeRateLimited, "this client sends over %g events/s: slow down and send again", most)
 }
 
 func (g *Gateway) millis() proto.Millis { return proto.MillisOf(g.c.Now()) }

@@ -199,8 +199,8 @@ func (g *Gateway) takeRows(w http.ResponseWriter, r *http.Request, who proto.Pri
 			return take(ctx, client, b)
 		})
 	} else {
-		day := g.millis().Day()
-		if err = g.admitRate(false, client, p.events); err == nil {
+		var day proto.Day
+		if day, err = g.admitRate(false, client, p.events); err == nil {
 			g.giveBackDay(client, day, p.events) // nothing is stored
 		}
 	}

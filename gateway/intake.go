@@ -41,9 +41,10 @@ func (g *Gateway) submit(ctx context.Context, public bool, p *post) (proto.Posit
 
 // submitTo is submit by way of take, whose error is the caller's affair.
 func (g *Gateway) submitTo(ctx context.Context, public bool, p *post, take func(context.Context, *proto.Batch) (proto.Submitted, error)) (proto.Position, error) {
-	admitted, day := 0, g.millis().Day()
+	admitted, day := 0, proto.Day(0)
 	if n := p.batch.Len(); n > 0 && !p.free { // what is refused uses up nobody's allowance
-		if err := g.admitRate(public, p.client, n); err != nil {
+		var err error
+		if day, err = g.admitRate(public, p.client, n); err != nil {
 			return nil, err
 		}
 		admitted = n

@@ -27,11 +27,11 @@ type dayCount struct {
 	n   int
 }
 
-// take counts n events, unless they would be over most.
-func (d *dayCount) take(now proto.Millis, n, most int) bool {
+// take counts n events of a day, unless they would be over most.
+func (d *dayCount) take(day proto.Day, n, most int) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if day := now.Day(); day != d.day {
+	if day != d.day {
 		d.day, d.n = day, 0
 	}
 	if d.n+n > most {
@@ -52,29 +52,33 @@ func (d *dayCount) giveBack(day proto.Day, n int) {
 
 // giveBackDay gives n events of a day back, which were not stored.
 func (g *Gateway) giveBackDay(client proto.ClientInfo, day proto.Day, n int) {
+	if n == 0 {
+		return
+	}
 	if v, ok := g.days.Load(client.ID); ok {
 		v.(*dayCount).giveBack(day, n)
 	}
 }
 
-// admitDay takes n events from the client's allowance of the day.
-func (g *Gateway) admitDay(client proto.ClientInfo, n int) error {
+// admitDay takes n events from the client's allowance of the day that it gives; 0
+// if the client has none.
+func (g *Gateway) admitDay(client proto.ClientInfo, n int) (proto.Day, error) {
 	most := g.c.Quotas[client.Name].EventsPerDay
 	if most == 0 {
-		return nil
+		return 0, nil
 	}
 	if n > most {
-		return proto.Errorf(proto.CodeTooLarge, "the body has %d events, and this client may send %d a day: send fewer at once, or ask the operator for more", n, most)
+		return 0, proto.Errorf(proto.CodeTooLarge, "the body has %d events, and this client may send %d a day: send fewer at once, or ask the operator for more", n, most)
 	}
 	v, _ := g.days.LoadOrStore(client.ID, &dayCount{})
 	now := g.c.Now()
-	if v.(*dayCount).take(proto.MillisOf(now), n, most) {
-		return nil
+	if day := proto.DayOf(now); v.(*dayCount).take(day, n, most) {
+		return day, nil
 	}
 	g.metrics.limited.Inc()
 	e := proto.Errorf(proto.CodeRateLimited, "this client has sent its %d events of today: send again tomorrow (UTC), or ask the operator for more", most)
 	e.RetryAfter = now.UTC().Truncate(24 * time.Hour).Add(24 * time.Hour).Sub(now)
-	return e
+	return 0, e
 }
 
 // defining is the context in which a key changes definitions, saved audiences and
