@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 	"time"
 
@@ -79,6 +80,16 @@ func (l *lane) acknowledge(at proto.Offset) {
 			return
 		}
 	}
+}
+
+// positionAt is the position of the lane's entry at; its callers share the map.
+func (l *lane) positionAt(at proto.Offset) proto.Position {
+	if p := l.told.Load(); p != nil && (*p)[l.id] == at {
+		return *p
+	}
+	p := proto.Position{l.id: at}
+	l.told.Store(&p)
+	return p
 }
 
 func (n *Node) submit(ctx context.Context, b *proto.Batch, refusal error) proto.Submitted {
@@ -187,18 +198,18 @@ func allOf(n int) []int {
 
 // appended is what became of one lane's share.
 type appended struct {
-	offset proto.Offset // the highest of what is durable; 0: nothing is
-	err    error
-	failed []int // indexes of what is not durable, if something else is
+	position proto.Position // the highest of what is durable, shared and read only; nil: nothing is
+	err      error
+	failed   []int // indexes of what is not durable, if something else is
 }
 
 // submitWhole sends it all to one lane.
 func (n *Node) submitWhole(ctx context.Context, l *lane, b *proto.Batch) proto.Submitted {
 	a := n.append(ctx, int(l.id), b.Bytes(), b.Len())
-	if a.offset == 0 {
+	if a.position == nil {
 		return proto.Submitted{Failed: allOf(b.Len()), Err: a.err}
 	}
-	return proto.Submitted{Position: proto.Position{l.id: a.offset + proto.Offset(l.base)}, Failed: a.failed, Err: a.err}
+	return proto.Submitted{Position: a.position, Failed: a.failed, Err: a.err}
 }
 
 func (n *Node) append(ctx context.Context, lane int, commands []byte, count int) appended {
@@ -208,12 +219,14 @@ func (n *Node) append(ctx context.Context, lane int, commands []byte, count int)
 	}
 	l := n.lanes[lane]
 	err := n.packers[lane].Submit(commands, count, func(off proto.Offset, err error) {
-		a := appended{offset: off, err: err}
+		a := appended{err: err}
 		if some, ok := errors.AsType[*log.PartialError](err); ok {
-			a = appended{some.At, some.Err, some.Failed}
+			off, a = some.At, appended{err: some.Err, failed: some.Failed}
 		}
-		if a.offset > 0 { // whoever sent it may have left, what is durable waits all the same
-			l.acknowledge(a.offset + proto.Offset(l.base))
+		if off > 0 { // whoever sent it may have left, what is durable waits all the same
+			at := off + proto.Offset(l.base)
+			l.acknowledge(at)
+			a.position = l.positionAt(at)
 		}
 		ch <- a
 	})
@@ -253,7 +266,7 @@ func (n *Node) submitSplit(ctx context.Context, b *proto.Batch) proto.Submitted 
 	out := proto.Submitted{Position: proto.Position{}}
 	for l, a := range answers {
 		switch {
-		case a.err != nil && a.offset == 0:
+		case a.err != nil && a.position == nil:
 			out.Failed, out.Err = append(out.Failed, members[l]...), a.err
 		case a.err != nil:
 			for _, i := range a.failed {
@@ -261,9 +274,7 @@ func (n *Node) submitSplit(ctx context.Context, b *proto.Batch) proto.Submitted 
 			}
 			out.Err = a.err
 		}
-		if a.offset > 0 {
-			out.Position[proto.LaneID(l)] = a.offset + proto.Offset(n.lanes[l].base)
-		}
+		maps.Copy(out.Position, a.position)
 	}
 	return out
 }

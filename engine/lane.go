@@ -127,6 +127,8 @@ type lane struct {
 	unkept       atomic.Uint64 // of dead
 	named        atomic.Int64  // nodes numbered; since the start, until surveyBeside has counted the others
 
+	told atomic.Pointer[proto.Position] // what callers of intake were last given: one map for all that an entry carries
+
 	journalBytes atomic.Int64
 	graphed      graphMetrics
 }

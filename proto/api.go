@@ -412,7 +412,7 @@ type IdentityRecord struct {
 
 // Submitted tells what became of a submitted batch.
 type Submitted struct {
-	Position Position // where the durable commands lie
+	Position Position // where the durable commands lie; others may have the same map: not to be changed
 	Failed   []int    // indexes in the batch that are NOT durable; nil for none
 	Err      error    // why, for all of Failed
 }
