@@ -151,7 +151,8 @@ func NewPacker(to Appender, c PackerConfig) *Packer {
 // The commands of one submission stay together in one entry, unless they alone
 // exceed the bounds of one.
 func (p *Packer) Submit(commands []byte, count int, done func(proto.Offset, error)) error {
-	parts, err := p.split(commands, count)
+	var one [1]part // mostly it is one
+	parts, err := p.split(one[:0], commands, count)
 	if err != nil {
 		return err
 	}
@@ -188,12 +189,11 @@ type part struct {
 }
 
 // split checks the commands (a malformed one would quarantine the lane when
-// it is read) and cuts them at their borders into parts.
-func (p *Packer) split(commands []byte, count int) ([]part, error) {
+// it is read), cuts them at their borders into parts and appends these to parts.
+func (p *Packer) split(parts []part, commands []byte, count int) ([]part, error) {
 	if len(commands) > p.c.BufferedBytesMax {
 		return nil, proto.Errorf(proto.CodeTooLarge, "%d bytes of events at once are too many: at most %d", len(commands), p.c.BufferedBytesMax)
 	}
-	var parts []part
 	cur, total := part{commands: commands}, 0
 	taken := 0
 	for rest := commands; len(rest) > 0; total++ {
