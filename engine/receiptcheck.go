@@ -607,7 +607,7 @@ func (v *views) holding(h proto.IdentityHash, is func(proto.SpaceID, proto.Ordin
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for _, space := range s.spaces {
-		if c := s.views[proto.Node{Hash: h, Space: space}]; c != nil && c.view != nil && !c.view.OptedOut && !is(space, c.view.Ordinal) {
+		if c := s.views[proto.Node{Hash: h, Space: space}]; c.view != nil && !c.view.OptedOut && !is(space, c.view.Ordinal) {
 			found++
 		}
 	}

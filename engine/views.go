@@ -21,17 +21,24 @@ type views struct {
 type viewShard struct {
 	mu      sync.RWMutex
 	version uint64 // bumped by every publication
-	views   map[proto.Node]*cachedView
+	views   map[proto.Node]cachedView
 	spaces  []proto.SpaceID // in which a node was ever cached
-	ring    []*cachedView   // for CLOCK eviction
+	ring    []viewPlace     // for CLOCK eviction
 	hand    int
 	max     int
 	_       [24]byte // keeps neighbours off one cache line
 }
 
+// cachedView is a value in the map: what a look-up reads of the memory is little, and
+// mostly in no cache.
 type cachedView struct {
+	view  *identity.View
+	place int // in the ring
+}
+
+// viewPlace is a place of the ring: of a cached node, or free.
+type viewPlace struct {
 	node proto.Node
-	view *identity.View
 	used bool // published since the hand passed
 }
 
@@ -39,7 +46,7 @@ func newViews(maxViews int) *views {
 	v := &views{}
 	for i := range v.shards {
 		s := &v.shards[i]
-		s.views = map[proto.Node]*cachedView{}
+		s.views = map[proto.Node]cachedView{}
 		s.max = max(maxViews/viewShards, 4)
 	}
 	return v
@@ -51,13 +58,10 @@ func (v *views) shard(n proto.Node) *viewShard { return &v.shards[n.Hash[1]] }
 func (v *views) get(n proto.Node) (view *identity.View, ok bool, version uint64) {
 	s := v.shard(n)
 	s.mu.RLock()
-	c := s.views[n]
+	c, ok := s.views[n]
 	version = s.version
-	if c != nil {
-		view = c.view
-	}
 	s.mu.RUnlock()
-	return view, c != nil, version
+	return c.view, ok, version
 }
 
 // fill stores what a look-up read, if nothing was published since version.
@@ -65,7 +69,7 @@ func (v *views) fill(n proto.Node, view *identity.View, version uint64) {
 	s := v.shard(n)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.version == version && s.views[n] == nil {
+	if _, ok := s.views[n]; !ok && s.version == version {
 		s.put(n, view)
 	}
 }
@@ -76,8 +80,9 @@ func (v *views) publish(n proto.Node, view *identity.View) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.version++
-	if c := s.views[n]; c != nil {
-		c.view, c.used = view, true
+	if c, ok := s.views[n]; ok {
+		s.views[n] = cachedView{view, c.place}
+		s.ring[c.place].used = true
 		return
 	}
 	s.put(n, view)
@@ -91,9 +96,10 @@ func (v *views) forget(h proto.IdentityHash) {
 	defer s.mu.Unlock()
 	s.version++
 	for _, space := range s.spaces {
-		if c := s.views[proto.Node{Hash: h, Space: space}]; c != nil {
-			c.node, c.view, c.used = proto.Node{}, nil, false // its place in the ring is free next
-			delete(s.views, proto.Node{Hash: h, Space: space})
+		n := proto.Node{Hash: h, Space: space}
+		if c, ok := s.views[n]; ok {
+			s.ring[c.place] = viewPlace{} // it is free next
+			delete(s.views, n)
 		}
 	}
 }
@@ -101,23 +107,23 @@ func (v *views) forget(h proto.IdentityHash) {
 // put adds an entry, in the place of one not used lately when full. The lock
 // is held.
 func (s *viewShard) put(n proto.Node, view *identity.View) {
-	c := &cachedView{node: n, view: view}
-	s.views[n] = c
 	if !slices.Contains(s.spaces, n.Space) {
 		s.spaces = append(s.spaces, n.Space)
 	}
 	if len(s.ring) < s.max {
-		s.ring = append(s.ring, c)
+		s.views[n] = cachedView{view, len(s.ring)}
+		s.ring = append(s.ring, viewPlace{node: n})
 		return
 	}
 	for s.ring[s.hand].used {
 		s.ring[s.hand].used = false
 		s.hand = (s.hand + 1) % len(s.ring)
 	}
-	if old := s.ring[s.hand]; s.views[old.node] == old {
-		delete(s.views, old.node)
+	if old, ok := s.views[s.ring[s.hand].node]; ok && old.place == s.hand { // it is not free
+		delete(s.views, s.ring[s.hand].node)
 	}
-	s.ring[s.hand] = c
+	s.views[n] = cachedView{view, s.hand}
+	s.ring[s.hand] = viewPlace{node: n}
 	s.hand = (s.hand + 1) % len(s.ring)
 }
 

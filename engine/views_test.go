@@ -59,6 +59,13 @@ func TestViewsForget(t *testing.T) {
 			t.Errorf("in space %d it is still %+v", s, got)
 		}
 	}
+	for i := byte(2); i < 20; i++ { // what comes next takes the free places, then others'
+		n := proto.Node{Hash: proto.IdentityHash{i, 7}, Space: 1}
+		v.Publish(n, view)
+		if got, ok, _ := v.Get(n); !ok || got != view || v.Len() > 4 {
+			t.Fatalf("after %d others: %+v, %v, and %d views are cached", i-2, got, ok, v.Len())
+		}
+	}
 }
 
 // Bitmaps read anew are the same before, within and after a checkpoint, which
@@ -84,5 +91,34 @@ func TestCheckpoint(t *testing.T) {
 		s.verify(st) // as a crash here would leave it
 		closeNode(t, n)
 		s.verify(st)
+	}
+}
+
+// BenchmarkViews looks nodes up in a random order, as visitors come, and publishes
+// each after four look-ups.
+func BenchmarkViews(b *testing.B) {
+	const nodes = 200_000
+	r := rand.New(rand.NewPCG(1, 4))
+	v := engine.NewViews(2 * nodes)
+	list := make([]proto.Node, nodes)
+	for i := range list {
+		h := proto.IdentityHash{}
+		for k := range h {
+			h[k] = byte(r.Uint32())
+		}
+		list[i] = proto.Node{Hash: h, Space: 1}
+		v.Publish(list[i], &identity.View{Ordinal: proto.Ordinal(i)})
+	}
+	r.Shuffle(nodes, func(i, j int) { list[i], list[j] = list[j], list[i] })
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		n := list[i%nodes]
+		view, ok, _ := v.Get(n)
+		if !ok {
+			b.Fatal("a view is gone")
+		}
+		if i%4 == 3 {
+			v.Publish(n, view)
+		}
 	}
 }
