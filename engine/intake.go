@@ -162,6 +162,8 @@ func (n *Node) refusal() error {
 	switch {
 	case !n.ready.Load():
 		return proto.Errorf(proto.CodeUnavailable, "the node is starting or stopping: try again shortly")
+	case n.replaced.Load():
+		return errReplaced
 	case n.disk.low():
 		return errDiskFull
 	}
@@ -182,6 +184,8 @@ func (n *Node) refusalOfCuts() error {
 	switch {
 	case !n.ready.Load():
 		return proto.Errorf(proto.CodeUnavailable, "the node is starting or stopping: try again shortly")
+	case n.replaced.Load():
+		return errReplaced
 	case n.disk.stopped():
 		return errDiskFull
 	}

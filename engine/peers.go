@@ -537,7 +537,7 @@ func (l *lane) giveWay() {
 	l.fail("comparing with other nodes", proto.Errorf(proto.CodeConflict, "another process was started as node %q, and this one gives way to it: stop this one, and give each node a name of its own", l.node.config.Node))
 }
 
-var errReplaced = proto.Errorf(proto.CodeConflict, "another node was started on this node's log, and this one gives way to it: stop this one; give each node that is no cluster's a NATS account of its own, or set up a cluster")
+var errReplaced = proto.Errorf(proto.CodeUnavailable, "another node was started on this node's log, and this one gives way to it: stop this one; give each node that is no cluster's a NATS account of its own, or set up a cluster")
 
 // tellReady tells the others whether this node answers, until ctx ends: one that
 // does not must not own a lane.

@@ -447,11 +447,16 @@ func TestOneNodeALog(t *testing.T) {
 	}
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		_, _, err := n.Lookup(acme(t, n), "browser:v", proto.MillisOf(time.Now()), nil)
-		if proto.CodeOf(err) == proto.CodeConflict && n.Ready() != nil {
-			return
+		if proto.CodeOf(err) == proto.CodeUnavailable && n.Ready() != nil {
+			break
 		}
 		if time.Now().After(end) {
 			t.Fatalf("it answers (%v) and is ready (%v) beside another one", err, n.Ready())
 		}
+	}
+	var b proto.Batch
+	b.AddEvent(n.Hasher(), page(acme(t, n), "w", "news", time.Now()))
+	if r := n.Submit(t.Context(), &b); proto.CodeOf(r.Err) != proto.CodeUnavailable {
+		t.Errorf("it takes events: %+v", r)
 	}
 }

@@ -194,13 +194,15 @@ func TestBlockedInEvents(t *testing.T) {
 	if s := r.serve("GET", "/metrics", "").Body.String(); !strings.Contains(s, "kith_gateway_identities_blocked_total 3\n") {
 		t.Error("what was left out is not counted")
 	}
-	packed, err := gproto.Marshal(&pb.EventsRequest{Events: []*pb.Event{{Event: "f", Identities: []string{"browser:a1", "account:kiosk-1"}}}})
+	packed, err := gproto.Marshal(&pb.EventsRequest{Events: []*pb.Event{{
+		Event: "f", Identities: []string{"browser:a1", "account:kiosk-1"}, Props: map[string]*pb.Value{"religion": {Kind: &pb.Value_Text{Text: "x"}}, "sexuality": {Kind: &pb.Value_Text{Text: "x"}}},
+	}}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	w = r.serve("POST", "/v1/events", string(packed), auth, key("acme-key"), "Content-Type", "application/x-protobuf")
 	var answer pb.EventsResponse
-	if err := gproto.Unmarshal(w.Body.Bytes(), &answer); err != nil || answer.Accepted != 1 || answer.Blocked != 1 {
+	if err := gproto.Unmarshal(w.Body.Bytes(), &answer); err != nil || answer.Accepted != 1 || answer.Blocked != 1 || answer.Dropped != 2 {
 		t.Errorf("in protobuf: %v, %v", &answer, err)
 	}
 }

@@ -40,11 +40,16 @@ func (v *viewer) done(answer []byte) (int, error) {
 	if len(at) == 0 || !bytes.HasSuffix(answer, onePixel) {
 		return 0, proto.Errorf(proto.CodeInvalid, "the picture's event was not taken: %s", answer[:min(len(answer), 300)])
 	}
+	if v.last == nil {
+		if _, err := proto.ParsePosition(string(at)); err != nil {
+			return 0, err
+		}
+	}
 	v.last = append(v.last[:0], at...) // read once all is measured: a browser does not
 	return 1, nil
 }
 
-// position is that of its last event; nil if there was none, or its text is none.
+// position is that of its last event, of a node with one lane; nil if there was none.
 func (v *viewer) position() proto.Position {
 	pos, _ := proto.ParsePosition(string(v.last))
 	return pos

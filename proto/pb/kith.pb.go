@@ -1918,7 +1918,7 @@ type EventsResponse struct {
 	Refused       []*Refused             `protobuf:"bytes,2,rep,name=refused,proto3" json:"refused,omitempty"`
 	Position      string                 `protobuf:"bytes,3,opt,name=position,proto3" json:"position,omitempty"`
 	Blocked       uint32                 `protobuf:"varint,4,opt,name=blocked,proto3" json:"blocked,omitempty"` // identities that were left out, for many people share them
-	Dropped       uint32                 `protobuf:"varint,5,opt,name=dropped,proto3" json:"dropped,omitempty"` // properties that the client's allow-list left out
+	Dropped       uint32                 `protobuf:"varint,5,opt,name=dropped,proto3" json:"dropped,omitempty"` // properties that were left out: not allowed, or sensitive
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
