@@ -352,9 +352,14 @@ func (n *Node) start(ctx context.Context) error {
 	if n.config.Peers != nil {
 		n.noteIncarnations()
 	}
-	n.done.Go(func() { n.ledger.write(background) })
 	for _, l := range n.lanes {
 		l.run(reading, &n.applying)
+	}
+	if err := n.alone(ctx); err != nil {
+		return err
+	}
+	n.done.Go(func() { n.ledger.write(background) })
+	for _, l := range n.lanes {
 		n.done.Go(func() { l.beatWhenCaughtUp(background) })
 		for _, upkeep := range []func(context.Context){l.relay, l.fillFromHistory, l.eraseClients, l.expireOld, l.retain} {
 			n.done.Go(func() { l.asOwner(background, upkeep) })
@@ -424,7 +429,7 @@ func (n *Node) catchUp(ctx context.Context) error {
 			return err
 		}
 		err = l.progress.wait(ctx, func(p *progress) bool {
-			return p.applied >= target && p.control >= seq && l.leases.begins() && n.mayAnswer(l) == nil
+			return p.applied >= target && p.control >= seq && p.beats > 0 && n.mayAnswer(l) == nil
 		})
 		if err != nil && n.disk.stopped() {
 			return errDiskFull // and that is why

@@ -157,6 +157,7 @@ type leases struct {
 	// the first own one, which was applied if began.
 	elder []uint64 // guarded by mu
 	began bool     // guarded by mu
+	dead  []uint64 // guarded by mu: processes of this directory, without a cluster
 }
 
 // sentBeat is an own beat by the time that is in it, and when it was sent.
@@ -255,7 +256,7 @@ func (x *leases) other(b proto.Beat) (replaced bool) {
 		delete(x.others, b.Incarnation)
 	}
 	switch {
-	case x.node != "" && b.Node != x.node || slices.Contains(x.elder, b.Incarnation):
+	case x.node != "" && b.Node != x.node || slices.Contains(x.elder, b.Incarnation) || slices.Contains(x.dead, b.Incarnation):
 		return false
 	case x.began:
 		return !b.Releases // else it may be its last
@@ -274,23 +275,23 @@ func (x *leases) end() {
 	x.until.Store(0)
 }
 
-// begins reports whether an own beat is applied.
-func (x *leases) begins() bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.began
-}
-
 // heardSince reports whether another process beats: one of its beats was seen since then.
 func (x *leases) heardSince(t time.Duration) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	for _, seen := range x.others {
-		if seen >= t {
+	for incarnation, seen := range x.others {
+		if seen >= t && !slices.Contains(x.dead, incarnation) {
 			return true
 		}
 	}
 	return false
+}
+
+// bury notes processes that are known to have ended: what comes of them comes late.
+func (x *leases) bury(incarnations []uint64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.dead = incarnations
 }
 
 func (x *leases) held() bool { return x.heldAt(x.now()) }
@@ -526,15 +527,19 @@ func (n *Node) answerSettling(ctx context.Context) error {
 
 // giveWay stops the lane: another process was started under this node's name, and
 // nobody can tell them apart. Without a cluster one was started on the same log, whatever
-// its name, and no opt-out would wait for this one: it answers nothing any more.
+// its name, and no opt-out would wait for this one: all lanes stop, and nothing is answered.
+// The first lane decides, or each of two might give way in one.
 func (l *lane) giveWay() {
-	if l.node.config.Peers == nil {
+	switch {
+	case l.node.config.Peers != nil:
+		l.leases.end()
+		l.fail("comparing with other nodes", proto.Errorf(proto.CodeConflict, "another process was started as node %q, and this one gives way to it: stop this one, and give each node a name of its own", l.node.config.Node))
+	case l.id == 0:
 		l.node.replaced.Store(true)
-		l.fail("comparing with other nodes", errReplaced)
-		return
+		for _, each := range l.node.lanes {
+			each.fail("comparing with other nodes", errReplaced)
+		}
 	}
-	l.leases.end()
-	l.fail("comparing with other nodes", proto.Errorf(proto.CodeConflict, "another process was started as node %q, and this one gives way to it: stop this one, and give each node a name of its own", l.node.config.Node))
 }
 
 var errReplaced = proto.Errorf(proto.CodeUnavailable, "another node was started on this node's log, and this one gives way to it: stop this one; give each node that is no cluster's a NATS account of its own, or set up a cluster")
@@ -565,28 +570,44 @@ func (n *Node) fault() error {
 }
 
 // aloneFor is for how long a node without a cluster looks whether another one beats on its
-// log, before it does itself.
+// log, before it does anything to that.
 const aloneFor = beatEvery + time.Second
 
-// alone reports whether no other node applies the lane's log, as far as another NATS than
-// the node's own can tell: all that was there at the start is applied, and nobody beats
-// since.
-func (l *lane) alone(ctx context.Context) bool {
-	if l.node.config.Peers != nil || l.node.config.NATSURL == "" || l.reachEnd(ctx) != nil {
-		return true
+// alone refuses a log in another NATS than the node's own that a node without a cluster
+// applies already: all that was there at the start is applied, and somebody beats since.
+func (n *Node) alone(ctx context.Context) error {
+	if n.config.Peers != nil || n.config.NATSURL == "" {
+		return nil
+	}
+	n.noteIncarnations()
+	for _, l := range n.lanes {
+		l.leases.bury(n.incarnations)
+	}
+	for _, l := range n.lanes {
+		err := l.reachEnd(ctx)
+		if err != nil && n.disk.stopped() {
+			return errDiskFull
+		}
+		if err != nil {
+			return err
+		}
 	}
 	since := bootTime()
-	return !pause(ctx, aloneFor) || !l.leases.heardSince(since)
+	if !pause(ctx, aloneFor) {
+		return ctx.Err()
+	}
+	for _, l := range n.lanes {
+		if l.leases.heardSince(since) {
+			return proto.Errorf(proto.CodeConflict, "another node applies the log that nats.url names: stop that one first; give each node that is no cluster's a NATS account of its own, or set up a cluster")
+		}
+	}
+	return nil
 }
 
 // beatWhenCaughtUp is keepTime, in a cluster from when the lane has applied what
 // the log held at the start: whoever sees a beat waits for the node. It must be
 // known to have the time that others have as well.
 func (l *lane) beatWhenCaughtUp(ctx context.Context) {
-	if !l.alone(ctx) {
-		l.fail("starting", proto.Errorf(proto.CodeConflict, "another node applies the log that nats.url names: stop that one first; give each node that is no cluster's a NATS account of its own, or set up a cluster"))
-		return
-	}
 	for l.node.config.Peers != nil {
 		if l.reachEnd(ctx) == nil && l.node.clockCompared(ctx) == nil {
 			break
