@@ -534,7 +534,7 @@ func (l *lane) giveWay() {
 	case l.node.config.Peers != nil:
 		l.leases.end()
 		l.fail("comparing with other nodes", proto.Errorf(proto.CodeConflict, "another process was started as node %q, and this one gives way to it: stop this one, and give each node a name of its own", l.node.config.Node))
-	case l.id == 0:
+	case l.id == 0 && l.node.config.NATSURL != "": // nobody else writes to the node's own log
 		l.node.replaced.Store(true)
 		for _, each := range l.node.lanes {
 			each.fail("comparing with other nodes", errReplaced)
