@@ -2,11 +2,15 @@ package gateway_test
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
+
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"kith/gateway"
 )
@@ -78,4 +82,51 @@ func TestBodiesUnderWayAreBounded(t *testing.T) {
 	if got := post(200 << 10); got != 200 {
 		t.Errorf("after the slow one a large body is answered with %d", got)
 	}
+}
+
+// TestSmallBodiesStaySmall: of a body whose parts would be many times its bytes as
+// objects they are counted before they are made.
+func TestSmallBodiesStaySmall(t *testing.T) {
+	r := newRig(t)
+	const protobuf = "application/x-protobuf"
+	full := func(before, part, after string) string {
+		return before + strings.Repeat(part, (4<<20-len(before)-len(after))/len(part)) + after
+	}
+	event := func(parts string) string { // one of a request
+		return string(protowire.AppendString(protowire.AppendTag(nil, 2, protowire.BytesType), parts))
+	}
+	most := int(4<<20) - 16
+	for _, tt := range []struct{ name, path, kind, body, want string }{
+		{"events", "/v1/events", protobuf, full("", "\x12\x00", ""), "too_large"},
+		{"identities of an event", "/v1/events", protobuf, event(full("", "\x22\x00", "")[:most]), "at most 8 identities"},
+		{"properties of an event", "/v1/events", protobuf, event(full("", "\x2a\x00", "")[:most]), "at most 64 properties"},
+		{"identities of a look-up", "/v1/lookup", protobuf, full("", "\x0a\x00", ""), "too_large"},
+		{"tables that are there", "/v1/audiences/export", "", full(`{"expr":"auto","format":"csv","have":[`, "{},", "{}]}"), "too_large"},
+		{"lanes of an earlier export", "/v1/audiences/export", "", full(`{"expr":"auto","since":{"lanes":[`, "{},", "{}]}}"), "too_large"},
+		{"behind members that are none", "/v1/audiences/export", "", full(`{`+unknown(100)+`"have":[`, "{},", "{}]}"), "too_large"},
+		{"behind what is deep", "/v1/audiences/export", "", full(`{"expr":`+strings.Repeat("[", 65)+strings.Repeat("]", 65)+`,"have":[`, "{},", "{}]}"), "json"},
+		{"rows", "/v1/traits", "", full(`{"rows":[`, "{},", "{}]}"), "too_large"},
+		{"rows of an import", "/v1/imports/check", "", full(`{"identities":[`, `"",`, `""]}`), "too_large"},
+	} {
+		var before, after runtime.MemStats
+		packed := zip(t, []byte(tt.body))
+		runtime.ReadMemStats(&before)
+		w := r.serve("POST", tt.path, packed, auth, key("acme-key"), "Content-Type", tt.kind, "Content-Encoding", "gzip")
+		runtime.ReadMemStats(&after)
+		if !strings.Contains(w.Body.String(), tt.want) {
+			t.Errorf("%s: %d %.200q, want %s", tt.name, w.Code, w.Body, tt.want)
+		}
+		if got := after.TotalAlloc - before.TotalAlloc; got > 24<<20 {
+			t.Errorf("%s: %d bytes as %d take %d MiB", tt.name, len(packed), len(tt.body), got>>20)
+		}
+	}
+}
+
+// unknown are members that no form has.
+func unknown(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, `"m%d":1,`, i)
+	}
+	return b.String()
 }

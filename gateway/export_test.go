@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"kith/proto"
+	"kith/proto/pb"
 )
 
 // Names for the tests outside.
@@ -54,13 +55,33 @@ type Parser struct {
 
 // Parse reads a body of events for a client, nil if the body must name it.
 func (x *Parser) Parse(body []byte, client *proto.ClientInfo) error {
+	x.ready(client)
+	return x.p.parseJSON(body)
+}
+
+func (x *Parser) ready(client *proto.ClientInfo) {
 	x.p.reset()
 	c := DefaultConfig()
 	x.p.hasher, x.p.now, x.p.max, x.p.ages, x.p.resolve = x.Hasher, x.Now, c.EventsMax, ages{c.EventAgeMax, c.EventAheadMax}, x.Resolve
 	if client != nil {
 		x.p.client, x.p.known = *client, true
 	}
-	return x.p.parseJSON(body)
+}
+
+// ParseProtobuf is Parse of an encoded pb.EventsRequest.
+func (x *Parser) ParseProtobuf(body []byte, client *proto.ClientInfo) error {
+	x.ready(client)
+	return x.p.parseProtobuf(body)
+}
+
+// TakeProtobuf takes decoded events of a client.
+func (x *Parser) TakeProtobuf(list []*pb.Event, client *proto.ClientInfo) {
+	x.ready(client)
+	for _, e := range list {
+		x.p.draft.reset()
+		x.p.draft.fromProtobuf(e)
+		x.p.take()
+	}
 }
 
 // Refused are the events that were not taken.

@@ -204,11 +204,7 @@ func (p *post) parseAs(kind string, body []byte) error {
 	case "application/json", "text/plain":
 		return p.parseJSON(body)
 	case protobufType:
-		var x pb.EventsRequest
-		if err := gproto.Unmarshal(body, &x); err != nil {
-			return proto.Errorf(proto.CodeInvalid, "the body is not a protobuf EventsRequest: %w", err)
-		}
-		return p.parseProtobuf(&x)
+		return p.parseProtobuf(body)
 	}
 	return proto.Errorf(proto.CodeMediaType, "content type %q is not taken: use application/json", clip(kind))
 }

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	gproto "google.golang.org/protobuf/proto"
 
 	"kith/proto"
@@ -293,12 +294,23 @@ func (l *lookup) fromQuery(query string) {
 }
 
 func (l *lookup) parseProtobuf(body []byte, most int) error {
-	var x pb.LookupRequest
-	if err := gproto.Unmarshal(body, &x); err != nil {
-		return proto.Errorf(proto.CodeInvalid, "the body is not a protobuf LookupRequest: %w", err)
+	const message, identitiesField = "LookupRequest", 1
+	n := 0
+	err := eachPart(message, body, func(num protowire.Number, _ []byte) error {
+		if num == identitiesField {
+			n++
+		}
+		if n > most {
+			return tooManyIdentities(most)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
-	if len(x.Identities) > most {
-		return tooManyIdentities(most)
+	var x pb.LookupRequest
+	if err := (gproto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, &x); err != nil {
+		return notProtobuf(message, err)
 	}
 	l.identities, l.after, l.client = append(l.identities, x.Identities...), x.After, x.Client
 	return nil

@@ -3,6 +3,10 @@ package gateway
 import (
 	"fmt"
 	"slices"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	gproto "google.golang.org/protobuf/proto"
 
 	"kith/proto"
 	"kith/proto/pb"
@@ -453,22 +457,77 @@ func (p *post) leaveBlocked() {
 	p.left += before - len(d.event.Identities)
 }
 
-// parseProtobuf takes a decoded pb.EventsRequest.
-func (p *post) parseProtobuf(x *pb.EventsRequest) error {
-	if x.Client != "" || !p.known {
-		if err := p.nameClient(x.Client); err != nil {
+// Fields of the messages that are counted before they are made.
+const (
+	requestClientField   = 1
+	requestEventsField   = 2
+	eventIdentitiesField = 4
+	eventPropsField      = 5
+)
+
+// parseProtobuf reads an encoded pb.EventsRequest. Its events are made one by one.
+func (p *post) parseProtobuf(body []byte) error {
+	const message = "EventsRequest"
+	client, events := "", 0
+	err := eachPart(message, body, func(num protowire.Number, part []byte) error {
+		switch {
+		case num == requestClientField && !utf8.Valid(part):
+			return notProtobuf(message, errNoUTF8)
+		case num == requestClientField:
+			client = string(part)
+		case num == requestEventsField && events == p.max:
+			return p.tooMany()
+		case num == requestEventsField:
+			events++
+		}
+		return nil
+	})
+	if err == nil && (client != "" || !p.known) {
+		err = p.nameClient(client)
+	}
+	if err != nil {
+		return err
+	}
+	var e pb.Event
+	return eachPart(message, body, func(num protowire.Number, part []byte) error {
+		if num != requestEventsField {
+			return nil
+		}
+		p.draft.reset()
+		if err := p.draft.countProtobuf(message, part); err != nil {
 			return err
 		}
-	}
-	if len(x.Events) > p.max {
-		return p.tooMany()
-	}
-	for _, e := range x.Events {
-		p.draft.reset()
-		p.draft.fromProtobuf(e)
+		if p.draft.code == "" {
+			if err := (gproto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(part, &e); err != nil {
+				return notProtobuf(message, err)
+			}
+			p.draft.fromProtobuf(&e)
+		}
 		p.take()
+		return nil
+	})
+}
+
+// countProtobuf refuses an encoded event that names more than one may have. An identity
+// that is there again is left out, so more of them may be sent.
+func (d *draft) countProtobuf(message string, event []byte) error {
+	identities, props := 0, 0
+	err := eachPart(message, event, func(num protowire.Number, _ []byte) error {
+		switch num {
+		case eventIdentitiesField:
+			identities++
+		case eventPropsField:
+			props++
+		}
+		return nil
+	})
+	if identities > 8*proto.EventIdentitiesMax {
+		d.refuse(proto.CodeIdentity, "an event has at most 8 identities")
 	}
-	return nil
+	if props > proto.EventPropsMax {
+		d.refuse(proto.CodeEvent, fmt.Sprintf("an event has at most %d properties", proto.EventPropsMax))
+	}
+	return err
 }
 
 func (d *draft) fromProtobuf(e *pb.Event) {
@@ -484,10 +543,6 @@ func (d *draft) fromProtobuf(e *pb.Event) {
 	d.lmt = e.GetLmt()
 	for _, id := range e.GetIdentities() {
 		d.addIdentity(id)
-	}
-	if len(e.GetProps()) > proto.EventPropsMax {
-		d.refuse(proto.CodeEvent, fmt.Sprintf("an event has at most %d properties", proto.EventPropsMax))
-		return
 	}
 	clean := legible(d.event.Name) && legible(d.event.ID) && legible(d.event.URL) && legible(d.event.Ref)
 	for _, key := range sortedKeys(e.GetProps()) {

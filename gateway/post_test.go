@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,10 +15,12 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
+	gproto "google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
 	"kith/gateway"
 	"kith/proto"
+	"kith/proto/pb"
 )
 
 var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
@@ -586,4 +589,48 @@ func BenchmarkParsePost(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*events), "ns/event")
 	b.ReportMetric(float64(body.Len())/events, "B/event")
+}
+
+// FuzzProtobuf compares the intake's reading of an encoded body, event by event, with that
+// of the whole message.
+func FuzzProtobuf(f *testing.F) {
+	add := func(m gproto.Message) {
+		b, err := gproto.Marshal(m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	text := &pb.Value{Kind: &pb.Value_Text{Text: "auto"}}
+	add(&pb.EventsRequest{Client: "demo", Events: []*pb.Event{
+		{Event: "page", Id: "x", Url: "u", Ref: "r", Identities: []string{"browser:x1", "account:y1"}, Props: map[string]*pb.Value{"a": text, "b": {Kind: &pb.Value_Number{Number: 1.5}}}},
+		{Event: "click", Identities: []string{"browser:x1"}, Lmt: true},
+	}})
+	add(&pb.EventsRequest{Client: "demo", Events: []*pb.Event{{}}})
+	f.Add([]byte("\x0a\x04demo\x12\x02\x22\x00\x1b\x1c\x0a\x04demo"))
+	f.Add([]byte("\x0a\x01\xff\x12\x03\x0a\x01\xff"))
+	quick, whole := newParser(), newParser()
+	f.Fuzz(func(t *testing.T, b []byte) {
+		err := quick.ParseProtobuf(b, &demo)
+		var x pb.EventsRequest
+		bad := gproto.Unmarshal(b, &x)
+		if slices.ContainsFunc(quick.Refused(), func(r gateway.Refusal) bool { return strings.Contains(r.Message, "at most") }) {
+			return // counted, and not made
+		}
+		switch code := proto.CodeOf(err); {
+		case code == proto.CodeTooLarge || code == proto.CodeClient:
+			return
+		case (err != nil) != (bad != nil):
+			t.Fatalf("%q: %v, and whole %v", b, err, bad)
+		case err != nil:
+			return
+		}
+		whole.TakeProtobuf(x.Events, &demo)
+		if d := cmp.Diff(whole.Refused(), quick.Refused()); d != "" {
+			t.Fatalf("%q: %s", b, d)
+		}
+		if d := cmp.Diff(packed(t, whole.Batch()), packed(t, quick.Batch())); d != "" {
+			t.Fatalf("%q: %s", b, d)
+		}
+	})
 }

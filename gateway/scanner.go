@@ -33,6 +33,9 @@ type scanner struct {
 	half bool
 	// escaped: some string since it was last cleared held an escape.
 	escaped bool
+	// elements are those of arrays that were skipped since reset, but for the first of
+	// each.
+	elements int
 }
 
 func (s *scanner) reset(b []byte) {
@@ -423,6 +426,7 @@ func (s *scanner) close(objects *uint64, depth *int) (again, ok bool) {
 				_, ok = s.key()
 				return ok, ok
 			}
+			s.elements++
 			return true, true
 		}
 		if s.err != nil {

@@ -94,10 +94,15 @@ func wrongKind(e *json.UnmarshalTypeError) string {
 	return field + " must be " + want
 }
 
-// membersMax is more than any form has members.
-const membersMax = 64
+// membersMax is more than any form has members, elementsMax more than any has elements
+// in its lists.
+const (
+	membersMax  = 64
+	elementsMax = 1 << 16
+)
 
-// ambiguous refuses what encoding/json would pass over: a text that is none, of which
+// ambiguous refuses what encoding/json would pass over: a list of which it makes a
+// multiple of the body before anybody can count it, a text that is none, of which
 // it makes U+FFFD, so that two identities would be one, and a member that is there
 // twice, of which it takes the last. What is no JSON it leaves to it.
 func ambiguous(body []byte) error {
@@ -110,16 +115,24 @@ func ambiguous(body []byte) error {
 	} else {
 		s.i++
 		var names []string
-		for first := true; s.more(&first, '}') && len(names) < membersMax; {
+		for first := true; s.more(&first, '}'); {
 			name, ok := s.key()
-			if ok && slices.ContainsFunc(names, func(x string) bool { return strings.EqualFold(x, name) }) {
-				return proto.Errorf(proto.CodeJSON, "the member %q is in the body twice: send it once", clip(name))
+			if len(names) < membersMax {
+				if ok && slices.ContainsFunc(names, func(x string) bool { return strings.EqualFold(x, name) }) {
+					return proto.Errorf(proto.CodeJSON, "the member %q is in the body twice: send it once", clip(name))
+				}
+				names = append(names, name)
 			}
-			names = append(names, name)
 			if !ok || !s.skip() {
 				break
 			}
 		}
+	}
+	switch {
+	case s.elements > elementsMax:
+		return proto.Errorf(proto.CodeTooLarge, "the body's lists have more than %d elements: send several", elementsMax)
+	case s.err != nil && json.Valid(body): // too deep, so that what comes behind is not counted
+		return s.err
 	}
 	if s.half {
 		return proto.Errorf(proto.CodeJSON, `the body holds half a surrogate pair, such as \ud800 alone: write the text in UTF-8`)
