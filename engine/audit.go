@@ -3,8 +3,10 @@ package engine
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"sort"
+	"strconv"
 	"sync"
 	"time"
 
@@ -21,13 +23,35 @@ const (
 	auditScan       = 20_000    // messages that one answer goes through
 	auditMessageMax = 512 << 10 // bytes of lines that are one message
 	auditTries      = 100       // how often other nodes may write first
+	auditTry        = time.Second
+	auditPause      = 50 * time.Millisecond // before what nobody answered is sent again
 	auditCleanup    = time.Hour
 )
 
 type audit struct {
 	mu     sync.Mutex
 	stream log.Outlet
-	last   uint64
+	last   uint64 // of the stream, as far as is known
+	writer string // no other process has it
+	sent   uint64 // messages of this writer
+}
+
+// next is what the next message is called, and behind which record it is sent.
+func (a *audit) next() (id string, behind uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.writer == "" {
+		a.writer = rand.Text()
+	}
+	a.sent++
+	return a.writer + "-" + strconv.FormatUint(a.sent, 10), a.last
+}
+
+// ends notes that the stream has come to a record.
+func (a *audit) ends(at uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.last = max(a.last, at)
 }
 
 // auditStream gives the stream, made at the first use.
@@ -43,50 +67,97 @@ func (n *Node) auditStream(ctx context.Context) (log.Outlet, error) {
 }
 
 // AppendAudit implements gateway.Audit.
-func (n *Node) AppendAudit(ctx context.Context, list []proto.AuditRecord) error {
+func (n *Node) AppendAudit(ctx context.Context, b *proto.AuditBatch) error {
 	s, err := n.auditStream(ctx)
 	if err != nil {
 		return err
 	}
+	for b.Stored < len(b.Records) {
+		lines, many, err := auditMessage(b.Records[b.Stored:])
+		if err != nil {
+			return err
+		}
+		if err := n.appendAudit(ctx, s, b, lines); err != nil {
+			return err
+		}
+		b.Stored += many
+	}
+	return nil
+}
+
+// auditMessage is the message of as many records as it holds, from the first: for
+// the same records always the same.
+func auditMessage(list []proto.AuditRecord) (lines []byte, many int, err error) {
 	var b bytes.Buffer
 	for i := range list {
 		line, err := json.Marshal(&list[i])
 		if err != nil {
-			return proto.Errorf(proto.CodeInternal, "encode a line of the audit log: %w", err)
+			return nil, 0, proto.Errorf(proto.CodeInternal, "encode a line of the audit log: %w", err)
 		}
 		if b.Len() > 0 && b.Len()+len(line) >= auditMessageMax {
-			if err := n.appendAudit(ctx, s, b.Bytes()); err != nil {
-				return err
-			}
-			b.Reset()
+			break
 		}
 		b.Write(append(line, '\n'))
+		many++
 	}
-	return n.appendAudit(ctx, s, b.Bytes())
+	return b.Bytes(), many, nil
 }
 
-// appendAudit appends one message.
-func (n *Node) appendAudit(ctx context.Context, s log.Outlet, lines []byte) error {
-	n.audit.mu.Lock()
-	last := n.audit.last
-	n.audit.mu.Unlock()
+// appendAudit appends the batch's next message, whatever other nodes write meanwhile.
+// Each try is behind a record that is known, and so for one place in the stream: what
+// is there tells what became of a try without an answer.
+func (n *Node) appendAudit(ctx context.Context, s log.Outlet, b *proto.AuditBatch, lines []byte) error {
 	for tries := 0; ; tries++ {
-		seq, err := s.Append(ctx, lines, "", last)
+		if !b.Unsure {
+			b.ID, b.Behind = n.audit.next()
+		}
+		try, cancel := context.WithTimeout(ctx, auditTry)
+		seq, err := s.Append(try, lines, b.ID, b.Behind)
+		cancel()
 		if err == nil {
-			n.audit.mu.Lock()
-			n.audit.last = max(n.audit.last, seq)
-			n.audit.mu.Unlock()
+			b.Unsure = false
+			n.audit.ends(seq)
 			return nil
 		}
-		if proto.CodeOf(err) != proto.CodeConflict || tries == auditTries {
+		conflict := proto.CodeOf(err) == proto.CodeConflict
+		b.Unsure = b.Unsure || log.Ambiguous(err)
+		switch {
+		case !b.Unsure && !conflict, tries == auditTries:
 			return err
+		case b.Unsure:
+			if n.settleAudit(ctx, s, b) {
+				return nil
+			}
+			if b.Unsure && !pause(ctx, auditPause) {
+				return err
+			}
+		default:
+			info, err := s.Info(ctx)
+			if err != nil {
+				return err
+			}
+			n.audit.ends(uint64(info.Last))
 		}
-		info, err := s.Info(ctx)
-		if err != nil {
-			return err
-		}
-		last = uint64(info.Last)
 	}
+}
+
+// settleAudit looks at the place of a message of which it is not known whether it is
+// stored. The batch stays unsure if that does not tell: what is not there may come.
+func (n *Node) settleAudit(ctx context.Context, s log.Outlet, b *proto.AuditBatch) (stored bool) {
+	place := proto.Offset(b.Behind + 1)
+	r, err := s.Get(ctx, place)
+	switch {
+	case err == nil:
+		b.Unsure = false
+		n.audit.ends(uint64(place))
+		return r.ID == b.ID
+	case proto.CodeOf(err) == proto.CodeNotFound: // by a replica, perhaps, that has less than the leader
+		if info, err := s.Info(ctx); err == nil && info.First > place {
+			b.Unsure = false // whichever it was, it went
+			n.audit.ends(uint64(info.Last))
+		}
+	}
+	return false
 }
 
 // cleanAudits deletes what is too old at the start and every hour, whether or not

@@ -1,14 +1,19 @@
 package engine_test
 
 import (
+	"bytes"
+	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"kith/engine"
+	"kith/engine/log"
 	"kith/proto"
 )
 
@@ -29,7 +34,7 @@ func TestAuditPages(t *testing.T) {
 			}
 			all = append(all, list[i].Route)
 		}
-		if err := n.AppendAudit(t.Context(), list); err != nil {
+		if err := n.AppendAudit(t.Context(), &proto.AuditBatch{Records: list}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -73,7 +78,7 @@ func TestAuditPages(t *testing.T) {
 	if err != nil || p.More {
 		t.Fatal(err, p.More)
 	}
-	if err := n.AppendAudit(t.Context(), []proto.AuditRecord{{Time: now, Route: "later"}}); err != nil {
+	if err := n.AppendAudit(t.Context(), &proto.AuditBatch{Records: []proto.AuditRecord{{Time: now, Route: "later"}}}); err != nil {
 		t.Fatal(err)
 	}
 	if p, err = n.AuditPage(t.Context(), proto.AuditQuery{After: p.Next, Limit: 5}); err != nil || len(p.Records) != 1 || p.Records[0].Route != "later" {
@@ -87,7 +92,7 @@ func TestAuditRetention(t *testing.T) {
 	dir := t.TempDir()
 	n := testNode(t, dir)
 	for i := range 3 {
-		if err := n.AppendAudit(t.Context(), []proto.AuditRecord{{Time: time.Now(), Route: fmt.Sprint("GET /", i)}}); err != nil {
+		if err := n.AppendAudit(t.Context(), &proto.AuditBatch{Records: []proto.AuditRecord{{Time: time.Now(), Route: fmt.Sprint("GET /", i)}}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -109,8 +114,129 @@ func TestAuditRetention(t *testing.T) {
 		})
 		until(t, n, 10*time.Second, fmt.Sprintf("after %v %d lines", x.after, x.want), func() bool { return left() == x.want })
 	}
-	if err := n.AppendAudit(t.Context(), []proto.AuditRecord{{Time: time.Now(), Route: "later"}}); err != nil || left() != 1 {
+	if err := n.AppendAudit(t.Context(), &proto.AuditBatch{Records: []proto.AuditRecord{{Time: time.Now(), Route: "later"}}}); err != nil || left() != 1 {
 		t.Errorf("later: %v, %d lines", err, left())
 	}
 	closeNode(t, n)
+}
+
+// unheard is the audit log's stream, whose answers are lost: the message is stored, or
+// not, or another node's of the same bytes is in its place. Its server knows no ids
+// again, as after two minutes.
+type unheard struct {
+	log.Outlet
+	t      *testing.T
+	random *rand.Rand
+	others int // messages of other nodes
+}
+
+// errUnheard is the error of an append without an answer: nobody waits for this one's.
+func (u *unheard) errUnheard() error {
+	ctx, cancel := context.WithCancel(u.t.Context())
+	cancel()
+	for {
+		if _, err := u.Outlet.Append(ctx, []byte("{}\n"), "", 1<<60); log.Ambiguous(err) {
+			return err
+		}
+	}
+}
+
+func (u *unheard) Append(ctx context.Context, record []byte, id string, last uint64) (uint64, error) {
+	id += fmt.Sprint("/", u.random.Uint64())
+	switch u.random.IntN(5) {
+	case 0:
+		return u.Outlet.Append(ctx, record, id, last)
+	case 1: // another node's is first, which is told
+		if _, err := u.Outlet.Append(ctx, record, "another", last); err != nil {
+			return 0, err
+		}
+		u.others++
+		return u.Outlet.Append(ctx, record, id, last)
+	case 2:
+		if _, err := u.Outlet.Append(ctx, record, "another", last); err != nil {
+			return 0, err
+		}
+		u.others++
+	case 3:
+		if _, err := u.Outlet.Append(ctx, record, id, last); err != nil {
+			return 0, err
+		}
+	}
+	return 0, u.errUnheard()
+}
+
+func (u *unheard) Get(ctx context.Context, at proto.Offset) (log.Record, error) {
+	if u.random.IntN(4) == 0 {
+		return log.Record{}, proto.Errorf(proto.CodeUnavailable, "the stream has no leader")
+	}
+	r, err := u.Outlet.Get(ctx, at)
+	r.ID, _, _ = strings.Cut(r.ID, "/")
+	return r, err
+}
+
+// TestAuditUnheard: a line whose answer is lost is written once, also where the batch
+// is given up meanwhile and given again, and what was stored of it before is not again.
+func TestAuditUnheard(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	u := &unheard{t: t, random: rand.New(rand.NewPCG(3, 4))}
+	if err := n.AuditOver(t.Context(), func(o log.Outlet) log.Outlet { u.Outlet = o; return u }); err != nil {
+		t.Fatal(err)
+	}
+	lines, unsure, parts := 0, 0, 0
+	for range 30 {
+		b := &proto.AuditBatch{}
+		for range 1 + u.random.IntN(2)*9000 { // of one message, or several
+			b.Records = append(b.Records, proto.AuditRecord{Time: time.Now(), Key: "k", Route: fmt.Sprint("GET /", lines)})
+			lines++
+		}
+		for tries := 0; ; tries++ {
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			err := n.AppendAudit(ctx, b)
+			cancel()
+			if err == nil {
+				break
+			}
+			if b.Unsure {
+				unsure++
+			}
+			if b.Stored > 0 {
+				parts++
+			}
+			if tries == 1000 {
+				t.Fatal(err)
+			}
+		}
+		if b.Stored != len(b.Records) || b.Unsure {
+			t.Fatalf("written, of %d lines %d are, unsure: %t", len(b.Records), b.Stored, b.Unsure)
+		}
+	}
+	if unsure == 0 || parts == 0 || u.others == 0 {
+		t.Fatalf("%d times unsure, %d in part, %d messages of other nodes: this tests little", unsure, parts, u.others)
+	}
+	counts, ours := map[string]int{}, 0
+	info, err := u.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := info.First; at <= info.Last; at++ {
+		r, err := u.Outlet.Get(t.Context(), at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.ID == "another" {
+			continue
+		}
+		for line := range bytes.Lines(r.Data) {
+			var x proto.AuditRecord
+			if err := json.Unmarshal(line, &x); err != nil {
+				t.Fatal(err)
+			}
+			counts[x.Route]++
+			ours++
+		}
+	}
+	if ours != lines || len(counts) != lines {
+		t.Errorf("%d lines, of which %d differ, of %d that were written", ours, len(counts), lines)
+	}
 }

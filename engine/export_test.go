@@ -1145,3 +1145,15 @@ func (n *Node) DefinitionsLeft(c proto.ClientInfo) float64 {
 	}
 	return l.TokensAt(n.registry.now())
 }
+
+// AuditOver has the audit log written through what wrap makes of its stream.
+func (n *Node) AuditOver(ctx context.Context, wrap func(log.Outlet) log.Outlet) error {
+	s, err := n.auditStream(ctx)
+	if err != nil {
+		return err
+	}
+	n.audit.mu.Lock()
+	defer n.audit.mu.Unlock()
+	n.audit.stream = wrap(s)
+	return nil
+}

@@ -103,29 +103,35 @@ type auditor struct {
 	round   *auditRound
 	writing bool
 
-	tallies sync.Map // tallyKey -> *tally
-	flushed sync.Mutex
+	tallies sync.Map       // tallyKey -> *tally
 	later   sync.WaitGroup // lines that nobody waits for
+
+	flushed sync.Mutex
+	unsure  *counts // guarded by flushed: perhaps they are written
 }
 
 // auditRound is lines that are written together.
 type auditRound struct {
 	done chan struct{}
 	lead chan struct{} // one slot: whoever takes it writes them
-	err  error
+
+	// Set before done is closed.
+	stored int // of the lines, from the first
+	err    error
 }
 
 func newAuditRound() *auditRound {
 	return &auditRound{done: make(chan struct{}), lead: make(chan struct{}, 1)}
 }
 
-// write returns once the line is durable or cannot be.
+// write returns once the line is durable, or cannot be, or nobody knows whether it is.
 func (a *auditor) write(rec proto.AuditRecord) error {
 	a.mu.Lock()
 	if len(a.pending) >= auditPendingMax {
 		a.mu.Unlock()
 		return proto.Errorf(proto.CodeOverloaded, "%d calls wait for the audit log: try again", auditPendingMax)
 	}
+	at := len(a.pending)
 	a.pending = append(a.pending, rec)
 	if a.round == nil {
 		a.round = newAuditRound()
@@ -140,6 +146,9 @@ func (a *auditor) write(rec proto.AuditRecord) error {
 	case <-mine.done:
 	case <-mine.lead:
 		a.writeRound()
+	}
+	if at < mine.stored {
+		return nil
 	}
 	return mine.err
 }
@@ -159,13 +168,15 @@ func (a *auditor) writeRound() {
 			a.round.lead <- struct{}{}
 		}
 	}()
-	round.err = a.append(list)
+	b := &proto.AuditBatch{Records: list}
+	round.err = a.append(b)
+	round.stored = b.Stored
 }
 
-func (a *auditor) append(list []proto.AuditRecord) error {
+func (a *auditor) append(b *proto.AuditBatch) error {
 	ctx, cancel := context.WithTimeout(context.Background(), auditWriteMax)
 	defer cancel()
-	if err := a.to.AppendAudit(ctx, list); err != nil {
+	if err := a.to.AppendAudit(ctx, b); err != nil {
 		return proto.Errorf(proto.CodeUnavailable, "the call cannot be written to the audit log: try again: %w", err)
 	}
 	return nil
@@ -187,29 +198,47 @@ func (t *tally) add(err error) {
 	}
 }
 
-// flush writes what was counted; what cannot be written is counted on.
+// counts are lines of what was counted, and where each comes from.
+type counts struct {
+	batch proto.AuditBatch
+	from  []*tally
+}
+
+// flush writes what was counted; what cannot be written is counted on, and that of
+// which nobody knows whether it is written is given again, before anything else.
 func (a *auditor) flush(minute time.Time) error {
 	a.flushed.Lock()
 	defer a.flushed.Unlock()
-	var list []proto.AuditRecord
-	var from []*tally
+	if a.unsure != nil {
+		if err := a.writeCounts(a.unsure); err != nil {
+			return err
+		}
+	}
+	c := &counts{}
 	a.tallies.Range(func(k, v any) bool {
 		t := v.(*tally)
 		if n := t.requests.Swap(0); n > 0 {
-			list = append(list, proto.AuditRecord{Time: minute.UTC(), Key: t.who.Key, Role: t.who.Role, Client: t.who.Client, Route: k.(tallyKey).route, Requests: n, Refused: t.refused.Swap(0)})
-			from = append(from, t)
+			c.batch.Records = append(c.batch.Records, proto.AuditRecord{Time: minute.UTC(), Key: t.who.Key, Role: t.who.Role, Client: t.who.Client, Route: k.(tallyKey).route, Requests: n, Refused: t.refused.Swap(0)})
+			c.from = append(c.from, t)
 		}
 		return true
 	})
-	if len(list) == 0 {
+	if len(c.from) == 0 {
 		return nil
 	}
-	err := a.append(list)
-	if err != nil {
-		for i, t := range from {
-			t.requests.Add(list[i].Requests)
-			t.refused.Add(list[i].Refused)
-		}
+	return a.writeCounts(c)
+}
+
+// writeCounts writes lines of flush, or has their calls counted on.
+func (a *auditor) writeCounts(c *counts) error {
+	err := a.append(&c.batch)
+	if a.unsure = nil; c.batch.Unsure {
+		a.unsure = c
+		return err
+	}
+	for i := c.batch.Stored; i < len(c.from); i++ {
+		c.from[i].requests.Add(c.batch.Records[i].Requests)
+		c.from[i].refused.Add(c.batch.Records[i].Refused)
 	}
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -20,13 +21,14 @@ type auditTwin struct {
 	lines []proto.AuditRecord
 }
 
-func (a *auditTwin) AppendAudit(_ context.Context, list []proto.AuditRecord) error {
+func (a *auditTwin) AppendAudit(_ context.Context, b *proto.AuditBatch) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.full {
 		return errors.New("the disk is full")
 	}
-	a.lines = append(a.lines, list...)
+	a.lines = append(a.lines, b.Records[b.Stored:]...)
+	b.Stored, b.Unsure = len(b.Records), false
 	return nil
 }
 
@@ -164,4 +166,98 @@ func TestQuotas(t *testing.T) {
 	if h := w.Header(); h.Get("X-Content-Type-Options") != "nosniff" || h.Get("Content-Security-Policy") == "" {
 		t.Errorf("headers of an answer: %v", h)
 	}
+}
+
+// heldAudit is an audit log whose answer to each batch a test gives.
+type heldAudit struct {
+	auditTwin
+	batches chan *proto.AuditBatch
+	answers chan error
+}
+
+func (a *heldAudit) AppendAudit(_ context.Context, b *proto.AuditBatch) error {
+	a.batches <- b
+	return <-a.answers
+}
+
+// Whoever's line is durable is told, though lines that were to be written with it are
+// not; and counts that may be written are given again as they are, not added to others.
+func TestAuditInPart(t *testing.T) {
+	r := newRig(t)
+	a := &heldAudit{batches: make(chan *proto.AuditBatch), answers: make(chan error)}
+	deps := r.behind()
+	deps.Audit = a
+	g, err := gateway.New(gateway.Config{}, deps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	codes := make(chan int)
+	ask := func() {
+		codes <- send(g.Service(), "GET", "/v1/identities/browser:x", "", auth, key("acme-key")).Code
+	}
+	go ask()
+	first := <-a.batches
+	const calls = 10
+	for range calls {
+		go ask()
+	}
+	for g.AuditWaits() < calls {
+		runtime.Gosched()
+	}
+	first.Stored = 1
+	a.answers <- nil
+	(<-a.batches).Stored = 4
+	a.answers <- errors.New("the disk is full")
+	told := 0
+	for range 1 + calls {
+		if <-codes == http.StatusOK {
+			told++
+		}
+	}
+	if told != 1+4 {
+		t.Errorf("%d calls are told, of 5 with a line", told)
+	}
+
+	flushed := make(chan error)
+	flush := func() { flushed <- g.FlushAudit() }
+	look := func() {
+		send(g.Service(), "POST", "/v1/lookup", `{"identities":["browser:x"]}`, auth, key("acme-key"), "Content-Type", "application/json")
+	}
+	look()
+	go flush()
+	unsure := <-a.batches
+	unsure.Unsure = true
+	a.answers <- errors.New("no answer")
+	if <-flushed == nil {
+		t.Error("nobody says that counts may not be written")
+	}
+	look()
+	for _, answer := range []error{errors.New("no answer"), nil} {
+		go flush()
+		if b := <-a.batches; b != unsure || len(b.Records) != 1 || b.Records[0].Requests != 1 {
+			t.Fatalf("what may be written is given again as %+v", b)
+		}
+		if answer == nil {
+			unsure.Unsure, unsure.Stored = false, 1
+		}
+		a.answers <- answer
+		if answer != nil && <-flushed == nil {
+			t.Error("nobody says that counts may not be written")
+		}
+	}
+	b := <-a.batches
+	if b == unsure || len(b.Records) != 1 || b.Records[0].Requests != 1 {
+		t.Errorf("then comes %+v", b)
+	}
+	a.answers <- errors.New("the disk is full") // and it is not written
+	if <-flushed == nil {
+		t.Error("nobody says that counts are not written")
+	}
+	look()
+	go flush()
+	if b := <-a.batches; len(b.Records) != 1 || b.Records[0].Requests != 2 {
+		t.Errorf("counted on: %+v", b)
+	}
+	a.answers <- nil
+	<-flushed
 }

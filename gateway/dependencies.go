@@ -221,8 +221,9 @@ type Feeds interface {
 
 // Audit is the audit log. Its methods may run concurrently.
 type Audit interface {
-	// AppendAudit returns when the lines are durable, or cannot be.
-	AppendAudit(ctx context.Context, list []proto.AuditRecord) error
+	// AppendAudit returns when all lines of the batch are durable, or with the reason
+	// why not; the batch says which are. It may be given again.
+	AppendAudit(ctx context.Context, b *proto.AuditBatch) error
 	// AuditPage is what is kept, by what is asked.
 	AuditPage(ctx context.Context, q proto.AuditQuery) (proto.AuditPage, error)
 }

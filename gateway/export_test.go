@@ -232,6 +232,13 @@ func (g *Gateway) FlushAudit() error {
 	return g.audit.flush(g.c.Now())
 }
 
+// AuditWaits is how many lines wait for the next round.
+func (g *Gateway) AuditWaits() int {
+	g.audit.mu.Lock()
+	defer g.audit.mu.Unlock()
+	return len(g.audit.pending)
+}
+
 // FindPersonal is the label of the personal data that s holds, "none" if none.
 func FindPersonal(s string) string { return personalLabels[findPersonal(s)] }
 

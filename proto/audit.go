@@ -20,6 +20,20 @@ type AuditRecord struct {
 	Refused  uint64     `json:"refused,omitempty"` // of Requests
 }
 
+// AuditBatch is lines that are written together. Whoever writes them notes in it how
+// far that came: after an error the same batch may be given again, none of its lines
+// changed, and goes on from there. So no line is written twice.
+type AuditBatch struct {
+	Records []AuditRecord
+	Stored  int  // how many of Records, from the first, are durable
+	Unsure  bool // whether the next ones are is not known; else no other one is
+
+	// The writer's own, where it is unsure: what it calls the lines that it sent, and
+	// the record behind which it sent them.
+	ID     string
+	Behind uint64
+}
+
 // AuditQuery is what is asked of the audit log: what comes from After on, which is 0
 // or Next of a page; at most Limit records.
 type AuditQuery struct {

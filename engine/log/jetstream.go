@@ -167,7 +167,7 @@ func streamConfig(name, subject string, maxBytes int64) jetstream.StreamConfig {
 		Name: name, Subjects: []string{subject}, Description: "kith",
 		Storage: jetstream.FileStorage, Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardNew,
 		MaxBytes: maxBytes, MaxMsgs: -1, MaxMsgsPerSubject: -1, MaxMsgSize: -1, MaxConsumers: -1,
-		Replicas: 1, Duplicates: 2 * time.Minute, AllowDirect: true,
+		Replicas: 1, Duplicates: duplicatesWithin, AllowDirect: true,
 		Metadata: map[string]string{"kith.format": FormatVersion},
 	}
 }

@@ -30,6 +30,7 @@
 //     kith.out.segments.CLIENT: who enters and leaves the segments of client number
 //     N, if it asks; the oldest go when it is full.
 //   - KITH_AUDIT on kith.audit: the audit log; the oldest go when it is full.
+//     Nats-Msg-Id is the process and a number of its own.
 //
 // Each stream's metadata holds kith.format (FormatVersion), that of KITH_CTL also
 // kith.lanes and kith.secret: for how many lanes the log is, and the mark of the hash
@@ -46,10 +47,12 @@ import (
 // FormatVersion is the version of the streams' lay-out that this build writes.
 const FormatVersion = "1"
 
-// Record is one stored record. Data is the reader's own for ever.
+// Record is one stored record. Data is the reader's own for ever. ID is what its
+// writer called it, if it did; Get says it.
 type Record struct {
 	Offset proto.Offset
 	Stored time.Time
+	ID     string
 	Data   []byte
 }
 

@@ -264,6 +264,14 @@ type memoryControl struct{ *memoryStream }
 
 // Append implements ControlStream.
 func (c *memoryControl) Append(_ context.Context, record []byte, last uint64) (uint64, error) {
+	return c.append(record, last, "")
+}
+
+// duplicatesWithin is for how long a stream knows a record's id.
+const duplicatesWithin = 2 * time.Minute
+
+// append is Append of a record that has an id, or none.
+func (c *memoryControl) append(record []byte, last uint64, id string) (uint64, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -272,7 +280,16 @@ func (c *memoryControl) Append(_ context.Context, record []byte, last uint64) (u
 	if uint64(c.last()) != last {
 		return 0, proto.Errorf(proto.CodeConflict, "%s has moved on: its last record is %d, not %d", c.name, c.last(), last)
 	}
-	return uint64(c.add(slices.Clone(record))), nil
+	if id != "" {
+		for _, r := range c.records {
+			if r.ID == id && c.now().Sub(r.Stored) < duplicatesWithin {
+				return uint64(r.Offset), nil
+			}
+		}
+	}
+	at := c.add(slices.Clone(record))
+	c.records[len(c.records)-1].ID = id
+	return uint64(at), nil
 }
 
 // Read implements ControlStream.

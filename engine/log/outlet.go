@@ -15,8 +15,9 @@ import (
 // published on the subject that those programs listen to, with the header
 // Nats-Sequence: never what was refused, and in the stream's order.
 //
-// Append is as ControlStream's; id names the record by its content, so that the
-// server knows one that comes twice within two minutes.
+// Append is as ControlStream's: a record that is stored is the one behind last. id is
+// its own, so that the server knows one that comes twice within two minutes, and Get
+// tells whose it is.
 type Outlet interface {
 	Append(ctx context.Context, record []byte, id string, last uint64) (uint64, error)
 	Read(ctx context.Context, from uint64, fn func(Record) error) error
@@ -114,8 +115,8 @@ func (m *Memory) DropOutlet(_ context.Context, c proto.ClientID) error {
 }
 
 // Append implements Outlet.
-func (o *memoryOutlet) Append(ctx context.Context, record []byte, _ string, last uint64) (uint64, error) {
-	return o.memoryControl.Append(ctx, record, last)
+func (o *memoryOutlet) Append(_ context.Context, record []byte, id string, last uint64) (uint64, error) {
+	return o.append(record, last, id)
 }
 
 // Purge implements Outlet.

@@ -32,6 +32,12 @@ func TestOutlet(t *testing.T) {
 		if _, err := open(7).Append(ctx, []byte("late"), "late", 2); proto.CodeOf(err) != proto.CodeConflict {
 			t.Errorf("a record behind one that is not the last: %v, want a conflict", err)
 		}
+		if seq, err := a.Append(ctx, []byte("two"), "two", 3); err != nil || seq != 2 {
+			t.Errorf("a record that comes twice: %d, %v, want where it is", seq, err)
+		}
+		if r, err := a.Get(ctx, 3); err != nil || r.ID != "three" || string(r.Data) != "three" {
+			t.Errorf("the third record: %+v, %v", r, err)
+		}
 		if err := a.Purge(ctx, 1); err != nil {
 			t.Fatal(err)
 		}

@@ -137,7 +137,7 @@ func (s *stream) Get(ctx context.Context, at proto.Offset) (Record, error) {
 	if err != nil {
 		return Record{}, err
 	}
-	return Record{Offset: proto.Offset(m.Sequence), Stored: m.Time, Data: m.Data}, nil
+	return Record{Offset: proto.Offset(m.Sequence), Stored: m.Time, ID: m.Header.Get(jetstream.MsgIDHeader), Data: m.Data}, nil
 }
 
 func (s *stream) raw(ctx context.Context, at proto.Offset) (*jetstream.RawStreamMsg, error) {
