@@ -41,6 +41,7 @@ type visit struct {
 	cookie  bool             // kith_optout=1 was sent
 	in      bool             // kith_optin=1 was sent
 	parted  bool             // it shows cookies to this site's pages only, but those made for that
+	mute    bool             // it may do so, and does not say
 	signals signals
 	signal  string // why nothing may be stored, a value of X-Kith-Withheld; empty: it may
 }
@@ -61,12 +62,21 @@ func (g *Gateway) visitOf(r *http.Request) visit {
 	if len(r.Header["Cookie"]) > 0 {
 		v.readCookies(r)
 	}
-	access := firstOf(r.Header["Sec-Fetch-Storage-Access"])
-	v.parted = access == "none" || access == "inactive"
+	v.parted, v.mute = apart(r.Header)
 	if v.heedBrowser(); v.signal != "" {
 		g.metrics.optedOut.Inc()
 	}
 	return v
+}
+
+// apart reports whether a browser says that it shows cookies to this site's pages only,
+// and whether it may be one that does so without saying: under pages of other sites
+// Safari says nothing, nor did Firefox before 147. A Chromium that does not say (before
+// 133) shows cookies there, unless its user chose otherwise.
+func apart(h http.Header) (said, mute bool) {
+	access := firstOf(h["Sec-Fetch-Storage-Access"])
+	mute = access == "" && firstOf(h["Sec-Fetch-Site"]) == "cross-site" && firstOf(h["Sec-Fetch-Dest"]) != "document" && len(h["Sec-Ch-Ua"]) == 0
+	return access == "none" || access == "inactive", mute
 }
 
 // heedBrowser sets signal to what the browser itself says.
@@ -180,8 +190,8 @@ func (g *Gateway) setCookie(w http.ResponseWriter, name, value string, age time.
 
 // setOptOut sets the opt-out's cookie, or clears it; what it opted in before goes
 // or comes. It must also be seen where cookies are not kept apart by the site of
-// the page; where they are, and only there, it can only be one that is. What came in
-// scopes that are not set now goes first.
+// the page; where they are it can only be one that is. What came in scopes that are not
+// set now goes first.
 func (g *Gateway) setOptOut(w http.ResponseWriter, v *visit, out bool) {
 	if v.outSent {
 		g.clearScopes(w, v, optOutCookie)
@@ -190,7 +200,7 @@ func (g *Gateway) setOptOut(w http.ResponseWriter, v *visit, out bool) {
 		g.clearScopes(w, v, optInCookie)
 	}
 	if out {
-		g.putOptOut(w, v.parted)
+		g.putOptOut(w, v)
 		if !v.inSent {
 			g.setCookie(w, optInCookie, "", -1)
 		}
@@ -203,13 +213,19 @@ func (g *Gateway) setOptOut(w http.ResponseWriter, v *visit, out bool) {
 	g.setCookie(w, optInCookie, "1", optOutCookieAge)
 }
 
-// putOptOut sets the one, or takes the other's place: what is kept apart could not
-// be lifted from this site's own pages.
-func (g *Gateway) putOptOut(w http.ResponseWriter, parted bool) {
-	if !parted {
+// putOptOut sets the one that holds, without the other: what is kept apart could not be
+// lifted from this site's own pages. Of a browser that does not say which that is it
+// sets both: it drops the one that does not hold, and kith_id, which is kept apart, must
+// not be there without either.
+func (g *Gateway) putOptOut(w http.ResponseWriter, v *visit) {
+	if v.parted || v.mute {
+		g.putCookie(w, optOutCookie, "1", optOutCookieAge, true)
+	} else {
 		g.putCookie(w, optOutCookie, "", -1, true)
 	}
-	g.putCookie(w, optOutCookie, "1", optOutCookieAge, parted)
+	if !v.parted {
+		g.putCookie(w, optOutCookie, "1", optOutCookieAge, false)
+	}
 }
 
 // putCookie sets a cookie whose value is as browserIdentity wants it, 1 or empty.
@@ -250,7 +266,7 @@ func (g *Gateway) cookieAttributes(kind cookieKind) string {
 func (g *Gateway) keep(w http.ResponseWriter, v visit, stored proto.Identity) {
 	switch {
 	case v.cookie:
-		g.putOptOut(w, v.parted)
+		g.putOptOut(w, &v)
 	case v.signal == "" && stored != "":
 		g.keepBrowser(w, &v, stored.Value(), browserCookieAge)
 	case v.dark != "":

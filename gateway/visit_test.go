@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -64,27 +65,64 @@ func TestOptOutAgain(t *testing.T) {
 	}
 }
 
-// TestOptOutWhereCookiesAreApart: there only a cookie for the page's site is kept.
+// TestOptOutWhereCookiesAreApart: there only a cookie for the page's site is kept, and
+// elsewhere only one that an opt-in can lift. A browser that does not say gets both.
 func TestOptOutWhereCookiesAreApart(t *testing.T) {
 	r := newRig(t, func(c *gateway.Config) {
 		c.Origins = map[proto.ClientName][]string{"acme": {"https://acme.example"}}
 	})
-	for access, apart := range map[string]bool{"none": true, "inactive": true, "active": false, "": false} {
-		for _, cookie := range []string{"", "kith_optout=1"} {
-			headers := []string{"Sec-Fetch-Site", "cross-site", "Origin", "https://acme.example", "Cookie", cookie}
-			if access != "" {
-				headers = append(headers, "Sec-Fetch-Storage-Access", access)
+	const access, hints = "Sec-Fetch-Storage-Access", "Sec-Ch-Ua"
+	for _, tt := range []struct {
+		name        string
+		apart, with bool // the cookies that are left
+		headers     []string
+	}{
+		{"none", true, false, []string{access, "none"}},
+		{"inactive", true, false, []string{access, "inactive"}},
+		{"active", false, true, []string{access, "active"}},
+		{"Safari", true, true, nil},
+		{"Chromium before 133", false, true, []string{hints, `"Chromium";v="128"`}},
+		{"a page of this site", false, true, []string{"Sec-Fetch-Site", "same-site"}},
+	} {
+		for _, cookie := range []string{"", "kith_optout=1", "kith_optout=1; kith_optout=1"} {
+			headers := append([]string{"Sec-Fetch-Site", "cross-site", "Origin", "https://acme.example", "Cookie", cookie}, tt.headers...)
+			check := func(what string, w *httptest.ResponseRecorder) {
+				t.Helper()
+				left := map[bool]bool{} // whether it stays, by whether it is kept apart
+				for _, c := range w.Result().Cookies() {
+					if c.Name == "kith_optout" {
+						left[c.Partitioned] = c.Value == "1" && c.MaxAge > 0
+					}
+				}
+				if left[true] != tt.apart || left[false] != tt.with {
+					t.Errorf("%s, %q, %s: %v", tt.name, cookie, what, w.Header()["Set-Cookie"])
+				}
 			}
-			c := cookies(r.visit("POST", "/v1/optout", "", headers...))["kith_optout"]
-			if c == nil || c.Partitioned != apart {
-				t.Errorf("%q: %v", access, c)
-			}
+			check("set", r.visit("POST", "/v1/optout", "", headers...))
 			if cookie == "" {
 				continue
 			}
-			if c := cookies(r.visit("POST", "/v1/events", page, headers...))["kith_optout"]; c == nil || c.Partitioned != apart || c.MaxAge < 1 {
-				t.Errorf("%q, renewed: %v", access, c)
+			check("renewed", r.visit("POST", "/v1/events", page, headers...))
+			check("repeated", r.visit("POST", "/v1/optout", `{"again":true}`, headers...))
+		}
+	}
+	// What a link from another site leads to is this site's own page.
+	for _, c := range r.visit("GET", "/optout", "", "Cookie", "kith_optout=1", "Sec-Fetch-Site", "cross-site", "Sec-Fetch-Dest", "document").Result().Cookies() {
+		if c.Partitioned && c.MaxAge >= 0 {
+			t.Errorf("at the end of a link: %v", c)
+		}
+	}
+	// An opt-in there lifts both, an erasure takes the identity of either kind away.
+	for target, name := range map[string]string{"POST /v1/optin": "kith_optout", "DELETE /v1/me": "kith_id"} {
+		method, path, _ := strings.Cut(target, " ")
+		gone := map[bool]bool{}
+		for _, c := range r.visit(method, path, "", "Cookie", "kith_optout=1; kith_optout=1; kith_id=3f0c9a7b", "Sec-Fetch-Site", "same-origin").Result().Cookies() {
+			if c.Name == name {
+				gone[c.Partitioned] = c.MaxAge < 0
 			}
+		}
+		if !gone[true] || !gone[false] {
+			t.Errorf("%s: %s gone by whether it is kept apart: %v", target, name, gone)
 		}
 	}
 }
