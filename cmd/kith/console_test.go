@@ -703,6 +703,14 @@ func TestConsoleLeftOpenInABrowser(t *testing.T) {
 	if got := c.text(`listeners <= 3`); got != "true" {
 		t.Errorf("%s listeners are left after %s rounds", c.text(`listeners`), c.text(`rounds`))
 	}
+	// What has the focus keeps it.
+	c.text(`(() => { const real = window.fetch; window.fetch = async (...a) => { const r = await real(...a); return a[0] === "/metrics" ? new Response(await r.text() + "\nkith_dead_letters_total 3\n") : r; }; })()`)
+	c.until(`document.querySelector(".facts a")`)
+	c.text(`document.querySelector(".facts a").focus(), window.rounds = 0`)
+	c.until(`rounds >= 5`)
+	if got := c.text(`document.activeElement.textContent`); got != "3 set aside" {
+		t.Errorf("the focus is on %.40q", got)
+	}
 	c.view("count", "Count")
 	before := c.text(`rounds`)
 	time.Sleep(200 * time.Millisecond)
@@ -740,6 +748,24 @@ func TestConsoleMistakesInABrowser(t *testing.T) {
 	c.until(`document.querySelector("#rule")`)
 	if after := c.text(rule); after != before || before == "" {
 		t.Errorf("a new segment of its name made %q of %q", after, before)
+	}
+
+	// A change of a rule that is being filled starts from all of that one, not from the one that answers.
+	c.text(`(() => {
+		const real = window.fetch;
+		window.fetch = (u, o) => {
+			if (u !== "/v1/segments/sport?client=demo" && u !== "/v1/segments/sport") return real(u, o);
+			if (o?.method === "PUT") window.put = o.body;
+			return Promise.resolve(new Response(JSON.stringify({ id: "sport", scope: "identity", when: "count(true) >= 1", backfill: false, version: 3, size: 60, filled: true,
+				next: { scope: "user", when: "count(true) >= 2", version: 4, filled: false, progress: 0.5 } }), { headers: { "Content-Type": "application/json" } }));
+		};
+	})()`)
+	c.view("segments/sport", "sport")
+	c.shows(".filling", "The new rule is being filled")
+	c.click("#save")
+	c.until(`window.put`)
+	if got, want := c.text(`put`), `{"scope":"user","when":"count(true) >= 2","backfill":true}`; got != want {
+		t.Errorf("saved as %s, want %s", got, want)
 	}
 
 	c.view("receipts", "Receipts")

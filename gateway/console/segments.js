@@ -148,10 +148,12 @@ function edit(page) {
 }
 
 function form(page, x) {
+  // A rule that is being filled is what a change starts from: all of it, or saving would end the filling.
+  const from = x && (x.next ? { ...x.next, backfill: true } : x);
   const name = h("input", { id: "segment-id", required: true, spellcheck: "false", autocomplete: "off", class: "mono", placeholder: "big-buyers" });
-  const scope = h("select", { id: "scope" }, h("option", { value: "user", selected: x ? x.scope === "user" : true }, "User: what all devices of a person did"), h("option", { value: "identity", selected: x && x.scope !== "user" }, "Identity: what this one did"));
-  const backfill = h("input", { type: "checkbox", id: "backfill", checked: x ? x.backfill : true });
-  const rule = editor(x ? (x.next ? x.next.when : x.when) : "", x ? "" : 'count(event.section == "auto", "30d") >= 3');
+  const scope = h("select", { id: "scope" }, h("option", { value: "user", selected: from ? from.scope === "user" : true }, "User: what all devices of a person did"), h("option", { value: "identity", selected: from && from.scope !== "user" }, "Identity: what this one did"));
+  const backfill = h("input", { type: "checkbox", id: "backfill", checked: from ? from.backfill : true });
+  const rule = editor(from ? from.when : "", from ? "" : 'count(event.section == "auto", "30d") >= 3');
   const out = h("div", { "aria-live": "polite" }), error = h("p", { class: "field-error", role: "alert" });
   const save = h("button", { type: "submit", class: "primary", id: "save" }, "Save"), dry = h("button", { type: "button", id: "preview" }, "Preview");
   const send = async (query, button) => {
