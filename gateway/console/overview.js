@@ -68,7 +68,8 @@ function watchNode(page, cards, health) {
       lagNote.textContent = `${number(lanes.reduce((a, l) => a + Math.max(0, l.logged - l.applied), 0))} entries wait`;
       people.textContent = compact(lanes.reduce((a, l) => a + l.identities, 0));
       peopleNote.textContent = `${number(lanes.reduce((a, l) => a + l.active, 0))} active in memory`;
-      replace(health, healthOf(now.m, lanes, why));
+      // What has the focus stays: it would be lost with the link that it is on.
+      if (!health.contains(document.activeElement)) replace(health, healthOf(now.m, lanes, why));
     } catch (err) {
       if (err.name === "AbortError") throw err;
       replace(health, failed(err));
