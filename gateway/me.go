@@ -68,33 +68,34 @@ func (g *Gateway) eraseOwn(w http.ResponseWriter, r *http.Request) error {
 	return writeValue(w, http.StatusOK, answer)
 }
 
-// forgetOwn erases what the browser is known by and takes its cookie away. Of several
-// identities the answer has the first receipt; of more than are erased it is not final,
-// and they stay named.
+// forgetOwn erases what the browser is known by, its statistical ids too, and takes its
+// cookie away once all of that is under way: by the cookie an erasure that failed half is
+// asked for again. Of several identities the answer has the first receipt; of more than
+// are erased it is not final, and they stay named.
 func (g *Gateway) forgetOwn(w http.ResponseWriter, r *http.Request, v *visit) (ownErasure, error) {
 	answer, began := ownErasure{Final: true}, time.Now()
 	states, err := g.ownCuts(r, v.toCut(), func(id proto.Identity) (proto.OptOutState, error) { return g.erase(r.Context(), nil, id) })
 	if err != nil {
 		return answer, err
 	}
-	endless := v.endless
-	if len(states) > 0 && !endless {
+	more, err := g.eraseStatistical(r.Context(), r)
+	if err != nil {
+		return answer, err
+	}
+	if len(states) > 0 && !v.endless {
 		g.dropBrowser(w, v)
 		v.leave()
 	}
-	more, err := g.eraseStatistical(r.Context(), r)
 	states = append(states, more...)
-	if err == nil {
-		g.awaitFinal(r.Context(), states, began)
-	}
+	g.awaitFinal(r.Context(), states, began)
 	for i := range states {
 		answer.Erased, answer.Final = true, answer.Final && states[i].Final
 		if answer.Receipt == nil {
 			answer.Receipt = states[i].Receipt
 		}
 	}
-	if endless {
+	if v.endless {
 		answer.Final, answer.Receipt = false, nil
 	}
-	return answer, err
+	return answer, nil
 }

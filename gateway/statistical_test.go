@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/net/html"
 
 	"kith/gateway"
 	"kith/proto"
@@ -350,6 +351,25 @@ func TestStatisticalErasure(t *testing.T) {
 	}
 	if got := r.event("demo", someone); got != id {
 		t.Errorf("after an erasure: %q", got)
+	}
+}
+
+// TestErasureThatFailsHalf: the cookie stays until all is erased, so that who asks again
+// has it done and gets the receipt.
+func TestErasureThatFailsHalf(t *testing.T) {
+	for _, x := range [][3]string{{"DELETE", "/v1/me", ""}, {"POST", "/choices", "do=erase"}} {
+		r, _ := guessing(t)
+		r.event("demo", someone)
+		headers := someone.with(ownPage...).with("Cookie", mineToo)
+		r.seenErr = proto.Errorf(proto.CodeUnavailable, "no owner")
+		if w := r.visit(x[0], x[1], x[2], headers...); w.Code != 503 || cookies(w)["kith_id"] != nil {
+			t.Errorf("%v fails: %d %v", x, w.Code, w.Header())
+		}
+		r.seenErr = nil
+		w := r.visit(x[0], x[1], x[2], headers...)
+		if c := cookies(w)["kith_id"]; w.Code != 200 || c == nil || c.MaxAge >= 0 || !strings.Contains(html.UnescapeString(w.Body.String()), `"signature":`) {
+			t.Errorf("%v again: %d %v %s", x, w.Code, w.Header(), w.Body)
+		}
 	}
 }
 
