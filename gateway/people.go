@@ -50,6 +50,7 @@ func (g *Gateway) optOutForm(w http.ResponseWriter, r *http.Request) error {
 		status = x.failed(err)
 	case form.Get("do") == "out":
 		g.setOptOut(w, &v, true)
+		carried := len(v.toCut()) > 0
 		cut, err := g.cutOwn(w, r, &v, form.Get("everywhere") == "1")
 		v.cookie = true
 		v.heedBrowser()
@@ -57,17 +58,7 @@ func (g *Gateway) optOutForm(w http.ResponseWriter, r *http.Request) error {
 			status = x.failed(err)
 			break
 		}
-		x.Outcome = &outcome{Text: x.W.NowOut, Receipt: receiptText(cut.Receipt)}
-		switch {
-		case v.endless:
-			x.Outcome.Text += " " + x.W.CrowdedRest
-		case cut.going() && len(v.claims()) > 0: // by which the receipt is had
-			x.Outcome = &outcome{Text: x.W.NowGoing + " " + x.W.GoingAgain}
-		case cut.going():
-			x.Outcome = &outcome{Text: x.W.NowGoing}
-		case cut.Final == nil: // what lies under other sites' pages was not sent
-			x.Outcome.Text = x.W.UnseenOut
-		}
+		x.Outcome = x.W.ofCut(&v, carried, &cut)
 	case form.Get("do") == "in":
 		g.liftOwn(w, r, &v)
 		x.Outcome = &outcome{Text: x.W.NowIn}
@@ -80,6 +71,52 @@ func (g *Gateway) optOutForm(w http.ResponseWriter, r *http.Request) error {
 	}
 	x.Token = g.formToken(&v)
 	return g.show(w, status, &x)
+}
+
+// ofCut is what came of an opt-out of the browser's own. carried says whether its cookies
+// named anything to cut. If not, what lies under other sites' pages was not sent, and what
+// was cut is of statistical ids, which are not of this browser alone.
+func (w *words) ofCut(v *visit, carried bool, cut *ownOptOut) *outcome {
+	x := &outcome{Text: w.NowOut, Receipt: receiptText(cut.Receipt)}
+	switch {
+	case v.endless:
+		x.Text += " " + w.CrowdedRest
+	case !carried && cut.going():
+		x = &outcome{Text: w.UnseenOut + " " + w.StatisticalGoing}
+	case !carried:
+		x.Text = w.UnseenOut
+	case cut.going(): // by the cookie, which stays, the receipt is had
+		x = &outcome{Text: w.NowGoing + " " + w.GoingAgain}
+	}
+	return x
+}
+
+// ofChild is ofCut of who said to be a child.
+func (w *words) ofChild(v *visit, carried bool, cut *ownOptOut) *outcome {
+	x := w.ofCut(v, carried, cut)
+	x.Text = w.NowChild + " " + x.Text
+	if carried && !cut.going() {
+		x.Text += " " + w.ChildLinked
+	}
+	return x
+}
+
+// ofErasure is what came of an erasure of the browser's own, likewise.
+func (w *words) ofErasure(v *visit, carried bool, answer *ownErasure) *outcome {
+	x := &outcome{Text: w.Erased, Receipt: receiptText(answer.Receipt)}
+	switch {
+	case v.endless:
+		x.Text += " " + w.CrowdedRest
+	case !answer.Erased:
+		x.Text = w.UnseenErased
+	case !carried && !answer.Final:
+		x = &outcome{Text: w.StatisticalGoing + " " + w.UnseenRest}
+	case !carried:
+		x.Text = w.StatisticalGone + " " + w.UnseenRest
+	case !answer.Final:
+		x = &outcome{Text: w.ErasedGoing}
+	}
+	return x
 }
 
 // choicesPage shows what is held of the visitor, and what they may say of
@@ -97,7 +134,7 @@ func (g *Gateway) choicesForm(w http.ResponseWriter, r *http.Request) error {
 	v := g.visitOf(r)
 	form, err := g.readForm(w, r, &v)
 	x := g.view(r, &v, false)
-	status := http.StatusOK
+	status, carried := http.StatusOK, len(v.toCut()) > 0
 	switch {
 	case err != nil:
 		status = x.failed(err)
@@ -113,7 +150,7 @@ func (g *Gateway) choicesForm(w http.ResponseWriter, r *http.Request) error {
 		case err != nil:
 			status = x.failed(err)
 		case d.child():
-			x.Outcome = &outcome{Text: x.W.NowChild, Receipt: receiptText(answer.Receipt)}
+			x.Outcome = x.W.ofChild(&v, carried, &ownOptOut{Final: answer.Final, Receipt: answer.Receipt})
 		default:
 			x.Outcome = &outcome{Text: x.W.Saved}
 			// What was said is to be seen; where that takes long, later.
@@ -125,15 +162,7 @@ func (g *Gateway) choicesForm(w http.ResponseWriter, r *http.Request) error {
 			status = x.failed(err)
 			break
 		}
-		x.Outcome = &outcome{Text: x.W.Erased, Receipt: receiptText(answer.Receipt)}
-		switch {
-		case v.endless:
-			x.Outcome.Text += " " + x.W.CrowdedRest
-		case !answer.Erased:
-			x.Outcome.Text = x.W.UnseenErased
-		case !answer.Final:
-			x.Outcome = &outcome{Text: x.W.ErasedGoing}
-		}
+		x.Outcome = x.W.ofErasure(&v, carried, &answer)
 	default:
 		status = x.failed(proto.Errorf(proto.CodeInvalid, "the form does nothing"))
 	}

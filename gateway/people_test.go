@@ -828,6 +828,70 @@ func TestPagesOfNobodyRemoveNothing(t *testing.T) {
 	}
 }
 
+// Nor is one that statistical ids may know: what was cut of those is of no browser alone.
+func TestPagesOfStatisticalIDs(t *testing.T) {
+	for _, w := range gateway.Languages() {
+		for _, known := range []bool{false, true} {
+			for _, slow := range []bool{false, true} {
+				tell := func(target, body string) string {
+					r, _ := guessing(t)
+					if known {
+						r.event("demo", someone)
+					}
+					r.graph.slow = slow
+					_, says := outcomeOf(t, r.submit(target+"lang="+w.Lang, body, someone...))
+					return says
+				}
+				out, erased := w.UnseenOut+" "+w.StatisticalGoing, w.UnseenErased
+				if !slow {
+					out = w.UnseenOut
+				}
+				if known && slow {
+					erased = w.StatisticalGoing + " " + w.UnseenRest
+				} else if known {
+					erased = w.StatisticalGone + " " + w.UnseenRest
+				}
+				for _, x := range [][2]string{
+					{out, tell("/optout?", "do=out")}, {erased, tell("/choices?", "do=erase")}, {w.NowChild + " " + out, tell("/choices?client=demo&", "do=save&age_band=under-13")},
+				} {
+					if !strings.HasPrefix(x[1], x[0]) {
+						t.Errorf("known %t, slow %t: %q, want %q", known, slow, x[1], x[0])
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestChildIsToldWhatWasDone: as whoever opts out is.
+func TestChildIsToldWhatWasDone(t *testing.T) {
+	crowd := "kith_id=abc124"
+	for i := range 32 {
+		crowd += fmt.Sprintf("; kith_id=many%d", i)
+	}
+	for _, w := range gateway.Languages() {
+		for _, tt := range []struct {
+			name, cookie string
+			slow         bool
+			want         string
+		}{
+			{"done", mineToo, false, w.NowOut + " " + w.ChildLinked},
+			{"not final", mineToo, true, w.NowGoing + " " + w.GoingAgain},
+			{"nobody seen", "", false, w.UnseenOut},
+			{"too many", crowd, false, w.NowOut + " " + w.CrowdedRest},
+		} {
+			r := newRig(t)
+			r.graph.slow = tt.slow
+			p := r.submit("/choices?client=acme&lang="+w.Lang, "do=save&age_band=under-13", "Cookie", tt.cookie)
+			class, says := outcomeOf(t, p)
+			says, receipt, _ := strings.Cut(says, w.ReceiptHead)
+			if p.Code != 200 || class != "good" || strings.TrimSpace(says) != w.NowChild+" "+tt.want || (receipt != "") != (tt.name == "done") {
+				t.Errorf("%s: %d %q, want %q", tt.name, p.Code, says, tt.want)
+			}
+		}
+	}
+}
+
 // What is held of somebody's age and gender is to be seen and removable, also where it
 // cannot be said anew or is nothing that is offered, and no form removes it unasked.
 func TestHeldAgeAndGender(t *testing.T) {

@@ -53,10 +53,14 @@ type words struct {
 	AllSites                  string
 
 	NowOut, NowIn, StillOut string
-	NowChild, Saved, Erased string
+	NowChild, Saved, Erased string // NowChild is before what came of the opt-out
+	ChildLinked             string // behind it
 	NowGoing, ErasedGoing   string // not final yet
 	NothingChosen           string // in a form that was sent
 	UnseenOut, UnseenErased string // the browser showed nothing by which to look
+	UnseenRest              string // likewise, behind what was erased all the same:
+	StatisticalGone         string // of statistical ids
+	StatisticalGoing        string
 	GoingAgain              string // and how to see that it is
 	CrowdedRest             string // of more identities than are looked at
 	Failure                 string // of a cause that Failures does not have
