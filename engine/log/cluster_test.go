@@ -15,9 +15,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
 
 	"kith/engine/log"
 	"kith/internal/porttest"
@@ -42,6 +44,13 @@ func three(t testing.TB) (list [3]log.Config) {
 // openThree opens them at once, as none gets ready alone.
 func openThree(t testing.TB, list [3]log.Config) (logs [3]*log.Log) {
 	t.Helper()
+	copy(logs[:], openAll(t, list[:]))
+	return logs
+}
+
+func openAll(t testing.TB, list []log.Config) []*log.Log {
+	t.Helper()
+	logs := make([]*log.Log, len(list))
 	var wait sync.WaitGroup
 	for i := range list {
 		wait.Go(func() {
@@ -444,4 +453,63 @@ func TestStreamsSayWhoIsMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	missing(1)
+}
+
+// TestRemoveServerNeverMet: all lose power and one does not come back. The others have
+// not met it since their start, and it can be forgotten all the same, once.
+func TestRemoveServerNeverMet(t *testing.T) {
+	if testing.Short() {
+		t.Skip("servers elect leaders: not in short runs")
+	}
+	list := three(t)
+	for i, l := range openThree(t, list) {
+		if got, want := log.PeerID(list[i].Name), l.Peer(); got != want {
+			t.Errorf("the servers know %s by %q, not by %q", list[i].Name, want, got)
+		}
+		l.Kill()
+	}
+	logs := openAll(t, list[:2])
+	defer func() {
+		for _, l := range logs {
+			l.Kill()
+		}
+	}()
+	if err := logs[0].RemoveServer(t.Context(), "n3"); err != nil {
+		t.Fatal(err)
+	}
+	for _, gone := range []string{"n3", "n9"} {
+		if err := logs[1].RemoveServer(t.Context(), gone); proto.CodeOf(err) != proto.CodeNotFound {
+			t.Errorf("%s is no member and was removed: %v", gone, err)
+		}
+	}
+}
+
+// A removal whose answer got lost was made if the next answer knows of no such server;
+// one that nobody was asked for was not.
+func TestRemovalAskedAgain(t *testing.T) {
+	type answer struct {
+		code int
+		err  error
+	}
+	for _, x := range []struct {
+		first answer
+		want  proto.Code
+	}{
+		{answer{err: context.DeadlineExceeded}, ""},
+		{answer{code: log.Changing}, ""},
+		{answer{err: nats.ErrNoResponders}, proto.CodeNotFound},
+		{answer{code: log.NotMember}, proto.CodeNotFound},
+	} {
+		synctest.Test(t, func(t *testing.T) { // the pause between the questions
+			answers := []answer{x.first, {code: log.NotMember}}
+			err := log.UntilRemoved(t.Context(), func() (int, string, error) {
+				a := answers[0]
+				answers = answers[1:]
+				return a.code, "", a.err
+			})
+			if got := proto.CodeOf(err); got != x.want {
+				t.Errorf("after %+v: %v, want %q", x.first, err, x.want)
+			}
+		})
+	}
 }

@@ -41,3 +41,19 @@ func (l *Log) ControlBytes(ctx context.Context) (uint64, error) {
 	i, err := l.control.Info(ctx)
 	return i.Bytes, err
 }
+
+// PeerID is by what a cluster's servers are taken to know a node, Peer by what they
+// know this one.
+func PeerID(node string) string { return peerID(node) }
+func (l *Log) Peer() string     { return l.embedded.server.Node() }
+
+// UntilRemoved asks for a removal until it is made.
+func UntilRemoved(ctx context.Context, ask func() (int, string, error)) error {
+	return untilRemoved(ctx, "n", ask)
+}
+
+// Codes of answers to it.
+const (
+	NotMember = notMember
+	Changing  = changing
+)

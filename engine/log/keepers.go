@@ -3,6 +3,7 @@ package log
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"sync"
@@ -68,26 +69,31 @@ func (l *Log) RemoveServer(ctx context.Context, node string) error {
 		return proto.Errorf(proto.CodeInternal, "no connection to the embedded NATS server: %w", err)
 	}
 	defer nc.Close()
-	body, err := json.Marshal(map[string]string{"peer": node})
+	body, err := json.Marshal(map[string]string{"peer": node, "peer_id": peerID(node)})
 	if err != nil {
 		return proto.Errorf(proto.CodeInternal, "encode the removal of a server: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, removeTimeout)
 	defer cancel()
+	return untilRemoved(ctx, node, func() (int, string, error) { return askRemoval(ctx, nc, body) })
+}
+
+// untilRemoved asks for a removal until it is made, refused, or ctx ends.
+func untilRemoved(ctx context.Context, node string, ask func() (code int, why string, err error)) error {
 	began, last := false, error(nil)
 	for {
-		code, why, err := askRemoval(ctx, nc, body)
+		code, why, err := ask()
 		switch {
 		case err == nil && code == 0:
 			return nil
-		case code == notMember && began: // by a question whose answer got lost
+		case code == notMember && began: // by a question whose answer is late or got lost
 			return nil
 		case code == notMember:
 			return proto.Errorf(proto.CodeNotFound, "the log's servers know of none of a node %q (any more)", node)
 		case err == nil && code != changing:
 			return proto.Errorf(proto.CodeConflict, "the log's servers do not remove %s: %s", node, why)
 		}
-		began = began || code == changing
+		began = began || code == changing || err != nil && !errors.Is(err, nats.ErrNoResponders)
 		if ctx.Err() == nil {
 			last = cmp.Or(err, errors.New(why))
 		}
@@ -97,6 +103,18 @@ func (l *Log) RemoveServer(ctx context.Context, node string) error {
 			return proto.Errorf(proto.CodeUnavailable, "node %s was not removed from the log's servers within %v: more than half of them must run for that; ask again: %w", node, removeTimeout, last)
 		}
 	}
+}
+
+// peerID is by what the servers know a node: what nats-server's getHash makes of its
+// name. By the name alone its leader finds only those that it has met since its start.
+func peerID(node string) string {
+	const digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+	sum := sha256.Sum256([]byte(node))
+	id := sum[:8]
+	for i, b := range id {
+		id[i] = digits[int(b)%len(digits)]
+	}
+	return string(id)
 }
 
 const (
