@@ -48,7 +48,7 @@ type Config struct {
 func (c *Config) Validate() error {
 	host, _, err := net.SplitHostPort(c.Listen)
 	switch {
-	case !proto.ValidName(c.Name) || strings.HasSuffix(c.Name, ".") || strings.Contains(c.Name, ".."): // it is a part of NATS subjects
+	case !proto.ValidNode(c.Name):
 		return proto.Errorf(proto.CodeInvalid, "node name %q is not valid: use 1 to %d letters, digits, - and _, and single dots between them", c.Name, proto.NameBytesMax)
 	case !proto.ValidName(c.Cluster):
 		return proto.Errorf(proto.CodeInvalid, "cluster name %q is not valid: use 1 to %d letters, digits, - and _", c.Cluster, proto.NameBytesMax)

@@ -158,6 +158,12 @@ func ValidName(s string) bool {
 	return true
 }
 
+// ValidNode reports whether s may name a node of a cluster: a ValidName that can be a
+// part of NATS subjects, in which no part between dots is empty.
+func ValidNode(s string) bool {
+	return ValidName(s) && !strings.HasSuffix(s, ".") && !strings.Contains(s, "..")
+}
+
 // ClientName names a client in the API; inside, a client is a ClientID.
 type ClientName string
 

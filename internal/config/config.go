@@ -528,6 +528,8 @@ func (c *Config) checkCluster() *problem {
 		}
 	}
 	switch {
+	case !proto.ValidNode(c.Node):
+		return &problem{"$.node", "of a node of a cluster the dots stand between other characters, one at a time: it is a part of NATS subjects"}
 	case !proto.ValidName(x.Name):
 		return &problem{"$.cluster.name", "use 1 to 64 of A-Z a-z 0-9 _ - and dots"}
 	case len(x.Join) == 0:

@@ -232,6 +232,8 @@ func TestClusterAddresses(t *testing.T) {
 		change func(*config.Config)
 		want   string
 	}{
+		"a dot at the end":        {func(c *config.Config) { c.Node = "n1." }, "node: of a node of a cluster"},
+		"two dots":                {func(c *config.Config) { c.Node = "a..b" }, "node: of a node of a cluster"},
 		"no port":                 {func(c *config.Config) { c.Cluster.Listen = "10.0.0.1" }, "cluster.listen: write host:port"},
 		"no next port":            {func(c *config.Config) { c.Cluster.Listen = "10.0.0.1:65535" }, "cluster.listen: write host:port"},
 		"all addresses":           {func(c *config.Config) { c.Cluster.Listen = "0.0.0.0:7946" }, "cluster.listen: that is all addresses"},
