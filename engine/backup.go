@@ -526,11 +526,16 @@ func restoreStore(c Config, r io.Reader) error {
 	return err
 }
 
-// loadStore makes the store from what another one's Backup wrote.
+// loadStore makes the store from what another one's Backup wrote. CodeDiskFull, while
+// the store can still be closed, if the disk has no room for it.
 func loadStore(c *Config, r io.Reader) error {
 	st, err := openStore(c)
 	if err != nil {
 		return err
 	}
-	return errors.Join(st.Load(r), st.Close())
+	from := &roomReader{r: r, disk: newDisk(c.DiskReserve, c.merges, c.storeDir()), need: st.LoadRoom}
+	if err = st.Load(from); from.err != nil {
+		err = from.err
+	}
+	return errors.Join(err, st.Close())
 }

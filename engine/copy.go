@@ -201,7 +201,7 @@ func (c *copyChunks) get(number uint64) []byte {
 func reopenStore(c *Config) (*store.Badger, error) {
 	half, err := halfCopied(c)
 	if err == nil && half {
-		err = removeAllIn(c.storeDir())
+		err = errors.Join(removeAllIn(c.storeDir()), roomToOpen(c.storeDir()))
 	}
 	if err != nil {
 		return nil, err
@@ -242,6 +242,9 @@ func withinReach(ctx context.Context, c *Config, lg *log.Log, st *store.Badger) 
 		c.Logger.Warn("the store is to be taken from another node", "because", why)
 		if err = takeCopy(ctx, c, lg.Conn(), st); ctx.Err() != nil {
 			return nil, errors.Join(err, proto.Errorf(proto.CodeTimeout, "no other node gave a copy of its store: %w", ctx.Err()))
+		}
+		if proto.CodeOf(err) == proto.CodeDiskFull { // nothing gets better by doing that again, and half a copy keeps the log from the disk
+			return nil, errors.Join(err, removeAllIn(c.storeDir()))
 		}
 		if err != nil {
 			c.Logger.Error("the store could not be taken from another node, trying again", "error", err)

@@ -132,6 +132,45 @@ func TestNoCopyOfAnotherNode(t *testing.T) {
 	}
 }
 
+// A node whose disk has no room for a copy says so, and what it had of it is gone, also
+// before its log is opened. With room it takes one.
+func TestCopyOnFullDisk(t *testing.T) {
+	url, o := startNATS(t), &owners{owner: "a", changed: make(chan struct{})}
+	member := func(name string, reserve uint64) func(*engine.Config) {
+		return func(c *engine.Config) {
+			c.Node, c.NATSURL, c.Peers, c.HashSecret, c.DiskReserve = name, url, o, bytes.Repeat([]byte{7}, 16), reserve
+		}
+	}
+	a := testNode(t, t.TempDir(), member("a", 1<<20))
+	defer closeNode(t, a)
+	define(t, a, "seen", `count(true, "30d") >= 1`)
+	submit(t, a, page(acme(t, a), "v", "auto", time.Now()))
+	dir := t.TempDir()
+	half := filepath.Join(dir, "store", "000001.sst")
+	if err := os.MkdirAll(filepath.Dir(half), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{half: "half", filepath.Join(dir, "RESTORING"): "copy\n"} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if b, err := openNode(t, dir, member("b", 1<<62)); proto.CodeOf(err) != proto.CodeDiskFull {
+		t.Errorf("without room it opens: %v", err)
+		if err == nil {
+			closeNode(t, b)
+		}
+	}
+	if left, err := os.ReadDir(filepath.Dir(half)); err != nil || len(left) > 0 {
+		t.Errorf("of the copy there is left: %v, %v", left, err)
+	}
+	b := testNode(t, dir, member("b", 1<<20))
+	defer closeNode(t, b)
+	if got := count(t, b, acme(t, b), "seen"); got != 1 {
+		t.Errorf("%d identities, want 1", got)
+	}
+}
+
 // A node that comes to another state than the two others stops; they go on.
 func TestDifferingNodeStops(t *testing.T) {
 	url, o := startNATS(t), &owners{owner: "a", changed: make(chan struct{})}

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"io"
 	"path/filepath"
 	"sync"
 	"syscall"
@@ -142,6 +143,30 @@ func (d *disk) await(ctx context.Context) error {
 }
 
 var errDiskFull = proto.Errorf(proto.CodeDiskFull, "the disk is nearly full: free space or add disk, then try again; look-ups go on and nothing acknowledged is lost")
+
+// roomReader reads what is loaded into a store, for as long as the disk has room for
+// what that has yet to write of it.
+type roomReader struct {
+	r    io.Reader
+	disk *disk
+	need func(read uint64) uint64
+	read uint64
+	err  error // why it ended early
+}
+
+// Read implements io.Reader.
+func (r *roomReader) Read(p []byte) (int, error) {
+	if free, need := r.disk.left(), r.disk.floor+r.need(r.read); free < need {
+		r.err = proto.Errorf(proto.CodeDiskFull, "the disk of the store %s is too full for what is loaded into it: after %d bytes of that %d are free, and %d must be for what is written and merged meanwhile: free space or add disk, then try again", r.disk.dirs[0], r.read, free, need)
+		return 0, r.err
+	}
+	n, err := r.r.Read(p)
+	r.read += uint64(n)
+	if err != nil && err != io.EOF {
+		r.err = err
+	}
+	return n, err
+}
 
 // freeBytes is what an unprivileged process may still write below dir; all
 // there is if that cannot be told.

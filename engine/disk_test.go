@@ -1,13 +1,19 @@
 package engine_test
 
 import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"kith/engine"
+	"kith/engine/store"
 	"kith/proto"
 )
 
@@ -129,6 +135,53 @@ func TestCloseOnFullDisk(t *testing.T) {
 	defer closeNode(t, n)
 	if len(segmentsOf(t, n, "a")) != 1 {
 		t.Error("a was lost")
+	}
+}
+
+// What is loaded into a store ends before it fills the disk, by which the process would.
+func TestLoadOnFullDisk(t *testing.T) {
+	if testing.Short() {
+		t.Skip("mounts a file system: not in short runs")
+	}
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=192m"); err != nil {
+		t.Skipf("a small file system cannot be mounted here: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
+	})
+	from, err := store.Open(store.Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	random := rand.New(rand.NewPCG(1, 2))
+	for i := range 256 {
+		b := from.NewBatch()
+		for k := range 8 {
+			value := make([]byte, 0, 128<<10)
+			for len(value) < cap(value) {
+				value = binary.LittleEndian.AppendUint64(value, random.Uint64())
+			}
+			if err := b.Set(fmt.Appendf(nil, "%06d", 8*i+k), value); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.Apply(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, in := io.Pipe()
+	var writing sync.WaitGroup
+	writing.Go(func() { in.CloseWithError(from.Backup(in, func(store.Snapshot) error { return nil })) })
+	defer writing.Wait()
+	defer out.Close()
+	if err := engine.LoadStore(engine.Config{Dir: dir}, out); proto.CodeOf(err) != proto.CodeDiskFull {
+		t.Errorf("256 MB were loaded on a disk of 192: %v", err)
+	} else {
+		t.Log(err)
 	}
 }
 

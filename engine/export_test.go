@@ -675,6 +675,21 @@ func TakeCopy(chunk func(number uint64) []byte) (all []byte, err error) {
 	return all, err
 }
 
+// LoadStore makes a node's store from what Backup of another one wrote.
+func LoadStore(c Config, r io.Reader) error { return loadStore(&c, r) }
+
+// RelaneOnFullDisk changes the number of lanes of a node's store where nothing may be
+// written.
+func RelaneOnFullDisk(t *testing.T, c Config, lanes int) error {
+	st, err := openStore(&c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	_, err = relane(t.Context(), st, newDisk(1<<62, 0, c.storeDir()), proto.NewHasher([16]byte(c.HashSecret)), c.Lanes, lanes)
+	return err
+}
+
 // SpoilChain changes what the store in a node's directory says of lane 0's past.
 func SpoilChain(t *testing.T, dir string) {
 	changeRecord(t, dir, func(r *pb.LaneRecord) { r.Chain++ })

@@ -126,7 +126,10 @@ func open(ctx context.Context, c Config) (*Node, error) {
 	}
 	var st *store.Badger
 	marked := false
-	if !half { // else once the log's lock says that nobody else is at it
+	var locked func() error
+	if half { // nobody else is at it then, and what a full disk has of it may leave the log no room
+		locked = func() error { return removeAllIn(c.storeDir()) }
+	} else {
 		if err := roomToOpen(c.storeDir()); err != nil {
 			return nil, err
 		}
@@ -139,7 +142,7 @@ func open(ctx context.Context, c Config) (*Node, error) {
 	}
 	lg, err := log.Open(ctx, log.Config{
 		Dir: c.logDir(), URL: c.NATSURL, Lanes: c.Lanes, MaxBytes: c.LogBytesMax, Name: c.Node, Logger: c.Logger,
-		ClientListen: c.NATSListen, Authorize: c.NATSAuthorize, Cluster: c.Cluster, Mark: logMark(secret), Marked: marked,
+		ClientListen: c.NATSListen, Authorize: c.NATSAuthorize, Cluster: c.Cluster, Mark: logMark(secret), Marked: marked, Locked: locked,
 	})
 	if err != nil && st != nil {
 		err = errors.Join(err, st.Close())

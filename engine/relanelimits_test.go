@@ -329,8 +329,18 @@ func TestRelaneDiskFull(t *testing.T) {
 	w.breakOff()
 	c := w.config(filepath.Join(t.TempDir(), "data"), 1)
 	c.RestoreLanes, c.DiskReserve = 3, 1<<62
-	if err := engine.Restore(t.Context(), c, bytes.NewReader(w.backup())); proto.CodeOf(err) != proto.CodeDiskFull {
+	backup := w.backup()
+	if err := engine.Restore(t.Context(), c, bytes.NewReader(backup)); proto.CodeOf(err) != proto.CodeDiskFull {
 		t.Errorf("restored: %v", err)
+	}
+	c = w.config(filepath.Join(t.TempDir(), "data"), 1)
+	c.RestoreLanes, c.ForCluster = 3, true // its store is left at rest
+	if err := engine.Restore(t.Context(), c, bytes.NewReader(backup)); err != nil {
+		t.Fatal(err)
+	}
+	c.Lanes = 3
+	if err := engine.RelaneOnFullDisk(t, c, 2); proto.CodeOf(err) != proto.CodeDiskFull {
+		t.Errorf("rewritten: %v", err)
 	}
 }
 

@@ -41,6 +41,9 @@ type Config struct {
 	// AppendTimeout is after how long an append without an answer counts as
 	// ambiguous. 0: 5 s, in a cluster 2 s.
 	AppendTimeout time.Duration
+	// Locked, if there is one, is called when the directory is locked and the embedded
+	// server not yet started; its error is Open's.
+	Locked func() error
 	// Logger takes what the server has to say, at warn and above. Nil: none.
 	Logger *slog.Logger
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -208,6 +209,21 @@ func TestBoundOfALane(t *testing.T) {
 	if i, _ := l.Lane(1).Info(t.Context()); i.BytesMax < 32<<20 {
 		t.Errorf("derived bound %d", i.BytesMax)
 	}
+}
+
+// TestLocked: what is to be done under the lock is done before the server starts.
+func TestLocked(t *testing.T) {
+	c := config(t.TempDir())
+	refused := errors.New("refused")
+	c.Locked = func() error { return refused }
+	if _, err := log.Open(t.Context(), c); !errors.Is(err, refused) {
+		t.Errorf("it opens: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(c.Dir, "jetstream")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the server was started: %v", err)
+	}
+	c.Locked = nil
+	open(t, c).Close() // the lock was given up
 }
 
 // On a disk that is really full, JetStream shuts itself down.

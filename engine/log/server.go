@@ -73,6 +73,11 @@ func startEmbedded(ctx context.Context, c *Config, maxStore int64) (_ *embedded,
 			x.stop()
 		}
 	}()
+	if c.Locked != nil {
+		if err = c.Locked(); err != nil {
+			return nil, err
+		}
+	}
 	if err = checkBlocks(c.Dir, c.Cluster == nil); err != nil {
 		return nil, err
 	}

@@ -36,6 +36,14 @@ const (
 // below it that outgrew its size by as much again.
 const MergeRoom = 2*level0Tables*memTable + 2*baseLevel
 
+// What Load may have under way, in memory tables: four as files and one of them as a
+// table too, the batches that wait to be written, and level 0 while it is merged into
+// one, where that is no large merge.
+const (
+	loadTables  = 8
+	mergeTables = 16
+)
+
 // Config is how a Badger store is opened.
 type Config struct {
 	Dir         string
@@ -52,6 +60,7 @@ type Config struct {
 type Badger struct {
 	db                 *badger.DB
 	memTable, layerMax int // bytes
+	loadRoom           uint64
 
 	atCrashPoint func(left int) // tests only: within a round, with so many operations of it left to write
 
@@ -99,7 +108,7 @@ func Open(c Config) (s *Badger, err error) {
 	if err != nil {
 		return nil, openError(c.Dir, err)
 	}
-	s = &Badger{db: db, memTable: int(memTableBytes(c)), layerMax: layerBytes(c), active: newLayer(), reads: map[uint64]int{}, ended: make(chan struct{})}
+	s = &Badger{db: db, memTable: int(memTableBytes(c)), layerMax: layerBytes(c), loadRoom: loadRoomBytes(c), active: newLayer(), reads: map[uint64]int{}, ended: make(chan struct{})}
 	s.changed = sync.NewCond(&s.mu)
 	s.alarm = time.AfterFunc(SyncEvery, s.ring)
 	if err = s.checkFormat(); err == nil {
@@ -135,6 +144,13 @@ func layerBytes(c Config) int {
 		return layerMaxSmall
 	}
 	return layerMax
+}
+
+func loadRoomBytes(c Config) uint64 {
+	if c.LargeMerges && !c.Small {
+		return loadTables*memTable + MergeRoom
+	}
+	return (loadTables + mergeTables) * uint64(memTableBytes(c))
 }
 
 func badgerOptions(c Config) badger.Options {
@@ -392,6 +408,11 @@ func (s *Badger) Backup(w io.Writer, begun func(Snapshot) error) error {
 	}
 	return writeBackup(w, snap)
 }
+
+// LoadRoom is what Load may yet write when it has read so many bytes, most of which it
+// takes back. It writes to mapped files, where a full disk is the end of the process:
+// whoever gives it more must see that the disk has this.
+func (s *Badger) LoadRoom(read uint64) uint64 { return min(2*read, s.loadRoom) }
 
 // Load fills an empty store from what Backup wrote.
 func (s *Badger) Load(r io.Reader) (err error) {
