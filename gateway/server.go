@@ -8,16 +8,18 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
 
 	"kith/proto"
 )
 
-// shutdownMax is how long Serve waits for requests in work when it stops.
+// shutdownMax is how long a server waits for requests in work when it stops.
 const shutdownMax = 10 * time.Second
 
 // Serve answers on both listeners until ctx is done, then lets requests in
-// work finish, within a bound. It closes the listeners. Either may be nil.
+// work finish, within a bound that neither plane takes from the other. It closes the
+// listeners. Either may be nil.
 func (g *Gateway) Serve(ctx context.Context, public, service net.Listener) error {
 	planes := []struct {
 		l net.Listener
@@ -41,13 +43,11 @@ func (g *Gateway) Serve(ctx context.Context, public, service net.Listener) error
 	case err = <-failed:
 		waiting--
 	}
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownMax)
-	defer cancel()
+	var ending sync.WaitGroup
 	for _, s := range servers {
-		if e := s.Shutdown(stop); e != nil {
-			_ = s.Close()
-		}
+		ending.Go(func() { end(s) })
 	}
+	ending.Wait()
 	for range waiting {
 		<-failed
 	}
@@ -55,6 +55,15 @@ func (g *Gateway) Serve(ctx context.Context, public, service net.Listener) error
 		return proto.Errorf(proto.CodeUnavailable, "a listener failed: %w", err)
 	}
 	return nil
+}
+
+// end lets the requests that s has in work finish, and cuts those that do not in time.
+func end(s *http.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownMax)
+	defer cancel()
+	if s.Shutdown(ctx) != nil {
+		_ = s.Close()
+	}
 }
 
 var errNotAtHome = proto.Errorf(proto.CodeForbidden, "with --dev keys are taken at localhost or an address in numbers only, since everybody knows them and any web page may give this machine a name of its own: ask at http://127.0.0.1 and the port")

@@ -11,6 +11,8 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"kith/gateway"
 )
@@ -189,4 +191,39 @@ func TestLongQueries(t *testing.T) {
 			t.Errorf("%s %s: %d, want %d: %s", x.method, x.path, w.Code, x.want, w.Body)
 		}
 	}
+}
+
+// TestPlanesStopTogether: a browser that never sends its body takes no time from what
+// the service plane has in work.
+func TestPlanesStopTogether(t *testing.T) {
+	r := newRig(t)
+	synctest.Test(t, func(t *testing.T) {
+		public, service := newPipeListener(), newPipeListener()
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- r.g.Serve(ctx, public, service) }()
+		const body = `{"identities":["browser:seen1"]}`
+		stalled, _ := public.dial(t, "POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+		defer stalled.Close()
+		c, answer := service.dial(t, fmt.Sprintf("POST /v1/lookup HTTP/1.1\r\nHost: x\r\nAuthorization: %s\r\nContent-Length: %d\r\n\r\n{", key("acme-key"), len(body)))
+		defer c.Close()
+		synctest.Wait()
+		cancel()
+		synctest.Wait()
+		select {
+		case <-service.closed:
+		default:
+			t.Error("the service plane takes requests that it has no time left to answer")
+		}
+		time.Sleep(9 * time.Second)
+		if _, err := c.Write([]byte(body[1:])); err != nil {
+			t.Fatal(err)
+		}
+		if resp, err := answer(); err != nil || resp.StatusCode != 200 {
+			t.Errorf("a look-up in work when the node stops: %v %v", resp, err)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }
