@@ -26,9 +26,7 @@ type Starting struct {
 	opened  chan struct{}
 	node    http.Handler   // once opened is closed
 	serving sync.WaitGroup // the listener is in use
-	closing sync.WaitGroup // who came early is still being answered
 	back    sync.Once
-	unheard sync.Map // connections of which no question was handed over yet
 }
 
 // Port is what a listener's Accept can be called back by.
@@ -38,15 +36,6 @@ type Port interface{ SetDeadline(time.Time) error }
 func Start(l net.Listener, port Port, log *slog.Logger) *Starting {
 	s := &Starting{port: port, opened: make(chan struct{})}
 	s.server = newServer(s, log)
-	s.server.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
-		s.unheard.Store(c, nil)
-		return context.WithValue(ctx, connKey{}, c)
-	}
-	s.server.ConnState = func(c net.Conn, state http.ConnState) {
-		if state == http.StateClosed {
-			s.unheard.Delete(c)
-		}
-	}
 	s.serving.Go(func() {
 		if err := s.server.Serve(lentListener{l}); !errors.Is(err, net.ErrClosed) {
 			log.Warn("whether the node is ready cannot be told while it starts", "error", err)
@@ -57,7 +46,6 @@ func Start(l net.Listener, port Port, log *slog.Logger) *Starting {
 
 // ServeHTTP implements http.Handler.
 func (s *Starting) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s.unheard.Delete(r.Context().Value(connKey{}))
 	w.Header()["X-Content-Type-Options"] = noSniff
 	most := startingMax
 	if r.URL.Path == "/healthz" || r.URL.Path == "/readyz" {
@@ -90,17 +78,17 @@ func (s *Starting) await(ctx context.Context, most time.Duration) bool {
 }
 
 // Open gives the node who waits, and the listener back: it may be served when Open
-// returns.
+// returns. Who came early is answered for as long as it takes, until Stop.
 func (s *Starting) Open(node http.Handler) {
 	s.node = node
 	close(s.opened)
 	s.giveBack()
 }
 
-// Stop ends answering, within a bound; the listener stays open.
+// Stop ends answering, within a bound; the listener stays open. It may be called again.
 func (s *Starting) Stop() {
 	s.giveBack()
-	s.closing.Wait()
+	end(s.server)
 }
 
 func (s *Starting) giveBack() {
@@ -108,38 +96,9 @@ func (s *Starting) giveBack() {
 		_ = s.port.SetDeadline(time.Unix(1, 0))
 		s.serving.Wait() // nothing comes any more
 		_ = s.port.SetDeadline(time.Time{})
-		s.closing.Go(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), shutdownMax)
-			defer cancel()
-			s.server.SetKeepAlivesEnabled(false)
-			s.hear(ctx)
-			if err := s.server.Shutdown(ctx); err != nil {
-				_ = s.server.Close()
-			}
-		})
+		s.server.SetKeepAlivesEnabled(false) // Shutdown would drop who was not heard yet
 	})
 }
-
-// hear waits until of each connection a question was handed over, for as long as one
-// may take to come: Shutdown closes those that are read after it began.
-func (s *Starting) hear(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, s.server.ReadHeaderTimeout)
-	defer cancel()
-	for {
-		heard := true
-		s.unheard.Range(func(any, any) bool { heard = false; return false })
-		if heard {
-			return
-		}
-		select {
-		case <-time.After(5 * time.Millisecond):
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-type connKey struct{}
 
 // lentListener is a listener that somebody else closes.
 type lentListener struct{ net.Listener }

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"kith/gateway"
 )
@@ -72,4 +74,43 @@ func TestStarting(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+}
+
+// TestStartingAnswersToTheEnd: what was asked early may take long, until Stop, which
+// gives it as long as it gives anybody.
+func TestStartingAnswersToTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newPipeListener()
+		s := gateway.Start(l, l, slog.New(slog.DiscardHandler))
+		ask := func(path string) (net.Conn, func() (*http.Response, error)) {
+			return l.dial(t, "GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n")
+		}
+		_, early := ask("/45s")
+		silent, late := l.dial(t, "")
+		_, endless := ask("/8760h")
+		s.Open(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			d, _ := time.ParseDuration(r.URL.Path[1:])
+			select {
+			case <-time.After(d):
+			case <-r.Context().Done():
+			}
+		}))
+		time.Sleep(time.Second)
+		if _, err := io.WriteString(silent, "GET /1s HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		for name, answer := range map[string]func() (*http.Response, error){"early": early, "connected early": late} {
+			if resp, err := answer(); err != nil || resp.StatusCode != 200 || !resp.Close {
+				t.Errorf("who came %s got %v %v", name, resp, err)
+			}
+		}
+		before := time.Now()
+		s.Stop()
+		if took := time.Since(before); took != 10*time.Second {
+			t.Errorf("Stop took %v", took)
+		}
+		if resp, err := endless(); err == nil {
+			t.Errorf("after Stop: %v", resp)
+		}
+	})
 }

@@ -204,8 +204,7 @@ func serve(ctx context.Context, c config.Config, f serveFlags, out io.Writer, lo
 		n.Leave()
 		time.Sleep(time.Duration(c.StopWait))
 	}
-	open := func() { starting.Open(g.Listening()) }
-	return runParts(ctx, n, g, members, public, service, open, leave, func(ctx context.Context) error {
+	return runParts(ctx, n, g, members, public, service, starting, leave, func(ctx context.Context) error {
 		return welcome(ctx, c, f, public, service, out, log) // 6
 	})
 }
@@ -231,11 +230,11 @@ type part struct {
 }
 
 // runParts starts gateway and guests, and stops them in the opposite order
-// when ctx is done, after leave, or one of them fails. open gives the service plane
+// when ctx is done, after leave, or one of them fails. starting gives the service plane
 // to the gateway, once NATS is served: who was told that the node is ready finds it
-// there too.
-func runParts(ctx context.Context, n node, g *gateway.Gateway, members *members, public, service net.Listener, open, leave func(), guests func(context.Context) error) error {
-	failed := make(chan error, 6)
+// there too. Whoever asked it ends with the planes, before the node does.
+func runParts(ctx context.Context, n node, g *gateway.Gateway, members *members, public, service net.Listener, starting *gateway.Starting, leave func(), guests func(context.Context) error) error {
+	failed := make(chan error, 7)
 	// Each layer has its own life: what stops it is stop below, not ctx.
 	start := func(parts ...func(context.Context) error) *part {
 		p := &part{}
@@ -254,9 +253,14 @@ func runParts(ctx context.Context, n node, g *gateway.Gateway, members *members,
 				if !reached(ctx, heard) {
 					return nil
 				}
-				open()
+				starting.Open(g.Listening())
 				close(opened)
 				return g.Serve(ctx, public, service)
+			},
+			func(ctx context.Context) error {
+				<-ctx.Done()
+				starting.Stop()
+				return nil
 			},
 			func(ctx context.Context) error { return g.ServeNATS(ctx, n.Conn(), func() { close(heard) }) }, // 5
 			g.ServeOthers,
