@@ -74,11 +74,15 @@ Whether ports are free and directories can be written is found out by kith serve
 // loadConfig puts file and line in front of what is wrong.
 func loadConfig(path string) (config.Config, error) {
 	c, err := config.Load(path)
+	return c, inFile(path, err)
+}
+
+func inFile(path string, err error) error {
 	var e *proto.Error
 	if errors.As(err, &e) && e.Line > 0 {
-		return c, fmt.Errorf("%s:%d:%d: %s", path, e.Line, e.Column, e.Message)
+		return fmt.Errorf("%s:%d:%d: %s", path, e.Line, e.Column, e.Message)
 	}
-	return c, err
+	return err
 }
 
 // checkGateway has the gateway look at what it alone can judge, such as terms, as a

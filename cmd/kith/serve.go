@@ -112,26 +112,35 @@ func configOf(file string) (config.Config, error) {
 	return loadConfig(file)
 }
 
-// load joins file and flags.
+// load joins file and flags. The file need not be right without them.
 func (f *serveFlags) load(cmd *cobra.Command) (config.Config, error) {
-	c, err := configOf(f.config)
-	if err != nil {
-		return c, err
-	}
-	for _, v := range []struct {
-		flag string
-		to   *string
-		from string
-	}{{"data", &c.Data, f.data}, {"public", &c.Public, f.public}, {"service", &c.Service, f.service}, {"nats", &c.NATS.URL, f.nats}, {"name", &c.Node, f.name}, {"cluster", &c.Cluster.Listen, f.cluster}, {"advertise", &c.Cluster.Advertise, f.advertise}} {
-		if cmd.Flags().Changed(v.flag) {
-			*v.to = v.from
+	c, file := config.Default(), config.File{}
+	if f.config != "" {
+		var err error
+		if c, file, err = config.Read(f.config); err != nil {
+			return c, inFile(f.config, err)
 		}
 	}
-	if cmd.Flags().Changed("join") {
-		c.Cluster.Join = f.join
-	}
-	if cmd.Flags().Changed("lanes") {
-		c.Lanes = f.lanes
+	fine := c.Validate() == nil
+	var flagged []string
+	for _, v := range []struct {
+		flag, field string
+		set         func()
+	}{
+		{"data", "data", func() { c.Data = f.data }},
+		{"public", "public", func() { c.Public = f.public }},
+		{"service", "service", func() { c.Service = f.service }},
+		{"nats", "nats.url", func() { c.NATS.URL = f.nats }},
+		{"name", "node", func() { c.Node = f.name }},
+		{"cluster", "cluster.listen", func() { c.Cluster.Listen = f.cluster }},
+		{"advertise", "cluster.advertise", func() { c.Cluster.Advertise = f.advertise }},
+		{"join", "cluster.join", func() { c.Cluster.Join = f.join }},
+		{"lanes", "lanes", func() { c.Lanes = f.lanes }},
+	} {
+		if cmd.Flags().Changed(v.flag) {
+			v.set()
+			flagged = append(flagged, v.field)
+		}
 	}
 	if f.demo && !f.dev {
 		return c, usagef("--demo needs --dev: its visitors use the demo client's well-known key")
@@ -142,13 +151,23 @@ func (f *serveFlags) load(cmd *cobra.Command) (config.Config, error) {
 	if f.dev {
 		c.UseDev()
 	}
-	if err := c.Validate(); err != nil { // of flags: the file was checked by itself
-		return c, usageError{err}
+	if err := f.check(&c, file, fine, flagged); err != nil {
+		return c, err
 	}
 	if err := gatewayConfig(c).Validate(); err != nil { // before anything is opened
 		return c, err
 	}
 	return c, c.NeedKeys()
+}
+
+// check checks what file and flags give together. What is wrong is the flags', if the
+// file by itself was fine, or it is in what they set.
+func (f *serveFlags) check(c *config.Config, file config.File, fine bool, flagged []string) error {
+	flag, err := file.Check(c, flagged...)
+	if err != nil && (flag || fine) {
+		return usageError{c.Validate()}
+	}
+	return inFile(f.config, err)
 }
 
 func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {

@@ -395,7 +395,7 @@ func HashKey(key string) string {
 // Validate gives the first thing that is wrong, with what to write instead.
 func (c *Config) Validate() error {
 	if p := c.problem(); p != nil {
-		return proto.Errorf(proto.CodeInvalid, "%s: %s", p.name(), p.message)
+		return p.asError()
 	}
 	return nil
 }
@@ -416,6 +416,10 @@ func (c *Config) NeedKeys() error {
 type problem struct{ path, message string }
 
 func (p *problem) name() string { return strings.TrimPrefix(p.path, "$.") }
+
+func (p *problem) asError() *proto.Error {
+	return proto.Errorf(proto.CodeInvalid, "%s: %s", p.name(), p.message)
+}
 
 func (c *Config) problem() *problem {
 	checks := []func() *problem{c.checkNode, c.checkAddresses, c.checkCluster, c.checkSizes, c.checkKeys, c.checkClients, c.checkPartners, c.checkKeptOut, c.checkCookies, c.checkOutside, c.checkConsent, c.checkInference, c.checkLinks, c.checkLimits, c.checkRetention}

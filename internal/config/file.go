@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
+	"strings"
 
 	"kith/internal/yamlfile"
 	"kith/proto"
@@ -20,18 +22,53 @@ const fileBytesMax = 1 << 20
 //go:embed kith.yaml
 var Template string
 
+// File is a configuration file that was read, for the places of what is wrong in it.
+type File struct{ yaml yamlfile.File }
+
 // Load reads and checks a configuration file. An error carries the line.
 func Load(path string) (Config, error) {
+	c, file, err := Read(path)
+	if err != nil {
+		return Config{}, err
+	}
+	return checked(c, file)
+}
+
+// Read is Load without the checks, for those who change what the file says before it is
+// to be right.
+func Read(path string) (Config, File, error) {
 	b, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return Config{}, proto.Errorf(proto.CodeNotFound, "no configuration at %s: write one with `kith config init`, or pass --config FILE", path)
+		return Config{}, File{}, proto.Errorf(proto.CodeNotFound, "no configuration at %s: write one with `kith config init`, or pass --config FILE", path)
 	case err != nil:
-		return Config{}, proto.Errorf(proto.CodeInvalid, "cannot read the configuration (%w)", err)
+		return Config{}, File{}, proto.Errorf(proto.CodeInvalid, "cannot read the configuration (%w)", err)
 	case len(b) > fileBytesMax:
-		return Config{}, proto.Errorf(proto.CodeTooLarge, "%s has %d bytes: a configuration has at most %d", path, len(b), fileBytesMax)
+		return Config{}, File{}, proto.Errorf(proto.CodeTooLarge, "%s has %d bytes: a configuration has at most %d", path, len(b), fileBytesMax)
 	}
-	return Parse(b)
+	return decode(b)
+}
+
+func decode(b []byte) (Config, File, error) {
+	c := Default()
+	y, err := yamlfile.Decode(b, &c, "`kith config init` shows every field")
+	return c, File{y}, err
+}
+
+// Check is c.Validate, with the line of the file that c was read from. The fields of
+// changed, such as nats.url, are not as the file has them: changedWrong is whether it is
+// one of these, which has no line.
+func (f File) Check(c *Config, changed ...string) (changedWrong bool, err error) {
+	p := c.problem()
+	if p == nil {
+		return false, nil
+	}
+	e := p.asError()
+	if field, _, _ := strings.Cut(p.name(), "["); slices.Contains(changed, field) {
+		return true, e
+	}
+	e.Line, e.Column = f.yaml.Position(p.path)
+	return false, e
 }
 
 // Place is where a field such as $.keys[0].sha256 stands in the configuration file
@@ -51,15 +88,16 @@ func Place(path, field string) (line, column int) {
 
 // Parse reads and checks the text of a configuration.
 func Parse(b []byte) (Config, error) {
-	c := Default()
-	file, err := yamlfile.Decode(b, &c, "`kith config init` shows every field")
+	c, file, err := decode(b)
 	if err != nil {
 		return Config{}, err
 	}
-	if p := c.problem(); p != nil {
-		e := proto.Errorf(proto.CodeInvalid, "%s: %s", p.name(), p.message)
-		e.Line, e.Column = file.Position(p.path)
-		return Config{}, e
+	return checked(c, file)
+}
+
+func checked(c Config, file File) (Config, error) {
+	if _, err := file.Check(&c); err != nil {
+		return Config{}, err
 	}
 	return c, nil
 }
