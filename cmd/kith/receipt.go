@@ -81,7 +81,8 @@ that nothing is left of what it says is gone: it asks a running node, or looks i
 data directory on which no node runs with --data. FILE is what kith optout printed, or -
 for standard input. An identity that stands beside the receipt, as in answers of the
 opt-out routes, is compared with it there. Exit code 1: the signature is bad, something
-was found, or the receipt is another identity's. After a node was killed its directory
+was found, or the receipt is another identity's. With --offline the signature is all
+that is checked, and all that --json tells. After a node was killed its directory
 may not have taken the opt-out in: start it once.`,
 		Example: `  kith receipt verify receipt.json --key demo-key
   kith receipt verify receipt.json --data ./kith-data
@@ -108,9 +109,12 @@ may not have taken the opt-out in: start it once.`,
 		if err != nil {
 			return err
 		}
-		if *asJSON {
+		switch {
+		case *asJSON && f.offline:
+			err = printJSON(cmd, signatureCheck{check.Signature})
+		case *asJSON:
 			err = printJSON(cmd, check)
-		} else {
+		default:
 			printCheck(cmd, r, id, check, f.offline)
 		}
 		if err == nil {
@@ -119,6 +123,11 @@ may not have taken the opt-out in: start it once.`,
 		return err
 	}
 	return cmd
+}
+
+// signatureCheck is what of a ReceiptCheck is known where nothing was searched.
+type signatureCheck struct {
+	Signature bool `json:"signature"`
 }
 
 func (f *receiptFlags) validate() error {
@@ -168,8 +177,7 @@ func readReceipt(cmd *cobra.Command, file string) (proto.Receipt, proto.Identity
 func (f *receiptFlags) check(cmd *cobra.Command, c *connection, r proto.Receipt, id proto.Identity) (check proto.ReceiptCheck, err error) {
 	key := cmp.Or(f.publicKey, r.PublicKey) // whether that is one of the node's, or of the directory's, the engine says
 	switch {
-	case f.offline:
-		check.Clean = true
+	case f.offline: // there is nothing to ask
 	case f.data != "" || f.config != "":
 		check, err = f.checkData(cmd, r, id)
 	default:
@@ -179,6 +187,9 @@ func (f *receiptFlags) check(cmd *cobra.Command, c *connection, r proto.Receipt,
 		return check, err
 	}
 	check.Signature = signed(r, key) && (f.offline || check.Signature)
+	if check.Places == nil { // a bad signature ends it before the search
+		check.Places = []proto.ReceiptFind{}
+	}
 	return check, nil
 }
 
@@ -266,7 +277,7 @@ func (f *receiptFlags) verdict(r proto.Receipt, id proto.Identity, check proto.R
 		return proto.Errorf(proto.CodeCorrupt, "the signature is bad: the receipt was changed, or another node gave it")
 	case check.Identity != nil && !*check.Identity:
 		return proto.Errorf(proto.CodeCorrupt, "the receipt is not of %q, which stands beside it: the file was changed, or put together from two", id)
-	case !check.Clean || found > 0:
+	case !f.offline && (!check.Clean || found > 0):
 		return proto.Errorf(proto.CodeCorrupt, "%d traces were found of what the receipt says is gone: keep the data as they are, and report this", found)
 	case !f.offline && !check.LogUnread && !check.LogClear && time.Now().After(r.LogClearBy):
 		return proto.Errorf(proto.CodeCorrupt, "the log still holds entries from before, %s after the receipt's limit: run kith erase --now if the node is alone, else see to it that its log is shortened (log_retention)", time.Since(r.LogClearBy).Round(time.Second))

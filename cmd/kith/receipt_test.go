@@ -135,6 +135,7 @@ func TestReceiptVerify(t *testing.T) {
 		{"no JSON", `browser:a1`, clean, 1, "not JSON", nil},
 		{"too long", strings.Repeat(" ", receiptBytesMax) + receipt, clean, 1, "cannot read the receipt", nil},
 		{"offline", receipt, denied, 0, "signature: good", []string{"--offline", "--public-key", good.public(), "--service", "127.0.0.1:1"}},
+		{"offline, as JSON", receipt, denied, 0, "{\n  \"signature\": true\n}\n", []string{"--offline", "--public-key", good.public(), "--json"}},
 		{"offline, changed", encode(changed), clean, 1, "signature is bad", []string{"--offline", "--public-key", good.public()}},
 		{"offline, no key", receipt, clean, 2, "--public-key HEX", []string{"--offline"}},
 		{"no hex", receipt, clean, 2, "64 hex digits", []string{"--public-key", "xyz"}},
@@ -160,11 +161,13 @@ func TestReceiptIdentityInData(t *testing.T) {
 	for _, tt := range []struct {
 		file, want string
 		code       int
+		args       []string
 	}{
-		{state, `identity: it is of "browser:gone"`, 0},
-		{strings.ReplaceAll(state, "browser:gone", "browser:other"), `the receipt is not of "browser:other"`, 1},
+		{state, `identity: it is of "browser:gone"`, 0, nil},
+		{strings.ReplaceAll(state, "browser:gone", "browser:other"), `the receipt is not of "browser:other"`, 1, nil},
+		{strings.ReplaceAll(state, "optout\"", "erase\""), `"places": []`, 1, []string{"--json"}},
 	} {
-		code, out, errs := command(t, n.service, tt.file, "receipt", "verify", "-", "--data", data)
+		code, out, errs := command(t, n.service, tt.file, append([]string{"receipt", "verify", "-", "--data", data}, tt.args...)...)
 		if code != tt.code || !strings.Contains(out+errs, tt.want) {
 			t.Errorf("exit code %d, want %d and %q\n%s%s", code, tt.code, tt.want, out, errs)
 		}
