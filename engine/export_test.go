@@ -569,6 +569,19 @@ func CheckOpenImport(lists []proto.SegmentID, imports []proto.Import, x proto.Im
 	return b.checkOpen(x, 1, nil)
 }
 
+// CheckOpenToday says why an import may not begin today once others were, at some times.
+func CheckOpenToday(today proto.Day, begun ...proto.Millis) error {
+	r := &registry{books: map[proto.ClientID]*importBook{}}
+	for i, at := range begun {
+		if err := r.obeyImport(uint64(i+1), at, &pb.Import{Segment: "crm", State: uint32(proto.ImportOpen)}); err != nil {
+			return err
+		}
+	}
+	b := r.imports(0)
+	b.unswept = 0
+	return b.checkOpen(proto.ImportSpec{Segment: "crm", Mode: proto.ImportCreate}, today, nil)
+}
+
 // FailingImports are the numbers of a client's imports in the order in which they are
 // tried if each fails, until the first comes again.
 func FailingImports(imports []proto.Import) (numbers []uint64) {

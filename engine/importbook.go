@@ -39,7 +39,7 @@ type importBook struct {
 	ended   uint64
 	endedAt proto.Millis
 	day     proto.Day
-	opened  int // on day
+	opened  int // on day, which is the last one's
 }
 
 // importList is a list that answers.
@@ -123,7 +123,7 @@ func (b *importBook) open(seq uint64, at proto.Millis, x *pb.Import) {
 		Number: seq, Segment: proto.SegmentID(x.Segment), Mode: proto.ImportMode(x.Mode), Scope: x.Scope,
 		State: proto.ImportOpen, Opened: at.Time(),
 	}
-	if day := proto.DayOf(at.Time()); day > b.day {
+	if day := proto.DayOf(at.Time()); day != b.day { // an earlier one: a clock was ahead
 		b.day, b.opened = day, 0
 	}
 	b.opened++
@@ -248,7 +248,7 @@ func (b *importBook) checkOpen(x proto.ImportSpec, today proto.Day, spec *proto.
 		return proto.Errorf(proto.CodeRateLimited, "%d imports take rows or were committed and are not done, the most that may: commit or delete one, or wait until one is done", importsOpenMax)
 	case b.unswept >= importsUnswept:
 		return proto.Errorf(proto.CodeOverloaded, "%d imports failed and are still being cleared away: try again shortly", b.unswept)
-	case today <= b.day && b.opened >= importsPerDayMax:
+	case today == b.day && b.opened >= importsPerDayMax:
 		return proto.Errorf(proto.CodeRateLimited, "%d imports were begun on %s, the most that may: go on tomorrow (UTC)", importsPerDayMax, b.day)
 	}
 	return nil

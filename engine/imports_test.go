@@ -564,6 +564,30 @@ func TestImportsAreBounded(t *testing.T) {
 	}
 }
 
+// Two hundred imports a day are the most, of a day on which a clock was wrong too, and
+// of that one only.
+func TestImportsOfADay(t *testing.T) {
+	at := func(day proto.Day) proto.Millis { return proto.MillisOf(day.Start()) }
+	today := proto.DayOf(time.Now())
+	ahead := today + 1500
+	many := slices.Repeat([]proto.Millis{at(today)}, 200)
+	for name, x := range map[string]struct {
+		begun []proto.Millis
+		want  proto.Code
+	}{
+		"199 today":                             {many[1:], ""},
+		"200 today":                             {many, proto.CodeRateLimited},
+		"200 yesterday":                         {slices.Repeat([]proto.Millis{at(today - 1)}, 200), ""},
+		"200 while a clock was ahead":           {slices.Repeat([]proto.Millis{at(ahead)}, 200), ""},
+		"199 after one while a clock was ahead": {slices.Concat([]proto.Millis{at(ahead)}, many[1:]), ""},
+		"200 after one while a clock was ahead": {slices.Concat([]proto.Millis{at(ahead)}, many), proto.CodeRateLimited},
+	} {
+		if err := engine.CheckOpenToday(today, x.begun...); proto.CodeOf(err) != x.want {
+			t.Errorf("%s: %v, want %q", name, err, x.want)
+		}
+	}
+}
+
 // Of the imports that came to their end the last to do so stay known, however long ago
 // they were begun.
 func TestEndedImportsAreKept(t *testing.T) {
