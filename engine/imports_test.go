@@ -726,6 +726,26 @@ func TestImportWaitsForStoppedLane(t *testing.T) {
 	}
 }
 
+// Whoever goes on with a merge waits until its lanes obey what it knows of: what
+// another node merged and it has not applied would look like a list of before.
+func TestMergeWaitsForLanes(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	c := acme(t, n)
+	load(t, n, c, "crm", proto.ImportCreate, 0, accounts(0, 3)...)
+	i := begin(t, n, c, "crm", proto.ImportReplace)
+	n.AheadOfLanes(func() {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := n.MergeImport(ctx, c, i); proto.CodeOf(err) != proto.CodeTimeout {
+			t.Errorf("it ends with %v, want that it was not in time", err)
+		}
+	})
+	for _, id := range accounts(0, 3) {
+		wantSegments(t, n, c, id, "crm")
+	}
+}
+
 // A client may have fewer segments than others; what it has it may edit.
 func TestSegmentsOfAClientAreBounded(t *testing.T) {
 	n := testNode(t, t.TempDir(), func(c *engine.Config) { c.SegmentsMax = map[proto.ClientName]int{"acme": 2} })

@@ -274,6 +274,11 @@ func (r *registry) importLists(c proto.ClientID) map[proto.SegmentID]importList 
 // from them; after that, where the list is replaced, from those of before. Who is
 // on both lists never leaves the segment.
 func (n *Node) mergeImport(ctx context.Context, job importJob) error {
+	// What another node may have merged of it comes first: whom that put on the list would
+	// look like one of before, and be taken off it.
+	if err := n.obeyed(ctx, n.registry.last()); err != nil {
+		return err
+	}
 	one := &job.one
 	staged, live := proto.StagedTrait(one.Number), proto.ListTrait(one.Segment)
 	rows, before := n.noneByLane(), n.noneByLane()
