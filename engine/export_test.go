@@ -1171,6 +1171,17 @@ func ImportsAfter(records []*pb.Import) (map[uint64]*proto.Import, error) {
 	return r.imports(0).imports, nil
 }
 
+// StaleMark reports whether a mark stands for nothing once a client's records were obeyed.
+func StaleMark(records []*pb.Import, mark proto.Prop) (bool, error) {
+	r := &registry{books: map[proto.ClientID]*importBook{}}
+	for i, x := range records {
+		if err := r.obeyImport(uint64(i+1), 0, x); err != nil {
+			return false, err
+		}
+	}
+	return r.imports(0).stale(&mark, uint64(len(records))), nil
+}
+
 // FeedPageOf is a page of an outlet.
 func FeedPageOf(ctx context.Context, out log.Outlet, after uint64, limit int) (proto.FeedPage, error) {
 	return (&feed{name: "acme"}).page(ctx, out, after, limit)

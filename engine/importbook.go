@@ -217,15 +217,21 @@ func (b *importBook) underWay(id proto.SegmentID, open bool) *proto.Import {
 	return nil
 }
 
-// stale reports whether a mark stands for nothing.
-func (b *importBook) stale(t *proto.Prop) bool {
-	list, staged := proto.ParseReserved(t.Key)
-	if list == "" {
-		i := b.imports[staged]
-		return i == nil || i.State.Final()
-	}
+// stale reports whether a mark stands for nothing, by the control records up to seq. A
+// mark of a later import does not, nor one of a list that an import may be making by a
+// later record: lanes may have taken them in before this node has read of them.
+func (b *importBook) stale(t *proto.Prop, seq uint64) bool {
+	list, number := proto.ParseReserved(t.Key)
 	l := b.lists[list]
-	return l == nil || uint64(t.Value.Number) < l.number
+	switch {
+	case list == "":
+	case l != nil:
+		return uint64(t.Value.Number) < l.number
+	default:
+		number = uint64(t.Value.Number)
+	}
+	i := b.imports[number]
+	return number <= seq && (i == nil || i.State.Final())
 }
 
 // checkOpen says why an import may not begin.

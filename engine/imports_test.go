@@ -746,6 +746,45 @@ func TestMergeWaitsForLanes(t *testing.T) {
 	}
 }
 
+// Lanes take in marks of which this node has not read yet what they stand for. These are
+// not stale; those of what came to its end are.
+func TestStaleMarks(t *testing.T) {
+	open := &pb.Import{Segment: "crm", State: uint32(proto.ImportOpen)}
+	of := func(state proto.ImportState) *pb.Import { return &pb.Import{Number: 1, State: uint32(state), List: 1} }
+	sealed := []*pb.Import{open, of(proto.ImportSealed)}
+	merging := append(slices.Clone(sealed), of(proto.ImportMerging))
+	done := append(slices.Clone(merging), of(proto.ImportDone))
+	below := append(slices.Clone(sealed), of(proto.ImportBelow))
+	row := func(number uint64) proto.Prop {
+		return proto.Prop{Key: proto.StagedTrait(number), Value: proto.FlagOf(true)}
+	}
+	on := func(list proto.SegmentID, number float64) proto.Prop {
+		return proto.Prop{Key: proto.ListTrait(list), Value: proto.NumberOf(number)}
+	}
+	for _, x := range []struct {
+		name    string
+		records []*pb.Import
+		mark    proto.Prop
+		want    bool
+	}{
+		{"a row that may be merged", merging, row(1), false},
+		{"a row of an import that is done", done, row(1), true},
+		{"a row of an import that is not known any more", done, row(2), true},
+		{"a row of an import that was not read of", done, row(5), false},
+		{"on a list", done, on("crm", 1), false},
+		{"on a list that a later import has", done, on("crm", 5), false},
+		{"on a list of another", done, on("old", 1), true},
+		{"on a list that was refused", below, on("crm", 1), true},
+		{"on a list that is being made by what was not read of", sealed, on("crm", 1), false},
+		{"on a list of an import that was not read of", sealed, on("new", 3), false},
+	} {
+		got, err := engine.StaleMark(x.records, x.mark)
+		if err != nil || got != x.want {
+			t.Errorf("%s: %v, %v, want %v", x.name, got, err, x.want)
+		}
+	}
+}
+
 // A client may have fewer segments than others; what it has it may edit.
 func TestSegmentsOfAClientAreBounded(t *testing.T) {
 	n := testNode(t, t.TempDir(), func(c *engine.Config) { c.SegmentsMax = map[proto.ClientName]int{"acme": 2} })

@@ -332,7 +332,7 @@ func (n *Node) sweepImports(ctx context.Context, job importJob) error {
 	err := n.marked(ctx, job.client, func(x *markedNode) error {
 		n.registry.withImports(job.client.ID, func(b *importBook) {
 			for i := range x.marks {
-				if !b.stale(&x.marks[i]) {
+				if !b.stale(&x.marks[i], n.registry.seq) {
 					continue
 				}
 				key := x.marks[i].Key
