@@ -26,8 +26,9 @@ import (
 // (hexadecimal), store (Badger's backup format), control records, the ledger of
 // opt-outs (records each with its length as uvarint), the receipts' key. Control
 // records go as far as they did when the store's snapshot had been taken, and hold
-// at least what it obeys. A section is chunks of length (4 bytes), CRC-32C (4
-// bytes) and data; a length of 0 ends it. After the last: backupEnd.
+// at least what it obeys; it obeys at least what they say of imports from their
+// commits on. A section is chunks of length (4 bytes), CRC-32C (4 bytes) and data; a
+// length of 0 ends it. After the last: backupEnd.
 const (
 	backupMagic    = "KITHBAK3"
 	backupEnd      = "KITHEND1"
@@ -114,17 +115,15 @@ const (
 	backupAgain = 20 * time.Millisecond
 )
 
-var errBehind = proto.Errorf(proto.CodeUnavailable, "this node is behind what other nodes have sent: try again shortly, or back up another node")
+var errBehind = proto.Errorf(proto.CodeUnavailable, "this node is behind what other nodes have sent, or what imports have come to: try again shortly, or back up another node")
 
 // backupStore writes the store at a moment at which no lane has taken in what
-// another one has not sent, nor obeyed a control record that this node has not read:
-// a restore has no log from which that could come. It gives how many control records
-// there were then.
+// another one has not sent, nor obeyed a control record that this node has not read,
+// nor has to obey one of an import: a restore has no log from which that could come. It
+// gives how many control records there were then.
 func (n *Node) backupStore(ctx context.Context, w io.Writer) (last uint64, err error) {
 	for began := time.Now(); ; {
-		if err = n.lookWhole(n.store.Snapshot()); err == nil { // before the store is made durable for it
-			last, err = n.backupStoreNow(w)
-		}
+		last, err = n.backupStoreNow(w)
 		if err != errBehind || time.Since(began) > backupWait || !pause(ctx, backupAgain) {
 			return last, err
 		}
@@ -132,13 +131,17 @@ func (n *Node) backupStore(ctx context.Context, w io.Writer) (last uint64, err e
 }
 
 func (n *Node) backupStoreNow(w io.Writer) (last uint64, err error) {
-	n.swapping.Lock() // a version must not answer in the control records that is not filled in the store
+	// In the control records no version may answer that is not filled in the store, and no
+	// import go further than it has there.
+	n.swapping.Lock()
 	unlock := sync.OnceFunc(n.swapping.Unlock)
 	defer unlock()
-	err = n.store.Backup(w, func(snap store.Snapshot) error {
-		err := n.wholeIn(snap)
-		last = n.registry.last()
-		unlock()
+	if err := n.lookWhole(n.store.Snapshot()); err != nil { // before the store is made durable for it
+		return 0, err
+	}
+	err = n.store.Backup(w, func(snap store.Snapshot) (err error) {
+		defer unlock()
+		last, err = n.wholeIn(snap)
 		return err
 	})
 	return last, err
@@ -147,32 +150,38 @@ func (n *Node) backupStoreNow(w io.Writer) (last uint64, err error) {
 // lookWhole is wholeIn of a snapshot that it releases.
 func (n *Node) lookWhole(snap store.Snapshot) error {
 	defer snap.Release()
-	return n.wholeIn(snap)
+	_, err := n.wholeIn(snap)
+	return err
 }
 
 // wholeIn is errBehind unless all that lanes have taken in from one another was sent,
 // and what they obeyed was read, by a snapshot. Of a node alone that is always so. In a
 // cluster a faster node may have sent it of a lane that this node has not applied as
-// far, and the owner relays control records that this node may yet have to read.
-func (n *Node) wholeIn(snap store.Snapshot) error {
+// far, and the owner relays control records that this node may yet have to read. Lanes
+// have to obey what imports have come to: what they do for that, and what was loaded, is
+// before it in their logs. One that stands still has lost that, as all that it has not
+// applied. It gives how many control records that is true of.
+func (n *Node) wholeIn(snap store.Snapshot) (last uint64, err error) {
+	last, imports := n.registry.lastOfImports()
 	lanes := make([]*lane, n.config.Lanes)
 	for id := range lanes {
 		lanes[id] = &lane{id: proto.LaneID(id), node: n}
 		if err := errors.Join(lanes[id].loadRecord(snap), lanes[id].loadGraph(snap)); err != nil {
-			return err
+			return 0, err
 		}
-		if lanes[id].record.Control > n.registry.last() {
-			return errBehind
+		_, _, _, fault := n.lanes[id].progress.get()
+		if at := lanes[id].record.Control; at > last || at < imports && fault == nil {
+			return 0, errBehind
 		}
 	}
 	for from, l := range lanes {
 		for to := range lanes {
 			if to != from && lanes[to].graph.Applied[from] > l.graph.Outbox[to].Last() {
-				return errBehind
+				return 0, errBehind
 			}
 		}
 	}
-	return nil
+	return last, nil
 }
 
 // readerUntil reads until ctx ends.

@@ -330,3 +330,51 @@ func TestBackupHoldsWhatLanesObey(t *testing.T) {
 		t.Errorf("with that record it has %d of %d: %v", last, r.last(), err)
 	}
 }
+
+// A backup holds no more of an import than its store does: neither a commit's record
+// without the rows, nor a merge's end without the merge, in whatever lane.
+func TestBackupHoldsWhatImportsAreOf(t *testing.T) {
+	n := backupNode(t)
+	client := n.registry.current().clients["acme"]
+	i, err := n.BeginImport(t.Context(), client, proto.ImportSpec{Segment: "crm", Mode: proto.ImportCreate})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b proto.Batch
+	b.AddTraits(n.hasher, &proto.Traits{
+		Client: client.ID, Space: client.Space, Identity: "account:00112233445566778899", Received: n.now(),
+		Set: []proto.Prop{{Key: proto.StagedTrait(i.Number), Value: proto.FlagOf(true)}},
+	})
+	if r, err := n.AddToImport(t.Context(), client, i.Number, &b); err != nil || r.Err != nil {
+		t.Fatal(err, r.Err)
+	}
+	before := n.store.Snapshot() // as a round of writing that was under way
+	n.swapping.Lock()            // and the backup has begun
+	committed := make(chan error, 1)
+	go func() {
+		_, err := n.CommitImport(t.Context(), client, i.Number, 0)
+		committed <- err
+	}()
+	select {
+	case <-committed:
+		t.Error("an import was committed between a backup's store and its control records")
+		committed <- nil
+	case <-time.After(500 * time.Millisecond):
+	}
+	n.swapping.Unlock()
+	if err := <-committed; err != nil {
+		t.Fatal(err)
+	}
+	if i, err = n.importOf(client, i.Number); err != nil || i.State != proto.ImportDone {
+		t.Fatalf("the import is %v: %v", i.State, err)
+	}
+	if err := n.lookWhole(before); err != errBehind {
+		t.Errorf("a backup without what an import did, but with its records: %v", err)
+	}
+	if err := n.obeyed(t.Context(), n.registry.last()); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.lookWhole(n.store.Snapshot()); err != nil {
+		t.Errorf("a backup with both: %v", err)
+	}
+}

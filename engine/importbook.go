@@ -70,6 +70,7 @@ func (r *registry) obeyImport(seq uint64, at proto.Millis, x *pb.Import) error {
 		b.open(seq, at, x)
 		return nil
 	case proto.ImportSwept:
+		r.went = seq
 		if b.dirty <= x.Number {
 			b.dirty, b.unswept = 0, 0
 		}
@@ -83,6 +84,9 @@ func (r *registry) obeyImport(seq uint64, at proto.Millis, x *pb.Import) error {
 		return proto.Errorf(proto.CodeCorrupt, "it is about import %d, which is not known", x.Number)
 	}
 	i.State = state
+	if state != proto.ImportEnded {
+		r.went = seq
+	}
 	switch state {
 	case proto.ImportSealed:
 		i.Floor = int(x.Floor)

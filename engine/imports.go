@@ -141,6 +141,8 @@ func (n *Node) CommitImport(ctx context.Context, client proto.ClientInfo, number
 }
 
 func (n *Node) sealImport(ctx context.Context, client proto.ClientInfo, number uint64, floor int) error {
+	n.swapping.Lock() // not between a backup's store and its control records
+	defer n.swapping.Unlock()
 	n.staging.Lock()
 	defer n.staging.Unlock()
 	_, err := n.registry.propose(ctx, func() (*pb.Control, error) {

@@ -176,6 +176,8 @@ func (n *Node) refuseImport(ctx context.Context, job importJob, m importMeasure)
 
 // decided writes down what becomes of the job's import, unless it went another way.
 func (n *Node) decided(ctx context.Context, job importJob, state proto.ImportState, fill func(*pb.Import)) error {
+	n.swapping.Lock() // not between a backup's store and its control records
+	defer n.swapping.Unlock()
 	_, err := n.registry.propose(ctx, func() (*pb.Control, error) {
 		i := n.registry.imports(job.client.ID).imports[job.one.Number]
 		if !n.registry.living(job.client) || i == nil || i.State != job.do {
@@ -356,6 +358,8 @@ func (n *Node) sweepImports(ctx context.Context, job importJob) error {
 	if err := n.reach(ctx, w.position); err != nil {
 		return err
 	}
+	n.swapping.Lock() // as in decided
+	defer n.swapping.Unlock()
 	_, err = n.registry.propose(ctx, func() (*pb.Control, error) {
 		b := n.registry.imports(job.client.ID)
 		if !n.registry.living(job.client) || b.dirty == 0 && b.ended == 0 {

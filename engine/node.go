@@ -71,7 +71,7 @@ type Node struct {
 	scrubbed  uint64             // of purgedSoFar, what such an erasure removed; with erasing
 	reporting *fair.Queue        // of reports: one is under way
 	long      *fair.Queue        // of counts that take long
-	swapping  sync.Mutex         // not while a backup reads what belongs together
+	swapping  sync.Mutex         // held by a backup while it takes what belongs together, and by who writes a Swap or how far an import went
 	campaigns campaigns
 	staging   sync.RWMutex                  // held for reading by who takes rows of imports, for writing while one is ended
 	intake    sync.RWMutex                  // held for reading by who appends, for writing while the log is emptied

@@ -48,6 +48,7 @@ type registry struct {
 	reports map[proto.ClientID]*segments.ReportBook
 	told    map[proto.ClientID]*campaignBook
 	books   map[proto.ClientID]*importBook
+	went    uint64                                // the newest record by which an import went on, from its commit to the sweep
 	since   map[proto.SegmentKey]proto.SegmentKey // versions whose rule refers to one that was swapped: by which record
 	owners  map[proto.LaneID]string               // of lanes, that were named by hand
 	size    controlSize
@@ -130,6 +131,13 @@ func (r *registry) last() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.seq
+}
+
+// lastOfImports is last, and the newest record by which an import went on.
+func (r *registry) lastOfImports() (last, went uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.seq, r.went
 }
 
 func (r *registry) fail(err error) {
