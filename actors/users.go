@@ -59,8 +59,11 @@ func (h *host) link(t *task) {
 	h.proposeLink(t, t.link.B, e, t.link.Command)
 }
 
+// unlink removes an edge, or a client's. Its time is the lane's, as a cut's is: by a
+// clock that was set back, or is behind others', the gateway's time of it is before
+// evidence that the lane took, and the removal would be answered and not done.
 func (h *host) unlink(t *task) {
-	m := graph.Message{Kind: graph.Remove, About: t.unlink.B, Evidence: h.evidence(t)}
+	m := graph.Message{Kind: graph.Remove, About: t.unlink.B, Evidence: graph.Evidence{Time: h.entry.Now}}
 	if t.unlink.B == (graph.Hash{}) {
 		m.Kind, m.Client = graph.Withdraw, t.unlink.Client
 	}

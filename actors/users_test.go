@@ -171,6 +171,28 @@ func TestLinkThatDoesNotLast(t *testing.T) {
 	}
 }
 
+// A removal removes what the lane has, though the clock was set back since: the lane's
+// time stays where it was, and so do links by it.
+func TestRemovalByAClockSetBack(t *testing.T) {
+	for what, b := range map[string]string{"of an edge": "b", "of a client's": ""} {
+		g := newTestRig(t, newRules(t))
+		ahead := start + 3600*second
+		g.now = ahead
+		g.do(eventIn(1, 1, "x", "", ahead, "a", "b"))
+		if g.user(1, "a") != 2 {
+			t.Fatalf("%s: the event linked nobody", what)
+		}
+		g.do(unlink(1, 1, "a", b, start))
+		g.rest()
+		if got := g.user(1, "a"); got != 1 {
+			t.Errorf("%s: after the removal the user has %d nodes", what, got)
+		}
+		g.do(link(1, 1, "a", "b", g.now+1, 7))
+		wantDecided(t, g, what+": a newer link", graph.Decision{Command: 7, Linked: true})
+		g.store.audit(t)
+	}
+}
+
 // A proposal with another identity's name does not name the node so.
 func TestProposalWithAnotherName(t *testing.T) {
 	for name, named := range map[string]int{"browser:a": 1, "browser:c": 0, "": 0} {

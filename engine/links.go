@@ -54,9 +54,10 @@ func (n *Node) Unlink(ctx context.Context, client proto.ClientInfo, a, b proto.I
 	var batch proto.Batch
 	batch.AddUnlink(&x)
 	r := n.Submit(ctx, &batch)
-	// Of equal times the removal wins: a link that is asked for after this answer
-	// must have a later one.
-	for tries := 0; n.now() == x.Received && tries < 20 && pause(ctx, 100*time.Microsecond); tries++ {
+	// Its time is the lane's, which by one clock is not after now, and of equal times
+	// the removal wins: a link that is asked for after this answer must have a later one.
+	now := n.now()
+	for tries := 0; n.now() == now && tries < 20 && pause(ctx, 100*time.Microsecond); tries++ {
 	}
 	return r.Position, r.Err
 }

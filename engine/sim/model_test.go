@@ -138,7 +138,7 @@ func (m *model) command(l proto.LaneID, c proto.Command) {
 	case proto.CommandUnlink:
 		x, err := proto.DecodeUnlink(c.Body)
 		m.w.must(err)
-		m.unlink(&x, evidence(x.Received))
+		m.unlink(&x, m.laneNow[l]) // not the gateway's time: as a cut
 	case proto.CommandCut:
 		x, err := proto.DecodeCut(c.Body)
 		m.w.must(err)
