@@ -226,11 +226,16 @@ func writeProtobuf(w http.ResponseWriter, m gproto.Message) error {
 	if err != nil {
 		return proto.Errorf(proto.CodeInternal, "encode the answer: %w", err)
 	}
+	writeEncoded(w, b)
+	return nil
+}
+
+// writeEncoded answers with an encoded message.
+func writeEncoded(w http.ResponseWriter, b []byte) {
 	h := w.Header()
 	h["Content-Type"] = []string{protobufType}
 	h["Content-Length"] = []string{strconv.Itoa(len(b))}
 	_, _ = w.Write(b)
-	return nil
 }
 
 // publicEvents takes events of a browser or app about itself.

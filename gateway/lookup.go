@@ -211,8 +211,20 @@ func appendBool(b []byte, v bool) []byte {
 	return append(b, "false"...)
 }
 
-// all appends {"results":[…]} for l's identities, in order.
-func (g *Gateway) all(l *lookup, client proto.ClientInfo) error {
+// answerBytesMax bounds the answer to a look-up: of one identity it may be a megabyte,
+// where a client has many segments.
+const answerBytesMax = 16 << 20
+
+func answerTooLarge(most int) error {
+	if most < answerBytesMax {
+		return proto.Errorf(proto.CodeTooLarge, "the answer is over the %d bytes that NATS takes: send fewer identities at once, or ask by HTTP", most)
+	}
+	return proto.Errorf(proto.CodeTooLarge, "the answer is over %d bytes: send fewer identities at once", most)
+}
+
+// all appends {"results":[…]} for l's identities, in order, of up to so many bytes.
+func (g *Gateway) all(l *lookup, client proto.ClientInfo, most int) error {
+	const end = "]}\n"
 	if err := g.admitLookups(client, len(l.identities)); err != nil {
 		return err
 	}
@@ -225,8 +237,11 @@ func (g *Gateway) all(l *lookup, client proto.ClientInfo) error {
 		if err := g.one(l, client, id, now); err != nil {
 			return err
 		}
+		if len(l.answer)+len(end) > most {
+			return answerTooLarge(most)
+		}
 	}
-	l.answer = append(l.answer, "]}\n"...)
+	l.answer = append(l.answer, end...)
 	g.metrics.identities.Add(float64(len(l.identities)))
 	return nil
 }
@@ -263,13 +278,13 @@ func (g *Gateway) postLookup(w http.ResponseWriter, r *http.Request, who proto.P
 	}
 	g.withhold(w, r, l, client)
 	if kind == protobufType {
-		x, err := g.allProtobuf(l, client)
-		if err != nil {
+		if err := g.allProtobuf(l, client, answerBytesMax); err != nil {
 			return err
 		}
-		return writeProtobuf(w, x)
+		writeEncoded(w, l.answer)
+		return nil
 	}
-	if err := g.all(l, client); err != nil {
+	if err := g.all(l, client, answerBytesMax); err != nil {
 		return err
 	}
 	writeJSON(w, http.StatusOK, l.answer)
@@ -316,12 +331,13 @@ func (l *lookup) parseProtobuf(body []byte, most int) error {
 	return nil
 }
 
-func (g *Gateway) allProtobuf(l *lookup, client proto.ClientInfo) (*pb.LookupResponse, error) {
+// allProtobuf is all as an encoded pb.LookupResponse, one result after another.
+func (g *Gateway) allProtobuf(l *lookup, client proto.ClientInfo, most int) error {
 	if err := g.admitLookups(client, len(l.identities)); err != nil {
-		return nil, err
+		return err
 	}
+	const resultsField = 1
 	now := g.millis()
-	x := &pb.LookupResponse{Results: make([]*pb.LookupResult, 0, len(l.identities))}
 	for _, raw := range l.identities {
 		res := &pb.LookupResult{Identity: raw}
 		id, bad := parseIdentity(raw)
@@ -330,17 +346,25 @@ func (g *Gateway) allProtobuf(l *lookup, client proto.ClientInfo) (*pb.LookupRes
 		} else {
 			v, err := g.look(l, client, id, now)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			res.Known, res.OptedOut = v.Known, v.OptedOut
 			for _, s := range l.segments {
 				res.Segments = append(res.Segments, string(s))
 			}
 		}
-		x.Results = append(x.Results, res)
+		l.answer = protowire.AppendTag(l.answer, resultsField, protowire.BytesType)
+		l.answer = protowire.AppendVarint(l.answer, uint64(gproto.Size(res)))
+		var err error
+		if l.answer, err = (gproto.MarshalOptions{UseCachedSize: true}).MarshalAppend(l.answer, res); err != nil {
+			return proto.Errorf(proto.CodeInternal, "encode the answer: %w", err)
+		}
+		if len(l.answer) > most {
+			return answerTooLarge(most)
+		}
 	}
 	g.metrics.identities.Add(float64(len(l.identities)))
-	return x, nil
+	return nil
 }
 
 // getSegments answers GET /v1/identities/{identity}/segments.

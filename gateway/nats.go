@@ -396,14 +396,12 @@ func (m *messages) lookup(r micro.Request) (_ []byte, err error) {
 		return nil, err
 	}
 	l.withheld = m.g.withheldFrom(saidTo(r.Headers()), "", client.Name)
-	if protobuf {
-		x, err := m.g.allProtobuf(l, client)
-		if err != nil {
-			return nil, err
-		}
-		return gproto.Marshal(x)
+	if most := min(answerBytesMax, int(m.nc.MaxPayload())); protobuf {
+		err = m.g.allProtobuf(l, client, most)
+	} else {
+		err = m.g.all(l, client, most)
 	}
-	if err := m.g.all(l, client); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	return append([]byte(nil), l.answer...), nil // l is reused before it is sent
