@@ -489,8 +489,10 @@ func noteIdentities(w http.ResponseWriter, ids ...proto.Identity) {
 // getAudit gives lines of the audit log.
 func (g *Gateway) getAudit(w http.ResponseWriter, r *http.Request, _ proto.Principal) error {
 	q := proto.AuditQuery{Limit: 100}
-	v := r.URL.Query()
-	var err error
+	v, err := parseQuery(r.URL.RawQuery, "client", "identity", "since", "until", "after", "limit")
+	if err != nil {
+		return err
+	}
 	if s := v.Get("client"); s != "" {
 		if q.Client, err = proto.ParseClientName(s); err != nil {
 			return err

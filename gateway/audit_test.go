@@ -102,6 +102,24 @@ func TestAuditThatCannotBeWritten(t *testing.T) {
 	}
 }
 
+// Of a query that is broken the audit log gives nothing, rather than everybody's lines.
+func TestAuditQuery(t *testing.T) {
+	r := newRig(t)
+	deps := r.behind()
+	deps.Audit = &auditTwin{}
+	g, err := gateway.New(gateway.Config{}, deps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for query, want := range map[string]int{
+		"identity=browser%3Aa": 200, "identity=browser%3Aa%": 400, "identity=browser:a;limit=9": 400, "Identity=browser:a": 400,
+	} {
+		if w := send(g.Service(), "GET", "/v1/audit?"+query, "", auth, key("admin-key")); w.Code != want {
+			t.Errorf("%s: %d, want %d: %s", query, w.Code, want, w.Body)
+		}
+	}
+}
+
 // Each identity that a bid request is about counts as looked up.
 func TestQuotaOfBidRequests(t *testing.T) {
 	r := newRig(t, func(c *gateway.Config) {

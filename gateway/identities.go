@@ -48,7 +48,10 @@ func (g *Gateway) getExplanation(w http.ResponseWriter, r *http.Request, who pro
 	if err != nil {
 		return err
 	}
-	q := r.URL.Query()
+	q, err := parseQuery(r.URL.RawQuery, "client", "after", "segment", "at")
+	if err != nil {
+		return err
+	}
 	segment, err := proto.ParseSegmentID(q.Get("segment"))
 	if err != nil {
 		return err

@@ -236,6 +236,20 @@ func queryValue(raw, name string) string {
 	return ""
 }
 
+// checkEscapes refuses a query of which queryValue would pass over a value that cannot
+// be unescaped. A consent signal like that is taken, as one that refuses.
+func checkEscapes(raw string) error {
+	for strings.IndexByte(raw, '%') >= 0 {
+		var pair string
+		pair, raw, _ = strings.Cut(raw, "&")
+		key, value, _ := strings.Cut(pair, "=")
+		if _, ok := unescaped(value); !ok && new(signals).take(key, "") == 0 {
+			return proto.Errorf(proto.CodeInvalid, "%s in the query has a broken %% escape: nothing is done", clip(key))
+		}
+	}
+	return nil
+}
+
 // parseQuery reads a query whose values decide what goes, so that none may be
 // passed over, nor one of these names for its capitals.
 func parseQuery(raw string, names ...string) (url.Values, error) {
@@ -300,6 +314,9 @@ func (g *Gateway) behindKey(h keyed, roles ...proto.Role) handler {
 			return err
 		}
 		noteWho(w, who)
+		if err := checkEscapes(r.URL.RawQuery); err != nil {
+			return err
+		}
 		return h(w, r, who)
 	}
 }
