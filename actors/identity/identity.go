@@ -308,7 +308,8 @@ func (f *Facts) Hollow() bool {
 	return !f.Eventful() && len(f.Memory.Traits()) == 0
 }
 
-// Eventful reports whether events are kept, or were until they grew too old.
+// Eventful reports whether events are kept, or were until they grew too old; of the
+// latter it knows only if they had filled a block.
 func (f *Facts) Eventful() bool {
 	h := &f.History
 	return h.TailEvents > 0 || h.Next > 0 || h.Truncated
