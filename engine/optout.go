@@ -126,7 +126,7 @@ func (n *Node) cutState(ctx context.Context, id proto.Identity, kind proto.CutKi
 	since := x.cut.Time.Time()
 	s.Since, s.Receipt = &since, n.receipt(x.hash, &x.cut)
 	if kind != proto.CutOptOut {
-		n.passFence(ctx, x.cut.Time)
+		n.passFence(ctx, &s, x.cut.Time+2*graphLimits().SkewMillis)
 	}
 	return s, nil
 }
@@ -164,24 +164,37 @@ func (n *Node) OptIn(ctx context.Context, id proto.Identity) (proto.OptOutState,
 	}
 	s, err := n.OptOutState(ctx, id)
 	if err == nil && s.Since != nil && !s.OptedOut {
-		n.passFence(ctx, proto.MillisOf(*s.Since))
+		n.passFence(ctx, &s, proto.MillisOf(*s.Since)+2*graphLimits().SkewMillis)
 	}
 	return s, err
 }
 
-// passFence waits until what comes counts for an identity that began anew at t: an
-// event that was acknowledged after the answer would not be kept else.
-func (n *Node) passFence(ctx context.Context, t proto.Millis) {
-	wait, cancel := context.WithTimeout(ctx, optOutWait) // lane time may be ahead
+// passFence waits until what comes counts for an identity that began anew: an event
+// that was acknowledged after the answer would not be kept else. Where lane time is
+// further ahead of the clock, which was set back, s says from when on it does.
+func (n *Node) passFence(ctx context.Context, s *proto.OptOutState, fence proto.Millis) {
+	wait, cancel := context.WithTimeout(ctx, optOutWait)
 	defer cancel()
-	fence := t + 2*graphLimits().SkewMillis
-	for left := fence - n.now(); left >= 0; left = fence - n.now() {
+	for {
+		s.CountsFrom = n.countsFrom(fence)
+		if s.CountsFrom == nil {
+			return
+		}
 		select {
 		case <-wait.Done():
 			return
-		case <-time.After(time.Duration(left+1) * time.Millisecond):
+		case <-time.After(time.Duration(fence-n.now()+1) * time.Millisecond):
 		}
 	}
+}
+
+// countsFrom is when evidence is newer than a fence, nil if it is now.
+func (n *Node) countsFrom(fence proto.Millis) *time.Time {
+	if fence < n.now() {
+		return nil
+	}
+	from := (fence + 1).Time()
+	return &from
 }
 
 // optOut is what is published of an identity's opt-out, nil if it was never cut.
@@ -225,6 +238,9 @@ func (n *Node) OptOutStateFor(_ context.Context, client proto.ClientInfo, id pro
 	if last > 0 {
 		since := last.Time()
 		s.Since = &since
+	}
+	if !o.Dark() {
+		s.CountsFrom = n.countsFrom(o.FenceOf(client.ID, client.Space, 2*graphLimits().SkewMillis))
 	}
 	if c != nil && c.Final && known {
 		s.Final, s.Receipt = true, n.receipt(h, c)

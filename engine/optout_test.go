@@ -98,3 +98,50 @@ func TestFinalAfterLedger(t *testing.T) {
 		t.Errorf("after the ledger has it: %+v, %v", s, err)
 	}
 }
+
+// After a clock that was ahead was set back a removal removes, and who asks to be known
+// again or erased is told from when on events are kept.
+func TestAfterAClockWasSetBack(t *testing.T) {
+	var ahead atomic.Int64
+	ahead.Store(int64(time.Hour))
+	n := testNode(t, t.TempDir(), func(c *engine.Config) {
+		c.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	})
+	defer closeNode(t, n)
+	c := acme(t, n)
+	now := func() proto.Millis { return proto.MillisOf(n.Now()) }
+	join := &proto.Event{Client: c.ID, Space: c.Space, Identities: []proto.Identity{"browser:a", "account:b"}, Time: now(), Received: now(), EventBody: proto.EventBody{Name: "login"}}
+	submit(t, n, join, page(c, "erased", "auto", n.Now()), page(c, "forgotten", "auto", n.Now()))
+	optOut(t, n, "browser:out", false)
+	wasAhead := n.Now()
+	ahead.Store(0)
+	at, err := n.Unlink(t.Context(), c, "browser:a", "account:b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Wait(t.Context(), at); err != nil {
+		t.Fatal(err)
+	}
+	if got := membersOf(t, n, c, "browser:a"); len(got) != 1 {
+		t.Errorf("after the removal the user is %v", got)
+	}
+	for id, ask := range map[proto.Identity]func(proto.Identity) (proto.OptOutState, error){
+		"browser:out":       func(id proto.Identity) (proto.OptOutState, error) { return n.OptIn(t.Context(), id) },
+		"browser:erased":    func(id proto.Identity) (proto.OptOutState, error) { return n.Erase(t.Context(), nil, id) },
+		"browser:forgotten": func(id proto.Identity) (proto.OptOutState, error) { return n.Erase(t.Context(), &c, id) },
+	} {
+		s, err := ask(id)
+		if err != nil || s.OptedOut || s.CountsFrom == nil || s.CountsFrom.Before(wasAhead.Add(-time.Minute)) {
+			t.Errorf("%s: %+v %v", id, s, err)
+		}
+		later, err := n.OptOutStateFor(t.Context(), c, id)
+		if err != nil || later.CountsFrom == nil || s.CountsFrom != nil && !later.CountsFrom.Equal(*s.CountsFrom) {
+			t.Errorf("%s: asked later: %+v %v", id, later, err)
+		}
+		ahead.Add(int64(2 * time.Hour))
+		if later, err = n.OptOutStateFor(t.Context(), c, id); err != nil || later.CountsFrom != nil {
+			t.Errorf("%s: once the clock is there: %+v %v", id, later, err)
+		}
+		ahead.Store(0)
+	}
+}

@@ -140,7 +140,8 @@ func (g *Gateway) liftOwn(w http.ResponseWriter, r *http.Request, v *visit) {
 
 // stillOut opts the browser's identity in, if it is opted out, and reports
 // whether it has to be given up instead: the visitor then gets a new one. So has one
-// that an opt-out was to cut and did not: who comes back begins with nothing.
+// that an opt-out was to cut and did not: who comes back begins with nothing. And so has
+// one of which nothing would be kept for long, since the clock was set back.
 func (g *Gateway) stillOut(r *http.Request, v *visit) bool {
 	id := v.browser
 	ctx, cancel := cutContext(r.Context())
@@ -154,7 +155,7 @@ func (g *Gateway) stillOut(r *http.Request, v *visit) bool {
 		return true
 	}
 	defer done()
-	if _, err := g.deps.OptOuts.OptIn(ctx, id); err != nil {
+	if s, err = g.deps.OptOuts.OptIn(ctx, id); err != nil {
 		if proto.CodeOf(err) != proto.CodeConflict {
 			return true
 		}
@@ -163,7 +164,7 @@ func (g *Gateway) stillOut(r *http.Request, v *visit) bool {
 		return err != nil || s.OptedOut
 	}
 	g.metrics.optIns.Inc()
-	return false
+	return s.CountsFrom != nil
 }
 
 // optOutStatus says whether anything would be stored of this browser, and what

@@ -85,10 +85,10 @@ func stateOf(s proto.OptOutState, id proto.Identity) proto.OptOutState {
 	return s
 }
 
-// writeState answers 202 while something is left to do.
+// writeState answers 202 while something is left to do, or to wait for.
 func writeState(w http.ResponseWriter, s proto.OptOutState) error {
 	status := http.StatusOK
-	if !s.Final {
+	if !s.Final || s.CountsFrom != nil {
 		status = http.StatusAccepted
 	}
 	return writeValue(w, status, s)
@@ -221,7 +221,11 @@ func (g *Gateway) postOptIn(w http.ResponseWriter, r *http.Request, who proto.Pr
 		return err
 	}
 	g.metrics.optIns.Inc()
-	return writeValue(w, http.StatusOK, stateOf(s, id))
+	status := http.StatusOK
+	if s.CountsFrom != nil {
+		status = http.StatusAccepted
+	}
+	return writeValue(w, status, stateOf(s, id))
 }
 
 // getOptOut tells how far the newest opt-out or erasure is; a client also of those

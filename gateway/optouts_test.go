@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go/micro"
@@ -357,6 +358,28 @@ func TestOwnOptIn(t *testing.T) {
 		if c := cookies(w)["kith_id"]; (c != nil) != tt.gone || !slices.Equal(r.graph.cuts, tt.cuts) {
 			t.Errorf("%s: cookie %v, cuts %v", tt.name, c, r.graph.cuts)
 		}
+	}
+}
+
+// An opt-in or erasure after which events do not count yet, as the clock was set back,
+// is not answered as done; a browser gets another identity instead.
+func TestBeginsLater(t *testing.T) {
+	const both = "kith_id=abc123; kith_optout=1"
+	r := newRig(t)
+	from := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+	r.graph.from = &from
+	for _, c := range [][3]string{
+		{"POST", "/v1/optins", `{"identity":"browser:abc123"}`}, {"DELETE", "/v1/identities/browser:abc123", ""},
+	} {
+		r.graph.out["browser:abc123"] = &proto.OptOutState{OptedOut: true, Final: true}
+		w := r.serve(c[0], c[1], c[2], "Authorization", "Bearer acme-key")
+		if w.Code != 202 || !strings.Contains(w.Body.String(), `"counts_from":"2026-11-30T12:00:00Z"`) {
+			t.Errorf("%s %s: %d %s", c[0], c[1], w.Code, w.Body)
+		}
+	}
+	r.graph.out["browser:abc123"] = &proto.OptOutState{OptedOut: true, Final: true}
+	if w := r.visit("POST", "/v1/optin", "", "Cookie", both); w.Code != 200 || cookies(w)["kith_id"] == nil || cookies(w)["kith_id"].MaxAge >= 0 {
+		t.Errorf("the browser keeps its identity: %d %s %v", w.Code, w.Body, w.Header())
 	}
 }
 

@@ -24,10 +24,11 @@ type twinGraph struct {
 	cuts   []string         // what was asked for, in order
 	kept   []proto.Identity // something is kept of them, besides who has edges or memberships
 	key    ed25519.PrivateKey
-	slow   bool  // no cut is final at once
-	cutErr error // what cuts and questions fail with
-	inErr  error // what opt-ins fail with
-	lifted bool  // what an opt-in fails at was lifted by another
+	slow   bool       // no cut is final at once
+	cutErr error      // what cuts and questions fail with
+	inErr  error      // what opt-ins fail with
+	lifted bool       // what an opt-in fails at was lifted by another
+	from   *time.Time // when events count of who begins anew
 	purged int
 }
 
@@ -267,7 +268,7 @@ func (t *twin) OptIn(ctx context.Context, id proto.Identity) (proto.OptOutState,
 	}
 	t.graph.cuts = append(t.graph.cuts, "optin "+string(id))
 	delete(t.graph.out, id)
-	return proto.OptOutState{}, nil
+	return proto.OptOutState{CountsFrom: t.graph.from}, nil
 }
 
 func (t *twin) OptOutState(_ context.Context, id proto.Identity) (proto.OptOutState, error) {
@@ -314,7 +315,7 @@ func (t *twin) Erase(ctx context.Context, client *proto.ClientInfo, id proto.Ide
 		name = string(client.Name)
 	}
 	t.graph.cuts = append(t.graph.cuts, "erase "+string(id)+" "+name)
-	s := proto.OptOutState{Final: !t.graph.slow}
+	s := proto.OptOutState{Final: !t.graph.slow, CountsFrom: t.graph.from}
 	if n := t.forget(client, id); s.Final {
 		s.Receipt = t.sign("erase", id, n, false)
 	}

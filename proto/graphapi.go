@@ -47,6 +47,9 @@ type OptOutState struct {
 	Status   string     `json:"status"` // route that tells more
 	Since    *time.Time `json:"since,omitempty"`
 	Receipt  *Receipt   `json:"receipt,omitempty"`
+	// CountsFrom is from when on events of it are kept that was let in again or erased, if
+	// that is still to come: the clock was set back since.
+	CountsFrom *time.Time `json:"counts_from,omitempty"`
 }
 
 // Receipt is the signed proof that an identity was cut out.

@@ -247,9 +247,18 @@ func (o *OptOut) Newest(asking proto.ClientID) *Cut {
 // the person was last erased or let in again, and the client last had the node in a space
 // forgotten; skew is how much newer it has to be.
 func (o *OptOut) Admits(client proto.ClientID, s proto.SpaceID, t, skew proto.Millis) bool {
-	return t > o.Fence && !slices.ContainsFunc(o.Cuts, func(c Cut) bool {
-		return c.Kind == proto.CutForget && c.Client == client && c.Space == s && t <= c.Time+skew
-	})
+	return t > o.FenceOf(client, s, skew)
+}
+
+// FenceOf is the newest time whose evidence Admits refuses.
+func (o *OptOut) FenceOf(client proto.ClientID, s proto.SpaceID, skew proto.Millis) proto.Millis {
+	fence := o.Fence
+	for i := range o.Cuts {
+		if c := &o.Cuts[i]; c.Kind == proto.CutForget && c.Client == client && c.Space == s {
+			fence = max(fence, c.Time+skew)
+		}
+	}
+	return fence
 }
 
 // Spare takes in that the node which a client's command was to take away whole stays, for

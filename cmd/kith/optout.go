@@ -62,10 +62,18 @@ func (p statePrinter) print(cmd *cobra.Command, c *connection, s proto.OptOutSta
 	if !s.Final {
 		cmd.PrintErrln("not final yet; nothing of it is shown any more. For the receipt ask " + s.Status + ", or pass --wait.")
 	}
+	if s.CountsFrom != nil {
+		cmd.PrintErrln(notYetKept(s))
+	}
 	if *p.asJSON || s.Receipt == nil {
 		return printJSON(cmd, s)
 	}
 	return printJSON(cmd, s.Receipt)
+}
+
+// notYetKept says from when on events of an identity that began anew are kept.
+func notYetKept(s proto.OptOutState) string {
+	return "its events are not kept before " + s.CountsFrom.Format(time.RFC3339) + ": the node's clock was set back to before that."
 }
 
 // statusEvery is how often a cut's state is asked for.
@@ -115,6 +123,9 @@ func newOptInCommand(c *connection) *cobra.Command {
 			return printJSON(cmd, s)
 		}
 		printf(cmd, "%s may be known again, from nothing\n", args[0])
+		if s.CountsFrom != nil {
+			cmd.PrintErrln(notYetKept(s))
+		}
 		return nil
 	}
 	return cmd
