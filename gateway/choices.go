@@ -136,7 +136,7 @@ func (g *Gateway) declare(w http.ResponseWriter, r *http.Request, v *visit, x de
 	if err != nil {
 		return declared{}, err
 	}
-	if !slices.ContainsFunc(set, func(p proto.Prop) bool { return p.Value.Text != "" }) {
+	if !slices.ContainsFunc(set, sets) {
 		return g.takeBack(r.Context(), client, v, set)
 	}
 	// Who fills in a form consents to what it says; who objects, objects.
@@ -152,7 +152,7 @@ func (g *Gateway) declare(w http.ResponseWriter, r *http.Request, v *visit, x de
 	if browser == "" {
 		browser = newBrowser()
 	}
-	pos, err := g.setTraits(r.Context(), client, []proto.Identity{browser}, set, false)
+	pos, err := g.setTraits(r.Context(), client, []proto.Identity{browser}, set)
 	if err != nil {
 		return declared{}, err
 	}
@@ -168,7 +168,7 @@ func (g *Gateway) takeBack(ctx context.Context, client proto.ClientInfo, v *visi
 	if len(browsers) == 0 {
 		return declared{OptedOut: v.signal != ""}, nil
 	}
-	pos, err := g.setTraits(ctx, client, browsers, set, true)
+	pos, err := g.setTraits(ctx, client, browsers, set)
 	if err != nil {
 		return declared{}, err
 	}
@@ -210,15 +210,14 @@ func (x *declaration) traits() ([]proto.Prop, error) {
 	return set, nil
 }
 
-// setTraits makes traits of browsers durable; free, whatever the client's allowance.
-func (g *Gateway) setTraits(ctx context.Context, client proto.ClientInfo, browsers []proto.Identity, set []proto.Prop, free bool) (proto.Position, error) {
+// setTraits makes traits of browsers durable.
+func (g *Gateway) setTraits(ctx context.Context, client proto.ClientInfo, browsers []proto.Identity, set []proto.Prop) (proto.Position, error) {
 	p := g.newPost()
 	defer g.freePost(p)
-	p.client, p.known, p.free = client, true, free
+	p.client, p.known = client, true
 	p.events = len(browsers)
 	for i, id := range browsers {
-		p.indexes = append(p.indexes, i)
-		p.batch.AddTraits(p.hasher, &proto.Traits{Client: client.ID, Space: client.Space, Identity: id, Received: p.now, Set: set})
+		p.addTraits(&proto.Traits{Client: client.ID, Space: client.Space, Identity: id, Received: p.now, Set: set}, i)
 	}
 	pos, err := g.submit(ctx, true, p)
 	if err == nil && len(p.refused) > 0 {

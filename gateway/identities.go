@@ -101,9 +101,8 @@ func (g *Gateway) patchTraits(w http.ResponseWriter, r *http.Request, who proto.
 	} else if seen.OptedOut {
 		return errWithheld(withheldOptedOut)
 	}
-	p.free = !slices.ContainsFunc(traits.Set, func(x proto.Prop) bool { return x.Value != proto.TextOf("") })
-	p.events, p.indexes = 1, append(p.indexes, 0)
-	p.batch.AddTraits(p.hasher, &traits)
+	p.events = 1
+	p.addTraits(&traits, 0)
 	pos, err := g.submit(r.Context(), false, p)
 	if err != nil {
 		return err
@@ -164,14 +163,26 @@ func (p *post) parseTraits(body []byte, x *proto.Traits) error {
 	return p.refuseTraits(x.Set)
 }
 
+// addTraits puts the traits of the body's row at index into the batch.
+func (p *post) addTraits(x *proto.Traits, index int) {
+	if !slices.ContainsFunc(x.Set, sets) {
+		p.free = append(p.free, p.batch.Len())
+	}
+	p.batch.AddTraits(p.hasher, x)
+	p.indexes = append(p.indexes, index)
+}
+
+// sets reports whether a trait is set, and not removed.
+func sets(x proto.Prop) bool { return x.Value != proto.TextOf("") }
+
 // removalsFirst puts what removes a trait before what sets one: of an identity that has
 // as many as are kept, what is set takes the room of what is removed.
 func removalsFirst(set []proto.Prop) {
-	removes := func(x proto.Prop) int {
-		if x.Value == proto.TextOf("") {
-			return 0
+	last := func(x proto.Prop) int {
+		if sets(x) {
+			return 1
 		}
-		return 1
+		return 0
 	}
-	slices.SortStableFunc(set, func(a, b proto.Prop) int { return removes(a) - removes(b) })
+	slices.SortStableFunc(set, func(a, b proto.Prop) int { return last(a) - last(b) })
 }

@@ -199,9 +199,11 @@ func (g *Gateway) takeRows(w http.ResponseWriter, r *http.Request, who proto.Pri
 			return take(ctx, client, b)
 		})
 	} else {
-		var day proto.Day
-		if day, err = g.admitRate(false, client, p.events); err == nil {
-			g.giveBackDay(client, day, p.events) // nothing is stored
+		if n := p.events - len(p.free); n > 0 { // of those that are refused it is what is wanted
+			var day proto.Day
+			if day, err = g.admitRate(false, client, n); err == nil {
+				g.giveBackDay(client, day, n) // nothing is stored
+			}
 		}
 	}
 	if err != nil {
@@ -232,8 +234,7 @@ func (p *post) parseImportRows(body []byte, number uint64) error {
 			continue
 		}
 		traits.Identity = id
-		p.batch.AddTraits(p.hasher, &traits)
-		p.indexes = append(p.indexes, i)
+		p.addTraits(&traits, i)
 	}
 	return nil
 }
@@ -314,8 +315,7 @@ func (p *post) parseTraitRows(body []byte) error {
 			p.refuseRow(i, err)
 			continue
 		}
-		p.batch.AddTraits(p.hasher, &traits)
-		p.indexes = append(p.indexes, i)
+		p.addTraits(&traits, i)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strconv"
 
 	gproto "google.golang.org/protobuf/proto"
@@ -42,7 +43,7 @@ func (g *Gateway) submit(ctx context.Context, public bool, p *post) (proto.Posit
 // submitTo is submit by way of take, whose error is the caller's affair.
 func (g *Gateway) submitTo(ctx context.Context, public bool, p *post, take func(context.Context, *proto.Batch) (proto.Submitted, error)) (proto.Position, error) {
 	admitted, day := 0, proto.Day(0)
-	if n := p.batch.Len(); n > 0 && !p.free { // what is refused uses up nobody's allowance
+	if n := p.batch.Len() - len(p.free); n > 0 { // what is refused uses up nobody's allowance
 		var err error
 		if day, err = g.admitRate(public, p.client, n); err != nil {
 			return nil, err
@@ -62,7 +63,7 @@ func (g *Gateway) submitTo(ctx context.Context, public bool, p *post, take func(
 		g.giveBackDay(p.client, day, admitted)
 		return nil, err
 	}
-	g.giveBackDay(p.client, day, min(admitted, len(res.Failed)))
+	g.giveBackDay(p.client, day, p.paid(res.Failed))
 	if len(res.Failed) == p.batch.Len() {
 		g.metrics.refused[proto.CodeUnavailable].Add(float64(len(res.Failed)))
 		return nil, unavailable(res.Err)
@@ -73,6 +74,16 @@ func (g *Gateway) submitTo(ctx context.Context, public bool, p *post, take func(
 	g.metrics.countPost(p.batch.Len()-len(res.Failed), p.refused)
 	g.live.offer(g.c.Now, p.client.ID, &p.batch, res.Failed)
 	return res.Position, nil
+}
+
+// paid is how many of the batch's commands use up the client's allowance.
+func (p *post) paid(list []int) (n int) {
+	for _, i := range list {
+		if _, free := slices.BinarySearch(p.free, i); !free {
+			n++
+		}
+	}
+	return n
 }
 
 // unavailable is err as an error of the log's: nothing was promised.

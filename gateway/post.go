@@ -19,6 +19,7 @@ type post struct {
 	draft   draft
 	batch   proto.Batch
 	indexes []int // of the batch's commands in the body
+	free    []int // of those that only take something back, in the batch: they use no allowance
 	refused []refusal
 	body    []byte
 	answer  []byte
@@ -51,7 +52,6 @@ type task struct {
 	agent   agent     // of a public request
 	visitor admission // of a public request
 	bots    botPolicy // of this body
-	free    bool      // it only takes something back: no allowance is used
 	// sessions derives session data, nil for none.
 	sessions *sessions
 	blocked  map[proto.Identity]struct{} // never a part of anybody
@@ -61,7 +61,7 @@ type task struct {
 func (p *post) reset() {
 	p.batch.Reset()
 	p.draft.reset()
-	p.indexes, p.refused = p.indexes[:0], p.refused[:0]
+	p.indexes, p.free, p.refused = p.indexes[:0], p.free[:0], p.refused[:0]
 	p.body, p.answer, p.words = p.body[:0], p.answer[:0], p.words[:0]
 	p.task = task{}
 }

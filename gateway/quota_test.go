@@ -58,3 +58,37 @@ func TestDefinitionsAreBounded(t *testing.T) {
 		}
 	}
 }
+
+// Rows that only take traits back count for nothing, whatever is left, and of a body of
+// both the others count once.
+func TestTakingBackIsFree(t *testing.T) {
+	r := newRig(t, func(c *gateway.Config) {
+		c.Quotas = map[proto.ClientName]gateway.Quota{"acme": {EventsPerDay: 2, EventsPerSecond: 1000}}
+	})
+	row := func(traits string) string { return `{"identity":"` + account(0) + `","traits":` + traits + `}` }
+	body := func(rows ...string) string { return `{"rows":[` + strings.Join(rows, ",") + `]}` }
+	set, back := row(`{"city":"Bern"}`), row(`{"city":null,"old":""}`)
+	r.failErr = proto.Errorf(proto.CodeOverloaded, "the log's queue is full: try again later")
+	for _, x := range []struct {
+		what  string
+		fails int // of the rows, 9 none
+		query string
+		body  string
+		want  int
+	}{
+		{"one that sets, of four", 9, "", body(back, set, back, back), 200},
+		{"both, and what is taken back is not stored", 0, "", body(back, set), 200},
+		{"only taken back", 9, "", body(back, back, back), 200},
+		{"only taken back, of which nothing is stored", 0, "", body(back), 503},
+		{"would be taken back", 9, "?dry_run=true", body(back, back, back), 200},
+		{"would be set", 9, "?dry_run=true", body(set), 429},
+		{"both again", 9, "", body(back, set), 429},
+		{"a row that is refused", 9, "", body(back, row(`[1]`)), 200},
+		{"still taken back", 9, "", body(back), 200},
+	} {
+		r.failTraits = func(i int) bool { return i == x.fails }
+		if w := r.serve("POST", "/v1/traits"+x.query, x.body, auth, key("acme-key")); w.Code != x.want {
+			t.Errorf("%s: %d, want %d: %s", x.what, w.Code, x.want, w.Body)
+		}
+	}
+}

@@ -39,9 +39,10 @@ type twin struct {
 	imports map[uint64]*twinImport
 	used    bool // what clients' own keys may define
 
-	fail    func(i int, e *proto.Event) bool // which events are not made durable
-	failErr error
-	seenErr error
+	fail       func(i int, e *proto.Event) bool // which events are not made durable
+	failErr    error
+	failTraits func(i int) bool // which rows of traits are not
+	seenErr    error
 }
 
 type member struct {
@@ -81,6 +82,10 @@ func (t *twin) Submit(_ context.Context, b *proto.Batch) (r proto.Submitted) {
 			x, err := proto.DecodeTraits(c.Body)
 			if err != nil {
 				panic(err)
+			}
+			if t.failTraits != nil && t.failTraits(i) {
+				r.Failed, r.Err = append(r.Failed, i), t.failErr
+				continue
 			}
 			t.traits = append(t.traits, x)
 			continue
