@@ -639,11 +639,25 @@ func (n *Node) FeedName(c proto.ClientInfo, id proto.Identity) string {
 	return n.feedName(c.ID, n.hasher.Hash(id))
 }
 
-// FeedPage implements gateway.Feeds.
-func (n *Node) FeedPage(ctx context.Context, c proto.ClientInfo, after uint64, limit int) (proto.FeedPage, error) {
+// FeedExists implements gateway.Feeds.
+func (n *Node) FeedExists(c proto.ClientInfo) error {
+	_, err := n.feedOf(c)
+	return err
+}
+
+func (n *Node) feedOf(c proto.ClientInfo) (*feed, error) {
 	f := n.feeds.of(c.ID)
 	if f == nil {
-		return proto.FeedPage{}, proto.Errorf(proto.CodeNotFound, "client %q has no feed of memberships: the operator sets feed: true for it in kith.yaml", c.Name)
+		return nil, proto.Errorf(proto.CodeNotFound, "client %q has no feed of memberships: the operator sets feed: true for it in kith.yaml", c.Name)
+	}
+	return f, nil
+}
+
+// FeedPage implements gateway.Feeds.
+func (n *Node) FeedPage(ctx context.Context, c proto.ClientInfo, after uint64, limit int) (proto.FeedPage, error) {
+	f, err := n.feedOf(c)
+	if err != nil {
+		return proto.FeedPage{}, err
 	}
 	return f.page(ctx, f.out, after, limit)
 }

@@ -188,6 +188,9 @@ func TestFeed(t *testing.T) {
 			if _, err := n.FeedPage(t.Context(), other, 0, 10); proto.CodeOf(err) != proto.CodeNotFound {
 				t.Errorf("a client that did not ask has a feed: %v", err)
 			}
+			if err := n.FeedExists(other); proto.CodeOf(err) != proto.CodeNotFound || n.FeedExists(c) != nil {
+				t.Errorf("of a client that did not ask: %v; of one that did: %v", err, n.FeedExists(c))
+			}
 			sameHeard(t, heard, x)
 			if _, err := n.EraseBytes(t.Context()); err != nil {
 				t.Fatal(err)

@@ -214,6 +214,8 @@ type Feeds interface {
 	// FeedPage is what is kept of a client's feed behind a message, at most limit
 	// messages. CodeNotFound if the client did not ask.
 	FeedPage(ctx context.Context, client proto.ClientInfo, after uint64, limit int) (proto.FeedPage, error)
+	// FeedExists is CodeNotFound if the client did not ask.
+	FeedExists(client proto.ClientInfo) error
 	// FeedName is what the client's feed calls an identity, whether anything is
 	// known of it or not.
 	FeedName(client proto.ClientInfo, id proto.Identity) string

@@ -71,6 +71,9 @@ func (g *Gateway) postFeedNames(w http.ResponseWriter, r *http.Request, who prot
 	if len(x.Identities) > g.c.LookupMax {
 		return tooManyIdentities(g.c.LookupMax)
 	}
+	if err := g.deps.Feeds.FeedExists(client); err != nil {
+		return err
+	}
 	results := make([]feedName, len(x.Identities))
 	for i, s := range x.Identities {
 		results[i].Identity = s

@@ -15,6 +15,14 @@ func (twinFeed) FeedPage(_ context.Context, _ proto.ClientInfo, after uint64, _ 
 	return proto.FeedPage{Messages: []proto.FeedMessage{}, Next: after}, nil
 }
 
+// FeedExists: only acme asked.
+func (twinFeed) FeedExists(c proto.ClientInfo) error {
+	if c.Name != "acme" {
+		return proto.Errorf(proto.CodeNotFound, "no feed")
+	}
+	return nil
+}
+
 func (twinFeed) FeedName(_ proto.ClientInfo, id proto.Identity) string { return string(id) }
 
 // A page of no messages would be asked for without end.
@@ -31,6 +39,23 @@ func TestFeedLimit(t *testing.T) {
 	} {
 		if w := send(g.Service(), "GET", target, "", auth, key("acme-key")); w.Code != want {
 			t.Errorf("%s: %d, want %d: %s", target, w.Code, want, w.Body)
+		}
+	}
+}
+
+// Who has no feed is not told what it would call anybody.
+func TestFeedNames(t *testing.T) {
+	d := newTwin().behind()
+	d.Feeds = twinFeed{}
+	g, err := gateway.New(gateway.Config{}, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for who, want := range map[string]int{"acme-key": 200, "demo-key": 404, "acme-report": 403} {
+		for _, body := range []string{`{"identities":["browser:x1"]}`, `{"identities":[]}`} {
+			if w := send(g.Service(), "POST", "/v1/feed/identities", body, auth, key(who)); w.Code != want {
+				t.Errorf("%s of %s: %d, want %d: %s", body, who, w.Code, want, w.Body)
+			}
 		}
 	}
 }
