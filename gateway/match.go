@@ -257,9 +257,12 @@ func (g *Gateway) storeMatch(r *http.Request, client proto.ClientInfo, browser, 
 	d.addIdentity(string(id))
 	d.addProp("partner", proto.TextOf(partner))
 	// A page that asks at each view is not worth an event each time.
-	if name := "match " + string(id); len(name) <= proto.EventIDBytesMax {
-		d.setID(name)
+	name := "match " + string(id)
+	if len(name) > proto.EventIDBytesMax {
+		hash := p.hasher.Hash(id)
+		name = "match " + spellHash(hash[:])
 	}
+	d.setID(name)
 	p.take()
 	pos, err := g.submit(r.Context(), true, p)
 	if err == nil && len(p.refused) > 0 {

@@ -51,10 +51,16 @@ func TestMatch(t *testing.T) {
 	if u := r.user(2, "partner.adx:4711a"); !slices.Contains(u, me) {
 		t.Errorf("not linked: %v", u)
 	}
-	// An id that is too long for an event's is taken all the same.
-	long := strings.Repeat("x1", 100)
-	if w := r.visit("GET", "/v1/match?client=acme&partner=adx&uid="+long, "", "Cookie", mine); w.Code != 200 || len(r.matches()) != 2 || r.matches()[1].ID != "" {
-		t.Errorf("%d %v %+v", w.Code, w.Header(), r.matches())
+	// One that is too long for an event's id has one of its own too, by which the same two
+	// count once.
+	for i, uid := range []string{strings.Repeat("x1", 100), strings.Repeat("x1", 100), strings.Repeat("x1", 100) + "x"} {
+		if w := r.visit("GET", "/v1/match?client=acme&partner=adx&uid="+uid, "", "Cookie", mine); w.Code != 200 || len(r.matches()) != i+2 {
+			t.Errorf("%d %v %+v", w.Code, w.Header(), r.matches())
+		}
+	}
+	first, again, other := r.matches()[1].ID, r.matches()[2].ID, r.matches()[3].ID
+	if first == "" || first != again || first == other || strings.Contains(first, "x1x1") {
+		t.Errorf("ids of events: %q, %q, and of another uid %q", first, again, other)
 	}
 }
 

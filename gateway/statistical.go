@@ -96,13 +96,17 @@ func languageClass(accept string) string {
 	return strings.ToLower(accept[:n])
 }
 
-// lettersOf writes a keyed hash in 32 letters from a to p, which nobody takes for a
-// number of a phone or card.
+// lettersOf is a keyed hash in letters.
 func (x *inferring) lettersOf(head []byte, text string) string {
 	h := hmac.New(sha256.New, x.ids)
 	h.Write(head)
 	h.Write([]byte(text))
-	sum := h.Sum(nil)[:16]
+	return spellHash(h.Sum(nil)[:16])
+}
+
+// spellHash writes a hash of 16 bytes in 32 letters from a to p, which nobody takes for a
+// number of a phone or card.
+func spellHash(sum []byte) string {
 	b := make([]byte, 0, 2*len(sum))
 	for _, c := range sum {
 		b = append(b, 'a'+c>>4, 'a'+c&15)
