@@ -41,6 +41,9 @@ const (
 	askTarget = "Kith-Target"
 	askStatus = "Kith-Status"
 	askBudget = "Kith-Budget" // milliseconds that the asker waits at most
+	// askAudited says that the asker keeps the question in the audit log. A node of an
+	// earlier version does not say so: who answers it does.
+	askAudited = "Kith-Audited"
 	// askApplied is how far a node is: who answers must have come as far as the
 	// asker, which must come as far before it answers by itself again. So nobody
 	// sees a node go back.
@@ -214,6 +217,9 @@ func questionMsg(ctx context.Context, subject string, q *proto.Question) *nats.M
 	m.Header.Set(askMethod, q.Method)
 	m.Header.Set(askTarget, q.Target)
 	addHeaders(m.Header, q.Header)
+	if q.Audited {
+		m.Header.Set(askAudited, "1")
+	}
 	if end, ok := ctx.Deadline(); ok {
 		m.Header.Set(askBudget, strconv.FormatInt(max(1, time.Until(end).Milliseconds()), 10))
 	}
@@ -305,7 +311,7 @@ func (n *Node) AnswerOthers(ctx context.Context, do func(context.Context, *proto
 const askBudgetMax = 30 * time.Second
 
 func readQuestion(m *nats.Msg) (*proto.Question, time.Duration) {
-	q := &proto.Question{Method: m.Header.Get(askMethod), Target: m.Header.Get(askTarget), Header: headersOf(m.Header), Body: m.Data}
+	q := &proto.Question{Method: m.Header.Get(askMethod), Target: m.Header.Get(askTarget), Header: headersOf(m.Header), Body: m.Data, Audited: m.Header.Get(askAudited) != ""}
 	budget := askBudgetMax
 	if ms, err := strconv.ParseUint(m.Header.Get(askBudget), 10, 32); err == nil {
 		budget = min(budget, time.Duration(ms)*time.Millisecond)

@@ -3,7 +3,9 @@ package engine_test
 import (
 	"context"
 	"net/http"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -163,5 +165,32 @@ func TestAskedNonsense(t *testing.T) {
 	cancel()
 	if err := <-ended; err != context.Canceled {
 		t.Error(err)
+	}
+}
+
+// TestAskAudited: who keeps a question in the audit log goes along with it, and no
+// header of a caller says it.
+func TestAskAudited(t *testing.T) {
+	nc := connectNATS(t)
+	peers := &neighbours{nodes: []proto.NodeStatus{{Name: "n2", Ready: true}}}
+	go func() {
+		_ = engine.NewAsker("n2", nc, peers).AnswerOthers(t.Context(), func(_ context.Context, q *proto.Question) *proto.Reply {
+			return &proto.Reply{Status: http.StatusOK, Body: strconv.AppendBool(nil, q.Audited)}
+		})
+	}()
+	asker := engine.NewAsker("n1", nc, peers)
+	for _, audited := range []bool{true, false} {
+		q := &proto.Question{Method: "GET", Target: "/v1/segments", Header: map[string][]string{"Kith-Audited": {"1"}}, Audited: audited}
+		for {
+			r, err := asker.Ask(t.Context(), q)
+			if err != nil { // its subscription may not be there yet
+				runtime.Gosched()
+				continue
+			}
+			if string(r.Body) != strconv.FormatBool(audited) {
+				t.Errorf("audited %t is taken for %s", audited, r.Body)
+			}
+			break
+		}
 	}
 }

@@ -327,6 +327,22 @@ func (g *Gateway) tallyOf(key, route string) *tally {
 	return g.audit.tallyFor(who, route)
 }
 
+// countRefused counts that another node refused a call, where this one counts it.
+func (g *Gateway) countRefused(who proto.Principal, route string) {
+	if g.audit != nil && auditKinds[route] == auditCounted {
+		g.audit.tallyFor(who, route).refused.Add(1)
+	}
+}
+
+// countInstead has a call counted that no node answered, not listed: nobody was told
+// anything, and the log may be as far away as the other nodes.
+func countInstead(w http.ResponseWriter, err error) {
+	if a, ok := w.(*auditWriter); ok && !a.kept {
+		a.kept = true
+		a.g.audit.tallyFor(a.who, a.route).add(err)
+	}
+}
+
 func (a *auditor) tallyFor(who proto.Principal, route string) *tally {
 	v, _ := a.tallies.LoadOrStore(tallyKey{who.Key, route}, &tally{who: who})
 	return v.(*tally)

@@ -35,27 +35,41 @@ const (
 )
 
 // elsewhere has another node answer when this one may not: one hop, never two. It
-// is for questions, which may be asked twice; h writes nothing before it fails.
-func (g *Gateway) elsewhere(h handler) handler {
+// is for questions, which may be asked twice; h writes nothing before it fails. The
+// node that the caller asked keeps the call as auditKinds says, whoever answers it:
+// it is the one that tells the caller.
+func (g *Gateway) elsewhere(route string, h handler) handler {
+	asked := g.audited(route, g.orElsewhere(route, h))
+	unaudited := g.audited(route, h)
 	return func(w http.ResponseWriter, r *http.Request) error {
-		if r.Context().Value(passedOn{}) != nil {
+		switch by, passed := r.Context().Value(passedOn{}).(*proto.Question); {
+		case !passed:
+			return asked(w, r)
+		case by.Audited:
 			return h(w, r)
 		}
+		return unaudited(w, r)
+	}
+}
+
+// orElsewhere has this node answer, or if it may not another one.
+func (g *Gateway) orElsewhere(route string, h handler) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
 		if g.deps.Others.Behind() {
-			return g.passOn(w, r)
+			return g.passOn(route, w, r)
 		}
 		if err := g.deps.Others.CatchUp(r.Context()); err != nil {
-			return g.passOn(w, r)
+			return g.passOn(route, w, r)
 		}
 		err := h(w, r)
 		if err != nil && r.Body == http.NoBody && proto.CodeOf(err) == proto.CodeUnavailable && g.deps.Others.Behind() {
-			return g.passOn(w, r) // it fell behind meanwhile
+			return g.passOn(route, w, r) // it fell behind meanwhile
 		}
 		return err
 	}
 }
 
-// passedOn marks the context of a question that another node passed on.
+// passedOn is where the context of a question has it that another node passed on.
 type passedOn struct{}
 
 // ofConnection are headers that say nothing of the question.
@@ -63,15 +77,16 @@ var ofConnection = [...]string{"Connection", "Content-Length", "Cookie", "Expect
 
 // passOn gives another node's answer to a request with a key that is known; the
 // key goes along, and whoever answers goes by its rights.
-func (g *Gateway) passOn(w http.ResponseWriter, r *http.Request) error {
-	if _, err := g.authenticate(keyOf(r.Header["Authorization"]), proto.RoleClient, proto.RoleReport, proto.RoleAdmin); err != nil {
+func (g *Gateway) passOn(route string, w http.ResponseWriter, r *http.Request) error {
+	who, err := g.authenticate(keyOf(r.Header["Authorization"]), proto.RoleClient, proto.RoleReport, proto.RoleAdmin)
+	if err != nil {
 		return err
 	}
-	q := &proto.Question{Method: r.Method, Target: r.URL.RequestURI(), Header: r.Header.Clone()}
+	noteWho(w, who)
+	q := &proto.Question{Method: r.Method, Target: r.URL.RequestURI(), Header: r.Header.Clone(), Audited: g.audit != nil}
 	for _, h := range ofConnection {
 		delete(q.Header, h)
 	}
-	var err error
 	if q.Body, err = g.readSent(w, r, nil, g.c.BodyBytesMax); err != nil {
 		return err
 	}
@@ -80,7 +95,11 @@ func (g *Gateway) passOn(w http.ResponseWriter, r *http.Request) error {
 	a, err := g.deps.Others.Ask(ctx, q)
 	g.metrics.passedOn[err == nil].Inc()
 	if err != nil {
+		countInstead(w, err)
 		return err
+	}
+	if a.Status >= http.StatusBadRequest {
+		g.countRefused(who, route)
 	}
 	maps.Copy(w.Header(), a.Header)
 	w.WriteHeader(a.Status)
@@ -100,7 +119,7 @@ func (g *Gateway) ServeOthers(ctx context.Context) error {
 // answerPassedOn answers as this node's service plane does, but for routes that
 // are no questions: another node has no business with them.
 func (g *Gateway) answerPassedOn(ctx context.Context, q *proto.Question) *proto.Reply {
-	r, err := http.NewRequestWithContext(context.WithValue(ctx, passedOn{}, true), q.Method, q.Target, bytes.NewReader(q.Body))
+	r, err := http.NewRequestWithContext(context.WithValue(ctx, passedOn{}, q), q.Method, q.Target, bytes.NewReader(q.Body))
 	if err != nil || len(q.Target) == 0 || q.Target[0] != '/' {
 		return failed(proto.Errorf(proto.CodeInvalid, "another node passed on what is no request"))
 	}

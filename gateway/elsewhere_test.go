@@ -1,9 +1,11 @@
 package gateway_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -158,5 +160,137 @@ func TestPassedOnIsNoDoor(t *testing.T) {
 		if r := o.do(t.Context(), &x.q); r.Status != x.want {
 			t.Errorf("%s: %d %s", x.name, r.Status, r.Body)
 		}
+	}
+}
+
+// fallen is a graph whose node falls behind while it is asked.
+type fallen struct {
+	gateway.Graph
+	node *others
+}
+
+func (f fallen) User(context.Context, proto.ClientInfo, proto.Identity) (proto.User, error) {
+	f.node.behind.Store(true)
+	return proto.User{}, proto.Errorf(proto.CodeUnavailable, "the lane's lease is over")
+}
+
+// TestElsewhereIsAuditedOnce: a call is one line, or counted once, at the node that is
+// asked, however many others it asks; and without a line nothing of what they answer
+// is told.
+func TestElsewhereIsAuditedOnce(t *testing.T) {
+	lines := &auditTwin{}
+	node := func() (*gateway.Gateway, *others) {
+		tw, o := newTwin(), &others{begun: make(chan struct{})}
+		d := tw.behind()
+		d.Others, d.Audit, d.Graph = o, lines, fallen{tw, o}
+		g, err := gateway.New(gateway.Config{WaitMax: 1e7}, d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return g, o
+	}
+	tw := newTwin()
+	d := tw.behind()
+	ear := &others{begun: make(chan struct{})}
+	d.Others, d.Audit = ear, lines
+	far, err := gateway.New(gateway.Config{WaitMax: 1e7}, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = far.ServeOthers(t.Context()) }()
+	<-ear.begun
+	near, mouth := node()
+	twice := func(ctx context.Context, q *proto.Question) *proto.Reply {
+		ear.do(ctx, q) // the first was slow to answer
+		return ear.do(ctx, q)
+	}
+	take := func() []proto.AuditRecord {
+		for _, g := range []*gateway.Gateway{near, far} {
+			if err := g.FlushAudit(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		lines.mu.Lock()
+		defer lines.mu.Unlock()
+		list := lines.lines
+		lines.lines = nil
+		return list
+	}
+	hash := tw.Hasher().Hash("browser:seen1").String()
+	for _, x := range []struct {
+		what, key, method, target, body string
+		status                          int
+		want                            proto.AuditRecord
+	}{
+		{"a record", "acme-key", "GET", "/v1/identities/browser:seen1", "", 200, proto.AuditRecord{Client: "acme", Route: "GET /v1/identities/{identity}", Identity: hash, Status: 200}},
+		{"its head", "acme-key", "HEAD", "/v1/identities/browser:seen1", "", 200, proto.AuditRecord{Client: "acme", Route: "GET /v1/identities/{identity}", Identity: hash, Status: 200}},
+		{"an admin's", "admin-key", "GET", "/v1/identities/browser:seen1?client=acme", "", 200, proto.AuditRecord{Client: "acme", Route: "GET /v1/identities/{identity}", Identity: hash, Status: 200}},
+		{"a refusal", "acme-key", "GET", "/v1/identities/browser:seen1/explain?segment=nothing", "", 404, proto.AuditRecord{Client: "acme", Route: "GET /v1/identities/{identity}/explain", Identity: hash, Status: 404}},
+		{"a look-up", "acme-key", "POST", "/v1/lookup", `{"identities":["browser:seen1"]}`, 200, proto.AuditRecord{Client: "acme", Route: "POST /v1/lookup", Requests: 1}},
+		{"a look-up that is refused", "acme-key", "POST", "/v1/lookup", `{"identities":`, 400, proto.AuditRecord{Client: "acme", Route: "POST /v1/lookup", Requests: 1, Refused: 1}},
+		{"segments", "acme-key", "GET", "/v1/identities/browser:seen1/segments", "", 200, proto.AuditRecord{Client: "acme", Route: "GET /v1/identities/{identity}/segments", Requests: 1}},
+		{"definitions, which touch nobody", "acme-key", "GET", "/v1/segments", "", 200, proto.AuditRecord{}},
+	} {
+		for _, old := range []bool{false, true} {
+			mouth.behind.Store(true)
+			if mouth.do = twice; old { // the asker is of an earlier version: who answers writes the line
+				mouth.do = ear.do
+			}
+			var w *httptest.ResponseRecorder
+			if head := []string{auth, key(x.key), "Content-Type", "application/json"}; !old {
+				w = send(near.Service(), x.method, x.target, x.body, head...)
+			} else {
+				r := ear.do(t.Context(), &proto.Question{Method: x.method, Target: x.target, Body: []byte(x.body), Header: http.Header{"Authorization": {key(x.key)}, "Content-Type": {"application/json"}}})
+				w = &httptest.ResponseRecorder{Code: r.Status, Body: bytes.NewBuffer(r.Body)}
+			}
+			if w.Code != x.status {
+				t.Errorf("%s: %d %s", x.what, w.Code, w.Body)
+			}
+			list := take()
+			if x.want.Route == "" {
+				if len(list) != 0 {
+					t.Errorf("%s: %+v", x.what, list)
+				}
+				continue
+			}
+			if len(list) != 1 {
+				t.Errorf("%s, from an old node: %t: %d lines: %+v", x.what, old, len(list), list)
+				continue
+			}
+			got := list[0]
+			if got.Requests > 0 && x.key == "acme-key" {
+				got.Client = x.want.Client
+			}
+			got.Time, got.Key, got.Role = x.want.Time, "", ""
+			if got != x.want {
+				t.Errorf("%s, from an old node: %t: %+v, want %+v", x.what, old, got, x.want)
+			}
+		}
+	}
+
+	// A node that falls behind as it is asked has no line of its own.
+	mouth.behind.Store(false)
+	mouth.do = twice
+	w := httptest.NewRecorder()
+	r := httptest.NewRequest("GET", "/v1/users/browser:seen1", http.NoBody)
+	r.Header.Set(auth, key("acme-key"))
+	near.Service().ServeHTTP(w, r)
+	if list := take(); w.Code != http.StatusOK || len(list) != 1 || list[0].Status != http.StatusOK {
+		t.Errorf("a node that falls behind: %d %s, lines %+v", w.Code, w.Body, list)
+	}
+
+	// Nobody answers: the call is counted.
+	mouth.do = nil
+	w = send(near.Service(), "GET", "/v1/identities/browser:seen1", "", auth, key("acme-key"))
+	if list := take(); w.Code != http.StatusServiceUnavailable || len(list) != 1 || list[0].Requests != 1 || list[0].Refused != 1 || list[0].Status != 0 {
+		t.Errorf("nobody answers: %d %s, lines %+v", w.Code, w.Body, list)
+	}
+
+	// No line, no answer.
+	mouth.do = twice
+	lines.full = true
+	w = send(near.Service(), "GET", "/v1/identities/browser:seen1", "", auth, key("acme-key"))
+	if w.Code != http.StatusServiceUnavailable || strings.Contains(w.Body.String(), "seen1") {
+		t.Errorf("without a line: %d %s", w.Code, w.Body)
 	}
 }

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"path"
@@ -17,8 +18,10 @@ type handler func(w http.ResponseWriter, r *http.Request) error
 
 // route is one path with its methods.
 type route struct {
+	pattern string
 	methods map[string]handler
-	passed  map[string]bool // methods that other nodes may pass on
+	plain   map[string]handler // without what their plane has them go through
+	passed  map[string]bool    // methods that other nodes may pass on
 	allow   string
 	metrics *routeMetrics
 	log     *slog.Logger
@@ -75,6 +78,7 @@ func (p *plane) add(pattern string, methods map[string]handler) *route {
 		allow = append(allow, m)
 	}
 	slices.Sort(allow)
+	plain := maps.Clone(methods)
 	for _, m := range allow {
 		p.list = append(p.list, Route{p.name, m, pattern})
 		if p.wrap != nil {
@@ -86,7 +90,7 @@ func (p *plane) add(pattern string, methods map[string]handler) *route {
 		allow = append(allow, http.MethodHead)
 		slices.Sort(allow)
 	}
-	rt := &route{methods: methods, allow: strings.Join(allow, ", "), metrics: p.metrics.route(p.name, pattern), log: p.log.With("path", pattern)}
+	rt := &route{pattern: pattern, methods: methods, plain: plain, allow: strings.Join(allow, ", "), metrics: p.metrics.route(p.name, pattern), log: p.log.With("path", pattern)}
 	p.routes.Handle(pattern, rt)
 	if !strings.Contains(pattern, "{") {
 		p.quick[pattern] = rt
@@ -112,9 +116,9 @@ func (rt *route) asked(g *Gateway, method string) *route {
 		rt.passed = map[string]bool{}
 	}
 	rt.passed[method] = true
-	rt.methods[method] = g.elsewhere(rt.methods[method])
+	rt.methods[method] = g.elsewhere(method+" "+rt.pattern, rt.plain[method])
 	if method == http.MethodGet {
-		return rt.asked(g, http.MethodHead)
+		rt.passed[http.MethodHead], rt.methods[http.MethodHead] = true, rt.methods[method]
 	}
 	return rt
 }

@@ -6,6 +6,9 @@ type Question struct {
 	Target string              // path and query, escaped
 	Header map[string][]string // as net/http's
 	Body   []byte
+	// Audited: whoever passes it on writes its line of the audit log, or counts it, so
+	// that it is there once however many nodes are asked.
+	Audited bool
 }
 
 // Reply is what became of a Question.
