@@ -95,7 +95,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m.cutsLimited = counter("optouts_limited_total", "Opt-outs, erasures and opt-ins refused by a rate limit, of a key or of browsers.")
 	m.unauthorized = counter("unknown_keys_total", "Requests with a key that is not known.")
 	m.identities = counter("lookup_identities_total", "Identities looked up.")
-	m.natsDropped = counter("nats_dropped_total", "NATS messages dropped because the queue was full.")
+	m.natsDropped = counter("nats_dropped_total", "NATS messages dropped because a queue of this node was full; the NATS server may have dropped more.")
 	m.natsRefused = counter("nats_refused_total", "NATS messages refused as a whole, or dropped because their reply subject is no inbox.")
 	m.robots = counter("bot_events_total", "Events of robots that were taken, and marked.")
 	passed := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "kith_gateway_passed_on_total", Help: "Questions that this node may not answer, by whether another node did."}, []string{"answered"})

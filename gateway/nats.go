@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -53,15 +54,17 @@ type messages struct {
 	later      map[*clientCuts][]laterCut // guarded by mu: of who works on them now
 	laterMany  int                        // guarded by mu
 	laterBytes int                        // guarded by mu
+	dropping   map[*nats.Subscription]int // guarded by mu: those that dropped messages, and how many are counted
 	busy       sync.WaitGroup
 }
 
 // ServeNATS answers events, look-ups, counts and opt-outs over nc until ctx is done;
 // then it drains what it took. nc stays open. It calls ready once nothing that is
-// published any more finds nobody.
+// published any more finds nobody. While it runs nc's errors go through it, to the
+// handler that nc has.
 func (g *Gateway) ServeNATS(ctx context.Context, nc *nats.Conn, ready func()) error {
 	slots := func() chan struct{} { return make(chan struct{}, g.c.NATSConcurrency) }
-	m := &messages{g: g, ctx: ctx, nc: nc, events: slots(), lookups: slots(), counts: slots(), optOuts: slots(), later: map[*clientCuts][]laterCut{}, awaiting: map[proto.ClientID]int{}}
+	m := &messages{g: g, ctx: ctx, nc: nc, events: slots(), lookups: slots(), counts: slots(), optOuts: slots(), later: map[*clientCuts][]laterCut{}, awaiting: map[proto.ClientID]int{}, dropping: map[*nats.Subscription]int{}}
 	sub, err := nc.QueueSubscribe("kith.in.*", "kith", func(msg *nats.Msg) {
 		if m.answerable(msg.Reply) {
 			m.dispatch(m.events, msg.Reply != "", func() { m.intake(msg) }, func(e error) { m.refuse(msg.Reply, e) })
@@ -73,6 +76,7 @@ func (g *Gateway) ServeNATS(ctx context.Context, nc *nats.Conn, ready func()) er
 	if err := sub.SetPendingLimits(natsPendingMax, natsPendingBytesMax); err != nil {
 		return proto.Errorf(proto.CodeInternal, "bound the NATS subscription: %w", err)
 	}
+	defer m.hearDrops(nc)()
 	svc, err := m.addService(nc)
 	if err != nil {
 		_ = sub.Unsubscribe()
@@ -82,7 +86,7 @@ func (g *Gateway) ServeNATS(ctx context.Context, nc *nats.Conn, ready func()) er
 		g.log.Warn("the NATS server does not say that it passes requests on", "error", err)
 	}
 	ready()
-	m.watch(sub)
+	m.watch()
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownMax)
 	defer cancel()
 	_ = svc.Stop() // drains its endpoints
@@ -159,22 +163,57 @@ func drain(sub *nats.Subscription, end <-chan struct{}) {
 	}
 }
 
+// natsQueues are the subjects whose messages wait in the NATS client.
+var natsQueues = []string{"kith.in.*", "kith.query.lookup", "kith.query.count", "kith.optout"}
+
+// hearDrops has the connection say which of our subscriptions drop messages: those of
+// the service's endpoints are nowhere else to be had. It must be called before the
+// service is added, which passes errors on; undo once that is stopped.
+func (m *messages) hearDrops(nc *nats.Conn) (undo func()) {
+	before := nc.ErrorHandler()
+	nc.SetErrorHandler(func(c *nats.Conn, sub *nats.Subscription, err error) {
+		if sub != nil && errors.Is(err, nats.ErrSlowConsumer) && slices.Contains(natsQueues, sub.Subject) {
+			m.mu.Lock()
+			if _, ok := m.dropping[sub]; !ok {
+				m.dropping[sub] = 0
+			}
+			m.mu.Unlock()
+		}
+		if before != nil {
+			before(c, sub, err)
+		}
+	})
+	return func() { nc.SetErrorHandler(before) }
+}
+
 // watch counts dropped messages until ctx is done.
-func (m *messages) watch(sub *nats.Subscription) {
+func (m *messages) watch() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	last := 0
 	for {
 		select {
 		case <-m.ctx.Done():
+			m.countDrops()
 			return
 		case <-tick.C:
-			if n, err := sub.Dropped(); err == nil && n > last {
-				m.g.metrics.natsDropped.Add(float64(n - last))
-				m.g.log.Error("NATS messages were dropped because the intake is overloaded", "messages", n-last)
-				last = n
-			}
+			m.countDrops()
 		}
+	}
+}
+
+// countDrops counts what was dropped since the last time.
+func (m *messages) countDrops() {
+	more := map[string]int{}
+	m.mu.Lock()
+	for sub, last := range m.dropping {
+		if n, err := sub.Dropped(); err == nil && n > last {
+			m.dropping[sub], more[sub.Subject] = n, n-last
+		}
+	}
+	m.mu.Unlock()
+	for subject, n := range more {
+		m.g.metrics.natsDropped.Add(float64(n))
+		m.g.log.Error("NATS messages were dropped because more came than are worked on", "subject", subject, "messages", n)
 	}
 }
 

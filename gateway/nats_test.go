@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,8 +19,9 @@ import (
 	"kith/proto/pb"
 )
 
-// natsRig runs a NATS server in process, with r's gateway on it.
-func natsRig(t *testing.T, r *rig) *nats.Conn {
+// natsRig runs a NATS server in process, with r's gateway on it over a connection that
+// has the options.
+func natsRig(t *testing.T, r *rig, options ...nats.Option) *nats.Conn {
 	t.Helper()
 	s, err := server.NewServer(&server.Options{DontListen: true, NoSigs: true, NoLog: true})
 	if err != nil {
@@ -30,15 +32,15 @@ func natsRig(t *testing.T, r *rig) *nats.Conn {
 	if !s.ReadyForConnections(10 * time.Second) {
 		t.Fatal("the NATS server does not start")
 	}
-	connect := func() *nats.Conn {
-		nc, err := nats.Connect("", nats.InProcessServer(s))
+	connect := func(options ...nats.Option) *nats.Conn {
+		nc, err := nats.Connect("", append(options, nats.InProcessServer(s))...)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(nc.Close)
 		return nc
 	}
-	server, client := connect(), connect()
+	server, client := connect(options...), connect()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	ready := make(chan struct{})
@@ -373,4 +375,60 @@ func TestNATSRefusalsAreCounted(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
+}
+
+// heldOptOuts is opt-outs that take as long as they are let.
+type heldOptOuts struct {
+	*twin
+	began, let chan struct{}
+}
+
+func (x heldOptOuts) OptOut(ctx context.Context, id proto.Identity, everywhere bool) (proto.OptOutState, error) {
+	x.began <- struct{}{}
+	<-x.let
+	return x.twin.OptOut(ctx, id, everywhere)
+}
+
+// TestNATSDropsAreCounted: what comes to a full queue of the service is counted as what
+// comes to that of events is, and the connection's own handler hears of it too.
+func TestNATSDropsAreCounted(t *testing.T) {
+	tw := newTwin()
+	x := heldOptOuts{tw, make(chan struct{}, 1), make(chan struct{})}
+	d := tw.behind()
+	d.OptOuts = x
+	g, err := gateway.New(gateway.Config{NATSConcurrency: 1}, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	heard := make(chan string, 100)
+	nc := natsRig(t, &rig{g: g}, nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, _ error) { heard <- sub.Subject }))
+	let := sync.OnceFunc(func() { close(x.let) })
+	t.Cleanup(let)
+	m := &nats.Msg{Subject: "kith.optout", Header: nats.Header{auth: {key("acme-key")}}, Data: []byte(`{"identity":"browser:x1"}`)}
+	if err := nc.PublishMsg(m); err != nil {
+		t.Fatal(err)
+	}
+	<-x.began
+	const more, queue = 1000, 1 << 16
+	for range queue + more {
+		if err := nc.Publish("kith.optout", nil); err != nil { // it is refused, once it is looked at
+			t.Fatal(err)
+		}
+	}
+	dropped := func() (n float64) {
+		for line := range strings.Lines(send(g.Service(), "GET", "/metrics", "").Body.String()) {
+			if _, err := fmt.Sscanf(line, "kith_gateway_nats_dropped_total %g\n", &n); err == nil {
+				return n
+			}
+		}
+		return -1
+	}
+	until(t, func() bool { return dropped() >= more-2 }) // one or two wait beside the queue
+	if n := dropped(); n > more {
+		t.Errorf("%v are counted, %d more came than there is room for", n, more)
+	}
+	if s := <-heard; s != "kith.optout" {
+		t.Errorf("the connection's handler hears of %s", s)
+	}
+	let()
 }
