@@ -11,18 +11,18 @@
   const warn = text => console.warn("kith: " + text);
   if (!data.client) return warn("no data-client");
 
-  const silent = n.globalPrivacyControl || n.doNotTrack == 1 || w.doNotTrack == 1;
+  const silent = n.doNotTrack == 1 || w.doNotTrack == 1 || n.globalPrivacyControl;
   const outKey = "kith_optout", segmentsKey = "kith_segments";
-  const eventsMax = 100, charsMax = 2e4;
+  // At most 100 events wait, and as many calls; what is sent at once has at most 2e4 characters.
 
   // ---- What may be done
 
   let gate = 0; // 0: not decided, 1: open, -1: shut
-  let out = false; // opted out: the gate stays shut
+  let out; // opted out: the gate stays shut
   let signals = ""; // what the consent platform said, as a query
 
   // Storage may be missing or forbidden, then nothing is remembered. A value
-  // of null removes; without a value it reads, null if there is nothing.
+  // of null removes; without a value it reads.
   function storage(key, value) {
     try {
       const s = w.localStorage;
@@ -30,7 +30,6 @@
       if (value === null) s.removeItem(key);
       else s.setItem(key, value);
     } catch (e) {}
-    return null;
   }
 
   function shut() {
@@ -54,7 +53,7 @@
   }
 
   function leaveAlone() {
-    out = true;
+    out = 1;
     shut();
   }
 
@@ -69,15 +68,14 @@
   // apart and nothing else, for it goes out with each page.
   function tell(heard, cb) {
     ask("/v1/optout", 1e4, heard ? '{"again":true}' : "{}").then(x => {
-      // The person has opted in since, on the gateway's own page.
-      if (x.opted_out === false) {
-        if (storage(outKey) !== "1") return cb && cb(x); // opted out again meanwhile
+      if (x.opted_out) storage(outKey, 1);
+      // The person has opted in since, on the gateway's own page, and not out again meanwhile.
+      else if (x.opted_out === false && storage(outKey) > 0) {
         storage(outKey, null);
-        out = false;
-        gate = 0;
+        out = gate = 0;
         view();
         decide();
-      } else if (x.opted_out) storage(outKey, 1);
+      }
       if (cb) cb(x);
     });
   }
@@ -92,8 +90,9 @@
 
   // ---- Sending
 
-  let queue = []; // events as JSON, at most eventsMax and a batch that came back
+  let queue = []; // events as JSON, at most 100 and a batch that came back
   let busy; // the events under way, one request at a time: see flush
+  let first; // when they were sent first
   let timer, tries = 0;
   let held; // how many of the queue's first go again: alone, so that others have tries of their own
 
@@ -104,21 +103,21 @@
     const stop = new AbortController();
     setTimeout(() => stop.abort(), millis);
     return fetch(base + path, { method: body && "POST", body, credentials: "include", keepalive: body, signal: stop.signal })
-      .then(r => r.json().catch(() => ({})).then(x => Object.assign(x, { status: r.status, wait: r.headers.get("Retry-After") })))
+      .then(r => r.json().catch(() => ({})).then(x => ((x.status = r.status), (x.wait = r.headers.get("Retry-After")), x)))
       .catch(() => ({}));
   }
 
   // batch takes up to 20 events from the queue: keepalive and sendBeacon carry
   // 64 KiB, and a node remembers the ids of the last 32 events.
-  function batch() {
+  const batch = () => {
     let i = 0, chars = 0;
-    while (i < (held || 20) && i < queue.length && (chars += queue[i].length) <= charsMax) i++;
+    while (i < (held || 20) && i < queue.length && (chars += queue[i].length) <= 2e4) i++;
     held = 0;
-    return queue.splice(0, i || 1);
-  }
+    return queue.splice(0, i);
+  };
 
   const bodyOf = list => '{"client":' + JSON.stringify(data.client) + ',"events":[' + list + "]}";
-  const eventsURL = () => "/v1/events" + (signals && "?" + signals);
+  const eventsURL = () => "/v1/events?" + signals;
 
   function later(millis) {
     if (gate > 0 && !busy && !timer && queue.length) timer = setTimeout(flush, millis);
@@ -129,6 +128,7 @@
   function flush() {
     timer = 0;
     if (!may() || !queue.length) return;
+    if (!held) first = Date.now();
     const sent = busy = batch();
     // A page that goes away fails its requests or breaks their answers off, though
     // they arrive: what failed is not back in the queue before the page is gone.
@@ -149,7 +149,8 @@
       else if (x.error) warn(x.error.message);
       held = again.length;
       if (!held || gate < 1) tries = 0;
-      else if (++tries > 5) {
+      // Nodes remember an id for ten minutes: after a sleep it might count twice.
+      else if (++tries > 5 || Date.now() - first > 5e5) {
         warn("lost: " + held);
         tries = held = 0;
       } else queue = again.concat(queue);
@@ -179,24 +180,20 @@
   let here = clean(location.href), ref = clean(d.referrer);
   // What may be search terms, under the names of search engines. The gateway keeps
   // them of search engines only.
-  let query = d.referrer.match(/[?&](q|p|query|text)=[^&#]*/);
+  let query = d.referrer.match(/[?&](q|p|query|text)=[^&#]*/) || [];
 
   function put(event) {
     if (gate < 0) return;
-    try {
-      // A retry has the same id and counts once.
-      const text = JSON.stringify(Object.assign({ url: clean(location.href), ref, ref_query: query && query[0], id: "" + Math.random() }, event));
-      if (text.length <= charsMax && queue.length < eventsMax) return queue.push(text), later(50);
-    } catch (e) {}
-    warn("not sent: too much");
+    // A retry has the same id and counts once.
+    const text = JSON.stringify(Object.assign({ url: clean(location.href), ref, ref_query: query[0], id: "" + Math.random() }, event));
+    if (text.length > 2e4 || queue.length >= 100) return warn("not sent: too much");
+    queue.push(text);
+    later(50);
   }
 
   function view(props) {
-    if (!props) {
-      props = {};
-      for (const k in data) if (!/^(cache|client|consent|vendor|spa|leaks)$/.test(k)) props[k] = data[k];
-    }
-    put({ event: "page", props });
+    const no = undefined; // which JSON leaves out
+    put({ event: "page", props: props || Object.assign({}, data, { cache: no, client: no, consent: no, vendor: no, spa: no, leaks: no }) });
   }
 
   // When the page came into sight, if it is and the gate is open; by a clock that
@@ -217,7 +214,7 @@
       if (url === here) return;
       stay(since && performance.now());
       ref = here;
-      query = null;
+      query = [];
       here = url;
       view();
     });
@@ -235,16 +232,16 @@
   let hostsTold = data.leaks === undefined;
   function hosts() {
     if (hostsTold) return;
-    hostsTold = true;
+    hostsTold = 1;
     const home = location.hostname.replace(/^www\./, "");
     const within = (a, b) => ("." + a).endsWith("." + b);
     const hostOf = url => new URL(url).hostname;
     const list = [];
     let left = 0;
     new Set(performance.getEntriesByType("resource").map(e => hostOf(e.name))).forEach(h => {
-      if (!h || within(h, home) || within(home, h) || h === hostOf(script.src)) return;
-      if (list.length < 50 && (list + h).length < 1024) list.push(h);
-      else left++;
+      if (!h || within(h, home) || within(home, h) || h === hostOf(base)) return;
+      if (list.length > 49 || (list + h).length > 1023) left++;
+      else list.push(h);
     });
     if (list.length) put({ event: "kith.hosts", props: { hosts: list.join(" "), left } });
   }
@@ -252,13 +249,13 @@
   // ---- Segments
 
   const waiting = []; // calls, until the gate opens or shuts
-  let asked = null; // the answer under way
+  let asked; // the answer under way
   let age = 0; // counts what makes answers under way old
 
   // renew takes away what was told of who this browser was.
   function renew() {
     age++;
-    asked = null;
+    asked = 0;
     storage(segmentsKey, null);
   }
 
@@ -274,18 +271,18 @@
     const born = age;
     // What is asked before the gateway knows of an identify is soon wrong.
     const early = /"identify"/.test(queue + busy);
-    return ask("/v1/me/segments?client=" + encodeURIComponent(data.client) + (signals && "&" + signals), 3e3).then(x => {
-      if (born === age) asked = null;
+    return ask("/v1/me/segments?client=" + encodeURIComponent(data.client) + "&" + signals, 3e3).then(x => {
+      if (born === age) asked = 0;
       if (x.by) refused(x);
       const list = may() && x.segments || []; // another tab may have opted out meanwhile
       // An empty list is not kept: it is a newcomer's, and soon wrong.
-      if (born === age && !early && list.length) storage(segmentsKey, JSON.stringify({ c: data.client, t: Date.now(), v: 1, s: list }));
+      if (born === age && !early && list.length) storage(segmentsKey, JSON.stringify({ v: 1, c: data.client, t: Date.now(), s: list }));
       return list;
     });
   }
 
   // Hexadecimal of 16 to 64 bytes, base64url of 32, 48 or 64.
-  const digest = /^([\da-fA-F]{8}){4,16}$|^(?=.*[a-z])(?=.*[A-Z])([\w-]{43}|[\w-]{64}|[\w-]{86})$/;
+  const digest = /^([\da-fA-F]{8}){4,16}$|^(?=.*[a-z])(?=.*[A-Z])[\w-]{43}([\w-]{21}|[\w-]{43})?$/;
 
   const does = {
     __proto__: null,
@@ -297,10 +294,10 @@
       put({ event: "identify", identities: [kind + ":" + value], proof });
     },
     segments(cb, seconds = data.cache || 300) {
-      if (!gate && waiting.length < eventsMax) return waiting.push(() => does.segments(cb, seconds));
+      if (!gate && waiting.length < 100) return waiting.push(() => does.segments(cb, seconds));
       const list = may() ? kept(seconds) : [];
       // cb is called later, so that whatever it does, or is, stays its own affair.
-      (list ? Promise.resolve(list) : asked = asked || fetchSegments()).then(cb);
+      Promise.resolve(list || (asked = asked || fetchSegments())).then(cb);
     },
     optout(cb) {
       renew();
@@ -331,8 +328,17 @@
   let own; // what the page itself said, by kith("consent", …)
   let platform; // false: no; a text: yes, with these signals
   let states; // the same by the GPP: where there are both, for who is outside the GDPR
-  const mode = data.consent || (w.__tcfapi ? "tcf" : w.__gpp ? "gpp" : "none");
-  const both = !data.consent && w.__tcfapi && w.__gpp;
+  // found reports whether there is a platform: in a frame, that of a page around it says
+  // so by a frame of its own. It is not asked from here: without a function in the frame
+  // itself nobody has consented. A page of another origin throws.
+  function found(name, p = w) {
+    try {
+      if (p[name + "Locator"] || w[name]) return 1;
+    } catch (e) {}
+    return p !== p.parent && found(name, p.parent);
+  }
+  const mode = data.consent || (found("__tcfapi") ? "tcf" : found("__gpp") ? "gpp" : "none");
+  const both = !data.consent && mode === "tcf" && found("__gpp");
   let draining = true;
 
   function decide() {
@@ -348,17 +354,17 @@
     decide();
   }
 
-  // when waits for a consent platform's function, half a minute.
-  function when(name, f, left = 120) {
-    if (w[name]) f();
-    else if (left) setTimeout(when, 250, name, f, left - 1);
+  // listen asks a consent platform's function to be told, and waits for it half a minute.
+  function listen(name, left, ...args) {
+    if (w[name]) w[name]("addEventListener", ...args);
+    else if (left) setTimeout(listen, 250, name, left - 1, ...args);
     else refuse(name);
   }
 
   // IAB Europe's Transparency and Consent Framework. Purposes: 1 storage, 3
   // profiles, 4 advertising by them; the gateway asks for the same.
   function tcf() {
-    w.__tcfapi("addEventListener", 2, (x, ok) => {
+    listen("__tcfapi", 120, 2, (x, ok) => {
       if (!ok || !/^(t|us)/.test(x.eventStatus)) return; // tcloaded, useractioncomplete
       if (x.gdprApplies === false) platform = "gdpr=0";
       else if ([1, 3, 4].every(p => x.purpose.consents[p]) && (!data.vendor || x.vendor.consents[data.vendor])) platform = "gdpr=1&gdpr_consent=" + encodeURIComponent(x.tcString);
@@ -372,13 +378,12 @@
   // and TargetedAdvertising. Section 2 is the TCF's; where both are asked and the
   // TCF says that it does not apply, they disagree, and that is a no.
   function gpp() {
-    w.__gpp("addEventListener", x => {
+    listen("__gpp", 120, x => {
       const p = x.pingData, sections = p.applicableSections;
       if (p.signalStatus !== "ready") return;
       const eu = sections.includes(2);
-      if (eu && !both) return when("__tcfapi", tcf);
-      const no = eu || /(Sale|ing)OptOut":1|"Gpc":(1|true)/.test(JSON.stringify(p.parsedSections));
-      states = !no && "gpp=" + encodeURIComponent(p.gppString) + "&gpp_sid=" + sections;
+      if (eu && !both) return tcf();
+      states = !eu && !/(Sale|ing)OptOut":1|"Gpc":(1|true)/.test(JSON.stringify(p.parsedSections)) && "gpp=" + encodeURIComponent(p.gppString) + "&gpp_sid=" + sections;
       if (!both) platform = states;
       decide();
     });
@@ -399,8 +404,8 @@
     decide();
     if (silent) return;
     if (both) gpp();
-    if (mode === "tcf") when("__tcfapi", tcf);
-    else if (mode === "gpp") when("__gpp", gpp);
+    if (mode === "tcf") tcf();
+    else if (mode === "gpp") gpp();
     else if (mode !== "none" && mode !== "wait") refuse("data-consent");
     if (data.spa !== "off") watchHistory();
     w.addEventListener("pagehide", leave);

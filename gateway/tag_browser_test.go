@@ -57,6 +57,7 @@ func TestTagInABrowser(t *testing.T) {
 		{"retry of what was not kept", retryOfSome},
 		{"retry when the answer was lost", retryOfLostAnswer},
 		{"retry after an answer of somebody else", retryOfOthersAnswer},
+		{"no retry after a sleep", retryAfterSleep},
 		{"retries end", retriesEnd},
 		{"retries end for those that had them", retriesEndApart},
 		{"identify takes digests only", identifyDigests},
@@ -67,6 +68,7 @@ func TestTagInABrowser(t *testing.T) {
 		{"TCF, the gateway reads closer", consentTCFReadCloser},
 		{"TCF that never comes", consentMissing},
 		{"GPP", consentGPP},
+		{"a platform of the page around", consentAround},
 		{"TCF and GPP", consentBoth},
 		{"a banner of the page's own", consentOwn},
 		{"hosts", hosts},
@@ -848,6 +850,40 @@ func retryOfLostAnswer(s *surfer) {
 	s.calm()
 }
 
+// retryAfterSleep: the answer breaks off while the machine sleeps, for longer than nodes
+// remember ids.
+func retryAfterSleep(s *surfer) {
+	s.page("", hasten, "")
+	s.open("/")
+	s.took("page")
+	came, let := make(chan struct{}), make(chan struct{})
+	awake := sync.OnceFunc(func() { close(let) })
+	s.t.Cleanup(awake)
+	s.front.answers(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path != "/v1/events" {
+			return false
+		}
+		s.rig.g.Public().ServeHTTP(httptest.NewRecorder(), r)
+		close(came)
+		<-let
+		w.WriteHeader(http.StatusBadGateway) // which the page may not read; a connection that breaks the browser tries again by itself
+		return true
+	})
+	s.do(`kith("event", "click")`)
+	select {
+	case <-came:
+	case <-s.ctx.Done():
+		s.t.Fatal("the event never came")
+	}
+	s.front.answers(nil)
+	s.do(`const clock = Date.now; Date.now = () => clock() + 36e5`)
+	awake()
+	s.until("the end", func() bool { return value[string](s, "warned.join()") == "kith: lost: 1" })
+	s.do(`kith("event", "after")`)
+	s.took("page", "click", "after")
+	s.calm()
+}
+
 // retryOfOthersAnswer: a 200 that is not the gateway's, or that breaks off, accepted
 // nothing.
 func retryOfOthersAnswer(s *surfer) {
@@ -1264,6 +1300,39 @@ func consentGPP(s *surfer) {
 	s.quiet()
 	s.silent(1)
 	s.calm()
+}
+
+// consentAround: the tag is in a frame, and the platform's frame is beside it, or around
+// that one; between them may be a page of another origin.
+func consentAround(s *surfer) {
+	const says = `console.warn = text => top.postMessage(text, "*");`
+	doc := func(locator, frame string) string {
+		return fmt.Sprintf(`<!doctype html><title>around</title><script>window.said = []; addEventListener("message", e => said.push(e.data))</script>%s<iframe src=%q></iframe>`, locator, frame)
+	}
+	for locator, want := range map[string]string{"__tcfapiLocator": "no __tcfapi", "__gppLocator": "no __gpp"} {
+		named := fmt.Sprintf(`<iframe name=%q></iframe>`, locator)
+		for _, around := range []struct{ outer, inner string }{{doc(named, s.at("b.test")+"/"), ""}, {doc(named, s.at("b.test")+"/inner"), doc("", s.at("localhost")+"/")}, {doc(named, s.at("a.test")+"/"), ""}} {
+			s.page("", hasten+says, "")
+			s.put("/outer", around.outer)
+			s.put("/inner", around.inner)
+			s.open(s.at("a.test") + "/outer")
+			s.until("the end, with "+locator, func() bool { return strings.Contains(value[string](s, "said.join()"), want) })
+			s.quiet()
+			for _, a := range s.front.all() {
+				if a.path != "/kith.js" {
+					s.t.Errorf("with %s: asked for %v", locator, a)
+				}
+			}
+		}
+	}
+	// Without one, or where the tag is told that nobody is to be asked.
+	s.put("/outer", doc("", s.at("b.test")+"/"))
+	s.open(s.at("a.test") + "/outer")
+	s.took("page")
+	s.page(`data-consent="none"`, "", "")
+	s.put("/outer", doc(`<iframe name="__tcfapiLocator"></iframe>`, s.at("b.test")+"/"))
+	s.open(s.at("a.test") + "/outer")
+	s.took("page", "page")
 }
 
 func consentOwn(s *surfer) {
