@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -33,7 +34,9 @@ const (
 	copySubject  = "_KITH.copy" // out of network clients' reach
 	copyChunkMax = 512 << 10
 	copiesMax    = 2                // given at a time
-	copyIdle     = 30 * time.Second // a copy that nobody asks for any more is given up
+	copyIdle     = 30 * time.Second // a copy that nobody wants any more is given up
+	copyWanted   = 5 * time.Second  // so often it is said to be wanted
+	copyStall    = 15 * time.Minute // but not while the store takes nothing of it for so long
 	copyTry      = 2 * time.Second  // then a question is asked again
 	copyLost     = time.Minute      // then another node is asked
 	copyingMark  = "copy\n"         // in the marker of an unfinished restore
@@ -47,7 +50,8 @@ const (
 )
 
 // copyRequest asks for a chunk, from 1 on, of a copy that the asker named. To ask
-// for one after the last says that all have come.
+// for one after the last says that all have come; chunk 0, which is none, that the copy
+// is still wanted: the asker's store may take minutes before it takes the next.
 type copyRequest struct {
 	Copy  string `json:"copy"`
 	Chunk uint64 `json:"chunk"`
@@ -57,6 +61,7 @@ type copyRequest struct {
 type copies struct {
 	mu    sync.Mutex
 	given map[string]chan<- copyQuestion // guarded by mu; by name
+	idle  time.Duration                  // guarded by mu: copyIdle, but in tests
 }
 
 type copyQuestion struct {
@@ -121,6 +126,7 @@ func (n *Node) beginCopy(ctx context.Context, name string) chan<- copyQuestion {
 	}
 	asked := make(chan copyQuestion, 4)
 	n.copies.given[name] = asked
+	idle := n.copies.idle
 	go func() {
 		defer done()
 		defer func() {
@@ -128,13 +134,14 @@ func (n *Node) beginCopy(ctx context.Context, name string) chan<- copyQuestion {
 			defer n.copies.mu.Unlock()
 			delete(n.copies.given, name)
 		}()
-		n.giveCopy(ctx, asked)
+		n.giveCopy(ctx, asked, idle)
 	}()
 	return asked
 }
 
-// giveCopy answers with the chunks of one copy of the store as it is now.
-func (n *Node) giveCopy(ctx context.Context, asked <-chan copyQuestion) {
+// giveCopy answers with the chunks of one copy of the store as it is now, until nobody
+// has wanted it for a while.
+func (n *Node) giveCopy(ctx context.Context, asked <-chan copyQuestion, while time.Duration) {
 	out, in := io.Pipe()
 	var writing sync.WaitGroup
 	writing.Go(func() { in.CloseWithError(n.store.Backup(in, func(store.Snapshot) error { return nil })) })
@@ -142,7 +149,7 @@ func (n *Node) giveCopy(ctx context.Context, asked <-chan copyQuestion) {
 	defer out.Close()
 	c := copyChunks{in: out, sum: crc32.New(crcTable)}
 	for {
-		idle := time.NewTimer(copyIdle)
+		idle := time.NewTimer(while)
 		select {
 		case q := <-asked:
 			idle.Stop()
@@ -315,6 +322,8 @@ func takeCopy(ctx context.Context, c *Config, nc *nats.Conn, st *store.Badger) e
 	if err := removeAllIn(c.storeDir()); err != nil {
 		return err
 	}
+	stop := r.keepWanted(copyWanted)
+	defer stop()
 	if err := loadStore(c, r); err != nil {
 		return err
 	}
@@ -375,6 +384,7 @@ type copyReader struct {
 	left       []byte
 	bytes      int64
 	end        bool
+	came       atomic.Int64 // when the newest chunk did, in Unix nanoseconds
 }
 
 // Read implements io.Reader.
@@ -419,6 +429,23 @@ func (r *copyReader) next() error {
 	}
 }
 
+// keepWanted has the other node not give the copy up while the store does not take what
+// has come of it, until stop.
+func (r *copyReader) keepWanted(every time.Duration) (stop func()) {
+	ctx, cancel := context.WithCancel(r.ctx)
+	var done sync.WaitGroup
+	done.Go(func() {
+		body, err := json.Marshal(copyRequest{Copy: r.name})
+		for err == nil && pause(ctx, every) && time.Since(time.Unix(0, r.came.Load())) < copyStall {
+			err = r.nc.Publish(copySubject+"."+r.node, body)
+		}
+	})
+	return func() {
+		cancel()
+		done.Wait()
+	}
+}
+
 // thank lets the other node forget the copy.
 func (r *copyReader) thank() {
 	if body, err := json.Marshal(copyRequest{r.name, r.number + 1}); err == nil {
@@ -428,6 +455,7 @@ func (r *copyReader) thank() {
 
 func (r *copyReader) take(chunk []byte) error {
 	r.number++
+	r.came.Store(time.Now().UnixNano())
 	switch {
 	case len(chunk) > 1 && chunk[0] == chunkData:
 		r.left = chunk[1:]

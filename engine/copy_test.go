@@ -132,6 +132,24 @@ func TestNoCopyOfAnotherNode(t *testing.T) {
 	}
 }
 
+// A copy is given for as long as it is wanted, however long the other's store takes for
+// what has come.
+func TestStalledCopy(t *testing.T) {
+	url, o := startNATS(t), &owners{owner: "a", changed: make(chan struct{})}
+	a := testNode(t, t.TempDir(), func(c *engine.Config) {
+		c.Node, c.NATSURL, c.Peers, c.HashSecret = "a", url, o, bytes.Repeat([]byte{7}, 16)
+	})
+	defer closeNode(t, a)
+	const idle = 500 * time.Millisecond
+	a.CopyIdle(idle)
+	if err := engine.StalledCopy(t.Context(), a, 3*idle, idle/10); err != nil {
+		t.Errorf("wanted all the time: %v", err)
+	}
+	if err := engine.StalledCopy(t.Context(), a, 3*idle, time.Hour); proto.CodeOf(err) != proto.CodeUnavailable {
+		t.Errorf("not wanted for longer than it is given: %v", err)
+	}
+}
+
 // A node whose disk has no room for a copy says so, and what it had of it is gone, also
 // before its log is opened. With room it takes one.
 func TestCopyOnFullDisk(t *testing.T) {

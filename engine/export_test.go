@@ -701,6 +701,27 @@ func TakeCopy(chunk func(number uint64) []byte) (all []byte, err error) {
 	return all, err
 }
 
+// CopyIdle is after what time the node gives up a copy that nobody wants.
+func (n *Node) CopyIdle(d time.Duration) {
+	n.copies.mu.Lock()
+	defer n.copies.mu.Unlock()
+	n.copies.idle = d
+}
+
+// StalledCopy takes a node's copy, and between its first chunk and the next nothing for
+// a while, in which it says that it wants it each time that every has passed.
+func StalledCopy(ctx context.Context, n *Node, stall, every time.Duration) error {
+	r := &copyReader{ctx: ctx, nc: n.conn(), node: n.config.Node, name: "stalled", sum: crc32.New(crcTable)}
+	if err := r.next(); err != nil {
+		return err
+	}
+	stop := r.keepWanted(every)
+	defer stop()
+	pause(ctx, stall)
+	_, err := io.Copy(io.Discard, r)
+	return err
+}
+
 // LoadStore makes a node's store from what Backup of another one wrote.
 func LoadStore(c Config, r io.Reader) error { return loadStore(&c, r) }
 

@@ -183,7 +183,7 @@ func newNode(c Config, lg log.Logs, st store.Store, secret [16]byte) *Node {
 		views: newViews(c.ViewsMax), clock: clock, pace: newPace(), reporting: fair.New(1), long: fair.New(longMax), fillsEnded: make(chan struct{}, 1), campaigns: newCampaigns(),
 		conn: func() *nats.Conn { return nil }, cutSeconds: newCutSeconds(), disk: newDisk(c.DiskReserve, c.merges, c.storeDir(), c.logDir()),
 	}
-	n.copies.given = map[string]chan<- copyQuestion{}
+	n.copies.idle, n.copies.given = copyIdle, map[string]chan<- copyQuestion{}
 	n.place()
 	n.answers.init()
 	seed := sha256.Sum256(secret[:])
