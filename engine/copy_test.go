@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -129,6 +130,41 @@ func TestNoCopyOfAnotherNode(t *testing.T) {
 	defer cancel()
 	if _, err := engine.Open(ctx, c); proto.CodeOf(err) != proto.CodeTimeout {
 		t.Errorf("it opens without a copy: %v", err)
+	}
+}
+
+// A running node that the log's retention overtakes asks for a restart, by which it takes
+// a copy: it is not alive by /healthz. A node alone would find nobody to copy from.
+func TestOvertakenNode(t *testing.T) {
+	for name, alone := range map[string]bool{"in a cluster": false, "alone": true} {
+		t.Run(name, func(t *testing.T) {
+			url, o := startNATS(t), &owners{owner: "a", changed: make(chan struct{})}
+			n := testNode(t, t.TempDir(), func(c *engine.Config) {
+				c.Node, c.NATSURL, c.HashSecret = "a", url, bytes.Repeat([]byte{7}, 16)
+				if !alone {
+					c.Peers = o
+				}
+			})
+			defer n.Close()
+			if err := n.Live(); err != nil {
+				t.Fatalf("before: %v", err)
+			}
+			if err := n.PurgeBeyond(t.Context(), 1000); err != nil {
+				t.Fatal(err)
+			}
+			for deadline := time.Now().Add(20 * time.Second); n.Lanes()[0].Quarantined == ""; time.Sleep(10 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatal("it goes on")
+				}
+			}
+			why, live := n.Lanes()[0].Quarantined, n.Live()
+			if alone && (strings.Contains(why, "overtaken") || live != nil) {
+				t.Errorf("%v; alive: %v", why, live)
+			}
+			if !alone && (!strings.Contains(why, "Restart it: it takes a copy") || proto.CodeOf(live) != proto.CodeQuarantined) {
+				t.Errorf("%v; alive: %v", why, live)
+			}
+		})
 	}
 }
 

@@ -722,6 +722,15 @@ func StalledCopy(ctx context.Context, n *Node, stall, every time.Duration) error
 	return err
 }
 
+// PurgeBeyond has lane 0's log begin so many entries after the last that is read.
+func (n *Node) PurgeBeyond(ctx context.Context, entries proto.Offset) error {
+	info, err := n.lanes[0].stream.Info(ctx)
+	if err != nil {
+		return err
+	}
+	return n.lanes[0].stream.Purge(ctx, info.Last+entries)
+}
+
 // LoadStore makes a node's store from what Backup of another one wrote.
 func LoadStore(c Config, r io.Reader) error { return loadStore(&c, r) }
 

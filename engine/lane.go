@@ -219,7 +219,7 @@ func (l *lane) read(ctx context.Context) error {
 			}
 		})
 		if ctx.Err() != nil || proto.CodeOf(err) != proto.CodeUnavailable {
-			return err
+			return l.overtaken(ctx, err)
 		}
 		l.logger.Warn("log cannot be read, trying again", "error", err)
 		select {
@@ -228,6 +228,24 @@ func (l *lane) read(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// errOvertaken is of a running node that a restart mends: it finds the log out of reach
+// then, and takes a copy.
+var errOvertaken = proto.Errorf(proto.CodeUnavailable, "this node was overtaken by the log's retention: it was so slow that the owner of the lane purged what it had yet to read. Restart it: it takes a copy of another node's store")
+
+// overtaken says of an error of reading whether it is that of a node of a cluster which
+// the log does not lead on from any more; of a node alone nothing else has what is gone.
+func (l *lane) overtaken(ctx context.Context, err error) error {
+	if l.node.config.Peers == nil || proto.CodeOf(err) != proto.CodeCorrupt {
+		return err
+	}
+	info, unknown := l.stream.Info(ctx)
+	if unknown != nil || l.from >= info.First || logNameOf(info.Created.UnixNano()) != l.logName {
+		return err
+	}
+	l.logger.Error("the log was purged before it was read", "read_up_to", l.from-1, "log_begins_at", info.First, "error", err)
+	return errOvertaken
 }
 
 // step applies entries in batches until the entries end or one cannot be

@@ -84,8 +84,15 @@ func (n *Node) Ready() error {
 	return n.log.Healthy()
 }
 
-// Live is nil while the process works at all.
-func (n *Node) Live() error { return nil }
+// Live is nil while the process works, or a restart would not mend what is wrong.
+func (n *Node) Live() error {
+	for _, l := range n.lanes {
+		if _, _, _, fault := l.progress.get(); errors.Is(fault, errOvertaken) {
+			return fault
+		}
+	}
+	return nil
+}
 
 // Lanes is the state of each lane.
 func (n *Node) Lanes() []proto.LaneStatus {

@@ -144,7 +144,8 @@ type Holdings interface {
 
 // Operations are for those who run the node.
 type Operations interface {
-	// Ready is nil when queries will be answered, Live when the process works.
+	// Ready is nil when queries will be answered, Live when the process works or a
+	// restart would mend nothing.
 	Ready() error
 	Live() error
 	Lanes() []proto.LaneStatus

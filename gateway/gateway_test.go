@@ -360,6 +360,13 @@ func TestNoMinusZero(t *testing.T) {
 func TestNotReady(t *testing.T) {
 	r := newRig(t)
 	r.ready = proto.Errorf(proto.CodeCorrupt, "lane 00 is quarantined: look at /v1/partitions")
+	if w := r.serve("GET", "/healthz", ""); w.Code != 200 {
+		t.Errorf("alive and not ready: %d %s", w.Code, w.Body)
+	}
+	r.dead = proto.Errorf(proto.CodeQuarantined, "restart this node")
+	if w := r.serve("GET", "/healthz", ""); w.Code != 503 || !strings.Contains(w.Body.String(), "restart this node") {
+		t.Errorf("to be restarted: %d %s", w.Code, w.Body)
+	}
 	if w := r.serve("GET", "/readyz", ""); w.Code != 503 || !strings.Contains(w.Body.String(), "quarantined") {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}

@@ -13,7 +13,7 @@ import (
 
 func (g *Gateway) healthz(w http.ResponseWriter, _ *http.Request) error {
 	if err := g.deps.Operations.Live(); err != nil {
-		return unavailable(err)
+		return notReady(err)
 	}
 	writeJSON(w, http.StatusOK, alive)
 	return nil

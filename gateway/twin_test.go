@@ -30,6 +30,7 @@ type twin struct {
 	offset   proto.Offset
 	counts   map[string]uint64
 	ready    error
+	dead     error
 	replayed []string
 	ended    map[proto.ClientName]bool // clients; true: nothing of it is left
 
@@ -317,7 +318,7 @@ func (t *twin) ClientErasure(name proto.ClientName) (proto.ClientErasure, bool) 
 }
 
 func (t *twin) Ready() error { return t.ready }
-func (t *twin) Live() error  { return nil }
+func (t *twin) Live() error  { return t.dead }
 func (t *twin) Lanes() []proto.LaneStatus {
 	return []proto.LaneStatus{{Lane: 0, Owner: "n1", Partitions: []int{0, 1, 2}}}
 }
