@@ -343,6 +343,20 @@ func TestYearOneIsNoTime(t *testing.T) {
 	}
 }
 
+// RFC 3339 has small letters too, and the node takes them.
+func TestTimesInSmallLetters(t *testing.T) {
+	for format, text := range map[ingest.Format]string{
+		ingest.NDJSON: `{"event":"page","time":"2026-11-22t09:30:00.5z","identities":["browser:a"]}`,
+		ingest.CSV:    "event,time,identity\npage,2026-11-22t09:30:00.5z,browser:a\n",
+	} {
+		node := &memoryNode{}
+		r, err := run(t, text, node, ingest.Options{Format: format})
+		if err != nil || r.Accepted != 1 {
+			t.Errorf("%s: %+v, %v; want it accepted", format, r, err)
+		}
+	}
+}
+
 func TestShift(t *testing.T) {
 	at := func(s string) time.Time {
 		v, err := time.Parse(time.RFC3339, s)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -117,12 +118,13 @@ func nests(b []byte) bool {
 // false and 0 does, as the node reads it.
 func limited(v string) bool { return v != "" && v != "false" && v != "0" && v != "null" }
 
-// parseTime reads RFC 3339; empty is the time of receipt.
+// parseTime reads RFC 3339, with small letters too, as the node does; empty is the time
+// of receipt.
 func parseTime(s string) (time.Time, *proto.Error) {
 	if s == "" {
 		return time.Time{}, nil
 	}
-	t, err := time.Parse(time.RFC3339, s)
+	t, err := time.Parse(time.RFC3339, strings.ToUpper(s))
 	if err != nil {
 		return t, proto.Errorf(proto.CodeTime, "time %.40q is not RFC 3339, such as 2026-11-22T09:30:00Z", s)
 	}
