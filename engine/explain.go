@@ -14,7 +14,7 @@ import (
 // Explain says why id is in a segment at a time, or not. For a past time it
 // judges the history of then by the rule that answered then; for scope user over
 // the identities that are of the user now. A time of the last two seconds, or up to
-// a minute ahead, is now, as At then says.
+// a minute ahead, is now, as At then says; so is the zero time.
 func (n *Node) Explain(ctx context.Context, client proto.ClientInfo, id proto.Identity, segment proto.SegmentID, at time.Time) (proto.Explanation, error) {
 	now := n.now()
 	when := now

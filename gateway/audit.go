@@ -527,8 +527,8 @@ func (g *Gateway) getAudit(w http.ResponseWriter, r *http.Request, _ proto.Princ
 		to   *time.Time
 	}{{"since", &q.Since}, {"until", &q.Until}} {
 		if s := v.Get(f.name); s != "" {
-			if *f.to, err = time.Parse(time.RFC3339, s); err != nil {
-				return proto.Errorf(proto.CodeTime, "%s is %q: send RFC 3339, such as 2026-11-28T12:00:00Z", f.name, clip(s))
+			if *f.to, err = queryTime(f.name, s); err != nil {
+				return err
 			}
 		}
 	}

@@ -113,6 +113,7 @@ func TestAuditQuery(t *testing.T) {
 	}
 	for query, want := range map[string]int{
 		"identity=browser%3Aa": 200, "identity=browser%3Aa%": 400, "identity=browser:a;limit=9": 400, "Identity=browser:a": 400,
+		"since=2026-11-22T10:00:00Z": 200, "until=0001-01-01T00:00:00Z": 400, "until=noon": 400,
 	} {
 		if w := send(g.Service(), "GET", "/v1/audit?"+query, "", auth, key("admin-key")); w.Code != want {
 			t.Errorf("%s: %d, want %d: %s", query, w.Code, want, w.Body)

@@ -137,6 +137,8 @@ func TestServiceRoutes(t *testing.T) {
 		{"look-up, broken position", "acme-key", "GET", "/v1/identities/browser:seen1/segments?after=0%3", "", 400, "invalid"},
 		{"look-up, broken and not ours", "acme-key", "GET", "/v1/identities/browser:seen1/segments?x=100%&after=", "", 400, "invalid"},
 		{"look-up, a broken signal refuses", "acme-key", "GET", "/v1/identities/browser:seen1/segments?us_privacy=%zz", "", 200, `{"identity":"browser:seen1","known":false,"opted_out":true,"segments":[]}`},
+		{"explain, in small letters", "acme-key", "GET", "/v1/identities/browser:seen1/explain?segment=all&at=2026-11-22t10:00:00z", "", 200, `{"identity":"browser:seen1","segment":"all","when":"","in":true,"at":"2026-11-22T10:00:00Z","facts":[]}`},
+		{"explain, zero time", "acme-key", "GET", "/v1/identities/browser:seen1/explain?segment=all&at=0001-01-01T00:00:00Z", "", 400, "time"},
 		{"explain, bad time", "acme-key", "GET", "/v1/identities/browser:seen1/explain?segment=all&at=noon", "", 400, "time"},
 		{"traits", "acme-key", "PATCH", "/v1/identities/browser:seen1/traits", `{"age":34,"vip":true,"gender":null}`, 200, `{"position":"0:2"}`},
 		{"traits, nested", "acme-key", "PATCH", "/v1/identities/browser:seen1/traits", `{"a":[]}`, 400, "event"},

@@ -3,7 +3,6 @@ package gateway
 import (
 	"net/http"
 	"slices"
-	"time"
 
 	"kith/proto"
 )
@@ -58,8 +57,8 @@ func (g *Gateway) getExplanation(w http.ResponseWriter, r *http.Request, who pro
 	}
 	at := g.c.Now()
 	if s := q.Get("at"); s != "" {
-		if at, err = time.Parse(time.RFC3339, s); err != nil {
-			return proto.Errorf(proto.CodeTime, "at is not RFC 3339, such as 2026-11-22T12:00:00Z")
+		if at, err = queryTime("at", s); err != nil {
+			return err
 		}
 	}
 	x, err := g.deps.Memberships.Explain(r.Context(), client, id, segment, at)

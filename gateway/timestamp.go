@@ -17,6 +17,19 @@ func parseTimestamp(s string) (proto.Millis, bool) {
 	return proto.MillisOf(t), err == nil
 }
 
+// queryTime reads a time of a query. The zero time is refused: behind the gateway it
+// stands for none.
+func queryTime(name, s string) (time.Time, error) {
+	t, err := time.Parse(time.RFC3339, strings.ToUpper(s))
+	switch {
+	case err != nil:
+		return t, proto.Errorf(proto.CodeTime, "%s is %q: send RFC 3339, such as 2026-11-28T12:00:00Z", name, clip(s))
+	case t.IsZero():
+		return t, proto.Errorf(proto.CodeTime, "%s is %q, which is how programs write that there is none: leave it out", name, clip(s))
+	}
+	return t, nil
+}
+
 // quickTimestamp reads 2006-01-02T15:04:05, a fraction of up to nine digits
 // and Z or an offset. Whatever else it leaves to time.Parse.
 func quickTimestamp(s string) (proto.Millis, bool) {

@@ -3,6 +3,7 @@ package main
 import (
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,7 +27,7 @@ kept of its history; notes say what that rests on where it is less than one may 
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		query := url.Values{"segment": {args[1]}}
 		if *at != "" {
-			if _, err := time.Parse(time.RFC3339, *at); err != nil {
+			if _, err := time.Parse(time.RFC3339, strings.ToUpper(*at)); err != nil {
 				return usagef("--at %q is not a time: write it as 2026-11-22T09:30:00Z", *at)
 			}
 			query.Set("at", *at)
