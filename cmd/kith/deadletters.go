@@ -25,7 +25,7 @@ func newDeadLettersCommand(c *connection) *cobra.Command {
 func newDeadLettersListCommand(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "list",
-		Short:   "Show dead letters, newest first",
+		Short:   "Show dead letters, oldest first",
 		Example: "  kith deadletters list --limit 20 --key dev-admin-key --json",
 		Args:    noArgs,
 	}
