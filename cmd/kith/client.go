@@ -82,9 +82,10 @@ file has its name only once it is whole.`,
 		Args: oneClient,
 	}
 	c.flags(cmd)
-	file := cmd.Flags().StringP("output", "o", "-", "`FILE` to write, or - for standard output")
+	file := "-"
+	fileFlag(cmd, &file, "output", "o", "`FILE` to write, or - for standard output")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		path := *file
+		path := file
 		if path != "-" {
 			var err error
 			if path, err = writable(path); err != nil {
@@ -109,7 +110,7 @@ file has its name only once it is whole.`,
 		if err != nil {
 			return err
 		}
-		printf(cmd, "wrote %s, %d bytes, %d identities\n", *file, n, whole.identities)
+		printf(cmd, "wrote %s, %d bytes, %d identities\n", file, n, whole.identities)
 		return nil
 	}
 	return cmd

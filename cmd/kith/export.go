@@ -42,12 +42,12 @@ be recalled: of them nothing is held any more, because they opted out or were er
 	c.flags(cmd)
 	asJSON := jsonFlag(cmd)
 	var f exportFlags
-	cmd.Flags().StringVarP(&f.dir, "output", "o", "", "`DIR`ectory to write, new or empty")
+	fileFlag(cmd, &f.dir, "output", "o", "`DIR`ectory to write, new or empty")
 	cmd.Flags().StringVar(&f.format, "format", string(proto.FormatCSV), "roaring, parquet, arrow, csv or ndjson")
 	cmd.Flags().StringVar(&f.dictionary, "dictionary", "", "with roaring: csv (default), parquet, arrow, ndjson or none")
 	unit := choiceFlag(cmd, "unit", proto.UnitIdentities, "a row for each of identities or users", proto.UnitIdentities, proto.UnitUsers)
 	cmd.Flags().BoolVar(&f.members, "members", false, "with --unit users: name all identities of each in the audience")
-	cmd.Flags().StringVar(&f.since, "since", "", "earlier export's `MANIFEST`: write what has changed since")
+	fileFlag(cmd, &f.since, "since", "", "earlier export's `MANIFEST`: write what has changed since")
 	after := afterFlag(cmd, "include what `POSITION` names, as kith ingest gives it")
 	cmd.Flags().BoolVar(&f.resume, "resume", false, "go on with an export that broke off in DIR")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -46,13 +46,32 @@ func textFlag(cmd *cobra.Command, name, otherwise, usage string, check func(stri
 	return &f.text
 }
 
-// namingFlag adds a flag that names something. Empty, as of a variable that is not set,
-// it would be as if it were left out, and another directory looked into.
-func namingFlag(cmd *cobra.Command, name, usage string) *string {
-	return textFlag(cmd, name, "", usage, func(text string) error {
-		if text == "" {
-			return errors.New("it is empty: name one, or leave the flag out")
+// fileFlag adds a flag that names one file or directory, with its letter, if it has one.
+// Of several all but the last would be left out, and nobody told.
+func fileFlag(cmd *cobra.Command, to *string, name, letter, usage string) {
+	given := false
+	f := &checkedFlag{text: *to, kind: "string", set: func(text string) error {
+		if given {
+			return fmt.Errorf("it is there already, with %q: name one, and run the command for each", *to)
 		}
+		given, *to = true, text
+		return nil
+	}}
+	cmd.Flags().VarP(f, name, letter, usage)
+}
+
+// namingFlag adds a flag that names something, once. Empty, as of a variable that is not
+// set, it would be as if it were left out, and another directory looked into.
+func namingFlag(cmd *cobra.Command, name, usage string) *string {
+	given := ""
+	return textFlag(cmd, name, "", usage, func(text string) error {
+		switch {
+		case text == "":
+			return errors.New("it is empty: name one, or leave the flag out")
+		case given != "":
+			return fmt.Errorf("it is there already, with %q: name one", given)
+		}
+		given = text
 		return nil
 	})
 }

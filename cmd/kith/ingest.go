@@ -51,7 +51,7 @@ What is compressed with gzip or zstd (.gz, .zst) is decompressed.`,
 	c.flags(cmd)
 	asJSON := jsonFlag(cmd)
 	var f ingestFlags
-	cmd.Flags().StringVarP(&f.file, "file", "f", "", "`FILE` to load, or - for standard input")
+	fileFlag(cmd, &f.file, "file", "f", "`FILE` to load, or - for standard input")
 	cmd.Flags().StringVar(&f.format, "format", "", "ndjson, csv or combined")
 	cmd.Flags().StringVar(&f.bots, "bots", "", "what to do with events of crawlers: keep or drop; default as the client's configuration says")
 	cmd.Flags().StringVar(&f.salt, "salt", "", "`KEY` of the hash that stands for visitors of combined logs; keep it secret and the same (default a public one: whoever guesses an address and agent finds the visitor)")

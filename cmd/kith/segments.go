@@ -63,21 +63,22 @@ they answer now. The file:
 	}
 	c.flags(cmd)
 	asJSON := jsonFlag(cmd)
-	file := cmd.Flags().StringP("file", "f", "", "YAML `FILE`, or - for standard input")
+	var file string
+	fileFlag(cmd, &file, "file", "f", "YAML `FILE`, or - for standard input")
 	wait := cmd.Flags().Bool("wait", false, "return when what has backfill is filled and answers")
 	dryRun := cmd.Flags().Bool("dry-run", false, "tell who would enter and leave, and change nothing")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if *file == "" {
+		if file == "" {
 			return usagef("name a file of segments: -f FILE")
 		}
-		sources, err := readSegments(cmd, *file)
+		sources, err := readSegments(cmd, file)
 		if err != nil {
 			return err
 		}
 		if *dryRun {
-			return previewSegments(cmd, c, *file, sources, *asJSON)
+			return previewSegments(cmd, c, file, sources, *asJSON)
 		}
-		return applySegments(cmd, c, *file, sources, *wait, *asJSON)
+		return applySegments(cmd, c, file, sources, *wait, *asJSON)
 	}
 	return cmd
 }
