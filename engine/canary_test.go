@@ -633,3 +633,78 @@ func TestReceiptOfErasureAndMessages(t *testing.T) {
 		}
 	}
 }
+
+// The check of what a client had erased finds each thing of before that is put back: its
+// links at either end and, of a node that nobody else knew, the name; and nothing else,
+// be it what others know or what the client has learnt since.
+func TestReceiptOfClientsErasure(t *testing.T) {
+	for what, shared := range map[string]bool{"others know it too": true, "nobody else does": false} {
+		t.Run(what, func(t *testing.T) {
+			dir, before := t.TempDir(), filepath.Join(t.TempDir(), "before")
+			lanes := func(c *engine.Config) { c.Lanes = 4 }
+			n := testNode(t, dir, lanes)
+			mine, _ := grouped(t, n, "alpha")
+			other, _ := grouped(t, n, "beta")
+			join := func(c proto.ClientInfo, id proto.Identity) *proto.Event {
+				e := page(c, "v", "auto", time.Now())
+				e.Identities = append(e.Identities, id)
+				return e
+			}
+			submit(t, n, join(mine, "account:y"))
+			if shared {
+				submit(t, n, join(other, "account:z"))
+			}
+			settle(t, n)
+			if err := n.Backup(t.Context(), io.Discard); err != nil { // the store has it then
+				t.Fatal(err)
+			}
+			if err := os.CopyFS(before, os.DirFS(filepath.Join(dir, "store"))); err != nil {
+				t.Fatal(err)
+			}
+			s, err := n.Erase(t.Context(), &mine, "browser:v")
+			if err != nil || !s.Final || s.Receipt == nil {
+				t.Fatalf("erased: %+v %v", s, err)
+			}
+			r := *s.Receipt
+			wantClean(t, n, r)
+			until(t, n, 20*time.Second, "it is not linked again", func() bool {
+				submit(t, n, join(mine, "account:y"), join(other, "account:z"))
+				settle(t, n)
+				return len(membersOf(t, n, mine, "browser:v")) == 3
+			})
+			wantClean(t, n, r)
+			hash, err := hex.DecodeString(r.IdentityHash)
+			if err != nil {
+				t.Fatal(err)
+			}
+			neighbour := n.Hasher().Hash("account:y")
+			closeNode(t, n)
+			rows := map[string]func(k, v []byte) bool{
+				"edges": func(k, _ []byte) bool { return k[0] == 'N' && k[24] == 'f' && bytes.Contains(k, neighbour[:]) },
+				"facts": func(k, _ []byte) bool { return k[0] == 'N' && k[24] == 'f' && bytes.Contains(k, hash) },
+			}
+			if !shared {
+				rows["names"] = func(k, v []byte) bool { return k[0] == 'L' && k[2] == 'o' && bytes.Contains(v, []byte("browser:v")) }
+			}
+			for place, is := range rows {
+				to := filepath.Join(t.TempDir(), place)
+				if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
+					t.Fatal(err)
+				}
+				plantRows(t, before, filepath.Join(to, "store"), is)
+				n := testNode(t, to, lanes)
+				x, err := n.CheckReceipt(t.Context(), r)
+				found := 0
+				for _, p := range x.Places {
+					if p.Place == place {
+						found = p.Found
+					}
+				}
+				if err != nil || found == 0 || x.Clean {
+					t.Errorf("what was put back of %s is not found: %+v %v", place, x, err)
+				}
+				closeNode(t, n)
+			}
+		})
+	}
+}

@@ -256,7 +256,7 @@ func (c *receiptCheck) count(place string, found int) {
 // search goes through all live keys.
 func (c *receiptCheck) search(ctx context.Context, snaps []store.Snapshot) error {
 	if c.client != nil {
-		return c.searchClient(snaps[c.home()])
+		return c.searchClient(ctx, snaps)
 	}
 	for _, place := range []string{"facts", "history", "edges", "views", "messages under way", "names", "networks", "bitmaps", "dead letters"} {
 		c.count(place, 0)
@@ -282,7 +282,8 @@ func (c *receiptCheck) search(ctx context.Context, snaps []store.Snapshot) error
 
 // searchClient looks for what one client knew, and for nothing that is others'.
 // What it has learnt since, of later events, is not what was erased.
-func (c *receiptCheck) searchClient(snap store.Snapshot) error {
+func (c *receiptCheck) searchClient(ctx context.Context, snaps []store.Snapshot) error {
+	snap := snaps[c.home()]
 	node := proto.Node{Hash: c.hash, Space: c.client.Space}
 	s, _, err := readNode(snap, node)
 	if err != nil {
@@ -312,7 +313,84 @@ func (c *receiptCheck) searchClient(snap store.Snapshot) error {
 	if err != nil {
 		return err
 	}
-	return c.letters(snap, c.home())
+	if err := c.letters(snap, c.home()); err != nil {
+		return err
+	}
+	if err := c.clientName(ctx, snap, node, &s); err != nil {
+		return err
+	}
+	return c.clientEdges(ctx, snaps, node, &s)
+}
+
+// clientName looks for what is left where nobody else knew the node, all of which went
+// then: generations before the present one, and names that nothing stands behind.
+func (c *receiptCheck) clientName(ctx context.Context, snap store.Snapshot, node proto.Node, s *identity.State) error {
+	prefix := nodesPrefix(c.hash)
+	err := snap.Scan(prefix, prefix, func(k, _ []byte) (bool, error) {
+		if key, ok := parseNodeKey(k); ok && key.node == node && key.gen != generationOf(s.Gen()) {
+			switch key.kind {
+			case 'f':
+				c.count("facts", 1)
+			case 'h':
+				c.count("history", 1)
+			}
+		}
+		return true, ctx.Err()
+	})
+	if err != nil {
+		return err
+	}
+	alone := s.Bare != 0 && s.Bare < proto.MillisOf(c.receipt.Time) // nobody knew it at the time
+	c.count("names", int(flag(alone)))
+	prefix = laneKey(c.home(), 'o')
+	return snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
+		space, name, err := decodeOrdinal(v)
+		if err != nil {
+			return false, err
+		}
+		if space == node.Space && !(s.Named && s.Ordinal == ordinalOf(k)) && c.node.hasher.Hash(name) == c.hash {
+			c.count("names", 1)
+		}
+		return true, ctx.Err()
+	})
+}
+
+// clientEdges counts links from before the erasure for which the client vouches, at the
+// node itself and at its neighbours.
+func (c *receiptCheck) clientEdges(ctx context.Context, snaps []store.Snapshot, node proto.Node, s *identity.State) error {
+	c.count("edges", 0)
+	if s.Graph != nil {
+		for i := range s.Graph.Links {
+			c.count("edges", int(flag(c.clients(&s.Graph.Links[i]))))
+		}
+	}
+	for id, snap := range snaps {
+		for _, p := range partitionsOf(proto.LaneID(id), len(snaps)) {
+			prefix := []byte{'N', byte(p)}
+			err := snap.Scan(prefix, prefix, func(k, v []byte) (bool, error) {
+				key, ok := parseNodeKey(k)
+				if !ok || key.kind != 'f' || key.node.Space != node.Space || key.node.Hash == c.hash || !bytes.Contains(v, c.hash[:]) {
+					return true, ctx.Err()
+				}
+				var other identity.State
+				if _, err := other.Decode(v); err != nil || other.Graph == nil {
+					c.count("edges", 1)
+				} else if l := other.Graph.Link(c.hash); l != nil {
+					c.count("edges", int(flag(c.clients(l))))
+				}
+				return true, ctx.Err()
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// clients reports whether a link is the client's, from before the erasure.
+func (c *receiptCheck) clients(l *graph.Neighbour) bool {
+	return l.Stage != graph.Absent && l.Client == c.client.ID && l.Time <= proto.MillisOf(c.receipt.Time)
 }
 
 // readOptOut finds out which nodes of the identity came back since.
