@@ -708,3 +708,36 @@ func TestReceiptOfClientsErasure(t *testing.T) {
 		})
 	}
 }
+
+// A link to who came back that is proposed, or removed, and not agreed to yet names no
+// generation: it is of what came back if it is newer than the erasure.
+func TestReceiptOfErasureAndProposals(t *testing.T) {
+	const at = proto.Millis(1_800_000_000_000)
+	proposed := func(gen uint32, t proto.Millis) graph.Neighbour {
+		l := graph.Neighbour{Peer: proto.IdentityHash{1}, Stage: graph.Pending, Gen: gen, Evidence: graph.Evidence{Time: t, Confidence: 1000, Client: 1}}
+		if gen > 0 {
+			l.Stage = graph.Established
+		}
+		return l
+	}
+	removed := func(gen uint32, t proto.Millis) graph.Neighbour {
+		return graph.Neighbour{Peer: proto.IdentityHash{1}, Mark: graph.RemovedMark, MarkGen: gen, MarkTime: t, Told: 1}
+	}
+	for what, x := range map[string]struct {
+		gen  uint32
+		link graph.Neighbour
+		old  bool
+	}{
+		"proposed since":              {3, proposed(0, at+600), false},
+		"removed since":               {3, removed(0, at+600), false},
+		"agreed since":                {3, proposed(3, at+600), false},
+		"proposed before":             {3, proposed(0, at), true},
+		"removed before":              {3, removed(0, at), true},
+		"agreed before":               {3, proposed(1, at), true},
+		"proposed to who is not back": {0, proposed(0, at+600), true},
+	} {
+		if got := engine.OldEdge(at, x.gen, x.link); got != x.old {
+			t.Errorf("%s: old is %v", what, got)
+		}
+	}
+}

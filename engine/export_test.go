@@ -1161,6 +1161,17 @@ func OldMessages(h proto.IdentityHash, gen uint32, list []graph.Message) (found 
 	return found
 }
 
+// OldEdge reports whether the check of a receipt of time at takes a link to an identity
+// for one that was erased, where it came back as gen; 0: it did not.
+func OldEdge(at proto.Millis, gen uint32, l graph.Neighbour) bool {
+	c := &receiptCheck{hash: l.Peer, again: map[proto.SpaceID]returned{}, receipt: proto.Receipt{Time: at.Time()}}
+	if gen > 0 {
+		c.again[1] = returned{gen: gen}
+	}
+	s := identity.State{Graph: &graph.State{Gen: 1, Links: []graph.Neighbour{l}}}
+	return c.edges(parsedKey{node: proto.Node{Hash: proto.IdentityHash{9}, Space: 1}, kind: 'f'}, s.Append(nil)) > 0
+}
+
 // Untold is an entry of a lane with something to tell: the end of a cut that waited for
 // other lanes, as far as After says by lane, or what waits for nothing.
 type Untold struct {

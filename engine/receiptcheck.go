@@ -487,11 +487,13 @@ func (c *receiptCheck) edges(key parsedKey, v []byte) (found int) {
 		x = *s.Graph
 	}
 	if l := x.Link(c.hash); l != nil {
-		gen := l.Gen
+		gen, at := l.Gen, l.Time
 		if l.Stage == graph.Absent { // of what came back a link may have been removed since
-			gen = l.MarkGen
+			gen, at = l.MarkGen, l.MarkTime
 		}
-		if c.stale(key.node.Space, gen) {
+		_, back := c.again[key.node.Space]
+		proposed := back && gen == 0 && at > proto.MillisOf(c.receipt.Time) // or removed, and not agreed to yet: with what came back
+		if !proposed && c.stale(key.node.Space, gen) {
 			found++
 		}
 	}
