@@ -179,6 +179,10 @@ func (g *Gateway) floored(who proto.Principal, client proto.ClientInfo, s proto.
 	return s
 }
 
+// segmentsPieceBytes is about how much of a list of segments is made before it is sent:
+// all rules of a client may be 200 MB.
+const segmentsPieceBytes = 256 << 10
+
 func (g *Gateway) listSegments(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
 	client, err := g.clientOf(who, r)
 	if err != nil {
@@ -187,11 +191,34 @@ func (g *Gateway) listSegments(w http.ResponseWriter, r *http.Request, who proto
 	if err := g.wait(r.Context(), queryValue(r.URL.RawQuery, "after")); err != nil {
 		return err
 	}
-	list := []proto.SegmentSpec{}
-	for _, s := range g.deps.Definitions.Segments(client) {
-		list = append(list, g.floored(who, client, s))
+	b, sent := []byte(`{"segments":[`), false
+	for i, s := range g.deps.Definitions.Segments(client) {
+		one, err := encodeValue(g.floored(who, client, s))
+		switch {
+		case err != nil && sent:
+			panic(http.ErrAbortHandler) // so that the reader sees a cut list
+		case err != nil:
+			return err
+		case i > 0:
+			b = append(b, ',')
+		}
+		b = append(b, bytes.TrimSuffix(one, []byte("\n"))...)
+		if len(b) < segmentsPieceBytes {
+			continue
+		}
+		w.Header()["Content-Type"] = jsonType
+		if _, err := w.Write(b); err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		b, sent = b[:0], true
 	}
-	return writeValue(w, http.StatusOK, map[string]any{"segments": list})
+	b = append(b, "]}\n"...)
+	if sent {
+		_, _ = w.Write(b)
+	} else {
+		writeJSON(w, http.StatusOK, b)
+	}
+	return nil
 }
 
 func (g *Gateway) getSegment(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
