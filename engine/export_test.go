@@ -1172,6 +1172,30 @@ func OldEdge(at proto.Millis, gen uint32, l graph.Neighbour) bool {
 	return c.edges(parsedKey{node: proto.Node{Hash: proto.IdentityHash{9}, Space: 1}, kind: 'f'}, s.Append(nil)) > 0
 }
 
+// TwoLanes are the outboxes of two lanes, of which each takes what the test says.
+type TwoLanes struct{ n *Node }
+
+func NewTwoLanes(st store.Store) TwoLanes {
+	n := &Node{store: st}
+	for id := range 2 {
+		l := &lane{id: proto.LaneID(id), node: n}
+		l.outbox.init(2)
+		l.progress.received, l.progress.changed = make([]uint64, 2), make(chan struct{})
+		n.lanes = append(n.lanes, l)
+	}
+	return TwoLanes{n}
+}
+
+// Put puts a batch into the outbox of the other lane than to.
+func (x TwoLanes) Put(to proto.LaneID) { x.n.lanes[1-to].outbox.add([]outgoing{{to: to, data: []byte{1}}}) }
+
+// Take has a lane have applied so many of the other's batches.
+func (x TwoLanes) Take(to proto.LaneID, number uint64) {
+	x.n.lanes[to].progress.set(func(p *progress) { p.received[1-to] = number })
+}
+
+func (x TwoLanes) Clean(ctx context.Context) error { return x.n.cleanOutboxes(ctx) }
+
 // Untold is an entry of a lane with something to tell: the end of a cut that waited for
 // other lanes, as far as After says by lane, or what waits for nothing.
 type Untold struct {

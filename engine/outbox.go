@@ -171,14 +171,28 @@ func (n *Node) sweepOutboxes(ctx context.Context) {
 }
 
 // cleanOutboxes returns when all that is in the outboxes now is applied and
-// deleted: it may name an identity of which nothing must be left when its
-// opt-out is acknowledged.
+// deleted, with what it was answered: it may name an identity of which nothing
+// must be left when its opt-out is acknowledged.
 func (n *Node) cleanOutboxes(ctx context.Context) error {
 	if len(n.lanes) == 1 {
 		return nil
 	}
-	for _, l := range n.lanes {
-		for to, last := range l.outbox.last() {
+	for range 2 { // what is applied is answered by the same commit
+		if err := n.emptyOutboxes(ctx); err != nil {
+			return err
+		}
+	}
+	return n.deleteGone()
+}
+
+// emptyOutboxes returns when all that is in the outboxes now is applied.
+func (n *Node) emptyOutboxes(ctx context.Context) error {
+	now := make([][]uint64, len(n.lanes)) // before the first wait, or it is for what comes meanwhile too
+	for i, l := range n.lanes {
+		now[i] = l.outbox.last()
+	}
+	for i, l := range n.lanes {
+		for to, last := range now[i] {
 			err := n.lanes[to].progress.wait(ctx, func(p *progress) bool { return p.received[l.id] >= last })
 			if err != nil {
 				return err
@@ -186,7 +200,7 @@ func (n *Node) cleanOutboxes(ctx context.Context) error {
 			l.outbox.trim(proto.LaneID(to), last)
 		}
 	}
-	return n.deleteGone()
+	return nil
 }
 
 // last gives the newest batch for each lane.
