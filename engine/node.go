@@ -451,11 +451,7 @@ func (n *Node) checkReplayed(ctx context.Context) error {
 		return nil
 	}
 	for _, l := range n.lanes {
-		err := l.reachEnd(ctx)
-		if err != nil && n.disk.stopped() {
-			return errDiskFull
-		}
-		if err != nil {
+		if err := l.reachEndAtStart(ctx); err != nil {
 			return err
 		}
 		if err := l.checkControl(l.progress.obeyed.Load(), ""); err != nil {
@@ -478,6 +474,16 @@ func (l *lane) reachEnd(ctx context.Context) error {
 		return err
 	}
 	return l.progress.wait(ctx, func(p *progress) bool { return p.applied >= end })
+}
+
+// reachEndAtStart is reachEnd, which says if the disk is too full for it: nobody else does
+// yet.
+func (l *lane) reachEndAtStart(ctx context.Context) error {
+	err := l.reachEnd(ctx)
+	if err != nil && l.node.disk.stopped() {
+		return errDiskFull
+	}
+	return err
 }
 
 // graphAtRest returns when nothing of the graph is under way between lanes: a

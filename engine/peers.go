@@ -584,11 +584,7 @@ func (n *Node) alone(ctx context.Context) error {
 		l.leases.bury(n.incarnations)
 	}
 	for _, l := range n.lanes {
-		err := l.reachEnd(ctx)
-		if err != nil && n.disk.stopped() {
-			return errDiskFull
-		}
-		if err != nil {
+		if err := l.reachEndAtStart(ctx); err != nil {
 			return err
 		}
 	}
