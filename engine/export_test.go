@@ -1187,7 +1187,9 @@ func NewTwoLanes(st store.Store) TwoLanes {
 }
 
 // Put puts a batch into the outbox of the other lane than to.
-func (x TwoLanes) Put(to proto.LaneID) { x.n.lanes[1-to].outbox.add([]outgoing{{to: to, data: []byte{1}}}) }
+func (x TwoLanes) Put(to proto.LaneID) {
+	x.n.lanes[1-to].outbox.add([]outgoing{{to: to, data: []byte{1}}})
+}
 
 // Take has a lane have applied so many of the other's batches.
 func (x TwoLanes) Take(to proto.LaneID, number uint64) {
