@@ -127,7 +127,8 @@ type unheard struct {
 	log.Outlet
 	t      *testing.T
 	random *rand.Rand
-	others int // messages of other nodes
+	others int                // messages of other nodes
+	giveUp context.CancelFunc // of the caller
 }
 
 // errUnheard is the error of an append without an answer: nobody waits for this one's.
@@ -162,6 +163,9 @@ func (u *unheard) Append(ctx context.Context, record []byte, id string, last uin
 			return 0, err
 		}
 	}
+	if u.random.IntN(2) == 0 {
+		u.giveUp()
+	}
 	return 0, u.errUnheard()
 }
 
@@ -191,7 +195,8 @@ func TestAuditUnheard(t *testing.T) {
 			lines++
 		}
 		for tries := 0; ; tries++ {
-			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			u.giveUp = cancel
 			err := n.AppendAudit(ctx, b)
 			cancel()
 			if err == nil {
