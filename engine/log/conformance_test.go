@@ -270,11 +270,11 @@ func TestSettle(t *testing.T) {
 // its way while the first is settled.
 func TestSettleNeverReorders(t *testing.T) {
 	each(t, func(t *testing.T, l log.Logs) {
-		s := l.Lane(1)
+		s, known := l.Lane(1), 0
 		for seq := uint64(1); seq < 200; seq += 2 {
 			later := make(chan proto.Offset, 1)
 			err := s.AppendAsync(entry(seq+1, "later"), func(at proto.Offset, err error) {
-				if err != nil {
+				if err != nil && !log.Ambiguous(err) { // as while a cluster's stream has no leader
 					t.Error(err)
 				}
 				later <- at
@@ -288,11 +288,19 @@ func TestSettleNeverReorders(t *testing.T) {
 				time.Sleep(20 * time.Millisecond)
 				at, err = s.Settle(t.Context(), entry(seq, "lost"), 0)
 			}
-			if behind := <-later; err == nil && at > behind {
+			behind := <-later
+			if behind == 0 {
+				continue
+			}
+			known++
+			if err == nil && at > behind {
 				t.Fatalf("entry %d lies at %d, behind entry %d at %d (the log ended at %d)", seq, at, seq+1, behind, before.Last)
 			} else if err != nil && proto.CodeOf(err) != proto.CodeConflict {
 				t.Fatal(err)
 			}
+		}
+		if known < 50 {
+			t.Errorf("of the later entries only %d are known to be there", known)
 		}
 	})
 }
