@@ -22,6 +22,8 @@ import (
 type checkedFlag struct {
 	text, kind string
 	set        func(string) error
+	once       string // what to do instead of giving it again; empty: the last one counts
+	given      bool
 }
 
 // String implements pflag.Value.
@@ -32,10 +34,13 @@ func (f *checkedFlag) Type() string { return f.kind }
 
 // Set implements pflag.Value.
 func (f *checkedFlag) Set(text string) error {
+	if f.given && f.once != "" {
+		return fmt.Errorf("it is there already, with %q: %s", f.text, f.once)
+	}
 	if err := f.set(text); err != nil {
 		return fmt.Errorf("%s", message(err))
 	}
-	f.text = text
+	f.text, f.given = text, true
 	return nil
 }
 
@@ -49,12 +54,8 @@ func textFlag(cmd *cobra.Command, name, otherwise, usage string, check func(stri
 // fileFlag adds a flag that names one file or directory, with its letter, if it has one.
 // Of several all but the last would be left out, and nobody told.
 func fileFlag(cmd *cobra.Command, to *string, name, letter, usage string) {
-	given := false
-	f := &checkedFlag{text: *to, kind: "string", set: func(text string) error {
-		if given {
-			return fmt.Errorf("it is there already, with %q: name one, and run the command for each", *to)
-		}
-		given, *to = true, text
+	f := &checkedFlag{text: *to, kind: "string", once: "name one, and run the command for each", set: func(text string) error {
+		*to = text
 		return nil
 	}}
 	cmd.Flags().VarP(f, name, letter, usage)
@@ -63,17 +64,14 @@ func fileFlag(cmd *cobra.Command, to *string, name, letter, usage string) {
 // namingFlag adds a flag that names something, once. Empty, as of a variable that is not
 // set, it would be as if it were left out, and another directory looked into.
 func namingFlag(cmd *cobra.Command, name, usage string) *string {
-	given := ""
-	return textFlag(cmd, name, "", usage, func(text string) error {
-		switch {
-		case text == "":
+	f := &checkedFlag{kind: "string", once: "name one", set: func(text string) error {
+		if text == "" {
 			return errors.New("it is empty: name one, or leave the flag out")
-		case given != "":
-			return fmt.Errorf("it is there already, with %q: name one", given)
 		}
-		given = text
 		return nil
-	})
+	}}
+	cmd.Flags().Var(f, name, usage)
+	return &f.text
 }
 
 // choiceFlag adds a flag that takes one of a few words.
