@@ -116,7 +116,7 @@ func TestSmallBodiesStaySmall(t *testing.T) {
 		if !strings.Contains(w.Body.String(), tt.want) {
 			t.Errorf("%s: %d %.200q, want %s", tt.name, w.Code, w.Body, tt.want)
 		}
-		if got := after.TotalAlloc - before.TotalAlloc; got > 24<<20 {
+		if got := after.TotalAlloc - before.TotalAlloc; got > 40<<20 { // up to 24 MiB, and 32 with the race detector; the parts would be 100 and more
 			t.Errorf("%s: %d bytes as %d take %d MiB", tt.name, len(packed), len(tt.body), got>>20)
 		}
 	}
