@@ -34,7 +34,7 @@ func TestLookupAnswersAreBounded(t *testing.T) {
 	for _, tt := range []struct {
 		id               string
 		n                int
-		byHTTP, byNATS   bool // it is answered
+		byHTTP, byNATS   bool   // it is answered
 		allocatedMiBsMax uint64 // with the race detector some more
 	}{
 		{"browser:some1", 5, true, true, 24},
