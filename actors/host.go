@@ -50,6 +50,7 @@ type host struct {
 	erasing   []erasing       // of the entry under way
 	dirty     []*resident
 	stepping  []*resident      // by group of the superstep under way
+	fences    []graph.Fence    // of the node that takes its group in
 	done      []redo           // inputs taken in by this batch, to be taken in again after a panic
 	encoded   []byte           // scratch
 	bytes     int              // estimate of what the batch writes

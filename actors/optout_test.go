@@ -325,7 +325,7 @@ func TestForgetSparesOthers(t *testing.T) {
 		"a link behind it":                   {[]command{gone, link(1, 2, "a", "c", at, 9)}, 1, 2},
 		"a link before it":                   {[]command{link(1, 2, "a", "c", at, 9), gone}, 1, 2},
 		"links of both before it":            {[]command{link(1, 1, "a", "d", at, 8), link(1, 2, "a", "c", at, 9), gone}, 1, 2},
-		"its own link between":               {[]command{gone, link(1, 1, "a", "d", at, 8), event(2, "a", "x", "", at)}, 1, 2},
+		"its own link between":               {[]command{gone, link(1, 1, "a", "d", at, 8), event(2, "a", "x", "", at)}, 1, 1},
 		"its own event behind it":            {[]command{gone, event(1, "a", "x", "", at)}, 3, 1},
 		"an event that is set aside":         {[]command{gone, event(poison, "a", "p", "", at)}, 3, 1},
 		"an event, and the person's erasure": {[]command{gone, event(2, "a", "x", "", at), cut(proto.CutErase, "a", at, 8)}, 3, 1},
@@ -408,6 +408,59 @@ func TestFenceOfWhatOthersKnow(t *testing.T) {
 		t.Error("an event from after the erasure was ignored")
 	}
 	g.store.audit(t)
+}
+
+// A link that a client made in another lane, and that arrives after the same client had
+// one of its ends forgotten, is not made: whoever knows that end, after a restart, and
+// though other clients had it forgotten since.
+func TestForgetOfLinksUnderWay(t *testing.T) {
+	for what, before := range map[string][]command{
+		"nobody knows it":  nil,
+		"another knows it": {event(2, "b", "x", "", start)},
+		"it alone knows":   {event(1, "b", "x", "", start)},
+		"both know":        {event(1, "b", "x", "", start), event(2, "b", "x", "", start)},
+	} {
+		t.Run(what, func(t *testing.T) {
+			r := newRules(t)
+			p := newLanes(t, r, "b")
+			one, two := p.rigs[0], p.rigs[1]
+			if before != nil {
+				two.do(before...)
+			}
+			one.do(eventIn(1, 1, "x", "", one.now+1, "a", "b"), event(2, "c", "x", "", one.now+1))
+			two.do(forget(1, 1, "b", two.now, 7))
+			for n := range proto.ClientID(6) { // a fence is kept though many cuts follow
+				two.do(forget(1, 10+n, "b", two.now, 10+uint64(n)))
+			}
+			lane := two.lane
+			two.restart(config(r, 1<<20))
+			two.lane = lane
+			one.do(eventIn(1, 2, "x", "", one.now+1, "c", "b")) // of another client
+			p.pass()
+			by := func(g *rig, v string) (list []proto.ClientID) { // who vouches for its links
+				if s, _ := g.store.state(t, nodeOf(v)); s.Graph != nil {
+					for _, e := range s.Graph.Edges() {
+						list = append(list, e.Client)
+					}
+				}
+				return list
+			}
+			others := []proto.ClientID{2}
+			if what == "it alone knows" { // the whole node went, which has a fence for all
+				others = nil
+			}
+			if diff := cmp.Diff([][]proto.ClientID{nil, others, others}, [][]proto.ClientID{by(one, "a"), by(one, "c"), by(two, "b")}); diff != "" {
+				t.Errorf("the links of a, c and b are of clients (-want +got):\n%s", diff)
+			}
+			one.now = max(one.now, two.now) + second
+			two.now = one.now
+			one.do(eventIn(1, 1, "x", "", one.now+1, "a", "b"))
+			p.pass()
+			if diff := cmp.Diff([][]proto.ClientID{{1}, others, append([]proto.ClientID{1}, others...)}, [][]proto.ClientID{by(one, "a"), by(one, "c"), slices.Sorted(slices.Values(by(two, "b")))}); diff != "" {
+				t.Errorf("after a new link those of a, c and b are of clients (-want +got):\n%s", diff)
+			}
+		})
+	}
 }
 
 // An erased identity begins anew at once; of it nothing is left, not even a

@@ -299,7 +299,7 @@ func (r *resident) step() {
 	}()
 	h := r.host
 	if g := r.group; g != nil {
-		h.stepper.StepGraph(h.limits, r.node, &r.state, g.In, r.now, &g.Effects, &h.fx)
+		h.stepper.StepGraph(h.limits, h.fences, r.node, &r.state, g.In, r.now, &g.Effects, &h.fx)
 		return
 	}
 	if h.stepper.NeedsHistory(&r.state, r.in) {

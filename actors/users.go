@@ -108,6 +108,9 @@ func (h *host) stepGraph(r *resident, g *graph.Group, digest uint64) uint64 {
 	h.offerNumber(r)
 	named, gen := r.state.Named, r.state.Gen()
 	h.fx.Reset()
+	if h.fence(r, g.In); h.fault != nil {
+		return digest
+	}
 	r.group, r.now, r.panic = g, h.entry.Now, ""
 	h.courier.deliver(r)
 	r.group = nil
@@ -133,6 +136,22 @@ func (h *host) stepGraph(r *resident, g *graph.Group, digest uint64) uint64 {
 	r.unoffer()
 	r.identity = ""
 	return mix(digest, uint64(r.state.Gen())<<32|uint64(len(fx.Out)), g.To.Hash.Prefix())
+}
+
+// fence finds which clients had a node forgotten, for messages that bring evidence.
+func (h *host) fence(r *resident, in []graph.Message) {
+	h.fences = h.fences[:0]
+	brings := func(m graph.Message) bool {
+		return m.Kind == graph.Link || m.Kind == graph.Half || m.Kind == graph.HalfOK
+	}
+	if !slices.ContainsFunc(in, brings) {
+		return
+	}
+	if o, err := h.readOptOut(r.node.Hash); err != nil {
+		h.fail(err)
+	} else if o != nil {
+		h.fences = o.Fences(h.fences, r.node.Space, 2*h.limits.SkewMillis)
+	}
 }
 
 // copyBytes is what a copy's write costs, about.

@@ -44,7 +44,11 @@ func (s *step) takeEdge(m *Message) {
 // linked takes in evidence from outside.
 func (s *step) linked(m *Message) {
 	x := s.x
-	if r := s.barred(m.About, m.Time); r != ReasonNone {
+	r := s.barred(m.About, m.Time)
+	if r == ReasonNone && s.forgotten(&m.Evidence) {
+		r = ReasonStale
+	}
+	if r != ReasonNone {
 		s.fx.ignored(m, r)
 		return
 	}
@@ -123,6 +127,11 @@ func (s *step) barred(peer Hash, t proto.Millis) Reason {
 	return ReasonNone
 }
 
+// forgotten reports whether evidence is of a client that had the node forgotten since.
+func (s *step) forgotten(e *Evidence) bool {
+	return slices.ContainsFunc(s.env.Fences, func(f Fence) bool { return f.Client == e.Client && e.Time <= f.Time })
+}
+
 // refuse counts an edge that a cap does not allow.
 func (s *step) refuse(m *Message, r Reason) {
 	peer := m.About
@@ -154,6 +163,11 @@ func (s *step) half(m *Message) {
 	r := s.barred(m.From, m.Time)
 	switch {
 	case r != ReasonNone:
+	case s.forgotten(&m.Evidence) && !((pending || established) && l.Evidence.beats(&m.Evidence)):
+		if r = ReasonStale; pending || established {
+			s.remove(m.From, m.Time)
+			l = get(x.Links, &m.From)
+		}
 	case !pending && !established && x.slots() >= s.env.Config.EdgesMax:
 		r = ReasonEdgeCap
 		s.refuse(m, r)
@@ -259,6 +273,9 @@ func (s *step) halfOK(m *Message) {
 	switch {
 	case l == nil || l.Stage == Absent:
 		s.takeBack(m, l)
+		return
+	case s.forgotten(&m.Evidence) && m.Evidence.beats(&l.Evidence):
+		s.remove(m.From, m.Time)
 		return
 	case l.Stage == Established && l.Gen == m.Gen:
 		s.compare(l, m)
@@ -426,16 +443,17 @@ func (s *step) tellRemoval(l *Neighbour) {
 	s.emit(l.Peer, Message{Kind: Drop, Gen: s.x.Gen, Number: l.Told, Evidence: Evidence{Time: l.MarkTime}})
 }
 
-// withdraw removes the links that the client vouches for.
+// withdraw removes the links that the client vouches for. What is here came before: the
+// clock that gave it a later time was ahead.
 func (s *step) withdraw(m *Message) {
-	var peers []Hash
+	var links []Neighbour
 	for i := range s.x.Links {
-		if l := &s.x.Links[i]; l.Stage != Absent && l.Client == m.Client {
-			peers = append(peers, l.Peer)
+		if l := &s.x.Links[i]; l.Stage != Absent && l.Client == m.Client && l.Time <= m.Time+2*s.env.Config.SkewMillis {
+			links = append(links, *l)
 		}
 	}
-	for _, p := range peers {
-		s.remove(p, m.Time)
+	for i := range links {
+		s.remove(links[i].Peer, max(m.Time, links[i].Time))
 	}
 }
 

@@ -44,6 +44,71 @@ func TestDropFromBeforeOptIn(t *testing.T) {
 	}
 }
 
+func TestForgottenEvidence(t *testing.T) {
+	by := func(c proto.ClientID, at proto.Millis) graph.Evidence { return graph.Evidence{Time: at, Client: c} }
+	half := func(e graph.Evidence, again bool) graph.Message {
+		return graph.Message{Kind: graph.Half, From: b.hash(), Gen: 1, Again: again, Evidence: e}
+	}
+	fenced := func(in ...graph.Message) *home {
+		x := newHome(a)
+		x.take(in...)
+		x.env.Fences = []graph.Fence{{Client: 1, Time: 20}}
+		return x
+	}
+	pending := graph.Message{Kind: graph.Link, About: b.hash(), Evidence: by(2, 10)}
+
+	x := fenced()
+	wantSends(t, "a proposal", x.take(half(by(1, 20), false)), "a -> b HalfNo")
+	wantSends(t, "a link", x.take(graph.Message{Kind: graph.Link, About: b.hash(), Evidence: by(1, 20)}))
+	if x.state.Link(b.hash()) != nil {
+		t.Error("it is remembered")
+	}
+	wantSends(t, "another's", x.take(half(by(2, 20), false)), "a -> b HalfOK", "a -> b Invite by a")
+	wantSends(t, "newer", x.take(half(by(1, 21), true)), "a -> b HalfOK")
+
+	x = fenced(half(by(2, 10), false))
+	wantSends(t, "newer than an edge's", x.take(half(by(1, 15), true)), "a -> b Drop", "a -> b HalfNo", "a -> b Drop", "a -> b Forgot")
+	wantSends(t, "another's that is older than that", x.take(half(by(2, 14), false)), "a -> b HalfNo")
+
+	x = fenced(half(by(2, 18), false))
+	out := x.take(half(by(1, 15), true))
+	wantSends(t, "older than an edge's", out, "a -> b HalfOK")
+	if out[0].Client != 2 || out[0].Time != 18 {
+		t.Errorf("it is answered by %+v", out[0].Evidence)
+	}
+
+	answer := graph.Message{Kind: graph.HalfOK, From: b.hash(), ToGen: 1, Gen: 1, Evidence: by(1, 15), Echo: 10}
+	x = fenced(pending)
+	wantSends(t, "in an agreement", x.take(answer), "a -> b Drop")
+	if l := x.state.Link(b.hash()); l.Stage != graph.Absent || l.MarkTime != 15 {
+		t.Errorf("the edge is %+v", l)
+	}
+	x = fenced(pending)
+	answer.Client, answer.Time = 2, 10
+	x.take(answer)
+	if l := x.state.Link(b.hash()); l.Stage != graph.Established {
+		t.Errorf("after another's agreement the edge is %+v", l)
+	}
+}
+
+func TestWithdrawTakesWhatClocksAheadBrought(t *testing.T) {
+	x := newHome(a)
+	skew := 2 * x.env.Config.SkewMillis
+	for i, p := range []id{b, c, d} { // at the time of the withdrawal, as far ahead as clocks may be, and beyond
+		at := []proto.Millis{10, 10 + skew, 11 + skew}[i]
+		x.take(graph.Message{Kind: graph.Half, From: p.hash(), Gen: 1, Evidence: graph.Evidence{Time: at, Client: 1}})
+	}
+	x.take(graph.Message{Kind: graph.Withdraw, Evidence: graph.Evidence{Time: 10, Client: 1}})
+	for p, mark := range map[id]proto.Millis{b: 10, c: 10 + skew} {
+		if l := x.state.Link(p.hash()); l.Stage != graph.Absent || l.Mark != graph.RemovedMark || l.MarkTime != mark {
+			t.Errorf("the link to %d is %+v, want it removed as of %d", p, l, mark)
+		}
+	}
+	if l := x.state.Link(d.hash()); l.Stage != graph.Established {
+		t.Errorf("one that is newer than any clock may be ahead is %+v", l)
+	}
+}
+
 func TestRemovalWinsTies(t *testing.T) {
 	x := newHome(a)
 	x.take(graph.Message{Kind: graph.Remove, About: b.hash(), Evidence: at(10)})

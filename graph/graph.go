@@ -37,6 +37,8 @@
 // more than its time, and of the first of a day. A
 // removal is a mark at both ends. An agreement that nobody waits for is taken
 // back by a Drop; a Drop older than the evidence is answered by Half again.
+// Evidence of a client that had the node forgotten since (Fence) makes no edge, and
+// takes one away whose newest it is, as Withdraw did with those that were there.
 //
 // R2 (members.go) A root invites the neighbours of its members and names all
 // ways (neighbour, generation) that it knows. The invited heeds it if one way
@@ -154,6 +156,14 @@ type Facts interface {
 type Env struct {
 	Config Config
 	Facts  Facts
+	Fences []Fence // of clients that had the node forgotten
+}
+
+// Fence is up to when what a client vouched for does not count at a node, whenever it
+// arrives: from before the client had the node forgotten.
+type Fence struct {
+	Client proto.ClientID
+	Time   proto.Millis
 }
 
 // step is one node's step under way.

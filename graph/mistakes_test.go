@@ -49,6 +49,12 @@ func gate() *mistakes.Gate {
 		{Name: "removalsrestart", File: "cut.go", Old: "\tx.Dark = false\n", New: "\tx.Dark = false\n\tx.Removals = 0\n"},
 		{Name: "declinemute", File: "edges.go", Old: "\tcase l.Mark == RemovedMark && l.MarkGen == 0:\n\t\ts.tellRemoval(", New: "\tcase false:\n\t\ts.tellRemoval("},
 		{Name: "withdrawall", File: "edges.go", Old: "l.Stage != Absent && l.Client == m.Client", New: "l.Stage != Absent"},
+		{Name: "withdrawold", File: "edges.go", Old: "l.Client == m.Client && l.Time <= m.Time+2*s.env.Config.SkewMillis {", New: "l.Client == m.Client && l.Time <= m.Time {"},
+		{Name: "forgotlink", File: "edges.go", Old: "if r == ReasonNone && s.forgotten(&m.Evidence) {", New: "if false {"},
+		{Name: "forgothalf", File: "edges.go", Old: "case s.forgotten(&m.Evidence) && !((pending", New: "case false && !((pending"},
+		{Name: "forgotkeep", File: "edges.go", Old: "if r = ReasonStale; pending || established {", New: "if r = ReasonStale; false {"},
+		{Name: "forgotnewer", File: "edges.go", Old: "case s.forgotten(&m.Evidence) && !((pending || established) && l.Evidence.beats(&m.Evidence)):", New: "case s.forgotten(&m.Evidence):"},
+		{Name: "forgotok", File: "edges.go", Old: "case s.forgotten(&m.Evidence) && m.Evidence.beats(&l.Evidence):", New: "case false:"},
 		{Name: "removemute", File: "edges.go", Old: "\ts.tellRemoval(s.mark(peer, RemovedMark, 0, t))\n", New: "\ts.mark(peer, RemovedMark, 0, t)\n"},
 		// R2, R5: membership
 		{Name: "invitegen", File: "members.go", Old: "if x.Dark || m.ToGen != x.Gen || m.From ==", New: "if x.Dark || m.From =="},

@@ -299,7 +299,7 @@ func (d *driver) put(i int) {
 	case graph.Remove:
 		m.About = o.b.hash()
 	case graph.Withdraw:
-		m.Client = proto.ClientID(o.b + 1)
+		m.Client, m.Again = proto.ClientID(o.b+1), o.ask // a client's erasure, or of its links alone
 	default:
 		m.Command = uint64(i + 1)
 	}

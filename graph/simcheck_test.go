@@ -64,12 +64,12 @@ func (w *world) observe(i id, n *simNode, g *graph.Group) {
 		}
 	}
 	for k := range g.In {
-		if m := &g.In[k]; m.Kind == graph.Withdraw {
-			for _, l := range n.state.Links {
-				if l.Mark == graph.RemovedMark && l.MarkTime == m.Time {
-					p := pairOf(i, idOf(l.Peer))
-					w.withdrawn[p] = max(w.withdrawn[p], m.Time)
-				}
+		m := &g.In[k]
+		late := (m.Kind == graph.Half || m.Kind == graph.HalfOK) && n.facts.forgotten(m.Evidence)
+		for _, l := range n.state.Links {
+			if l.Mark == graph.RemovedMark && (m.Kind == graph.Withdraw && l.MarkTime >= m.Time && l.MarkTime <= m.Time+2*simSkew || late && l.Peer == m.From && l.MarkTime == m.Time) {
+				p := pairOf(i, idOf(l.Peer))
+				w.withdrawn[p] = max(w.withdrawn[p], l.MarkTime)
 			}
 		}
 	}
@@ -213,6 +213,11 @@ func (w *world) check(r *replica) {
 			w.fail("CAP: user %d has %d members, cap %d", i, k, w.config.MembersMax)
 		}
 		w.checkAge(i, n)
+		for _, l := range x.Links {
+			if l.Stage != graph.Absent && n.facts.forgotten(l.Evidence) {
+				w.fail("FORGOTTEN: %d is linked to %d by %+v, which its client had forgotten", i, idOf(l.Peer), l.Evidence)
+			}
+		}
 		for _, k := range x.Members {
 			if !w.registered(idOf(k.Peer), i.hash()) {
 				w.fail("COPY-REGISTRY: view %d holds a copy of %d@%d unknown to its home", i, idOf(k.Peer), k.Copy.Gen)
@@ -279,14 +284,15 @@ func (w *world) serving() {
 // want is what a batch computation over all operations says.
 type want struct {
 	linked  map[pair]bool // newest evidence is newer than the newest removal
+	hazy    map[pair]bool // it is not newer than what a client had forgotten, which may have stood for it
 	events  map[id]int
 	everyOf []int // component of each identity over all links ever
 	degree  map[id]map[id]bool
 }
 
 func (w *world) want() want {
-	o := want{linked: map[pair]bool{}, events: map[id]int{}, degree: map[id]map[id]bool{}}
-	linkT, dropT := map[pair]proto.Millis{}, maps.Clone(w.withdrawn)
+	o := want{linked: map[pair]bool{}, hazy: map[pair]bool{}, events: map[id]int{}, degree: map[id]map[id]bool{}}
+	linkT, dropT, voidT := map[pair]proto.Millis{}, maps.Clone(w.withdrawn), map[pair]proto.Millis{}
 	var ever []graph.Pair
 	for k, x := range w.ops {
 		p := pairOf(x.a, x.b)
@@ -299,7 +305,10 @@ func (w *world) want() want {
 				}
 				o.degree[q[0]][q[1]] = true
 			}
-			if w.headNode(x.a).state.Admits(x.t) && w.headNode(x.b).state.Admits(x.t) {
+			a, b := w.headNode(x.a), w.headNode(x.b)
+			if e := (graph.Evidence{Time: x.t, Client: proto.ClientID(k + 1)}); a.facts.forgotten(e) || b.facts.forgotten(e) {
+				voidT[p] = max(voidT[p], x.t)
+			} else if a.state.Admits(x.t) && b.state.Admits(x.t) {
 				linkT[p] = max(linkT[p], x.t)
 			}
 		case graph.Remove:
@@ -316,6 +325,7 @@ func (w *world) want() want {
 	for p, t := range linkT {
 		if t > dropT[p] {
 			o.linked[p] = true
+			o.hazy[p] = t <= voidT[p]
 		}
 	}
 	o.everyOf = w.components(ever)
@@ -412,7 +422,7 @@ func (w *world) checkEdges(o *want) (have []graph.Pair) {
 		}
 	}
 	for p := range o.linked {
-		if !found[p] && w.refused[p] == 0 {
+		if !found[p] && w.refused[p] == 0 && !o.hazy[p] {
 			w.fail("ORACLE: edge %v is missing and was not reported as refused", p)
 		}
 	}

@@ -5,11 +5,13 @@ import (
 	"slices"
 
 	"kith/graph"
+	"kith/proto"
 )
 
 // facts are a node's own facts in tests: the numbers of the events that it saw.
 type facts struct {
 	events []uint32 // sorted
+	fences []graph.Fence // of clients that had the node forgotten, which stay when all else goes
 	dirty  bool
 	season string // what the value depends on besides the members
 }
@@ -30,6 +32,30 @@ func (f *facts) Observe(m *graph.Message) bool {
 }
 
 func eventBody(n int) []byte { return binary.BigEndian.AppendUint32(nil, uint32(n)) }
+
+// forget notes a client that has the node forgotten.
+func (f *facts) forget(m *graph.Message) {
+	f.fences = append(f.fences, graph.Fence{Client: m.Client, Time: m.Time + 2*simSkew})
+	f.dirty = true
+}
+
+// forgotten reports whether evidence is of a client that had the node forgotten since.
+func (f *facts) forgotten(e graph.Evidence) bool {
+	return slices.ContainsFunc(f.fences, func(x graph.Fence) bool { return x.Client == e.Client && e.Time <= x.Time })
+}
+
+func (f *facts) fenceBytes() (b []byte) {
+	for _, x := range f.fences {
+		b = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(b, uint32(x.Client)), uint64(x.Time))
+	}
+	return b
+}
+
+func (f *facts) readFences(b []byte) {
+	for ; len(b) > 0; b = b[12:] {
+		f.fences = append(f.fences, graph.Fence{Client: proto.ClientID(binary.BigEndian.Uint32(b)), Time: proto.Millis(binary.BigEndian.Uint64(b[4:]))})
+	}
+}
 
 // Data is the events' numbers.
 func (f *facts) Data() graph.Data { return graph.Data(f.bytes()) }

@@ -30,7 +30,7 @@ type simNode struct {
 	facts facts
 }
 
-// rowKey names a stored row: of a node 'n', its facts 'f', the link 'l' or the
+// rowKey names a stored row: of a node 'n', its facts 'f', its fences 'x', the link 'l' or the
 // copy 'c' of a peer.
 type rowKey struct {
 	kind byte
@@ -90,6 +90,7 @@ func (r *replica) load(i id) *simNode {
 	for ; len(row) > 0; row = row[4:] {
 		n.facts.events = append(n.facts.events, uint32(row[0])<<24|uint32(row[1])<<16|uint32(row[2])<<8|uint32(row[3]))
 	}
+	n.facts.readFences([]byte(r.rows[rowKey{kind: 'x', node: h}]))
 	return n
 }
 
@@ -121,7 +122,12 @@ func (r *replica) Step(groups []graph.Group) error {
 		g := &groups[k]
 		i := idOf(g.To.Hash)
 		n := r.load(i)
-		r.env.Facts = &n.facts
+		for k := range g.In {
+			if m := &g.In[k]; m.Kind == graph.Withdraw && m.Again {
+				n.facts.forget(m)
+			}
+		}
+		r.env.Facts, r.env.Fences = &n.facts, n.facts.fences
 		before := n.state.Shown
 		graph.Step(&r.env, g.To, &n.state, g.In, &g.Effects)
 		r.store(i, n, &g.Effects)
@@ -158,6 +164,7 @@ func (r *replica) store(i id, n *simNode, fx *graph.Effects) {
 	if n.facts.dirty {
 		n.facts.dirty = false
 		r.rows[rowKey{kind: 'f', node: h}] = string(n.facts.bytes())
+		r.rows[rowKey{kind: 'x', node: h}] = string(n.facts.fenceBytes())
 	}
 }
 

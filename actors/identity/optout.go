@@ -22,7 +22,7 @@ type OptOut struct {
 	Fence proto.Millis // evidence must be newer; of the last opt-in
 	Since proto.Millis // of the last change
 	Nodes []CutNode    // by space: nodes whose generation is not the first
-	Cuts  []Cut        // oldest first: those not yet final, and the newest final ones
+	Cuts  []Cut        // oldest first: those not yet final, the newest final ones, and what clients last had forgotten
 	Held  []graph.Message
 }
 
@@ -73,6 +73,7 @@ func compareTaken(a, b Taken) int {
 const (
 	FinalCutsKept = 4
 	OpenCutsMax   = 64
+	fencesKept    = 64 // besides, of clients
 )
 
 // Dark reports whether the identity is opted out.
@@ -227,9 +228,23 @@ func (o *OptOut) Settle(vector []proto.Offset, fn func(*Cut)) (held []graph.Mess
 		fn(c)
 	}
 	held, o.Held = o.Held, nil
-	n := 0
-	o.Cuts = slices.DeleteFunc(o.Cuts, func(Cut) bool { n++; return n <= len(o.Cuts)-FinalCutsKept })
+	o.drop()
 	return held
+}
+
+// drop lets old final cuts go, but not the newest by which a client had a node forgotten:
+// what it vouched for may still be on its way from other lanes.
+func (o *OptOut) drop() {
+	fences := 0
+	for i := len(o.Cuts) - FinalCutsKept - 1; i >= 0; i-- {
+		c := &o.Cuts[i]
+		newer := func(x Cut) bool { return x.Kind != proto.CutForget || x.Client == c.Client && x.Space == c.Space }
+		if c.Kind == proto.CutForget && fences < fencesKept && !slices.ContainsFunc(o.Cuts[i+1:], newer) {
+			fences++
+			continue
+		}
+		o.Cuts = slices.Delete(o.Cuts, i, i+1)
+	}
 }
 
 // Newest is the newest opt-out or erasure, nil if there was none. What one
@@ -259,6 +274,16 @@ func (o *OptOut) FenceOf(client proto.ClientID, s proto.SpaceID, skew proto.Mill
 		}
 	}
 	return fence
+}
+
+// Fences appends the fences of clients that had the node in a space forgotten.
+func (o *OptOut) Fences(list []graph.Fence, s proto.SpaceID, skew proto.Millis) []graph.Fence {
+	for i := range o.Cuts {
+		if c := &o.Cuts[i]; c.Kind == proto.CutForget && c.Space == s {
+			list = append(list, graph.Fence{Client: c.Client, Time: c.Time + skew})
+		}
+	}
+	return list
 }
 
 // Spare takes in that the node which a client's command was to take away whole stays, for

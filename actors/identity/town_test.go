@@ -205,7 +205,7 @@ func (w *town) Step(groups []graph.Group) error {
 		if !d.state.Named {
 			d.state.Device = d.device // as a host that learned its name says
 		}
-		w.stepperOf(d).StepGraph(w.limits, g.To, &d.state, g.In, w.now, &g.Effects, &w.fx)
+		w.stepperOf(d).StepGraph(w.limits, nil, g.To, &d.state, g.In, w.now, &g.Effects, &w.fx)
 		if s := &d.state; !s.Named && s.Graph != nil && !s.Graph.Dark && len(s.Graph.Edges()) > 0 {
 			w.stepperOf(d).Name(&d.state, d.device, &w.fx)
 		}

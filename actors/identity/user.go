@@ -30,13 +30,14 @@ const (
 type Limits = graph.Config
 
 // StepGraph takes in what one superstep of the graph has for the node, at lane
-// time now. It fills gfx and fx, which the caller has Reset.
-func (p *Stepper) StepGraph(limits Limits, node proto.Node, s *State, in []graph.Message, now proto.Millis, gfx *graph.Effects, fx *Effects) {
+// time now; fences are of clients that had it forgotten. It fills gfx and fx, which the
+// caller has Reset.
+func (p *Stepper) StepGraph(limits Limits, fences []graph.Fence, node proto.Node, s *State, in []graph.Message, now proto.Millis, gfx *graph.Effects, fx *Effects) {
 	if s.Graph == nil {
 		s.Graph = &graph.State{}
 	}
 	p.ofUser = userFacts{p: p, s: s, now: now, fx: fx}
-	p.env = graph.Env{Config: limits, Facts: &p.ofUser}
+	p.env = graph.Env{Config: limits, Facts: &p.ofUser, Fences: fences}
 	p.behind = false
 	graph.Step(&p.env, node, s.Graph, in, gfx)
 	if gfx.Shown {

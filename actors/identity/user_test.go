@@ -559,7 +559,7 @@ func TestWithoutNumberNoBits(t *testing.T) {
 	var fx identity.Effects
 	p := w.stepperOf(w.people[0])
 	in := []graph.Message{{Kind: graph.Cut, To: w.people[0].node, Evidence: graph.Evidence{Time: w.now}}}
-	p.StepGraph(w.limits, w.people[0].node, &s, in, w.now, &gfx, &fx)
+	p.StepGraph(w.limits, nil, w.people[0].node, &s, in, w.now, &gfx, &fx)
 	if !fx.Purged || len(fx.Bits) > 0 {
 		t.Errorf("purged %v, bits %v", fx.Purged, fx.Bits)
 	}

@@ -37,6 +37,7 @@ type person struct {
 	cuts  []uint64 // commands
 	facts map[factsKey]*facts
 	hazy  map[proto.SpaceID]proto.Millis // evidence up to here may have been forgotten
+	gone  map[factsKey]proto.Millis      // evidence of that client up to here makes no link
 }
 
 type factsKey struct {
@@ -82,7 +83,7 @@ func newModel(w *world) *model {
 		m.gone = append(m.gone, map[proto.ClientID]bool{})
 	}
 	for range w.ids {
-		m.people = append(m.people, person{facts: map[factsKey]*facts{}, hazy: map[proto.SpaceID]proto.Millis{}})
+		m.people = append(m.people, person{facts: map[factsKey]*facts{}, hazy: map[proto.SpaceID]proto.Millis{}, gone: map[factsKey]proto.Millis{}})
 	}
 	return m
 }
@@ -256,7 +257,7 @@ func (m *model) event(e *proto.Event, t, now proto.Millis) {
 	}
 	for _, id := range e.Identities[1:] {
 		k := m.pair(e.Space, first, m.w.by[m.w.hasher.Hash(id)])
-		if maybe {
+		if maybe || known >= 0 { // one that came before links nobody again
 			k.maybe = append(k.maybe, t)
 		} else {
 			k.times = append(k.times, t)
@@ -310,7 +311,9 @@ func (m *model) cut(x *proto.CutCommand, t proto.Millis) {
 	case x.Kind != proto.CutOptOut && p.dark:
 		return
 	case x.Kind == proto.CutForget:
-		delete(p.facts, factsKey{x.Client, x.Space})
+		k := factsKey{x.Client, x.Space}
+		delete(p.facts, k)
+		p.gone[k] = max(p.gone[k], t+evidenceSkew)
 		p.hazy[x.Space] = max(p.hazy[x.Space], t+evidenceSkew)
 		m.blur(x.Space, i, t)
 	default:

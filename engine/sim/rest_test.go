@@ -285,6 +285,7 @@ func (w *world) checkLinks(n *node, client proto.ClientInfo) {
 		for _, e := range u.Edges {
 			a, b := w.by[w.hasher.Hash(e.A)], w.by[w.hasher.Hash(e.B)]
 			edges[pair{client.Space, min(a, b), max(a, b)}] = true
+			w.checkVouched(client.Space, a, b, &e)
 		}
 	}
 	for k := range edges {
@@ -306,6 +307,17 @@ func (w *world) checkLinks(n *node, client proto.ClientInfo) {
 				continue
 			}
 			w.fail("LINKS: %d and %d are not linked: %+v", k.a, k.b, *w.model.pairs[k])
+		}
+	}
+}
+
+// checkVouched sees that no link is there by what its client had forgotten since, of
+// either end.
+func (w *world) checkVouched(s proto.SpaceID, a, b int, e *proto.UserEdge) {
+	for _, c := range w.clients {
+		k := factsKey{c.ID, s}
+		if until := max(w.model.people[a].gone[k], w.model.people[b].gone[k]); c.Name == e.Client && proto.Millis(e.Time.UnixMilli()) <= until {
+			w.fail("FORGOTTEN: %d and %d are linked by client %d as of %d, which had one of them forgotten until %d", a, b, c.ID, e.Time.UnixMilli(), until)
 		}
 	}
 }
