@@ -156,7 +156,7 @@ func TestClusterAnswersAsOne(t *testing.T) {
 		for _, id := range ids[20*i : 20*i+20] {
 			events = append(events, graphEvent{Event: "buy", Identities: []string{id, "account:a" + id[9:]}})
 		}
-		_, position, err := n.post(ctx, events)
+		position, err := n.take(ctx, events)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -296,7 +296,7 @@ func TestClusterOutlivesItsNodes(t *testing.T) {
 					}
 					id := fmt.Sprintf("browser:r%d-%d-%d", round, k, i)
 					err := n.patiently(ctx, func() error {
-						_, _, err := n.post(ctx, []graphEvent{{Event: "visit", ID: id, Identities: []string{id}}})
+						_, err := n.take(ctx, []graphEvent{{Event: "visit", ID: id, Identities: []string{id}}})
 						return err
 					})
 					if err != nil {
@@ -365,7 +365,7 @@ func TestClusterReplacesANode(t *testing.T) {
 			events = append(events, graphEvent{Event: "visit", ID: ids[i], Identities: []string{ids[i], "account:" + ids[i][8:]}})
 		}
 		if err := n.patiently(ctx, func() (err error) {
-			_, position, err = n.post(ctx, events)
+			position, err = n.take(ctx, events)
 			return err
 		}); err != nil {
 			t.Fatal(err)
@@ -405,7 +405,7 @@ func TestPausedNodeAnswersNothingStale(t *testing.T) {
 	x := startTrio(t, 1)
 	ctx := t.Context()
 	x.defineSeen(t)
-	_, position, err := x.nodes[0].post(ctx, []graphEvent{{Event: "visit", Identities: []string{"browser:p1", "account:p1"}}})
+	position, err := x.nodes[0].take(ctx, []graphEvent{{Event: "visit", Identities: []string{"browser:p1", "account:p1"}}})
 	if err != nil {
 		t.Fatal(err)
 	}

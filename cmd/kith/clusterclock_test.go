@@ -98,7 +98,7 @@ func TestClusterClocksTogether(t *testing.T) {
 	longCluster(t)
 	x := startTrio(t, 1)
 	x.defineSeen(t)
-	if _, _, err := x.nodes[0].post(t.Context(), []graphEvent{{Event: "visit", Identities: []string{"browser:slept"}}}); err != nil {
+	if _, err := x.nodes[0].take(t.Context(), []graphEvent{{Event: "visit", Identities: []string{"browser:slept"}}}); err != nil {
 		t.Fatal(err)
 	}
 	var clocks [3]*wallClock
@@ -215,7 +215,7 @@ func TestClusterTwins(t *testing.T) {
 	x.nodes[1] = x.speakTo(t, fresh)
 	var position string
 	if err := x.nodes[0].patiently(t.Context(), func() (err error) {
-		_, position, err = x.nodes[0].post(t.Context(), []graphEvent{{Event: "visit", Identities: []string{"browser:later"}}})
+		position, err = x.nodes[0].take(t.Context(), []graphEvent{{Event: "visit", Identities: []string{"browser:later"}}})
 		return err
 	}); err != nil {
 		t.Fatal(err)

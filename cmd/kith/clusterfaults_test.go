@@ -179,7 +179,7 @@ func TestClusterFullDisk(t *testing.T) {
 }
 
 func (x *faultTrio) visitOnce(ctx context.Context, i int) error {
-	_, _, err := x.nodes[i].post(ctx, []graphEvent{{Event: "visit", Identities: []string{"browser:disk"}}})
+	_, err := x.nodes[i].take(ctx, []graphEvent{{Event: "visit", Identities: []string{"browser:disk"}}})
 	return err
 }
 

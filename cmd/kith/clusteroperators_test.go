@@ -106,7 +106,7 @@ func TestClusterOperators(t *testing.T) {
 	var ids []string
 	for i := range 50 {
 		ids = append(ids, fmt.Sprintf("browser:o%d", i))
-		if _, _, err := x.nodes[i%3].post(t.Context(), []graphEvent{{Event: "page", Identities: ids[i:]}}); err != nil {
+		if _, err := x.nodes[i%3].take(t.Context(), []graphEvent{{Event: "page", Identities: ids[i:]}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -247,7 +247,7 @@ func (x *trio) replaces(t *testing.T, ids []string) {
 	// The log is kept by three again: one may go.
 	x.nodes[1].kill()
 	err := x.nodes[2].patiently(ctx, func() error {
-		_, _, err := x.nodes[2].post(ctx, []graphEvent{{Event: "page", Identities: []string{"browser:late"}}})
+		_, err := x.nodes[2].take(ctx, []graphEvent{{Event: "page", Identities: []string{"browser:late"}}})
 		return err
 	})
 	if err != nil {
@@ -298,7 +298,7 @@ func TestClusterFromBackup(t *testing.T) {
 	for i := range count {
 		ids = append(ids, fmt.Sprintf("browser:b%d", i))
 		pair := []string{ids[i], fmt.Sprintf("account:b%d", i/2)}
-		_, position, err := old.nodes[i%3].post(ctx, []graphEvent{{Event: "buy", Identities: pair}})
+		position, err := old.nodes[i%3].take(ctx, []graphEvent{{Event: "buy", Identities: pair}})
 		if err == nil {
 			err = old.nodes[1].reach(ctx, position) // whose backup it is
 		}
@@ -369,7 +369,7 @@ func clusterFromBackup(t *testing.T, lanes int, backups, ledger string, ids []st
 	check("restored")
 	x.agree(t)
 	id := "browser:after"
-	_, position, err := x.nodes[0].post(ctx, []graphEvent{{Event: "buy", Identities: []string{id, "account:b0"}}})
+	position, err := x.nodes[0].take(ctx, []graphEvent{{Event: "buy", Identities: []string{id, "account:b0"}}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,7 +35,7 @@ const balanced = "browser:r"
 func (x *trio) begin(t *testing.T) (position string) {
 	t.Helper()
 	x.defineSeen(t)
-	_, position, err := x.nodes[0].post(t.Context(), []graphEvent{{Event: "page", Identities: []string{balanced}}})
+	position, err := x.nodes[0].take(t.Context(), []graphEvent{{Event: "page", Identities: []string{balanced}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +158,7 @@ func postEvents(t *testing.T, nodes func() []*graphNode) (stop func() []string) 
 			list := nodes()
 			for k := 0; ctx.Err() == nil; k++ { // at another node, if one does not take it
 				try, end := context.WithTimeout(context.Background(), 10*time.Second)
-				_, _, err := list[(i+k)%len(list)].post(try, []graphEvent{{Event: "visit", ID: id, Identities: []string{id}}})
+				_, err := list[(i+k)%len(list)].take(try, []graphEvent{{Event: "visit", ID: id, Identities: []string{id}}})
 				end()
 				if err == nil {
 					ids = append(ids, id)

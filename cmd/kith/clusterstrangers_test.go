@@ -84,7 +84,7 @@ func TestClusterStrangers(t *testing.T) {
 	}
 	x := startFaultTrioAt(t, 1, places)
 	ctx := t.Context()
-	_, position, err := x.nodes[0].post(ctx, []graphEvent{{Event: "visit", ID: "v1", Identities: []string{"browser:s1", "account:s1"}}})
+	position, err := x.nodes[0].take(ctx, []graphEvent{{Event: "visit", ID: "v1", Identities: []string{"browser:s1", "account:s1"}}})
 	if err != nil {
 		t.Fatal(err)
 	}

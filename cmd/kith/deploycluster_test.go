@@ -211,7 +211,7 @@ func TestClusterByCertificates(t *testing.T) {
 		t.Fatal(err)
 	}
 	x := startTrioAt(t, "localhost", 2, "--config", file)
-	_, position, err := x.nodes[0].post(t.Context(), []graphEvent{{Event: "visit", Identities: []string{"browser:t1"}}})
+	position, err := x.nodes[0].take(t.Context(), []graphEvent{{Event: "visit", Identities: []string{"browser:t1"}}})
 	if err != nil {
 		t.Fatal(err)
 	}

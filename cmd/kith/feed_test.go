@@ -167,7 +167,7 @@ func TestClusterFeed(t *testing.T) {
 		for i := range count {
 			id := fmt.Sprintf("browser:%s-%d", from, i)
 			err := n.patiently(ctx, func() error {
-				_, _, err := n.post(ctx, []graphEvent{{Event: "visit", ID: id, Identities: []string{id}}})
+				_, err := n.take(ctx, []graphEvent{{Event: "visit", ID: id, Identities: []string{id}}})
 				return err
 			})
 			if err != nil {

@@ -126,6 +126,16 @@ func (n *graphNode) post(ctx context.Context, events []graphEvent) (refused map[
 	return refused, a.Position, err
 }
 
+// take is post of events of which all must be accepted: a lane without a leader refuses
+// its own and not the others'.
+func (n *graphNode) take(ctx context.Context, events []graphEvent) (position string, err error) {
+	refused, position, err := n.post(ctx, events)
+	for i, code := range refused {
+		return "", proto.Errorf(proto.Code(code), "event %d of %d was refused", i, len(events))
+	}
+	return position, err
+}
+
 // link gives the answer in one word.
 func (n *graphNode) link(ctx context.Context, a, b string) (string, error) {
 	var x proto.Linked

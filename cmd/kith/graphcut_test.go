@@ -88,7 +88,7 @@ func (c *everywhereCase) optOut(ctx context.Context, id string) error {
 // node is behind with what it acknowledged before.
 func TestOptOutBehindABacklog(t *testing.T) {
 	n := startGraphNode(t, t.TempDir()+"/data", "--lanes", "4")
-	_, position, err := n.post(t.Context(), []graphEvent{{Event: "page", Identities: []string{"browser:leaves"}}})
+	position, err := n.take(t.Context(), []graphEvent{{Event: "page", Identities: []string{"browser:leaves"}}})
 	if err == nil {
 		err = n.reach(t.Context(), position)
 	}
@@ -104,7 +104,7 @@ func TestOptOutBehindABacklog(t *testing.T) {
 		for k := range events {
 			events[k] = graphEvent{Event: "page", Identities: []string{fmt.Sprintf("browser:b%d-%d", i, k), fmt.Sprintf("account:b%d-%d", i, k)}}
 		}
-		return n.patiently(ctx, func() error { _, _, err := n.post(ctx, events); return err })
+		return n.patiently(ctx, func() error { _, err := n.take(ctx, events); return err })
 	})
 	s, err := n.optOut(t.Context(), "browser:leaves", false)
 	if err != nil {

@@ -218,7 +218,7 @@ func (f *killFamily) doubt(e pair) {
 
 func (w *killWorker) event(ctx context.Context, f *killFamily, a, b int32) bool {
 	f.doubt(pairOf(a, b))
-	_, _, err := w.node.post(ctx, []graphEvent{{Event: "page", Identities: []string{f.ids[a], f.ids[b]}, Props: map[string]any{"section": "auto"}}})
+	_, err := w.node.take(ctx, []graphEvent{{Event: "page", Identities: []string{f.ids[a], f.ids[b]}, Props: map[string]any{"section": "auto"}}})
 	return err == nil
 }
 
