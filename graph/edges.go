@@ -163,11 +163,11 @@ func (s *step) half(m *Message) {
 	r := s.barred(m.From, m.Time)
 	switch {
 	case r != ReasonNone:
-	case s.forgotten(&m.Evidence) && !((pending || established) && l.Evidence.beats(&m.Evidence)):
-		if r = ReasonStale; pending || established {
-			s.remove(m.From, m.Time)
-			l = get(x.Links, &m.From)
-		}
+	case s.forgotten(&m.Evidence) && (pending || established && l.Gen == m.Gen):
+		s.emit(m.From, Message{Kind: HalfOK, Again: true, ToGen: m.Gen, Gen: x.Gen, Evidence: l.Evidence, Echo: m.Time})
+		return
+	case s.forgotten(&m.Evidence):
+		r = ReasonStale
 	case !pending && !established && x.slots() >= s.env.Config.EdgesMax:
 		r = ReasonEdgeCap
 		s.refuse(m, r)
@@ -270,39 +270,59 @@ func (s *step) halfOK(m *Message) {
 		return
 	}
 	l := s.answered(m)
-	switch {
-	case l == nil || l.Stage == Absent:
+	if l == nil || l.Stage == Absent {
 		s.takeBack(m, l)
 		return
-	case s.forgotten(&m.Evidence) && m.Evidence.beats(&l.Evidence):
-		s.remove(m.From, m.Time)
-		return
+	}
+	theirs, since := m.Evidence, m.Time
+	if s.forgotten(&theirs) { // they are told when they propose it
+		theirs, since = l.Evidence, l.Time
+	}
+	if m.Again && l.Time == m.Echo {
+		if !s.instead(l, m) {
+			return
+		}
+		since = m.Echo
+	}
+	switch {
 	case l.Stage == Established && l.Gen == m.Gen:
-		s.compare(l, m)
-		s.agreed(l, m.Time)
+		s.compare(l, &theirs)
+		s.agreed(l, since)
 		return
 	case l.Stage == Established && l.Gen > m.Gen:
 		return
-	case l.Stage == Pending && m.Time < l.Time:
+	case l.Stage == Pending && theirs.Time < l.Time:
 		return // newer evidence was proposed since
 	} // else the edge is to a generation that the other end has begun since
 	e := l.Evidence
-	if m.Evidence.beats(&e) {
-		e = m.Evidence
+	if theirs.beats(&e) {
+		e = theirs
 	}
 	l = s.establish(m.From, m.Gen, e)
-	s.compare(l, m)
-	s.agreed(l, m.Time)
+	s.compare(l, &theirs)
+	s.agreed(l, since)
 	s.edges = true
+}
+
+// instead takes what the other end knows of an edge in the place of what was proposed,
+// whose client had the other end forgotten. It reports whether there still is an edge.
+func (s *step) instead(l *Neighbour, m *Message) bool {
+	s.decideSome(l.Peer, false, ReasonStale, func(a *Asked) bool { return a.Since == m.Echo })
+	if r := s.barred(l.Peer, m.Time); r != ReasonNone && l.Stage == Pending {
+		s.unedge(l, r)
+		return false
+	}
+	s.renew(l, m.Evidence)
+	return true
 }
 
 // compare takes in what evidence the other end of an edge has. If this end's is
 // newer and says something else, it came since the other was told.
-func (s *step) compare(l *Neighbour, m *Message) {
+func (s *step) compare(l *Neighbour, theirs *Evidence) {
 	switch {
-	case m.Evidence.beats(&l.Evidence):
-		s.renew(l, m.Evidence)
-	case !m.Evidence.saysAs(&l.Evidence):
+	case theirs.beats(&l.Evidence):
+		s.renew(l, *theirs)
+	case !theirs.saysAs(&l.Evidence):
 		s.propose(l.Peer, l.Evidence, true, nil)
 	}
 }
@@ -538,8 +558,13 @@ func (s *step) nextVer() uint64 {
 // decide answers the Link commands for the edge to peer: all, or if they are
 // linked those that the other end knows of.
 func (s *step) decide(peer Hash, linked bool, r Reason) {
+	s.decideSome(peer, linked, r, func(a *Asked) bool { return !linked || a.Since == 0 })
+}
+
+// decideSome answers those of them that are so.
+func (s *step) decideSome(peer Hash, linked bool, r Reason, so func(*Asked) bool) {
 	s.x.Asks = slices.DeleteFunc(s.x.Asks, func(a Asked) bool {
-		if a.Peer != peer || linked && a.Since > 0 {
+		if a.Peer != peer || !so(&a) {
 			return false
 		}
 		s.fx.Decisions = append(s.fx.Decisions, Decision{Command: a.Command, Linked: linked, Reason: r})

@@ -66,28 +66,69 @@ func TestForgottenEvidence(t *testing.T) {
 	wantSends(t, "another's", x.take(half(by(2, 20), false)), "a -> b HalfOK", "a -> b Invite by a")
 	wantSends(t, "newer", x.take(half(by(1, 21), true)), "a -> b HalfOK")
 
-	x = fenced(half(by(2, 10), false))
-	wantSends(t, "newer than an edge's", x.take(half(by(1, 15), true)), "a -> b Drop", "a -> b HalfNo", "a -> b Drop", "a -> b Forgot")
-	wantSends(t, "another's that is older than that", x.take(half(by(2, 14), false)), "a -> b HalfNo")
-
-	x = fenced(half(by(2, 18), false))
-	out := x.take(half(by(1, 15), true))
-	wantSends(t, "older than an edge's", out, "a -> b HalfOK")
-	if out[0].Client != 2 || out[0].Time != 18 {
-		t.Errorf("it is answered by %+v", out[0].Evidence)
+	keep := func(what string, x *home, in graph.Message, at proto.Millis) {
+		t.Helper()
+		out := x.take(in)
+		wantSends(t, what, out, "a -> b HalfOK")
+		if m := out[0]; !m.Again || m.Client != 2 || m.Time != at || m.Echo != in.Time {
+			t.Errorf("%s: it is answered by %+v", what, m)
+		}
+		if l := x.state.Link(b.hash()); l.Client != 2 || l.Time != at {
+			t.Errorf("%s: the edge is %+v", what, l)
+		}
 	}
+	keep("newer than an edge's", fenced(half(by(2, 10), false)), half(by(1, 15), true), 10)
+	keep("older than an edge's", fenced(half(by(2, 18), false)), half(by(1, 15), true), 18)
+	keep("while this home proposes another's", fenced(pending), half(by(1, 15), false), 10)
+	x = fenced(half(by(2, 10), false))
+	again := half(by(1, 15), true)
+	again.Gen = 3
+	wantSends(t, "to a later generation", x.take(again), "a -> b HalfNo", "a -> b Forgot")
 
 	answer := graph.Message{Kind: graph.HalfOK, From: b.hash(), ToGen: 1, Gen: 1, Evidence: by(1, 15), Echo: 10}
 	x = fenced(pending)
-	wantSends(t, "in an agreement", x.take(answer), "a -> b Drop")
-	if l := x.state.Link(b.hash()); l.Stage != graph.Absent || l.MarkTime != 15 {
-		t.Errorf("the edge is %+v", l)
+	wantSends(t, "in an agreement", x.take(answer), "a -> b Invite by a")
+	if l := x.state.Link(b.hash()); l.Stage != graph.Established || l.Client != 2 || l.Time != 10 {
+		t.Errorf("after an agreement that brings it the edge is %+v", l)
 	}
-	x = fenced(pending)
-	answer.Client, answer.Time = 2, 10
-	x.take(answer)
-	if l := x.state.Link(b.hash()); l.Stage != graph.Established {
-		t.Errorf("after another's agreement the edge is %+v", l)
+}
+
+// Who proposed what does not count at the other end takes what is kept there, and has the
+// command answered; not if it proposed something newer since, or was itself told to remove that.
+func TestKeepInstead(t *testing.T) {
+	ok := graph.Message{Kind: graph.HalfOK, From: b.hash(), Again: true, ToGen: 1, Gen: 1, Evidence: graph.Evidence{Time: 10, Client: 2}, Echo: 15}
+	proposed := func(at proto.Millis) graph.Message {
+		return graph.Message{Kind: graph.Link, About: b.hash(), Command: uint64(at), Evidence: graph.Evidence{Time: at, Client: 1}}
+	}
+	for what, c := range map[string]struct {
+		before   []graph.Message
+		stage    graph.Stage
+		at       proto.Millis
+		answered []uint64 // no
+	}{
+		"a proposal":            {[]graph.Message{proposed(15)}, graph.Established, 10, []uint64{15}},
+		"an edge":               {[]graph.Message{{Kind: graph.Half, From: b.hash(), Gen: 1, Evidence: at(5)}, proposed(15)}, graph.Established, 10, []uint64{15}},
+		"older ones wait too":   {[]graph.Message{proposed(12), proposed(15)}, graph.Established, 10, []uint64{15}},
+		"a newer one since":     {[]graph.Message{proposed(15), proposed(17)}, graph.Pending, 17, nil},
+		"removed here since it": {[]graph.Message{{Kind: graph.Remove, About: b.hash(), Evidence: at(12)}, proposed(15)}, graph.Absent, 0, []uint64{15}},
+	} {
+		x := newHome(a)
+		x.take(c.before...)
+		x.take(ok)
+		var no []uint64
+		for _, d := range x.fx.Decisions {
+			if !d.Linked {
+				no = append(no, d.Command)
+			}
+		}
+		if l := x.state.Link(b.hash()); l.Stage != c.stage || l.Time != c.at || !slices.Equal(no, c.answered) {
+			t.Errorf("%s: the edge is %+v, answered no are %v", what, l, no)
+		}
+		for _, q := range x.state.Asks {
+			if c.stage == graph.Established && q.Since > 0 {
+				t.Errorf("%s: %+v waits for ever", what, q)
+			}
+		}
 	}
 }
 

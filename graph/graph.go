@@ -37,8 +37,8 @@
 // more than its time, and of the first of a day. A
 // removal is a mark at both ends. An agreement that nobody waits for is taken
 // back by a Drop; a Drop older than the evidence is answered by Half again.
-// Evidence of a client that had the node forgotten since (Fence) makes no edge, and
-// takes one away whose newest it is, as Withdraw did with those that were there.
+// Evidence of a client that had the node forgotten since (Fence) makes no edge; of one
+// that stands without it, the other end is told (HalfOK again) what to keep instead.
 //
 // R2 (members.go) A root invites the neighbours of its members and names all
 // ways (neighbour, generation) that it knows. The invited heeds it if one way

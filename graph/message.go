@@ -136,7 +136,7 @@ type Message struct {
 	Reason   Reason
 	Out      bool // Verdict: the receiver is no member; Forgot: Number is the sender's
 	All      bool // Cut: everywhere; CutDone: the answer to who took the sender along
-	Again    bool // Half, HalfNo: about an established edge; Erase: nobody asked for it
+	Again    bool // Half, HalfNo: about an established edge; HalfOK: what was proposed does not count, keep this; Erase: nobody asked for it
 	Capped   bool // Drop: because of a cap, or nobody waited for the edge
 	Gen      uint32
 	ToGen    uint32       // the receiver's generation that is meant

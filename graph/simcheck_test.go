@@ -20,7 +20,7 @@ type ledger struct {
 	acked     map[id]uint32                   // newest cut generation with a receipt
 	derived   map[id]map[uint64]map[id]uint32 // root -> verdict -> the members it came from
 	began     map[id]int                      // operation that began the present generation
-	withdrawn map[pair]proto.Millis           // removals that a Withdraw came to
+	withdrawn map[pair]proto.Millis           // removals that a Withdraw or Remove came to
 	decided   map[uint64]graph.Decision
 	shown     map[id]graph.Value
 	gone      map[pair]bool // decided linked, removed by a cap
@@ -65,9 +65,11 @@ func (w *world) observe(i id, n *simNode, g *graph.Group) {
 	}
 	for k := range g.In {
 		m := &g.In[k]
-		late := (m.Kind == graph.Half || m.Kind == graph.HalfOK) && n.facts.forgotten(m.Evidence)
+		if m.Kind != graph.Withdraw && m.Kind != graph.Remove {
+			continue
+		}
 		for _, l := range n.state.Links {
-			if l.Mark == graph.RemovedMark && (m.Kind == graph.Withdraw && l.MarkTime >= m.Time && l.MarkTime <= m.Time+2*simSkew || late && l.Peer == m.From && l.MarkTime == m.Time) {
+			if l.Mark == graph.RemovedMark && l.MarkTime >= m.Time && l.MarkTime <= m.Time+2*simSkew {
 				p := pairOf(i, idOf(l.Peer))
 				w.withdrawn[p] = max(w.withdrawn[p], l.MarkTime)
 			}

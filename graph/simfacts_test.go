@@ -10,7 +10,7 @@ import (
 
 // facts are a node's own facts in tests: the numbers of the events that it saw.
 type facts struct {
-	events []uint32 // sorted
+	events []uint32      // sorted
 	fences []graph.Fence // of clients that had the node forgotten, which stay when all else goes
 	dirty  bool
 	season string // what the value depends on besides the members
