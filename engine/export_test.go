@@ -1145,6 +1145,9 @@ func (n *Node) PurgeHomeLog(ctx context.Context, id proto.Identity) error {
 	return l.purge(ctx, end-proto.Offset(l.base))
 }
 
+// Arrived waits as a removal does.
+func (n *Node) Arrived(ctx context.Context) error { return n.arrived(ctx) }
+
 // LaneOf is the lane of an identity.
 func (n *Node) LaneOf(id proto.Identity) proto.LaneID { return n.laneFor(n.hasher.Hash(id)).id }
 

@@ -14,6 +14,38 @@ import (
 	"kith/proto"
 )
 
+// TestUnlinkAllThatCameBefore: links that a client made before it has all of its own
+// removed go, though their proposals are still on their way from another lane.
+func TestUnlinkAllThatCameBefore(t *testing.T) {
+	n := testNode(t, t.TempDir(), lanes(2))
+	defer closeNode(t, n)
+	c := acme(t, n)
+	var ids []proto.Identity
+	for i := 0; len(ids) < 40; i++ {
+		here, there := proto.Identity(fmt.Sprintf("browser:here%d", i)), proto.Identity(fmt.Sprintf("account:there%d", i))
+		if n.LaneOf(here) == n.LaneOf(there) {
+			continue
+		}
+		var b proto.Batch
+		b.AddEvent(n.Hasher(), &proto.Event{Client: c.ID, Space: c.Space, Identities: []proto.Identity{there, here}, Time: proto.MillisOf(time.Now()), Received: proto.MillisOf(time.Now()), EventBody: proto.EventBody{Name: "login"}})
+		if r := n.Submit(t.Context(), &b); r.Err != nil { // acknowledged, and not applied yet
+			t.Fatal(r.Err)
+		}
+		if _, err := n.Unlink(t.Context(), c, here, ""); err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, here, there)
+	}
+	if err := n.Arrived(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range ids {
+		if u, err := n.User(t.Context(), c, id); err != nil || len(u.Members) != 1 {
+			t.Errorf("%s is one with %v: %v", id, u.Members, err)
+		}
+	}
+}
+
 func lanes(n int) func(*engine.Config) { return func(c *engine.Config) { c.Lanes = n } }
 
 // link links two identities and wants the answer.

@@ -44,12 +44,18 @@ func reasonText(r graph.Reason) string {
 	return r.String()
 }
 
+// arriveMax is how long a removal waits for links that were acknowledged before it.
+const arriveMax = 5 * time.Second
+
 // Unlink removes the edge between a and b, or with an empty b the edges of a
-// that the client vouches for.
+// that the client vouches for: those too that were acknowledged before, and come from
+// other lanes. CodeTimeout if these have not come within five seconds; nothing is removed.
 func (n *Node) Unlink(ctx context.Context, client proto.ClientInfo, a, b proto.Identity) (proto.Position, error) {
 	x := proto.UnlinkCommand{Client: client.ID, Space: client.Space, A: n.hasher.Hash(a), Received: n.now()}
 	if b != "" {
 		x.B = n.hasher.Hash(b)
+	} else if err := n.arrived(ctx); err != nil {
+		return proto.Position{}, err
 	}
 	var batch proto.Batch
 	batch.AddUnlink(&x)
@@ -60,6 +66,26 @@ func (n *Node) Unlink(ctx context.Context, client proto.ClientInfo, a, b proto.I
 	for tries := 0; n.now() == now && tries < 20 && pause(ctx, 100*time.Microsecond); tries++ {
 	}
 	return r.Position, r.Err
+}
+
+// arrived returns when what the logs hold now has come to all lanes that it is for.
+func (n *Node) arrived(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, arriveMax)
+	defer cancel()
+	for _, l := range n.lanes {
+		if err := l.reachEnd(ctx); err != nil {
+			return notArrived(ctx, err)
+		}
+	}
+	_, err := n.handedOver(ctx)
+	return notArrived(ctx, err)
+}
+
+func notArrived(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() == nil {
+		return err
+	}
+	return proto.Errorf(proto.CodeTimeout, "links that were made before have not arrived from all lanes yet, nothing was removed: try again (%w)", err)
 }
 
 // User is who id is one person with, as published.
