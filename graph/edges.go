@@ -308,12 +308,20 @@ func (s *step) halfOK(m *Message) {
 // whose client had the other end forgotten. It reports whether there still is an edge.
 func (s *step) instead(l *Neighbour, m *Message) bool {
 	s.decideSome(l.Peer, false, ReasonStale, func(a *Asked) bool { return a.Since == m.Echo })
-	if r := s.barred(l.Peer, m.Time); r != ReasonNone && l.Stage == Pending {
-		s.unedge(l, r)
-		return false
+	r := s.barred(l.Peer, m.Time)
+	if r == ReasonNone && s.forgotten(&m.Evidence) {
+		r = ReasonStale
 	}
-	s.renew(l, m.Evidence)
-	return true
+	switch {
+	case r == ReasonNone:
+		s.renew(l, m.Evidence)
+		return true
+	case l.Stage == Pending:
+		s.unedge(l, r)
+	default: // neither end has any that counts at the other
+		s.remove(l.Peer, l.Time)
+	}
+	return false
 }
 
 // compare takes in what evidence the other end of an edge has. If this end's is

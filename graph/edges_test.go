@@ -100,20 +100,25 @@ func TestKeepInstead(t *testing.T) {
 	proposed := func(at proto.Millis) graph.Message {
 		return graph.Message{Kind: graph.Link, About: b.hash(), Command: uint64(at), Evidence: graph.Evidence{Time: at, Client: 1}}
 	}
+	other := []graph.Fence{{Client: 2, Time: 20}} // neither end has evidence that counts at the other
 	for what, c := range map[string]struct {
 		before   []graph.Message
+		fences   []graph.Fence
 		stage    graph.Stage
 		at       proto.Millis
 		answered []uint64 // no
 	}{
-		"a proposal":            {[]graph.Message{proposed(15)}, graph.Established, 10, []uint64{15}},
-		"an edge":               {[]graph.Message{{Kind: graph.Half, From: b.hash(), Gen: 1, Evidence: at(5)}, proposed(15)}, graph.Established, 10, []uint64{15}},
-		"older ones wait too":   {[]graph.Message{proposed(12), proposed(15)}, graph.Established, 10, []uint64{15}},
-		"a newer one since":     {[]graph.Message{proposed(15), proposed(17)}, graph.Pending, 17, nil},
-		"removed here since it": {[]graph.Message{{Kind: graph.Remove, About: b.hash(), Evidence: at(12)}, proposed(15)}, graph.Absent, 0, []uint64{15}},
+		"a proposal":            {[]graph.Message{proposed(15)}, nil, graph.Established, 10, []uint64{15}},
+		"an edge":               {[]graph.Message{{Kind: graph.Half, From: b.hash(), Gen: 1, Evidence: at(5)}, proposed(15)}, nil, graph.Established, 10, []uint64{15}},
+		"older ones wait too":   {[]graph.Message{proposed(12), proposed(15)}, nil, graph.Established, 10, []uint64{15}},
+		"a newer one since":     {[]graph.Message{proposed(15), proposed(17)}, nil, graph.Pending, 17, nil},
+		"removed here since it": {[]graph.Message{{Kind: graph.Remove, About: b.hash(), Evidence: at(12)}, proposed(15)}, nil, graph.Absent, 0, []uint64{15}},
+		"a proposal, forgotten": {[]graph.Message{proposed(15)}, other, graph.Absent, 0, []uint64{15}},
+		"an edge, forgotten":    {[]graph.Message{{Kind: graph.Half, From: b.hash(), Gen: 1, Evidence: at(5)}, proposed(15)}, other, graph.Absent, 0, []uint64{15}},
 	} {
 		x := newHome(a)
 		x.take(c.before...)
+		x.env.Fences = c.fences
 		x.take(ok)
 		var no []uint64
 		for _, d := range x.fx.Decisions {
@@ -121,7 +126,11 @@ func TestKeepInstead(t *testing.T) {
 				no = append(no, d.Command)
 			}
 		}
-		if l := x.state.Link(b.hash()); l.Stage != c.stage || l.Time != c.at || !slices.Equal(no, c.answered) {
+		var l graph.Neighbour
+		if known := x.state.Link(b.hash()); known != nil {
+			l = *known
+		}
+		if l.Stage != c.stage || l.Time != c.at || !slices.Equal(no, c.answered) {
 			t.Errorf("%s: the edge is %+v, answered no are %v", what, l, no)
 		}
 		for _, q := range x.state.Asks {
