@@ -72,13 +72,30 @@ func (n *Node) Unlink(ctx context.Context, client proto.ClientInfo, a, b proto.I
 func (n *Node) arrived(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, arriveMax)
 	defer cancel()
+	var lanes []*lane
 	for _, l := range n.lanes {
-		if err := l.reachEnd(ctx); err != nil {
+		switch err := l.reachEnd(ctx); {
+		case err == nil:
+			lanes = append(lanes, l)
+		case proto.CodeOf(err) != proto.CodeQuarantined: // nothing comes from one that is stopped
 			return notArrived(ctx, err)
 		}
 	}
-	_, err := n.handedOver(ctx)
-	return notArrived(ctx, err)
+	for _, l := range lanes {
+		if err := l.progress.wait(ctx, func(p *progress) bool { return !p.carry }); err != nil {
+			return notArrived(ctx, err)
+		}
+	}
+	had := n.handing()
+	for _, from := range lanes {
+		for _, to := range lanes {
+			last := had[from.id][to.id]
+			if err := to.progress.wait(ctx, func(p *progress) bool { return p.received[from.id] >= last }); err != nil {
+				return notArrived(ctx, err)
+			}
+		}
+	}
+	return nil
 }
 
 func notArrived(ctx context.Context, err error) error {

@@ -164,7 +164,7 @@ func (s *step) half(m *Message) {
 	switch {
 	case r != ReasonNone:
 	case s.forgotten(&m.Evidence) && (pending || established && l.Gen == m.Gen):
-		s.emit(m.From, Message{Kind: HalfOK, Again: true, ToGen: m.Gen, Gen: x.Gen, Evidence: l.Evidence, Echo: m.Time})
+		s.keepMine(l, m, false)
 		return
 	case s.forgotten(&m.Evidence):
 		r = ReasonStale
@@ -230,6 +230,7 @@ func (s *step) number() uint64 {
 // establish sets an edge, which ends its marks.
 func (s *step) establish(peer Hash, gen uint32, e Evidence) *Neighbour {
 	l := add(&s.x.Links, peer)
+	s.vouched(l, &e)
 	*l = Neighbour{Peer: peer, Stage: Established, Gen: gen, Evidence: e, Open: l.Open}
 	s.x.copied = nil
 	for i := range s.x.Asks {
@@ -269,16 +270,30 @@ func (s *step) halfOK(m *Message) {
 	if s.x.Dark || m.ToGen != s.x.Gen {
 		return
 	}
-	l := s.answered(m)
-	if l == nil || l.Stage == Absent {
-		s.takeBack(m, l)
+	l := get(s.x.Links, &m.From)
+	if !m.Capped {
+		l = s.answered(m)
+	}
+	switch {
+	case l == nil || l.Stage == Absent:
+		if !m.Capped {
+			s.takeBack(m, l)
+		}
 		return
+	case m.Capped && l.Stage == Pending:
+		return // it is answered yet
 	}
 	theirs, since := m.Evidence, m.Time
-	if s.forgotten(&theirs) { // they are told when they propose it
+	if s.forgotten(&theirs) {
+		if l.Stage == Pending && m.Echo != l.Time {
+			return // something else was proposed since
+		}
+		if !m.Again && theirs.beats(&l.Evidence) { // it may never have been proposed
+			s.keepMine(l, m, true)
+		}
 		theirs, since = l.Evidence, l.Time
 	}
-	if m.Again && l.Time == m.Echo {
+	if m.Again && l.Time == m.Echo && uint64(l.Client) == m.Number {
 		if !s.instead(l, m) {
 			return
 		}
@@ -304,24 +319,26 @@ func (s *step) halfOK(m *Message) {
 	s.edges = true
 }
 
+// keepMine tells the other end to keep this end's evidence of an edge instead of m's,
+// whose client had this end forgotten; unasked: m proposed nothing.
+func (s *step) keepMine(l *Neighbour, m *Message, unasked bool) {
+	s.emit(m.From, Message{Kind: HalfOK, Again: true, Capped: unasked, ToGen: m.Gen, Gen: s.x.Gen, Evidence: l.Evidence, Echo: m.Time, Number: uint64(m.Client)})
+}
+
 // instead takes what the other end knows of an edge in the place of what was proposed,
 // whose client had the other end forgotten. It reports whether there still is an edge.
 func (s *step) instead(l *Neighbour, m *Message) bool {
 	s.decideSome(l.Peer, false, ReasonStale, func(a *Asked) bool { return a.Since == m.Echo })
-	r := s.barred(l.Peer, m.Time)
-	if r == ReasonNone && s.forgotten(&m.Evidence) {
-		r = ReasonStale
-	}
-	switch {
-	case r == ReasonNone:
-		s.renew(l, m.Evidence)
-		return true
-	case l.Stage == Pending:
-		s.unedge(l, r)
-	default: // neither end has any that counts at the other
+	switch r := s.barred(l.Peer, m.Time); {
+	case s.forgotten(&m.Evidence): // neither end has any that counts at the other
 		s.remove(l.Peer, l.Time)
+		return false
+	case r != ReasonNone && l.Stage == Pending:
+		s.unedge(l, r)
+		return false
 	}
-	return false
+	s.renew(l, m.Evidence)
+	return true
 }
 
 // compare takes in what evidence the other end of an edge has. If this end's is
@@ -337,9 +354,18 @@ func (s *step) compare(l *Neighbour, theirs *Evidence) {
 
 // renew sets the newest evidence of an edge.
 func (s *step) renew(l *Neighbour, e Evidence) {
+	s.vouched(l, &e)
 	l.Evidence = e
 	s.x.copied = nil
 	s.fx.touched(l.Peer)
+}
+
+// vouched has the root told of who vouches for an edge now: what it has of who did could
+// be of a client that has it forgotten later.
+func (s *step) vouched(l *Neighbour, e *Evidence) {
+	if l.Stage == Established && !l.Evidence.saysAs(e) {
+		s.resend = true
+	}
 }
 
 // takeBack undoes at the other end an edge that is no longer wanted here,

@@ -87,7 +87,7 @@ func TestForgottenEvidence(t *testing.T) {
 
 	answer := graph.Message{Kind: graph.HalfOK, From: b.hash(), ToGen: 1, Gen: 1, Evidence: by(1, 15), Echo: 10}
 	x = fenced(pending)
-	wantSends(t, "in an agreement", x.take(answer), "a -> b Invite by a")
+	wantSends(t, "in an agreement", x.take(answer), "a -> b HalfOK", "a -> b Invite by a")
 	if l := x.state.Link(b.hash()); l.Stage != graph.Established || l.Client != 2 || l.Time != 10 {
 		t.Errorf("after an agreement that brings it the edge is %+v", l)
 	}
@@ -96,7 +96,7 @@ func TestForgottenEvidence(t *testing.T) {
 // Who proposed what does not count at the other end takes what is kept there, and has the
 // command answered; not if it proposed something newer since, or was itself told to remove that.
 func TestKeepInstead(t *testing.T) {
-	ok := graph.Message{Kind: graph.HalfOK, From: b.hash(), Again: true, ToGen: 1, Gen: 1, Evidence: graph.Evidence{Time: 10, Client: 2}, Echo: 15}
+	ok := graph.Message{Kind: graph.HalfOK, From: b.hash(), Again: true, ToGen: 1, Gen: 1, Evidence: graph.Evidence{Time: 10, Client: 2}, Echo: 15, Number: 1}
 	proposed := func(at proto.Millis) graph.Message {
 		return graph.Message{Kind: graph.Link, About: b.hash(), Command: uint64(at), Evidence: graph.Evidence{Time: at, Client: 1}}
 	}

@@ -137,12 +137,12 @@ type Message struct {
 	Out      bool // Verdict: the receiver is no member; Forgot: Number is the sender's
 	All      bool // Cut: everywhere; CutDone: the answer to who took the sender along
 	Again    bool // Half, HalfNo: about an established edge; HalfOK: what was proposed does not count, keep this; Erase: nobody asked for it
-	Capped   bool // Drop: because of a cap, or nobody waited for the edge
+	Capped   bool // Drop: because of a cap, or nobody waited for the edge; HalfOK again: no proposal was answered
 	Gen      uint32
 	ToGen    uint32       // the receiver's generation that is meant
 	AboutGen uint32       // Refuse: generation of About; CutDone: the sender's, that was cut
 	Ver      uint64       // of a copy
-	Number   uint64       // of a verdict; Drop, DropOK, DropNo, HalfNo, Forgot: of a removal or refusal
+	Number   uint64       // of a verdict; Drop, DropOK, DropNo, HalfNo, Forgot: of a removal or refusal; HalfOK again: the client whose evidence does not count
 	Command  uint64       // from outside: id, by which a repeated command is known
 	Echo     proto.Millis // HalfOK: the time that it answers
 	Evidence

@@ -154,6 +154,12 @@ func makeWorld(seed, lanes int, g *rand.Rand, stats *simStats) (w *world, every,
 	}
 	w.ops = makeOps(g, w.n, 8+g.IntN(60), g.IntN(9), shape(g.IntN(int(shapes))), every)
 	pace = []int{0, 3, 30, 200}[g.IntN(4)] * (1 + lanes)
+	if seed%3 == 0 {
+		w.vouchers = 3
+	}
+	if seed%4 == 0 {
+		moreForgetting(g, w.ops)
+	}
 	if standstill {
 		pace = []int{20, 60, 150}[g.IntN(3)] * lanes
 		fewerRemovals(w.ops)
@@ -179,6 +185,29 @@ func fewerRemovals(ops []op) {
 			o.kind = graph.Cut
 		}
 	}
+}
+
+// moreForgetting has clients take back, or have forgotten, much of what they linked.
+func moreForgetting(rng *rand.Rand, ops []op) {
+	for i := 1; i < len(ops); i++ {
+		o, k := &ops[i], rng.IntN(i)
+		if l := &ops[k]; l.kind == graph.Link && o.kind != graph.Link && i%4 > 0 {
+			o.kind, o.a, o.b, o.all = graph.Withdraw, l.a, id(k), false
+			if i%2 == 0 {
+				o.a = l.b
+			}
+		}
+	}
+}
+
+// evidence is that of a link: of a client of its own, or of one of few, which says the
+// same each time.
+func (w *world) evidence(i int) graph.Evidence {
+	if w.vouchers > 0 {
+		c := i % w.vouchers
+		return graph.Evidence{Time: w.ops[i].t, Client: proto.ClientID(c + 1), Confidence: uint16(c * 100), Method: graph.Method(c % 2)}
+	}
+	return graph.Evidence{Time: w.ops[i].t, Client: proto.ClientID(i + 1), Confidence: uint16(i * 7 % 1000), Method: graph.Method(i % 2)}
 }
 
 // populate starts the machines.
@@ -286,20 +315,20 @@ func (d *driver) put(i int) {
 	w := d.w
 	o := &w.ops[i]
 	l := w.lane(o.a)
-	m := graph.Message{Kind: o.kind, To: o.a.node(), Evidence: graph.Evidence{Time: o.t, Client: proto.ClientID(i + 1)}, All: o.all}
+	m := graph.Message{Kind: o.kind, To: o.a.node(), Evidence: graph.Evidence{Time: o.t}, All: o.all}
 	switch o.kind {
 	case graph.Event:
 		m.Body = eventBody(i)
 	case graph.Link:
 		m.About = o.b.hash()
-		m.Confidence, m.Method = uint16(i*7%1000), graph.Method(i%2)
+		m.Evidence = w.evidence(i)
 		if o.ask {
 			m.Command = uint64(i + 1)
 		}
 	case graph.Remove:
 		m.About = o.b.hash()
 	case graph.Withdraw:
-		m.Client, m.Again = proto.ClientID(o.b+1), o.ask // a client's erasure, or of its links alone
+		m.Client, m.Again = w.evidence(int(o.b)%len(w.ops)).Client, o.ask // a client's erasure, or of its links alone
 	default:
 		m.Command = uint64(i + 1)
 	}

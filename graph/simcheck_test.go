@@ -216,7 +216,7 @@ func (w *world) check(r *replica) {
 		}
 		w.checkAge(i, n)
 		for _, l := range x.Links {
-			if l.Stage != graph.Absent && n.facts.forgotten(l.Evidence) {
+			if l.Stage == graph.Established && n.facts.forgotten(l.Evidence) {
 				w.fail("FORGOTTEN: %d is linked to %d by %+v, which its client had forgotten", i, idOf(l.Peer), l.Evidence)
 			}
 		}
@@ -245,8 +245,9 @@ func (w *world) checkAge(i id, n *simNode) {
 		}
 	}
 	for _, e := range n.state.Edges() {
-		if o := int(e.Client) - 1; w.ops[o].actual <= w.ops[began].actual {
-			w.fail("OLD EVIDENCE: %d@%d linked to %d by operation %d from before its opt-in", i, n.state.Gen, idOf(e.Peer), o)
+		later := func(o op) bool { return o.kind == graph.Link && o.actual > w.ops[began].actual }
+		if k := slices.IndexFunc(w.ops, func(o op) bool { return later(o) && o.t == e.Time }); k < 0 {
+			w.fail("OLD EVIDENCE: %d@%d linked to %d by %+v from before its opt-in", i, n.state.Gen, idOf(e.Peer), e.Evidence)
 		}
 	}
 }
@@ -308,7 +309,7 @@ func (w *world) want() want {
 				o.degree[q[0]][q[1]] = true
 			}
 			a, b := w.headNode(x.a), w.headNode(x.b)
-			if e := (graph.Evidence{Time: x.t, Client: proto.ClientID(k + 1)}); a.facts.forgotten(e) || b.facts.forgotten(e) {
+			if e := w.evidence(k); a.facts.forgotten(e) || b.facts.forgotten(e) {
 				voidT[p] = max(voidT[p], x.t)
 			} else if a.state.Admits(x.t) && b.state.Admits(x.t) {
 				linkT[p] = max(linkT[p], x.t)
@@ -495,7 +496,9 @@ func (w *world) checkView(i, root id, members int) {
 	}
 	n := w.headNode(i)
 	c := r.Copy(i.hash())
-	if c == nil || c.Data != n.facts.Data() || !slices.EqualFunc(c.Edges, n.state.Edges(), func(a, b graph.Edge) bool { return a.Peer == b.Peer && a.Gen == b.Gen }) {
+	if c == nil || c.Data != n.facts.Data() || !slices.EqualFunc(c.Edges, n.state.Edges(), func(a, b graph.Edge) bool {
+		return a.Peer == b.Peer && a.Gen == b.Gen && a.Client == b.Client && a.Method == b.Method && a.Confidence == b.Confidence
+	}) {
 		w.fail("ORACLE: copy of %d at %d is old", i, root)
 	}
 }

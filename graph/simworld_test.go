@@ -117,6 +117,7 @@ type world struct {
 	crawl                   int
 	ops                     []op
 	n                       int // identities
+	vouchers                int // clients that link; 0: each operation has one of its own
 	ledger
 	models  map[id]*model
 	pending []*pendingAck
