@@ -141,6 +141,20 @@ func TestKeepInstead(t *testing.T) {
 	}
 }
 
+// What an end is told to keep, unasked, answers none of its proposals.
+func TestKeepUnasked(t *testing.T) {
+	x := newHome(a)
+	x.take(graph.Message{Kind: graph.Half, From: b.hash(), Gen: 1, Evidence: graph.Evidence{Time: 5, Client: 1}})
+	x.take(graph.Message{Kind: graph.Link, About: b.hash(), Evidence: graph.Evidence{Time: 15, Client: 3}})
+	open := x.state.Link(b.hash()).Open
+	x.take(graph.Message{Kind: graph.HalfOK, From: b.hash(), Again: true, Capped: true, ToGen: 1, Gen: 1, Evidence: graph.Evidence{Time: 10, Client: 2}, Echo: 15, Number: 3})
+	if l := x.state.Link(b.hash()); open == 0 || l.Open != open || l.Client != 2 {
+		t.Errorf("of %d proposals that were open %d are: %+v", open, l.Open, l)
+	}
+	y := newHome(a)
+	wantSends(t, "of an edge that is not there", y.take(graph.Message{Kind: graph.HalfOK, From: b.hash(), Again: true, Capped: true, ToGen: 1, Gen: 1, Evidence: at(10), Echo: 15}))
+}
+
 func TestWithdrawTakesWhatClocksAheadBrought(t *testing.T) {
 	x := newHome(a)
 	skew := 2 * x.env.Config.SkewMillis
