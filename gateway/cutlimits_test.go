@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -357,6 +358,43 @@ func TestOptOutsBesideLookups(t *testing.T) {
 			t.Errorf("a browser: %d %s", w.Code, w.Body)
 		}
 	})
+}
+
+// TestOptOutsOfOneTwice: who is in a list twice is opted out once, also where others
+// are looked up and it is done some at a time.
+func TestOptOutsOfOneTwice(t *testing.T) {
+	r := newRig(t, func(c *gateway.Config) { c.OptOutsBesideLookups = 10000 })
+	list := []string{"browser:x"}
+	for i := range 39 {
+		list = append(list, fmt.Sprintf("browser:s%d", i))
+	}
+	list[35] = "browser:x"
+	body, _ := json.Marshal(map[string]any{"identities": list})
+	nc := natsRig(t, r)
+	for _, by := range []struct {
+		name string
+		post func() []byte
+	}{
+		{"HTTP", func() []byte {
+			return r.serve("POST", "/v1/optouts", string(body), auth, key("acme-key")).Body.Bytes()
+		}},
+		{"NATS", func() []byte { return ask(t, nc, "kith.optout", string(body), auth, key("acme-key")).Data }},
+	} {
+		r.graph.cuts = nil
+		r.serve("GET", "/v1/identities/browser:y/segments", "", auth, key("acme-key"))
+		var answer struct{ Results []cut }
+		if err := json.Unmarshal(by.post(), &answer); err != nil || len(answer.Results) != len(list) {
+			t.Fatalf("%s: %v, %d results", by.name, err, len(answer.Results))
+		}
+		for i, c := range answer.Results {
+			if string(c.Identity) != list[i] || c.Receipt == nil {
+				t.Errorf("%s: result %d is %+v, not of %s", by.name, i, c, list[i])
+			}
+		}
+		if n := r.cutsOf(""); n != len(list)-1 {
+			t.Errorf("%s: %d cuts of %d identities", by.name, n, len(list)-1)
+		}
+	}
 }
 
 // held is opt-outs that take as long as they are let.

@@ -162,11 +162,20 @@ type optedOut struct {
 }
 
 // cutList opts identities out that were admitted: all at once, or while others are
-// looked up some at a time, none of which waits for those before to be final.
+// looked up some at a time, none of which waits for those before to be final. Who
+// is there several times is cut once.
 func (g *Gateway) cutList(ctx context.Context, who proto.Principal, ids []proto.Identity, everywhere bool) (optedOut, error) {
-	parts := [][]proto.Identity{ids}
+	var distinct []proto.Identity // here, as those of one part know nothing of the others
+	at := make(map[proto.Identity]int, len(ids))
+	for _, id := range ids {
+		if _, there := at[id]; !there {
+			at[id] = len(distinct)
+			distinct = append(distinct, id)
+		}
+	}
+	parts := [][]proto.Identity{distinct}
 	if g.besideLookups() {
-		parts = slices.Collect(slices.Chunk(ids, spreadList))
+		parts = slices.Collect(slices.Chunk(distinct, spreadList))
 	}
 	turns := &g.clientCuts(who).spread
 	lists, errs := make([][]proto.OptOutState, len(parts)), make([]error, len(parts))
@@ -184,12 +193,12 @@ func (g *Gateway) cutList(ctx context.Context, who proto.Principal, ids []proto.
 		})
 	}
 	going.Wait()
-	x := optedOut{Results: slices.Concat(lists...)}
 	if err := errors.Join(errs...); err != nil {
-		return x, err
+		return optedOut{}, err
 	}
-	for i := range x.Results {
-		x.Results[i] = stateOf(x.Results[i], ids[i])
+	states, x := slices.Concat(lists...), optedOut{make([]proto.OptOutState, len(ids))}
+	for i, id := range ids {
+		x.Results[i] = stateOf(states[at[id]], id)
 	}
 	return x, nil
 }
