@@ -282,6 +282,30 @@ func TestNDJSONNamesAreExact(t *testing.T) {
 	}
 }
 
+// A field that is there twice is refused, as over HTTP: the last one must not win.
+// Others may repeat, and what is in properties the node compares.
+func TestNDJSONFieldsAreThereOnce(t *testing.T) {
+	d := ingest.NewDecoder(ingest.Options{Format: ingest.NDJSON})
+	for _, field := range []string{
+		`"event":"x"`, `"time":"2026-11-22T09:30:00Z"`, `"id":"x"`, `"identities":["browser:b"]`, `"url":"/"`, `"ref":"/"`, `"ref_query":"q=x"`,
+		`"user_agent":"x"`, `"props":{}`, `"lmt":true`, `"event":null`, `"\u0065vent":"x"`,
+	} {
+		name := strings.Trim(strings.Replace(strings.Split(field, ":")[0], `\u0065`, "e", 1), `"`)
+		for _, line := range []string{`{"id":"a","time":null,"url":null,` + field + `,"event":"page","props":{"a":1},"o":[{"a":1,"b":2}],` + field + `}`, `{ ` + field + `, ` + field + ` }`} {
+			if got, refusal := d.JSON([]byte(line)); refusal == nil || refusal.Code != proto.CodeEvent || !strings.Contains(refusal.Message, name) {
+				t.Errorf("%s: got %s, %v; want it refused", line, got, refusal)
+			}
+		}
+	}
+	for _, line := range []string{
+		`{"o":1,"event":"page","o":2,"p":[{"event":1,"event":2}],"q":"{,\",","\ud800":1,"\ud801":1}`, `{"event":"page","props":{"event":",","a":1}}`, `{ "event" : "page" }`, `{ }`,
+	} {
+		if _, refusal := d.JSON([]byte(line)); refusal != nil {
+			t.Errorf("%s: %v", line, refusal)
+		}
+	}
+}
+
 // FuzzNDJSON decodes a line after another: it must be what it is alone.
 func FuzzNDJSON(f *testing.F) {
 	f.Add([]byte(`{"event":"a","id":"x","identities":["browser:a","account:b"],"props":{"p":1},"url":"/"}`), []byte(`{"identities":["browser:c",null]}`))
@@ -367,6 +391,17 @@ func (a *acceptAll) Post(_ context.Context, body []byte) (ingest.Answer, error) 
 		a.t.Errorf("sent what is not JSON: %v\n%q", err, body)
 	}
 	return ingest.Answer{Accepted: len(in.Events)}, nil
+}
+
+func BenchmarkNDJSON(b *testing.B) {
+	line := []byte(`{"event":"view","time":"2026-11-22T09:30:00.25Z","id":"a1","identities":["browser:b7d2c9aa","account:81c4"],"url":"https://shop.example/shoes/4711?colour=red","ref":"https://www.example.org/","props":{"price":59.9,"brand":"Acme","sale":true,"sizes":"41,42,43"},"session":"x1"}`)
+	d := ingest.NewDecoder(ingest.Options{Format: ingest.NDJSON})
+	b.SetBytes(int64(len(line)))
+	for b.Loop() {
+		if _, refusal := d.JSON(line); refusal != nil {
+			b.Fatal(refusal)
+		}
+	}
 }
 
 func BenchmarkCombined(b *testing.B) {

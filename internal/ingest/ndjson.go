@@ -24,6 +24,11 @@ func (ndjsonDecoder) decode(line []byte, row *Row) *proto.Error {
 	if fields == nil {
 		return proto.Errorf(ReasonMalformed, "the line is null, not an event object")
 	}
+	if members(line) > len(fields) {
+		if name := twice(line); name != "" {
+			return proto.Errorf(proto.CodeEvent, "the field %s is there twice: send it once", name)
+		}
+	}
 	var when string
 	var identities []*string // null must be told from a text
 	for _, f := range []struct {
@@ -67,6 +72,51 @@ func (ndjsonDecoder) decode(line []byte, row *Row) *proto.Error {
 		row.Props = append(row.Props, props...)
 	}
 	return nil
+}
+
+// members counts those of a valid JSON object, each as often as it is there.
+func members(b []byte) (n int) {
+	depth, text := 0, false
+	for i := 0; i < len(b); i++ {
+		switch c := b[i]; {
+		case c == '"':
+			text = !text
+		case text && c == '\\':
+			i++
+		case text:
+		case c == '{' || c == '[':
+			depth++
+		case c == '}' || c == ']':
+			depth--
+		case c == ':' && depth == 1:
+			n++
+		}
+	}
+	return n
+}
+
+// twice is the first field of an event in a valid JSON object that was there before,
+// "" if there is none.
+func twice(b []byte) string {
+	seen := map[string]bool{}
+	d := json.NewDecoder(bytes.NewReader(b))
+	_, _ = d.Token() // the brace
+	for d.More() {
+		token, _ := d.Token()
+		name, _ := token.(string)
+		switch name {
+		case "event", "time", "id", "identities", "url", "ref", "ref_query", "user_agent", "props", "lmt":
+			if seen[name] {
+				return name
+			}
+			seen[name] = true
+		}
+		var value json.RawMessage
+		if d.Decode(&value) != nil {
+			break // not reached: the object is valid
+		}
+	}
+	return ""
 }
 
 // isUnicode reports whether decoding JSON would put U+FFFD for nothing in it: for
