@@ -22,8 +22,11 @@ import (
 	"kith/proto"
 )
 
-// answerBytesMax bounds an answer that is read whole.
-const answerBytesMax = 64 << 20
+// Bounds of an answer that is read whole.
+const (
+	answerBytesMax   = 64 << 20
+	segmentsBytesMax = 1 << 30 // of a list of segments: 20,000 with two rules each, whose quotes are escaped
+)
 
 // connection is the service plane of a node, as a command's flags name it.
 type connection struct {
@@ -192,17 +195,23 @@ func (c *connection) call(ctx context.Context, method, path string, query url.Va
 }
 
 // send sends a request and reads the answer into out, which may be nil.
-func (c *connection) send(r *http.Request, out any) error {
+func (c *connection) send(r *http.Request, out any) error { return c.sendFor(r, out, answerBytesMax) }
+
+// sendFor is send where the answer may have most bytes.
+func (c *connection) sendFor(r *http.Request, out any, most int64) error {
 	resp, err := c.do(r)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
 	if out == nil {
-		_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, answerBytesMax))
+		_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, most))
 		return err
 	}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, answerBytesMax)).Decode(out); err != nil {
+	body := io.LimitedReader{R: resp.Body, N: most}
+	if err := json.NewDecoder(&body).Decode(out); err != nil && body.N == 0 {
+		return proto.Errorf(proto.CodeTooLarge, "the answer of %s is over %d MiB, which this command does not read: ask for less, or fetch %s with another program", c.service, most>>20, r.URL.Path)
+	} else if err != nil {
 		return proto.Errorf(proto.CodeInvalid, "the answer of %s is not what a kith node sends: %w", c.service, err)
 	}
 	return nil

@@ -312,7 +312,11 @@ func newSegmentsListCommand(c *connection) *cobra.Command {
 		var out struct {
 			Segments []proto.SegmentSpec `json:"segments"`
 		}
-		if err := c.call(cmd.Context(), http.MethodGet, "/v1/segments", nil, nil, &out); err != nil {
+		r, err := c.request(cmd.Context(), http.MethodGet, "/v1/segments", nil, nil)
+		if err != nil {
+			return err
+		}
+		if err := c.sendFor(r, &out, segmentsBytesMax); err != nil {
 			return err
 		}
 		if *asJSON {
