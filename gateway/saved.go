@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/http"
+	"slices"
 
 	"kith/proto"
 )
@@ -40,6 +41,9 @@ func (g *Gateway) getAudience(w http.ResponseWriter, r *http.Request, who proto.
 	return writeValue(w, http.StatusOK, s)
 }
 
+// audienceRoutes are names that no audience can have, for the routes that are there.
+var audienceRoutes = []string{"count", "export", "overlap"}
+
 func (g *Gateway) putAudience(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
 	client, id, err := g.audienceOf(r, who)
 	if err != nil {
@@ -52,7 +56,7 @@ func (g *Gateway) putAudience(w http.ResponseWriter, r *http.Request, who proto.
 	switch {
 	case s.ID != "" && s.ID != id:
 		return proto.Errorf(proto.CodeInvalid, "the body is for audience %q, the path for %q: leave id out", clip(string(s.ID)), id)
-	case id == "count" || id == "overlap" || id == "export":
+	case slices.Contains(audienceRoutes, string(id)):
 		return proto.Errorf(proto.CodeInvalid, "an audience cannot be saved as %q, which is a route of its own: choose another name", id)
 	case s.Expr == "":
 		return proto.Errorf(proto.CodeExpr, `the body has no expr: send {"expr":"auto & !owners"}`)

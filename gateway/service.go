@@ -44,9 +44,17 @@ func (g *Gateway) serviceRoutes() *plane {
 	}
 	p.add("/v1/audiences/overlap", post(client(g.postOverlap))).asked(g, http.MethodPost)
 	p.add("/v1/audiences", get(client(g.listAudiences)))
-	p.add("/v1/audiences/{id}", map[string]handler{
+	saved := p.add("/v1/audiences/{id}", map[string]handler{
 		http.MethodGet: client(g.getAudience), http.MethodPut: client(g.putAudience), http.MethodDelete: client(g.deleteAudience),
 	})
+	for _, name := range audienceRoutes { // who would save an audience under one is told that by putAudience
+		if rt, ok := p.quick["/v1/audiences/"+name]; ok {
+			rt.methods[http.MethodPut] = func(w http.ResponseWriter, r *http.Request) error {
+				r.SetPathValue("id", name)
+				return saved.methods[http.MethodPut](w, r)
+			}
+		}
+	}
 	p.add("/v1/campaigns/report", post(anyone(g.postCampaign)))
 	p.add("/v1/aggregates", get(anyone(g.getAggregates))).asked(g, http.MethodGet)
 	p.add("/v1/leakage", get(client(g.getLeakage)))
