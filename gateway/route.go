@@ -177,7 +177,7 @@ func (p *plane) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	// The mux would redirect such a path with a page of HTML.
-	if e := r.URL.EscapedPath(); e != path.Clean(e) && e != path.Clean(e)+"/" {
+	if e := r.URL.EscapedPath(); e == "//" || e != path.Clean(e) && e != path.Clean(e)+"/" {
 		p.unknown.count(fail(w, notHere(r.URL.Path)))
 		return
 	}

@@ -99,6 +99,24 @@ func TestEveryAnswerIsWhatItSays(t *testing.T) {
 	}
 }
 
+// TestPathsThatAreNotClean: none is answered with a redirect and a page of HTML, and
+// each is counted.
+func TestPathsThatAreNotClean(t *testing.T) {
+	r := newRig(t)
+	paths := []string{"//", "///", "//none", "/.", "/./", "/..", "/v1//events", "/v1/events/", "/v1/events//", "/v1/../v1/events", "/v1/clients//export"}
+	for name, plane := range map[string]http.Handler{"public": r.g.Public(), "service": r.g.Service()} {
+		for _, path := range paths {
+			if w := send(plane, "GET", path, ""); w.Code != 404 || code(w) != "not_found" {
+				t.Errorf("%s plane, %s: %d %v %s", name, path, w.Code, w.Header(), w.Body)
+			}
+		}
+		counted := fmt.Sprintf("kith_gateway_requests_total{outcome=\"4xx\",plane=%q,route=\"unknown\"} %d\n", name, len(paths))
+		if body := r.serve("GET", "/metrics", "").Body.String(); !strings.Contains(body, counted) {
+			t.Errorf("%s plane: not %s", name, counted)
+		}
+	}
+}
+
 func TestHostileRequests(t *testing.T) {
 	r := newRig(t)
 	public, service := listen(t, r)
