@@ -29,6 +29,10 @@ type admission struct {
 	client      proto.ClientInfo
 }
 
+// ownBrowser stands in a public event for each browser that it names, whatever its value,
+// of which nothing is kept: admit puts the cookie's in its place.
+const ownBrowser = "browser:own"
+
 // out reports whether a device is opted out, by its id in small letters or in capitals.
 // Where that is not known, the log decides.
 func (a *admission) out(device proto.Identity) bool {

