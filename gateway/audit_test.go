@@ -102,6 +102,26 @@ func TestAuditThatCannotBeWritten(t *testing.T) {
 	}
 }
 
+// A call that an admin makes for a client is in the log as that client's, however the
+// query spells it.
+func TestAuditOfAnEscapedName(t *testing.T) {
+	r := newRig(t)
+	a := &auditTwin{}
+	deps := r.behind()
+	deps.Audit = a
+	g, err := gateway.New(gateway.Config{}, deps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := send(g.Service(), "DELETE", "/v1/identities/browser:x?cl%69ent=acme", "", auth, key("admin-key"))
+	if err := g.FlushAudit(); w.Code/100 != 2 || err != nil {
+		t.Fatal(w.Code, w.Body, err)
+	}
+	if len(a.lines) != 1 || a.lines[0].Client != "acme" {
+		t.Errorf("%+v, want one line of acme", a.lines)
+	}
+}
+
 // Of a query that is broken the audit log gives nothing, rather than everybody's lines.
 func TestAuditQuery(t *testing.T) {
 	r := newRig(t)

@@ -137,6 +137,11 @@ func TestServiceRoutes(t *testing.T) {
 		{"look-up, broken position", "acme-key", "GET", "/v1/identities/browser:seen1/segments?after=0%3", "", 400, "invalid"},
 		{"look-up, broken and not ours", "acme-key", "GET", "/v1/identities/browser:seen1/segments?x=100%&after=", "", 400, "invalid"},
 		{"look-up, a broken signal refuses", "acme-key", "GET", "/v1/identities/browser:seen1/segments?us_privacy=%zz", "", 200, `{"identity":"browser:seen1","known":false,"opted_out":true,"segments":[]}`},
+		{"look-up, an escaped name", "acme-key", "GET", "/v1/identities/browser:seen1/segments?cl%69ent=demo", "", 403, "forbidden"},
+		{"look-up, an escaped name, by an admin", "admin-key", "GET", "/v1/identities/browser:new1/segments?cl%69ent=acme&%61fter=0:1", "", 200, `{"identity":"browser:new1","known":false,"opted_out":false,"segments":[]}`},
+		{"look-up, a broken name", "acme-key", "GET", "/v1/identities/browser:seen1/segments?cl%6ient=acme", "", 400, "invalid"},
+		{"look-up, an escaped signal", "acme-key", "GET", "/v1/identities/browser:seen1/segments?%67pc=1", "", 200, `{"identity":"browser:seen1","known":false,"opted_out":true,"segments":[]}`},
+		{"look-up, an escaped signal that is broken", "acme-key", "GET", "/v1/identities/browser:seen1/segments?u%73_privacy=%zz", "", 200, `{"identity":"browser:seen1","known":false,"opted_out":true,"segments":[]}`},
 		{"explain, in small letters", "acme-key", "GET", "/v1/identities/browser:seen1/explain?segment=all&at=2026-11-22t10:00:00z", "", 200, `{"identity":"browser:seen1","segment":"all","when":"","in":true,"at":"2026-11-22T10:00:00Z","facts":[]}`},
 		{"explain, zero time", "acme-key", "GET", "/v1/identities/browser:seen1/explain?segment=all&at=0001-01-01T00:00:00Z", "", 400, "time"},
 		{"explain, bad time", "acme-key", "GET", "/v1/identities/browser:seen1/explain?segment=all&at=noon", "", 400, "time"},
@@ -646,6 +651,7 @@ func TestConfig(t *testing.T) {
 func TestQueryValue(t *testing.T) {
 	for _, tt := range []struct{ raw, name, want string }{
 		{"a=1&client=x%20y&client=z", "client", "x y"}, {"", "a", ""}, {"a", "a", ""}, {"xa=1", "a", ""}, {"a=%zz", "a", ""},
+		{"cl%69ent=x&client=y", "client", "x"}, {"%63%6C%69%65%6e%74=x", "client", "x"}, {"cl%69ent%3D=x", "client", ""}, {"cl%6ient=x&a%=1", "client", ""},
 	} {
 		if got := gateway.QueryValue(tt.raw, tt.name); got != tt.want {
 			t.Errorf("%s: %q", tt.raw, got)

@@ -229,7 +229,7 @@ func queryValue(raw, name string) string {
 		var pair string
 		pair, raw, _ = strings.Cut(raw, "&")
 		key, value, _ := strings.Cut(pair, "=")
-		if key == name {
+		if parameter(key) == name {
 			v, err := url.QueryUnescape(value)
 			if err != nil {
 				return ""
@@ -240,14 +240,27 @@ func queryValue(raw, name string) string {
 	return ""
 }
 
-// checkEscapes refuses a query of which queryValue would pass over a value that cannot
-// be unescaped. A consent signal like that is taken, as one that refuses.
+// parameter is the name that a key of a query stands for; one that cannot be unescaped
+// stays as it is.
+func parameter(key string) string {
+	if strings.IndexByte(key, '%') < 0 {
+		return key
+	}
+	if name, ok := unescaped(key); ok {
+		return name
+	}
+	return key
+}
+
+// checkEscapes refuses a query of which queryValue would pass over a name or value that
+// cannot be unescaped. A consent signal like that is taken, as one that refuses.
 func checkEscapes(raw string) error {
 	for strings.IndexByte(raw, '%') >= 0 {
 		var pair string
 		pair, raw, _ = strings.Cut(raw, "&")
 		key, value, _ := strings.Cut(pair, "=")
-		if _, ok := unescaped(value); !ok && new(signals).take(key, "") == 0 {
+		_, named := unescaped(key)
+		if _, ok := unescaped(value); !named || !ok && new(signals).take(parameter(key), "") == 0 {
 			return proto.Errorf(proto.CodeInvalid, "%s in the query has a broken %% escape: nothing is done", clip(key))
 		}
 	}

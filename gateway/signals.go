@@ -102,11 +102,7 @@ const unreadable = "?"
 func (x *signals) fromQuery(query string) {
 	for pair := range strings.SplitSeq(query, "&") {
 		key, value, _ := strings.Cut(pair, "=")
-		if strings.IndexByte(key, '%') >= 0 {
-			if k, ok := unescaped(key); ok {
-				key = k
-			}
-		}
+		key = parameter(key)
 		if new(signals).take(key, "") == 0 {
 			continue
 		}
