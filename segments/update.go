@@ -43,6 +43,7 @@ func (ev *Evaluator) RefillTruncated(p *Program, m *Memory, history iter.Seq2[pr
 
 // update brings to p what a memory of version since lacks.
 func (ev *Evaluator) update(p *Program, m *Memory, since proto.SegmentKey, truncated bool, history iter.Seq2[proto.Millis, *proto.EventBody], now proto.Millis, d *Delta) {
+	was := m.version
 	m.version, d.Shared = p.version, true
 	ev.begin(p)
 	ev.forget(p, m, since, truncated, d)
@@ -52,7 +53,7 @@ func (ev *Evaluator) update(p *Program, m *Memory, since proto.SegmentKey, trunc
 	ev.restore(p, m, now, d)
 	ev.begin(p)
 	ev.markFacts(p, m, since, now)
-	ev.markRules(p, m, since)
+	ev.markRules(p, m, since, was)
 	ev.run(m, now, d)
 	ev.Advance(p, m, now, d)
 }
@@ -160,8 +161,9 @@ func (ev *Evaluator) markFacts(p *Program, m *Memory, since proto.SegmentKey, no
 // rules that refer to the former, and old rules that refer to a segment defined
 // anew. A new rule that refers to an old one which counts devices is marked
 // too: that one holds without facts, or is among the memberships. A version that
-// waited and answers now is a segment defined anew.
-func (ev *Evaluator) markRules(p *Program, m *Memory, since proto.SegmentKey) {
+// waited and answers now is a segment defined anew. Was is the version of the memberships
+// of m, which a Refill does not begin without either.
+func (ev *Evaluator) markRules(p *Program, m *Memory, since, was proto.SegmentKey) {
 	ev.markNewer(m, p.base, since)
 	if ev.devices != 0 {
 		ev.markNewer(m, p.counting, since)
@@ -169,13 +171,13 @@ func (ev *Evaluator) markRules(p *Program, m *Memory, since proto.SegmentKey) {
 	for _, s := range p.base {
 		ev.markNewer(m, s.dependents, since)
 	}
-	if since == 0 {
+	if was == 0 {
 		return // there are no old rules
 	}
-	for i := len(p.order) - 1; i >= 0 && p.order[i].def.Key > since; i-- {
+	for i := len(p.order) - 1; i >= 0 && p.order[i].def.Key > was; i-- {
 		ev.markAll(m, p.order[i].dependents)
 	}
-	for i := len(p.swapped) - 1; i >= 0 && p.swapped[i].since > since; i-- {
+	for i := len(p.swapped) - 1; i >= 0 && p.swapped[i].since > was; i-- {
 		ev.markAll(m, p.swapped[i].dependents)
 	}
 }
