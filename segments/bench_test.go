@@ -256,3 +256,31 @@ func TestEventCostsWhatItMatches(t *testing.T) {
 		t.Fatalf("event tries %d predicates of 10 segments, %d of 10,000", few, many)
 	}
 }
+
+// BenchmarkFanOut has each event judge n rules that refer to one segment: who is in them
+// only once more happens, or by that segment alone.
+func BenchmarkFanOut(b *testing.B) {
+	for _, rule := range []struct{ name, text string }{{"later", `member("s") && count(event.name == "buy") >= 3`}, {"in", `member("s")`}} {
+		for _, n := range []int{100, 1000, 6600} {
+			b.Run(fmt.Sprint(rule.name, "/", n), func(b *testing.B) {
+				p := segments.NewProgram()
+				for i := range n + 1 {
+					d := segments.Definition{Key: proto.SegmentKey(i + 1), ID: "s", Rule: compile(b, `count(true, "7d") >= 1`)}
+					if i > 0 {
+						d.ID, d.Rule = proto.SegmentID(fmt.Sprint("s", i)), compile(b, rule.text)
+					}
+					if err := p.Define(d); err != nil {
+						b.Fatal(err)
+					}
+				}
+				ev, m, d, e, now := segments.NewEvaluator(), &segments.Memory{}, &segments.Delta{}, visit(), start
+				defer cpu(b)()
+				for b.Loop() {
+					now += 10
+					ev.Observe(p, m, e, now, now, d)
+					d.Reset()
+				}
+			})
+		}
+	}
+}

@@ -45,13 +45,13 @@ type Evaluator struct {
 	sharing  bool // only what a user's rules are made of is judged
 	scratch  scratch
 	matched  []*tracked
-	pending  []*segment // to be evaluated, of rank 0
-	ranked   []*segment // to be evaluated, of higher rank, lowest last
-	refilled []*tracked // whose matches Update has dropped to fill them anew
-	aside    []matches  // of them, what was kept of a truncated history
-	gen      uint64     // of seen and marked
-	seen     []uint64   // by slot of a predicate
-	marked   []uint64   // by slot of a segment
+	ranked   [][]*segment // to be evaluated, by rank
+	nextGone bool         // the least Next of the memberships is to be found anew
+	refilled []*tracked   // whose matches Update has dropped to fill them anew
+	aside    []matches    // of them, what was kept of a truncated history
+	gen      uint64       // of seen and marked
+	seen     []uint64     // by slot of a predicate
+	marked   []uint64     // by slot of a segment
 	walk     uint64
 	memos    []memo // by slot of a segment
 	turns    map[*term]*turns
@@ -77,7 +77,10 @@ func (ev *Evaluator) SetDevices(n int) { ev.devices = n }
 // begin readies the scratch space for one step over p.
 func (ev *Evaluator) begin(p *Program) {
 	ev.gen++
-	ev.matched, ev.pending, ev.ranked = ev.matched[:0], ev.pending[:0], ev.ranked[:0]
+	ev.matched = ev.matched[:0]
+	for rank := range ev.ranked {
+		ev.ranked[rank] = ev.ranked[rank][:0]
+	}
 	if n := p.predSlots.size; len(ev.seen) < n {
 		ev.seen = append(ev.seen, make([]uint64, n-len(ev.seen))...)
 	}
@@ -107,14 +110,10 @@ func (ev *Evaluator) mark(m *Memory, s *segment) {
 		return
 	}
 	ev.marked[s.slot] = ev.gen
-	if s.rank == 0 {
-		ev.pending = append(ev.pending, s)
-		return
+	for len(ev.ranked) <= s.rank {
+		ev.ranked = append(ev.ranked, nil)
 	}
-	i, _ := slices.BinarySearchFunc(ev.ranked, s, func(a, b *segment) int {
-		return cmp.Or(cmp.Compare(b.rank, a.rank), cmp.Compare(b.def.Key, a.def.Key))
-	})
-	ev.ranked = slices.Insert(ev.ranked, i, s)
+	ev.ranked[s.rank] = append(ev.ranked[s.rank], s)
 }
 
 func (ev *Evaluator) markAll(m *Memory, list []*segment) {
@@ -124,15 +123,17 @@ func (ev *Evaluator) markAll(m *Memory, list []*segment) {
 }
 
 // run evaluates what is marked as of the instant at, segments before those
-// whose rules refer to them.
+// whose rules refer to them, which that marks. Among those of one rank the order
+// does not matter.
 func (ev *Evaluator) run(m *Memory, at proto.Millis, d *Delta) {
-	for _, s := range ev.pending {
-		ev.evaluate(s, m, at, d)
+	ev.nextGone = false
+	for rank := 0; rank < len(ev.ranked); rank++ {
+		for _, s := range ev.ranked[rank] {
+			ev.evaluate(s, m, at, d)
+		}
 	}
-	for len(ev.ranked) > 0 {
-		s := ev.ranked[len(ev.ranked)-1]
-		ev.ranked = ev.ranked[:len(ev.ranked)-1]
-		ev.evaluate(s, m, at, d)
+	if ev.nextGone {
+		m.findNext()
 	}
 }
 
@@ -147,14 +148,17 @@ func (ev *Evaluator) evaluate(s *segment, m *Memory, at proto.Millis, d *Delta) 
 		}
 		may = next
 	}
-	m.settle(Membership{Key: s.def.Key, In: in, Since: at, Next: may}, d)
+	if m.settle(Membership{Key: s.def.Key, In: in, Since: at, Next: may}, d) {
+		ev.nextGone = true
+	}
 	// A rule that refers to s looks ahead along the rule of s, so that it
 	// may have to change although this membership has not.
 	ev.markAll(m, s.dependents)
 }
 
-// settle replaces one membership.
-func (m *Memory) settle(ms Membership, d *Delta) {
+// settle replaces one membership, and reports whether its Next was the least of all,
+// so that the least is to be found anew.
+func (m *Memory) settle(ms Membership, d *Delta) (nextGone bool) {
 	i, found := m.find(ms.Key)
 	var old Membership
 	if found {
@@ -182,14 +186,12 @@ func (m *Memory) settle(ms Membership, d *Delta) {
 		m.members = slices.Insert(m.members, i, ms)
 	}
 	if old.Next == ms.Next {
-		return
+		return false
 	}
 	d.Touched = true
-	if old.Next != 0 && old.Next == m.next {
-		m.findNext()
-	} else {
-		m.next = earlier(m.next, ms.Next)
-	}
+	nextGone = old.Next != 0 && old.Next == m.next
+	m.next = earlier(m.next, ms.Next)
+	return nextGone
 }
 
 func (m *Memory) findNext() {
