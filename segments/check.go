@@ -38,13 +38,58 @@ func (p *Program) check(d Definition, beside bool) ([]*segment, error) {
 			return nil, proto.Errorf(proto.CodeConflict, "conditions %s and %s have the same number: write one another way", clip(d.Rule.preds[i].text), clip(d.Rule.preds[i-1].text))
 		}
 	}
-	if sum := p.series + d.Rule.root.sum(need.series); sum > MemoryMax {
+	kept, series := p.moreKept(d, beside)
+	if sum := p.series + series; series > 0 && sum > MemoryMax {
 		return nil, proto.Errorf(proto.CodeRule, "with segment %q the sums, least and greatest amounts, distinct values and sequences of this client would ask for up to %d times of each identity, more than %d (an amount or a distinct value counts as three): sum fewer properties, or delete a segment", d.ID, sum, MemoryMax)
 	}
-	if sum := p.kept + d.Rule.root.sum(need.kept); sum > KeptMax {
+	if sum := p.kept + kept; kept > 0 && sum > KeptMax {
 		return nil, proto.Errorf(proto.CodeRule, "with segment %q the rules of this client would ask for up to %d times of each identity, more than %d (an amount counts as three, a distinct value too): lower a threshold of count, days or distinct, sum fewer properties, or delete a segment", d.ID, sum, KeptMax)
 	}
 	return p.checkRefs(d, beside)
+}
+
+// moreKept is how many times and days more than now the rules would ask for with d, and
+// how many of them with values beside: what conditions share counts once, and what d
+// takes the place of no more.
+func (p *Program) moreKept(d Definition, beside bool) (kept, series int) {
+	gone := p.replacedBy(d, beside)
+	needs := map[predID]need{}
+	for _, s := range gone {
+		for _, q := range s.def.Rule.preds {
+			needs[q.id] = p.preds[q.id].without(gone)
+		}
+	}
+	d.Rule.root.needs(func(id predID, n need) {
+		others, known := needs[id]
+		if t := p.preds[id]; !known && t != nil {
+			others = t.need
+		}
+		needs[id] = others.join(n)
+	})
+	for id, n := range needs {
+		if n != noNeed {
+			kept, series = kept+n.kept(), series+n.series()
+		}
+		if t := p.preds[id]; t != nil {
+			kept, series = kept-t.need.kept(), series-t.need.series()
+		}
+	}
+	return kept, series
+}
+
+// replacedBy lists the versions in whose place d comes.
+func (p *Program) replacedBy(d Definition, beside bool) (gone []*segment) {
+	s := p.byID[d.ID]
+	if s == nil {
+		return nil
+	}
+	if !beside {
+		gone = append(gone, s)
+	}
+	if s.next != nil {
+		gone = append(gone, s.next)
+	}
+	return gone
 }
 
 // refs are the segments that d refers to.

@@ -58,3 +58,12 @@ func Weighed(p *Program) (counted, anew [2]int) {
 
 // PatternSteps is how many steps a pattern that parses is taken for.
 func PatternSteps(tree *syntax.Regexp) int { return patternSteps(tree) }
+
+// Asked is how many times and days the rules of p ask for, those of series and how many
+// steps their patterns have; Asking what that would be with d.
+func Asked(p *Program) [3]int { return [3]int{p.kept, p.series, p.patterns} }
+
+func Asking(p *Program, d Definition, beside bool) [3]int {
+	kept, series := p.moreKept(d, beside)
+	return [3]int{p.kept + kept, p.series + series, p.patterns + p.morePatterns(d, beside)}
+}

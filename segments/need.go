@@ -74,14 +74,12 @@ func (a need) series() int {
 	return a.kept()
 }
 
-// sum is of the needs of all aggregates of a rule.
-func (n *node) sum(of func(need) int) int {
-	sum := 0
+// needs calls yield with the need of each aggregate of a rule.
+func (n *node) needs(yield func(predID, need)) {
 	if n.owner != nil {
-		sum = of(needOf(n))
+		yield(n.owner.id, needOf(n))
 	}
 	for _, k := range n.kids {
-		sum += k.sum(of)
+		k.needs(yield)
 	}
-	return sum
 }

@@ -142,6 +142,15 @@ func TestPatternsOfAClientAreBounded(t *testing.T) {
 			t.Errorf("%s: %v", c.text, err)
 		}
 	}
+	for when, taken := range map[string]bool{`trait("x0").matches("b{500}")`: true, `count(event.z.matches("b{500}")) >= 1`: true, `trait("x0").matches("b{501}")`: false} {
+		d := segments.Definition{Key: key + 1, ID: "s1", Rule: compile(t, when)}
+		if err := p.Check(d); (err == nil) != taken {
+			t.Errorf("%s in the place of another: %v", when, err)
+		}
+		if err := p.CheckBeside(d); err == nil {
+			t.Errorf("%s is taken beside another", when)
+		}
+	}
 	for i := range key {
 		if err := p.Undefine(proto.SegmentID(fmt.Sprint("s", i+1)), key+i+1); err != nil {
 			t.Fatal(err)

@@ -401,6 +401,16 @@ func (t *tracked) recount() {
 	}
 }
 
+// without is the need of all but some segments, noNeed if there are no others.
+func (t *tracked) without(gone []*segment) (others need) {
+	for _, u := range t.uses {
+		if !slices.Contains(gone, u.seg) {
+			others = others.join(u.need)
+		}
+	}
+	return others
+}
+
 // recountShared works out what shared rules ask for.
 func (t *tracked) recountShared() {
 	t.shared = need{}

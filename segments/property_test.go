@@ -198,15 +198,19 @@ func (w *world) drawScope(t *rapid.T, id proto.SegmentID, text string) {
 	w.key++
 	d := segments.Definition{Key: w.key, ID: id, Rule: r, Scope: rapid.SampledFrom([]segments.Scope{segments.ScopeUser, segments.ScopeIdentity}).Draw(t, "scope")}
 	check, def := w.program.Check, w.program.Define
-	if slices.Contains(w.ids, id) && rapid.Bool().Draw(t, "beside") {
+	beside := slices.Contains(w.ids, id) && rapid.Bool().Draw(t, "beside")
+	if beside {
 		check, def = w.program.CheckBeside, w.program.DefineBeside
 	}
-	checked := check(d)
+	checked, asking := check(d), segments.Asking(w.program, d, beside)
 	if err := def(d); (err == nil) != (checked == nil) {
 		t.Fatalf("Check says %v, Define %v", checked, err)
 	} else if err != nil {
 		w.key--
 		return
+	}
+	if asked := segments.Asked(w.program); asked != asking {
+		t.Fatalf("%s: %s: was to have the rules ask for %v times and steps, they do for %v", id, text, asking, asked)
 	}
 	if !slices.Contains(w.ids, id) {
 		w.ids = append(w.ids, id)

@@ -204,6 +204,39 @@ func TestAmountsCountForWhatTheyTake(t *testing.T) {
 	}
 }
 
+// At the bounds what asks for nothing more is taken: an edit of what is there, and
+// rules of the conditions of others.
+func TestEditsAtTheBoundsOfWhatIsAskedFor(t *testing.T) {
+	for _, x := range []struct {
+		full, less, other, more string
+	}{
+		{full: `count(event.p%d > 0, "30d") >= 1000`, less: `count(event.p0 > 0, "30d") >= 999`, other: `count(event.q > 0, "30d") >= 1000`, more: `count(event.r > 0, "30d") >= 1000`},
+		{full: `sum(event.p%d) >= 5`, less: `sum(event.p0, "30d") >= 6 || min(event.p0) < 3`, other: `sum(event.q) >= 5`, more: `distinct(event.q) >= 1000`},
+	} {
+		p := segments.NewProgram()
+		n := defineUntil(t, p, x.full, 2000)
+		key := proto.SegmentKey(n)
+		defined := func(id, text string) segments.Definition {
+			key++
+			return segments.Definition{Key: key, ID: proto.SegmentID(id), Rule: compile(t, text)}
+		}
+		if err := p.CheckBeside(defined("s0", x.other)); proto.CodeOf(err) != proto.CodeRule {
+			t.Errorf("%s beside another: %v", x.other, err)
+		}
+		for _, err := range []error{
+			p.DefineBeside(defined("s0", x.less)), p.Define(defined("s0", x.less)),
+			p.Define(defined("another", fmt.Sprintf(x.full, 1))), p.Define(defined("s0", x.other)),
+		} {
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		if err := p.Define(defined("more", x.more)); proto.CodeOf(err) != proto.CodeRule {
+			t.Errorf("%s, which asks for more: %v", x.more, err)
+		}
+	}
+}
+
 // What is kept of one identity is bounded in bytes. What did not find room is
 // told, and does not depend on how the rules came to be.
 func TestWhatIsKeptOfOneIdentityIsBounded(t *testing.T) {

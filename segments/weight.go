@@ -83,7 +83,7 @@ func (p *Program) afford(d Definition, beside bool) error {
 	if err != nil {
 		return err
 	}
-	if more := p.morePatterns(d.Rule); more > 0 && p.patterns+more > PatternsMax {
+	if more := p.morePatterns(d, beside); more > 0 && p.patterns+more > PatternsMax {
 		return proto.Errorf(proto.CodeRule, "with segment %q the patterns of this client's rules would have %d steps in all, more than %d: use startsWith, endsWith, contains or in where they do, lower the numbers in braces, or delete a segment", d.ID, p.patterns+more, PatternsMax)
 	}
 	p.weigh()
@@ -94,13 +94,25 @@ func (p *Program) afford(d Definition, beside bool) error {
 	return err
 }
 
-// morePatterns is how many steps of patterns the rule adds.
-func (p *Program) morePatterns(r *Rule) int {
-	sum := r.traitPatterns
-	for _, q := range r.preds {
-		if p.preds[q.id] == nil {
-			sum += q.patterns
+// morePatterns is how many steps of patterns more than now there would be with d.
+func (p *Program) morePatterns(d Definition, beside bool) (more int) {
+	gone := p.replacedBy(d, beside)
+	preds := map[predID]*predicate{} // that only what is gone uses
+	for _, s := range gone {
+		more -= s.def.Rule.traitPatterns
+		for _, q := range s.def.Rule.preds {
+			if p.preds[q.id].without(gone) == noNeed {
+				preds[q.id] = q
+			}
 		}
 	}
-	return sum
+	for _, q := range preds {
+		more -= q.patterns
+	}
+	for _, q := range d.Rule.preds {
+		if p.preds[q.id] == nil || preds[q.id] != nil {
+			more += q.patterns
+		}
+	}
+	return more + d.Rule.traitPatterns
 }
