@@ -54,21 +54,7 @@ func (n *Node) define(ctx context.Context, client proto.ClientInfo, s proto.Segm
 			there = uint64(old.Version)
 			return nil, nil
 		}
-		if err := may(client.ID, s.ID, rule); err != nil {
-			return nil, err
-		}
-		all := len(n.registry.specs[client.ID]) + len(n.registry.next[client.ID])
-		if all >= segmentsMax && (!ok || s.Backfill && !waits) {
-			return nil, errManySegments(segmentsMax)
-		}
-		if !ok {
-			if err := n.roomForSegment(client); err != nil {
-				return nil, err
-			}
-		}
-		// The sequence of its own record is at least the next one.
-		d := segments.Definition{Key: proto.SegmentKey(n.registry.seq + 1), ID: s.ID, Scope: scope, Rule: rule}
-		if err := n.registry.check(client.ID, d, s.Backfill); err != nil {
+		if err := n.mayDefine(client, segments.Definition{ID: s.ID, Scope: scope, Rule: rule}, s.Backfill, may); err != nil {
 			return nil, err
 		}
 		return &pb.Control{Body: &pb.Control_Define{Define: &pb.Define{
@@ -83,6 +69,29 @@ func (n *Node) define(ctx context.Context, client proto.ClientInfo, s proto.Segm
 	}
 	out, _ := n.Segment(client, s.ID)
 	return out, nil
+}
+
+// mayDefine says whether d, which has no key yet, may be defined. It is called with the
+// registry's lock held.
+func (n *Node) mayDefine(client proto.ClientInfo, d segments.Definition, backfill bool, may func(proto.ClientID, proto.SegmentID, *segments.Rule) error) error {
+	r := n.registry
+	if err := may(client.ID, d.ID, d.Rule); err != nil {
+		return err
+	}
+	all := len(r.specs[client.ID]) + len(r.next[client.ID])
+	if _, ok := r.specs[client.ID][d.ID]; !ok {
+		if err := n.roomForSegment(client); err != nil {
+			return err
+		}
+		if all >= segmentsMax {
+			return errManySegments(segmentsMax)
+		}
+	} else if _, waits := r.next[client.ID][d.ID]; all >= segmentsMax && backfill && !waits && !r.answersBy(client.ID, d) {
+		return errManySegments(segmentsMax)
+	}
+	// The sequence of its own record is at least the next one.
+	d.Key = proto.SegmentKey(r.seq + 1)
+	return r.check(client.ID, d, backfill)
 }
 
 func errManySegments(most int) error {

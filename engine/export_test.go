@@ -609,6 +609,23 @@ func (n *Node) DefineImported(ctx context.Context, c proto.ClientInfo, i proto.I
 	return err
 }
 
+// WithAllSegments calls fn while the client takes itself to have as many segments as
+// there may be.
+func (n *Node) WithAllSegments(c proto.ClientInfo, fn func()) {
+	added := 0
+	n.registry.mu.Lock()
+	for ; len(n.registry.specs[c.ID])+len(n.registry.next[c.ID]) < segmentsMax; added++ {
+		n.registry.specs.set(c.ID, proto.SegmentSpec{ID: proto.SegmentID(fmt.Sprint("made-up-", added))})
+	}
+	n.registry.mu.Unlock()
+	fn()
+	n.registry.mu.Lock()
+	defer n.registry.mu.Unlock()
+	for i := range added {
+		delete(n.registry.specs[c.ID], proto.SegmentID(fmt.Sprint("made-up-", i)))
+	}
+}
+
 // MergeImport does what there is to do for an import that was accepted.
 func (n *Node) MergeImport(ctx context.Context, c proto.ClientInfo, i proto.Import) error {
 	return n.doImport(ctx, importJob{client: c, do: proto.ImportMerging, one: i})

@@ -802,6 +802,9 @@ func TestSegmentsOfAClientAreBounded(t *testing.T) {
 	if err := put("c", "count(true) >= 1"); proto.CodeOf(err) != proto.CodeTooLarge || !strings.Contains(err.Error(), "2 segments") {
 		t.Errorf("one too many: %v", err)
 	}
+	if _, err := n.Preview(t.Context(), c, proto.SegmentSpec{ID: "c", When: "count(true) >= 1"}); proto.CodeOf(err) != proto.CodeTooLarge {
+		t.Errorf("a preview of one too many: %v", err)
+	}
 	spec := proto.ImportSpec{Segment: "list", Mode: proto.ImportReplace, Scope: "identity"}
 	if _, err := n.BeginImport(t.Context(), c, spec); proto.CodeOf(err) != proto.CodeTooLarge {
 		t.Errorf("a list too many: %v", err)
@@ -812,4 +815,37 @@ func TestSegmentsOfAClientAreBounded(t *testing.T) {
 	if _, err := n.BeginImport(t.Context(), c, spec); err != nil {
 		t.Errorf("a list in the place of another: %v", err)
 	}
+}
+
+// Where there is no room for one version more, history may be gone through again for a
+// segment that is there, and a preview says of all what is then done.
+func TestNoRoomForAVersion(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer func() { closeNode(t, n) }()
+	c := acme(t, n)
+	spec := proto.SegmentSpec{ID: "a", Scope: "identity", When: "count(true) >= 1"}
+	if _, err := n.Define(t.Context(), c, spec); err != nil {
+		t.Fatal(err)
+	}
+	n.WithAllSegments(c, func() {
+		for _, x := range []struct {
+			what, id, when string
+			backfill       bool
+			want           proto.Code
+		}{
+			{"a new one", "b", "count(true) >= 1", false, proto.CodeTooLarge},
+			{"a version beside the one that answers", "a", "count(true) >= 2", true, proto.CodeTooLarge},
+			{"another rule at once", "a", "count(true) >= 3", false, ""},
+			{"the same rule over history", "a", "count(true) >= 3", true, ""},
+			{"it once more", "a", " count(true) >= 3", true, ""},
+		} {
+			spec := proto.SegmentSpec{ID: proto.SegmentID(x.id), Scope: "identity", When: x.when, Backfill: x.backfill}
+			if _, err := n.Preview(t.Context(), c, spec); proto.CodeOf(err) != x.want {
+				t.Errorf("a preview of %s: %v", x.what, err)
+			}
+			if _, err := n.Define(t.Context(), c, spec); proto.CodeOf(err) != x.want {
+				t.Errorf("%s: %v", x.what, err)
+			}
+		}
+	})
 }

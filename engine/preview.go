@@ -34,7 +34,7 @@ func (n *Node) Preview(ctx context.Context, client proto.ClientInfo, s proto.Seg
 		return proto.SegmentPreview{}, err
 	}
 	s.Scope = scope.String()
-	if err := n.registry.checkSpec(client.ID, segments.Definition{ID: s.ID, Scope: scope, Rule: rule}, s.Backfill); err != nil {
+	if err := n.checkSpec(client, segments.Definition{ID: s.ID, Scope: scope, Rule: rule}, s.Backfill); err != nil {
 		return proto.SegmentPreview{}, err
 	}
 	p := preview{node: n, client: client, spec: s, rule: rule, now: n.now()}
@@ -42,14 +42,10 @@ func (n *Node) Preview(ctx context.Context, client proto.ClientInfo, s proto.Seg
 }
 
 // checkSpec says what Define would.
-func (r *registry) checkSpec(c proto.ClientID, d segments.Definition, backfill bool) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	d.Key = proto.SegmentKey(r.seq + 1)
-	if err := r.checkImported(c, d.ID, d.Rule); err != nil {
-		return err
-	}
-	return r.check(c, d, backfill)
+func (n *Node) checkSpec(client proto.ClientInfo, d segments.Definition, backfill bool) error {
+	n.registry.mu.Lock()
+	defer n.registry.mu.Unlock()
+	return n.mayDefine(client, d, backfill, n.registry.checkImported)
 }
 
 // preview is one under way.

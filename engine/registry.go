@@ -517,21 +517,31 @@ func (r *registry) all(c proto.ClientID) []proto.SegmentSpec {
 // of laneRules.define. The registry's lock is held. That member() names what is not
 // defined is an error of the rule.
 func (r *registry) check(c proto.ClientID, d segments.Definition, backfill bool) error {
+	if r.answersBy(c, d) {
+		return nil
+	}
 	g := r.rules.programs[c]
 	if g == nil {
 		g = segments.NewProgram()
 	}
-	old, ok := g.Get(d.ID)
-	switch {
-	case ok && sameRule(old, d):
-		return nil
-	case !ok || !backfill:
+	if _, ok := g.Get(d.ID); !ok || !backfill {
 		return ofRule(g.Check(d))
 	}
 	if next, waits := g.Waiting(d.ID); waits && sameRule(next, d) {
 		return nil
 	}
 	return ofRule(g.CheckBeside(d))
+}
+
+// answersBy reports whether d's rule is the one by which its segment answers: then it
+// makes no new version. The registry's lock is held.
+func (r *registry) answersBy(c proto.ClientID, d segments.Definition) bool {
+	g := r.rules.programs[c]
+	if g == nil {
+		return false
+	}
+	old, ok := g.Get(d.ID)
+	return ok && sameRule(old, d)
 }
 
 // ofRule is err with CodeRule in the place of CodeNotFound.

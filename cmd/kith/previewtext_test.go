@@ -32,3 +32,23 @@ func TestUnfilledText(t *testing.T) {
 		}
 	}
 }
+
+// A backfill that does not start is not said to.
+func TestBackfillText(t *testing.T) {
+	size, filled, half := uint64(7), true, 0.5
+	not := !filled
+	for _, x := range []struct {
+		s     proto.SegmentSpec
+		under bool
+		want  string
+	}{
+		{proto.SegmentSpec{ID: "a", Size: &size, Filled: &filled}, false, "a is filled; size 7"},
+		{proto.SegmentSpec{ID: "a", Size: &size, Filled: &not}, false, "backfill of a started"},
+		{proto.SegmentSpec{ID: "a", Filled: &not, Progress: &half}, true, "backfill of a is under way, 50%"},
+		{proto.SegmentSpec{ID: "a", Filled: &filled, Next: &proto.SegmentNext{Progress: half}}, true, "backfill of a is under way, 50%"},
+	} {
+		if got := backfillText(x.s, x.under); got != x.want {
+			t.Errorf("%q, want %q", got, x.want)
+		}
+	}
+}

@@ -413,6 +413,8 @@ func newSegmentsBackfillCommand(c *connection) *cobra.Command {
 		if err := c.call(cmd.Context(), http.MethodGet, segmentPath(args[0]), nil, nil, &s); err != nil {
 			return err
 		}
+		_, done := filling(s)
+		under := s.Next != nil || s.Backfill && !done
 		if s.Next == nil { // else a version is being filled already
 			in := segmentSource{Scope: s.Scope, When: s.When, Backfill: true}
 			if err := c.call(cmd.Context(), http.MethodPut, segmentPath(args[0]), nil, in, &s); err != nil {
@@ -420,7 +422,7 @@ func newSegmentsBackfillCommand(c *connection) *cobra.Command {
 			}
 		}
 		if !*wait {
-			printf(cmd, "backfill of %s started\n", args[0])
+			printf(cmd, "%s\n", backfillText(s, under))
 			return nil
 		}
 		s, err := waitFilled(cmd, c, args[0], s)
@@ -430,6 +432,19 @@ func newSegmentsBackfillCommand(c *connection) *cobra.Command {
 		return err
 	}
 	return cmd
+}
+
+// backfillText tells what is, of a segment whose history was to be gone through, and
+// whether it was under way before.
+func backfillText(s proto.SegmentSpec, under bool) string {
+	share, done := filling(s)
+	switch {
+	case done:
+		return filledText(s)
+	case under:
+		return fmt.Sprintf("backfill of %s is under way%s", s.ID, percentOf(&share))
+	}
+	return fmt.Sprintf("backfill of %s started", s.ID)
 }
 
 // percentOf is ", 37%", or nothing if that is not known.
