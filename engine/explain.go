@@ -208,7 +208,7 @@ func (p *pastReading) notes() (notes []string) {
 		}
 		known = true
 		truncated = truncated || f.History.Truncated
-		trimmed = trimmed || f.First <= oldest && (whole || p.when-back < oldest)
+		trimmed = trimmed || f.Oldest() <= oldest && (whole || p.when-back < oldest)
 	}
 	if !known {
 		return []string{"nothing is known of it now: what was erased or has expired since is not told"}

@@ -77,6 +77,11 @@ func TestRetentionOfLateEvents(t *testing.T) {
 	if got := sections(t, n, c, "a"); !slices.Equal(got, []string{"new"}) {
 		t.Errorf("kept are %v", got)
 	}
+	// Who was in the day before is out by the events that are left, which is said.
+	x, err := n.Explain(t.Context(), c, "browser:a", "old", s.now.Time().Add(-day))
+	if err != nil || x.In || len(x.Notes) != 1 || !strings.Contains(x.Notes[0], "may have expired") {
+		t.Errorf("explained as %+v, %v", x, err)
+	}
 }
 
 // Events older than a client's retention go, in blocks and tails alike, and with

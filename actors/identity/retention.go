@@ -59,6 +59,10 @@ func (f *Facts) Older(t proto.Millis) bool {
 	return f.networksOlder(t.Day()) || f.oldest < t && (f.History.TailEvents > 0 || f.History.First < f.History.Next)
 }
 
+// Oldest is from when on events are kept, before First where some came late: older ones
+// have expired, or there were none.
+func (f *Facts) Oldest() proto.Millis { return f.oldest }
+
 // trim forgets a client's events from before in.At. What its memory holds is made
 // anew from those that are left, so that memberships are those of whoever did only
 // that; of events that are gone at the bound, which may be what is too old, it keeps what
