@@ -178,7 +178,8 @@ func TestRefused(t *testing.T) {
 		{strings.Repeat("(", 100_000) + "true" + strings.Repeat(")", 100_000), 1, 1, "at most 10000"},
 		{strings.Repeat("(", 4000) + "true" + strings.Repeat(")", 4000), 1, 0, "nested deeper than 100 levels"},
 		{strings.Repeat("!(", 200) + "true" + strings.Repeat(")", 200), 1, 0, "nested deeper than 100 levels"},
-		{strings.Repeat("true && ", 600) + "true", 1, 0, "more than 500"},
+		{strings.Repeat("true && ", 600) + "true", 1, 0, "more than 500 parts: split it"},
+		{"count(event.x in [" + long(499) + "]) >= 1 && true", 1, 1, "shorten the list, or use startsWith"},
 		{strings.Repeat("count(true) > 1 && ", 33) + "true", 1, 1, "more than 32 aggregates"},
 	} {
 		name := c.text[:min(len(c.text), 60)]
@@ -192,6 +193,15 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%s\n%v\nwant line %d, column %d, %q", name, e, c.line, c.column, c.message)
 		}
 	}
+}
+
+// long is a list of so many elements, without its brackets.
+func long(elements int) string {
+	var b strings.Builder
+	for i := range elements {
+		fmt.Fprintf(&b, ", %d", i)
+	}
+	return b.String()[2:]
 }
 
 func TestWindows(t *testing.T) {

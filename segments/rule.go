@@ -244,13 +244,17 @@ func seal(root *node) (*Rule, error) {
 
 type sealer struct {
 	nodes, aggregates int
+	elements          int // of lists, those among nodes
 	preds             map[string]*predicate
 	refers            []proto.SegmentID
 	traitPatterns     int
 }
 
 func (s *sealer) step(depth int) error {
-	if s.nodes++; s.nodes > RuleNodesMax {
+	if s.nodes++; s.nodes > RuleNodesMax && s.nodes-s.elements <= RuleNodesMax {
+		return proto.Errorf(proto.CodeRule, "the rule has more than %d parts, of which each element of a list is one: shorten the list, or use startsWith or a pattern", RuleNodesMax)
+	}
+	if s.nodes > RuleNodesMax {
 		return proto.Errorf(proto.CodeRule, "the rule has more than %d parts: split it and join the parts with member()", RuleNodesMax)
 	}
 	if depth > RuleDepthMax {
@@ -343,7 +347,8 @@ func (s *sealer) pred(p *pred, depth int) error {
 	if err := p.seal(); err != nil {
 		return err
 	}
-	s.nodes += max(0, len(p.lits)-1)
+	elements := max(0, len(p.lits)-1)
+	s.nodes, s.elements = s.nodes+elements, s.elements+elements
 	for _, k := range p.kids {
 		if err := s.pred(k, depth+1); err != nil {
 			return err
