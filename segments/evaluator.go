@@ -168,6 +168,9 @@ func (m *Memory) settle(ms Membership, d *Delta) (nextGone bool) {
 	case ms.In && old.In:
 		ms.Since = old.Since
 	case ms.In:
+		if old.Next != 0 { // it was due, and an Update judges it only now
+			ms.Since = min(ms.Since, old.Next)
+		}
 		d.enter(ms.Key)
 		d.Touched = true
 	default:

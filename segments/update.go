@@ -12,7 +12,7 @@ import (
 // history what newer rules need, and evaluates what that changes. History, the
 // identity's events in the order they arrived, is gone through at most once,
 // and only if NeedsHistory. It applies what is due by now. A segment that is
-// entered has now as its Since.
+// entered has now as its Since, or when it was due.
 func (ev *Evaluator) Update(p *Program, m *Memory, history iter.Seq2[proto.Millis, *proto.EventBody], now proto.Millis, d *Delta) {
 	if m.version == p.version {
 		ev.Advance(p, m, now, d)

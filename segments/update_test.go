@@ -60,6 +60,24 @@ func TestSegmentDefinedAnewTakesItsReferrersAlong(t *testing.T) {
 	}
 }
 
+// What came due before the rules were obeyed began when it was due.
+func TestDueBeforeAnUpdate(t *testing.T) {
+	v := visits(t, `last(event.name == "cart") <= now - "1h" && last(event.name == "cart") > now - "1d"`, `!member("s1")`)
+	v.event("cart")
+	v.define("s3", `last(event.name == "cart") <= now - "2h"`)
+	v.now += 6 * hour
+	v.update()
+	if in := v.membership("s1"); !in.In || in.Since != start+hour || in.Next != start+day {
+		t.Errorf("who was to be in an hour after the cart is so as %+v", in)
+	}
+	if in := v.membership("s3"); !in.In || in.Since != v.now {
+		t.Errorf("who is in by a new rule is so as %+v", in)
+	}
+	if v.membership("s2").In {
+		t.Error("in one and in its opposite")
+	}
+}
+
 func TestNewRuleOverSomebodyWhoLeft(t *testing.T) {
 	v := visits(t, `count(true) < 1`)
 	v.event("x")
