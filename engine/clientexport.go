@@ -143,7 +143,8 @@ type exportedEnd struct {
 // ExportClient writes all that a client holds to w. Each identity is as it was
 // when it was written, however slowly w takes it; of one that was cut or erased
 // before that nothing of before is there. CodeUnavailable if a lane stopped, or
-// does while it is written. Memory is bounded by one identity.
+// does while it is written; CodeConflict if the client was ended. Memory is bounded by
+// one identity.
 func (n *Node) ExportClient(ctx context.Context, client proto.ClientInfo, w io.Writer) error {
 	ctx, done, err := n.working(ctx)
 	if err != nil {
@@ -153,7 +154,7 @@ func (n *Node) ExportClient(ctx context.Context, client proto.ClientInfo, w io.W
 	if err := n.whole(); err != nil {
 		return err
 	}
-	to := &exportReader{w: w}
+	to := &exportReader{w: w, living: func() error { return n.registry.notEnded(client) }}
 	out := bufio.NewWriterSize(to, 64<<10)
 	x := &clientExport{node: n, client: client, to: to, out: json.NewEncoder(out), end: exportedEnd{Kind: "end"}}
 	x.out.SetEscapeHTML(false)
@@ -171,10 +172,26 @@ func (n *Node) ExportClient(ctx context.Context, client proto.ClientInfo, w io.W
 	if err := n.whole(); err != nil {
 		return err
 	}
+	// A lane may have obeyed the client's end before this node read it.
+	for _, l := range n.lanes {
+		if err := n.registry.wait(ctx, l.progress.obeyed.Load()); err != nil {
+			return err
+		}
+	}
 	if err := x.out.Encode(x.end); err != nil {
 		return err
 	}
 	return out.Flush()
+}
+
+// notEnded is nil while the client was not ended.
+func (r *registry) notEnded(c proto.ClientInfo) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.living(c) {
+		return proto.Errorf(proto.CodeConflict, "client %s was ended meanwhile: the export would not be whole, and nothing more is told of it", c.Name)
+	}
+	return nil
 }
 
 // whole is nil while all lanes answer.
@@ -196,13 +213,18 @@ type clientExport struct {
 }
 
 // exportReader counts how often whoever reads an export takes something of it,
-// which may be slowly.
+// which may be slowly. It gives nothing, nor the last line, of a client that was ended:
+// what is left of one reads as if it held less.
 type exportReader struct {
-	w     io.Writer
-	taken int
+	w      io.Writer
+	living func() error
+	taken  int
 }
 
 func (r *exportReader) Write(p []byte) (int, error) {
+	if err := r.living(); err != nil {
+		return 0, err
+	}
 	r.taken++
 	return r.w.Write(p)
 }

@@ -291,10 +291,37 @@ func TestExportClientIsWhole(t *testing.T) {
 	}
 }
 
+// An export of a client that is ended meanwhile, or was before, is none.
+func TestExportClientThatIsEnded(t *testing.T) {
+	n := testNode(t, t.TempDir(), lanes(2))
+	defer closeNode(t, n)
+	c := acme(t, n)
+	for i := range 255 {
+		submit(t, n, padded(c, fmt.Sprint("v", i), 800))
+	}
+	w := &onWrite{do: func() {
+		if _, err := n.EraseClient(t.Context(), c.Name); err != nil {
+			t.Error(err)
+		}
+	}}
+	err := n.ExportClient(t.Context(), c, w)
+	if proto.CodeOf(err) != proto.CodeConflict || !strings.Contains(err.Error(), "ended meanwhile") || strings.Contains(w.String(), `"kind":"end"`) {
+		t.Errorf("an export whose client was ended meanwhile ends with %v", err)
+	}
+	if most := 64 << 10; w.Len() > most {
+		t.Errorf("%d bytes are told, of which the reader had taken %d when the client was ended", w.Len(), most)
+	}
+	w = &onWrite{}
+	if err := n.ExportClient(t.Context(), c, w); proto.CodeOf(err) != proto.CodeConflict || w.Len() > 0 {
+		t.Errorf("an export of a client that was ended: %v, and %d bytes", err, w.Len())
+	}
+}
+
 // The account has the sizes of days that ended, saved audiences and what report
 // keys were told, of this client alone.
 func TestExportClientAccount(t *testing.T) {
 	c := newCrowd(t, 5, "ab", below(map[byte]int{'a': 3, 'b': 1}))
+	other := c.script.client("other", "")
 	c.script.beat(24 * time.Hour)
 	c.set(c.script.now.Time())
 	c.restart()
@@ -307,8 +334,6 @@ func TestExportClientAccount(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	other := acme
-	other.ID, other.Name = acme.ID+1000, "other"
 	for of, want := range map[proto.ClientInfo][]string{
 		acme: {
 			`{"kind":"size","segment":"a","day":"2026-01-01","identities":3}`,
