@@ -83,7 +83,7 @@ func (g *Gateway) postExport(w http.ResponseWriter, r *http.Request, who proto.P
 	m.Kith, m.Format, m.Dictionary = g.c.Version, proto.ExportFormat(x.Format), proto.ExportFormat(x.Dictionary)
 	err = g.stream(w, "export", func(out *begun) error {
 		out.Header().Set("Content-Type", "application/x-tar")
-		return exports.Write(r.Context(), &hurried{out, http.NewResponseController(w), g.metrics}, a, x.Have, x.Since)
+		return exports.Write(r.Context(), &hurried{out, http.NewResponseController(w), g.metrics, func() error { return g.notEnded(client) }}, a, x.Have, x.Since)
 	})
 	if err == nil {
 		g.metrics.exports.Inc()
@@ -163,16 +163,28 @@ func (g *Gateway) applyFloor(who proto.Principal, client proto.ClientInfo, a *ex
 	return proto.Errorf(proto.CodeForbidden, "the audience has fewer than %d members, which a client's key may not see: widen the expression", floor)
 }
 
-// hurried is a long answer whose reader may not stall.
+// notEnded is nil while the client was not ended.
+func (g *Gateway) notEnded(client proto.ClientInfo) error {
+	if now, ok := g.deps.Accounts.Client(client.Name); !ok || now.ID != client.ID {
+		return proto.Errorf(proto.CodeConflict, "client %s was ended meanwhile: nothing more is told of it", client.Name)
+	}
+	return nil
+}
+
+// hurried is a long answer whose reader may not stall, about a client that may end.
 type hurried struct {
 	*begun
 	c       *http.ResponseController
 	metrics *metrics
+	may     func() error // what an audience was opened with stays readable after its client
 }
 
 // Write implements io.Writer.
 func (h *hurried) Write(p []byte) (n int, err error) {
 	for len(p) > 0 && err == nil {
+		if err := h.may(); err != nil {
+			return n, err
+		}
 		piece := p[:min(len(p), stallBytes)]
 		_ = h.c.SetWriteDeadline(time.Now().Add(stallMax)) // not every writer has deadlines
 		var k int

@@ -236,6 +236,42 @@ func TestExportIsCancelled(t *testing.T) {
 	until(t, func() bool { return len(r.exports.open) == 0 })
 }
 
+// An export whose client is ended breaks off, whoever has the name next.
+func TestExportEndsWithItsClient(t *testing.T) {
+	for _, again := range []bool{false, true} {
+		r := newRig(t)
+		r.exports.stop = make(chan struct{})
+		_, service := listen(t, r)
+		asked := make(chan []byte, 1)
+		go func() {
+			resp, err := r.export(t.Context(), service)
+			if err != nil {
+				asked <- nil // cut before the first byte was flushed
+				return
+			}
+			defer resp.Body.Close()
+			b, err := io.ReadAll(resp.Body)
+			if err == nil {
+				t.Errorf("it ends after %d bytes", len(b))
+			}
+			asked <- b
+		}()
+		until(t, func() bool { return len(r.exports.open) == 1 })
+		r.mu.Lock()
+		old := r.clients["acme"]
+		delete(r.clients, "acme")
+		if again {
+			r.clients["acme"] = proto.ClientInfo{ID: old.ID + 100, Name: "acme", Space: old.Space}
+		}
+		r.mu.Unlock()
+		close(r.exports.stop)
+		if b := <-asked; bytes.Contains(b, []byte("browser:twin")) || bytes.Contains(b, []byte(exports.ManifestName)) {
+			t.Errorf("names are told of a client that was ended: %d bytes", len(b))
+		}
+		until(t, func() bool { return len(r.exports.open) == 0 })
+	}
+}
+
 // until asks again and again, for at most ten seconds.
 func until(t *testing.T, cond func() bool) {
 	t.Helper()

@@ -244,6 +244,8 @@ func (t *twin) Authenticate(key string) (proto.Principal, bool) {
 }
 
 func (t *twin) Client(name proto.ClientName) (proto.ClientInfo, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	c, ok := t.clients[name]
 	return c, ok
 }
