@@ -144,11 +144,15 @@ func (d *columnDecoder) readHeader(line string) *proto.Error {
 	return isHeader
 }
 
+// otherSeparators part columns in files that are not of commas: with one of them in it
+// the only column is hardly one.
+const otherSeparators = ";\t|"
+
 func (d *columnDecoder) identityColumn(header []string) int {
 	switch {
 	case d.Identity != "":
 		return slices.Index(header, d.Identity)
-	case len(header) == 1 && !d.traits:
+	case len(header) == 1 && !d.traits && !strings.ContainsAny(header[0], otherSeparators):
 		return 0
 	}
 	return slices.Index(header, "identity")
@@ -180,7 +184,7 @@ func (d *columnDecoder) nameTraits(line string, header []string) *proto.Error {
 // missing says that there is no such column, and which there are.
 func missing(line string, header []string, name string) *proto.Error {
 	hint := ""
-	if len(header) == 1 && strings.ContainsAny(line, ";\t|") {
+	if len(header) == 1 && strings.ContainsAny(line, otherSeparators) {
 		hint = "; columns are separated by commas"
 	}
 	if name == "" {
