@@ -151,7 +151,10 @@ func (x *countRequest) check() error {
 		}
 		total += len(e)
 	}
-	if total > exprBytesMax {
+	switch {
+	case total > exprBytesMax && x.Exprs != nil:
+		return proto.Errorf(proto.CodeExpr, "the expressions in exprs have %d bytes together, at most %d are counted at once: send fewer, or save them and use @names", total, exprBytesMax)
+	case total > exprBytesMax:
 		return proto.Errorf(proto.CodeExpr, "expr is over %d bytes", exprBytesMax)
 	}
 	return checkUnit(&x.Unit)

@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"bytes"
 	"reflect"
+	"strings"
 	"testing"
 
 	"kith/gateway"
@@ -66,5 +67,19 @@ func TestEncodeCount(t *testing.T) {
 		if want := encoded(t, v); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%s, %v is not %s", got, err, want)
 		}
+	}
+}
+
+// Expressions that are too long together are told so, where each alone is not.
+func TestExpressionsAreTooLongTogether(t *testing.T) {
+	r := newRig(t)
+	long := strings.Repeat("x|", 20_000) + "x"
+	w := r.serve("POST", "/v1/audiences/count", `{"exprs":["`+long+`","`+long+`"]}`, auth, key("acme-key"))
+	if w.Code != 400 || code(w) != "expr" || !strings.Contains(w.Body.String(), "80002 bytes together") {
+		t.Errorf("%d: %s", w.Code, w.Body)
+	}
+	w = r.serve("POST", "/v1/audiences/count", `{"expr":"`+long+"|"+long+`"}`, auth, key("acme-key"))
+	if w.Code != 400 || !strings.Contains(w.Body.String(), "expr is over 65536 bytes") {
+		t.Errorf("%d: %s", w.Code, w.Body)
 	}
 }

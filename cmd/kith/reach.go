@@ -13,6 +13,10 @@ import (
 // reachMax is how many audiences a reach may have: each takes three counts.
 const reachMax = 33
 
+// reachBytesMax is what a node takes of expressions in one question. A reach's grow
+// with the square of its audiences, for each union has those before it.
+const reachBytesMax = 64 << 10
+
 // reachStep is one audience of a reach.
 type reachStep struct {
 	Expr  string  `json:"expr"`
@@ -48,8 +52,12 @@ func newAudienceReachCommand(c *connection) *cobra.Command {
 	asJSON := jsonFlag(cmd)
 	unit := unitFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		exprs, err := reachExprs(args)
+		if err != nil {
+			return err
+		}
 		var out proto.Counts
-		in := map[string]any{"exprs": reachExprs(args), "unit": *unit}
+		in := map[string]any{"exprs": exprs, "unit": *unit}
 		if err := c.call(cmd.Context(), http.MethodPost, "/v1/audiences/count", nil, in, &out); err != nil {
 			return err
 		}
@@ -67,7 +75,7 @@ func newAudienceReachCommand(c *connection) *cobra.Command {
 
 // reachExprs are three for each audience: it, it and those before, and it
 // without those before. The node counts the last too, so that the floor holds.
-func reachExprs(exprs []string) (list []string) {
+func reachExprs(exprs []string) (list []string, err error) {
 	union := ""
 	for i, e := range exprs {
 		if i == 0 {
@@ -78,7 +86,14 @@ func reachExprs(exprs []string) (list []string) {
 		union += " | (" + e + ")"
 		list = append(list, e, union, adds)
 	}
-	return list
+	bytes := 0
+	for _, e := range list {
+		bytes += len(e)
+	}
+	if bytes > reachBytesMax {
+		return nil, usagef("the unions of these %d audiences come to %d bytes, at most %d are counted at once: name fewer audiences, or save them (`kith audience save`) and use @names", len(exprs), bytes, reachBytesMax)
+	}
+	return list, nil
 }
 
 // reachOf reads the counts of reachExprs.
