@@ -98,8 +98,8 @@ func (n *audienceNode) append(b []byte, around audienceOp) []byte {
 }
 
 // ParseAudience reads an audience expression such as `auto & !(owners |
-// lapsed)`. A name may stand in double quotes. Errors are CodeExpr with line
-// and column, in characters.
+// lapsed)`. A name may stand in double quotes. Its canonical form can be read
+// again. Errors are CodeExpr with line and column, in characters.
 func ParseAudience(text string) (*Audience, error) {
 	p := &audienceParser{text: text}
 	switch {
@@ -115,7 +115,14 @@ func ParseAudience(text string) (*Audience, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Audience{root: root, ids: p.segments.ids, saved: p.saved}, nil
+	a := &Audience{root: root, ids: p.segments.ids, saved: p.saved}
+	// Its canonical form, which is kept and sent, has two spaces an operator more.
+	if len(text)+2*p.terms > AudienceBytesMax {
+		if n := len(a.String()); n > AudienceBytesMax {
+			return nil, proto.Errorf(proto.CodeExpr, "the expression has %d bytes with spaces around its operators: at most %d are allowed", n, AudienceBytesMax)
+		}
+	}
+	return a, nil
 }
 
 type audienceParser struct {

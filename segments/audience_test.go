@@ -331,3 +331,27 @@ func BenchmarkAudienceCount(b *testing.B) {
 		})
 	}
 }
+
+// The canonical form of whatever can be read can be read again: it is what exports,
+// reports and saved audiences have.
+func TestCanonicalFormIsBounded(t *testing.T) {
+	text := func(last int) string {
+		return strings.Repeat(strings.Repeat("x", 64)+"|", 978) + strings.Repeat("x", last)
+	}
+	room := segments.AudienceBytesMax - 978*(64+len(" | "))
+	for last := range 64 {
+		a, err := segments.ParseAudience(text(last + 1))
+		switch {
+		case last+1 > room:
+			if proto.CodeOf(err) != proto.CodeExpr || !strings.Contains(err.Error(), "spaces around its operators") {
+				t.Fatalf("%d bytes: %v", len(text(last+1)), err)
+			}
+		case err != nil:
+			t.Fatal(err)
+		default:
+			if _, err := segments.ParseAudience(a.String()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
