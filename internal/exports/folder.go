@@ -29,6 +29,7 @@ var layoutName = regexp.MustCompile(`^(lanes\.roaring64|(lane|members|entered|le
 type Folder struct {
 	dir   string
 	begun *proto.ExportManifest // of the export that broke off; nil: the folder is new
+	delta bool                  // what is received is one
 	got   []proto.ExportFile
 }
 
@@ -50,12 +51,18 @@ func OpenFolder(dir string, resume bool) (*Folder, error) {
 		return f, nil
 	case !slices.Contains(names, BeginName):
 		return nil, proto.Errorf(proto.CodeConflict, "%s is not empty: name another folder", dir)
+	}
+	m, err := readManifest(filepath.Join(dir, BeginName))
+	switch {
+	case err != nil:
+		return nil, err
+	case m.Since != nil:
+		return nil, proto.Errorf(proto.CodeConflict, "%s holds a delta that broke off, and a delta is begun anew: name another folder", dir)
 	case !resume:
 		return nil, proto.Errorf(proto.CodeConflict, "%s holds an export that broke off: pass --resume to go on with it, or name another folder", dir)
 	}
-	m, err := readManifest(filepath.Join(dir, BeginName))
 	f.begun = &m
-	return f, err
+	return f, nil
 }
 
 // namesIn lists the folder, partial files apart.
@@ -134,13 +141,14 @@ func (f *Folder) Receive(in io.Reader) (proto.ExportManifest, error) {
 	if err != nil {
 		return m, err
 	}
+	f.delta = m.Since != nil
 	if err := f.begin(&m); err != nil {
 		return m, err
 	}
 	for {
 		h, err := r.Next()
 		if err != nil {
-			return m, brokeOff(err)
+			return m, f.brokeOff(err)
 		}
 		if h.Name == ManifestName {
 			break
@@ -156,18 +164,26 @@ func (f *Folder) Receive(in io.Reader) (proto.ExportManifest, error) {
 	return m, f.finish(&m)
 }
 
-func brokeOff(err error) error {
+func (f *Folder) brokeOff(err error) error {
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
-	return proto.Errorf(proto.CodeUnavailable, "the export broke off; what came is kept: run the same again with --resume: %w", err)
+	return proto.Errorf(proto.CodeUnavailable, "the export broke off: %s: %w", f.again(), err)
+}
+
+// again says what to do about a stream that did not come whole.
+func (f *Folder) again() string {
+	if f.delta {
+		return "a delta is begun anew: run the same again with another folder"
+	}
+	return "what came is kept: run the same again with --resume"
 }
 
 // next reads a manifest that must come now.
 func (f *Folder) next(r *tar.Reader, name string) (m proto.ExportManifest, err error) {
 	h, err := r.Next()
 	if err != nil {
-		return m, brokeOff(err)
+		return m, f.brokeOff(err)
 	}
 	if h.Name != name {
 		return m, proto.Errorf(proto.CodeCorrupt, "the stream begins with %q: is --service the address of a kith node?", h.Name)
@@ -178,7 +194,7 @@ func (f *Folder) next(r *tar.Reader, name string) (m proto.ExportManifest, err e
 func (f *Folder) read(r io.Reader) (m proto.ExportManifest, err error) {
 	b, err := io.ReadAll(io.LimitReader(r, proto.ExportManifestBytesMax+1))
 	if err != nil {
-		return m, brokeOff(err)
+		return m, f.brokeOff(err)
 	}
 	return proto.ReadExportManifest(b)
 }
@@ -187,7 +203,7 @@ func (f *Folder) read(r io.Reader) (m proto.ExportManifest, err error) {
 // what is not sent again stays and the rest of its files goes.
 func (f *Folder) begin(m *proto.ExportManifest) error {
 	if old := f.begun; old != nil {
-		same := old.Client == m.Client && old.Expr == m.Expr && old.Unit == m.Unit && old.Members == m.Members && old.Format == m.Format && old.Dictionary == m.Dictionary && old.Since == nil && m.Since == nil
+		same := old.Client == m.Client && old.Expr == m.Expr && old.Unit == m.Unit && old.Members == m.Members && old.Format == m.Format && old.Dictionary == m.Dictionary && m.Since == nil
 		if !same {
 			return proto.Errorf(proto.CodeConflict, "%s holds what is left of another export, or of a delta, which is begun anew: name another folder", f.dir)
 		}
@@ -235,7 +251,7 @@ func (f *Folder) take(h *tar.Header, in io.Reader) error {
 	err := f.place(h.Name, func(w io.Writer) error {
 		_, err := io.Copy(io.MultiWriter(w, hash), in)
 		if err != nil {
-			return brokeOff(err)
+			return f.brokeOff(err)
 		}
 		return nil
 	})
@@ -287,7 +303,7 @@ func (f *Folder) write(name string, m *proto.ExportManifest) error {
 // the export count.
 func (f *Folder) finish(m *proto.ExportManifest) error {
 	if !m.Complete || len(m.Files) != len(f.got) {
-		return proto.Errorf(proto.CodeCorrupt, "the manifest lists %d files, %d came: run the same again with --resume", len(m.Files), len(f.got))
+		return proto.Errorf(proto.CodeCorrupt, "the manifest lists %d files, %d came: %s", len(m.Files), len(f.got), f.again())
 	}
 	for i, file := range f.got {
 		if w := m.Files[i]; w.Name != file.Name || w.Bytes != file.Bytes || w.SHA256 != file.SHA256 {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/csv"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -214,6 +215,34 @@ func TestDelta(t *testing.T) {
 		if _, err := exports.ReadSince(second, proto.UnitIdentities); err != nil {
 			t.Errorf("%s: a delta to a delta: %v", f, err)
 		}
+	}
+}
+
+// A delta that broke off is begun anew: nobody is sent to --resume, which it does not
+// take.
+func TestDeltaThatBrokeOff(t *testing.T) {
+	first, second := filepath.Join(t.TempDir(), "first"), filepath.Join(t.TempDir(), "second")
+	received(t, first, written(t, audience(proto.FormatCSV, nil, roaring.BitmapOf(1, 2, 3)), nil, nil), false)
+	since, err := exports.ReadSince(first, proto.UnitIdentities)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream := written(t, audience(proto.FormatCSV, roaring.BitmapOf(1, 2), roaring.BitmapOf(1)), nil, since)
+	f, err := exports.OpenFolder(second, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	anew := func(what string, err error, code proto.Code) {
+		t.Helper()
+		if proto.CodeOf(err) != code || !strings.Contains(err.Error(), "another folder") || strings.Contains(err.Error(), "--resume") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	_, err = f.Receive(bytes.NewReader(stream[:len(stream)-4000]))
+	anew("broken off", err, proto.CodeUnavailable)
+	for _, resume := range []bool{false, true} {
+		_, err := exports.OpenFolder(second, resume)
+		anew(fmt.Sprint("opened again, resume ", resume), err, proto.CodeConflict)
 	}
 }
 
