@@ -15,7 +15,8 @@ import (
 // What clients' own keys may write to the control stream, which is bounded, never
 // purged and in the memory of every node: definitions, saved audiences and imports,
 // so many at once, which a first apply of all segments needs, and so many a second
-// from then on; a large record counts as several. Each node counts what comes to itself.
+// from then on; a large record counts as several, and an edit of a saved audience that
+// is refused, or for which others have to be written out, as that many. Each node counts what comes to itself.
 // What is over their share of the stream is left to the operator, to Swaps, reports and
 // erasures.
 const (
@@ -60,6 +61,12 @@ func (r *registry) pay(client proto.ClientID, count int) error {
 		e.RetryAfter = controlShareRetry
 		return e
 	}
+	return r.spend(client, count)
+}
+
+// spend is pay of what was worked out for the client and writes nothing. The registry's
+// lock is held.
+func (r *registry) spend(client proto.ClientID, count int) error {
 	l := r.limits[client]
 	if l == nil {
 		l = rate.NewLimiter(definitionsPerSecond, definitionsBurst)

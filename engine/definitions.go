@@ -143,7 +143,7 @@ func (n *Node) undefine(ctx context.Context, client proto.ClientInfo, id proto.S
 		if by := n.registry.referredBy(client.ID, id); by != "" {
 			return nil, proto.Errorf(proto.CodeConflict, "segment %q is used by %q: change or delete that first", id, by)
 		}
-		if by := n.registry.savedWith(client.ID, func(a *segments.Audience) bool { return slices.Contains(a.Segments(), id) }); by != "" {
+		if by := n.registry.savedWith(client.ID, func(x *savedAudience) bool { return slices.Contains(x.segments, id) }); by != "" {
 			return nil, proto.Errorf(proto.CodeConflict, "segment %q is used by the saved audience @%s: change or delete that first", id, by)
 		}
 		if i := n.registry.imports(client.ID).underWay(id, false); i != nil && !byImport {

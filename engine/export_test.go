@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"log/slog"
 	"maps"
 	"math"
 	"slices"
@@ -1295,4 +1296,35 @@ func (n *Node) AuditOver(ctx context.Context, wrap func(log.Outlet) log.Outlet) 
 	defer n.audit.mu.Unlock()
 	n.audit.stream = wrap(s)
 	return nil
+}
+
+// Shelf is a registry that knows one client's segments and saved audiences alone.
+type Shelf struct{ r *registry }
+
+// NewShelf is one with segments and no saved audience.
+func NewShelf(ids ...proto.SegmentID) *Shelf {
+	r := newRegistry(nil, nil, nil, time.Now, slog.New(slog.DiscardHandler))
+	for _, id := range ids {
+		r.specs.set(1, proto.SegmentSpec{ID: id})
+	}
+	return &Shelf{r}
+}
+
+// Save has the registry obey that an audience was saved.
+func (s *Shelf) Save(id proto.AudienceID, expr string) {
+	s.r.obeySave(&pb.SaveAudience{Client: 1, Id: string(id), Expr: expr})
+}
+
+// Check is checkSaved.
+func (s *Shelf) Check(id proto.AudienceID, expr string) (written int, err error) {
+	a, err := segments.ParseAudience(expr)
+	if err != nil {
+		return 0, err
+	}
+	return s.r.checkSaved(1, id, a)
+}
+
+// User is savedWith of who names a saved audience.
+func (s *Shelf) User(id proto.AudienceID) proto.AudienceID {
+	return s.r.savedWith(1, func(x *savedAudience) bool { return x.mentions(id) })
 }

@@ -44,7 +44,7 @@ type registry struct {
 	specs   specs // those that answer
 	next    specs // those that wait
 	rules   *laneRules
-	saved   map[proto.ClientID]map[proto.AudienceID]proto.AudienceSpec
+	saved   map[proto.ClientID]map[proto.AudienceID]*savedAudience
 	reports map[proto.ClientID]*segments.ReportBook
 	told    map[proto.ClientID]*campaignBook
 	books   map[proto.ClientID]*importBook
@@ -92,7 +92,7 @@ func newRegistry(c log.ControlStream, static map[[32]byte]proto.Principal, refus
 		control: c, now: now, logger: logger, static: static, refused: refused, turn: make(chan struct{}, 1), changed: make(chan struct{}),
 		clients: map[proto.ClientName]proto.ClientInfo{}, gone: map[proto.ClientName]proto.ClientID{}, spaces: map[string]proto.SpaceID{},
 		keys: map[[32]byte]proto.Principal{}, revoked: map[[32]byte]bool{}, specs: specs{}, next: specs{},
-		rules: newLaneRules(), saved: map[proto.ClientID]map[proto.AudienceID]proto.AudienceSpec{},
+		rules: newLaneRules(), saved: map[proto.ClientID]map[proto.AudienceID]*savedAudience{},
 		reports: map[proto.ClientID]*segments.ReportBook{}, told: map[proto.ClientID]*campaignBook{},
 		ever: map[defined][]version{}, handed: map[defined][]handed{}, ready: map[proto.SegmentKey]proto.SegmentKey{}, since: map[proto.SegmentKey]proto.SegmentKey{},
 		books: map[proto.ClientID]*importBook{}, owners: map[proto.LaneID]string{},

@@ -86,3 +86,65 @@ func (x *expander) open(id proto.AudienceID) (*audienceNode, error) {
 	defer func() { x.path = x.path[:len(x.path)-1] }()
 	return x.node(a.root)
 }
+
+// Extent bounds what an audience comes to when it is written out. What Fits can be
+// expanded; of what does not only Expand knows.
+type Extent struct {
+	Terms   int // mentions of segments
+	Bytes   int // of the canonical form
+	Depth   int // of parentheses
+	Nesting int // of saved audiences
+}
+
+// extentMost is more than any limit, and is not passed.
+const extentMost = 1 << 20
+
+// Fits reports whether e is within the limits of one audience.
+func (e Extent) Fits() bool {
+	return e.Terms <= AudienceTermsMax && e.Bytes <= AudienceBytesMax && e.Depth <= AudienceDepthMax && e.Nesting <= AudienceNestingMax
+}
+
+// Mention is a saved audience with how often an expression names it.
+type Mention struct {
+	ID    proto.AudienceID
+	Times int
+}
+
+// Own is the extent of a without the saved audiences that it names, and these.
+func (a *Audience) Own() (Extent, []Mention) {
+	e := Extent{Bytes: len(a.String())}
+	list := make([]Mention, len(a.saved))
+	at := make(map[proto.AudienceID]int, len(a.saved))
+	for i, id := range a.saved {
+		list[i].ID, at[id] = id, i
+	}
+	var walk func(n *audienceNode, depth int)
+	walk = func(n *audienceNode, depth int) {
+		e.Depth = max(e.Depth, depth)
+		switch n.op {
+		case audienceName:
+			e.Terms++
+		case audienceSaved:
+			list[at[n.saved]].Times++
+		}
+		for _, kid := range n.kids {
+			walk(kid, depth+1) // as if each stood in parentheses
+		}
+	}
+	walk(a.root, 0)
+	return e, list
+}
+
+// With is e with the extents of what is named beside it.
+func (e Extent) With(names []Mention, of func(proto.AudienceID) Extent) Extent {
+	inner := Extent{}
+	for _, m := range names {
+		x := of(m.ID)
+		e.Terms = min(e.Terms+m.Times*x.Terms, extentMost)
+		e.Bytes = min(e.Bytes+m.Times*(x.Bytes+len("()")), extentMost)
+		inner.Depth, inner.Nesting = max(inner.Depth, x.Depth+1), max(inner.Nesting, x.Nesting)
+	}
+	e.Depth = min(e.Depth+inner.Depth, extentMost)
+	e.Nesting = inner.Nesting + 1
+	return e
+}
