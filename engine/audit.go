@@ -164,9 +164,7 @@ func (n *Node) settleAudit(ctx context.Context, s log.Outlet, b *proto.AuditBatc
 // anything is written, until ctx ends.
 func (n *Node) cleanAudits(ctx context.Context) {
 	for again := auditCleanup; ctx.Err() == nil; pause(ctx, again) {
-		if again = auditCleanup; n.config.AuditRetention == 0 {
-			continue
-		}
+		again = auditCleanup
 		if err := n.cleanAudit(ctx); err != nil && ctx.Err() == nil {
 			n.logger.Warn("old lines of the audit log cannot be deleted, trying again in a minute", "error", err)
 			again = time.Minute
@@ -175,8 +173,8 @@ func (n *Node) cleanAudits(ctx context.Context) {
 }
 
 func (n *Node) cleanAudit(ctx context.Context) error {
-	s, err := n.auditStream(ctx)
-	if err != nil {
+	s, err := n.auditStream(ctx) // which gets the cluster's number of copies by that
+	if err != nil || n.config.AuditRetention == 0 {
 		return err
 	}
 	info, err := s.Info(ctx)

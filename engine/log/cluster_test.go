@@ -20,6 +20,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"kith/engine/log"
 	"kith/internal/porttest"
@@ -434,10 +435,30 @@ func TestStreamsSayWhoIsMissing(t *testing.T) {
 			l.Kill()
 		}
 	}()
-	missing := func(want int) {
+	names := []string{"KITH_AUDIT", "KITH_OUT_SEGMENTS_7"} // made when they are needed
+	outlet := func() {
+		t.Helper()
+		if _, err := logs[1].Outlet(t.Context(), 7, "acme"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	outlet()
+	if _, err := logs[1].Audit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range logs[0].Streams(t.Context()) {
+		names = slices.DeleteFunc(names, func(name string) bool { return name == x.Stream })
+	}
+	if len(names) > 0 {
+		t.Fatalf("nothing is said of %v", names)
+	}
+	missing := func(want int, only ...string) {
 		t.Helper()
 		for deadline := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
 			list := logs[0].Streams(t.Context())
+			if len(only) > 0 {
+				list = slices.DeleteFunc(list, func(x proto.StreamStatus) bool { return !slices.Contains(only, x.Stream) })
+			}
 			if !slices.ContainsFunc(list, func(x proto.StreamStatus) bool { return x.Missing != want || x.Leader == "" }) {
 				return
 			}
@@ -446,6 +467,31 @@ func TestStreamsSayWhoIsMissing(t *testing.T) {
 			}
 		}
 	}
+	missing(0)
+	js, err := jetstream.New(logs[0].Conn())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := js.Stream(t.Context(), "KITH_OUT_SEGMENTS_7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	alone := s.CachedInfo().Config
+	alone.Replicas = 1 // as of a node alone
+	if err := logs[1].DropOutlet(t.Context(), 7); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), alone); err != nil {
+		t.Fatal(err)
+	}
+	missing(2, alone.Name)
+	outlet()
+	missing(0)
+	// A stream whose copies are just made may find no leader once a server is gone.
+	if err := logs[1].DropOutlet(t.Context(), 7); err != nil {
+		t.Fatal(err)
+	}
+	outlet()
 	missing(0)
 	logs[2].Close()
 	missing(0) // it is to come back

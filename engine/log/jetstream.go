@@ -31,6 +31,9 @@ type Log struct {
 	health   lastText      // why the newest append failed, "" if it did not
 	doubt    time.Duration // for how long a cluster's streams must seem to have lost records
 
+	listing sync.Mutex
+	listed  []string // streams of outlets, as the servers told last
+
 	closing sync.Once
 }
 

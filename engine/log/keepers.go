@@ -6,53 +6,99 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"kith/proto"
 )
 
-// Streams says which nodes keep each stream: the lanes' first, then the others.
-// One that does not answer within a second has no leader.
+// Streams says which nodes keep each stream: the lanes' first, then the others, those
+// of the audit log and of clients' feeds where they are. One that does not answer
+// within a second has no leader.
 func (l *Log) Streams(ctx context.Context) []proto.StreamStatus {
-	var all []*stream
+	var names []string
 	for _, x := range l.lanes {
-		all = append(all, &x.stream)
+		names = append(names, x.name)
 	}
 	for _, x := range []*control{l.control, l.ledger, l.feed} {
-		all = append(all, &x.stream)
+		names = append(names, x.name)
 	}
-	list := make([]proto.StreamStatus, len(all))
+	var outlets []proto.StreamStatus
 	var asking sync.WaitGroup
-	for i, s := range all {
-		asking.Go(func() { list[i] = l.status(ctx, s) })
+	asking.Go(func() { outlets = l.statuses(ctx, l.outlets(ctx)) })
+	list := l.statuses(ctx, names)
+	asking.Wait()
+	return append(list, outlets...)
+}
+
+// outlets are the names of the streams that are made when they are needed. While the
+// servers do not tell, they are those that they told of last.
+func (l *Log) outlets(ctx context.Context) []string {
+	ctx, cancel := context.WithTimeout(ctx, askTry)
+	defer cancel()
+	var names []string
+	told := l.js.StreamNames(ctx, jetstream.WithStreamListSubject("kith.>"))
+	for name := range told.Name() {
+		if name == auditName || strings.HasPrefix(name, outletPrefix) {
+			names = append(names, name)
+		}
+	}
+	l.listing.Lock()
+	defer l.listing.Unlock()
+	if told.Err() == nil {
+		l.listed = names
+	}
+	return l.listed
+}
+
+// statusesAtOnce bounds how many streams are asked for at once.
+const statusesAtOnce = 256
+
+func (l *Log) statuses(ctx context.Context, names []string) []proto.StreamStatus {
+	ctx, cancel := context.WithTimeout(ctx, askTry)
+	defer cancel()
+	list := make([]proto.StreamStatus, len(names))
+	var asking sync.WaitGroup
+	places := make(chan struct{}, statusesAtOnce)
+	for i, name := range names {
+		places <- struct{}{}
+		asking.Go(func() {
+			list[i] = l.status(ctx, name)
+			<-places
+		})
 	}
 	asking.Wait()
 	return list
 }
 
-func (l *Log) status(ctx context.Context, s *stream) proto.StreamStatus {
-	x := proto.StreamStatus{Stream: s.name, Others: []proto.StreamCopy{}}
-	ctx, cancel := context.WithTimeout(ctx, askTry)
-	defer cancel()
-	info, err := s.js.Info(ctx)
-	switch {
-	case err != nil:
-	case info.Cluster == nil:
-		x.Leader = l.conn.ConnectedServerName()
-	default:
-		x.Leader = info.Cluster.Leader
-		for _, p := range info.Cluster.Replicas {
-			x.Others = append(x.Others, proto.StreamCopy{Node: p.Name, Current: p.Current && !p.Offline, Lag: p.Lag})
-		}
-		keep := len(x.Others) // without a leader this server's is among them
-		if x.Leader != "" {
-			keep++
-		}
-		x.Missing = max(0, info.Config.Replicas-keep)
+func (l *Log) status(ctx context.Context, name string) proto.StreamStatus {
+	x := proto.StreamStatus{Stream: name, Others: []proto.StreamCopy{}}
+	s, err := l.js.Stream(ctx, name)
+	if err != nil {
+		return x
 	}
+	info := s.CachedInfo()
+	if info.Cluster == nil {
+		x.Leader = l.conn.ConnectedServerName()
+		return x
+	}
+	x.Leader = info.Cluster.Leader
+	for _, p := range info.Cluster.Replicas {
+		x.Others = append(x.Others, proto.StreamCopy{Node: p.Name, Current: p.Current && !p.Offline, Lag: p.Lag})
+	}
+	keep := len(x.Others) // without a leader this server's is among them
+	if x.Leader != "" {
+		keep++
+	}
+	want := info.Config.Replicas
+	if c := l.config.Cluster; c != nil {
+		want = max(want, c.Replicas) // which it gets when it is opened
+	}
+	x.Missing = max(0, want-keep)
 	return x
 }
 

@@ -32,8 +32,14 @@ const outletBytesMax = 256 << 20
 // OutletSubject is where a client's programs hear what its outlet stores.
 func OutletSubject(name proto.ClientName) string { return "kith.out.segments." + string(name) }
 
+// Names of the streams that are made when they are needed.
+const (
+	auditName    = "KITH_AUDIT"
+	outletPrefix = "KITH_OUT_SEGMENTS_"
+)
+
 func outletName(c proto.ClientID) string {
-	return "KITH_OUT_SEGMENTS_" + strconv.FormatUint(uint64(c), 10)
+	return outletPrefix + strconv.FormatUint(uint64(c), 10)
 }
 
 type outlet struct{ control }
@@ -67,7 +73,7 @@ const auditBytesMax = 2 << 30
 
 // Audit opens the stream of the audit log, and makes it if it is missing.
 func (l *Log) Audit(ctx context.Context) (Outlet, error) {
-	want := streamConfig("KITH_AUDIT", "kith.audit", auditBytesMax)
+	want := streamConfig(auditName, "kith.audit", auditBytesMax)
 	want.Discard = jetstream.DiscardOld
 	s, err := l.await(ctx, want)
 	if err != nil {
