@@ -22,9 +22,11 @@ type balancer struct {
 	done  sync.WaitGroup
 	asked atomic.Int64
 
-	mu     sync.Mutex
-	nodes  map[*graphNode]bool // guarded by mu: which are ready
-	failed []failure           // guarded by mu
+	mu       sync.Mutex          // guards the rest
+	nodes    map[*graphNode]bool // which are ready
+	failed   []failure
+	answered time.Time     // the newest answer
+	silent   time.Duration // the longest time between two answers since hush
 }
 
 // balanced is who is looked up.
@@ -84,11 +86,16 @@ func (b *balancer) look(ctx context.Context, n *graphNode, id string) {
 	if err == nil && !slices.Equal(seen[0].Segments, []string{"seen"}) {
 		err = fmt.Errorf("it is in %v", seen[0].Segments)
 	}
-	if err == nil || ctx.Err() != nil {
+	if ctx.Err() != nil {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if err == nil {
+		b.silent = max(b.silent, time.Since(b.answered))
+		b.answered = time.Now()
+		return
+	}
 	b.nodes[n] = false
 	b.failed = append(b.failed, failure{time.Now(), fmt.Errorf("node at %s: %w", n.service, err)})
 }
@@ -132,6 +139,20 @@ func (b *balancer) next(i int) *graphNode {
 	}
 	slices.SortFunc(ready, func(a, b *graphNode) int { return strings.Compare(a.service, b.service) })
 	return ready[i%len(ready)]
+}
+
+// hush begins to measure for how long no look-up is answered.
+func (b *balancer) hush() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.silent, b.answered = 0, time.Now()
+}
+
+// silence is the longest time since hush, up to now, in which none was answered.
+func (b *balancer) silence() time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return max(b.silent, time.Since(b.answered))
 }
 
 // failures gives those since a time.
@@ -278,6 +299,10 @@ func (n *graphNode) missing(t *testing.T, ids []string) (lost []string) {
 	}
 }
 
+// withoutMax is how long look-ups may go unanswered, or some of them fail, after a
+// kill: many times what they do.
+const withoutMax = 5 * time.Second
+
 // TestClusterKillOfAnOwner measures for how long look-ups fail when a node that owns
 // lanes is killed: those that were on their way to it, until the balancer asks
 // others. Events wait for the log's election, and none that was acknowledged is
@@ -304,16 +329,26 @@ func TestClusterKillOfAnOwner(t *testing.T) {
 		stop := postEvents(t, func() []*graphNode { return list })
 		b := startBalancer(t, balanced, x.nodes[:]...)
 		time.Sleep(time.Second)
+		b.hush()
 		killed := time.Now()
 		x.nodes[owner].kill()
 		time.Sleep(12 * time.Second) // an election, and more
 		ids := stop()
+		silence := b.silence()
 		b.stop()
-		last := time.Duration(0)
+		last, why := time.Duration(0), error(nil)
 		for _, f := range b.failures(killed) {
-			last = max(last, f.at.Sub(killed))
+			if after := f.at.Sub(killed); after > last {
+				last, why = after, f.err
+			}
 		}
 		without = append(without, last)
+		if last > withoutMax || silence > withoutMax {
+			t.Errorf("round %d: look-ups failed for %v after the kill (%v), none was answered for %v", round, last, why, silence)
+		}
+		if b.asked.Load() < 1000 || len(ids) < 30 {
+			t.Errorf("round %d: %d look-ups and %d events are too few to show anything", round, b.asked.Load(), len(ids))
+		}
 		if early := len(b.failures(time.Time{})) - len(b.failures(killed)); early > 0 {
 			t.Errorf("round %d: %d look-ups failed before the kill", round, early)
 		}
@@ -323,7 +358,7 @@ func TestClusterKillOfAnOwner(t *testing.T) {
 				t.Errorf("round %d: node %d does not show %d of %d acknowledged events, such as %s", round, i+1, len(lost), len(ids), lost[0])
 			}
 		}
-		t.Logf("round %d: look-ups failed for %v (%d of %d); %d events acknowledged", round, last, len(b.failures(killed)), b.asked.Load(), len(ids))
+		t.Logf("round %d: look-ups failed for %v, none was answered for %v (%d of %d failed); %d events acknowledged", round, last, silence, len(b.failures(killed)), b.asked.Load(), len(ids))
 	}
 	slices.Sort(without)
 	t.Logf("of %d kills the longest time in which some look-up failed was %v, the median %v", len(without), without[len(without)-1], without[len(without)/2])
