@@ -28,6 +28,10 @@ const (
 	auditCleanup    = time.Hour
 )
 
+// auditDoubt is for how long the stream must end before a record that it had until it
+// counts as lost: a leader that was just elected may not have taken in all yet.
+var auditDoubt = 30 * time.Second // tests change it
+
 type audit struct {
 	mu     sync.Mutex
 	stream log.Outlet
@@ -52,6 +56,14 @@ func (a *audit) ends(at uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.last = max(a.last, at)
+}
+
+// moved takes the stream's end from who refused a record for it: it may be before what
+// was known, where a server lost what it had not synced, or the stream was made again.
+func (a *audit) moved(end uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.last = end
 }
 
 // auditStream gives the stream, made at the first use.
@@ -110,6 +122,7 @@ func (n *Node) appendAudit(ctx context.Context, s log.Outlet, b *proto.AuditBatc
 	for tries := 0; ; tries++ {
 		if !b.Unsure {
 			b.ID, b.Behind = n.audit.next()
+			b.Short = time.Time{}
 		}
 		try, cancel := context.WithTimeout(ctx, auditTry)
 		seq, err := s.Append(try, lines, b.ID, b.Behind)
@@ -136,7 +149,7 @@ func (n *Node) appendAudit(ctx context.Context, s log.Outlet, b *proto.AuditBatc
 			if err != nil {
 				return err
 			}
-			n.audit.ends(uint64(info.Last))
+			n.audit.moved(uint64(info.Last))
 		}
 	}
 }
@@ -152,9 +165,19 @@ func (n *Node) settleAudit(ctx context.Context, s log.Outlet, b *proto.AuditBatc
 		n.audit.ends(uint64(place))
 		return r.ID == b.ID
 	case proto.CodeOf(err) == proto.CodeNotFound: // by a replica, perhaps, that has less than the leader
-		if info, err := s.Info(ctx); err == nil && info.First > place {
-			b.Unsure = false // whichever it was, it went
+		info, err := s.Info(ctx)
+		switch {
+		case err != nil:
+		case info.First > place: // whichever it was, it went
+			b.Unsure = false
 			n.audit.ends(uint64(info.Last))
+		case uint64(info.Last) >= b.Behind:
+			b.Short = time.Time{}
+		case b.Short.IsZero():
+			b.Short = time.Now()
+		case time.Since(b.Short) > auditDoubt: // the record before it is lost: nothing comes behind it
+			b.Unsure = false
+			n.audit.moved(uint64(info.Last))
 		}
 	}
 	return false

@@ -178,6 +178,62 @@ func (u *unheard) Get(ctx context.Context, at proto.Offset) (log.Record, error) 
 	return r, err
 }
 
+// cutOff is the audit log's stream, of which the first appends get lost: nobody knows
+// whether they are stored.
+type cutOff struct {
+	log.Outlet
+	unheard *unheard
+	lost    int
+}
+
+func (c *cutOff) Append(ctx context.Context, record []byte, id string, last uint64) (uint64, error) {
+	if c.lost > 0 {
+		c.lost--
+		return 0, c.unheard.errUnheard()
+	}
+	return c.Outlet.Append(ctx, record, id, last)
+}
+
+// TestAuditStreamGoesBack: where the stream ends before what the node knew of it, as
+// after a server came back without what it had not synced, lines are written behind its
+// end; so is one of which nobody knew whether it was stored.
+func TestAuditStreamGoesBack(t *testing.T) {
+	engine.DoubtAudit(t, 300*time.Millisecond)
+	for _, lost := range []int{0, 1} {
+		t.Run(fmt.Sprint("lost=", lost), func(t *testing.T) {
+			n := testNode(t, t.TempDir())
+			defer closeNode(t, n)
+			write := func(route string) {
+				t.Helper()
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				if err := n.AppendAudit(ctx, &proto.AuditBatch{Records: []proto.AuditRecord{{Time: time.Now(), Route: route}}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for i := range 3 {
+				write(fmt.Sprint("GET /", i))
+			}
+			back, err := log.NewMemory(1, time.Now).Audit(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = n.AuditOver(t.Context(), func(o log.Outlet) log.Outlet {
+				return &cutOff{back, &unheard{Outlet: o, t: t}, lost}
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			write("GET /after")
+			write("GET /later")
+			p, err := n.AuditPage(t.Context(), proto.AuditQuery{Limit: 10})
+			if err != nil || len(p.Records) != 2 || p.Records[0].Route != "GET /after" || p.Records[1].Route != "GET /later" {
+				t.Errorf("%v: %+v", err, p)
+			}
+		})
+	}
+}
+
 // TestAuditUnheard: a line whose answer is lost is written once, also where the batch
 // is given up meanwhile and given again, and what was stored of it before is not again.
 func TestAuditUnheard(t *testing.T) {

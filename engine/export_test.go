@@ -1286,6 +1286,13 @@ func (n *Node) DefinitionsLeft(c proto.ClientInfo) float64 {
 	return l.TokensAt(n.registry.now())
 }
 
+// DoubtAudit sets for how long the audit log's stream must seem to have lost its end.
+func DoubtAudit(t testing.TB, d time.Duration) {
+	was := auditDoubt
+	auditDoubt = d
+	t.Cleanup(func() { auditDoubt = was })
+}
+
 // AuditOver has the audit log written through what wrap makes of its stream.
 func (n *Node) AuditOver(ctx context.Context, wrap func(log.Outlet) log.Outlet) error {
 	s, err := n.auditStream(ctx)

@@ -29,9 +29,10 @@ type AuditBatch struct {
 	Unsure  bool // whether the next ones are is not known; else no other one is
 
 	// The writer's own, where it is unsure: what it calls the lines that it sent, and
-	// the record behind which it sent them.
+	// the record behind which it sent them; since when that one seems to be lost.
 	ID     string
 	Behind uint64
+	Short  time.Time
 }
 
 // AuditQuery is what is asked of the audit log: what comes from After on, which is 0
