@@ -19,7 +19,7 @@ export CGO_ENABLED := 0
 export GOFLAGS := $(shell go env GOFLAGS) -trimpath
 
 # What targets below run more often, longer, or with a browser. With ONCE=1, as in
-# .ci/run, which runs these too, `make test` and `make test-race` leave them out.
+# .ci/run, which runs these too, `make test` leaves them out.
 KILLED := TestKilledNodeLosesNothing|TestGraphKills|TestFeedOverKills
 ELSEWHERE := ^($(KILLED)|TestSimulation|TestClusterAnswersAsOne|TestClusterNodeStopsWhileItWaits|TestClusterSecrets|TestClusterByCertificates)$$|InABrowser
 

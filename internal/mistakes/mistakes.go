@@ -48,9 +48,14 @@ func (g *Gate) Fit(t *testing.T) {
 }
 
 // Run plants the mistakes of these names, separated by commas, or all, and
-// fails for each that no run notices.
+// fails for each that no run notices, and for a name that none has.
 func (g *Gate) Run(t *testing.T, names string) {
 	wanted := strings.Split(names, ",")
+	for _, name := range wanted {
+		if names != "all" && !slices.ContainsFunc(g.Mistakes, func(m Mistake) bool { return m.Name == name }) {
+			t.Errorf("there is no mistake %q", name)
+		}
+	}
 	limit := make(chan struct{}, runtime.GOMAXPROCS(0))
 	together := map[string][]*Mistake{} // by package under test
 	for i := range g.Mistakes {
