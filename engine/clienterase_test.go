@@ -1,9 +1,13 @@
 package engine_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
+	"io"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -153,21 +157,66 @@ func TestEraseClient(t *testing.T) {
 	}
 }
 
-// An erasure that a crash broke off goes on after it.
+// serveErasure is a node of two lanes that begins to erase alpha, says so, and ends by
+// being killed.
+func serveErasure(dir string, out io.Writer) error {
+	c := killConfig(dir)
+	c.Lanes = 2
+	n, err := engine.Open(context.Background(), c)
+	if err != nil {
+		return err
+	}
+	if _, err := n.EraseClient(context.Background(), "alpha"); err != nil {
+		return err
+	}
+	fmt.Fprintln(out, "erasing")
+	select {}
+}
+
+// eraseAndDie has a node at dir begin to erase alpha, and kills it then.
+func eraseAndDie(t *testing.T, dir string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^$")
+	cmd.Env = append(os.Environ(), "KITH_TEST_ERASE="+dir)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	if line != "erasing\n" {
+		t.Fatalf("the node says %q, %v", line, err)
+	}
+}
+
+// An erasure that a kill or a stop broke off goes on after it.
 func TestEraseClientOverRestarts(t *testing.T) {
 	dir := t.TempDir()
 	n := testNode(t, dir, lanes(2))
 	mine, _ := grouped(t, n, "alpha")
 	other, _ := grouped(t, n, "beta")
 	furnish(t, n, mine, other, 5000)
-	if _, err := n.EraseClient(t.Context(), "alpha"); err != nil {
-		t.Fatal(err)
-	}
+	closeNode(t, n)
+	eraseAndDie(t, dir)
 	steps := 0
-	for x, _ := n.ClientErasure("alpha"); !x.Erased && steps < 4; x, _ = n.ClientErasure("alpha") {
-		closeNode(t, n)
+	for ; steps < 4; steps++ {
 		n = testNode(t, dir, lanes(2))
-		steps++
+		if x, _ := n.ClientErasure("alpha"); x.Erased {
+			break
+		}
+		closeNode(t, n)
+	}
+	t.Logf("%d times not erased after a start", steps)
+	if steps == 0 {
+		t.Error("nothing was left to be done after the kill")
+	}
+	if steps == 4 {
+		n = testNode(t, dir, lanes(2))
 	}
 	defer func() { closeNode(t, n) }()
 	erased(t, n, "alpha")

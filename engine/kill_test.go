@@ -20,8 +20,14 @@ import (
 	"kith/proto"
 )
 
-// TestMain lets the test binary be the node that TestKill kills.
+// TestMain lets the test binary be the nodes that tests kill.
 func TestMain(m *testing.M) {
+	if dir := os.Getenv("KITH_TEST_ERASE"); dir != "" {
+		if err := serveErasure(dir, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		os.Exit(1)
+	}
 	if dir := os.Getenv("KITH_TEST_NODE"); dir != "" {
 		if err := serve(dir, os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
