@@ -21,14 +21,17 @@ type sections struct {
 	set    uint64
 }
 
-// add takes a number as it stands in gpp_sid. Those below 1 say that none is in
-// force.
+// add takes a number as it stands in gpp_sid: 0 says that it is not known yet which
+// are in force, one below that none is (IAB Tech Lab, GPP, "CMP API").
 func (x *sections) add(v float64) {
+	if v == 0 {
+		return
+	}
 	x.listed = true
 	switch n := int(v); {
-	case v < 1:
 	case v >= 64 || float64(n) != v:
 		x.other = true
+	case v < 0:
 	default:
 		x.set |= 1 << n
 	}
