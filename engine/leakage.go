@@ -23,7 +23,8 @@ const (
 )
 
 // Leakage counts the third parties of the events of the last days, today
-// included. With a floor nothing is told of a host that fewer identities met.
+// included. With a floor nothing is told of a host that fewer identities met, nor of
+// pages if fewer saw any.
 func (n *Node) Leakage(ctx context.Context, client proto.ClientInfo, days, floor int) (proto.Leakage, error) {
 	ctx, done, err := n.working(ctx)
 	if err != nil {
@@ -50,7 +51,10 @@ func (n *Node) Leakage(ctx context.Context, client proto.ClientInfo, days, floor
 			return proto.Leakage{}, err
 		}
 	}
-	out.Pages, out.More = uint64(max(s.pages, 0)), s.more
+	out.More = s.more
+	if s.identities >= int64(floor) {
+		out.Pages = new(uint64(max(s.pages, 0)))
+	}
 	out.Hosts, out.Withheld = s.tell(int64(max(floor, 1)))
 	return out, n.mayAnswerAll()
 }
@@ -61,6 +65,7 @@ type thirdParty struct {
 	days              map[proto.Day]int64 // pages
 	on                map[string]int64    // pages of the client's own hosts
 	last              proto.Ordinal       // that was counted, of the lane and the pass under way
+	page              uint64              // that was counted last
 }
 
 type leakageScan struct {
@@ -68,9 +73,11 @@ type leakageScan struct {
 	client proto.ClientInfo
 	since  proto.Millis
 	hosts  map[string]*thirdParty
-	pages  int64
-	more   bool
-	turns  turns
+	// Pages that told of hosts, and who saw any.
+	pages, identities int64
+	more              bool
+	turns             turns
+	page              uint64 // the number of the one under way, of all that are read
 }
 
 // lane counts a lane as of one commit, and takes back whoever is not known any
@@ -125,31 +132,37 @@ func (s *leakageScan) ordinal(l *campaignLane, o proto.Ordinal, sign int64) erro
 		return nil
 	}
 	h := history{snap: l.snap, node: node, gen: state.Gen(), facts: f}
+	pages := s.pages
 	h.walk(func(t proto.Millis, e *proto.EventBody) bool {
 		if t >= s.since && e.Name == proto.HostsEvent {
 			s.event(o, t, e, sign)
 		}
 		return true
 	})
+	if s.pages != pages {
+		s.identities += sign
+	}
 	return h.err
 }
 
-// event counts one page's hosts.
+// event counts one page's hosts, each once.
 func (s *leakageScan) event(o proto.Ordinal, t proto.Millis, e *proto.EventBody, sign int64) {
 	i := slices.IndexFunc(e.Props, func(p proto.Prop) bool { return p.Key == proto.HostsProp })
 	if i < 0 {
 		return
 	}
 	s.pages += sign
+	s.page++
 	on := ""
 	if u, err := url.Parse(e.URL); err == nil {
 		on = strings.ToLower(u.Hostname())
 	}
 	for name := range strings.FieldsSeq(e.Props[i].Value.Text) {
 		x := s.host(strings.ToLower(name))
-		if x == nil {
+		if x == nil || x.page == s.page {
 			continue
 		}
+		x.page = s.page
 		if x.last != o {
 			x.identities, x.last = x.identities+sign, o
 		}

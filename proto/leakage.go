@@ -13,8 +13,9 @@ const (
 type Leakage struct {
 	Client ClientName `json:"client"`
 	Since  time.Time  `json:"since"`
-	// Pages are the events that told of hosts.
-	Pages uint64 `json:"pages"`
+	// Pages are the events that told of hosts; nil if fewer people saw any than may be
+	// told of.
+	Pages *uint64 `json:"pages"`
 	// Hosts are the third parties, those that most people met first.
 	Hosts []ThirdParty `json:"hosts"`
 	// Withheld is how many hosts fewer people met than may be told of.

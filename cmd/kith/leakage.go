@@ -54,7 +54,11 @@ func printLeakage(cmd *cobra.Command, x proto.Leakage) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%d pages told of hosts since %s", x.Pages, proto.DayOf(x.Since))
+	if x.Pages != nil {
+		fmt.Fprintf(cmd.OutOrStdout(), "%d pages told of hosts since %s", *x.Pages, proto.DayOf(x.Since))
+	} else {
+		fmt.Fprintf(cmd.OutOrStdout(), "too few people saw pages that told of hosts since %s", proto.DayOf(x.Since))
+	}
 	if x.Withheld > 0 {
 		fmt.Fprintf(cmd.OutOrStdout(), "; %d hosts that too few people met are not shown", x.Withheld)
 	}
