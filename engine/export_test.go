@@ -675,19 +675,26 @@ func (l *Leases) Held() bool                        { return l.x.held() }
 func (l *Leases) Holders() map[uint64]time.Duration { return l.x.holders() }
 func (l *Leases) End()                              { l.x.end() }
 
-// LoseLeases ends all leases of a node, until back gives them back.
-func (n *Node) LoseLeases() (back func()) {
-	until := make([]int64, len(n.lanes))
-	for i, l := range n.lanes {
-		until[i] = l.leases.until.Load()
+// LoseLeases ends the leases of some lanes of a node, or of all, until back gives them
+// back.
+func (n *Node) LoseLeases(some ...proto.LaneID) (back func()) {
+	var again []func()
+	for _, l := range n.lanes {
+		if len(some) > 0 && !slices.Contains(some, l.id) {
+			continue
+		}
+		until := l.leases.until.Load()
 		l.leases.end()
-	}
-	return func() {
-		for i, l := range n.lanes {
+		again = append(again, func() {
 			l.leases.mu.Lock()
 			l.leases.ended = false
-			l.leases.until.Store(until[i])
+			l.leases.until.Store(until)
 			l.leases.mu.Unlock()
+		})
+	}
+	return func() {
+		for _, fn := range again {
+			fn()
 		}
 	}
 }

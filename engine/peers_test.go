@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -310,6 +311,41 @@ func TestLeaseEndsMeanwhile(t *testing.T) {
 			t.Errorf("%s, with leases again: %v", name, err)
 		}
 		told.Reset()
+	}
+}
+
+// TestUserOfARootThatMayNotAnswer: who is of nobody's user any more, by what is read of
+// a lane that the node may not answer for, is not told to be alone.
+func TestUserOfARootThatMayNotAnswer(t *testing.T) {
+	n := testNode(t, t.TempDir(), func(c *engine.Config) {
+		c.Node, c.Peers, c.Lanes, c.HashSecret = "a", &owners{owner: "a", changed: make(chan struct{})}, 2, make([]byte, 16)
+		c.Cluster = &log.Cluster{Name: "test", Listen: "127.0.0.1:0", Secret: "s"}
+	})
+	defer closeNode(t, n)
+	c := acme(t, n)
+	root, member := proto.Identity("browser:v0"), proto.Identity("")
+	for i := 1; member == "" || n.LaneOf(member) == n.LaneOf(root); i++ {
+		member = proto.Identity(fmt.Sprint("browser:v", i))
+	}
+	link(t, n, c, root, member, yes())
+	settle(t, n)
+	u, err := n.User(t.Context(), c, member)
+	if err != nil || len(u.Members) != 2 {
+		t.Fatalf("%+v, %v", u, err)
+	}
+	if u.Root == member {
+		root, member = member, root
+	}
+	release := n.HoldBack(n.LaneOf(member)) // it does not hear that its root is gone
+	defer release()
+	n.SubmitOptOut(t, root)
+	until(t, n, 20*time.Second, "the opt-out of the root", func() bool {
+		u, err = n.User(t.Context(), c, member)
+		return err == nil && len(u.Members) == 1
+	})
+	defer n.LoseLeases(n.LaneOf(root))()
+	if u, err := n.User(t.Context(), c, member); proto.CodeOf(err) != proto.CodeUnavailable {
+		t.Errorf("%+v, %v", u, err)
 	}
 }
 
