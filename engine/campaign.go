@@ -450,8 +450,9 @@ func (c *campaignScan) walk(k *known) (ours bool, err error) {
 	h.walk(func(t proto.Millis, e *proto.EventBody) bool {
 		v, ok := e.Prop("campaign")
 		mine := ok && v.String() == c.spec.campaign
-		for i, s := range c.specs {
-			c.paths[i].take(s, t, e, mine)
+		as := c.paths[0].take(c.specs[0], t, e, mine)
+		for i, r := range c.rivals {
+			r.meet(as, c.paths[i+1].take(&r.spec, t, e, mine))
 		}
 		ours = ours || mine
 		return c.ctx.Err() == nil

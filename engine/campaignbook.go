@@ -64,11 +64,22 @@ type campaignTold struct {
 // campaignRival is a report that was told, as it would be now.
 type campaignRival struct {
 	spec  campaignSpec
+	mine  *campaignSpec           // the new report's
 	users map[campaignCell]uint64 // who are in a cell
-	apart map[campaignCell]uint64 // who are there more or less often than in the new report, or as more or fewer units
-	only  map[campaignCell]uint64 // who are there in one of the two only
+	apart map[campaignPair]uint64 // who are there more or less often than in the new report, or as more or fewer units
+	only  map[campaignPair]uint64 // who are there in one of the two only
 	bins  [frequencyBins]uint64   // who are in a bin of the frequency as more or fewer units
 	same  bool                    // it goes by the same property
+	// shared says of a metric of the new report and of one of this that some event
+	// counts in both, or may.
+	shared [metrics][metrics]bool
+}
+
+// campaignPair is a cell of a rival, and the new report's of a metric that may count
+// the same events.
+type campaignPair struct {
+	campaignCell
+	mine campaignMetric
 }
 
 // campaignTold finds the other reports of the campaign that were told on the day or
@@ -103,7 +114,7 @@ func (r *registry) campaignTold(client proto.ClientID, s *campaignSpec, now prot
 		if err != nil {
 			return x, proto.Errorf(proto.CodeFloor, "a report that was told on %s cannot be compared with this one by this build of kith: ask in two days: %w", proto.Day(old.Day), err)
 		}
-		x.rivals = append(x.rivals, &campaignRival{spec: spec, users: map[campaignCell]uint64{}, apart: map[campaignCell]uint64{}, only: map[campaignCell]uint64{}, same: spec.by == s.by})
+		x.rivals = append(x.rivals, &campaignRival{spec: spec, mine: s, users: map[campaignCell]uint64{}, apart: map[campaignPair]uint64{}, only: map[campaignPair]uint64{}, same: spec.by == s.by})
 	}
 	if first {
 		x.before = len(x.rivals)
@@ -137,22 +148,42 @@ func (r *campaignRival) compare(mine, other *personSum, sign int) {
 			continue
 		}
 		r.users[x] += uint64(sign)
-		if mine.events[x] != n || mine.units[x] != other.units[x] {
-			r.apart[x] += uint64(sign)
-		}
-		if mine.events[x] == 0 {
-			r.only[x] += uint64(sign)
+		for m := range metrics {
+			y, pair := x, campaignPair{x, m}
+			y.metric = m
+			if !r.paired(pair) {
+				continue
+			}
+			if mine.events[y] != n || mine.units[y] != other.units[x] {
+				r.apart[pair] += uint64(sign)
+			}
+			if mine.events[y] == 0 {
+				r.only[pair] += uint64(sign)
+			}
 		}
 	}
-	for x := range mine.events {
-		if other.events[x] == 0 && r.holds(x) {
-			r.apart[x] += uint64(sign)
-			r.only[x] += uint64(sign)
+	for y := range mine.events {
+		for m := range metrics {
+			pair := campaignPair{y, y.metric}
+			pair.metric = m
+			if r.paired(pair) && other.events[pair.campaignCell] == 0 && r.holds(pair.campaignCell) {
+				r.apart[pair] += uint64(sign)
+				r.only[pair] += uint64(sign)
+			}
 		}
 	}
 	for i, n := range mine.bins {
 		if n != other.bins[i] {
 			r.bins[i] += uint64(sign)
+		}
+	}
+}
+
+// meet notes as what one and the same event may count in both reports.
+func (r *campaignRival) meet(mine, other [metrics]bool) {
+	for m, here := range mine {
+		for k, there := range other {
+			r.shared[m][k] = r.shared[m][k] || here && there
 		}
 	}
 }
@@ -166,8 +197,28 @@ func (r *campaignRival) holds(x campaignCell) bool {
 	if x.of != cellValue {
 		return true
 	}
-	_, there := r.apart[x]
+	_, there := r.users[x]
 	return r.same && (there || len(r.users)+len(r.apart) < rivalCellsMax)
+}
+
+// paired reports whether two metrics are compared: those that are called alike, and
+// what counts an event that is called alike, be it an impression or a click. Any event
+// may be a conversion, whose value is that of another one.
+func (r *campaignRival) paired(x campaignPair) bool {
+	switch {
+	case x.mine == x.metric:
+		return true
+	case x.mine == metricConversions || x.metric == metricConversions:
+		return x.of != cellValue
+	}
+	return r.mine.event(x.mine) == r.spec.event(x.metric)
+}
+
+// bothTold reports whether two numbers that may be subtracted are both told.
+func (c *campaignScan) bothTold(r *campaignRival, x campaignPair, floor uint64) bool {
+	mine := x.campaignCell
+	mine.metric = x.mine
+	return (x.mine == x.metric || r.shared[x.mine][x.metric]) && c.met(mine).users >= floor && r.users[x.campaignCell] >= floor
 }
 
 // checkRivals refuses a report that differs from another one in a number that
@@ -181,9 +232,7 @@ func (c *campaignScan) checkRivals(floor uint64) error {
 			over = over || slices.ContainsFunc(r.bins[:], few)
 		}
 		for x := range r.apart {
-			m := c.cells[x]
-			told := m != nil && m.users >= floor && r.users[x] >= floor
-			if over || told && (few(r.apart[x]) || few(r.only[x])) {
+			if over || c.bothTold(r, x, floor) && (few(r.apart[x]) || few(r.only[x])) {
 				return proto.Errorf(proto.CodeFloor, "this report differs by what fewer than %d people did from the one of %s to %s that was told before: their difference would tell of too few. Ask for that one, or for one that differs more", floor, r.spec.first, r.spec.last)
 			}
 		}
@@ -191,15 +240,19 @@ func (c *campaignScan) checkRivals(floor uint64) error {
 	return c.checkDays(floor)
 }
 
-// alike reports whether a metric's number of a day is one and the same in both.
-func (s *campaignSpec) alike(o *campaignSpec, m campaignMetric) bool {
-	switch m {
-	case metricImpressions:
-		return s.impression == o.impression
-	case metricClicks:
-		return s.click == o.click
+// alike finds the metric of which a day's number is one and the same as that of one of
+// another report.
+func (s *campaignSpec) alike(o *campaignSpec, m campaignMetric) (same campaignMetric, ok bool) {
+	if m == metricConversions {
+		touches := s.impression == o.impression && s.click == o.click || s.impression == o.click && s.click == o.impression
+		return m, touches && s.window == o.window && s.conversion.String() == o.conversion.String()
 	}
-	return s.impression == o.impression && s.click == o.click && s.window == o.window && s.conversion.String() == o.conversion.String()
+	for same := range metricConversions {
+		if s.event(same) == o.event(m) {
+			return same, true
+		}
+	}
+	return 0, false
 }
 
 // daysTold are the days of a report that count in its sum of one metric.
@@ -231,14 +284,15 @@ func (c *campaignScan) restsOf(m campaignMetric, floor uint64) (few []bool) {
 	var list []*daysTold
 	told := map[proto.Day]bool{}
 	add := func(s *campaignSpec, users func(campaignCell) uint64) {
-		if !s.alike(c.spec, m) || users(campaignCell{metric: m}) < floor {
+		theirs, ok := s.alike(c.spec, m)
+		if !ok || users(campaignCell{metric: theirs}) < floor {
 			return // or no sum is told
 		}
 		d := &daysTold{users: map[proto.Day]uint64{}, left: map[proto.Day]bool{}}
 		days := make([]met, s.last-s.first+1)
 		for i := range days {
 			day := s.first + proto.Day(i)
-			if days[i].users = users(campaignCell{metric: m, of: cellDay, day: day}); days[i].users > 0 {
+			if days[i].users = users(campaignCell{metric: theirs, of: cellDay, day: day}); days[i].users > 0 {
 				d.users[day] = days[i].users
 			}
 		}

@@ -57,6 +57,14 @@ func specOf(r *proto.CampaignRequest) (s campaignSpec, err error) {
 	return s, err
 }
 
+// event is the name of the events that a metric counts, but for conversions.
+func (s *campaignSpec) event(m campaignMetric) string {
+	if m == metricClicks {
+		return s.click
+	}
+	return s.impression
+}
+
 // record is the spec as it is written down when it is told.
 func (s *campaignSpec) record(client proto.ClientID, day proto.Day) *pb.Campaign {
 	b := &pb.Campaign{
@@ -98,15 +106,16 @@ type path struct {
 	conversions []conversion
 }
 
-// take adds an event, which is of the campaign or not.
-func (p *path) take(s *campaignSpec, t proto.Millis, e *proto.EventBody, ours bool) {
+// take adds an event, which is of the campaign or not, and says as what it may count.
+func (p *path) take(s *campaignSpec, t proto.Millis, e *proto.EventBody, ours bool) (as [metrics]bool) {
 	day := t.Day()
 	if day > s.last || t < proto.MillisOf(s.first.Start())-s.window {
-		return
+		return as
 	}
 	p.events++
 	if ours && (e.Name == s.impression || e.Name == s.click) {
 		x := touch{at: t, click: e.Name == s.click, event: p.events}
+		as[metricImpressions], as[metricClicks] = day >= s.first && !x.click, day >= s.first && x.click
 		if v, ok := e.Prop(s.by); ok && s.by != "" {
 			x.value = clone(v.String())
 		}
@@ -114,7 +123,9 @@ func (p *path) take(s *campaignSpec, t proto.Millis, e *proto.EventBody, ours bo
 	}
 	if day >= s.first && s.conversion.Matches(e) {
 		p.conversions = append(p.conversions, conversion{t, p.events})
+		as[metricConversions] = true
 	}
+	return as
 }
 
 // campaignMetric is what a report counts.
