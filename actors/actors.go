@@ -157,6 +157,13 @@ type Forgotten struct {
 	Offset proto.Offset
 }
 
+// DroppedFacts says that what a client knew of a node that others may know too is gone;
+// it may know something new of it by now.
+type DroppedFacts struct {
+	Ordinal proto.Ordinal
+	Client  proto.ClientID
+}
+
 // Dead is a command whose step panicked. Its identity is as if the command
 // had not been.
 type Dead struct {
@@ -196,6 +203,7 @@ type Outcome struct {
 	Users     []UserChange
 	Turned    []Turned
 	Forgotten []Forgotten
+	Dropped   []DroppedFacts
 	Finals    []Final
 	Decisions []graph.Decision // of commands that the graph does not see
 	Spaces    []proto.SpaceID  // that were not known before

@@ -119,6 +119,9 @@ func (h *host) forgetFacts(r *resident, client proto.ClientID) {
 	}
 	h.redo(r, redo{in: in, now: h.entry.Now})
 	h.keep(r, r.state.Gen())
+	if h.fx.Changed {
+		h.out.Dropped = append(h.out.Dropped, DroppedFacts{r.state.Ordinal, client})
+	}
 	h.refresh(r)
 }
 

@@ -5,10 +5,12 @@ import (
 	"context"
 	"runtime"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/RoaringBitmap/roaring/v2"
 
+	"kith/actors"
 	"kith/actors/identity"
 	"kith/graph"
 	"kith/proto"
@@ -165,9 +167,17 @@ type campaignScan struct {
 // campaignLane is a lane as of one commit.
 type campaignLane struct {
 	*lane
-	snap   *laneSnapshot
-	offset proto.Offset
-	known  *roaring.Bitmap
+	client  proto.ClientID
+	snap    *laneSnapshot
+	offset  proto.Offset
+	known   *roaring.Bitmap
+	dropped *roaring.Bitmap // of whom the client had erased what it knew since; held.mu guards it
+}
+
+// heldHistories are those of a lane that are held.
+type heldHistories struct {
+	mu   sync.Mutex
+	list []*campaignLane
 }
 
 func newCampaignScan(n *Node, client proto.ClientInfo, s *campaignSpec) *campaignScan {
@@ -185,15 +195,50 @@ func newCampaignScan(n *Node, client proto.ClientInfo, s *campaignSpec) *campaig
 // nil of a lane that stopped.
 func (l *lane) holdHistories(client proto.ClientID) (h *campaignLane) {
 	l.atCommit(func(snap *laneSnapshot, applied proto.Offset) {
-		h = &campaignLane{lane: l, snap: snap, offset: applied, known: l.known(client)}
+		h = &campaignLane{lane: l, client: client, snap: snap, offset: applied, known: l.known(client), dropped: roaring.New()}
+		l.held.mu.Lock()
+		l.held.list = append(l.held.list, h)
+		l.held.mu.Unlock()
 	})
 	return h
+}
+
+func (h *campaignLane) release() {
+	h.held.mu.Lock()
+	h.held.list = slices.DeleteFunc(h.held.list, func(x *campaignLane) bool { return x == h })
+	h.held.mu.Unlock()
+	h.snap.release()
+}
+
+// dropped notes for those who hold histories of whom something went. The bits do not
+// tell if the client knows of them again, or of their user.
+func (x *heldHistories) dropped(outcomes []*actors.Outcome) {
+	for _, o := range outcomes {
+		for _, d := range o.Dropped {
+			x.mu.Lock()
+			for _, h := range x.list {
+				if h.client == d.Client {
+					h.dropped.Add(uint32(d.Ordinal))
+				}
+			}
+			x.mu.Unlock()
+		}
+	}
+}
+
+// gone are those of the known who are not any more, or are anew.
+func (h *campaignLane) gone() *roaring.Bitmap {
+	gone := roaring.AndNot(h.known, h.lane.known(h.client))
+	h.held.mu.Lock()
+	defer h.held.mu.Unlock()
+	gone.Or(roaring.And(h.known, h.dropped))
+	return gone
 }
 
 func (c *campaignScan) close() {
 	for _, l := range c.lanes {
 		if l != nil {
-			l.snap.release()
+			l.release()
 		}
 	}
 }
@@ -480,7 +525,7 @@ func (c *campaignScan) takeBack(ctx context.Context) error {
 			if l == nil {
 				continue
 			}
-			gone[i] = roaring.AndNot(l.known, l.lane.known(c.client.ID))
+			gone[i] = l.gone()
 			it := roaring.AndNot(gone[i], c.gone[i]).Iterator()
 			gone[i].Or(c.gone[i])
 			for it.HasNext() {

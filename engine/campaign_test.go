@@ -292,6 +292,50 @@ func TestCampaignReportDuringOptOut(t *testing.T) {
 	}
 }
 
+// What a client had erased while a report is made is not told, though it knows of the
+// identity again, or of its user, by the end.
+func TestReportsDuringErasure(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	c, _ := grouped(t, n, "alpha")
+	other, _ := grouped(t, n, "beta") // or what alpha had erased would be a stranger when it is back
+	list := crowdOf(20, "v", "impression", "a", ago(1, 1))
+	submitAll(t, n, c, list)
+	submitAll(t, n, other, list)
+	for i := range 20 {
+		submit(t, n, hosts(c, fmt.Sprint("v", i), "https://news.example/", "cdn.example", ago(1, 1)))
+	}
+	link(t, n, other, "browser:v1", "browser:v2", yes())
+	settle(t, n)
+	gone := 3
+	erase := func() {
+		for _, id := range []string{"v1", fmt.Sprint("v", gone)} {
+			if _, err := n.Erase(t.Context(), &c, proto.Identity("browser:"+id)); err != nil {
+				t.Error(err)
+			}
+		}
+		submit(t, n, page(c, fmt.Sprint("v", gone), "s", time.Now()))
+		gone++
+	}
+	n.WhenScanned(sync.OnceFunc(erase))
+	if got := report(t, n, c, proto.CampaignRequest{}, 0); *got.Reach != 18 || *got.Impressions != 18 {
+		t.Error(numbersOf(t, got))
+	}
+	n.WhenTold(sync.OnceFunc(erase))
+	if got := report(t, n, c, proto.CampaignRequest{}, 5); *got.Reach != 17 || *got.Impressions != 17 {
+		t.Error(numbersOf(t, got))
+	}
+	n.WhenLooked(sync.OnceFunc(erase))
+	for range 2 {
+		if got := leakage(t, n, c, 9, 0); len(got.Hosts) != 1 || *got.Pages != 16 || got.Hosts[0].Identities != 16 {
+			t.Errorf("four are erased: %+v", got)
+		}
+	}
+	if got := report(t, n, other, proto.CampaignRequest{}, 0); *got.Reach != 20 {
+		t.Error(numbersOf(t, got))
+	}
+}
+
 // Who opts out while a report is written down is not in what is told of it; and one
 // that can never be sure of that is not told.
 func TestCampaignReportIsToldAfterOptOut(t *testing.T) {

@@ -115,6 +115,7 @@ func (l *lane) commitBatch(b *batch) error {
 	defer l.visible.Unlock()
 	l.renewSnapshot(b.number)
 	l.bitmaps.Apply(b.bits)
+	l.held.dropped(b.outcomes)
 	l.dropVersions(b.dropped) // of which the batch may have set bits, before that
 	l.publish(b)
 	l.given = false

@@ -95,6 +95,7 @@ type lane struct {
 	users    userIndex
 	outbox   outbox
 	untold   feedRows
+	held     heldHistories
 	snapshot atomic.Pointer[laneSnapshot]
 	entries  chan *laneEntry
 	built    chan *batch

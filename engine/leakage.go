@@ -46,7 +46,7 @@ func (n *Node) Leakage(ctx context.Context, client proto.ClientInfo, days, floor
 		}
 		out.Partitions.Answered += len(l.partitions)
 		err := s.lane(ctx, h)
-		h.snap.release()
+		h.release()
 		if err != nil {
 			return proto.Leakage{}, err
 		}
@@ -87,7 +87,10 @@ func (s *leakageScan) lane(ctx context.Context, l *campaignLane) error {
 		return err
 	}
 	for range takeBackRounds {
-		left := roaring.AndNot(l.known, l.lane.known(s.client.ID))
+		if s.node.campaigns.looked != nil {
+			s.node.campaigns.looked()
+		}
+		left := l.gone()
 		if left.IsEmpty() {
 			return nil
 		}
