@@ -22,6 +22,7 @@ import (
 
 const (
 	campaignPause   = 64                    // identities, after which others get their turn
+	campaignEvents  = 1024                  // events, after which they do too
 	campaignRest    = 4                     // times as long as it worked it rests while events come
 	campaignRestMax = 20 * time.Millisecond // at once
 	frequencyBins   = 10                    // one to nine impressions, and more
@@ -161,6 +162,7 @@ type campaignScan struct {
 
 	// scratch
 	paths  []path // by specs
+	names  nameSet
 	counts counts
 }
 
@@ -183,7 +185,7 @@ type heldHistories struct {
 func newCampaignScan(n *Node, client proto.ClientInfo, s *campaignSpec) *campaignScan {
 	c := &campaignScan{
 		node: n, client: client, spec: s, time: n.config.Now().UTC(), lanes: make([]*campaignLane, len(n.lanes)),
-		cells: map[campaignCell]*met{}, values: map[string]bool{}, counts: counts{}, gone: n.noneByLane(), turns: turns{node: n},
+		cells: map[campaignCell]*met{}, values: map[string]bool{}, names: nameSet{}, counts: counts{}, gone: n.noneByLane(), turns: turns{node: n},
 	}
 	for i, l := range n.lanes {
 		c.lanes[i] = l.holdHistories(client.ID)
@@ -272,6 +274,15 @@ type turns struct {
 	node   *Node
 	events uint64    // that were taken in when it last gave way
 	began  time.Time // to work after that
+	walked int       // events, since the start
+}
+
+// event is called for each event that is gone through: one identity may have many.
+func (t *turns) event(ctx context.Context) error {
+	if t.walked++; t.walked%campaignEvents == 0 {
+		return t.give(ctx)
+	}
+	return ctx.Err()
 }
 
 // give lets others run: while events come for most of the time.
@@ -442,6 +453,7 @@ func (c *campaignScan) each(p *person, fn func(i int, x *path)) (ours bool, err 
 		for i, s := range c.specs {
 			if !s.users || k == len(p.nodes)-1 {
 				fn(i, &c.paths[i])
+				c.truncated = c.truncated || i == 0 && (c.paths[i].cut > 0 || c.paths[i].cutConversions > 0)
 				c.paths[i].reset()
 			}
 		}
@@ -495,12 +507,12 @@ func (c *campaignScan) walk(k *known) (ours bool, err error) {
 	h.walk(func(t proto.Millis, e *proto.EventBody) bool {
 		v, ok := e.Prop("campaign")
 		mine := ok && v.String() == c.spec.campaign
-		as := c.paths[0].take(c.specs[0], t, e, mine)
+		as := c.paths[0].take(c.specs[0], c.names, t, e, mine)
 		for i, r := range c.rivals {
-			r.meet(as, c.paths[i+1].take(&r.spec, t, e, mine))
+			r.meet(as, c.paths[i+1].take(&r.spec, c.names, t, e, mine))
 		}
 		ours = ours || mine
-		return c.ctx.Err() == nil
+		return c.turns.event(c.ctx) == nil
 	})
 	c.truncated = c.truncated || f.History.Truncated
 	return ours, cmp.Or(h.err, givenUp(c.ctx))

@@ -423,6 +423,65 @@ func TestCampaignReportSaysWhatIsMissing(t *testing.T) {
 	}
 }
 
+// Of one person so much counts at most, and the report says that there was more. The
+// newest stays, in whichever order it came.
+func TestCampaignReportOfOneWithMuch(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	c := acme(t, n)
+	const newer = engine.TouchesMax - 68
+	var list []did
+	for i := range newer + 300 {
+		at := ago(1, 2)
+		if i >= newer {
+			at = ago(3, 2)
+		}
+		list = append(list, did{"v", "impression", "c1", "a", at.Add(time.Duration(i) * time.Millisecond)})
+	}
+	submitAll(t, n, c, list)
+	got := report(t, n, c, proto.CampaignRequest{By: "creative"}, 0)
+	if !got.Truncated || got.Exact || *got.Impressions != engine.TouchesMax || *got.Days[8].Impressions != newer || *got.Days[6].Impressions != 68 {
+		t.Error(numbersOf(t, got))
+	}
+	if got := report(t, n, c, proto.CampaignRequest{From: proto.DayOf(ago(2, 0)), Window: "6h"}, 0); got.Truncated || *got.Impressions != newer {
+		t.Error(numbersOf(t, got))
+	}
+}
+
+// What a report keeps of one person is bounded, of touches and of what may convert.
+func TestCampaignPathIsBounded(t *testing.T) {
+	for _, x := range []struct {
+		name                     string
+		touches                  int // of a million events, evenly
+		impressions, conversions uint64
+	}{
+		{"all are touches", 1_000_000, engine.TouchesMax, engine.TouchesMax - 1}, // each but for the first after another
+		{"few are", 10, 10, engine.ConversionsMax},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			touch, other := &proto.EventBody{Name: "impression"}, &proto.EventBody{Name: "page"}
+			began := proto.MillisOf(ago(5, 0))
+			impressions, conversions, most, err := engine.PathOf(span(proto.CampaignRequest{Conversion: "true"}), func(yield func(proto.Millis, *proto.EventBody) bool) {
+				for i := range 1_000_000 {
+					e := other
+					if i%(1_000_000/x.touches) == 0 {
+						e = touch
+					}
+					if !yield(began+proto.Millis(i)*100, e) {
+						return
+					}
+				}
+			})
+			if err != nil || impressions != x.impressions || conversions != x.conversions {
+				t.Errorf("%d impressions, %d conversions, %v", impressions, conversions, err)
+			}
+			if most > 2*(engine.TouchesMax+engine.ConversionsMax) {
+				t.Errorf("%d are kept", most)
+			}
+		})
+	}
+}
+
 // A report ends with its caller, in the middle of a history too.
 func TestCampaignReportIsGivenUp(t *testing.T) {
 	n := testNode(t, t.TempDir())

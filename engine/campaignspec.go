@@ -16,6 +16,12 @@ const (
 	campaignDaysMax   = 366
 	campaignWindowMax = 90 * 24 * time.Hour
 	campaignValuesMax = 1000 // of the property asked for; more are in other
+	campaignNamesMax  = 4096 // values that are kept once for all who have them
+
+	// The newest are kept of one person, or identity, in each report. How many others
+	// it is compared with does not matter for that: they were told by the same bounds.
+	touchesMax     = 1 << 15
+	conversionsMax = 1 << 16
 )
 
 // campaignSpec is what a report asks, checked.
@@ -104,12 +110,14 @@ type path struct {
 	events      int
 	touches     []touch
 	conversions []conversion
+	// What is from before it was too much, or 0.
+	cut, cutConversions proto.Millis
 }
 
 // take adds an event, which is of the campaign or not, and says as what it may count.
-func (p *path) take(s *campaignSpec, t proto.Millis, e *proto.EventBody, ours bool) (as [metrics]bool) {
+func (p *path) take(s *campaignSpec, names nameSet, t proto.Millis, e *proto.EventBody, ours bool) (as [metrics]bool) {
 	day := t.Day()
-	if day > s.last || t < proto.MillisOf(s.first.Start())-s.window {
+	if day > s.last || t < max(proto.MillisOf(s.first.Start())-s.window, p.cut) {
 		return as
 	}
 	p.events++
@@ -117,15 +125,55 @@ func (p *path) take(s *campaignSpec, t proto.Millis, e *proto.EventBody, ours bo
 		x := touch{at: t, click: e.Name == s.click, event: p.events}
 		as[metricImpressions], as[metricClicks] = day >= s.first && !x.click, day >= s.first && x.click
 		if v, ok := e.Prop(s.by); ok && s.by != "" {
-			x.value = clone(v.String())
+			x.value = names.keep(v.String())
 		}
 		p.touches = append(p.touches, x)
 	}
-	if day >= s.first && s.conversion.Matches(e) {
+	if day >= s.first && t >= p.cutConversions && s.conversion.Matches(e) {
 		p.conversions = append(p.conversions, conversion{t, p.events})
 		as[metricConversions] = true
 	}
+	if len(p.touches) >= 2*touchesMax || len(p.conversions) >= 2*conversionsMax {
+		p.shorten()
+	}
 	return as
+}
+
+// shorten leaves the newest of what there is too much of. A conversion from before the
+// touches that are left would be none, or another one's.
+func (p *path) shorten() {
+	if n := len(p.touches) - touchesMax; n > 0 {
+		p.sort()
+		p.cut = p.touches[n].at
+		p.touches = slices.Delete(p.touches, 0, n)
+		p.conversions = slices.DeleteFunc(p.conversions, func(v conversion) bool { return v.at < p.cut })
+	}
+	if n := len(p.conversions) - conversionsMax; n > 0 {
+		slices.SortFunc(p.conversions, func(a, b conversion) int { return cmp.Compare(a.at, b.at) })
+		p.cutConversions = p.conversions[n].at
+		p.conversions = slices.Delete(p.conversions, 0, n)
+	}
+}
+
+func (p *path) sort() {
+	slices.SortFunc(p.touches, func(a, b touch) int {
+		return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.value, b.value))
+	})
+}
+
+// nameSet has a value once for all events and reports that have it.
+type nameSet map[string]string
+
+func (x nameSet) keep(v string) string {
+	if kept, ok := x[v]; ok {
+		return kept
+	}
+	if len(x) >= campaignNamesMax {
+		clear(x)
+	}
+	v = clone(v)
+	x[v] = v
+	return v
 }
 
 // campaignMetric is what a report counts.
@@ -170,9 +218,10 @@ func (c counts) add(s *campaignSpec, m campaignMetric, day proto.Day, value stri
 // day and for the value of the last touch before it, which must be within the
 // window and may lie before the first day.
 func (p *path) count(s *campaignSpec, c counts) {
-	slices.SortFunc(p.touches, func(a, b touch) int {
-		return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.value, b.value))
-	})
+	if len(p.touches) > touchesMax || len(p.conversions) > conversionsMax {
+		p.shorten()
+	}
+	p.sort()
 	for _, x := range p.touches {
 		switch day := x.at.Day(); {
 		case day < s.first:
@@ -199,4 +248,4 @@ func (p *path) before(v conversion) int {
 	return i
 }
 
-func (p *path) reset() { p.events, p.touches, p.conversions = 0, p.touches[:0], p.conversions[:0] }
+func (p *path) reset() { *p = path{touches: p.touches[:0], conversions: p.conversions[:0]} }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"iter"
 	"log/slog"
 	"maps"
 	"math"
@@ -54,6 +55,28 @@ type ReportQueue struct{ c campaigns }
 
 // NewReportQueue is one of its own.
 func NewReportQueue() *ReportQueue { return &ReportQueue{newCampaigns()} }
+
+// Bounds of what a report keeps of a person.
+const (
+	TouchesMax     = touchesMax
+	ConversionsMax = conversionsMax
+)
+
+// PathOf counts what a report makes of events, of which it kept so many at most.
+func PathOf(r *proto.CampaignRequest, events iter.Seq2[proto.Millis, *proto.EventBody]) (impressions, conversions uint64, most int, err error) {
+	s, err := specOf(r)
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	var p path
+	for t, e := range events {
+		p.take(&s, nameSet{}, t, e, true)
+		most = max(most, len(p.touches)+len(p.conversions))
+	}
+	c := counts{}
+	p.count(&s, c)
+	return c[campaignCell{metric: metricImpressions}], c[campaignCell{metric: metricConversions}], most, nil
+}
 
 // Begin is turn.
 func (q *ReportQueue) Begin(ctx context.Context, client proto.ClientID) (end func(), ok bool) {

@@ -114,14 +114,14 @@ func (s *leakageScan) pass(ctx context.Context, l *campaignLane, set *roaring.Bi
 				return err
 			}
 		}
-		if err := s.ordinal(l, proto.Ordinal(it.Next()), sign); err != nil {
+		if err := s.ordinal(ctx, l, proto.Ordinal(it.Next()), sign); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *leakageScan) ordinal(l *campaignLane, o proto.Ordinal, sign int64) error {
+func (s *leakageScan) ordinal(ctx context.Context, l *campaignLane, o proto.Ordinal, sign int64) error {
 	node, found, err := l.nodeOf(l.snap, o)
 	if err != nil || !found {
 		return err
@@ -140,12 +140,12 @@ func (s *leakageScan) ordinal(l *campaignLane, o proto.Ordinal, sign int64) erro
 		if t >= s.since && e.Name == proto.HostsEvent {
 			s.event(o, t, e, sign)
 		}
-		return true
+		return s.turns.event(ctx) == nil
 	})
 	if s.pages != pages {
 		s.identities += sign
 	}
-	return h.err
+	return cmp.Or(h.err, givenUp(ctx))
 }
 
 // event counts one page's hosts, each once.
