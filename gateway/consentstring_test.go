@@ -139,7 +139,7 @@ func TestGPPString(t *testing.T) {
 		{"opted out of sharing", national + usSection(1, 6, 2, 1, 2), "", true, ""},
 		{"opted out of targeted advertising", national + usSection(1, 6, 2, 2, 1), "7", true, ""},
 		{"opted out, not in force", national + usSection(1, 6, 1, 1, 1), "-1", false, ""},
-		{"opted out, not in force, 0", national + usSection(1, 6, 1, 1, 1), "0", false, ""},
+		{"opted out, not known what is in force, 0", national + usSection(1, 6, 1, 1, 1), "0", true, ""},
 		{"not applicable", national + usSection(1, 6, 0, 0, 0), "7", false, ""},
 		{"GPC", national + usSection(1, 6, 2, 2, 2) + gpcOn, "7", true, ""},
 		{"version 2", national + usSection(2, 6, 2, 2, 2), "7", false, ""},
