@@ -39,6 +39,7 @@ type Node struct {
 	hasher       proto.Hasher
 	log          log.Logs
 	conn         func() *nats.Conn
+	serviceConn  func() *nats.Conn
 	shown        shown
 	streams      func(context.Context) []proto.StreamStatus // nil without NATS, as is the next
 	removeServer func(ctx context.Context, node string) error
@@ -167,7 +168,7 @@ func open(ctx context.Context, c Config) (*Node, error) {
 	} else if n.signer.key, err = receiptKeyOf(c, marked); err != nil {
 		return nil, errors.Join(err, lg.Close(), st.Close())
 	}
-	n.conn, n.streams, n.removeServer, n.recheck = lg.Conn, lg.Streams, lg.RemoveServer, lg.Recheck
+	n.conn, n.serviceConn, n.streams, n.removeServer, n.recheck = lg.Conn, lg.ServiceConn, lg.Streams, lg.RemoveServer, lg.Recheck
 	for _, w := range lg.Warnings() {
 		c.Logger.Warn(w)
 	}
@@ -181,7 +182,7 @@ func newNode(c Config, lg log.Logs, st store.Store, secret [16]byte) *Node {
 	n := &Node{
 		config: c, logger: c.Logger, hasher: proto.NewHasher(secret), log: lg, store: st,
 		views: newViews(c.ViewsMax), clock: clock, pace: newPace(), reporting: fair.New(1), long: fair.New(longMax), fillsEnded: make(chan struct{}, 1), campaigns: newCampaigns(),
-		conn: func() *nats.Conn { return nil }, cutSeconds: newCutSeconds(), disk: newDisk(c.DiskReserve, c.merges, c.storeDir(), c.logDir()),
+		conn: func() *nats.Conn { return nil }, serviceConn: func() *nats.Conn { return nil }, cutSeconds: newCutSeconds(), disk: newDisk(c.DiskReserve, c.merges, c.storeDir(), c.logDir()),
 	}
 	n.copies.idle, n.copies.given = copyIdle, map[string]chan<- copyQuestion{}
 	n.place()
@@ -593,9 +594,9 @@ func (n *Node) working(ctx context.Context) (_ context.Context, done func(), err
 	return ctx, func() { forget(); cancel(); n.slow.Done() }, nil
 }
 
-// Conn is the connection to the NATS that carries the log, for intake and
-// queries over NATS.
-func (n *Node) Conn() *nats.Conn { return n.conn() }
+// Conn is a connection to the NATS that carries the log, for intake and queries over
+// NATS; the log has one of its own.
+func (n *Node) Conn() *nats.Conn { return n.serviceConn() }
 
 func (n *Node) now() proto.Millis { return proto.MillisOf(n.config.Now()) }
 

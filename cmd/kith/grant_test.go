@@ -18,7 +18,7 @@ import (
 func TestNATSGrants(t *testing.T) {
 	for role, want := range map[proto.Role]log.Grant{
 		proto.RoleAdmin: {
-			Name: "admin", Publish: []string{"kith.query.*", "kith.in.*", "kith.optout", "$SRV.>"},
+			Name: "(admin)", Publish: []string{"kith.query.*", "kith.in.*", "kith.optout", "$SRV.>"},
 			Subscribe: []string{"_INBOX.>", "kith.out.>"},
 		},
 		proto.RoleClient: {

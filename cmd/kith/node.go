@@ -92,9 +92,9 @@ func (d *natsDoor) admit(c log.Credentials) (log.Grant, bool) {
 	return g, true
 }
 
-// grantOf is what a key opens of NATS.
+// grantOf is what a key opens of NATS. No client can have the admins' name.
 func grantOf(who proto.Principal) log.Grant {
-	g := log.Grant{Name: string(cmp.Or(who.Client, "admin")), Publish: []string{"kith.query.*"}, Subscribe: []string{inboxOf(who)}}
+	g := log.Grant{Name: string(cmp.Or(who.Client, "(admin)")), Publish: []string{"kith.query.*"}, Subscribe: []string{inboxOf(who)}}
 	switch who.Role {
 	case proto.RoleAdmin:
 		// The NATS client answers $SRV by itself, to whatever reply subject is

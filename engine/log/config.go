@@ -103,7 +103,7 @@ type Credentials struct {
 // Grant is what a network client may do. The log's own subjects stay out of
 // reach whatever a grant says.
 type Grant struct {
-	Name               string      // for the server's log
+	Name               string      // for the log; connections are counted by it
 	Publish, Subscribe []string    // NATS subjects, wild cards allowed
 	Holds              func() bool // whether it was not taken back, see Recheck; nil: it never is
 }

@@ -57,3 +57,14 @@ const (
 	NotMember = notMember
 	Changing  = changing
 )
+
+// Listeners is how many subscriptions of the embedded server take a subject.
+func (l *Log) Listeners(subject string) int {
+	return l.embedded.server.GlobalAccount().Interest(subject)
+}
+
+// Bounds of network clients.
+const (
+	GrantConnectionsMax    = grantConnectionsMax
+	ClientSubscriptionsMax = clientSubscriptionsMax
+)

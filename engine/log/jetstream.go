@@ -22,6 +22,7 @@ type Log struct {
 	config   Config
 	embedded *embedded // nil with an external NATS
 	conn     *nats.Conn
+	service  *nats.Conn
 	js       jetstream.JetStream
 	acks     *acks
 	lanes    []*lane
@@ -87,9 +88,10 @@ func (l *Log) laneBytesMax() (int64, error) {
 func (l *Log) connect(ctx context.Context, laneMax int64) (err error) {
 	c := &l.config
 	if c.URL != "" {
-		l.conn, err = nats.Connect(c.URL, nats.Name(c.Name), nats.CustomInboxPrefix("_KITH."+nats.NewInbox()[7:]),
-			nats.MaxReconnects(-1), nats.ReconnectBufSize(-1), nats.IgnoreAuthErrorAbort(), quietErrors(c.Logger))
-		if err != nil {
+		if err = l.connectBy(func() (*nats.Conn, error) {
+			return nats.Connect(c.URL, nats.Name(c.Name), nats.CustomInboxPrefix("_KITH."+nats.NewInbox()[7:]),
+				nats.MaxReconnects(-1), nats.ReconnectBufSize(-1), nats.IgnoreAuthErrorAbort(), quietErrors(c.Logger))
+		}); err != nil {
 			return proto.Errorf(proto.CodeUnavailable, "NATS at %s cannot be reached: start it, or leave the URL out to use the embedded one: %w", hostsOf(c.URL), err)
 		}
 		return nil
@@ -99,10 +101,17 @@ func (l *Log) connect(ctx context.Context, laneMax int64) (err error) {
 	if l.embedded, err = startEmbedded(ctx, c, maxStore); err != nil {
 		return err
 	}
-	if l.conn, err = l.embedded.connect(c); err != nil {
+	if err = l.connectBy(func() (*nats.Conn, error) { return l.embedded.connect(c) }); err != nil {
 		return proto.Errorf(proto.CodeInternal, "no connection to the embedded NATS server: %w", err)
 	}
 	return nil
+}
+
+func (l *Log) connectBy(connect func() (*nats.Conn, error)) (err error) {
+	if l.conn, err = connect(); err == nil {
+		l.service, err = connect()
+	}
+	return err
 }
 
 // hostsOf is a list of NATS servers without what lets one in: a user, a password, or
@@ -289,8 +298,12 @@ func (l *Log) Warnings() []string {
 	return []string{"the log is in NATS at " + hostsOf(l.conn.ConnectedUrl()) + ", outside this process: unless its servers run with sync_interval: always, an acknowledged event can be lost in a power cut"}
 }
 
-// Conn is the connection to the log's NATS, for the intake and queries.
+// Conn is the connection to the log's NATS, for what nodes ask one another.
 func (l *Log) Conn() *nats.Conn { return l.conn }
+
+// ServiceConn is another one, for the intake and queries: what comes in floods, and
+// answers that many listen to, hold up no append.
+func (l *Log) ServiceConn() *nats.Conn { return l.service }
 
 // ClientURL is where network clients connect, "" without an open port.
 func (l *Log) ClientURL() string {
@@ -350,8 +363,10 @@ func (l *Log) Close() error {
 		if l.acks != nil {
 			l.acks.close()
 		}
-		if l.conn != nil {
-			l.conn.Close()
+		for _, nc := range []*nats.Conn{l.service, l.conn} {
+			if nc != nil {
+				nc.Close()
+			}
 		}
 		if l.embedded != nil {
 			l.embedded.stop()

@@ -416,6 +416,70 @@ func TestRecheckEndsConnections(t *testing.T) {
 	}
 }
 
+// A client may neither open connections nor listen without end: what is sent to it is
+// kept for each. Our own connections are not bounded with it.
+func TestNetworkClientsAreBounded(t *testing.T) {
+	c := config(t.TempDir())
+	c.ClientListen = "127.0.0.1:0"
+	c.Authorize = func(x log.Credentials) (log.Grant, bool) {
+		return log.Grant{Name: x.User, Subscribe: []string{"_INBOX_acme.>"}}, true
+	}
+	l := open(t, c)
+	defer l.Close()
+	connect := func(name string) (*nats.Conn, error) {
+		nc, err := nats.Connect(l.ClientURL(), nats.UserInfo(name, "key"), nats.NoReconnect())
+		if err == nil {
+			t.Cleanup(nc.Close)
+		}
+		return nc, err
+	}
+	var list []*nats.Conn
+	for i := range log.GrantConnectionsMax {
+		nc, err := connect("acme")
+		if err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+		list = append(list, nc)
+	}
+	if _, err := connect("acme"); err == nil {
+		t.Errorf("more than %d connections of one client are let in", log.GrantConnectionsMax)
+	}
+	other, err := connect("other")
+	if err != nil {
+		t.Errorf("another client is not let in: %v", err)
+	}
+	list[0].Close()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if _, err = connect("acme"); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("in the place of one that was closed none is let in: %v", err)
+		}
+	}
+	listen := func(nc *nats.Conn, subject string) (heard int) {
+		t.Helper()
+		for range 2 * log.ClientSubscriptionsMax {
+			if _, err := nc.Subscribe(subject, func(*nats.Msg) {}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := nc.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		return l.Listeners(subject)
+	}
+	if n := listen(other, "_INBOX_acme.x"); n != log.ClientSubscriptionsMax {
+		t.Errorf("a client listens %d times over one connection, not %d", n, log.ClientSubscriptionsMax)
+	}
+	if n := listen(l.Conn(), "kith.own"); n != 2*log.ClientSubscriptionsMax {
+		t.Errorf("our own connection listens %d times only", n)
+	}
+	if l.ServiceConn() == l.Conn() || !l.ServiceConn().IsConnected() {
+		t.Error("answers go over the connection that appends to the log")
+	}
+}
+
 func TestNetworkClientsCannotReachTheLog(t *testing.T) {
 	c := config(t.TempDir())
 	c.ClientListen = "127.0.0.1:0"

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"math"
 	"net"
 	"net/url"
 	"os"
@@ -18,8 +17,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
 	"golang.org/x/sys/unix"
 
 	"kith/proto"
@@ -36,6 +37,14 @@ const (
 	otherBytesMax = 4 << 30
 
 	serverStartMax = 60 * time.Second
+
+	// Bounds of network clients. What waits for one that reads too slowly is bounded by
+	// the server's MaxPending, which holds for our own connections too: the lanes' read
+	// ahead needs all of it.
+	clientsMax             = 8192 // connections
+	grantConnectionsMax    = 32   // of one grant's name
+	clientSubscriptionsMax = 128  // of a connection
+	refusedTellEvery       = 10 * time.Second
 
 	routeUser = "kith"
 	lameDuck  = 2 * time.Second // from handing its streams over to the end
@@ -104,7 +113,13 @@ func startEmbedded(ctx context.Context, c *Config, maxStore int64) (_ *embedded,
 }
 
 func (x *embedded) options(c *Config, maxStore int64) (*server.Options, error) {
-	x.door = &authentication{own: x, authorize: network(c), granted: map[string]func() bool{}}
+	x.door = &authentication{own: x, authorize: network(c), logger: c.Logger, granted: map[string]map[uint64]Grant{}}
+	if x.door.authorize != nil {
+		var err error
+		if x.door.limits, err = clientLimits(); err != nil {
+			return nil, proto.Errorf(proto.CodeInternal, "the limits of NATS clients cannot be signed: %w", err)
+		}
+	}
 	o := &server.Options{
 		ServerName:                 c.Name,
 		DontListen:                 true,
@@ -116,6 +131,7 @@ func (x *embedded) options(c *Config, maxStore int64) (*server.Options, error) {
 		JetStreamMaxMemory:         64 << 20,
 		SyncAlways:                 true,
 		MaxPayload:                 natsPayloadMax,
+		MaxConn:                    clientsMax,
 		DisableJetStreamBanner:     true,
 		CustomClientAuthentication: x.door,
 	}
@@ -251,9 +267,32 @@ func dirBytes(dir string) (n int64) {
 type authentication struct {
 	own       *embedded
 	authorize func(Credentials) (Grant, bool)
+	limits    string // see clientLimits
+	logger    *slog.Logger
 
 	mu      sync.Mutex
-	granted map[string]func() bool // by a client's address: whether its grant holds
+	granted map[string]map[uint64]Grant // guarded by mu: by name and connection
+	told    time.Time                   // guarded by mu: when it was last said that one was refused
+}
+
+// clientLimits is how the server is told of limits that its own connections do not
+// have: only a user's token has such. Nobody is let in by it.
+func clientLimits() (string, error) {
+	account, err := nkeys.CreateAccount()
+	if err != nil {
+		return "", err
+	}
+	user, err := nkeys.CreateUser()
+	if err != nil {
+		return "", err
+	}
+	key, err := user.PublicKey()
+	if err != nil {
+		return "", err
+	}
+	claims := jwt.NewUserClaims(key)
+	claims.Limits.Subs = clientSubscriptionsMax
+	return claims.Encode(account)
 }
 
 // forbidden is out of every network client's reach: the log itself, its
@@ -275,26 +314,56 @@ func (a *authentication) Check(c server.ClientAuthentication) bool {
 		return false
 	}
 	g, ok := a.authorize(Credentials{User: o.Username, Password: o.Password, Token: o.Token, Remote: c.RemoteAddress()})
-	if !ok || !a.note(c.RemoteAddress(), g.Holds) {
+	if !ok || !a.note(c.GetID(), g) {
 		return false
 	}
-	c.RegisterUser(&server.User{Username: g.Name, Permissions: &server.Permissions{
+	o.JWT = a.limits
+	// With an account, else the limits are not looked at.
+	c.RegisterUser(&server.User{Username: g.Name, Account: a.own.server.GlobalAccount(), Permissions: &server.Permissions{
 		Publish:   &server.SubjectPermission{Allow: orNothing(g.Publish), Deny: forbidden},
 		Subscribe: &server.SubjectPermission{Allow: orNothing(g.Subscribe), Deny: forbidden},
 	}})
 	return true
 }
 
-// note remembers how to ask whether a grant holds, and asks: what ended it may have
-// come since it was given, and recheck before it is remembered.
-func (a *authentication) note(from net.Addr, holds func() bool) bool {
-	if holds == nil || from == nil {
-		return true
-	}
+// note remembers a connection's grant if there is room for one more of its name, and
+// asks whether it holds: what ended it may have come since it was given, and recheck
+// before it is remembered.
+func (a *authentication) note(id uint64, g Grant) bool {
 	a.mu.Lock()
-	a.granted[from.String()] = holds
+	open := a.granted[g.Name]
+	if len(open) >= grantConnectionsMax {
+		a.forgetClosed(open)
+	}
+	if len(open) >= grantConnectionsMax {
+		now := time.Now()
+		tell := now.Sub(a.told) >= refusedTellEvery
+		if tell {
+			a.told = now
+		}
+		a.mu.Unlock()
+		if tell {
+			a.logger.Warn("a NATS client is not let in: it has as many connections open as it may; have its programs share them", "client", g.Name, "connections", grantConnectionsMax)
+		}
+		return false
+	}
+	if open == nil {
+		open = map[uint64]Grant{}
+		a.granted[g.Name] = open
+	}
+	open[id] = g
 	a.mu.Unlock()
-	return holds()
+	return g.Holds == nil || g.Holds()
+}
+
+// forgetClosed takes out what is no longer a connection of the server. The caller
+// holds mu.
+func (a *authentication) forgetClosed(open map[uint64]Grant) {
+	for id := range open {
+		if a.own.server.GetClient(id) == nil {
+			delete(open, id)
+		}
+	}
 }
 
 // recheck ends network clients' connections whose grant holds no more, and forgets
@@ -303,29 +372,18 @@ func (x *embedded) recheck() {
 	a := x.door
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	void := map[string]bool{}
-	for addr, holds := range a.granted {
-		if !holds() {
-			void[addr] = true
+	for name, open := range a.granted {
+		a.forgetClosed(open)
+		for id, g := range open {
+			if g.Holds != nil && !g.Holds() {
+				_ = x.server.DisconnectClientByID(id) // or it has just gone
+				delete(open, id)
+			}
+		}
+		if len(open) == 0 {
+			delete(a.granted, name)
 		}
 	}
-	if len(void) == 0 && len(a.granted) <= x.server.NumClients() {
-		return
-	}
-	open, err := x.server.Connz(&server.ConnzOptions{Limit: math.MaxInt32})
-	if err != nil {
-		return // it is stopping
-	}
-	kept := map[string]func() bool{}
-	for _, c := range open.Conns {
-		addr := net.JoinHostPort(c.IP, strconv.Itoa(c.Port))
-		if void[addr] {
-			_ = x.server.DisconnectClientByID(c.Cid) // or it has just gone
-		} else if holds := a.granted[addr]; holds != nil {
-			kept[addr] = holds
-		}
-	}
-	a.granted = kept
 }
 
 // routeSecrets lets other servers of the cluster in by any of some secrets.
