@@ -36,15 +36,59 @@ func (n *Node) Explain(ctx context.Context, client proto.ClientInfo, id proto.Id
 	var err error
 	switch {
 	case !past:
-		err = e.now(&x, node, specs, now)
+		x, err = e.present(x, node, specs, now)
 	case e.then(&x, versions, when):
 		x.When, x.Version = e.spec.When, e.spec.Version
-		if err = e.read(node); err == nil && !e.state.Dark() {
-			err = e.past(&x, when)
-		}
+		err = e.inTurn(func() error {
+			if err := e.read(node); err != nil || e.state.Dark() {
+				return err
+			}
+			return e.past(&x, when)
+		})
 	}
 	if err == nil {
 		err = n.mayAnswerAll()
+	}
+	return x, err
+}
+
+// explainMax is for how long the histories of one explanation are read.
+const explainMax = 30 * time.Second
+
+// inTurn reads histories when it is the client's turn, for so long and no longer.
+func (e *explained) inTurn(read func() error) error {
+	outer := e.ctx
+	end, err := e.node.longTurn(outer, e.client.ID)
+	if err == nil {
+		defer end()
+	}
+	if outer.Err() != nil {
+		return proto.Errorf(proto.CodeTimeout, "the histories were not read in time: %w", outer.Err())
+	}
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(outer, e.node.explained)
+	defer cancel()
+	e.ctx, e.turn = ctx, true
+	defer func() { e.ctx, e.turn = outer, false }()
+	return read()
+}
+
+// present explains as of now, once more in a turn where histories must be read, as much
+// may have changed until then. Where that cannot be done what else it says stands.
+func (e *explained) present(x proto.Explanation, node proto.Node, specs []proto.SegmentSpec, now proto.Millis) (proto.Explanation, error) {
+	again := x
+	err := e.now(&x, node, specs, now)
+	if err != nil || !e.waits {
+		return x, err
+	}
+	err = e.inTurn(func() error { return e.now(&again, node, specs, e.node.now()) })
+	switch proto.CodeOf(err) {
+	case "":
+		return again, nil
+	case proto.CodeOverloaded, proto.CodeTimeout:
+		err = e.unread(&x, err)
 	}
 	return x, err
 }
@@ -63,7 +107,7 @@ func (e *explained) now(x *proto.Explanation, node proto.Node, specs []proto.Seg
 	if x.When, x.Version = e.spec.When, e.spec.Version; e.state.Dark() {
 		return nil
 	}
-	return e.present(x, now)
+	return e.tell(x, now)
 }
 
 // in reports whether the node is in by a version at now.
@@ -76,6 +120,8 @@ func (e *explained) in(s *proto.SegmentSpec, now proto.Millis) bool {
 // explained.
 type explained struct {
 	ctx    context.Context // ends the reading of histories
+	turn   bool            // it is time to read them
+	waits  bool            // they must be read, and it is not
 	node   *Node
 	client proto.ClientInfo
 	spec   proto.SegmentSpec
@@ -323,8 +369,8 @@ func (e *explained) ruleNow(id proto.SegmentID) (rule *segments.Rule) {
 	return rule
 }
 
-// present tells the state of the membership and the facts that decide.
-func (e *explained) present(x *proto.Explanation, now proto.Millis) error {
+// tell tells the state of the membership and the facts that decide.
+func (e *explained) tell(x *proto.Explanation, now proto.Millis) error {
 	x.At = now.Time()
 	if m := e.state.Effective(e.client.ID, e.spec.Version, e.shares); m != nil {
 		x.In = identity.In(*m, now)
@@ -366,6 +412,10 @@ func (e *explained) present(x *proto.Explanation, now proto.Millis) error {
 	})
 	if err != nil || behind == nil {
 		return err
+	}
+	if !e.turn {
+		e.waits = true
+		return nil
 	}
 	if err := e.reread(x, behind, now); err != nil {
 		return e.unread(x, err)

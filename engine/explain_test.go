@@ -312,4 +312,30 @@ func TestExplainFactsOfOlderRules(t *testing.T) {
 			t.Errorf("%s in %s at %v: in %v by %s, notes %q, %v", c.visitor, c.segment, at, x.In, got, x.Notes, err)
 		}
 	}
+	takesTurns(t, n, acme, one.Time())
+}
+
+// takesTurns checks that explanations for which histories are read, of the past and of
+// rules that changed, wait for what else takes long, and end in time.
+func takesTurns(t *testing.T, n *engine.Node, acme proto.ClientInfo, past time.Time) {
+	t.Helper()
+	end, err := n.LongTurn(t.Context(), acme.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []time.Time{{}, past} {
+		soon, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		if x, err := n.Explain(soon, acme, "browser:v", "few", at); proto.CodeOf(err) != proto.CodeTimeout {
+			t.Errorf("beside a long count, at %v: %+v, %v", at, x, err)
+		}
+		cancel()
+	}
+	end()
+	n.ExplainWithin(1)
+	if x, err := n.Explain(t.Context(), acme, "browser:v", "few", past); proto.CodeOf(err) != proto.CodeTimeout {
+		t.Errorf("of the past, without time: %+v, %v", x, err)
+	}
+	if x, err := n.Explain(t.Context(), acme, "browser:v", "few", time.Time{}); err != nil || !x.In || len(x.Facts) > 0 || !strings.Contains(strings.Join(x.Notes, "; "), "could not be read") {
+		t.Errorf("of now, without time: %+v, %v", x, err)
+	}
 }

@@ -45,6 +45,9 @@ func (n *Node) AwaitChange(ctx context.Context) error {
 	}
 }
 
+// ExplainWithin bounds how long the histories of an explanation are read.
+func (n *Node) ExplainWithin(d time.Duration) { n.explained = d }
+
 // LongTurn is longTurn.
 func (n *Node) LongTurn(ctx context.Context, client proto.ClientID) (end func(), err error) {
 	return n.longTurn(ctx, client)

@@ -7,7 +7,7 @@ import (
 	"kith/proto"
 )
 
-// Bounds of long counts: of a client one is under way, on the node few, as each takes
+// Bounds of what takes long, counts and explanations from histories: of a client one is under way, on the node few, as each takes
 // a core and may have the lanes copy what they change. Others wait.
 const (
 	longMentions = 32   // of segments, from which on a count is long
@@ -17,9 +17,9 @@ const (
 	longWaitMax  = 20 * time.Second
 )
 
-var errLong = proto.Errorf(proto.CodeOverloaded, "too many long counts wait for one another: ask again when one of yours is answered, or for fewer segments at once")
+var errLong = proto.Errorf(proto.CodeOverloaded, "too many long counts and explanations wait for one another: ask again when one of yours is answered; a count, for fewer segments at once")
 
-// longTurn is when a count may begin that takes long.
+// longTurn is when a count, or an explanation that reads histories, may begin.
 func (n *Node) longTurn(ctx context.Context, client proto.ClientID) (end func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, longWaitMax)
 	defer cancel()
