@@ -22,6 +22,7 @@ import (
 const (
 	networkCutEvery = time.Second // of a network of visitors
 	networkCutBurst = 60
+	proxyCutShares  = 10 // a network of requests that say they were passed on has so many times as much
 
 	strangerCutsPerSecond = 100 // of identities that nothing is kept of, on a node
 	strangerCutsBurst     = 1000
@@ -49,6 +50,7 @@ type cutLimits struct {
 	browsers  spread       // of the public plane
 	madeUp    spread       // likewise, of identities that nothing is kept of
 	networks  *networks
+	proxies   *networks // by a connection's, where a request says that it was passed on
 	strangers *rate.Limiter
 	visitors  *rate.Limiter // nil: without limit
 }
@@ -129,6 +131,7 @@ func (g *Gateway) turn(s *spread, n int, most time.Duration) (wait time.Duration
 func newCutLimits(c *Config) *cutLimits {
 	x := &cutLimits{
 		networks:  newNetworks(networkCutEvery, networkCutBurst),
+		proxies:   newNetworks(networkCutEvery/proxyCutShares, networkCutBurst*proxyCutShares),
 		strangers: rate.NewLimiter(strangerCutsPerSecond, strangerCutsBurst),
 	}
 	if n := c.OwnOptOutsPerSecond; n != 0 {
@@ -308,11 +311,17 @@ func (g *Gateway) linger(ctx context.Context) {
 
 // admitNetwork takes one from the allowance of the visitor's network.
 func (g *Gateway) admitNetwork(r *http.Request) error {
+	limit := g.cuts.networks
 	p, known := g.networkOf(r)
+	if !known && g.addressHeader == "" {
+		// It says that a proxy passed it on, which anybody can say.
+		limit = g.cuts.proxies
+		p, known = networkIn(r.RemoteAddr)
+	}
 	if !known {
 		return nil
 	}
-	wait := g.cuts.networks.take(p, g.c.Now())
+	wait := limit.take(p, g.c.Now())
 	if wait <= 0 {
 		return nil
 	}

@@ -151,6 +151,22 @@ func TestNetworksOfVisitors(t *testing.T) {
 	}
 }
 
+// TestPassedOnByNobody: a header that anybody can send lifts no bound.
+func TestPassedOnByNobody(t *testing.T) {
+	for _, header := range []string{"Via", "Forwarded", "X-Forwarded-For"} {
+		r := newRig(t)
+		for i := range 600 {
+			if w := r.from("203.0.113.5:1", "POST", "/v1/optout", header, "x", "Cookie", cookieOf(i)); w.Code != 200 {
+				t.Fatalf("%s: number %d: %d %s", header, i, w.Code, w.Body)
+			}
+		}
+		limited(t, r.from("203.0.113.9:1", "POST", "/v1/optout", header, "x", "Cookie", cookieOf(600)), header)
+		if w := r.from("203.0.114.9:1", "POST", "/v1/optout", header, "x", "Cookie", cookieOf(601)); w.Code != 200 {
+			t.Errorf("%s, another network: %d %s", header, w.Code, w.Body)
+		}
+	}
+}
+
 // TestForgedOptOuts: opt-outs of identities that nobody ever had are bounded for
 // the whole node, and keep no person waiting.
 func TestForgedOptOuts(t *testing.T) {

@@ -56,22 +56,27 @@ var sharedAddresses = netip.MustParsePrefix("100.64.0.0/10")
 // networkOf is the /24 or /48 that a request comes from, so that no address goes any
 // further. It is not known where the connection is a proxy's and the proxy does not say.
 func (g *Gateway) networkOf(r *http.Request) (p netip.Prefix, known bool) {
-	text := r.RemoteAddr
-	if name := g.addressHeader; name == "" {
+	name := g.addressHeader
+	if name == "" {
 		// A proxy passed it on, whose network would be everybody's.
 		for _, by := range []string{"X-Forwarded-For", "Forwarded", "Via"} {
 			if len(r.Header[by]) > 0 {
 				return p, false
 			}
 		}
-	} else {
-		text = ""
-		if lines := r.Header[name]; len(lines) > 0 {
-			// What stands before it the visitor may have sent.
-			last := lines[len(lines)-1]
-			text = strings.TrimSpace(last[strings.LastIndexByte(last, ',')+1:])
-		}
+		return networkIn(r.RemoteAddr)
 	}
+	lines := r.Header[name]
+	if len(lines) == 0 {
+		return p, false
+	}
+	// What stands before it the visitor may have sent.
+	last := lines[len(lines)-1]
+	return networkIn(strings.TrimSpace(last[strings.LastIndexByte(last, ',')+1:]))
+}
+
+// networkIn is the /24 or /48 of an address, with or without a port.
+func networkIn(text string) (p netip.Prefix, known bool) {
 	a, err := netip.ParseAddr(text)
 	if err != nil {
 		both, err := netip.ParseAddrPort(text)
