@@ -1,5 +1,13 @@
 package cluster
 
+import (
+	"io"
+	"log/slog"
+)
+
+// NewGossipLog is newGossipLog.
+func NewGossipLog(to *slog.Logger) io.Writer { return newGossipLog(to) }
+
 // DecodeState is decodeState.
 func DecodeState(b []byte, cluster string) (Member, error) { return decodeState(b, cluster) }
 

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"github.com/hashicorp/memberlist"
 
@@ -181,7 +182,7 @@ func (m *Membership) gossip() (*memberlist.Config, error) {
 	}
 	d := delegate{m}
 	mc.Delegate, mc.Events, mc.Alive = d, d, d
-	mc.LogOutput = gossipLog{c.Logger}
+	mc.LogOutput = newGossipLog(c.Logger)
 	return mc, nil
 }
 
@@ -428,16 +429,82 @@ func (d delegate) NotifyLeave(n *memberlist.Node) {
 	poke(d.m.look)
 }
 
-// gossipLog passes on what memberlist has to say at warning and above.
-type gossipLog struct{ to *slog.Logger }
+// Bounds of what is said of gossip: packets that nobody needs a key for make lines too.
+const (
+	gossipTellEvery = 10 * time.Second // of a kind
+	gossipKindsMax  = 64               // what is of none of these is of one more
+)
+
+// gossipLog passes on what memberlist has to say at warning and above, of each kind now
+// and then, with how much was left out since the time before.
+type gossipLog struct {
+	to *slog.Logger
+
+	mu    sync.Mutex
+	kinds map[string]*gossipKind // guarded by mu
+}
+
+type gossipKind struct {
+	told time.Time
+	left int // out since
+}
+
+func newGossipLog(to *slog.Logger) *gossipLog {
+	return &gossipLog{to: to, kinds: map[string]*gossipKind{}}
+}
 
 // Write implements io.Writer, a line at a time.
-func (l gossipLog) Write(b []byte) (int, error) {
+func (l *gossipLog) Write(b []byte) (int, error) {
 	text := strings.TrimSpace(string(b))
 	for mark, level := range map[string]slog.Level{"[ERR] ": slog.LevelError, "[WARN] ": slog.LevelWarn} {
-		if _, said, ok := strings.Cut(text, mark); ok {
+		_, said, ok := strings.Cut(text, mark)
+		if !ok {
+			continue
+		}
+		left, now := l.due(gossipKindOf(said))
+		switch {
+		case now && left > 0:
+			l.to.Log(context.Background(), level, said, "from", "memberlist", "left_out", left)
+		case now:
 			l.to.Log(context.Background(), level, said, "from", "memberlist")
 		}
+		break // a line has one level, whatever it quotes
 	}
 	return len(b), nil
+}
+
+// due reports whether a line of a kind may be told now, and how many were not.
+func (l *gossipLog) due(kind string) (left int, now bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	k := l.kinds[kind]
+	if k == nil && len(l.kinds) >= gossipKindsMax {
+		kind = ""
+		k = l.kinds[kind]
+	}
+	if k == nil {
+		k = &gossipKind{}
+		l.kinds[kind] = k
+	}
+	at := time.Now()
+	if !k.told.IsZero() && at.Sub(k.told) < gossipTellEvery {
+		k.left++
+		return 0, false
+	}
+	left, k.told, k.left = k.left, at, 0
+	return left, true
+}
+
+// gossipKindOf is the words that a line begins with, without what differs from line to
+// line: addresses, names in quotes and numbers come behind them.
+func gossipKindOf(said string) string {
+	words := strings.Fields(strings.TrimPrefix(said, "memberlist: "))
+	words = words[:min(len(words), 4)]
+	for i, w := range words {
+		if strings.ContainsFunc(w, func(r rune) bool { return !unicode.IsLetter(r) }) {
+			words = words[:i]
+			break
+		}
+	}
+	return strings.Join(words, " ")
 }
