@@ -720,6 +720,58 @@ func TestConsoleLeftOpenInABrowser(t *testing.T) {
 	c.quiet()
 }
 
+// TestConsoleStatesInABrowser goes through what views show of states that are not
+// come by every day.
+func TestConsoleStatesInABrowser(t *testing.T) {
+	n := startNode(t, t.TempDir())
+	n.events(t, config.DevKey, visitOf("auto", "browser:in1", "account:in1"), visitOf("auto", "browser:gone1"))
+	c := openConsole(t, n)
+	c.signIn(config.DevAdminKey)
+	c.receiptStates(n)
+	c.quiet()
+}
+
+// instead makes the page's requests for addresses that match a pattern get what a
+// script gives for their number, from 1 on, be it null: then they are sent.
+func (c *consoleTab) instead(pattern, script string) {
+	c.t.Helper()
+	c.text(fmt.Sprintf(`(() => { window.really ||= window.fetch; let i = 0; window.fetch = async (u, o) => (%s.test(u) && await (%s)(++i, u, o)) || window.really(u, o); })()`, pattern, script))
+}
+
+// really undoes instead.
+func (c *consoleTab) really() {
+	c.t.Helper()
+	c.text(`window.fetch = window.really`)
+}
+
+// receiptStates: who was opted in again is not told as erased.
+func (c *consoleTab) receiptStates(n *liveNode) {
+	c.t.Helper()
+	c.view("receipts/browser%3Aopted1", "Receipts")
+	c.shows(".state.empty", "Not opted out")
+	n.tell(c.t, config.DevKey, "POST", "/v1/optouts", sent{"identity": "browser:in1"})
+	c.view("receipts/browser%3Ain1", "Receipts")
+	c.shows(".panel h2", "Opted out")
+	c.click("section.panel .panel-head button")
+	c.until(`document.querySelector("dialog[open]")`)
+	c.click("dialog button[value=yes]")
+	c.shows(".panel h2", "Opted in again")
+	c.shows(".body", "The receipt is of the opt-out before")
+	c.shows(".receipt dl", "optout")
+	if got := c.text(`document.querySelector("section.panel").textContent`); strings.Contains(got, "Erased") || strings.Contains(got, "final") || !strings.Contains(got, "since") {
+		c.t.Errorf("of who was opted in it says %q", got)
+	}
+	c.picture("opted-in")
+	c.instead(`/optouts/`, `async (i, u, o) => { const x = await (await window.really(u, o)).json(); return new Response(JSON.stringify({ ...x, counts_from: "2031-02-03T04:05:06Z" })); }`)
+	c.click("form.bar button")
+	c.shows(".panel .warn", "3 Feb 2031")
+	c.really()
+	n.tell(c.t, config.DevAdminKey, "DELETE", "/v1/identities/browser:gone1", nil)
+	c.view("receipts/browser%3Agone1", "Receipts")
+	c.shows(".panel h2", "Erased")
+	c.shows(".panel .chip", "final")
+}
+
 // What is typed into the address bar shuts nobody out, and a question goes with
 // the view that asks it.
 // What is typed or pasted wrongly is told as what it is, and takes nothing away.

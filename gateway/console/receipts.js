@@ -29,7 +29,8 @@ export function receipts(page) {
 }
 
 function state(again, x) {
-  if (!x.opted_out && !x.receipt) return empty("Not opted out", "There is no opt-out or erasure of this identity.");
+  const back = !x.opted_out && x.receipt?.action === "optout"; // an opt-in leaves the receipt of the opt-out before
+  if (!x.opted_out && !x.receipt) return empty("Not opted out", "There is no opt-out or erasure of this identity that is final.");
   const optIn = async () => {
     if (!await confirmed({ title: "Opt this identity in?", text: "It may be known again, from nothing. Do this at the person's own wish only.", action: "Opt in", danger: false })) return;
     try {
@@ -38,7 +39,9 @@ function state(again, x) {
       again();
     } catch (err) { toast(err.message, "bad"); }
   };
-  return [h("section", { class: "panel", "aria-label": "State" }, h("div", { class: "panel-head" }, h("h2", {}, x.opted_out ? "Opted out" : "Erased"), x.opted_out && h("button", { type: "button", onclick: optIn }, "Opt in")),
-    h("p", {}, h("span", { class: "chip " + (x.final ? "good" : "busy") }, x.final ? "final" : "not final yet"), " ", x.since && ["since " + stamp(x.since)])),
+  return [h("section", { class: "panel", "aria-label": "State" }, h("div", { class: "panel-head" }, h("h2", {}, x.opted_out ? "Opted out" : back ? "Opted in again" : "Erased"), x.opted_out && h("button", { type: "button", onclick: optIn }, "Opt in")),
+    h("p", {}, back ? "known again, from nothing," : h("span", { class: "chip " + (x.final ? "good" : "busy") }, x.final ? "final" : "not final yet"), " ", x.since && ["since " + stamp(x.since)]),
+    x.counts_from && h("p", { class: "warn" }, `Its events are not kept before ${stamp(x.counts_from)}: the node's clock was set back to before that.`),
+    back && h("p", { class: "quiet" }, "The receipt is of the opt-out before.")),
   x.receipt ? receiptCard(x.receipt) : h("p", { class: "quiet" }, "The receipt comes when nothing of it is left. ", h("button", { type: "button", class: "link", onclick: again }, "Look again"))];
 }
