@@ -256,6 +256,7 @@ func (l *lane) changeLetters(b *batch) error {
 	for _, c := range b.ended {
 		l.dropLettersOf(b, c)
 	}
+	l.lettersKept.Store(int64(len(l.letters.names)))
 	return nil
 }
 
@@ -355,7 +356,9 @@ func (l *lane) unwrapReplay(b *batch, c proto.Command) (inner proto.Command, ok 
 // loadLetters reads which dead letters there are.
 func (l *lane) loadLetters(snap store.Snapshot) error {
 	l.letters = newLetters()
-	return l.readLetters(snap, &l.letters)
+	err := l.readLetters(snap, &l.letters)
+	l.lettersKept.Store(int64(len(l.letters.names)))
+	return err
 }
 
 func (l *lane) readLetters(snap store.Snapshot, x *letters) error {

@@ -74,6 +74,9 @@ func TestDeadLetter(t *testing.T) {
 	if strings.Contains(letters[0].Reason, "\n") {
 		t.Errorf("the list shows a stack: %q", letters[0].Reason)
 	}
+	if kept := gauges(t, n)["kith_dead_letters"]; kept != 2 {
+		t.Errorf("the gauge says that %v letters are kept", kept)
+	}
 	if err := n.Ready(); err != nil {
 		t.Errorf("the node is not ready: %v", err)
 	}
@@ -96,8 +99,8 @@ func TestDeadLetter(t *testing.T) {
 		if err := n.Replay(t.Context(), d.ID); err != nil {
 			t.Fatalf("replay: %v", err)
 		}
-		if left := deadLetters(t, n); len(left) != len(letters)-1-i {
-			t.Errorf("%d letters are left", len(left))
+		if left, kept := deadLetters(t, n), gauges(t, n)["kith_dead_letters"]; len(left) != len(letters)-1-i || kept != float64(len(left)) {
+			t.Errorf("%d letters are left, %v by the gauge", len(left), kept)
 		}
 		if err := n.Replay(t.Context(), d.ID); proto.CodeOf(err) != proto.CodeNotFound {
 			t.Errorf("a second replay: %v", err)
@@ -298,8 +301,8 @@ func TestLettersAreBounded(t *testing.T) {
 			t.Errorf("%s: the last letters are %v, want %v", name, last, want)
 		}
 		told := gauges(t, n)
-		if told["kith_dead_letters_total"] != 61 || told["kith_dead_letters_unkept_total"] != 61-room-1-1 {
-			t.Errorf("%s: set aside %v, not kept %v", name, told["kith_dead_letters_total"], told["kith_dead_letters_unkept_total"])
+		if told["kith_dead_letters_total"] != 61 || told["kith_dead_letters_unkept_total"] != 61-room-1-1 || told["kith_dead_letters"] != engine.LettersMax {
+			t.Errorf("%s: set aside %v, not kept %v, kept %v", name, told["kith_dead_letters_total"], told["kith_dead_letters_unkept_total"], told["kith_dead_letters"])
 		}
 		closeNode(t, n)
 		s.lump = nil

@@ -126,6 +126,7 @@ type lane struct {
 	repeated     atomic.Uint64
 	dead         atomic.Uint64
 	unkept       atomic.Uint64 // of dead
+	lettersKept  atomic.Int64  // how many letters there are, for others than the lane
 	named        atomic.Int64  // nodes numbered; since the start, until surveyBeside has counted the others
 
 	told atomic.Pointer[proto.Position] // what callers of intake were last given: one map for all that an entry carries

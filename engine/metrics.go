@@ -18,6 +18,7 @@ func (n *Node) Collector() prometheus.Collector {
 		"events":      desc("events_applied_total", "Events taken in by identities.", "lane"),
 		"repeated":    desc("events_repeated_total", "Events whose id was known: nothing was done.", "lane"),
 		"dead":        desc("dead_letters_total", "Commands set aside because an identity's step failed, since the start.", "lane"),
+		"letters":     desc("dead_letters", "Commands that were set aside and are kept to be replayed, now.", "lane"),
 		"unkept":      desc("dead_letters_unkept_total", "Commands set aside and not kept, because the lane had as many letters as it keeps, since the start.", "lane"),
 		"identities":  desc("identities", "Identities that have a number.", "lane"),
 		"active":      desc("identity_actors", "Identities in memory.", "lane"),
@@ -108,6 +109,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		put("events", prometheus.CounterValue, float64(l.events.Load()), lane)
 		put("repeated", prometheus.CounterValue, float64(l.repeated.Load()), lane)
 		put("dead", prometheus.CounterValue, float64(l.dead.Load()), lane)
+		put("letters", prometheus.GaugeValue, float64(l.lettersKept.Load()), lane)
 		put("unkept", prometheus.CounterValue, float64(l.unkept.Load()), lane)
 		put("identities", prometheus.GaugeValue, float64(l.numbered()), lane)
 		put("active", prometheus.GaugeValue, float64(l.active.Load()), lane)

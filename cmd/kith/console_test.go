@@ -704,7 +704,7 @@ func TestConsoleLeftOpenInABrowser(t *testing.T) {
 		t.Errorf("%s listeners are left after %s rounds", c.text(`listeners`), c.text(`rounds`))
 	}
 	// What has the focus keeps it.
-	c.text(`(() => { const real = window.fetch; window.fetch = async (...a) => { const r = await real(...a); return a[0] === "/metrics" ? new Response(await r.text() + "\nkith_dead_letters_total 3\n") : r; }; })()`)
+	c.text(`(() => { const real = window.fetch; window.fetch = async (...a) => { const r = await real(...a); return a[0] === "/metrics" ? new Response(await r.text() + "\nkith_dead_letters{lane=\"1\"} 3\n") : r; }; })()`)
 	c.until(`document.querySelector(".facts a")`)
 	c.text(`document.querySelector(".facts a").focus(), window.rounds = 0`)
 	c.until(`rounds >= 5`)
@@ -728,6 +728,7 @@ func TestConsoleStatesInABrowser(t *testing.T) {
 	c := openConsole(t, n)
 	c.signIn(config.DevAdminKey)
 	c.receiptStates(n)
+	c.manyLetters()
 	c.quiet()
 }
 
@@ -770,6 +771,21 @@ func (c *consoleTab) receiptStates(n *liveNode) {
 	c.view("receipts/browser%3Agone1", "Receipts")
 	c.shows(".panel h2", "Erased")
 	c.shows(".panel .chip", "final")
+}
+
+// manyLetters: where not all dead letters are listed, that is said.
+func (c *consoleTab) manyLetters() {
+	c.t.Helper()
+	c.instead(`/deadletters/`, `(i, u) => { const n = Math.min(i > 1 ? 999 : 4096, new URLSearchParams(u.split("?")[1]).get("limit")); return new Response(JSON.stringify({ deadletters: Array.from({ length: n }, (_, k) => ({ id: "0:1:" + k, lane: 0, time: "2026-11-30T12:00:00Z", reason: "boom" })) })); }`)
+	c.view("letters", "Dead letters")
+	c.until(`document.querySelectorAll("tbody tr").length === 1000`)
+	c.shows(".body", "The oldest 1,000 are shown")
+	c.click(".tools button")
+	c.until(`document.querySelectorAll("tbody tr").length === 999`)
+	if got := c.text(`document.querySelector(".body").textContent`); strings.Contains(got, "are shown") {
+		c.t.Errorf("where all are listed it says %.200s", got)
+	}
+	c.really()
 }
 
 // What is typed into the address bar shuts nobody out, and a question goes with

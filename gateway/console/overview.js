@@ -80,7 +80,7 @@ function watchNode(page, cards, health) {
 const verdict = (ok, text) => h("span", { class: "chip " + (ok ? "good" : "bad") }, text);
 
 function healthOf(m, lanes, why) {
-  const free = m.get("kith_disk_free_bytes"), letters = m.get("kith_dead_letters_total") || 0;
+  const free = m.get("kith_disk_free_bytes"), letters = m.get("kith_dead_letters") || 0;
   const stuck = lanes.filter((l) => l.quarantined);
   return h("dl", { class: "facts" },
     h("dt", {}, "Queries"), h("dd", {}, why ? [verdict(false, "not ready"), " ", why] : verdict(true, "ready")),
