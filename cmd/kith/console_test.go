@@ -724,11 +724,13 @@ func TestConsoleLeftOpenInABrowser(t *testing.T) {
 // come by every day.
 func TestConsoleStatesInABrowser(t *testing.T) {
 	n := startNode(t, t.TempDir())
-	n.events(t, config.DevKey, visitOf("auto", "browser:in1", "account:in1"), visitOf("auto", "browser:gone1"))
+	n.events(t, config.DevKey, visitOf("auto", "browser:in1", "account:in1"), visitOf("auto", "browser:gone1"),
+		visitOf("auto", "browser:one1", "account:several"), visitOf("auto", "browser:two1", "account:several"), visitOf("auto", "browser:three1", "account:several"))
 	c := openConsole(t, n)
 	c.signIn(config.DevAdminKey)
 	c.receiptStates(n)
 	c.manyLetters()
+	c.userErrors()
 	c.quiet()
 }
 
@@ -786,6 +788,49 @@ func (c *consoleTab) manyLetters() {
 		c.t.Errorf("where all are listed it says %.200s", got)
 	}
 	c.really()
+}
+
+// refusal is an answer as a node gives it that cannot answer now.
+const refusal = `new Response(JSON.stringify({ error: { code: "unavailable", message: "not now" } }), { status: 503 })`
+
+// userErrors: after an error the view goes on, and an opt-out that was done is told
+// as done.
+func (c *consoleTab) userErrors() {
+	c.t.Helper()
+	c.view("user/browser%3Aone1", "User graph")
+	optOut := func() {
+		c.t.Helper()
+		c.click(".about [data-optout='browser:one1']")
+		c.until(`document.querySelector("dialog[open]")`)
+		c.click("dialog button[value=yes]")
+	}
+	c.instead(`/optouts/`, `() => `+refusal)
+	optOut()
+	c.shows(".toast.bad", "not now")
+	c.until(`document.querySelector(".about [data-optout='browser:one1']")`)
+	c.really()
+
+	// Only a question how far it is fails: of the first answer and the next.
+	c.instead(`/optouts/`, `async (i, u, o) => {
+		if (i > 2) return null;
+		if (i > 1) throw new TypeError("no answer");
+		const x = await (await window.really(u, o)).json();
+		return new Response(JSON.stringify({ ...x, final: false, receipt: undefined }));
+	}`)
+	optOut()
+	c.shows(".receipt dl", "Signature")
+	c.really()
+
+	c.view("user/browser%3Atwo1", "User graph")
+	c.until(`document.querySelectorAll(".graph .node").length === 3`)
+	c.instead(`/\/v1\/users\//`, `() => `+refusal)
+	c.click("[aria-label^='Remove the link of']")
+	c.until(`document.querySelector("dialog[open]")`)
+	c.click("dialog button[value=yes]")
+	c.shows(".body .state.failed", "not now")
+	c.really()
+	c.click(".body .state.failed button")
+	c.until(`document.querySelector(".graph .node")`)
 }
 
 // What is typed into the address bar shuts nobody out, and a question goes with

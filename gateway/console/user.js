@@ -57,7 +57,14 @@ function shown(page, out, identity, u) {
     });
     if (!answer) return;
     replace(about, loading("the receipt"));
-    const state = await final(page, await ask("POST", "/v1/optouts", { body: { identity: m, everywhere: answer.everywhere === "yes" } }));
+    let state;
+    try {
+      state = await ask("POST", "/v1/optouts", { body: { identity: m, everywhere: answer.everywhere === "yes" } });
+    } catch (err) {
+      tell("member", m); // to try again
+      throw err;
+    }
+    state = await final(page, state);
     if (page.signal.aborted) return toast("Opted out; the receipt is under Receipts.");
     const gone = answer.everywhere ? u.members : [m];
     await vanish(picture, u.edges.filter((e) => gone.includes(e.a) || gone.includes(e.b)).map(edgeName));
@@ -68,7 +75,7 @@ function shown(page, out, identity, u) {
     receipt.querySelector(".receipt")?.focus({ preventScroll: true });
     const rest = u.members.find((x) => !gone.includes(x));
     replace(about, h("h2", {}, "Cut out"), h("p", {}, `${clip(m, 40)} is opted out. `, rest ? `${u.members.length - gone.length} of ${u.members.length} identities stay, as if it had never been linked.` : "Nobody of this user is left."), rest && h("a", { class: "button", href: "#/user/" + id(rest) }, "The user that is left"));
-    toast("Opted out: the receipt is below.");
+    toast(state.receipt ? "Opted out: the receipt is below." : "Opted out; the receipt is under Receipts.");
   });
 
   const unlink = guard(async (e) => {
@@ -76,13 +83,10 @@ function shown(page, out, identity, u) {
     const r = await ask("DELETE", `/v1/links?a=${id(e.a)}&b=${id(e.b)}`);
     await vanish(picture, [edgeName(e)]);
     toast("The link is removed.");
-    replace(out, loading("the user"));
-    const after = await load(page, identity, r.position);
-    if (!page.signal.aborted) replace(out, shown(page, out, identity, after));
+    await show(out, "the user", page.signal, async () => shown(page, out, identity, await load(page, identity, r.position)));
   });
 
-  const select = (kind, x) => {
-    if (busy) return;
+  const tell = (kind, x) => {
     if (kind === "edge") {
       replace(about, h("h2", {}, "Link"), h("dl", { class: "facts" }, h("dt", {}, "Between"), h("dd", {}, h("span", { class: "identity" }, x.a), h("span", { class: "identity" }, x.b)), h("dt", {}, "Method"), h("dd", {}, x.method), h("dt", {}, "Confidence"), h("dd", {}, percent(x.confidence)), h("dt", {}, "Client"), h("dd", {}, x.client), h("dt", {}, "Newest evidence"), h("dd", {}, stamp(x.time))),
         h("div", { class: "actions" }, h("button", { type: "button", class: "quiet-danger", onclick: () => unlink(x) }, "Remove link")));
@@ -92,12 +96,12 @@ function shown(page, out, identity, u) {
     }
   };
   const picture = draw(u, identity, (kind, x) => {
-    select(kind, x);
+    if (!busy) tell(kind, x);
     about.focus({ preventScroll: true }); // its buttons come next by Tab, not after all that is drawn
   });
   replace(listed, linkTable(u.edges, unlink));
   const household = householdTable(u.household || []);
-  select("member", u.members.includes(identity) ? identity : u.root);
+  tell("member", u.members.includes(identity) ? identity : u.root);
   return [
     h("div", { class: "columns graph-columns" }, h("section", { class: "panel canvas", "aria-label": "Graph" }, h("p", { class: "quiet" }, `${u.members.length} ${u.members.length === 1 ? "identity" : "identities"}, ${links(u.edges.length)}`, !u.state.known && ", not known", picture.hidden > 0 && `, ${picture.hidden} not drawn`), picture.svg,
       h("div", { class: "legend" }, h("span", {}, h("i", { class: "line-key", "aria-hidden": "true" }), "deterministic"), h("span", {}, h("i", { class: "line-key inferred", "aria-hidden": "true" }), "inferred"), u.state.segments.length > 0 && h("span", {}, "In ", u.state.segments.map((x) => h("a", { class: "chip", href: "#/segments/" + id(x) }, x))))), about),
@@ -122,11 +126,14 @@ function linkTable(edges, unlink) {
     edges.map((e) => [named(e.a), named(e.b), e.method, percent(e.confidence), e.client, h("span", { class: "nowrap" }, stamp(e.time)), h("button", { type: "button", class: "small", "aria-label": `Remove the link of ${e.a} and ${e.b}`, onclick: () => unlink(e) }, "Remove")])));
 }
 
-/** final asks on until an opt-out has its receipt or the view is left, half a minute at most. */
+/**
+ * final asks on until an opt-out has its receipt or the view is left, half a minute
+ * at most. It is done already: an answer that fails is asked for again.
+ */
 async function final(page, state) {
   for (let i = 0; i < 30 && !state.final && !page.signal.aborted; i++) {
     await new Promise((done) => setTimeout(done, 1000));
-    state = page.signal.aborted ? state : await get(state.status);
+    if (!page.signal.aborted) try { state = await get(state.status); } catch { /* the next may come */ }
   }
   return state;
 }
