@@ -731,6 +731,7 @@ func TestConsoleStatesInABrowser(t *testing.T) {
 	c.receiptStates(n)
 	c.manyLetters()
 	c.userErrors()
+	c.explainAddress(n)
 	c.quiet()
 }
 
@@ -831,6 +832,21 @@ func (c *consoleTab) userErrors() {
 	c.really()
 	c.click(".body .state.failed button")
 	c.until(`document.querySelector(".graph .node")`)
+}
+
+// explainAddress: an address that names both is asked at once.
+func (c *consoleTab) explainAddress(n *liveNode) {
+	c.t.Helper()
+	n.tell(c.t, config.DevKey, "PUT", "/v1/segments/first", sent{"when": `count(true) >= 1`})
+	n.tell(c.t, config.DevKey, "PUT", "/v1/segments/second", sent{"when": `count(true) >= 99`})
+	c.view("explain?identity=browser%3Ain1&segment=second", "Explain")
+	c.shows(".verdict h2", "Not in second")
+	// One that is not there is not asked for as another.
+	c.view("explain?identity=browser%3Ain1&segment=third", "Explain")
+	c.until(`document.querySelector("#segment")`)
+	if got := c.text(`document.querySelector(".verdict") || document.querySelector(".body [aria-live]").textContent`); got != "" {
+		c.t.Errorf("asked of a segment that is not there it says %q", got)
+	}
 }
 
 // What is typed into the address bar shuts nobody out, and a question goes with

@@ -18,12 +18,15 @@ function form(page, ids) {
   const at = h("input", { type: "datetime-local", id: "at", step: 1 });
   const out = h("div", { "aria-live": "polite" });
   const f = h("form", { class: "bar" }, field("Identity", identity), field("Segment", segment), field("At (empty: now)", at), h("button", { type: "submit", class: "primary" }, "Explain"));
-  f.addEventListener("submit", (e) => {
-    e.preventDefault();
+  const ask = () => {
     const time = at.value ? "&at=" + id(new Date(at.value).toISOString().replace(/\.\d+Z/, "Z")) : "";
     show(out, "the explanation", page.signal, async () => answer(await get(`/v1/identities/${id(identity.value.trim())}/explain?segment=${id(segment.value)}${time}`, { signal: page.signal })));
+  };
+  f.addEventListener("submit", (e) => {
+    e.preventDefault();
+    ask();
   });
-  if (page.query.get("identity") && wanted) f.requestSubmit();
+  if (page.query.get("identity") && ids.includes(wanted)) ask(); // a form that is in no document yet is not submitted
   return [f, out];
 }
 
