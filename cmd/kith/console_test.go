@@ -706,8 +706,9 @@ func TestConsoleLeftOpenInABrowser(t *testing.T) {
 	// What has the focus keeps it.
 	c.text(`(() => { const real = window.fetch; window.fetch = async (...a) => { const r = await real(...a); return a[0] === "/metrics" ? new Response(await r.text() + "\nkith_dead_letters{lane=\"1\"} 3\n") : r; }; })()`)
 	c.until(`document.querySelector(".facts a")`)
-	c.text(`document.querySelector(".facts a").focus(), window.rounds = 0`)
+	c.text(`(kept = document.querySelector(".facts a")).focus(), window.rounds = 0`)
 	c.until(`rounds >= 5`)
+	c.until(`document.querySelector(".facts a") !== kept`) // and what is around it is of now
 	if got := c.text(`document.activeElement.textContent`); got != "3 set aside" {
 		t.Errorf("the focus is on %.40q", got)
 	}
@@ -732,6 +733,7 @@ func TestConsoleStatesInABrowser(t *testing.T) {
 	c.manyLetters()
 	c.userErrors()
 	c.explainAddress(n)
+	c.watchedViews(n)
 	c.quiet()
 }
 
@@ -847,6 +849,62 @@ func (c *consoleTab) explainAddress(n *liveNode) {
 	if got := c.text(`document.querySelector(".verdict") || document.querySelector(".body [aria-live]").textContent`); got != "" {
 		c.t.Errorf("asked of a segment that is not there it says %q", got)
 	}
+}
+
+// watchedViews: what is asked for again and again is drawn anew where it has the focus
+// too, which stays, and an error is told once.
+func (c *consoleTab) watchedViews(n *liveNode) {
+	c.t.Helper()
+	c.text(`(() => { window.later = window.setTimeout; window.setTimeout = (f, ms, ...a) => later(f, ms / 20, ...a); })()`)
+	const two = `async (i, u, o) => {
+		const x = await (await window.really(u, o)).json();
+		const other = structuredClone(x.nodes[0]);
+		other.name = "other";
+		other.why = "round " + i;
+		x.nodes.push(other);
+		return new Response(JSON.stringify(x));
+	}`
+	round := func(selector string) {
+		c.t.Helper()
+		c.until(fmt.Sprintf(`document.querySelector(%q)`, selector))
+		c.text(fmt.Sprintf(`window.shown = document.querySelector(".node-card .warn").textContent, document.querySelector(%q).focus()`, selector))
+		c.until(`document.querySelector(".node-card .warn").textContent !== shown`)
+		if got := c.text(fmt.Sprintf(`document.activeElement.matches(%q)`, selector)); got != "true" {
+			c.t.Errorf("the focus has left %s", selector)
+		}
+	}
+	c.instead(`/cluster$/`, two)
+	c.view("cluster", "Cluster")
+	round(".scroll[tabindex]")
+	round(".node-card:nth-child(2) button")
+
+	c.really()
+	c.instead(`/cluster$/`, `i => (window.tries = i, `+refusal+`)`)
+	c.shows(".state.failed", "not now")
+	c.text(`(window.card = document.querySelector(".state.failed")).querySelector("button").focus(), window.from = tries`)
+	c.until(`tries > from + 3`)
+	if got := c.text(`card.isConnected && card.contains(document.activeElement)`); got != "true" {
+		c.t.Error("the same error is told again")
+	}
+	c.really()
+	c.until(`document.querySelector(".node-card") && !document.querySelector(".state.failed")`)
+
+	c.view("partitions", "Partitions")
+	c.until(`document.querySelector(".scroll tbody")`)
+	c.text(`(window.shown = document.querySelector(".scroll tbody")).closest(".scroll").focus()`)
+	c.until(`!shown.isConnected`)
+	if got := c.text(`document.activeElement.matches(".scroll")`); got != "true" {
+		c.t.Error("the focus has left the table of lanes")
+	}
+
+	n.tell(c.t, config.DevKey, "PUT", "/v1/segments/watched", sent{"when": `count(true) >= 1`})
+	c.view("segments/watched", "watched")
+	c.until(`document.querySelector("#rule")`)
+	c.instead(`/segments.watched\b(?!.sizes)/`, `() => `+refusal)
+	c.shows(".state.failed", "not now")
+	c.really()
+	c.until(`!document.querySelector(".state.failed") && document.querySelector("#rule")`)
+	c.text(`window.setTimeout = later`)
 }
 
 // What is typed into the address bar shuts nobody out, and a question goes with

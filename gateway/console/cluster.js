@@ -1,5 +1,5 @@
 // Nodes and lanes: who answers for what, who owns it, how far behind.
-import { h, replace, show, every, span, ago, number, toast, confirmed, failed } from "./dom.js";
+import { h, replace, show, every, span, ago, number, toast, confirmed, redraw, fail } from "./dom.js";
 import { get, ask, id } from "./api.js";
 
 export function cluster(page) {
@@ -11,12 +11,11 @@ export function cluster(page) {
     try {
       const c = await get("/v1/cluster", { whole: true, signal: page.signal });
       const text = JSON.stringify(c);
-      // What has the focus stays: only what changed is drawn anew.
-      if (text !== last && !out.contains(document.activeElement)) { last = text; replace(out, drawn(c, act)); }
+      if (text !== last && redraw(out, drawn(c, act))) last = text;
     } catch (err) {
       if (err.name === "AbortError") throw err;
       last = "";
-      replace(out, failed(err, refresh));
+      fail(out, err, refresh);
     }
   };
   const act = async (question, method, path, body) => {
@@ -25,8 +24,6 @@ export function cluster(page) {
       await ask(method, path, { body, whole: true });
       toast("Done.");
     } catch (err) { toast(err.message, "bad"); }
-    last = "";
-    document.activeElement?.blur();
     refresh();
   };
   show(out, "the cluster", page.signal, async () => drawn(await get("/v1/cluster", { whole: true, signal: page.signal }), act)).then(() => every(2000, page.signal, refresh));
@@ -35,7 +32,7 @@ export function cluster(page) {
 function drawn(c, act) {
   const lanes = [...new Set(c.nodes.flatMap((n) => [...(n.lanes || []), ...(n.states || []).map((l) => l.lane)]))].sort((a, b) => a - b);
   return [h("div", { class: "cards nodes" }, c.nodes.map((n) => node(n, c.nodes.length, act))),
-    h("section", { class: "panel", "aria-label": "Lanes" }, h("h2", {}, "Lanes"), h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Lanes by node" }, h("table", { class: "lanes" }, h("caption", { class: "sr" }, "Lanes by node"),
+    h("section", { class: "panel", "aria-label": "Lanes" }, h("h2", {}, "Lanes"), h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Lanes by node", "data-key": "lanes" }, h("table", { class: "lanes" }, h("caption", { class: "sr" }, "Lanes by node"),
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Lane"), c.nodes.map((n) => h("th", { scope: "col" }, n.name)))),
       h("tbody", {}, lanes.map((l) => h("tr", {}, h("th", { scope: "row" }, "Lane " + l, c.placed && c.placed[l] && h("small", {}, " placed")), c.nodes.map((n) => lane(n, l))))))),
     h("div", { class: "legend" }, h("span", {}, h("i", { class: "swatch owner", "aria-hidden": "true" }), "owner"), h("span", {}, h("i", { class: "swatch", "aria-hidden": "true" }), "answers too"))),
@@ -48,8 +45,8 @@ function node(n, of, act) {
   return h("article", { class: "card node-card" }, h("div", { class: "panel-head" }, h("h2", {}, n.name), h("span", { class: "chip " + (n.ready ? (n.draining ? "busy" : "good") : "bad") }, n.draining ? "draining" : n.ready ? "ready" : "not ready")),
     n.why && h("p", { class: "warn" }, n.why),
     h("dl", { class: "facts" }, h("dt", {}, "Started"), h("dd", {}, ago(n.started)), h("dt", {}, "Lag"), h("dd", {}, span(lag)), h("dt", {}, "Owns"), h("dd", {}, `${(n.owns || []).length} of ${(n.lanes || []).length} lanes`)),
-    n.draining ? h("button", { type: "button", onclick: () => act(null, "DELETE", path) }, "End draining")
-      : of > 1 ? h("button", { type: "button", onclick: () => act({ title: `Drain ${n.name}?`, text: "Others take its lanes over, and its /readyz says 503. It answers still.", action: "Drain", danger: false }, "POST", path) }, "Drain") : h("p", { class: "quiet" }, "A node alone has nobody to drain to."));
+    n.draining ? h("button", { type: "button", "data-key": "node " + n.name, onclick: () => act(null, "DELETE", path) }, "End draining")
+      : of > 1 ? h("button", { type: "button", "data-key": "node " + n.name, onclick: () => act({ title: `Drain ${n.name}?`, text: "Others take its lanes over, and its /readyz says 503. It answers still.", action: "Drain", danger: false }, "POST", path) }, "Drain") : h("p", { class: "quiet" }, "A node alone has nobody to drain to."));
 }
 
 function lane(n, l) {

@@ -80,6 +80,31 @@ export const figure = (n, below) => (n === null || n === undefined
   ? h("span", { class: "hidden-figure", title: below ? `fewer than ${below} people: hidden by the floor` : "under the floor, or not known yet" }, below ? "< " + below : "hidden")
   : number(n));
 
+/**
+ * redraw shows what is newer in el, and leaves the focus and what is scrolled where
+ * they are, by data-key. It does nothing, and says so, while the pointer or a key is
+ * down on something in el, whose click would be lost, or a dialog is open, which
+ * gives the focus back.
+ */
+export function redraw(el, ...children) {
+  if (el.querySelector(":active") || document.querySelector("dialog[open]")) return false;
+  const focus = el.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
+  const keyed = () => [...el.querySelectorAll("[data-key]")];
+  const scrolled = new Map(keyed().map((x) => [x.dataset.key, x.scrollLeft]));
+  replace(el, children);
+  for (const x of keyed()) {
+    if (scrolled.get(x.dataset.key)) x.scrollLeft = scrolled.get(x.dataset.key);
+    if (x.dataset.key === focus) x.focus({ preventScroll: true });
+  }
+  return true;
+}
+
+/** fail is redraw of an error, which is told once and not at each try. */
+export function fail(el, err, again) {
+  const card = failed(err, again);
+  if (el.textContent !== card.textContent) redraw(el, card);
+}
+
 // States.
 
 export const loading = (what) => h("div", { class: "state", role: "status" }, h("span", { class: "spinner", "aria-hidden": "true" }), "Loading " + what + "…");
@@ -88,7 +113,7 @@ export const empty = (title, text, ...actions) => h("div", { class: "state empty
 
 export function failed(err, again) {
   return h("div", { class: "state failed", role: "alert" }, h("h3", {}, err.status === 403 ? "Not with this key" : "That did not work"), h("p", {}, err.message), h("p", { class: "quiet" }, "Code ", h("code", {}, err.code || "internal")),
-    again && h("button", { type: "button", onclick: again }, "Try again"));
+    again && h("button", { type: "button", "data-key": "again", onclick: again }, "Try again"));
 }
 
 const shown = new WeakMap(); // element to its newest turn
@@ -142,7 +167,7 @@ export const field = (label, control, hint) => h("label", { class: "field" }, h(
 export const panel = (title, ...children) => h("section", { class: "panel", "aria-label": title }, h("h2", {}, title), children);
 
 /** table has columns [title, class] and rows of cells; caption is for screen readers. */
-export const table = (caption, columns, rows) => h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption }, h("table", {}, h("caption", { class: "sr" }, caption),
+export const table = (caption, columns, rows) => h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption, "data-key": caption }, h("table", {}, h("caption", { class: "sr" }, caption),
   h("thead", {}, h("tr", {}, columns.map(([t, c]) => h("th", { scope: "col", class: c }, t)))),
   h("tbody", {}, rows.map((r) => (r instanceof Node ? r : h("tr", {}, r.map((c, i) => h("td", { class: columns[i][1] }, c))))))));
 

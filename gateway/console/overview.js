@@ -1,5 +1,5 @@
 // What the node does right now (admin keys), and the client's last days.
-import { h, replace, show, every, number, compact, rate, span, panel, table, failed } from "./dom.js";
+import { h, replace, show, every, number, compact, rate, span, panel, table, redraw, fail } from "./dom.js";
 import { get, metrics, isAdmin, mayRead, session } from "./api.js";
 import { bars, sparkline } from "./charts.js";
 
@@ -68,11 +68,10 @@ function watchNode(page, cards, health) {
       lagNote.textContent = `${number(lanes.reduce((a, l) => a + Math.max(0, l.logged - l.applied), 0))} entries wait`;
       people.textContent = compact(lanes.reduce((a, l) => a + l.identities, 0));
       peopleNote.textContent = `${number(lanes.reduce((a, l) => a + l.active, 0))} active in memory`;
-      // What has the focus stays: it would be lost with the link that it is on.
-      if (!health.contains(document.activeElement)) replace(health, healthOf(now.m, lanes, why));
+      redraw(health, healthOf(now.m, lanes, why));
     } catch (err) {
       if (err.name === "AbortError") throw err;
-      replace(health, failed(err));
+      fail(health, err);
     }
   });
 }
@@ -87,7 +86,7 @@ function healthOf(m, lanes, why) {
     h("dt", {}, "Log"), h("dd", {}, verdict(m.get("kith_log_healthy") !== 0, m.get("kith_log_healthy") !== 0 ? "takes entries" : "takes none")),
     h("dt", {}, "Lanes"), h("dd", {}, stuck.length ? verdict(false, `${stuck.length} of ${lanes.length} stopped`) : verdict(true, `${lanes.length} of ${lanes.length} run`)),
     h("dt", {}, "Disk"), h("dd", {}, verdict(!m.get("kith_disk_full"), m.get("kith_disk_full") ? "full" : "room"), free ? ` ${(free / 2 ** 30).toFixed(1)} GiB left` : ""),
-    h("dt", {}, "Dead letters"), h("dd", {}, letters ? h("a", { href: "#/letters" }, number(letters) + " set aside") : verdict(true, "none")));
+    h("dt", {}, "Dead letters"), h("dd", {}, letters ? h("a", { href: "#/letters", "data-key": "letters" }, number(letters) + " set aside") : verdict(true, "none")));
 }
 
 async function ownCards(page, cards) {

@@ -1,20 +1,20 @@
 // The hash space: which lane carries each partition, and how the lanes are.
-import { h, replace, show, table, number, span, every, failed } from "./dom.js";
+import { h, replace, show, table, number, span, every, redraw, fail } from "./dom.js";
 import { get } from "./api.js";
 
 export function partitions(page) {
   page.lead("The hash space is split into partitions; each lane carries some of them through its own log.");
   const out = h("div", {});
   replace(page.body, out);
-  show(out, "partitions", page.signal, async () => drawn(await get("/v1/partitions", { whole: true, signal: page.signal }))).then(() => every(3000, page.signal, async () => {
+  const refresh = async () => {
     try {
-      const x = await get("/v1/partitions", { whole: true, signal: page.signal });
-      if (!out.contains(document.activeElement)) replace(out, drawn(x));
+      redraw(out, drawn(await get("/v1/partitions", { whole: true, signal: page.signal })));
     } catch (err) {
       if (err.name === "AbortError") throw err;
-      replace(out, failed(err));
+      fail(out, err, refresh);
     }
-  }));
+  };
+  show(out, "partitions", page.signal, async () => drawn(await get("/v1/partitions", { whole: true, signal: page.signal }))).then(() => every(3000, page.signal, refresh));
 }
 
 function drawn({ partitions: list, lanes }) {

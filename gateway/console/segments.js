@@ -1,5 +1,5 @@
 // The list of segments, and one: its size over time, its rule, its backfill.
-import { h, replace, show, field, figure, number, signed, percent, empty, icon, toast, confirmed, every, panel } from "./dom.js";
+import { h, replace, show, field, figure, number, signed, percent, empty, icon, toast, confirmed, every, panel, fail } from "./dom.js";
 import { get, ask, id, session } from "./api.js";
 import { lineChart, bars, sparkline } from "./charts.js";
 import { editor } from "./editor.js";
@@ -88,7 +88,7 @@ function one(page, name) {
   page.heading.textContent = name;
   show(page.body, "the segment", page.signal, async () => {
     const x = await get("/v1/segments/" + id(name), { signal: page.signal });
-    const filling = h("div", {}), chart = h("div", {}), size = h("span", { class: "size-now" });
+    const gone = h("div", {}), filling = h("div", {}), chart = h("div", {}), size = h("span", { class: "size-now" });
     page.lead(`Scope ${x.scope || "identity"}, rule version ${x.version}.`);
     replace(page.tools, h("a", { class: "button", href: "#/segments" }, icon("back"), "All"), h("a", { class: "button", href: "#/explain?segment=" + id(name) }, icon("explain"), "Explain"), h("button", { type: "button", class: "quiet-danger", id: "delete", onclick: () => remove(name) }, "Delete"));
     const paint = (now) => {
@@ -96,9 +96,17 @@ function one(page, name) {
       replace(filling, progress(now));
     };
     paint(x);
-    every(1500, page.signal, async () => paint(await get("/v1/segments/" + id(name), { signal: page.signal })));
+    every(1500, page.signal, async () => {
+      try {
+        paint(await get("/v1/segments/" + id(name), { signal: page.signal }));
+        replace(gone);
+      } catch (err) {
+        if (err.name === "AbortError") throw err;
+        fail(gone, err); // what is below is of before
+      }
+    });
     history(page, chart, name);
-    return [filling, h("section", { class: "panel", "aria-label": "Size over time" }, h("div", { class: "panel-head" }, h("h2", {}, "Size over time"), size), chart), panel("Rule", form(page, x))];
+    return [gone, filling, h("section", { class: "panel", "aria-label": "Size over time" }, h("div", { class: "panel-head" }, h("h2", {}, "Size over time"), size), chart), panel("Rule", form(page, x))];
   });
 }
 
