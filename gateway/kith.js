@@ -37,6 +37,7 @@
     // take one's own away needs no consent.
     storage(segmentsKey, null);
     gate = -1;
+    held = 0;
     queue = [];
     waiting.splice(0).forEach(f => f());
   }
@@ -70,7 +71,7 @@
     ask("/v1/optout", 1e4, heard ? '{"again":true}' : "{}").then(x => {
       if (x.opted_out) storage(outKey, 1);
       // The person has opted in since, on the gateway's own page, and not out again meanwhile.
-      else if (x.opted_out === false && storage(outKey) > 0) {
+      else if (x.opted_out == 0 && storage(outKey) > 0) {
         storage(outKey, null);
         out = gate = 0;
         view();
@@ -140,15 +141,12 @@
       if (out) tell(0);
       if (x.new) renew(); // who was known was erased elsewhere
       let again = [];
-      if (x.refused) x.refused.forEach(r => {
-        if (r.code === "unavailable") again.push(sent[r.index]);
-        else warn("refused: " + r.message);
-      });
+      if (x.refused) x.refused.forEach(r => r.code === "unavailable" ? again.push(sent[r.index]) : warn("refused: " + r.message));
       // Else nothing was taken, also where a 200 is not the gateway's.
       else if (!/^4(?!29)/.test(x.status)) again = sent;
       else if (x.error) warn(x.error.message);
-      held = again.length;
-      if (!held || gate < 1) tries = 0;
+      held = gate > 0 && again.length; // else consent was withdrawn meanwhile
+      if (!held) tries = 0;
       // Nodes remember an id for ten minutes: after a sleep it might count twice.
       else if (++tries > 5 || Date.now() - first > 5e5) {
         warn("lost: " + held);
@@ -337,7 +335,7 @@
     } catch (e) {}
     return p !== p.parent && found(name, p.parent);
   }
-  const mode = data.consent || (found("__tcfapi") ? "tcf" : found("__gpp") ? "gpp" : "none");
+  const mode = data.consent || (found("__tcfapi") && "tcf" || found("__gpp") && "gpp" || "none");
   const both = !data.consent && mode === "tcf" && found("__gpp");
   let draining = true;
 

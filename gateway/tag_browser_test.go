@@ -71,6 +71,7 @@ func TestTagInABrowser(t *testing.T) {
 		{"a platform of the page around", consentAround},
 		{"TCF and GPP", consentBoth},
 		{"a banner of the page's own", consentOwn},
+		{"consent withdrawn and given again", consentAgain},
 		{"hosts", hosts},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.test(newSurfer(t, shared)) })
@@ -1364,6 +1365,35 @@ func consentOwn(s *surfer) {
 	s.page(`data-consent="wait"`, `kith("consent", true)`, "")
 	s.open("/")
 	s.took("page", "early", "page", "again", "page")
+	s.calm()
+}
+
+// consentAgain: what waited for a retry is gone with the consent, and what comes after
+// does not go in its place.
+func consentAgain(s *surfer) {
+	for _, when := range []string{"0", "1200"} { // the request is under way, or waits to be sent again
+		s.front.answers(func(w http.ResponseWriter, r *http.Request) bool {
+			if r.URL.Path == "/v1/events" {
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+			return r.URL.Path == "/v1/events"
+		})
+		before := len(s.front.to("/v1/events"))
+		s.page(`data-consent="wait"`, `kith("consent", true)`, "")
+		s.open("/")
+		s.until("a request", func() bool { return len(s.front.to("/v1/events")) > before })
+		s.do(`await new Promise(done => setTimeout(done, ` + when + `)); kith("consent", false); await new Promise(done => setTimeout(done, 1400))`)
+		s.front.answers(nil)
+		before, events := len(s.front.to("/v1/events")), len(s.rig.taken())
+		s.do(`kith("consent", true); for (const name of ["a", "b", "c"]) kith("event", name)`)
+		s.until("the events", func() bool { return len(s.rig.taken()) >= events+3 })
+		if got := s.names()[events:]; !slices.Equal(got, []string{"a", "b", "c"}) {
+			s.t.Errorf("after %s ms: events %v", when, got)
+		}
+		if to := s.front.to("/v1/events")[before:]; len(to) != 1 {
+			s.t.Errorf("after %s ms: %d requests instead of one: %v", when, len(to), to)
+		}
+	}
 	s.calm()
 }
 
