@@ -342,7 +342,8 @@
   function decide() {
     if (draining || out) return;
     const yes = mode === "wait" ? own && "" : mode === "none" ? "" : both && platform === "gdpr=0" ? states && platform + "&" + states : platform;
-    if (silent || own === false || yes === false) shut();
+    // A no to all else is none to the person's own opt-out that was not heard yet.
+    if (silent || own === false || yes === false) storage(outKey) == 0 ? does.optout() : shut();
     else if (yes !== undefined) open(yes);
   }
 

@@ -151,8 +151,8 @@ const stub = unseen + `window.kith = window.kith || function () { (kith.q = kith
 window.errors = []; addEventListener("error", e => errors.push(e.message)); addEventListener("unhandledrejection", e => errors.push(String(e.reason)));
 addEventListener("securitypolicyviolation", e => errors.push(e.violatedDirective + " " + e.blockedURI));
 window.warned = []; console.warn = text => warned.push(text);
-window.touched = 0;
-for (const k of ["getItem", "setItem"]) { const f = Storage.prototype[k]; Storage.prototype[k] = function () { touched++; return f.apply(this, arguments) } }
+window.touched = [];
+for (const k of ["getItem", "setItem"]) { const f = Storage.prototype[k]; Storage.prototype[k] = function () { touched.push(k + " " + arguments[0]); return f.apply(this, arguments) } }
 `
 
 // unseen makes a page say that it is out of sight, so that the tag does not report

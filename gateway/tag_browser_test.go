@@ -38,6 +38,9 @@ func TestTagInABrowser(t *testing.T) {
 		{"opt-out, storage cleared", optOutStorageCleared},
 		{"opt-out in another tab", optOutInAnotherTab},
 		{"opt-out that nobody heard", optOutUnheard},
+		{"opt-out that nobody heard, GPC", optOutUnheardUnder("", `Object.defineProperty(Navigator.prototype, "globalPrivacyControl", {value: true})`, "")},
+		{"opt-out that nobody heard, a no", optOutUnheardUnder(`data-consent="wait"`, "", `kith("consent", false)`)},
+		{"opt-out that nobody heard, a no by the TCF", optOutUnheardUnder("", tcf, tcData("tcloaded", refused, 1))},
 		{"opt-out before the first answer", optOutEarly},
 		{"opt-in since", optInSince},
 		{"GPC and DNT", trackingSignals},
@@ -338,6 +341,35 @@ func optOutUnheard(s *surfer) {
 	}
 }
 
+// optOutUnheardUnder is a part: what forbids all else does not forbid to say the
+// person's own opt-out, once it is decided, until it is heard.
+func optOutUnheardUnder(attributes, head, decide string) func(*surfer) {
+	return func(s *surfer) {
+		s.put("/plain", "<!doctype html>")
+		s.open("/plain")
+		s.do("localStorage.kith_optout = 0")
+		s.page(attributes, head, "")
+		s.open("/")
+		if decide != "" {
+			s.untouched()
+			s.do(decide)
+		}
+		if a := s.told(1); a.body != "{}" {
+			s.t.Errorf("told %+v", a)
+		}
+		s.until("the answer", func() bool { return s.stored("kith_optout") == "1" })
+		s.silent(0)
+		// Heard, it is not said again.
+		s.open("/")
+		s.do(decide)
+		s.silent(0)
+		if list, n := s.touchedBut("getItem kith_optout"), len(s.front.to("/v1/optout")); len(list) > 0 || n != 1 {
+			s.t.Errorf("on the next page: %d opt-outs, storage was touched: %q", n-1, list)
+		}
+		s.calm()
+	}
+}
+
 // optOutEarly: the first events are under way at the opt-out, and make a browser.
 func optOutEarly(s *surfer) {
 	let := make(chan struct{})
@@ -406,8 +438,8 @@ func trackingSignals(s *surfer) {
 				s.t.Errorf("%s: asked for %v", signal, a)
 			}
 		}
-		if n := value[int](s, "touched"); n != 0 {
-			s.t.Errorf("%s: storage was touched %d times", signal, n)
+		if list := s.touchedBut("getItem kith_optout"); len(list) > 0 {
+			s.t.Errorf("%s: storage was touched: %q", signal, list)
 		}
 		if got := s.stored("kith_segments"); got != "" {
 			s.t.Errorf("%s: of an earlier visit there is still %s", signal, got)
@@ -1086,8 +1118,26 @@ func tcData(status, tc string, yes ...int) string {
 	return fmt.Sprintf(`decide({eventStatus: %q, gdprApplies: true, tcString: %q, purpose: {consents: {%s}}, vendor: {consents: {12: true}}})`, status, tc, strings.Join(p, ", "))
 }
 
-// untouched checks that nothing was sent or stored.
+// touchedBut is what the page did with its storage, but for what is let be.
+func (s *surfer) touchedBut(let ...string) []string {
+	s.t.Helper()
+	return slices.DeleteFunc(value[[]string](s, "touched"), func(k string) bool { return slices.Contains(let, k) })
+}
+
+// untouched checks that nothing was sent, stored or read.
 func (s *surfer) untouched() {
+	s.t.Helper()
+	s.untouchedBut()
+}
+
+// refused checks the same after a no: of what is stored only whether there is an
+// opt-out was read.
+func (s *surfer) refused() {
+	s.t.Helper()
+	s.untouchedBut("getItem kith_optout")
+}
+
+func (s *surfer) untouchedBut(let ...string) {
 	s.t.Helper()
 	s.quiet()
 	for _, a := range s.front.all() {
@@ -1095,8 +1145,8 @@ func (s *surfer) untouched() {
 			s.t.Errorf("asked for %v", a)
 		}
 	}
-	if n := value[int](s, "touched"); n != 0 {
-		s.t.Errorf("storage was touched %d times", n)
+	if list := s.touchedBut(let...); len(list) > 0 {
+		s.t.Errorf("storage was touched: %q", list)
 	}
 }
 
@@ -1111,18 +1161,18 @@ func consentTCF(s *surfer) {
 			s.t.Error("segments were told before the decision")
 		}
 		s.do(tcData("tcloaded", refused, 1, 2, 4))
-		s.untouched()
+		s.refused()
 		if got := value[[]string](s, "window.got"); got == nil || len(got) != 0 {
 			s.t.Errorf("refused: segments %v", got)
 		}
 		s.silent(0)
-		s.untouched()
+		s.refused()
 	}
 	// Consent to all but the vendor.
 	s.page(`data-vendor="7"`, tcf, "")
 	s.open("/")
 	s.do(tcData("tcloaded", consented, 1, 3, 4))
-	s.untouched()
+	s.refused()
 	s.page(`data-vendor="12" data-section="auto"`, tcf+`kith("event", "early"); kith("segments", x => window.got = x)`, "")
 	s.open("/")
 	s.untouched()
@@ -1193,7 +1243,7 @@ func consentMissing(s *surfer) {
 		if got := value[[]string](s, "window.got"); got == nil || len(got) != 0 {
 			s.t.Errorf("segments %v", got)
 		}
-		s.untouched()
+		s.refused()
 	}
 	// One that comes late.
 	s.page(`data-consent="tcf"`, "", "")
@@ -1233,19 +1283,19 @@ func consentBoth(s *surfer) {
 	s.untouched() // the other has not said anything
 	usa(out, 1)
 	s.silent(0)
-	s.untouched()
+	s.refused()
 	visit()
 	usa(out, 1)
 	s.untouched()
 	s.do(elsewhere)
 	s.silent(0)
-	s.untouched()
+	s.refused()
 	// They disagree on where the visitor is.
 	visit()
 	s.do(elsewhere)
 	s.tellGPP("ready", "2", in, "{}")
 	s.silent(0)
-	s.untouched()
+	s.refused()
 	visit()
 	s.do(elsewhere)
 	usa(in, 2)
@@ -1275,18 +1325,18 @@ func consentGPP(s *surfer) {
 	s.untouched()
 	tell("ready", "7", national+usSection(1, 6, 1, 2, 2), `{usnat: [{SaleOptOut: 1, SharingOptOut: 2}, {GpcSegmentType: 1, Gpc: false}]}`)
 	s.silent(0)
-	s.untouched()
+	s.refused()
 	s.open("/")
 	tell("ready", "7", in, `{usnat: [{SaleOptOut: 2}, {GpcSegmentType: 1, Gpc: true}]}`)
 	s.silent(0)
-	s.untouched()
+	s.refused()
 	// The TCF is in force, and nobody asks for its consent here.
 	s.page(`data-consent="gpp"`, hasten+gpp, "")
 	s.open("/")
 	tell("ready", "2", in, `{}`)
 	s.until("the end", func() bool { return value[int](s, "warned.length") == 1 })
 	s.silent(0)
-	s.untouched()
+	s.refused()
 	s.page("", gpp, "")
 	s.open("/")
 	tell("ready", "7", in, `{usnat: [{SaleOptOut: 2, SharingOptOut: 2, TargetedAdvertisingOptOut: 2}]}`)
@@ -1356,7 +1406,7 @@ func consentOwn(s *surfer) {
 	s.page(`data-consent="wait"`, `kith("consent", false)`, "")
 	s.open("/")
 	s.silent(4)
-	if value[int](s, "touched") != 0 || len(s.front.to("/v1/events")) != n {
+	if len(s.touchedBut("getItem kith_optout")) > 0 || len(s.front.to("/v1/events")) != n {
 		s.t.Error("refused in advance, and something was sent or stored")
 	}
 	s.page("", `kith("consent", false)`, "")
