@@ -92,6 +92,7 @@ func TestImportRowsRefused(t *testing.T) {
 		"account:192.0.2.7": "pii", "partner.x:2001:db8::1": "pii",
 		"5f1c0d2a9b8e7f601122334455667788": "identity", "account:": "identity", "account:null": "identity", "nokind:a": "identity",
 		"account:a b": "identity", "account:%%EMAIL_HASH%%": "identity", "account:da39a3ee5e6b4b0d3255bfef95601890afd80709": "identity", "account:kiosk": "identity", "account:" + strings.Repeat("a", 257): "identity", "account:a\\u0000": "identity",
+		"account:" + strings.Repeat("a", 400) + "@example.com": "identity", // of what is no identity nothing is looked for
 	} {
 		var answers [2]string
 		for i, path := range []string{"/v1/imports/1/rows", "/v1/imports/check"} {

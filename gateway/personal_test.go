@@ -220,8 +220,8 @@ func TestUUIDsAreNobody(t *testing.T) {
 // BenchmarkPersonalWorst: whatever a text is made of, the time for a byte stays
 // about the same.
 func BenchmarkPersonalWorst(b *testing.B) {
-	for _, c := range []string{"=", "@", "://a:b@", "%40", "0-", "01 ", "0/1 234567 ", "eyJ", "a=b"} {
-		for _, n := range []int{1 << 10, 1 << 14} {
+	for _, c := range []string{"=", "@", "://a:b@", "%40", "0-", "01 ", "0/1 234567 ", "eyJ", "a=b", strings.Repeat("eyJ", 300) + ".eyJ"} {
+		for _, n := range []int{1 << 10, 1 << 14, 1 << 20} {
 			s := strings.Repeat(c, n/len(c))
 			b.Run(fmt.Sprintf("%q %d", c, n), func(b *testing.B) {
 				b.SetBytes(int64(len(s)))
@@ -229,6 +229,22 @@ func BenchmarkPersonalWorst(b *testing.B) {
 					gateway.FindPersonal(s)
 				}
 			})
+		}
+	}
+}
+
+// TestTokensAreBounded: a token is looked for so far and no farther, else a text of many
+// beginnings takes the square of its length.
+func TestTokensAreBounded(t *testing.T) {
+	token := func(head, body int) string {
+		return "eyJ" + strings.Repeat("a", head-3) + ".eyJ" + strings.Repeat("b", body-3) + ".c"
+	}
+	for s, want := range map[string]string{
+		token(10, 5): "secret", token(1<<10, 16<<10): "secret", "x " + token(1<<10, 5): "secret",
+		token(9, 5): "none", token(1<<10+1, 5): "none", token(10, 16<<10+1): "none", "eyJabcdefg.eyJ": "none", "eyJabcdefg.": "none",
+	} {
+		if got := gateway.FindPersonal(s); got != want {
+			t.Errorf("%.20s… of %d bytes is %s, want %s", s, len(s), got, want)
 		}
 	}
 }

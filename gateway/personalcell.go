@@ -3,6 +3,8 @@ package gateway
 import (
 	"net/netip"
 	"strings"
+
+	"kith/proto"
 )
 
 // PersonalCell names the personal data that one value of a client's file looks
@@ -108,7 +110,11 @@ func upper(c byte) bool { return c >= 'A' && c <= 'Z' }
 
 // personalIdentity names the personal data that an identity looks like. An
 // account of a few digits only is a telephone's or customer's number, no hash.
+// What is longer than any identity is not looked at: it is refused as none.
 func personalIdentity(s string) string {
+	if len(s) > proto.IdentityBytesMax+proto.NameBytesMax {
+		return ""
+	}
 	kind, value, ok := strings.Cut(s, ":")
 	if !ok {
 		return PersonalCell(s)

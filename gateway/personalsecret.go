@@ -195,11 +195,22 @@ func accessKey(s string) bool {
 	return !wordAt(s, 16)
 }
 
+// Bounds of the first two parts of a token in base64: a text may hold the beginning of
+// one at every third byte.
+const (
+	tokenHeadMax = 1 << 10
+	tokenBodyMax = 16 << 10
+)
+
 // jwt reports whether s begins with two parts in base64, each of an object, and
 // the point behind them.
 func jwt(s string) bool {
-	head, rest, ok := strings.Cut(s, ".")
-	return ok && len(head) >= 10 && strings.HasPrefix(rest, "eyJ") && strings.IndexByte(rest, '.') > 4
+	n := strings.IndexByte(s[:min(len(s), tokenHeadMax+1)], '.')
+	if n < 10 || !strings.HasPrefix(s[n+1:], "eyJ") {
+		return false
+	}
+	rest := s[n+1:]
+	return strings.IndexByte(rest[:min(len(rest), tokenBodyMax+1)], '.') > 4
 }
 
 // secretRun reports whether s begins with n letters and digits.
