@@ -22,13 +22,23 @@ func (g *Gateway) readBody(w http.ResponseWriter, r *http.Request, dst []byte) (
 	return g.readBodyUpTo(w, r, dst, g.c.BodyBytesMax)
 }
 
-// readBodyUpTo appends the request's body, decompressed, to dst. Neither the
-// sent nor the decompressed bytes may exceed the limit.
+// readBodyUpTo appends the body of a request to the service plane, decompressed, to
+// dst. Neither the sent nor the decompressed bytes may exceed the limit.
 func (g *Gateway) readBodyUpTo(w http.ResponseWriter, r *http.Request, dst []byte, limit int) ([]byte, error) {
+	return g.readBeside(&g.bodies, w, r, dst, limit)
+}
+
+// readPublic is readBodyUpTo on the public plane.
+func (g *Gateway) readPublic(w http.ResponseWriter, r *http.Request, dst []byte, limit int) ([]byte, error) {
+	return g.readBeside(&g.publicBodies, w, r, dst, limit)
+}
+
+// readBeside is readBodyUpTo beside all others of a plane.
+func (g *Gateway) readBeside(all *atomic.Int64, w http.ResponseWriter, r *http.Request, dst []byte, limit int) ([]byte, error) {
 	var unpack func(io.Reader, []byte, int) ([]byte, error)
 	switch encoding := r.Header.Get("Content-Encoding"); strings.ToLower(encoding) {
 	case "", "identity":
-		return g.readSent(w, r, dst, limit)
+		return g.readSent(all, w, r, dst, limit)
 	case "gzip", "x-gzip":
 		unpack = g.readGzip
 	case "zstd":
@@ -38,7 +48,7 @@ func (g *Gateway) readBodyUpTo(w http.ResponseWriter, r *http.Request, dst []byt
 	}
 	// What is sent is all there before it is unpacked: who sends slowly holds no
 	// decoder, nor more memory than it has sent.
-	packed, err := g.readSent(w, r, nil, limit)
+	packed, err := g.readSent(all, w, r, nil, limit)
 	if err != nil {
 		return dst, err
 	}
@@ -51,20 +61,20 @@ func (g *Gateway) readBodyUpTo(w http.ResponseWriter, r *http.Request, dst []byt
 	return unpack(bytes.NewReader(packed), dst, limit)
 }
 
-// bodyFree is how much of a body counts for nothing of the memory that bodies under
-// way share.
+// bodyFree is how much of a body counts for nothing of the memory that a plane's bodies
+// under way share.
 const bodyFree = 64 << 10
 
 // readSent appends what is sent to dst, as it comes: no length that is only announced
 // takes memory.
-func (g *Gateway) readSent(w http.ResponseWriter, r *http.Request, dst []byte, limit int) ([]byte, error) {
+func (g *Gateway) readSent(all *atomic.Int64, w http.ResponseWriter, r *http.Request, dst []byte, limit int) ([]byte, error) {
 	if r.ContentLength > int64(limit) {
 		if r.Header.Get("Expect") == "" { // else nothing is sent yet
 			discard(w, r)
 		}
 		return dst, tooLarge(limit)
 	}
-	raw := &underWay{r: http.MaxBytesReader(w, r.Body, int64(limit)), all: &g.bodies, most: int64(g.c.BodiesBytesMax)}
+	raw := &underWay{r: http.MaxBytesReader(w, r.Body, int64(limit)), all: all, most: int64(g.c.BodiesBytesMax)}
 	defer raw.done()
 	if n := int(r.ContentLength); n >= 0 {
 		return readExactly(raw, dst, n)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"net/http"
 	"net/http/httptest"
 	"runtime"
 	"strings"
@@ -82,6 +83,44 @@ func TestBodiesUnderWayAreBounded(t *testing.T) {
 	if got := post(200 << 10); got != 200 {
 		t.Errorf("after the slow one a large body is answered with %d", got)
 	}
+}
+
+// TestStrangersBodiesHoldNoKeysBack: what the public plane has under way takes nothing of
+// the service plane's room, nor the other way.
+func TestStrangersBodiesHoldNoKeysBack(t *testing.T) {
+	r := newRig(t, func(c *gateway.Config) { c.BodiesBytesMax = 256 << 10 })
+	public := `{"client":"acme","events":[{"event":"page"}]` + strings.Repeat(" ", 200<<10) + `}`
+	service := `{"events":[` + strings.Repeat(" ", 200<<10) + oneEvent + `]}`
+	hold := func(h http.Handler, path string) (leave func()) {
+		slow := &stalled{Reader: strings.NewReader(strings.Repeat(" ", 200<<10)), here: make(chan struct{}), on: make(chan struct{})}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			q := httptest.NewRequest("POST", path, slow)
+			q.Header.Set(auth, key("acme-key"))
+			h.ServeHTTP(httptest.NewRecorder(), q)
+		}()
+		<-slow.here
+		return func() { close(slow.on); <-done }
+	}
+	want := func(when string, ofPublic, ofService int) {
+		t.Helper()
+		if got := r.visit("POST", "/v1/events", public).Code; got != ofPublic {
+			t.Errorf("%s the public plane answers %d, want %d", when, got, ofPublic)
+		}
+		if got := r.serve("POST", "/v1/events", service, auth, key("acme-key")).Code; got != ofService {
+			t.Errorf("%s the service plane answers %d, want %d", when, got, ofService)
+		}
+	}
+	for _, path := range []string{"/v1/events", "/v1/optout"} {
+		leave := hold(r.g.Public(), path)
+		want("beside a stranger's body to "+path, 503, 200)
+		leave()
+	}
+	leave := hold(r.g.Service(), "/v1/lookup")
+	want("beside a key's body", 200, 503)
+	leave()
+	want("beside none", 200, 200)
 }
 
 // TestSmallBodiesStaySmall: of a body whose parts would be many times its bytes as

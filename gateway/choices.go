@@ -55,7 +55,7 @@ const choicesBytesMax = 64 << 10
 // postChoices takes a declaration, as JSON or as a form.
 func (g *Gateway) postChoices(w http.ResponseWriter, r *http.Request) error {
 	w.Header()["Cache-Control"] = noStore
-	body, err := g.readBodyUpTo(w, r, nil, choicesBytesMax)
+	body, err := g.readPublic(w, r, nil, choicesBytesMax)
 	if err != nil {
 		return err
 	}

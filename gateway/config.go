@@ -15,8 +15,8 @@ import (
 type Config struct {
 	// BodyBytesMax bounds a request body after decompression. Default 4 MiB.
 	BodyBytesMax int
-	// BodiesBytesMax bounds what is held of bodies that have not come whole yet, but
-	// for the first 64 KiB of each. Default 256 MiB.
+	// BodiesBytesMax bounds what is held, on each plane, of bodies that have not come
+	// whole yet, but for the first 64 KiB of each. Default 256 MiB.
 	BodiesBytesMax int
 	// EventsMax bounds the events of one body. Default 1000.
 	EventsMax int

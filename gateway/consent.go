@@ -98,7 +98,7 @@ type ownOptOutRequest struct {
 // readOwnOptOut reads the body, which may be missing.
 func (g *Gateway) readOwnOptOut(w http.ResponseWriter, r *http.Request) (ownOptOutRequest, error) {
 	var x ownOptOutRequest
-	body, err := g.readBody(w, r, nil)
+	body, err := g.readPublic(w, r, nil, g.c.BodyBytesMax)
 	if err == nil && len(body) > 0 {
 		err = decodeStrict(body, &x)
 	}

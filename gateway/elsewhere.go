@@ -87,7 +87,7 @@ func (g *Gateway) passOn(route string, w http.ResponseWriter, r *http.Request) e
 	for _, h := range ofConnection {
 		delete(q.Header, h)
 	}
-	if q.Body, err = g.readSent(w, r, nil, g.c.BodyBytesMax); err != nil {
+	if q.Body, err = g.readSent(&g.bodies, w, r, nil, g.c.BodyBytesMax); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), g.c.WaitMax+elsewhereMax)

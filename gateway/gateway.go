@@ -61,7 +61,11 @@ type Gateway struct {
 	gzips   sync.Pool // *gzip.Reader
 	zstds   sync.Pool // *zstd.Decoder
 
-	bodies    atomic.Int64  // bytes of bodies under way, but for the first of each
+	// Bytes of bodies under way on each plane, but for the first of each: strangers
+	// leave those who have keys their room.
+	bodies       atomic.Int64
+	publicBodies atomic.Int64
+
 	unpacking chan struct{} // a slot for each body that is being decompressed
 
 	bids sync.Pool // *bid

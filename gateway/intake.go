@@ -280,7 +280,7 @@ func (g *Gateway) takePublic(w http.ResponseWriter, r *http.Request, p *post) (e
 	if kind == protobufType {
 		return proto.Errorf(proto.CodeMediaType, "protobuf is taken on the service plane: use application/json or text/plain here")
 	}
-	if p.body, err = g.readBody(w, r, p.body); err != nil {
+	if p.body, err = g.readPublic(w, r, p.body, g.c.BodyBytesMax); err != nil {
 		return err
 	}
 	return p.parseAs(kind, p.body)

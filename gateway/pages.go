@@ -258,7 +258,7 @@ func (g *Gateway) readForm(w http.ResponseWriter, r *http.Request, v *visit) (ur
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != formType {
 		return nil, proto.Errorf(proto.CodeMediaType, "send the page's own form")
 	}
-	body, err := g.readBodyUpTo(w, r, nil, formBytesMax)
+	body, err := g.readPublic(w, r, nil, formBytesMax)
 	if err != nil {
 		return nil, err
 	}
