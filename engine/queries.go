@@ -179,64 +179,6 @@ func (n *Node) reach(ctx context.Context, p proto.Position) error {
 	return nil
 }
 
-// facts reads a node's facts of one client, with its sealed history.
-func (n *Node) facts(client proto.ClientInfo, id proto.Identity, fn func(*identity.Facts, func(yield func(proto.Millis, *proto.EventBody) bool)) error) error {
-	node := proto.Node{Hash: n.hasher.Hash(id), Space: client.Space}
-	snap := n.laneOf[node.Hash.Partition()].acquire()
-	defer snap.release()
-	s, _, err := readNode(snap, node)
-	if err != nil {
-		return err
-	}
-	f := s.Client(client.ID)
-	if f == nil {
-		if err := fn(nil, func(func(proto.Millis, *proto.EventBody) bool) {}); err != nil {
-			return err
-		}
-		return n.mayAnswer(n.laneFor(node.Hash))
-	}
-	h := history{snap: snap, node: node, gen: s.Gen(), facts: f}
-	if err := fn(f, h.walk); err != nil {
-		return err
-	}
-	if h.err != nil {
-		return h.err
-	}
-	return n.mayAnswer(n.laneFor(node.Hash))
-}
-
-// Record is everything that the client holds of id.
-func (n *Node) Record(_ context.Context, client proto.ClientInfo, id proto.Identity) (proto.IdentityRecord, error) {
-	none := proto.IdentityRecord{Identity: id, Segments: []proto.SegmentID{}, Events: []proto.HistoryEvent{}}
-	rec := none
-	err := n.facts(client, id, func(f *identity.Facts, walk func(func(proto.Millis, *proto.EventBody) bool)) error {
-		if f == nil {
-			return nil
-		}
-		first, last := f.First.Time(), f.Last.Time()
-		rec.Known, rec.FirstSeen, rec.LastSeen, rec.Truncated = true, &first, &last, f.History.Truncated
-		rec.Traits, rec.Networks = valuesOf(f.Memory.Traits()), networksSeen(f)
-		walk(func(t proto.Millis, e *proto.EventBody) bool {
-			rec.Events = append(rec.Events, proto.HistoryEvent{
-				Time: t.Time(), Event: clone(e.Name), URL: clone(e.URL), Ref: clone(e.Ref), Props: valuesOf(e.Props),
-			})
-			return true
-		})
-		return nil
-	})
-	if err != nil {
-		return rec, err
-	}
-	seen, list, err := n.Lookup(client, id, n.now(), rec.Segments)
-	if seen.OptedOut { // meanwhile, perhaps: nothing of before is told
-		none.OptedOut = true
-		return none, err
-	}
-	rec.Segments = list
-	rec.Known = rec.Known || seen.Known
-	return rec, err
-}
-
 func clone(s string) string { return string(append([]byte(nil), s...)) }
 
 func valuesOf(props []proto.Prop) map[string]any {

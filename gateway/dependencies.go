@@ -44,8 +44,9 @@ type Memberships interface {
 	Count(ctx context.Context, client proto.ClientInfo, expr, unit string) (proto.Count, error)
 	// Explain says why id is in the segment at a time, or not.
 	Explain(ctx context.Context, client proto.ClientInfo, id proto.Identity, segment proto.SegmentID, at time.Time) (proto.Explanation, error)
-	// Record is everything that client holds of id.
-	Record(ctx context.Context, client proto.ClientInfo, id proto.Identity) (proto.IdentityRecord, error)
+	// OpenRecord is everything that client holds of id, but for its events, which may be
+	// many: next gives them, nil if there are none. It may be left unread.
+	OpenRecord(ctx context.Context, client proto.ClientInfo, id proto.Identity) (record proto.IdentityRecord, next proto.NextEvents, err error)
 }
 
 // Definitions are a client's segments.

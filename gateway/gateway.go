@@ -52,6 +52,7 @@ type Gateway struct {
 	audit     *auditor // nil: no call is kept
 
 	exporting exporting
+	records   records
 	previews  *fair.Queue
 	live      *live
 	console   map[string]asset // read only after New
@@ -134,6 +135,7 @@ func New(c Config, deps Dependencies) (*Gateway, error) {
 	}
 	g.unpacking = make(chan struct{}, 2*runtime.GOMAXPROCS(0))
 	g.previews = fair.New(previewsMax)
+	g.records = newRecords()
 	g.posts.New = func() any { return new(post) }
 	g.lookups.New = func() any { return new(lookup) }
 	g.bids.New = func() any { return new(bid) }

@@ -25,21 +25,7 @@ func (g *Gateway) getRecord(w http.ResponseWriter, r *http.Request, who proto.Pr
 	if err != nil {
 		return err
 	}
-	record, err := g.deps.Memberships.Record(r.Context(), client, id)
-	if err != nil {
-		return err
-	}
-	return writeRecord(w, record)
-}
-
-func writeRecord(w http.ResponseWriter, record proto.IdentityRecord) error {
-	if record.Segments == nil {
-		record.Segments = []proto.SegmentID{}
-	}
-	if record.Events == nil {
-		record.Events = []proto.HistoryEvent{}
-	}
-	return writeValue(w, http.StatusOK, record)
+	return g.tellRecord(w, r, g.records.longKeyed, client, id, false)
 }
 
 func (g *Gateway) getExplanation(w http.ResponseWriter, r *http.Request, who proto.Principal) error {

@@ -18,16 +18,15 @@ func (g *Gateway) ownRecord(w http.ResponseWriter, r *http.Request) error {
 	g.judge(&v, r, client.Name)
 	g.keep(w, v, "")
 	w.Header()["Cache-Control"] = noStore
-	record := proto.IdentityRecord{}
 	if v.browser != "" {
-		if record, err = g.deps.Memberships.Record(r.Context(), client, v.browser); err != nil {
-			return err
-		}
-	} else {
-		g.judgeIdentity(&v, client) // of several
+		return g.tellRecord(w, r, g.records.longPublic, client, v.browser, v.signal != "")
 	}
-	record.OptedOut = record.OptedOut || v.signal != ""
-	return writeRecord(w, record)
+	g.judgeIdentity(&v, client) // of several
+	before, after, err := recordEnds(proto.IdentityRecord{OptedOut: v.signal != ""})
+	if err == nil {
+		writeJSON(w, http.StatusOK, append(before, after...))
+	}
+	return err
 }
 
 // ownClientOf is the client of ?client=, if the request's page may know what

@@ -217,14 +217,43 @@ func (g *Gateway) addHolders(v *visit, x *pageView) (failed bool) {
 // eventsShown bounds the events on a page.
 const eventsShown = 20
 
+// heldEvents are a history's newest events, and how many it has.
+type heldEvents struct {
+	newest []proto.HistoryEvent // the newest first; of the same time the one that came first
+	total  int
+}
+
+// add takes one more; now and then it is enough for a while.
+func (h *heldEvents) add(t proto.Millis, e *proto.EventBody) (enough bool) {
+	h.total++
+	at := t.Time()
+	i := len(h.newest)
+	for i > 0 && h.newest[i-1].Time.Before(at) {
+		i--
+	}
+	if i < eventsShown {
+		h.newest = slices.Insert(h.newest, i, proto.HistoryEvent{Time: at, Event: strings.Clone(e.Name), URL: strings.Clone(e.URL)})
+		h.newest = h.newest[:min(len(h.newest), eventsShown)]
+	}
+	return h.total%recordEventsMax == 0
+}
+
 // addHeld adds what the client holds of the visitor.
 func (g *Gateway) addHeld(ctx context.Context, client proto.ClientInfo, v *visit, x *pageView) error {
 	var record proto.IdentityRecord
+	var events heldEvents
 	if v.browser != "" {
-		var err error
-		if record, err = g.deps.Memberships.Record(ctx, client, v.browser); err != nil {
+		open, err := g.openRecord(ctx, client, v.browser)
+		if err != nil {
 			return err
 		}
+		defer open.close()
+		if record = open.IdentityRecord; record.Known {
+			if err := open.walk(ctx, events.add, func() error { return nil }); err != nil {
+				return err
+			}
+		}
+		open.close()
 	}
 	x.Ages = pageChoices(ageBands, x.W.Ages, record.Traits[traitAge], x.W.Unsaid)
 	x.Genders = pageChoices(genders, x.W.Genders, record.Traits[traitGender], x.W.Unsaid)
@@ -239,12 +268,10 @@ func (g *Gateway) addHeld(ctx context.Context, client proto.ClientInfo, v *visit
 		return nil
 	}
 	h := &pageHeld{
-		First: pageTime(record.FirstSeen), Last: pageTime(record.LastSeen), Segments: record.Segments, Total: len(record.Events),
+		First: pageTime(record.FirstSeen), Last: pageTime(record.LastSeen), Segments: record.Segments, Total: events.total,
 		Truncated: record.Truncated, Record: "v1/me" + pageQuery(x.W.Lang, string(client.Name)),
 	}
-	events := slices.Clone(record.Events)
-	slices.SortStableFunc(events, func(a, b proto.HistoryEvent) int { return b.Time.Compare(a.Time) })
-	for _, e := range events[:min(len(events), eventsShown)] {
+	for _, e := range events.newest {
 		h.Events = append(h.Events, pageEvent{pageTime(&e.Time), e.Event, e.URL})
 	}
 	x.Held = h

@@ -24,7 +24,8 @@ type twin struct {
 	keys     map[string]proto.Principal
 	events   []proto.Event
 	traits   []proto.Traits
-	held     map[member]map[string]any // traits that Record shows
+	held     map[member]map[string]any // traits that OpenRecord shows
+	history  func() proto.NextEvents   // what it shows of everybody
 	members  map[member][]proto.SegmentID
 	specs    map[proto.SegmentID]proto.SegmentSpec
 	offset   proto.Offset
@@ -161,12 +162,16 @@ func (t *twin) Explain(_ context.Context, _ proto.ClientInfo, id proto.Identity,
 	return proto.Explanation{Identity: id, Segment: s, At: at, In: true}, nil
 }
 
-func (t *twin) Record(_ context.Context, c proto.ClientInfo, id proto.Identity) (proto.IdentityRecord, error) {
+func (t *twin) OpenRecord(_ context.Context, c proto.ClientInfo, id proto.Identity) (proto.IdentityRecord, proto.NextEvents, error) {
 	seen, segments, _ := t.Lookup(c, id, 0, nil)
 	if seen.OptedOut {
-		return proto.IdentityRecord{Identity: id, OptedOut: true}, nil
+		return proto.IdentityRecord{Identity: id, OptedOut: true}, nil, nil
 	}
-	return proto.IdentityRecord{Identity: id, Known: segments != nil, Segments: segments, Traits: t.held[member{c.ID, id}]}, nil
+	var next proto.NextEvents
+	if t.history != nil {
+		next = t.history()
+	}
+	return proto.IdentityRecord{Identity: id, Known: segments != nil, Segments: segments, Traits: t.held[member{c.ID, id}]}, next, nil
 }
 
 // pay is an error if a client's own key asks and may define no more.

@@ -396,6 +396,11 @@ type HistoryEvent struct {
 	Props map[string]any `json:"props,omitempty"`
 }
 
+// NextEvents gives the next events of a history, in the order of their arrival, until
+// tell has enough; more says whether there may be others. What tell is given is its own
+// until it returns. CodeUnavailable if the history was cut since.
+type NextEvents func(tell func(Millis, *EventBody) (enough bool)) (more bool, err error)
+
 // IdentityRecord is everything held of an identity for one client.
 type IdentityRecord struct {
 	Identity  Identity       `json:"identity"`

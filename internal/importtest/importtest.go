@@ -39,7 +39,7 @@ func Rules() []Rule {
 		{Room: "engine/log/...", May: []string{"proto/...", "engine/log/..."}, Test: []string{"internal/porttest"}},
 		{Room: "engine/...", May: []string{"proto/...", "graph/...", "segments/...", "internal/cores", "internal/exports", "internal/fair", "actors/...", "engine/...", "cluster/..."}, Test: []string{"internal/mistakes"}},
 		{Room: "cluster/...", May: []string{"proto/...", "cluster/..."}, Test: []string{"internal/porttest"}},
-		{Room: "gateway/...", May: []string{"proto/...", "internal/exports", "internal/fair", "gateway/..."}, Test: []string{"internal/browsertest"}},
+		{Room: "gateway/...", May: []string{"proto/...", "internal/cores", "internal/exports", "internal/fair", "gateway/..."}, Test: []string{"internal/browsertest"}},
 		{Room: "internal/browsertest", May: nil},
 		{Room: "internal/cores", May: nil},
 		{Room: "internal/importtest", May: nil},

@@ -1,0 +1,249 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	"kith/internal/cores"
+	"kith/proto"
+)
+
+// Bounds of records. A history may be some hundred MB as JSON, and anybody may ask for
+// that of a browser of theirs.
+const (
+	// recordPieceBytes is about how much of one is made before it is sent.
+	recordPieceBytes = 256 << 10
+	// longRecordsMax bounds, on each plane, those under way that are more than a piece;
+	// longRecordFor is how long one may take. stallMax holds for each piece.
+	longRecordsMax = 16
+	longRecordFor  = 10 * time.Minute
+	// recordWaitMax is how long a record waits for others to be read.
+	recordWaitMax = 10 * time.Second
+	// recordEventsMax is how many events are read before others have their turn.
+	recordEventsMax = 10_000
+)
+
+var (
+	errRecords     = proto.Errorf(proto.CodeOverloaded, "too many records of identities are being read: ask again")
+	errLongRecords = proto.Errorf(proto.CodeOverloaded, "%d long records of identities are being sent: ask again when one is done", longRecordsMax)
+)
+
+// records are the histories that are being read, of both planes: half of the cores may
+// do so, whoever asks.
+type records struct {
+	reading               chan struct{}
+	longPublic, longKeyed chan struct{} // being sent, a slot for each
+}
+
+func newRecords() records {
+	return records{
+		reading:    make(chan struct{}, max(1, cores.Count()/2)),
+		longPublic: make(chan struct{}, longRecordsMax), longKeyed: make(chan struct{}, longRecordsMax),
+	}
+}
+
+// openRecord is a record that has its turn to be read.
+type openRecord struct {
+	proto.IdentityRecord
+	next    proto.NextEvents
+	reading chan struct{}
+	turn    bool
+}
+
+// openRecord waits for a turn; after nil close is due.
+func (g *Gateway) openRecord(ctx context.Context, client proto.ClientInfo, id proto.Identity) (*openRecord, error) {
+	x := &openRecord{reading: g.records.reading}
+	within, cancel := context.WithTimeout(ctx, recordWaitMax)
+	defer cancel()
+	if !x.begin(within) {
+		return nil, errRecords
+	}
+	var err error
+	if x.IdentityRecord, x.next, err = g.deps.Memberships.OpenRecord(ctx, client, id); err != nil {
+		x.close()
+		return nil, err
+	}
+	return x, nil
+}
+
+func (x *openRecord) begin(ctx context.Context) bool {
+	select {
+	case x.reading <- struct{}{}:
+		x.turn = true
+	case <-ctx.Done():
+	}
+	return x.turn
+}
+
+func (x *openRecord) close() {
+	if x.turn {
+		<-x.reading
+		x.turn = false
+	}
+}
+
+// walk goes through the events. Each time that tell has enough, pause is called while
+// others have their turn.
+func (x *openRecord) walk(ctx context.Context, tell func(proto.Millis, *proto.EventBody) (enough bool), pause func() error) error {
+	for x.next != nil {
+		more, err := x.next(tell)
+		if err != nil || !more {
+			return err
+		}
+		x.close()
+		if err := pause(); err != nil {
+			return err
+		}
+		if !x.begin(ctx) {
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// tellRecord answers with all that the client holds of id, as it is read.
+func (g *Gateway) tellRecord(w http.ResponseWriter, r *http.Request, long chan struct{}, client proto.ClientInfo, id proto.Identity, signal bool) error {
+	x, err := g.openRecord(r.Context(), client, id)
+	if err != nil {
+		return err
+	}
+	defer x.close()
+	x.OptedOut = x.OptedOut || signal
+	if r.Method == http.MethodHead {
+		w.Header()["Content-Type"] = jsonType
+		w.WriteHeader(http.StatusOK)
+		return nil
+	}
+	b, rest, err := recordEnds(x.IdentityRecord)
+	if err != nil {
+		return err
+	}
+	out := &recordSender{w: w, c: http.NewResponseController(w), long: long}
+	defer out.close()
+	some := false
+	tell := func(t proto.Millis, e *proto.EventBody) bool {
+		if some {
+			b = append(b, ',')
+		}
+		some = true
+		b = appendHistoryEvent(b, t, e)
+		return len(b) >= recordPieceBytes
+	}
+	err = x.walk(r.Context(), tell, func() error {
+		err := out.send(b)
+		b = b[:0]
+		return err
+	})
+	x.close()
+	b = append(b, rest...)
+	switch {
+	case out.failed: // the reader went, or was told something else
+	case err != nil && out.begun:
+		if r.Context().Err() == nil && proto.CodeOf(err) != proto.CodeUnavailable {
+			g.log.Log(r.Context(), slog.LevelError, "a record broke off", "error", err)
+		}
+		panic(http.ErrAbortHandler) // so that the reader sees a cut record
+	case err != nil:
+		return err
+	case out.begun:
+		_ = out.send(b)
+	default:
+		writeJSON(w, http.StatusOK, b)
+	}
+	return nil
+}
+
+// recordSender sends a record that is more than a piece.
+type recordSender struct {
+	w      http.ResponseWriter
+	c      *http.ResponseController
+	long   chan struct{}
+	end    time.Time
+	begun  bool
+	failed bool
+}
+
+// send sends a piece, the first of which may find that there is no slot.
+func (s *recordSender) send(b []byte) error {
+	if !s.begun {
+		select {
+		case s.long <- struct{}{}:
+		default:
+			return errLongRecords
+		}
+		s.begun, s.end = true, time.Now().Add(longRecordFor)
+		unhurried(s.w)
+		s.w.Header()["Content-Type"] = jsonType
+	}
+	by := time.Now().Add(stallMax)
+	if s.end.Before(by) {
+		by = s.end
+	}
+	_ = s.c.SetWriteDeadline(by) // not every writer has deadlines
+	_, err := s.w.Write(b)
+	s.failed = err != nil
+	return err
+}
+
+func (s *recordSender) close() {
+	if s.begun {
+		<-s.long
+	}
+}
+
+// recordEnds is a record as JSON before its events and after them.
+func recordEnds(record proto.IdentityRecord) (before, after []byte, err error) {
+	record.Events = []proto.HistoryEvent{}
+	if record.Segments == nil {
+		record.Segments = []proto.SegmentID{}
+	}
+	b, err := encodeValue(record)
+	if err != nil {
+		return nil, nil, err
+	}
+	const events = `,"events":[` // not in a text, whose quotes are escaped, nor a trait, which is no list
+	i := bytes.Index(b, []byte(events)) + len(events)
+	return b[:i:i], b[i:], nil
+}
+
+// appendHistoryEvent writes a proto.HistoryEvent.
+func appendHistoryEvent(b []byte, t proto.Millis, e *proto.EventBody) []byte {
+	b = append(b, `{"time":"`...)
+	b = t.Time().AppendFormat(b, time.RFC3339Nano)
+	b = appendText(append(b, `","event":`...), e.Name)
+	if e.URL != "" {
+		b = appendText(append(b, `,"url":`...), e.URL)
+	}
+	if e.Ref != "" {
+		b = appendText(append(b, `,"ref":`...), e.Ref)
+	}
+	sep := `,"props":{`
+	for i := range e.Props {
+		b = appendText(append(b, sep...), e.Props[i].Key)
+		b = appendPropValue(append(b, ':'), e.Props[i].Value)
+		sep = ","
+	}
+	if len(e.Props) > 0 {
+		b = append(b, '}')
+	}
+	return append(b, '}')
+}
+
+func appendPropValue(b []byte, v proto.Value) []byte {
+	switch v.Kind {
+	case proto.NumberValue:
+		format := byte('f')
+		if n := math.Abs(v.Number); n != 0 && (n < 1e-6 || n >= 1e21) {
+			format = 'e'
+		}
+		return strconv.AppendFloat(b, v.Number, format, -1, 64)
+	case proto.TrueValue, proto.FalseValue:
+		return strconv.AppendBool(b, v.Kind == proto.TrueValue)
+	}
+	return appendText(b, v.Text)
+}

@@ -1,0 +1,238 @@
+package gateway_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"kith/gateway"
+	"kith/proto"
+)
+
+// eventsOf is a history of so many events with many small properties; read, unless
+// nil, counts those that were asked for.
+func eventsOf(n int, read *int) func() proto.NextEvents {
+	body := proto.EventBody{Name: `pa"ge`, URL: "https://a.example/?x=<1>", Props: []proto.Prop{
+		{Key: "z", Value: proto.NumberOf(0.1)}, {Key: "a", Value: proto.FlagOf(true)}, {Key: "big", Value: proto.NumberOf(1e300)},
+		{Key: "small", Value: proto.NumberOf(-1e-9)}, {Key: "no", Value: proto.FlagOf(false)}, {Key: "t\u2028", Value: proto.TextOf("\x01ü\t\\")},
+	}}
+	for i := range 34 {
+		body.Props = append(body.Props, proto.Prop{Key: fmt.Sprint("p", i), Value: proto.NumberOf(float64(i))})
+	}
+	return func() proto.NextEvents {
+		at := 0
+		return func(tell func(proto.Millis, *proto.EventBody) bool) (bool, error) {
+			for ; at < n; at++ {
+				e := body
+				if at%2 == 1 {
+					e = proto.EventBody{Name: "bare", Ref: "https://b.example/"}
+				}
+				if read != nil {
+					*read++
+				}
+				if tell(proto.Millis(1_700_000_000_000+at*1500), &e) {
+					at++
+					return true, nil
+				}
+			}
+			return false, nil
+		}
+	}
+}
+
+// sentPieces are what an answer is sent in.
+type sentPieces struct {
+	*httptest.ResponseRecorder
+	count, largest int
+	stall          chan struct{} // nil: nothing stalls
+	here           chan struct{}
+}
+
+func (p *sentPieces) Write(b []byte) (int, error) {
+	p.count, p.largest = p.count+1, max(p.largest, len(b))
+	if p.stall != nil {
+		p.here <- struct{}{}
+		<-p.stall
+	}
+	return p.ResponseRecorder.Write(b)
+}
+
+const ofDemo = "/v1/me?client=demo"
+
+func askRecord(w http.ResponseWriter, h http.Handler, method, target string) {
+	q := httptest.NewRequest(method, target, nil)
+	q.Header.Set("Cookie", "kith_id=abc123")
+	q.Header.Set(auth, key("demo-key"))
+	h.ServeHTTP(w, q)
+}
+
+// A record is sent as it is read, in pieces that are small, in the form that it has
+// whole; a HEAD reads nothing.
+func TestRecordsAreSentInPieces(t *testing.T) {
+	r := newRig(t)
+	r.visit("POST", "/v1/events", page, "Cookie", "kith_id=abc123")
+	read := 0
+	for _, n := range []int{0, 1, 2, 3, 8_000} {
+		r.twin.history = eventsOf(n, &read)
+		for h, target := range map[http.Handler]string{r.g.Public(): ofDemo, r.g.Service(): "/v1/identities/browser:abc123"} {
+			w := &sentPieces{ResponseRecorder: httptest.NewRecorder()}
+			askRecord(w, h, "GET", target)
+			var got, want proto.IdentityRecord
+			if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || w.Code != 200 {
+				t.Fatalf("%s of %d events: %d %v", target, n, w.Code, err)
+			}
+			want = proto.IdentityRecord{Identity: "browser:abc123", Known: true, Segments: []proto.SegmentID{"all", "auto"}, Events: []proto.HistoryEvent{}}
+			_, _ = eventsOf(n, nil)()(func(at proto.Millis, e *proto.EventBody) bool {
+				x := proto.HistoryEvent{Time: at.Time(), Event: e.Name, URL: e.URL, Ref: e.Ref}
+				for _, p := range e.Props {
+					if x.Props == nil {
+						x.Props = map[string]any{}
+					}
+					x.Props[p.Key] = p.Value.Text
+					switch p.Value.Kind {
+					case proto.NumberValue:
+						x.Props[p.Key] = p.Value.Number
+					case proto.TrueValue, proto.FalseValue:
+						x.Props[p.Key] = p.Value.Kind == proto.TrueValue
+					}
+				}
+				want.Events = append(want.Events, x)
+				return false
+			})
+			if d := cmp.Diff(want, got); d != "" {
+				t.Fatalf("%s of %d events (-want +got):\n%.2000s", target, n, d)
+			}
+			if w.largest > 260<<10 || n > 1000 && w.count < 8 || n < 10 && w.count != 1 {
+				t.Errorf("%s of %d events: %d pieces, up to %d bytes", target, n, w.count, w.largest)
+			}
+			if whole := w.Header().Get("Content-Length") != ""; whole != (n < 10) {
+				t.Errorf("%s of %d events: a length %v", target, n, w.Header())
+			}
+			read = 0
+			head := httptest.NewRecorder()
+			if askRecord(head, h, "HEAD", target); head.Code != 200 || read != 0 || head.Header().Get("Content-Type") != "application/json" {
+				t.Errorf("HEAD %s: %d, %d events were read", target, head.Code, read)
+			}
+		}
+	}
+}
+
+// Of long records few are sent at once on a plane, and those of strangers, who read as
+// slowly as they like, hold nobody else back: short ones, nor those who have keys.
+func TestLongRecordsAreBounded(t *testing.T) {
+	r := newRig(t)
+	r.visit("POST", "/v1/events", page, "Cookie", "kith_id=abc123")
+	r.twin.history = eventsOf(3000, nil)
+	stall, here := make(chan struct{}), make(chan struct{})
+	var slow sync.WaitGroup
+	for range gateway.LongRecordsMax {
+		slow.Go(func() {
+			askRecord(&sentPieces{ResponseRecorder: httptest.NewRecorder(), stall: stall, here: here}, r.g.Public(), "GET", ofDemo)
+		})
+		<-here
+	}
+	status := func(h http.Handler, target string) int {
+		w := httptest.NewRecorder()
+		askRecord(w, h, "GET", target)
+		if w.Code != 200 && code(w) != "overloaded" {
+			t.Errorf("%s: %s", target, w.Body)
+		}
+		return w.Code
+	}
+	if got := status(r.g.Public(), ofDemo); got != 503 {
+		t.Errorf("one more long record: %d", got)
+	}
+	if got := status(r.g.Service(), "/v1/identities/browser:abc123"); got != 200 {
+		t.Errorf("a long record for a key: %d", got)
+	}
+	if got := status(r.g.Public(), "/choices?client=demo"); got != 200 {
+		t.Errorf("the page of choices: %d", got)
+	}
+	r.twin.history = nil
+	if got := status(r.g.Public(), ofDemo); got != 200 {
+		t.Errorf("a short record: %d", got)
+	}
+	r.twin.history = eventsOf(3000, nil)
+	go func() {
+		for range here {
+		}
+	}()
+	close(stall)
+	slow.Wait()
+	close(here)
+	if got := status(r.g.Public(), ofDemo); got != 200 {
+		t.Errorf("after them: %d", got)
+	}
+}
+
+// A record that breaks off looks broken, once something of it is sent; before it is
+// an error like others.
+func TestRecordBreaksOff(t *testing.T) {
+	r := newRig(t)
+	r.visit("POST", "/v1/events", page, "Cookie", "kith_id=abc123")
+	for n, want := range map[int]any{10: nil, 3000: http.ErrAbortHandler} {
+		r.twin.history = func() proto.NextEvents {
+			next := eventsOf(n, nil)()
+			return func(tell func(proto.Millis, *proto.EventBody) bool) (bool, error) {
+				more, err := next(tell)
+				if !more {
+					err = proto.Errorf(proto.CodeUnavailable, "it was cut: ask again")
+				}
+				return more, err
+			}
+		}
+		w := httptest.NewRecorder()
+		func() {
+			defer func() {
+				if p := recover(); p != want {
+					t.Errorf("of %d events: %v, want %v", n, p, want)
+				}
+			}()
+			askRecord(w, r.g.Public(), "GET", ofDemo)
+		}()
+		if want == nil && (w.Code != 503 || code(w) != "unavailable") || want != nil && strings.Contains(w.Body.String(), `"truncated"`) {
+			t.Errorf("of %d events: %d, %d bytes", n, w.Code, w.Body.Len())
+		}
+	}
+}
+
+// The page of choices shows the newest twenty of a long history, and how many there are.
+func TestChoicesShowsTheNewest(t *testing.T) {
+	r := newRig(t)
+	r.visit("POST", "/v1/events", page, "Cookie", "kith_id=abc123")
+	const all = 25_000
+	r.twin.history = func() proto.NextEvents {
+		at := 0
+		return func(tell func(proto.Millis, *proto.EventBody) bool) (bool, error) {
+			for at < all {
+				i := at * 7 % all // not in the order of their times
+				at++
+				t := proto.MillisOf(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)) + proto.Millis(i/2*60_000)
+				if tell(t, &proto.EventBody{Name: "page", URL: fmt.Sprint("https://a.example/n", i)}) {
+					return true, nil
+				}
+			}
+			return false, nil
+		}
+	}
+	w := r.visit("GET", "/choices?client=demo&lang=en", "", "Cookie", "kith_id=abc123")
+	shown := w.Body.String()
+	if w.Code != 200 || !strings.Contains(shown, "(25000)") || strings.Count(shown, "https://a.example/n") != 20 {
+		t.Fatalf("%d: %d urls\n%.3000s", w.Code, strings.Count(shown, "https://a.example/n"), shown)
+	}
+	last := len(shown)
+	for i := all - 20; i < all; i += 2 {
+		a, b := strings.Index(shown, fmt.Sprint("/n", i, "<")), strings.Index(shown, fmt.Sprint("/n", i+1, "<"))
+		if a < 0 || b < 0 || max(a, b) > last {
+			t.Errorf("event %d is at %d and %d, before that of later times at %d", i, a, b, last)
+		}
+		last = min(a, b)
+	}
+}
