@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/ed25519"
 	"encoding/hex"
 	"errors"
@@ -227,9 +228,49 @@ func TestReceiptLogOfOtherLanes(t *testing.T) {
 	}
 }
 
+// Checks of receipts wait for one another: whoever has one under way again and again, as
+// each reads everything, has no other client's refused. What nobody signed does not wait.
+func TestReceiptChecksWait(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	submit(t, n, page(acme(t, n), "x", "auto", time.Now()))
+	r := optOut(t, n, "browser:x", false)
+	end, ok := n.CheckTurn(t.Context(), 7)
+	if !ok {
+		t.Fatal("no turn on an idle node")
+	}
+	forged := r
+	forged.CopiesRetracted++
+	if x, err := n.CheckReceipt(t.Context(), 8, forged); err != nil || x.Signature {
+		t.Errorf("what nobody signed: %+v %v", x, err)
+	}
+	short, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if _, err := n.CheckReceipt(short, 8, r); proto.CodeOf(err) != proto.CodeOverloaded {
+		t.Errorf("who does not wait: %v", err)
+	}
+	done := make(chan error)
+	go func() {
+		x, err := n.CheckReceipt(t.Context(), 8, r)
+		if err == nil && !x.Clean {
+			err = fmt.Errorf("%+v", x)
+		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		t.Errorf("beside another client's it does not wait: %v", err)
+	case <-time.After(50 * time.Millisecond):
+		end()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func wantClean(t *testing.T, n *engine.Node, r proto.Receipt) proto.ReceiptCheck {
 	t.Helper()
-	check, err := n.CheckReceipt(t.Context(), r)
+	check, err := n.CheckReceipt(t.Context(), 0, r)
 	if err != nil || !check.Clean || !check.Signature {
 		t.Errorf("receipt: %+v %v", check, err)
 	}
@@ -693,7 +734,7 @@ func TestReceiptOfClientsErasure(t *testing.T) {
 				}
 				plantRows(t, before, filepath.Join(to, "store"), is)
 				n := testNode(t, to, lanes)
-				x, err := n.CheckReceipt(t.Context(), r)
+				x, err := n.CheckReceipt(t.Context(), 0, r)
 				found := 0
 				for _, p := range x.Places {
 					if p.Place == place {

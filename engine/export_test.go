@@ -48,6 +48,11 @@ func (n *Node) AwaitChange(ctx context.Context) error {
 // ExplainWithin bounds how long the histories of an explanation are read.
 func (n *Node) ExplainWithin(d time.Duration) { n.explained = d }
 
+// CheckTurn is when a client's receipt may be checked.
+func (n *Node) CheckTurn(ctx context.Context, client proto.ClientID) (end func(), ok bool) {
+	return n.checking.Begin(ctx, client)
+}
+
 // LongTurn is longTurn.
 func (n *Node) LongTurn(ctx context.Context, client proto.ClientID) (end func(), err error) {
 	return n.longTurn(ctx, client)

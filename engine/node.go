@@ -66,11 +66,11 @@ type Node struct {
 	stop      context.CancelFunc // ends what writes and waits, first
 	slow      sync.WaitGroup     // backups and verifications under way
 	cleaning  sync.Mutex         // one deletion of outbox rows at a time
-	checking  sync.Mutex         // one search for a receipt at a time
 	verifying sync.Mutex         // one verification at a time
 	erasing   sync.Mutex         // one erasure of bytes at a time
 	scrubbed  uint64             // of purgedSoFar, what such an erasure removed; with erasing
 	reporting *fair.Queue        // of reports: one is under way
+	checking  *fair.Queue        // of searches for a receipt: one is under way
 	long      *fair.Queue        // of counts that take long, and explanations
 	explained time.Duration      // for how long the histories of one explanation are read
 	swapping  sync.Mutex         // held by a backup while it takes what belongs together, and by who writes a Swap or how far an import went
@@ -182,7 +182,7 @@ func newNode(c Config, lg log.Logs, st store.Store, secret [16]byte) *Node {
 	c.Now = clock.now // all of the node goes by it
 	n := &Node{
 		config: c, logger: c.Logger, hasher: proto.NewHasher(secret), log: lg, store: st,
-		views: newViews(c.ViewsMax), clock: clock, pace: newPace(), reporting: fair.New(1), long: fair.New(longMax), explained: explainMax, fillsEnded: make(chan struct{}, 1), campaigns: newCampaigns(),
+		views: newViews(c.ViewsMax), clock: clock, pace: newPace(), reporting: fair.New(1), checking: fair.New(1), long: fair.New(longMax), explained: explainMax, fillsEnded: make(chan struct{}, 1), campaigns: newCampaigns(),
 		conn: func() *nats.Conn { return nil }, serviceConn: func() *nats.Conn { return nil }, cutSeconds: newCutSeconds(), disk: newDisk(c.DiskReserve, c.merges, c.storeDir(), c.logDir()),
 	}
 	n.copies.idle, n.copies.given = copyIdle, map[string]chan<- copyQuestion{}

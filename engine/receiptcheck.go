@@ -18,9 +18,15 @@ import (
 	"kith/segments"
 )
 
+// receiptWaitMax is how long a check waits for others: each reads everything.
+const receiptWaitMax = time.Minute
+
+var errChecks = proto.Errorf(proto.CodeOverloaded, "other receipts are being checked, each of which reads everything: ask again when one of yours is answered, or in a minute")
+
 // CheckReceipt looks in everything that the node holds for what the receipt
-// says is gone.
-func (n *Node) CheckReceipt(ctx context.Context, r proto.Receipt) (proto.ReceiptCheck, error) {
+// says is gone. One check is under way at a time, and of those that wait each client,
+// by whose key they are asked for, has one in front of another's; 0 is the operators.
+func (n *Node) CheckReceipt(ctx context.Context, by proto.ClientID, r proto.Receipt) (proto.ReceiptCheck, error) {
 	ctx, done, err := n.working(ctx)
 	if err != nil {
 		return proto.ReceiptCheck{}, err
@@ -30,10 +36,13 @@ func (n *Node) CheckReceipt(ctx context.Context, r proto.Receipt) (proto.Receipt
 	if err != nil || !c.valid {
 		return proto.ReceiptCheck{}, err // nothing is told to who has no receipt of ours
 	}
-	if !n.checking.TryLock() {
-		return proto.ReceiptCheck{}, proto.Errorf(proto.CodeOverloaded, "another receipt is being checked, which reads everything: try again shortly")
+	within, cancel := context.WithTimeout(ctx, receiptWaitMax)
+	defer cancel()
+	end, ok := n.checking.Begin(within, by)
+	if !ok {
+		return proto.ReceiptCheck{}, errChecks
 	}
-	defer n.checking.Unlock()
+	defer end()
 	if r.Client != "" {
 		info, ok := n.Client(r.Client)
 		if !ok {

@@ -486,7 +486,7 @@ func (w *township) wantReceipts(n *engine.Node) {
 		}
 	}
 	for id, r := range w.receipts {
-		if check, err := n.CheckReceipt(w.t.Context(), *r); err != nil || r.Client == "" && (!check.Clean || !check.Signature || !check.LogClear) {
+		if check, err := n.CheckReceipt(w.t.Context(), 0, *r); err != nil || r.Client == "" && (!check.Clean || !check.Signature || !check.LogClear) {
 			w.t.Errorf("the receipt of %s: %+v, %v", id, check, err)
 		}
 	}

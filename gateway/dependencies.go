@@ -276,8 +276,9 @@ type OptOuts interface {
 	Erase(ctx context.Context, client *proto.ClientInfo, id proto.Identity) (proto.OptOutState, error)
 	// ReceiptKey is the hexadecimal Ed25519 public key of this node's receipts.
 	ReceiptKey() string
-	// CheckReceipt looks for what the receipt says is gone.
-	CheckReceipt(ctx context.Context, r proto.Receipt) (proto.ReceiptCheck, error)
+	// CheckReceipt looks for what the receipt says is gone, of everybody and everything:
+	// others wait meanwhile. by is whose key asks, 0 for operators.
+	CheckReceipt(ctx context.Context, by proto.ClientID, r proto.Receipt) (proto.ReceiptCheck, error)
 	// EraseBytes removes the bytes of everything purged, log included.
 	EraseBytes(ctx context.Context) (proto.Erased, error)
 	// WriteLedger writes the ledger of opt-outs, which a restore needs.

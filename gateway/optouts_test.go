@@ -247,6 +247,11 @@ func TestReceipts(t *testing.T) {
 		{"no key", "", "POST", "/v1/receipts/verify", string(alone), 401, "unauthorized"},
 		{"the public key", "", "GET", "/v1/receipts/key", "", 200, `{"public_key":"` + r.ReceiptKey() + `","algorithm":"ed25519"}`},
 	})
+	demo, _ := r.Client("demo")
+	acme, _ := r.Client("acme")
+	if got, want := r.graph.checkedBy, []proto.ClientID{acme.ID, demo.ID, 0, 0, acme.ID, acme.ID}; !slices.Equal(got, want) {
+		t.Errorf("the checks are of clients %v, want %v", got, want)
+	}
 	if w := r.serve("POST", "/v1/receipts/verify", string(alone), auth, key("acme-key"), "Content-Type", "image/png"); w.Code != 415 {
 		t.Errorf("a picture: %d", w.Code)
 	}

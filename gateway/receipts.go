@@ -77,8 +77,16 @@ func (g *Gateway) verifyReceipt(w http.ResponseWriter, r *http.Request, who prot
 	if err != nil {
 		return err
 	}
+	var by proto.ClientID
+	if who.Client != "" {
+		client, err := g.clientFor(who, "")
+		if err != nil {
+			return err
+		}
+		by = client.ID
+	}
 	unhurried(w)
-	check, err := g.deps.OptOuts.CheckReceipt(r.Context(), receipt)
+	check, err := g.deps.OptOuts.CheckReceipt(r.Context(), by, receipt)
 	if err != nil {
 		return err
 	}

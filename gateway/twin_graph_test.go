@@ -30,6 +30,8 @@ type twinGraph struct {
 	lifted bool       // what an opt-in fails at was lifted by another
 	from   *time.Time // when events count of who begins anew
 	purged int
+
+	checkedBy []proto.ClientID // who had receipts checked
 }
 
 // twinErasure is of what one client knew.
@@ -347,9 +349,10 @@ func (t *twin) ReceiptKey() string {
 	return hex.EncodeToString(t.graph.key.Public().(ed25519.PublicKey))
 }
 
-func (t *twin) CheckReceipt(_ context.Context, r proto.Receipt) (proto.ReceiptCheck, error) {
+func (t *twin) CheckReceipt(_ context.Context, by proto.ClientID, r proto.Receipt) (proto.ReceiptCheck, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.graph.checkedBy = append(t.graph.checkedBy, by)
 	sig, err := hex.DecodeString(r.Signature)
 	x := proto.ReceiptCheck{Signature: err == nil && r.PublicKey == t.ReceiptKey() && ed25519.Verify(t.graph.key.Public().(ed25519.PublicKey), r.SignedBytes(), sig)}
 	found := proto.ReceiptFind{Place: "members"}

@@ -70,7 +70,7 @@ func TestLettersGo(t *testing.T) {
 	if err != nil || o.Receipt == nil || !engine.ValidReceipt(o.Receipt) {
 		t.Fatalf("%+v %v", o, err)
 	}
-	if x, err := n.sim.CheckReceipt(t.Context(), *o.Receipt); err != nil || !x.Clean {
+	if x, err := n.sim.CheckReceipt(t.Context(), 0, *o.Receipt); err != nil || !x.Clean {
 		t.Errorf("%+v %v", x, err)
 	}
 	if w.err != nil {
@@ -91,7 +91,7 @@ func TestLettersGoOverLanes(t *testing.T) {
 	if err != nil || o.Receipt == nil {
 		t.Fatalf("%+v %v", o, err)
 	}
-	if x, err := n.sim.CheckReceipt(t.Context(), *o.Receipt); err != nil || !x.Clean {
+	if x, err := n.sim.CheckReceipt(t.Context(), 0, *o.Receipt); err != nil || !x.Clean {
 		t.Errorf("%+v %v", x, err)
 	}
 	if list, err := n.sim.DeadLetters(t.Context(), 10); err != nil || len(list) != 1 {

@@ -218,7 +218,7 @@ func (w *world) checkReceipt(n *node, i int, r *proto.Receipt) {
 	if !w.chance(20) {
 		return
 	}
-	x, err := n.sim.CheckReceipt(w.context(), *r)
+	x, err := n.sim.CheckReceipt(w.context(), 0, *r)
 	w.must(err)
 	if !x.Clean {
 		w.fail("RECEIPT: something of %d is left: %+v", i, x.Places)
