@@ -1324,6 +1324,40 @@ func (n *Node) DefinitionsLeft(c proto.ClientInfo) float64 {
 	return l.TokensAt(n.registry.now())
 }
 
+// LeaveDefinitions has the client's keys have so many of them left.
+func (n *Node) LeaveDefinitions(c proto.ClientInfo, left int) {
+	n.registry.mu.Lock()
+	defer n.registry.mu.Unlock()
+	delete(n.registry.limits, c.ID)
+	own := proto.ForItself(context.Background())
+	n.registry.share(own, c.ID).take(definitionsBurst - left)
+}
+
+// Contend has another write the record behind the last one once, just before this node
+// does.
+func (n *Node) Contend(record *pb.Control) {
+	n.registry.control = &contended{ControlStream: n.registry.control, record: record}
+}
+
+type contended struct {
+	log.ControlStream
+	record *pb.Control // nil once it is written
+}
+
+func (s *contended) Append(ctx context.Context, record []byte, last uint64) (uint64, error) {
+	if c := s.record; c != nil {
+		s.record = nil
+		raw, err := proto.EncodeControl(c)
+		if err == nil {
+			_, err = s.ControlStream.Append(ctx, raw, last)
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	return s.ControlStream.Append(ctx, record, last)
+}
+
 // DoubtAudit sets for how long the audit log's stream must seem to have lost its end.
 func DoubtAudit(t testing.TB, d time.Duration) {
 	was := auditDoubt

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -208,15 +207,6 @@ func (x *shelf) standsFor(name proto.AudienceID) error {
 	return err
 }
 
-// spendForItself takes what a client's own key had worked out from what that may write;
-// nothing of an operator's. The registry's lock is held.
-func (r *registry) spendForItself(ctx context.Context, client proto.ClientID, count int) error {
-	if count == 0 || !proto.AsksForItself(ctx) {
-		return nil
-	}
-	return r.spend(client, count)
-}
-
 // SaveAudience keeps an expression under a name, or replaces it; it returns when
 // that is durable.
 func (n *Node) SaveAudience(ctx context.Context, client proto.ClientInfo, s proto.AudienceSpec) (proto.AudienceSpec, error) {
@@ -230,7 +220,8 @@ func (n *Node) SaveAudience(ctx context.Context, client proto.ClientInfo, s prot
 		return s, proto.Errorf(proto.CodeInvalid, "the description has %d bytes: at most %d are kept", len(s.Description), savedDescriptionMax)
 	}
 	s.Expr = a.String()
-	_, err = n.registry.proposeFor(ctx, client.ID, func() (*pb.Control, error) {
+	share := n.registry.share(ctx, client.ID)
+	_, err = n.registry.propose(ctx, func() (*pb.Control, error) {
 		if !n.registry.living(client) {
 			return nil, errNoClient(client.Name)
 		}
@@ -241,16 +232,19 @@ func (n *Node) SaveAudience(ctx context.Context, client proto.ClientInfo, s prot
 		if !ok && len(n.registry.saved[client.ID]) >= savedMax {
 			return nil, proto.Errorf(proto.CodeTooLarge, "the client has %d saved audiences, the most there may be: delete some", savedMax)
 		}
-		work, err := n.registry.checkSaved(client.ID, s.ID, a)
-		if err != nil {
-			work++ // as much as if it were saved
-		}
-		if err := cmp.Or(n.registry.spendForItself(ctx, client.ID, work), err); err != nil {
+		if err := share.open(); err != nil {
 			return nil, err
 		}
-		return &pb.Control{Body: &pb.Control_SaveAudience{SaveAudience: &pb.SaveAudience{
+		work, err := n.registry.checkSaved(client.ID, s.ID, a)
+		c := &pb.Control{Body: &pb.Control_SaveAudience{SaveAudience: &pb.SaveAudience{
 			Client: uint32(client.ID), Id: string(s.ID), Expr: s.Expr, Description: s.Description,
-		}}}, nil
+		}}}
+		if err != nil {
+			share.take(work + 1) // as much as if it were saved
+			return nil, err
+		}
+		share.take(work + countOf(c))
+		return c, nil
 	})
 	return s, err
 }
@@ -262,9 +256,11 @@ func (n *Node) DropAudience(ctx context.Context, client proto.ClientInfo, id pro
 			return nil, proto.Errorf(proto.CodeNotFound, "there is no saved audience %q: GET /v1/audiences (`kith audience list`) lists them", id)
 		}
 		if by := n.registry.savedWith(client.ID, func(x *savedAudience) bool { return x.mentions(id) }); by != "" {
-			if err := n.registry.spendForItself(ctx, client.ID, 1); err != nil {
+			share := n.registry.share(ctx, client.ID)
+			if err := share.left(); err != nil {
 				return nil, err
 			}
+			share.take(1)
 			return nil, proto.Errorf(proto.CodeConflict, "saved audience @%s is used by @%s: change or delete that first", id, by)
 		}
 		return &pb.Control{Body: &pb.Control_DropAudience{DropAudience: &pb.DropAudience{Client: uint32(client.ID), Id: string(id)}}}, nil

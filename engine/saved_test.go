@@ -1,16 +1,19 @@
 package engine_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
 	"kith/engine"
 	"kith/proto"
+	"kith/proto/pb"
 	"kith/segments"
 )
 
@@ -156,6 +159,82 @@ func TestRefusedSavesCount(t *testing.T) {
 		if got := before - x.n.DefinitionsLeft(x.c); proto.CodeOf(err) != tt.code || got > tt.cost || got < tt.cost-0.5 {
 			t.Errorf("%s: %v, and counts %.2f, want %.0f", what, err, got, tt.cost)
 		}
+	}
+}
+
+// laborious is a node with an audience "x" whose edits, all of which labour gives one
+// of, have it and those that name it written out.
+func laborious(t *testing.T, naming int) (x *edit, labour func() error) {
+	x = newEdit(t, 1)
+	t.Cleanup(func() { closeNode(t, x.n) })
+	x.define("a", "identity", `count(true) >= 1`)
+	more := 0
+	save := func(ctx context.Context, id proto.AudienceID, expr string) error {
+		_, err := x.n.SaveAudience(ctx, x.c, proto.AudienceSpec{ID: id, Expr: expr})
+		return err
+	}
+	labour = func() error {
+		more++
+		return save(proto.ForItself(t.Context()), "x", strings.Repeat("!(a & ", 110)+"(a"+strings.Repeat(" | a", more)+")"+strings.Repeat(")", 110))
+	}
+	err := save(t.Context(), "x", "a")
+	for i := range naming {
+		err = errors.Join(err, save(t.Context(), proto.AudienceID(fmt.Sprint("n", i)), "@x"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x, labour
+}
+
+// An edit that counts as more than is left is done and owed, and what comes while
+// something is owed is refused before any work.
+func TestWorkIsOwed(t *testing.T) {
+	const naming = 150
+	x, labour := laborious(t, naming)
+	x.n.LeaveDefinitions(x.c, 20_000)
+	work := testing.AllocsPerRun(1, func() {
+		if err := labour(); err != nil {
+			t.Fatal(err)
+		}
+	})
+	x.n.LeaveDefinitions(x.c, 2)
+	if err := labour(); err != nil {
+		t.Errorf("with less left than it counts as: %v", err)
+	}
+	owed := -x.n.DefinitionsLeft(x.c)
+	if owed > naming || owed < naming-10 {
+		t.Errorf("%.2f are owed, want %d", owed, naming)
+	}
+	var err error
+	refused := testing.AllocsPerRun(1, func() { err = labour() })
+	if wait := proto.RetryAfterOf(err); proto.CodeOf(err) != proto.CodeRateLimited || wait > (naming+1)*time.Second || wait < (naming-10)*time.Second {
+		t.Errorf("while that is owed: %v, and to be tried again in %v", err, wait)
+	}
+	if refused > work/10 {
+		t.Errorf("to refuse an edit takes %.0f allocations, to do it %.0f", refused, work)
+	}
+	if now := -x.n.DefinitionsLeft(x.c); now > owed {
+		t.Errorf("refused edits are owed too: %.2f after %.2f", now, owed)
+	}
+}
+
+// An edit that has to be decided on again, because another node wrote something, counts
+// once.
+func TestConflictsCountOnce(t *testing.T) {
+	const naming = 10
+	x, labour := laborious(t, naming)
+	x.n.LeaveDefinitions(x.c, 200)
+	x.n.Contend(&pb.Control{Body: &pb.Control_SaveAudience{SaveAudience: &pb.SaveAudience{Client: uint32(x.c.ID), Id: "other", Expr: "a"}}})
+	if err := labour(); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := x.n.SavedAudience(x.c, "other"); !ok {
+		t.Fatal("nothing came between")
+	}
+	const counts = 1 + naming + 1 // what is written out, and the record
+	if took := 200 - x.n.DefinitionsLeft(x.c); took > counts || took < counts-5 {
+		t.Errorf("it counts as %.2f, want %d", took, counts)
 	}
 }
 
