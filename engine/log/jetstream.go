@@ -33,7 +33,7 @@ type Log struct {
 	doubt    time.Duration // for how long a cluster's streams must seem to have lost records
 
 	listing sync.Mutex
-	listed  []string // streams of outlets, as the servers told last
+	listed  []string // streams of outlets, as the servers told last; nil before they did
 
 	closing sync.Once
 }

@@ -18,7 +18,8 @@ import (
 
 // Streams says which nodes keep each stream: the lanes' first, then the others, those
 // of the audit log and of clients' feeds where they are. One that does not answer
-// within a second has no leader.
+// within a second has no leader; nor has the audit log's as long as the servers have
+// never told which of the others there are.
 func (l *Log) Streams(ctx context.Context) []proto.StreamStatus {
 	var names []string
 	for _, x := range l.lanes {
@@ -29,30 +30,35 @@ func (l *Log) Streams(ctx context.Context) []proto.StreamStatus {
 	}
 	var outlets []proto.StreamStatus
 	var asking sync.WaitGroup
-	asking.Go(func() { outlets = l.statuses(ctx, l.outlets(ctx)) })
+	asking.Go(func() {
+		names, told := l.outlets(ctx)
+		if outlets = l.statuses(ctx, names); !told {
+			outlets = append(outlets, proto.StreamStatus{Stream: auditName, Others: []proto.StreamCopy{}})
+		}
+	})
 	list := l.statuses(ctx, names)
 	asking.Wait()
 	return append(list, outlets...)
 }
 
 // outlets are the names of the streams that are made when they are needed. While the
-// servers do not tell, they are those that they told of last.
-func (l *Log) outlets(ctx context.Context) []string {
+// servers do not tell, they are those that they told of last, if they ever told.
+func (l *Log) outlets(ctx context.Context) (names []string, told bool) {
 	ctx, cancel := context.WithTimeout(ctx, askTry)
 	defer cancel()
-	var names []string
-	told := l.js.StreamNames(ctx, jetstream.WithStreamListSubject("kith.>"))
-	for name := range told.Name() {
+	names = []string{}
+	list := l.js.StreamNames(ctx, jetstream.WithStreamListSubject("kith.>"))
+	for name := range list.Name() {
 		if name == auditName || strings.HasPrefix(name, outletPrefix) {
 			names = append(names, name)
 		}
 	}
 	l.listing.Lock()
 	defer l.listing.Unlock()
-	if told.Err() == nil {
+	if list.Err() == nil {
 		l.listed = names
 	}
-	return l.listed
+	return l.listed, l.listed != nil
 }
 
 // statusesAtOnce bounds how many streams are asked for at once.

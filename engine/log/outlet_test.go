@@ -3,6 +3,7 @@ package log_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -73,4 +74,31 @@ func TestOutlet(t *testing.T) {
 			t.Errorf("an outlet made anew ends at %d", n)
 		}
 	})
+}
+
+// Streams does not look whole where it has never been told which outlets there are; who
+// was told that there are none goes by that.
+func TestStreamsAreNotTold(t *testing.T) {
+	l := open(t, config(t.TempDir()))
+	defer l.Close()
+	late, cancel := context.WithCancel(t.Context())
+	cancel() // as if nothing were answered
+	audit := func(ctx context.Context) []proto.StreamStatus {
+		return slices.DeleteFunc(l.Streams(ctx), func(x proto.StreamStatus) bool { return x.Stream != "KITH_AUDIT" })
+	}
+	want := []proto.StreamStatus{{Stream: "KITH_AUDIT", Others: []proto.StreamCopy{}}}
+	if diff := cmp.Diff(want, audit(late)); diff != "" {
+		t.Errorf("before anything was told: -want +got\n%s", diff)
+	}
+	for _, ctx := range []context.Context{t.Context(), late} {
+		if got := audit(ctx); len(got) > 0 {
+			t.Errorf("of a log without outlets: %+v", got)
+		}
+	}
+	if _, err := l.Audit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := audit(t.Context()); len(got) != 1 || got[0].Leader == "" {
+		t.Errorf("of one with an audit log: %+v", got)
+	}
 }
