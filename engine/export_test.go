@@ -1204,6 +1204,12 @@ func (n *Node) PurgeHomeLog(ctx context.Context, id proto.Identity) error {
 // Arrived waits as a removal does.
 func (n *Node) Arrived(ctx context.Context) error { return n.arrived(ctx) }
 
+// TakeFromAnother appends an entry as of another node, by that one's clock.
+func (n *Node) TakeFromAnother(ctx context.Context, id proto.LaneID, at proto.Millis, b *proto.Batch) error {
+	_, err := n.log.Lane(id).Append(ctx, &proto.Entry{Lane: id, Producer: 77, Seq: 1, Time: at, Count: b.Len(), Commands: b.Bytes()})
+	return err
+}
+
 // LaneOf is the lane of an identity.
 func (n *Node) LaneOf(id proto.Identity) proto.LaneID { return n.laneFor(n.hasher.Hash(id)).id }
 

@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -44,6 +45,34 @@ func TestUnlinkAllThatCameBefore(t *testing.T) {
 			t.Errorf("%s is one with %v: %v", id, u.Members, err)
 		}
 	}
+}
+
+// A link that is asked for once a client's were removed counts, though the clock of a
+// node which took one of those that went is ahead of this node's.
+func TestLinkAfterUnlinkingAll(t *testing.T) {
+	url, o := startNATS(t), &owners{owner: "a", changed: make(chan struct{})}
+	n := testNode(t, t.TempDir(), lanes(2), func(c *engine.Config) {
+		c.Node, c.NATSURL, c.Peers, c.HashSecret = "a", url, o, bytes.Repeat([]byte{7}, 16)
+	})
+	defer closeNode(t, n)
+	c := acme(t, n)
+	here, there := proto.Identity("browser:here"), proto.Identity("account:there")
+	for i := 0; n.LaneOf(here) == n.LaneOf(there); i++ {
+		there = proto.Identity(fmt.Sprint("account:there", i))
+	}
+	ahead := proto.MillisOf(time.Now().Add(450 * time.Millisecond))
+	var b proto.Batch
+	b.AddEvent(n.Hasher(), &proto.Event{Client: c.ID, Space: c.Space, Identities: []proto.Identity{there, here}, Time: ahead, Received: ahead, EventBody: proto.EventBody{Name: "login"}})
+	if err := n.TakeFromAnother(t.Context(), n.LaneOf(there), ahead, &b); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Unlink(t.Context(), c, here, ""); err != nil {
+		t.Fatal(err)
+	}
+	if got := membersOf(t, n, c, here); len(got) != 1 {
+		t.Fatalf("it is one with %v still", got)
+	}
+	link(t, n, c, here, there, yes())
 }
 
 func lanes(n int) func(*engine.Config) { return func(c *engine.Config) { c.Lanes = n } }

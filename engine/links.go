@@ -50,6 +50,8 @@ const arriveMax = 5 * time.Second
 // Unlink removes the edge between a and b, or with an empty b the edges of a
 // that the client vouches for: those too that were acknowledged before, and come from
 // other lanes. CodeTimeout if these have not come within five seconds; nothing is removed.
+// A link that is asked for after the answer counts; after that of a removal of one edge in
+// a cluster not before the clock is where the lane's time was.
 func (n *Node) Unlink(ctx context.Context, client proto.ClientInfo, a, b proto.Identity) (proto.Position, error) {
 	x := proto.UnlinkCommand{Client: client.ID, Space: client.Space, A: n.hasher.Hash(a), Received: n.now()}
 	if b != "" {
@@ -60,8 +62,13 @@ func (n *Node) Unlink(ctx context.Context, client proto.ClientInfo, a, b proto.I
 	var batch proto.Batch
 	batch.AddUnlink(&x)
 	r := n.Submit(ctx, &batch)
-	// Its time is the lane's, which by one clock is not after now, and of equal times
-	// the removal wins: a link that is asked for after this answer must have a later one.
+	// Its time is the lane's, or that of a link which went, and of equal times the removal
+	// wins: a link that is asked for after this answer must have a later one. By one clock
+	// neither is after now. In a cluster what another node took may be ahead of this one's
+	// by the skew, and the next link come to one that is as far behind.
+	if b == "" && n.config.Peers != nil && r.Err == nil {
+		pause(ctx, time.Duration(2*graphLimits().SkewMillis)*time.Millisecond)
+	}
 	now := n.now()
 	for tries := 0; n.now() == now && tries < 20 && pause(ctx, 100*time.Microsecond); tries++ {
 	}
