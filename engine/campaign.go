@@ -97,7 +97,7 @@ func (n *Node) decideCampaign(ctx context.Context, client proto.ClientInfo, s *c
 // error too.
 func (n *Node) makeCampaign(ctx context.Context, client proto.ClientInfo, s *campaignSpec, told *campaignTold, floor int) (*campaignScan, error) {
 	c := newCampaignScan(n, client, s)
-	c.rivals, c.before, c.specs = told.rivals, told.before, []*campaignSpec{s}
+	c.rivals, c.before, c.self, c.specs = told.rivals, told.before, told.self, []*campaignSpec{s}
 	for _, r := range told.rivals {
 		c.specs = append(c.specs, &r.spec)
 	}
@@ -142,7 +142,8 @@ type campaignScan struct {
 	client proto.ClientInfo
 	spec   *campaignSpec
 	rivals []*campaignRival
-	before int // how many of them were told before it
+	before int            // how many of them were told before it
+	self   *campaignRival // it is its own one too; nil without a floor
 	time   time.Time
 	lanes  []*campaignLane // by lane; nil: it does not answer
 
@@ -416,6 +417,9 @@ func (c *campaignScan) count(p *person, sign int) error {
 	for i, r := range c.rivals {
 		r.compare(whole, &sums[i+1], sign)
 	}
+	if c.self != nil {
+		c.self.compare(whole, whole, sign)
+	}
 	return nil
 }
 
@@ -508,6 +512,9 @@ func (c *campaignScan) walk(k *known) (ours bool, err error) {
 		v, ok := e.Prop("campaign")
 		mine := ok && v.String() == c.spec.campaign
 		as := c.paths[0].take(c.specs[0], c.names, t, e, mine)
+		if c.self != nil {
+			c.self.meet(as, as)
+		}
 		for i, r := range c.rivals {
 			r.meet(as, c.paths[i+1].take(&r.spec, c.names, t, e, mine))
 		}

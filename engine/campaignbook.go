@@ -59,6 +59,7 @@ type campaignTold struct {
 	known  bool             // the same report is among them
 	rivals []*campaignRival // in the order in which they were told
 	before int              // of which so many were told before the same report first was
+	self   *campaignRival   // the new report, whose metrics are compared with one another
 }
 
 // campaignRival is a report that was told, as it would be now.
@@ -82,6 +83,10 @@ type campaignPair struct {
 	mine campaignMetric
 }
 
+func newCampaignRival(s campaignSpec, mine *campaignSpec) *campaignRival {
+	return &campaignRival{spec: s, mine: mine, users: map[campaignCell]uint64{}, apart: map[campaignPair]uint64{}, only: map[campaignPair]uint64{}}
+}
+
 // campaignTold finds the other reports of the campaign that were told on the day or
 // the day before. CodeRateLimited if one more is too many. A clock that is set back
 // begins no new day.
@@ -92,7 +97,7 @@ func (r *registry) campaignTold(client proto.ClientID, s *campaignSpec, now prot
 		return x, r.fault
 	}
 	b := r.campaignBook(client)
-	x.day = b.Day(now)
+	x.day, x.self = b.Day(now), newCampaignRival(*s, s)
 	today, before := b.On(x.day)
 	x.told = len(today) + len(before)
 	same, first := 0, true
@@ -114,7 +119,9 @@ func (r *registry) campaignTold(client proto.ClientID, s *campaignSpec, now prot
 		if err != nil {
 			return x, proto.Errorf(proto.CodeFloor, "a report that was told on %s cannot be compared with this one by this build of kith: ask in two days: %w", proto.Day(old.Day), err)
 		}
-		x.rivals = append(x.rivals, &campaignRival{spec: spec, mine: s, users: map[campaignCell]uint64{}, apart: map[campaignPair]uint64{}, only: map[campaignPair]uint64{}, same: spec.by == s.by})
+		rival := newCampaignRival(spec, s)
+		rival.same = spec.by == s.by
+		x.rivals = append(x.rivals, rival)
 	}
 	if first {
 		x.before = len(x.rivals)
@@ -221,20 +228,33 @@ func (c *campaignScan) bothTold(r *campaignRival, x campaignPair, floor uint64) 
 	return (x.mine == x.metric || r.shared[x.mine][x.metric]) && c.met(mine).users >= floor && r.users[x.campaignCell] >= floor
 }
 
-// checkRivals refuses a report that differs from another one in a number that
-// both tell by what fewer users than the floor did.
+// reports are the rivals and the report itself, in the order in which they were told.
+func (c *campaignScan) reports() []*campaignRival {
+	return slices.Insert(slices.Clone(c.rivals), c.before, c.self)
+}
+
+// checkRivals refuses a report that differs from another one, or one of its metrics
+// from another of them, in a number that both tell by what fewer users than the floor
+// did. Whoever has no floor is told all.
 func (c *campaignScan) checkRivals(floor uint64) error {
+	if c.self == nil {
+		return nil
+	}
 	few := func(n uint64) bool { return n > 0 && n < floor }
-	for _, r := range c.rivals {
+	for _, r := range c.reports() {
 		met := campaignCell{metric: metricImpressions}
 		over := len(r.users)+len(r.apart) >= rivalCellsMax
 		if c.met(met).users >= floor && r.users[met] >= floor { // both tell bins
 			over = over || slices.ContainsFunc(r.bins[:], few)
 		}
 		for x := range r.apart {
-			if over || c.bothTold(r, x, floor) && (few(r.apart[x]) || few(r.only[x])) {
-				return proto.Errorf(proto.CodeFloor, "this report differs by what fewer than %d people did from the one of %s to %s that was told before: their difference would tell of too few. Ask for that one, or for one that differs more", floor, r.spec.first, r.spec.last)
+			if !over && !(c.bothTold(r, x, floor) && (few(r.apart[x]) || few(r.only[x]))) {
+				continue
 			}
+			if r == c.self {
+				return proto.Errorf(proto.CodeFloor, "this report's conversions differ by what fewer than %d people did from its impressions or its clicks: their difference would tell of too few. Ask with a condition that no impression or click meets, or that more of them do not", floor)
+			}
+			return proto.Errorf(proto.CodeFloor, "this report differs by what fewer than %d people did from the one of %s to %s that was told before: their difference would tell of too few. Ask for that one, or for one that differs more", floor, r.spec.first, r.spec.last)
 		}
 	}
 	return c.checkDays(floor)

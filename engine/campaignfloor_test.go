@@ -456,6 +456,32 @@ func TestCampaignRolesOfAnEvent(t *testing.T) {
 	}
 }
 
+// Nor are the conversions of one report a way around, where an impression or a click may
+// be one.
+func TestCampaignMetricsOfOneReport(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	list := slices.Concat(crowdOf(90, "v", "impression", "a", ago(3, 1)), crowdOf(70, "v", "click", "a", ago(2, 1)),
+		crowdOf(60, "v", "click", "c", ago(2, 2)), []did{{"v70", "click", "c1", "b", ago(2, 1)}})
+	for i, x := range []struct {
+		r    proto.CampaignRequest
+		want proto.Code
+	}{
+		{proto.CampaignRequest{Conversion: `event.name == "click"`}, ""},
+		{proto.CampaignRequest{Conversion: `event.name == "click" && event.creative != "b"`}, proto.CodeFloor},
+		{proto.CampaignRequest{Conversion: `event.name == "click" && event.creative != "b"`, Impression: "click", Click: "impression"}, proto.CodeFloor},
+		{proto.CampaignRequest{Conversion: `event.name == "click" && event.creative != "c"`}, ""}, // by many
+		{proto.CampaignRequest{Conversion: `event.name == "click" && event.creative == "b"`}, ""}, // of too few to be told
+	} {
+		c, _ := grouped(t, n, proto.ClientName(fmt.Sprint("one", i)))
+		submitAll(t, n, c, list)
+		if got := refusal(t, n, c, x.r); got != x.want {
+			t.Errorf("%+v: %q, want %q", x.r, got, x.want)
+		}
+		report(t, n, c, x.r, 0)
+	}
+}
+
 // Where few people have several identities, a report by users is not told beside one
 // by identities: their figures would differ by those few. Where many have, it is.
 func TestCampaignUnitsOfFew(t *testing.T) {
