@@ -2,7 +2,9 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strconv"
 
 	gproto "google.golang.org/protobuf/proto"
 
@@ -69,6 +71,7 @@ type campaignRival struct {
 	users map[campaignCell]uint64 // who are in a cell
 	apart map[campaignPair]uint64 // who are there more or less often than in the new report, or as more or fewer units
 	only  map[campaignPair]uint64 // who are there in one of the two only
+	often map[campaignPair]uint64 // who are there more or less often
 	bins  [frequencyBins]uint64   // who are in a bin of the frequency as more or fewer units
 	same  bool                    // it goes by the same property
 	// shared says of a metric of the new report and of one of this that some event
@@ -84,7 +87,7 @@ type campaignPair struct {
 }
 
 func newCampaignRival(s campaignSpec, mine *campaignSpec) *campaignRival {
-	return &campaignRival{spec: s, mine: mine, users: map[campaignCell]uint64{}, apart: map[campaignPair]uint64{}, only: map[campaignPair]uint64{}}
+	return &campaignRival{spec: s, mine: mine, users: map[campaignCell]uint64{}, apart: map[campaignPair]uint64{}, only: map[campaignPair]uint64{}, often: map[campaignPair]uint64{}}
 }
 
 // campaignTold finds the other reports of the campaign that were told on the day or
@@ -167,6 +170,9 @@ func (r *campaignRival) compare(mine, other *personSum, sign int) {
 			if mine.events[y] == 0 {
 				r.only[pair] += uint64(sign)
 			}
+			if mine.events[y] != n {
+				r.often[pair] += uint64(sign)
+			}
 		}
 	}
 	for y := range mine.events {
@@ -176,6 +182,7 @@ func (r *campaignRival) compare(mine, other *personSum, sign int) {
 			if r.paired(pair) && other.events[pair.campaignCell] == 0 && r.holds(pair.campaignCell) {
 				r.apart[pair] += uint64(sign)
 				r.only[pair] += uint64(sign)
+				r.often[pair] += uint64(sign)
 			}
 		}
 	}
@@ -260,25 +267,58 @@ func (c *campaignScan) checkRivals(floor uint64) error {
 	return c.checkDays(floor)
 }
 
-// alike finds the metric of which a day's number is one and the same as that of one of
-// another report.
-func (s *campaignSpec) alike(o *campaignSpec, m campaignMetric) (same campaignMetric, ok bool) {
-	if m == metricConversions {
-		touches := s.impression == o.impression && s.click == o.click || s.impression == o.click && s.click == o.impression
-		return m, touches && s.window == o.window && s.conversion.String() == o.conversion.String()
+// counted names what a metric counts: under one name a day's number is one and the same
+// in all reports.
+func (s *campaignSpec) counted(m campaignMetric) string {
+	if m != metricConversions {
+		return strconv.Quote(s.event(m))
 	}
-	for same := range metricConversions {
-		if s.event(same) == o.event(m) {
-			return same, true
-		}
-	}
-	return 0, false
+	return fmt.Sprintf("%s\n%d %q %q", s.conversion, s.window, min(s.impression, s.click), max(s.impression, s.click))
+}
+
+// dayNumber is a number of a day, of what is counted under one name.
+type dayNumber struct {
+	day proto.Day
+	of  int // 0: what the new report counts of the metric that is looked at
 }
 
 // daysTold are the days of a report that count in its sum of one metric.
 type daysTold struct {
-	users map[proto.Day]uint64 // of whom there were any
-	left  map[proto.Day]bool   // those that no report tells
+	users map[dayNumber]uint64 // of whom there were any
+	left  map[dayNumber]bool   // those that no report tells
+}
+
+// daysTold are those of what a report counts of the metric k if it is, or some of it may
+// be, what the new report counts of m; shown are those that it tells where earlier
+// reports told of before. Nil of anything else, and where no sum is told. Where one
+// may be the other a day's number is the same if nobody is in it more or less often;
+// one of a day that the new report is not about is if all others are.
+func (r *campaignRival) daysTold(k campaignMetric, of int, m campaignMetric, before map[dayNumber]bool, floor uint64) (d *daysTold, shown []dayNumber) {
+	if of != 0 && !r.shared[m][k] || r.users[campaignCell{metric: k}] < floor {
+		return nil, nil
+	}
+	same := true
+	for x, n := range r.often {
+		same = same && !(n > 0 && x.metric == k && x.mine == m && x.of == cellDay && x.day >= r.mine.first && x.day <= r.mine.last)
+	}
+	d = &daysTold{users: map[dayNumber]uint64{}, left: map[dayNumber]bool{}}
+	days, numbers := make([]met, r.spec.last-r.spec.first+1), make([]dayNumber, r.spec.last-r.spec.first+1)
+	for i := range days {
+		x := campaignCell{metric: k, of: cellDay, day: r.spec.first + proto.Day(i)}
+		numbers[i] = dayNumber{x.day, of}
+		if r.often[campaignPair{x, m}] == 0 || same {
+			numbers[i].of = 0
+		}
+		if days[i].users = r.users[x]; days[i].users > 0 {
+			d.users[numbers[i]] = days[i].users
+		}
+	}
+	for i, is := range newColumn(days, met{}, int(floor), func(i int) bool { return before[numbers[i]] }).shown {
+		if is {
+			shown = append(shown, numbers[i])
+		}
+	}
+	return d, shown
 }
 
 // checkDays refuses a report if all that was told of days and sums together would
@@ -286,13 +326,10 @@ type daysTold struct {
 // or of how far one such rest is beyond another.
 func (c *campaignScan) checkDays(floor uint64) error {
 	c.elsewhere = map[campaignCell]bool{}
-	if len(c.rivals) == 0 {
-		return nil
-	}
 	for m := range metrics {
 		for _, few := range c.restsOf(m, floor) {
 			if few {
-				return proto.Errorf(proto.CodeFloor, "together with reports that were told before this one's days would tell of fewer than %d people: ask for one of those, or for a range with other days", floor)
+				return proto.Errorf(proto.CodeFloor, "together, or with those of reports that were told before, this one's days would tell of fewer than %d people: ask for one of those, or for a range with other days", floor)
 			}
 		}
 	}
@@ -302,43 +339,33 @@ func (c *campaignScan) checkDays(floor uint64) error {
 // restsOf says of each rest that reports tell of a metric together whether it is of few.
 func (c *campaignScan) restsOf(m campaignMetric, floor uint64) (few []bool) {
 	var list []*daysTold
-	told := map[proto.Day]bool{}
-	add := func(s *campaignSpec, users func(campaignCell) uint64) {
-		theirs, ok := s.alike(c.spec, m)
-		if !ok || users(campaignCell{metric: theirs}) < floor {
-			return // or no sum is told
-		}
-		d := &daysTold{users: map[proto.Day]uint64{}, left: map[proto.Day]bool{}}
-		days := make([]met, s.last-s.first+1)
-		for i := range days {
-			day := s.first + proto.Day(i)
-			if days[i].users = users(campaignCell{metric: theirs, of: cellDay, day: day}); days[i].users > 0 {
-				d.users[day] = days[i].users
+	told, names := map[dayNumber]bool{}, map[string]int{c.spec.counted(m): 0}
+	for _, r := range c.reports() {
+		if r == c.self {
+			for n := range told {
+				if n.of == 0 {
+					c.elsewhere[campaignCell{metric: m, of: cellDay, day: n.day}] = true
+				}
 			}
 		}
-		for i, shown := range newColumn(days, met{}, int(floor), func(i int) bool { return told[s.first+proto.Day(i)] }).shown {
-			if shown {
-				told[s.first+proto.Day(i)] = true
+		var shown []dayNumber
+		for k := range metrics {
+			name := r.spec.counted(k)
+			if _, known := names[name]; !known {
+				names[name] = len(names)
+			}
+			if d, days := r.daysTold(k, names[name], m, told, floor); d != nil {
+				list, shown = append(list, d), append(shown, days...)
 			}
 		}
-		list = append(list, d)
-	}
-	for i := range len(c.rivals) + 1 {
-		if i == c.before {
-			for day := range told {
-				c.elsewhere[campaignCell{metric: m, of: cellDay, day: day}] = true
-			}
-			add(c.spec, func(x campaignCell) uint64 { return c.met(x).users })
-		}
-		if i < len(c.rivals) {
-			r := c.rivals[i]
-			add(&r.spec, func(x campaignCell) uint64 { return r.users[x] })
+		for _, n := range shown {
+			told[n] = true
 		}
 	}
 	for _, d := range list {
-		for day := range d.users {
-			if !told[day] {
-				d.left[day] = true
+		for n := range d.users {
+			if !told[n] {
+				d.left[n] = true
 			}
 		}
 	}
@@ -353,11 +380,11 @@ func (c *campaignScan) restsOf(m campaignMetric, floor uint64) (few []bool) {
 
 // few reports whether what is left without some days is of somebody, and maybe of
 // fewer than the floor.
-func (d *daysTold) few(without map[proto.Day]bool, floor uint64) bool {
+func (d *daysTold) few(without map[dayNumber]bool, floor uint64) bool {
 	some, most := false, uint64(0)
-	for day := range d.left {
-		if !without[day] {
-			some, most = true, max(most, d.users[day])
+	for n := range d.left {
+		if !without[n] {
+			some, most = true, max(most, d.users[n])
 		}
 	}
 	return some && most < floor
@@ -365,8 +392,8 @@ func (d *daysTold) few(without map[proto.Day]bool, floor uint64) bool {
 
 // within reports whether all that is left of d is left of o too.
 func (d *daysTold) within(o *daysTold) bool {
-	for day := range d.left {
-		if !o.left[day] {
+	for n := range d.left {
+		if !o.left[n] {
 			return false
 		}
 	}

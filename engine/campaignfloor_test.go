@@ -257,9 +257,9 @@ func TestCampaignDayKeptBackWithAnother(t *testing.T) {
 	}
 }
 
-// Whatever ranges are asked for, of impressions or of the same events as clicks, the
-// numbers that are told do not come to that of a day of few: over random worlds, by
-// elimination.
+// Whatever ranges are asked for, of impressions or of the same events as clicks or
+// conversions, the numbers that are told do not come to that of a day of few: over
+// random worlds, by elimination.
 func TestCampaignRangesTogether(t *testing.T) {
 	n := testNode(t, t.TempDir())
 	defer closeNode(t, n)
@@ -272,7 +272,8 @@ func TestCampaignRangesTogether(t *testing.T) {
 		people := [days]int{}
 		for i := range people {
 			people[i] = []int{0, 1, 60, 70, 80}[r.IntN(5)]
-			submitAll(t, n, c, crowdOf(people[i], fmt.Sprint("v", i, "-"), "impression", "", ago(i, 1)))
+			who := fmt.Sprint("v", i, "-")
+			submitAll(t, n, c, append(crowdOf(people[i], who, "seen", "", ago(days, 1)), crowdOf(people[i], who, "impression", "", ago(i, 1))...))
 		}
 		var rows [][]float64 // which days each number is the sum of
 		for range 14 {
@@ -280,9 +281,13 @@ func TestCampaignRangesTogether(t *testing.T) {
 			to := r.IntN(from + 1)
 			q := proto.CampaignRequest{From: today - proto.Day(from), To: today - proto.Day(to)}
 			of := func(x proto.CampaignCounts) *uint64 { return x.Impressions }
-			if r.IntN(2) == 0 {
+			switch r.IntN(3) {
+			case 0:
 				q.Impression, q.Click = "other", "impression"
 				of = func(x proto.CampaignCounts) *uint64 { return x.Clicks }
+			case 1:
+				q.Impression, q.Click, q.Conversion = "seen", "other", `event.name == "impression"`
+				of = func(x proto.CampaignCounts) *uint64 { return x.Conversions }
 			}
 			got, err := n.CampaignReport(t.Context(), c, span(q), floor)
 			if err != nil || of(got.CampaignCounts) == nil {
@@ -398,7 +403,7 @@ func TestCampaignRolesOfAnEvent(t *testing.T) {
 		list = slices.Concat(list, crowdOf(70, "v", "seen", "a", ago(6, hour)), crowdOf(60, "w", "seen", "b", ago(6, hour)))
 	}
 	first := []did{{"v0", "impression", "c1", "a", ago(5, 2)}}
-	others := crowdOf(60, "w", "click", "", ago(3, 1))
+	others := append(crowdOf(60, "w", "click", "", ago(3, 1)), crowdOf(60, "v", "click", "", ago(2, 1))...)
 	long := proto.CampaignRequest{From: today - 5, Click: "x1"}
 	as := map[string]proto.CampaignRequest{
 		"clicks":      {Impression: "x2", Click: "impression"},
@@ -440,18 +445,61 @@ func TestCampaignRolesOfAnEvent(t *testing.T) {
 			}
 		})
 	}
-	// A day that was kept back with one of few is not told of clicks either.
-	c, _ := grouped(t, n, "days")
-	submitAll(t, n, c, append(list, first...))
-	for _, d := range report(t, n, c, long, floor).Days {
-		if hidden := d.Impressions == nil; hidden != (d.Day != today-3) {
-			t.Errorf("%s is kept back: %t", d.Day, hidden)
+	// A day that was kept back with one of few is not told of clicks or conversions
+	// either, and one that these told is not the one that is kept back.
+	for name, of := range as {
+		if name == "another" {
+			continue
+		}
+		c, _ := grouped(t, n, "days"+proto.ClientName(name))
+		submitAll(t, n, c, append(list, first...))
+		for _, d := range report(t, n, c, long, floor).Days {
+			if hidden := d.Impressions == nil; hidden != (d.Day != today-3) {
+				t.Errorf("%s is kept back: %t", d.Day, hidden)
+			}
+		}
+		for day, want := range map[proto.Day]proto.Code{today - 2: proto.CodeFloor, today - 3: ""} {
+			if of.From, of.To = day, day; refusal(t, n, c, of) != want {
+				t.Errorf("%s of %s: not %q", name, day, want)
+			}
+		}
+		c, _ = grouped(t, n, "turned"+proto.ClientName(name))
+		submitAll(t, n, c, append(list, first...))
+		of.From, of.To = today-2, today-2
+		report(t, n, c, of, floor)
+		for _, d := range report(t, n, c, long, floor).Days {
+			if hidden := d.Impressions == nil; hidden != (d.Day != today-2) {
+				t.Errorf("after %s of %s %s is kept back: %t", name, of.From, d.Day, hidden)
+			}
 		}
 	}
-	of := as["clicks"]
-	for day, want := range map[proto.Day]proto.Code{today - 2: proto.CodeFloor, today - 3: ""} {
-		if of.From, of.To = day, day; refusal(t, n, c, of) != want {
-			t.Errorf("clicks of %s: not %q", day, want)
+}
+
+// Nor is a day that was kept back told by another condition or window that counts the same
+// on it; by one that counts others it is.
+func TestCampaignDayOfOtherConversions(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	today := proto.DayOf(ago(0, 0))
+	list := slices.Concat(crowdOf(70, "v", "seen", "", ago(6, 1)), crowdOf(60, "w", "seen", "", ago(6, 1)), crowdOf(60, "x", "seen", "", ago(6, 1)),
+		crowdOf(70, "v", "buy", "", ago(3, 1)), crowdOf(60, "w", "buy", "", ago(2, 1)), crowdOf(60, "x", "rent", "", ago(2, 1)),
+		[]did{{"v0", "buy", "c1", "", ago(5, 1)}})
+	for i, x := range []struct {
+		window, conversion string
+		want               proto.Code
+	}{
+		{"20d", `event.name == "buy"`, proto.CodeFloor},
+		{"21d", `event.name == "buy"`, proto.CodeFloor},
+		{"20d", `event.name in ["buy", "never"]`, proto.CodeFloor},
+		{"20d", `event.name in ["buy", "rent"]`, ""},
+		{"20d", `event.name == "rent"`, ""},
+	} {
+		c, _ := grouped(t, n, proto.ClientName(fmt.Sprint("c", i)))
+		submitAll(t, n, c, list)
+		report(t, n, c, proto.CampaignRequest{Impression: "seen", Window: "20d", Conversion: `event.name == "buy"`, From: today - 6}, floor)
+		next := proto.CampaignRequest{Impression: "seen", Window: x.window, Conversion: x.conversion, From: today - 2, To: today - 2}
+		if got := refusal(t, n, c, next); got != x.want {
+			t.Errorf("%s of %s: %q, want %q", x.conversion, x.window, got, x.want)
 		}
 	}
 }
@@ -479,6 +527,20 @@ func TestCampaignMetricsOfOneReport(t *testing.T) {
 			t.Errorf("%+v: %q, want %q", x.r, got, x.want)
 		}
 		report(t, n, c, x.r, 0)
+	}
+	// A day that impressions keep back with one of few is not told by conversions.
+	c, _ := grouped(t, n, "days")
+	submitAll(t, n, c, slices.Concat(crowdOf(70, "v", "seen", "", ago(4, 1)), crowdOf(60, "w", "seen", "", ago(4, 1)), crowdOf(70, "v", "impression", "a", ago(2, 1)),
+		crowdOf(60, "w", "impression", "b", ago(1, 1)), []did{{"v0", "impression", "c1", "a", ago(3, 1)}}))
+	for conversion, want := range map[string]proto.Code{
+		`event.name == "impression"`:                            "",
+		`event.name == "impression" && event.creative == "b"`:   proto.CodeFloor,
+		`event.name == "impression" && event.creative == "all"`: "",
+	} {
+		r := proto.CampaignRequest{Conversion: conversion, Click: "seen", To: proto.DayOf(ago(1, 0)), From: proto.DayOf(ago(3, 0))}
+		if got := refusal(t, n, c, r); got != want {
+			t.Errorf("%s: %q, want %q", conversion, got, want)
+		}
 	}
 }
 
