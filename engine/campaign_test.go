@@ -336,6 +336,31 @@ func TestReportsDuringErasure(t *testing.T) {
 	}
 }
 
+// Nor is it told by a leakage report of whose lane was done by then.
+func TestLeakageDuringErasureInAnotherLane(t *testing.T) {
+	n := testNode(t, t.TempDir(), lanes(2))
+	defer closeNode(t, n)
+	c, _ := grouped(t, n, "alpha")
+	var of [2]proto.Identity
+	for i := range 20 {
+		who := fmt.Sprint("v", i)
+		submit(t, n, hosts(c, who, "https://news.example/", "cdn.example", ago(1, 1)))
+		of[n.LaneOf(proto.Identity("browser:"+who))] = proto.Identity("browser:" + who)
+	}
+	looks := 0
+	n.WhenLooked(func() {
+		if looks++; looks <= len(of) { // the last lane's first
+			optOut(t, n, of[len(of)-looks], false)
+		}
+	})
+	if got := leakage(t, n, c, 9, 0); *got.Pages != 18 || got.Hosts[0].Identities != 18 || got.Hosts[0].Pages != 18 {
+		t.Errorf("two are erased: %+v", got)
+	}
+	if looks != 3 {
+		t.Errorf("it was looked %d times", looks)
+	}
+}
+
 // Who opts out while a report is written down is not in what is told of it; and one
 // that can never be sure of that is not told.
 func TestCampaignReportIsToldAfterOptOut(t *testing.T) {

@@ -39,17 +39,16 @@ func (n *Node) Leakage(ctx context.Context, client proto.ClientInfo, days, floor
 	since := proto.DayOf(n.config.Now()) - proto.Day(days-1)
 	s := &leakageScan{node: n, client: client, since: proto.MillisOf(since.Start()), hosts: map[string]*thirdParty{}, turns: turns{node: n}}
 	out := proto.Leakage{Client: client.Name, Since: since.Start(), Partitions: proto.Answered{Of: proto.Partitions}}
+	var lanes []*campaignLane
 	for _, l := range n.lanes {
-		h := l.holdHistories(client.ID)
-		if h == nil {
-			continue
+		if h := l.holdHistories(client.ID); h != nil {
+			defer h.release()
+			lanes = append(lanes, h)
+			out.Partitions.Answered += len(l.partitions)
 		}
-		out.Partitions.Answered += len(l.partitions)
-		err := s.lane(ctx, h)
-		h.release()
-		if err != nil {
-			return proto.Leakage{}, err
-		}
+	}
+	if err := s.count(ctx, lanes); err != nil {
+		return proto.Leakage{}, err
 	}
 	out.More = s.more
 	if s.identities >= int64(floor) {
@@ -80,24 +79,33 @@ type leakageScan struct {
 	page              uint64 // the number of the one under way, of all that are read
 }
 
-// lane counts a lane as of one commit, and takes back whoever is not known any
-// more by then.
-func (s *leakageScan) lane(ctx context.Context, l *campaignLane) error {
-	if err := s.pass(ctx, l, l.known, 1); err != nil {
-		return err
+// count counts lanes, each as of one commit, and takes back whoever is not known any
+// more once all are.
+func (s *leakageScan) count(ctx context.Context, lanes []*campaignLane) error {
+	for _, l := range lanes {
+		if err := s.pass(ctx, l, l.known, 1); err != nil {
+			return err
+		}
 	}
 	for range takeBackRounds {
 		if s.node.campaigns.looked != nil {
 			s.node.campaigns.looked()
 		}
-		left := l.gone()
-		if left.IsEmpty() {
+		more := false
+		for _, l := range lanes {
+			left := l.gone()
+			if left.IsEmpty() {
+				continue
+			}
+			more = true
+			if err := s.pass(ctx, l, left, -1); err != nil {
+				return err
+			}
+			l.known.AndNot(left)
+		}
+		if !more {
 			return nil
 		}
-		if err := s.pass(ctx, l, left, -1); err != nil {
-			return err
-		}
-		l.known.AndNot(left)
 	}
 	return errErasedMeanwhile
 }
