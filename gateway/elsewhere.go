@@ -131,11 +131,26 @@ func (g *Gateway) answerPassedOn(ctx context.Context, q *proto.Question) *proto.
 		return failed(proto.Errorf(proto.CodeForbidden, "%s %s is not passed on between nodes: ask the node itself", clip(q.Method), clip(r.URL.Path)))
 	}
 	a := &answer{header: http.Header{}}
-	g.service.ServeHTTP(a, r)
-	if a.over {
+	whole := g.answerWhole(a, r)
+	switch {
+	case a.over:
 		return failed(proto.Errorf(proto.CodeUnavailable, "the answer is too large to be passed on: ask another node"))
+	case !whole:
+		return failed(proto.Errorf(proto.CodeUnavailable, "the answer broke off: ask again"))
 	}
 	return &proto.Reply{Status: max(a.status, http.StatusOK), Header: a.header, Body: a.body}
+}
+
+// answerWhole answers into a, or reports that the handler broke the answer off, where
+// net/http would have the reader see a cut one.
+func (g *Gateway) answerWhole(a *answer, r *http.Request) (whole bool) {
+	defer func() {
+		if p := recover(); p != nil && p != http.ErrAbortHandler {
+			panic(p)
+		}
+	}()
+	g.service.ServeHTTP(a, r)
+	return true
 }
 
 func failed(err error) *proto.Reply {

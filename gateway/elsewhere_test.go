@@ -163,6 +163,48 @@ func TestPassedOnIsNoDoor(t *testing.T) {
 	}
 }
 
+// TestPassedOnBreaksOff: what breaks off, or is too large to be passed on, is no answer,
+// and no failure of this node: the one that asked asks the next.
+func TestPassedOnBreaksOff(t *testing.T) {
+	tw := newTwin()
+	g, o := clustered(t, tw)
+	go func() { _ = g.ServeOthers(t.Context()) }()
+	<-o.begun
+	ask := func(name, target, want string) {
+		t.Helper()
+		q := &proto.Question{Method: "GET", Target: target, Header: http.Header{"Authorization": {key("acme-key")}}}
+		if r := o.do(t.Context(), q); r.Status != http.StatusServiceUnavailable || !strings.Contains(string(r.Body), want) {
+			t.Errorf("%s: %d %.200s", name, r.Status, r.Body)
+		}
+	}
+	tw.history = func() proto.NextEvents {
+		next := eventsOf(3000, nil)()
+		return func(tell func(proto.Millis, *proto.EventBody) bool) (bool, error) {
+			more, err := next(tell)
+			if !more {
+				err = proto.Errorf(proto.CodeUnavailable, "it was cut: ask again")
+			}
+			return more, err
+		}
+	}
+	ask("a record that is cut", "/v1/identities/browser:seen1", "broke off")
+	tw.history = eventsOf(10_000, nil)
+	ask("a long record", "/v1/identities/browser:seen1", "too large")
+	for i := range 200 {
+		id := proto.SegmentID(fmt.Sprint("s", i))
+		tw.specs[id] = proto.SegmentSpec{ID: id, When: strings.Repeat("x", 9000)}
+	}
+	ask("many segments", "/v1/segments", "too large")
+
+	tw.history = func() proto.NextEvents { panic("a bug") }
+	defer func() {
+		if p := recover(); p != "a bug" {
+			t.Errorf("a bug is %v", p)
+		}
+	}()
+	ask("a bug", "/v1/identities/browser:seen1", "")
+}
+
 // fallen is a graph whose node falls behind while it is asked.
 type fallen struct {
 	gateway.Graph
