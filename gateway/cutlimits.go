@@ -312,14 +312,12 @@ func (g *Gateway) linger(ctx context.Context) {
 // admitNetwork takes one from the allowance of the visitor's network.
 func (g *Gateway) admitNetwork(r *http.Request) error {
 	limit := g.cuts.networks
-	p, known := g.networkOf(r)
-	if !known && g.addressHeader == "" {
-		// It says that a proxy passed it on, which anybody can say.
-		limit = g.cuts.proxies
-		p, known = networkIn(r.RemoteAddr)
-	}
+	p, proxy, known := g.networkOrProxy(r)
 	if !known {
 		return nil
+	}
+	if proxy {
+		limit = g.cuts.proxies
 	}
 	wait := limit.take(p, g.c.Now())
 	if wait <= 0 {

@@ -29,8 +29,13 @@ var (
 // BidSegmentsMax is how many segments an answer to a bid request holds.
 const BidSegmentsMax = bidSegmentsMax
 
-// LongRecordsMax is how many long records are sent at once on a plane.
-const LongRecordsMax = longRecordsMax
+// Bounds of long records that are sent at once on a plane.
+const (
+	LongRecordsMax = longRecordsMax
+	LongNetworkMax = longNetworkMax
+	LongProxyMax   = longProxyMax
+	LongClientMax  = longClientMax
+)
 
 // ReadGPP reads a GPP string; list is gpp_sid as in a query, "" if there is none.
 func ReadGPP(s, list string) (tc string, refused bool) {

@@ -25,7 +25,11 @@ func (g *Gateway) getRecord(w http.ResponseWriter, r *http.Request, who proto.Pr
 	if err != nil {
 		return err
 	}
-	return g.tellRecord(w, r, g.records.longKeyed, client, id, false)
+	var shares []share
+	if who.Client != "" { // operators have no bound of their own
+		shares = []share{{client: who.Client}}
+	}
+	return g.tellRecord(w, r, &g.records.longKeyed, shares, client, id, false)
 }
 
 func (g *Gateway) getExplanation(w http.ResponseWriter, r *http.Request, who proto.Principal) error {

@@ -75,6 +75,16 @@ func (g *Gateway) networkOf(r *http.Request) (p netip.Prefix, known bool) {
 	return networkIn(strings.TrimSpace(last[strings.LastIndexByte(last, ',')+1:]))
 }
 
+// networkOrProxy is networkOf, or else the network of the proxy that a request says passed
+// it on, which anybody can say.
+func (g *Gateway) networkOrProxy(r *http.Request) (p netip.Prefix, proxy, known bool) {
+	p, known = g.networkOf(r)
+	if proxy = !known && g.addressHeader == ""; proxy {
+		p, known = networkIn(r.RemoteAddr)
+	}
+	return p, proxy, known
+}
+
 // networkIn is the /24 or /48 of an address, with or without a port.
 func networkIn(text string) (p netip.Prefix, known bool) {
 	a, err := netip.ParseAddr(text)

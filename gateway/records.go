@@ -18,33 +18,26 @@ import (
 const (
 	// recordPieceBytes is about how much of one is made before it is sent.
 	recordPieceBytes = 256 << 10
-	// longRecordsMax bounds, on each plane, those under way that are more than a piece;
-	// longRecordFor is how long one may take. stallMax holds for each piece.
-	longRecordsMax = 16
-	longRecordFor  = 10 * time.Minute
+	// longRecordFor is how long one may take that is more than a piece. stallMax holds
+	// for each piece.
+	longRecordFor = 10 * time.Minute
 	// recordWaitMax is how long a record waits for others to be read.
 	recordWaitMax = 10 * time.Second
 	// recordEventsMax is how many events are read before others have their turn.
 	recordEventsMax = 10_000
 )
 
-var (
-	errRecords     = proto.Errorf(proto.CodeOverloaded, "too many records of identities are being read: ask again")
-	errLongRecords = proto.Errorf(proto.CodeOverloaded, "%d long records of identities are being sent: ask again when one is done", longRecordsMax)
-)
+var errRecords = proto.Errorf(proto.CodeOverloaded, "too many records of identities are being read: ask again")
 
 // records are the histories that are being read, of both planes: half of the cores may
 // do so, whoever asks.
 type records struct {
 	reading               chan struct{}
-	longPublic, longKeyed chan struct{} // being sent, a slot for each
+	longPublic, longKeyed longRecords
 }
 
 func newRecords() records {
-	return records{
-		reading:    make(chan struct{}, max(1, cores.Count()/2)),
-		longPublic: make(chan struct{}, longRecordsMax), longKeyed: make(chan struct{}, longRecordsMax),
-	}
+	return records{reading: make(chan struct{}, max(1, cores.Count()/2))}
 }
 
 // openRecord is a record that has its turn to be read.
@@ -107,7 +100,7 @@ func (x *openRecord) walk(ctx context.Context, tell func(proto.Millis, *proto.Ev
 }
 
 // tellRecord answers with all that the client holds of id, as it is read.
-func (g *Gateway) tellRecord(w http.ResponseWriter, r *http.Request, long chan struct{}, client proto.ClientInfo, id proto.Identity, signal bool) error {
+func (g *Gateway) tellRecord(w http.ResponseWriter, r *http.Request, long *longRecords, shares []share, client proto.ClientInfo, id proto.Identity, signal bool) error {
 	x, err := g.openRecord(r.Context(), client, id)
 	if err != nil {
 		return err
@@ -123,7 +116,7 @@ func (g *Gateway) tellRecord(w http.ResponseWriter, r *http.Request, long chan s
 	if err != nil {
 		return err
 	}
-	out := &recordSender{w: w, c: http.NewResponseController(w), long: long}
+	out := &recordSender{w: w, c: http.NewResponseController(w), long: long, shares: shares}
 	defer out.close()
 	some := false
 	tell := func(t proto.Millis, e *proto.EventBody) bool {
@@ -162,19 +155,18 @@ func (g *Gateway) tellRecord(w http.ResponseWriter, r *http.Request, long chan s
 type recordSender struct {
 	w      http.ResponseWriter
 	c      *http.ResponseController
-	long   chan struct{}
+	long   *longRecords
+	shares []share
 	end    time.Time
 	begun  bool
 	failed bool
 }
 
-// send sends a piece, the first of which may find that there is no slot.
+// send sends a piece, the first of which may find that there is no place.
 func (s *recordSender) send(b []byte) error {
 	if !s.begun {
-		select {
-		case s.long <- struct{}{}:
-		default:
-			return errLongRecords
+		if err := s.long.begin(s.shares); err != nil {
+			return err
 		}
 		s.begun, s.end = true, time.Now().Add(longRecordFor)
 		unhurried(s.w)
@@ -192,7 +184,7 @@ func (s *recordSender) send(b []byte) error {
 
 func (s *recordSender) close() {
 	if s.begun {
-		<-s.long
+		s.long.end(s.shares)
 	}
 }
 

@@ -124,51 +124,136 @@ func TestRecordsAreSentInPieces(t *testing.T) {
 	}
 }
 
+// slowReaders read long records and stall at the first piece, until done.
+type slowReaders struct {
+	r     *rig
+	stall chan struct{}
+	here  chan struct{}
+	over  sync.WaitGroup
+}
+
+func (r *rig) slowReaders() *slowReaders {
+	return &slowReaders{r: r, stall: make(chan struct{}), here: make(chan struct{})}
+}
+
+// recordOf asks for one from an address, with headers in pairs.
+func recordOf(address, target string, headers ...string) *http.Request {
+	q := httptest.NewRequest("GET", target, nil)
+	q.RemoteAddr = address + ":99"
+	for i := 0; i < len(headers); i += 2 {
+		q.Header.Set(headers[i], headers[i+1])
+	}
+	return q
+}
+
+func recordCookie(i int) string { return fmt.Sprint("kith_id=abc", 100+i) }
+
+func (s *slowReaders) add(h http.Handler, q *http.Request) {
+	s.over.Go(func() {
+		h.ServeHTTP(&sentPieces{ResponseRecorder: httptest.NewRecorder(), stall: s.stall, here: s.here}, q)
+	})
+	<-s.here
+}
+
+func (s *slowReaders) done() {
+	go func() {
+		for range s.here {
+		}
+	}()
+	close(s.stall)
+	s.over.Wait()
+	close(s.here)
+}
+
+// status is that of a record; what is refused is so for the load.
+func (s *slowReaders) status(h http.Handler, q *http.Request) int {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, q)
+	if w.Code != 200 && code(w) != "overloaded" {
+		s.r.t.Errorf("%s: %s", q.URL, w.Body)
+	}
+	return w.Code
+}
+
 // Of long records few are sent at once on a plane, and those of strangers, who read as
 // slowly as they like, hold nobody else back: short ones, nor those who have keys.
 func TestLongRecordsAreBounded(t *testing.T) {
 	r := newRig(t)
-	r.visit("POST", "/v1/events", page, "Cookie", "kith_id=abc123")
 	r.twin.history = eventsOf(3000, nil)
-	stall, here := make(chan struct{}), make(chan struct{})
-	var slow sync.WaitGroup
-	for range gateway.LongRecordsMax {
-		slow.Go(func() {
-			askRecord(&sentPieces{ResponseRecorder: httptest.NewRecorder(), stall: stall, here: here}, r.g.Public(), "GET", ofDemo)
-		})
-		<-here
+	slow := r.slowReaders()
+	from := func(i int) *http.Request {
+		return recordOf(fmt.Sprintf("198.18.%d.1", i), ofDemo, "Cookie", recordCookie(i))
 	}
-	status := func(h http.Handler, target string) int {
-		w := httptest.NewRecorder()
-		askRecord(w, h, "GET", target)
-		if w.Code != 200 && code(w) != "overloaded" {
-			t.Errorf("%s: %s", target, w.Body)
-		}
-		return w.Code
+	for i := range gateway.LongRecordsMax {
+		r.visit("POST", "/v1/events", page, "Cookie", recordCookie(i))
+		slow.add(r.g.Public(), from(i))
 	}
-	if got := status(r.g.Public(), ofDemo); got != 503 {
+	r.visit("POST", "/v1/events", page, "Cookie", recordCookie(gateway.LongRecordsMax))
+	last := from(gateway.LongRecordsMax)
+	if got := slow.status(r.g.Public(), last); got != 503 {
 		t.Errorf("one more long record: %d", got)
 	}
-	if got := status(r.g.Service(), "/v1/identities/browser:abc123"); got != 200 {
+	if got := slow.status(r.g.Service(), recordOf("198.18.0.1", "/v1/identities/browser:abc100", auth, key("demo-key"))); got != 200 {
 		t.Errorf("a long record for a key: %d", got)
 	}
-	if got := status(r.g.Public(), "/choices?client=demo"); got != 200 {
+	if got := slow.status(r.g.Public(), recordOf("198.18.0.1", "/choices?client=demo", "Cookie", recordCookie(0))); got != 200 {
 		t.Errorf("the page of choices: %d", got)
 	}
 	r.twin.history = nil
-	if got := status(r.g.Public(), ofDemo); got != 200 {
+	if got := slow.status(r.g.Public(), last); got != 200 {
 		t.Errorf("a short record: %d", got)
 	}
 	r.twin.history = eventsOf(3000, nil)
-	go func() {
-		for range here {
-		}
-	}()
-	close(stall)
-	slow.Wait()
-	close(here)
-	if got := status(r.g.Public(), ofDemo); got != 200 {
+	slow.done()
+	if got := slow.status(r.g.Public(), last); got != 200 {
 		t.Errorf("after them: %d", got)
+	}
+}
+
+// Nobody has all places for long records: no browser, network or proxy, nor the keys of a
+// client.
+func TestLongRecordsAreShared(t *testing.T) {
+	r := newRig(t)
+	for i := range 20 {
+		r.visit("POST", "/v1/events", page, "Cookie", recordCookie(i))
+	}
+	r.twin.history = eventsOf(3000, nil)
+	public, keyed := r.g.Public(), r.g.Service()
+	forKey := func(k, client string) *http.Request {
+		return recordOf("198.18.0.1", "/v1/identities/browser:seen1"+client, auth, key(k))
+	}
+	for _, c := range []struct {
+		name  string
+		h     http.Handler
+		most  int
+		of    func(i int) *http.Request
+		other *http.Request
+	}{
+		{"a browser", public, 1, func(i int) *http.Request {
+			return recordOf(fmt.Sprintf("198.18.%d.1", i), ofDemo, "Cookie", recordCookie(0))
+		}, recordOf("198.18.0.1", ofDemo, "Cookie", recordCookie(1))},
+		{"a network", public, gateway.LongNetworkMax, func(i int) *http.Request {
+			return recordOf(fmt.Sprintf("198.18.0.%d", i), ofDemo, "Cookie", recordCookie(i))
+		}, recordOf("198.18.1.1", ofDemo, "Cookie", recordCookie(19))},
+		{"a proxy", public, gateway.LongProxyMax, func(i int) *http.Request {
+			return recordOf(fmt.Sprintf("198.18.0.%d", i), ofDemo, "Cookie", recordCookie(i), "X-Forwarded-For", fmt.Sprintf("198.19.%d.1", i))
+		}, recordOf("198.18.0.1", ofDemo, "Cookie", recordCookie(19))},
+		{"a client", keyed, gateway.LongClientMax, func(int) *http.Request { return forKey("acme-key", "") }, forKey("admin-key", "?client=acme")},
+	} {
+		slow := r.slowReaders()
+		for i := range c.most {
+			slow.add(c.h, c.of(i))
+		}
+		if got := slow.status(c.h, c.of(c.most)); got != 503 {
+			t.Errorf("one more of %s: %d", c.name, got)
+		}
+		if got := slow.status(c.h, c.other); got != 200 {
+			t.Errorf("another than %s: %d", c.name, got)
+		}
+		slow.done()
+		if got := slow.status(c.h, c.of(c.most)); got != 200 {
+			t.Errorf("after those of %s: %d", c.name, got)
+		}
 	}
 }
 
