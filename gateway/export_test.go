@@ -29,6 +29,9 @@ var (
 // BidSegmentsMax is how many segments an answer to a bid request holds.
 const BidSegmentsMax = bidSegmentsMax
 
+// PublicTurns is how many histories are read at once for the public plane.
+func (g *Gateway) PublicTurns() int { return cap(g.records.public.reading) }
+
 // Bounds of long records that are sent at once on a plane.
 const (
 	LongRecordsMax = longRecordsMax

@@ -29,7 +29,7 @@ func (g *Gateway) getRecord(w http.ResponseWriter, r *http.Request, who proto.Pr
 	if who.Client != "" { // operators have no bound of their own
 		shares = []share{{client: who.Client}}
 	}
-	return g.tellRecord(w, r, &g.records.longKeyed, shares, client, id, false)
+	return g.tellRecord(w, r, &g.records.keyed, shares, client, id, false)
 }
 
 func (g *Gateway) getExplanation(w http.ResponseWriter, r *http.Request, who proto.Principal) error {

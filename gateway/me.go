@@ -19,7 +19,7 @@ func (g *Gateway) ownRecord(w http.ResponseWriter, r *http.Request) error {
 	g.keep(w, v, "")
 	w.Header()["Cache-Control"] = noStore
 	if v.browser != "" {
-		return g.tellRecord(w, r, &g.records.longPublic, g.sharesOf(r, v.browser), client, v.browser, v.signal != "")
+		return g.tellRecord(w, r, &g.records.public, g.sharesOf(r, v.browser), client, v.browser, v.signal != "")
 	}
 	g.judgeIdentity(&v, client) // of several
 	before, after, err := recordEnds(proto.IdentityRecord{OptedOut: v.signal != ""})

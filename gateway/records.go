@@ -21,7 +21,8 @@ const (
 	// longRecordFor is how long one may take that is more than a piece. stallMax holds
 	// for each piece.
 	longRecordFor = 10 * time.Minute
-	// recordWaitMax is how long a record waits for others to be read.
+	// recordWaitMax is how long a record waits for its first turn to be read, and the page
+	// of choices for each. One that is being sent waits as long as it may take.
 	recordWaitMax = 10 * time.Second
 	// recordEventsMax is how many events are read before others have their turn.
 	recordEventsMax = 10_000
@@ -29,15 +30,21 @@ const (
 
 var errRecords = proto.Errorf(proto.CodeOverloaded, "too many records of identities are being read: ask again")
 
-// records are the histories that are being read, of both planes: half of the cores may
-// do so, whoever asks.
-type records struct {
-	reading               chan struct{}
-	longPublic, longKeyed longRecords
+// records are those of each plane: strangers leave those who have keys their room.
+type records struct{ public, keyed planeRecords }
+
+// planeRecords are the records under way on one.
+type planeRecords struct {
+	reading chan struct{} // a slot for each whose history is being read
+	long    longRecords
 }
 
 func newRecords() records {
-	return records{reading: make(chan struct{}, max(1, cores.Count()/2))}
+	n := cores.Count()
+	return records{
+		public: planeRecords{reading: make(chan struct{}, max(1, n/4))},
+		keyed:  planeRecords{reading: make(chan struct{}, max(1, n/2))},
+	}
 }
 
 // openRecord is a record that has its turn to be read.
@@ -49,14 +56,12 @@ type openRecord struct {
 }
 
 // openRecord waits for a turn; after nil close is due.
-func (g *Gateway) openRecord(ctx context.Context, client proto.ClientInfo, id proto.Identity) (*openRecord, error) {
-	x := &openRecord{reading: g.records.reading}
-	within, cancel := context.WithTimeout(ctx, recordWaitMax)
-	defer cancel()
-	if !x.begin(within) {
-		return nil, errRecords
+func (g *Gateway) openRecord(ctx context.Context, of *planeRecords, client proto.ClientInfo, id proto.Identity) (*openRecord, error) {
+	x := &openRecord{reading: of.reading}
+	err := x.begin(ctx, recordWaitMax)
+	if err != nil {
+		return nil, err
 	}
-	var err error
 	if x.IdentityRecord, x.next, err = g.deps.Memberships.OpenRecord(ctx, client, id); err != nil {
 		x.close()
 		return nil, err
@@ -64,13 +69,16 @@ func (g *Gateway) openRecord(ctx context.Context, client proto.ClientInfo, id pr
 	return x, nil
 }
 
-func (x *openRecord) begin(ctx context.Context) bool {
+func (x *openRecord) begin(ctx context.Context, wait time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
 	select {
 	case x.reading <- struct{}{}:
 		x.turn = true
+		return nil
 	case <-ctx.Done():
+		return errRecords
 	}
-	return x.turn
 }
 
 func (x *openRecord) close() {
@@ -81,8 +89,8 @@ func (x *openRecord) close() {
 }
 
 // walk goes through the events. Each time that tell has enough, pause is called while
-// others have their turn.
-func (x *openRecord) walk(ctx context.Context, tell func(proto.Millis, *proto.EventBody) (enough bool), pause func() error) error {
+// others have their turn, and it waits for its own for no longer than wait.
+func (x *openRecord) walk(ctx context.Context, wait time.Duration, tell func(proto.Millis, *proto.EventBody) (enough bool), pause func() error) error {
 	for x.next != nil {
 		more, err := x.next(tell)
 		if err != nil || !more {
@@ -92,16 +100,16 @@ func (x *openRecord) walk(ctx context.Context, tell func(proto.Millis, *proto.Ev
 		if err := pause(); err != nil {
 			return err
 		}
-		if !x.begin(ctx) {
-			return ctx.Err()
+		if err := x.begin(ctx, wait); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
 // tellRecord answers with all that the client holds of id, as it is read.
-func (g *Gateway) tellRecord(w http.ResponseWriter, r *http.Request, long *longRecords, shares []share, client proto.ClientInfo, id proto.Identity, signal bool) error {
-	x, err := g.openRecord(r.Context(), client, id)
+func (g *Gateway) tellRecord(w http.ResponseWriter, r *http.Request, of *planeRecords, shares []share, client proto.ClientInfo, id proto.Identity, signal bool) error {
+	x, err := g.openRecord(r.Context(), of, client, id)
 	if err != nil {
 		return err
 	}
@@ -116,7 +124,7 @@ func (g *Gateway) tellRecord(w http.ResponseWriter, r *http.Request, long *longR
 	if err != nil {
 		return err
 	}
-	out := &recordSender{w: w, c: http.NewResponseController(w), long: long, shares: shares}
+	out := &recordSender{w: w, c: http.NewResponseController(w), long: &of.long, shares: shares}
 	defer out.close()
 	some := false
 	tell := func(t proto.Millis, e *proto.EventBody) bool {
@@ -127,7 +135,7 @@ func (g *Gateway) tellRecord(w http.ResponseWriter, r *http.Request, long *longR
 		b = appendHistoryEvent(b, t, e)
 		return len(b) >= recordPieceBytes
 	}
-	err = x.walk(r.Context(), tell, func() error {
+	err = x.walk(r.Context(), longRecordFor, tell, func() error {
 		err := out.send(b)
 		b = b[:0]
 		return err

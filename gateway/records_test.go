@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -255,6 +256,55 @@ func TestLongRecordsAreShared(t *testing.T) {
 			t.Errorf("after those of %s: %d", c.name, got)
 		}
 	}
+}
+
+// Records that strangers have read take none of the turns of those who have keys, and
+// whoever waits for a turn, for the first or again, waits no longer than it may.
+func TestRecordsWaitForTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.visit("POST", "/v1/events", page, "Cookie", recordCookie(0))
+		own := func(target string) *httptest.ResponseRecorder {
+			return r.visit("GET", target, "", "Cookie", recordCookie(0))
+		}
+		leave := make(chan struct{})
+		stall := func() proto.NextEvents {
+			return func(func(proto.Millis, *proto.EventBody) bool) (bool, error) {
+				<-leave
+				return false, nil
+			}
+		}
+		r.twin.history = func() proto.NextEvents {
+			return func(tell func(proto.Millis, *proto.EventBody) bool) (bool, error) {
+				r.twin.history = stall
+				for range r.g.PublicTurns() {
+					go own(ofDemo)
+				}
+				synctest.Wait()
+				for !tell(1, &proto.EventBody{Name: "page"}) {
+				}
+				return true, nil
+			}
+		}
+		began := time.Now()
+		if w := own("/choices?client=demo&lang=en"); w.Code != 503 || time.Since(began) != 10*time.Second {
+			t.Errorf("the page of choices, which had its turn and waits again: %d after %v", w.Code, time.Since(began))
+		}
+		r.twin.history = nil
+		began = time.Now()
+		if w := own(ofDemo); w.Code != 503 || code(w) != "overloaded" || time.Since(began) != 10*time.Second {
+			t.Errorf("a record that waits: %d %s after %v", w.Code, w.Body, time.Since(began))
+		}
+		began = time.Now()
+		if w := r.serve("GET", "/v1/identities/browser:abc100", "", auth, key("demo-key")); w.Code != 200 || time.Since(began) > 0 {
+			t.Errorf("a record for a key: %d %s after %v", w.Code, w.Body, time.Since(began))
+		}
+		close(leave)
+		synctest.Wait()
+		if w := own(ofDemo); w.Code != 200 {
+			t.Errorf("after them: %d %s", w.Code, w.Body)
+		}
+	})
 }
 
 // A record that breaks off looks broken, once something of it is sent; before it is
