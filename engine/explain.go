@@ -26,10 +26,10 @@ func (n *Node) Explain(ctx context.Context, client proto.ClientInfo, id proto.Id
 	}
 	past := !at.IsZero() && when < now.Add(-2*time.Second)
 	node := proto.Node{Hash: n.hasher.Hash(id), Space: client.Space}
-	specs := n.registry.specsAt(client.ID, segment, n.obeyedBy(node))
+	specs := n.specsOf(client, segment, node)
 	versions := n.registry.versionsOf(client.ID, segment) // after it: what is defined has one
 	if len(specs) == 0 && (!past || len(versions) == 0) {
-		return proto.Explanation{}, proto.Errorf(proto.CodeNotFound, "segment %q is not defined: see the list of segments", segment)
+		return proto.Explanation{}, notDefined(segment)
 	}
 	x := proto.Explanation{Identity: id, Segment: segment, At: when.Time(), Facts: []proto.ExplanationFact{}}
 	e := explained{ctx: ctx, node: n, client: client}
@@ -50,6 +50,12 @@ func (n *Node) Explain(ctx context.Context, client proto.ClientInfo, id proto.Id
 		err = n.mayAnswerAll()
 	}
 	return x, err
+}
+
+// specsOf are the versions of a segment that answer of a node, the newest first; none if
+// it is not defined.
+func (n *Node) specsOf(client proto.ClientInfo, segment proto.SegmentID, node proto.Node) []proto.SegmentSpec {
+	return n.registry.specsAt(client.ID, segment, n.obeyedBy(node))
 }
 
 // explainMax is for how long the histories of one explanation are read.
@@ -83,7 +89,13 @@ func (e *explained) present(x proto.Explanation, node proto.Node, specs []proto.
 	if err != nil || !e.waits {
 		return x, err
 	}
-	err = e.inTurn(func() error { return e.now(&again, node, specs, e.node.now()) })
+	err = e.inTurn(func() error {
+		specs := e.node.specsOf(e.client, x.Segment, node)
+		if len(specs) == 0 {
+			return notDefined(x.Segment)
+		}
+		return e.now(&again, node, specs, e.node.now())
+	})
 	switch proto.CodeOf(err) {
 	case "":
 		return again, nil

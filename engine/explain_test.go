@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -312,7 +314,58 @@ func TestExplainFactsOfOlderRules(t *testing.T) {
 			t.Errorf("%s in %s at %v: in %v by %s, notes %q, %v", c.visitor, c.segment, at, x.In, got, x.Notes, err)
 		}
 	}
+	followsVersions(t, s, n, acme)
 	takesTurns(t, n, acme, one.Time())
+}
+
+// watched is a context that tells when somebody begins to wait with it.
+type watched struct {
+	context.Context
+	once  sync.Once
+	waits chan struct{}
+}
+
+func (w *watched) Done() <-chan struct{} {
+	w.once.Do(func() { close(w.waits) })
+	return w.Context.Done()
+}
+
+// followsVersions checks that an explanation of now which waited for its turn goes by what
+// is defined then.
+func followsVersions(t *testing.T, s *script, n *engine.Node, acme proto.ClientInfo) {
+	t.Helper()
+	while := func(change *pb.Control) (x proto.Explanation, err error) {
+		end, err := n.LongTurn(t.Context(), acme.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx := &watched{Context: t.Context(), waits: make(chan struct{})}
+		var asked sync.WaitGroup
+		asked.Go(func() { x, err = n.Explain(ctx, acme, "browser:v", "late", time.Time{}) })
+		<-ctx.waits
+		s.control(change)
+		if err := n.Wait(t.Context(), proto.Position{0: s.beat(time.Second)}); err != nil {
+			t.Fatal(err)
+		}
+		rule := change.GetDefine().GetWhen()                               // none when it is removed
+		for end := time.Now().Add(10 * time.Second); ; runtime.Gosched() { // the registry reads the stream itself
+			if now, _ := n.Segment(acme, "late"); now.When == rule {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("the rule does not become %q", rule)
+			}
+		}
+		end()
+		asked.Wait()
+		return x, err
+	}
+	if x, err := while(atOnce(defineRecord(t, acme, "late", `count(event.section == "a") >= 9`))); err != nil || x.When != `count(event.section == "a") >= 9` || len(x.Facts) != 1 || x.Facts[0].Holds {
+		t.Errorf("a rule that was replaced meanwhile: %+v, %v", x, err)
+	}
+	if x, err := while(undefineRecord(acme, "late")); proto.CodeOf(err) != proto.CodeNotFound {
+		t.Errorf("a segment that was removed meanwhile: %+v, %v", x, err)
+	}
 }
 
 // takesTurns checks that explanations for which histories are read, of the past and of
