@@ -61,10 +61,19 @@ func (n *Node) specsOf(client proto.ClientInfo, segment proto.SegmentID, node pr
 // explainMax is for how long the histories of one explanation are read.
 const explainMax = 30 * time.Second
 
+// explainRest is what is left of a caller's time, or a quarter of it, to answer without
+// the histories.
+const explainRest = time.Second
+
 // inTurn reads histories when it is the client's turn, for so long and no longer.
 func (e *explained) inTurn(read func() error) error {
-	outer := e.ctx
-	end, err := e.node.longTurn(outer, e.client.ID)
+	outer, within := e.ctx, e.ctx
+	if by, ok := outer.Deadline(); ok {
+		var cancel func()
+		within, cancel = context.WithDeadline(outer, by.Add(-min(explainRest, time.Until(by)/4)))
+		defer cancel()
+	}
+	end, err := e.node.longTurn(within, e.client.ID)
 	if err == nil {
 		defer end()
 	}
@@ -74,7 +83,7 @@ func (e *explained) inTurn(read func() error) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(outer, e.node.explained)
+	ctx, cancel := context.WithTimeout(within, e.node.explained)
 	defer cancel()
 	e.ctx, e.turn = ctx, true
 	defer func() { e.ctx, e.turn = outer, false }()

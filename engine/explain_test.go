@@ -347,8 +347,9 @@ func followsVersions(t *testing.T, s *script, n *engine.Node, acme proto.ClientI
 		if err := n.Wait(t.Context(), proto.Position{0: s.beat(time.Second)}); err != nil {
 			t.Fatal(err)
 		}
-		rule := change.GetDefine().GetWhen()                               // none when it is removed
-		for end := time.Now().Add(10 * time.Second); ; runtime.Gosched() { // the registry reads the stream itself
+		rule := change.GetDefine().GetWhen() // none when it is removed
+		// The registry reads the stream itself.
+		for end := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
 			if now, _ := n.Segment(acme, "late"); now.When == rule {
 				break
 			}
@@ -377,12 +378,22 @@ func takesTurns(t *testing.T, n *engine.Node, acme proto.ClientInfo, past time.T
 		t.Fatal(err)
 	}
 	for _, at := range []time.Time{{}, past} {
-		soon, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-		if x, err := n.Explain(soon, acme, "browser:v", "few", at); proto.CodeOf(err) != proto.CodeTimeout {
-			t.Errorf("beside a long count, at %v: %+v, %v", at, x, err)
-		}
+		gone, cancel := context.WithCancel(t.Context())
 		cancel()
+		if x, err := n.Explain(gone, acme, "browser:v", "few", at); proto.CodeOf(err) != proto.CodeTimeout {
+			t.Errorf("beside a long count, for nobody, at %v: %+v, %v", at, x, err)
+		}
 	}
+	soon, cancel := context.WithTimeout(t.Context(), time.Second)
+	if x, err := n.Explain(soon, acme, "browser:v", "few", time.Time{}); err != nil || !x.In || len(x.Facts) > 0 || !strings.Contains(strings.Join(x.Notes, "; "), "could not be read") || soon.Err() != nil {
+		t.Errorf("beside a long count, of now: %+v, %v", x, err)
+	}
+	cancel()
+	soon, cancel = context.WithTimeout(t.Context(), time.Second)
+	if x, err := n.Explain(soon, acme, "browser:v", "few", past); proto.CodeOf(err) != proto.CodeOverloaded || soon.Err() != nil {
+		t.Errorf("beside a long count, of the past: %+v, %v", x, err)
+	}
+	cancel()
 	end()
 	n.ExplainWithin(1)
 	if x, err := n.Explain(t.Context(), acme, "browser:v", "few", past); proto.CodeOf(err) != proto.CodeTimeout {
