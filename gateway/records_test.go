@@ -267,9 +267,10 @@ func TestRecordsWaitForTurns(t *testing.T) {
 		own := func(target string) *httptest.ResponseRecorder {
 			return r.visit("GET", target, "", "Cookie", recordCookie(0))
 		}
-		leave := make(chan struct{})
+		entered, leave := make(chan struct{}, r.g.PublicTurns()), make(chan struct{})
 		stall := func() proto.NextEvents {
 			return func(func(proto.Millis, *proto.EventBody) bool) (bool, error) {
+				entered <- struct{}{}
 				<-leave
 				return false, nil
 			}
@@ -289,6 +290,9 @@ func TestRecordsWaitForTurns(t *testing.T) {
 		began := time.Now()
 		if w := own("/choices?client=demo&lang=en"); w.Code != 503 || time.Since(began) != 10*time.Second {
 			t.Errorf("the page of choices, which had its turn and waits again: %d after %v", w.Code, time.Since(began))
+		}
+		for range r.g.PublicTurns() {
+			<-entered
 		}
 		r.twin.history = nil
 		began = time.Now()
