@@ -88,21 +88,8 @@ func (n *Node) arrived(ctx context.Context) error {
 			return notArrived(ctx, err)
 		}
 	}
-	for _, l := range lanes {
-		if err := l.progress.wait(ctx, func(p *progress) bool { return !p.carry }); err != nil {
-			return notArrived(ctx, err)
-		}
-	}
-	had := n.handing()
-	for _, from := range lanes {
-		for _, to := range lanes {
-			last := had[from.id][to.id]
-			if err := to.progress.wait(ctx, func(p *progress) bool { return p.received[from.id] >= last }); err != nil {
-				return notArrived(ctx, err)
-			}
-		}
-	}
-	return nil
+	_, err := n.handedAmong(ctx, lanes)
+	return notArrived(ctx, err)
 }
 
 func notArrived(ctx context.Context, err error) error {
