@@ -4,7 +4,6 @@ import (
 	"context"
 	"math"
 	"slices"
-	"sync"
 
 	"github.com/RoaringBitmap/roaring/v2"
 
@@ -358,9 +357,6 @@ func (m *matrix) first(row int) int {
 	return 0
 }
 
-// overlapShare is how many columns make it worth to share a row among cores.
-const overlapShare = 64
-
 // identities fills the cells, each row as of one moment of each lane: a lane
 // publishes nothing while it is looked at, so a long row is held.
 func (m *matrix) identities(ctx context.Context, lanes []*lane) error {
@@ -389,18 +385,7 @@ func (m *matrix) add(i int, get getBits) {
 	for _, k := range m.columns[first:] {
 		columns = append(columns, get(k))
 	}
-	spread(get(m.rows[i]), columns, m.cells[i*width+first:(i+1)*width])
-}
-
-// spread does one row on all cores.
-func spread(row *roaring.Bitmap, columns []*roaring.Bitmap, out []uint64) {
-	shares := min(cores.Count(), 1+len(columns)/overlapShare)
-	var busy sync.WaitGroup
-	defer busy.Wait()
-	for n := range shares {
-		from, to := len(columns)*n/shares, len(columns)*(n+1)/shares
-		busy.Go(func() { segments.Overlap(row, columns[from:to], out[from:to]) })
-	}
+	segments.Overlap(get(m.rows[i]), columns, m.cells[i*width+first:(i+1)*width], cores.Count())
 }
 
 func (m *matrix) users(ctx context.Context, lanes []*lane) (err error) {

@@ -1,7 +1,6 @@
 package segments
 
 import (
-	"iter"
 	"math"
 	"math/bits"
 	"slices"
@@ -21,20 +20,31 @@ const (
 	denseSparseMax = 16 // words to an ordinal: to clear more takes longer than to merge
 )
 
-// chunkWords are the words of one chunk.
-const chunkWords = 1 << (chunkBits - 6)
-
 // dense counts over plain words what roaring would merge lists for, at several
-// nanoseconds an ordinal; setting its bit takes two, looking it up less than one.
-// That is unions, and intersections of two lists of like sizes: in others roaring
-// leaps through the larger.
+// nanoseconds an ordinal; setting its bit takes two, looking it up one. That is
+// unions, and intersections of two lists of like sizes: in others roaring leaps
+// through the larger.
 type dense struct {
 	get   func(proto.SegmentID) *roaring.Bitmap
-	words int // of a level: whole chunks
-	some  [1024]uint32
+	sets  []sized // that were asked for; of many, the first
+	words int     // of a level: whole chunks
+	in    inWords
 	free  [denseDepthMax][]uint64
 	first *roaring.Bitmap // its bits are the words of the first level
 }
+
+// sized is a segment's bitmap with what tells how to count it, which takes a walk
+// over its chunks.
+type sized struct {
+	id     proto.SegmentID
+	bits   *roaring.Bitmap // nil if it has none
+	count  uint64
+	words  int
+	listed bool // mostly, its chunks are kept as lists
+}
+
+// setsKept is how many segments are looked through for one that was asked for before.
+const setsKept = 64
 
 var densePool = sync.Pool{New: func() any { return &dense{first: roaring.New()} }}
 
@@ -44,27 +54,63 @@ func (a *Audience) countDense(get func(proto.SegmentID) *roaring.Bitmap) (count 
 	if n.op != audienceAnd {
 		return 0, false
 	}
-	if !slices.ContainsFunc(n.kids, func(k *audienceNode) bool { return k.op == audienceOr }) && !n.merges(get) {
-		return 0, false
-	}
-	rest, probe := n.withoutProbe(get)
-	words, plain := rest.denseWords(get, 1)
-	if !plain || words > denseWordsMax || a.sum(get) < uint64(words/denseSparseMax) {
-		return 0, false
-	}
 	d := densePool.Get().(*dense)
-	defer densePool.Put(d)
+	defer d.release()
 	d.get = get
+	if !slices.ContainsFunc(n.kids, func(k *audienceNode) bool { return k.op == audienceOr }) && !d.merges(n) {
+		return 0, false
+	}
+	rest, probe := d.withoutProbe(n)
+	words, plain := d.extent(rest, 1)
+	if !plain || words > denseWordsMax || d.sum(a.ids) < uint64(words/denseSparseMax) {
+		return 0, false
+	}
 	d.reach(words)
-	if out := d.fill(rest, 0); probe != nil {
-		count = d.first.AndCardinality(probe)
-	} else {
-		for _, w := range out {
-			count += uint64(bits.OnesCount64(w))
+	out := d.fill(rest, 0)
+	if d.in.err != nil {
+		return 0, false
+	}
+	if probe.bits != nil {
+		return d.first.AndCardinality(probe.bits), true
+	}
+	for _, w := range out {
+		count += uint64(bits.OnesCount64(w))
+	}
+	return count, true
+}
+
+func (d *dense) release() {
+	d.get, d.in.err = nil, nil
+	clear(d.sets)
+	d.sets = d.sets[:0]
+	densePool.Put(d)
+}
+
+// of is a segment's bitmap with its sizes.
+func (d *dense) of(id proto.SegmentID) sized {
+	for i := range d.sets {
+		if d.sets[i].id == id {
+			return d.sets[i]
 		}
 	}
-	d.get = nil
-	return count, true
+	s := sizedOf(d.get(id))
+	s.id = id
+	if len(d.sets) < setsKept {
+		d.sets = append(d.sets, s)
+	}
+	return s
+}
+
+func sizedOf(b *roaring.Bitmap) sized {
+	if b == nil || b.IsEmpty() {
+		return sized{}
+	}
+	kept := b.Stats()
+	chunks := b.Maximum()>>chunkBits + 1
+	return sized{
+		bits: b, count: kept.Cardinality, words: int(b.Maximum()>>6) + 1,
+		listed: kept.Cardinality/uint64(chunks) <= arrayMax,
+	}
 }
 
 // reach makes levels of words or more. Of words that are full roaring makes a bitmap
@@ -85,35 +131,20 @@ func (d *dense) reach(words int) {
 
 // withoutProbe is n without the largest of the segments that it intersects, which is
 // looked up in the words of the others and not laid out. If there is none it is n itself.
-func (n *audienceNode) withoutProbe(get func(proto.SegmentID) *roaring.Bitmap) (rest *audienceNode, probe *roaring.Bitmap) {
-	at, most := 0, uint64(0)
+func (d *dense) withoutProbe(n *audienceNode) (rest *audienceNode, probe sized) {
+	at := 0
 	for i, kid := range n.kids {
 		if kid.op != audienceName || i == 0 && n.kids[1].op == audienceNot { // what is left begins with no complement
 			continue
 		}
-		if b := get(kid.id); b != nil && b.GetCardinality() > most {
-			at, most, probe = i, b.GetCardinality(), b
+		if s := d.of(kid.id); s.count > probe.count {
+			at, probe = i, s
 		}
 	}
-	if probe == nil {
-		return n, nil
+	if probe.bits == nil {
+		return n, probe
 	}
 	return &audienceNode{op: n.op, kids: slices.Delete(slices.Clone(n.kids), at, at+1)}, probe
-}
-
-// listed reports whether a bitmap is kept as lists, mostly.
-func listed(b *roaring.Bitmap) bool {
-	return b != nil && !b.IsEmpty() && b.GetCardinality()/(uint64(b.Maximum())>>chunkBits+1) <= arrayMax
-}
-
-// parts goes through b, as many at a time as some holds.
-func (d *dense) parts(b *roaring.Bitmap) iter.Seq[[]uint32] {
-	return func(yield func([]uint32) bool) {
-		it := b.ManyIterator()
-		for n := it.NextMany(d.some[:]); n > 0 && yield(d.some[:n]); {
-			n = it.NextMany(d.some[:])
-		}
-	}
 }
 
 // mergeSkewMax is how much larger one list may be than another if roaring merges
@@ -122,37 +153,28 @@ const mergeSkewMax = 64
 
 // merges reports whether n intersects nothing but two lists of like sizes. Of more,
 // what is left of the first two is short.
-func (n *audienceNode) merges(get func(proto.SegmentID) *roaring.Bitmap) bool {
+func (d *dense) merges(n *audienceNode) bool {
 	if len(n.kids) != 2 || n.kids[0].op != audienceName || n.kids[1].op != audienceName {
 		return false
 	}
-	x, y := get(n.kids[0].id), get(n.kids[1].id)
-	if !listed(x) || !listed(y) {
-		return false
-	}
-	a, b := x.GetCardinality(), y.GetCardinality()
-	return min(a, b)*mergeSkewMax >= max(a, b)
+	a, b := d.of(n.kids[0].id), d.of(n.kids[1].id)
+	return a.listed && b.listed && min(a.count, b.count)*mergeSkewMax >= max(a.count, b.count)
 }
 
-// sum is how many there are in the segments that a names, together.
-func (a *Audience) sum(get func(proto.SegmentID) *roaring.Bitmap) (n uint64) {
-	for _, id := range a.ids {
-		if b := get(id); b != nil {
-			n += b.GetCardinality()
-		}
+// sum is how many there are in segments together.
+func (d *dense) sum(ids []proto.SegmentID) (n uint64) {
+	for _, id := range ids {
+		n += d.of(id).count
 	}
 	return n
 }
 
-// denseWords is how many words n takes; plain says that it needs no universe and
-// does not nest too deep.
-func (n *audienceNode) denseWords(get func(proto.SegmentID) *roaring.Bitmap, depth int) (words int, plain bool) {
+// extent is how many words n takes; plain says that it needs no universe and does
+// not nest too deep.
+func (d *dense) extent(n *audienceNode, depth int) (words int, plain bool) {
 	switch {
 	case n.op == audienceName:
-		if b := get(n.id); b != nil && !b.IsEmpty() {
-			words = int(b.Maximum()>>6) + 1
-		}
-		return words, depth <= denseDepthMax
+		return d.of(n.id).words, depth <= denseDepthMax
 	case n.op == audienceNot || n.op == audienceSaved || depth == denseDepthMax:
 		return 0, false
 	}
@@ -160,7 +182,7 @@ func (n *audienceNode) denseWords(get func(proto.SegmentID) *roaring.Bitmap, dep
 		if kid.op == audienceNot && n.op == audienceAnd && i > 0 {
 			kid = kid.kids[0]
 		}
-		w, ok := kid.denseWords(get, depth+1)
+		w, ok := d.extent(kid, depth+1)
 		if !ok {
 			return 0, false
 		}
@@ -172,57 +194,55 @@ func (n *audienceNode) denseWords(get func(proto.SegmentID) *roaring.Bitmap, dep
 // fill gives the bits of n, in the words of a level.
 func (d *dense) fill(n *audienceNode, level int) []uint64 {
 	if n.op == audienceName {
-		return d.load(n.id, level)
+		return d.load(d.of(n.id).bits, level)
 	}
 	out := d.fill(n.kids[0], level)
 	for _, kid := range n.kids[1:] {
 		switch {
+		case n.op == audienceOr:
+			d.join(out, kid, level)
 		case kid.op == audienceNot:
-			if kid = kid.kids[0]; kid.op == audienceName && d.few(d.get(kid.id)) {
-				d.takeOut(out, d.get(kid.id))
-				continue
-			}
-			for i, w := range d.fill(kid, level+1) {
-				out[i] &^= w
-			}
-		case n.op == audienceAnd:
-			for i, w := range d.fill(kid, level+1) {
-				out[i] &= w
-			}
-		case kid.op == audienceName && adds(d.get(kid.id)):
-			d.get(kid.id).WriteDenseTo(out)
+			d.takeOut(out, kid.kids[0], level)
 		default:
 			for i, w := range d.fill(kid, level+1) {
-				out[i] |= w
+				out[i] &= w
 			}
 		}
 	}
 	return out
 }
 
-// adds reports whether WriteDenseTo sets the bits of b and leaves others: it copies
-// containers that are bitmaps over what is there.
-func adds(b *roaring.Bitmap) bool { return b != nil && b.Stats().BitmapContainers == 0 }
-
-// few reports whether b is faster gone through than laid out as words.
-func (d *dense) few(b *roaring.Bitmap) bool {
-	return b != nil && b.GetCardinality() < uint64(d.words)/2
+// join adds n to the words of a level.
+func (d *dense) join(out []uint64, n *audienceNode, level int) {
+	if n.op == audienceName {
+		d.in.set(out, d.of(n.id).bits)
+		return
+	}
+	for i, w := range d.fill(n, level+1) {
+		out[i] |= w
+	}
 }
 
-func (d *dense) takeOut(words []uint64, b *roaring.Bitmap) {
-	for part := range d.parts(b) {
-		for _, v := range part {
-			words[v>>6] &^= 1 << (v & 63)
+// takeOut takes n out of the words of a level.
+func (d *dense) takeOut(out []uint64, n *audienceNode, level int) {
+	switch n.op {
+	case audienceName:
+		d.in.without(out, d.of(n.id).bits)
+	case audienceOr:
+		for _, kid := range n.kids {
+			d.takeOut(out, kid, level)
+		}
+	default:
+		for i, w := range d.fill(n, level+1) {
+			out[i] &^= w
 		}
 	}
 }
 
-func (d *dense) load(id proto.SegmentID, level int) []uint64 {
+func (d *dense) load(b *roaring.Bitmap, level int) []uint64 {
 	out := d.room(level)
 	clear(out)
-	if b := d.get(id); b != nil {
-		b.WriteDenseTo(out)
-	}
+	d.in.set(out, b)
 	return out
 }
 

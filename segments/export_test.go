@@ -3,6 +3,8 @@ package segments
 import (
 	"regexp/syntax"
 
+	"github.com/RoaringBitmap/roaring/v2"
+
 	"kith/proto"
 )
 
@@ -66,4 +68,16 @@ func Asked(p *Program) [3]int { return [3]int{p.kept, p.series, p.patterns} }
 func Asking(p *Program, d Definition, beside bool) [3]int {
 	kept, series := p.moreKept(d, beside)
 	return [3]int{p.kept + kept, p.series + series, p.patterns + p.morePatterns(d, beside)}
+}
+
+// InWords are the ordinals of all of in that are in none of out, as bits of words.
+func InWords(words []uint64, in, out []*roaring.Bitmap) error {
+	var x inWords
+	for _, b := range in {
+		x.set(words, b)
+	}
+	for _, b := range out {
+		x.without(words, b)
+	}
+	return x.err
 }

@@ -1,36 +1,58 @@
 package segments
 
-import "github.com/RoaringBitmap/roaring/v2"
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/RoaringBitmap/roaring/v2"
+)
 
 // arrayMax is how many ordinals of one chunk a roaring bitmap keeps as a list;
 // more are kept as bits.
 const arrayMax = 4096
 
-// Overlap adds to out[i] how many are in row and in columns[i], which may be nil.
-// The bitmaps stay unchanged. Merging two lists is slow where there are many. All but
-// a list are kept as bits, in which roaring looks another list up: for many columns
-// it is those outside of row that are counted.
-func Overlap(row *roaring.Bitmap, columns []*roaring.Bitmap, out []uint64) {
-	if row == nil {
+// overlapShare is how many columns are taken at a time, and overlapFew how many are
+// too few to lay a row out for.
+const (
+	overlapShare = 16
+	overlapFew   = 8
+)
+
+// Overlap adds to out[i] how many are in row and in columns[i], which may be nil, on
+// as many goroutines as workers says. The bitmaps stay unchanged. Two lists, or a list
+// and runs, take roaring long where there are many; a list it looks up in bits: for
+// many columns the row is laid out as those.
+func Overlap(row *roaring.Bitmap, columns []*roaring.Bitmap, out []uint64, workers int) {
+	if row == nil || row.IsEmpty() {
 		return
 	}
-	var others *roaring.Bitmap
-	if len(columns) >= 8 && listed(row) {
-		last := row.Maximum()
-		for _, c := range columns {
-			if c != nil && !c.IsEmpty() {
-				last = max(last, c.Maximum())
+	if words := int(row.Maximum()>>6) + 1; len(columns) >= overlapFew && words <= denseWordsMax {
+		d := densePool.Get().(*dense)
+		defer d.release()
+		d.reach(words)
+		if d.load(row, 0); d.in.err == nil {
+			row = d.first
+		}
+	}
+	var next atomic.Int64
+	work := func() {
+		for {
+			to := int(next.Add(overlapShare))
+			from := to - overlapShare
+			if from >= len(columns) {
+				return
+			}
+			for i, c := range columns[from:min(to, len(columns))] {
+				if c != nil {
+					out[from+i] += row.AndCardinality(c)
+				}
 			}
 		}
-		others = roaring.Flip(row, 0, uint64(last)+1)
 	}
-	for i, c := range columns {
-		switch {
-		case c == nil:
-		case others != nil && listed(c):
-			out[i] += c.GetCardinality() - others.AndCardinality(c)
-		default:
-			out[i] += row.AndCardinality(c)
-		}
+	var busy sync.WaitGroup
+	defer busy.Wait()
+	for range min(workers, (len(columns)+overlapShare-1)/overlapShare) - 1 {
+		busy.Go(work)
 	}
+	work()
 }

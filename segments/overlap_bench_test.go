@@ -16,7 +16,7 @@ func BenchmarkOverlap(b *testing.B) {
 		b.Run(fmt.Sprint("row=", row), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				segments.Overlap(sets[row], sets, out)
+				segments.Overlap(sets[row], sets, out, 1)
 			}
 		})
 	}

@@ -19,7 +19,7 @@ func TestOverlapCountsIntersections(t *testing.T) {
 		}
 		out := make([]uint64, len(columns))
 		out[0] = 7
-		segments.Overlap(row, columns, out)
+		segments.Overlap(row, columns, out, rapid.IntRange(0, 3).Draw(t, "workers"))
 		for i, c := range columns {
 			want := uint64(0)
 			if i == 0 {
@@ -32,6 +32,6 @@ func TestOverlapCountsIntersections(t *testing.T) {
 				t.Fatalf("column %d: %d, want %d", i, out[i], want)
 			}
 		}
-		segments.Overlap(nil, columns, out)
+		segments.Overlap(nil, columns, out, 1)
 	})
 }
