@@ -47,6 +47,9 @@ func (n *Node) Explain(ctx context.Context, client proto.ClientInfo, id proto.Id
 		})
 	}
 	if err == nil {
+		err = e.stands()
+	}
+	if err == nil {
 		err = n.mayAnswerAll()
 	}
 	return x, err
@@ -91,25 +94,29 @@ func (e *explained) inTurn(read func() error) error {
 }
 
 // present explains as of now, once more in a turn where histories must be read, as much
-// may have changed until then. Where that cannot be done what else it says stands.
-func (e *explained) present(x proto.Explanation, node proto.Node, specs []proto.SegmentSpec, now proto.Millis) (proto.Explanation, error) {
-	again := x
+// may have changed until then. Where that cannot be done it does without them, and once
+// more likewise.
+func (e *explained) present(blank proto.Explanation, node proto.Node, specs []proto.SegmentSpec, now proto.Millis) (proto.Explanation, error) {
+	x := blank
 	err := e.now(&x, node, specs, now)
 	if err != nil || !e.waits {
 		return x, err
 	}
-	err = e.inTurn(func() error {
+	again := func() error {
+		x, e.waits = blank, false
 		specs := e.node.specsOf(e.client, x.Segment, node)
 		if len(specs) == 0 {
 			return notDefined(x.Segment)
 		}
-		return e.now(&again, node, specs, e.node.now())
-	})
-	switch proto.CodeOf(err) {
-	case "":
-		return again, nil
+		return e.now(&x, node, specs, e.node.now())
+	}
+	switch late := e.inTurn(again); proto.CodeOf(late) {
 	case proto.CodeOverloaded, proto.CodeTimeout:
-		err = e.unread(&x, err)
+		if err = again(); err == nil && e.waits {
+			err = e.unread(&x, late)
+		}
+	default:
+		err = late
 	}
 	return x, err
 }
@@ -177,6 +184,23 @@ func (e *explained) read(node proto.Node) error {
 			return err
 		}
 		e.all, e.at = append(e.all, s), append(e.at, n)
+	}
+	return nil
+}
+
+// stands is nil unless somebody of whom the answer is made was cut, or forgotten by the
+// client, while it was: by snapshots of before, which may have taken long.
+func (e *explained) stands() error {
+	for i, was := range e.all {
+		s, err := e.node.state(e.at[i])
+		if err != nil {
+			return err
+		}
+		had, has := was.Client(e.client.ID), s.Client(e.client.ID)
+		cut := !was.Dark() && (s.Dark() || s.Gen() != was.Gen())
+		if cut || had != nil && (has == nil || has.First > had.First || has.History.Next < had.History.Next) {
+			return errRecordChanged
+		}
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -316,6 +317,142 @@ func TestExplainFactsOfOlderRules(t *testing.T) {
 	}
 	followsVersions(t, s, n, acme)
 	takesTurns(t, n, acme, one.Time())
+}
+
+// blockStore is a store of which a read of a history's block is told first.
+type blockStore struct {
+	store.Store
+	read atomic.Pointer[func()]
+}
+
+func (s *blockStore) Snapshot() store.Snapshot { return blockSnapshot{s.Store.Snapshot(), s} }
+
+type blockSnapshot struct {
+	store.Snapshot
+	s *blockStore
+}
+
+func (x blockSnapshot) Get(key []byte, fn func([]byte) error) (bool, error) {
+	if tell := x.s.read.Load(); tell != nil && engine.IsBlockKey(key) {
+		(*tell)()
+	}
+	return x.Snapshot.Get(key, fn)
+}
+
+// An explanation tells nothing of who was cut, or of what its client had forgotten, while
+// it waited for its turn or read what was held before, nor of one whom it judges together
+// with others; and it goes by no rule that was replaced or removed while it waited in vain.
+func TestExplainCutMeanwhile(t *testing.T) {
+	s := newScript(t)
+	acme := s.client("acme", "")
+	const twice = `count(event.section == "a") >= 2`
+	s.beat(0)
+	for _, id := range []string{"x", "replaced", "removed"} {
+		s.define(acme, id, twice)
+	}
+	user := defineRecord(t, acme, "ours", twice)
+	user.GetDefine().Scope = "user"
+	s.control(user)
+	forget := func(v string) {
+		var b proto.Batch
+		b.AddCut(&proto.CutCommand{Hash: s.hasher.Hash(proto.Identity("browser:" + v)), Kind: proto.CutForget, Received: s.now, Command: 9, Client: acme.ID, Space: acme.Space})
+		s.own(b.Bytes(), 1)
+	}
+	meanwhile := map[string]func(v string){
+		"more":      func(v string) { s.events(s.event(acme, v, "a")) },
+		"out":       func(v string) { s.cut(proto.Identity("browser:"+v), proto.CutOptOut) },
+		"erased":    func(v string) { s.cut(proto.Identity("browser:"+v), proto.CutErase) },
+		"forgotten": forget,
+		"back":      func(v string) { forget(v); s.beat(time.Second); s.events(s.event(acme, v, "a")) },
+		"with":      func(v string) { s.cut(proto.Identity("browser:"+v), proto.CutOptOut) },
+	}
+	asked := func(what, v string) (proto.Identity, proto.SegmentID) {
+		if what == "with" {
+			return proto.Identity("browser:asks-" + v), "ours"
+		}
+		return proto.Identity("browser:" + v), "x"
+	}
+	for _, when := range []string{"-then", "-now", "-vain"} {
+		for what := range meanwhile {
+			for range 30 {
+				s.events(s.padded(acme, what+when, "a"))
+			}
+		}
+		linked := s.event(acme, "asks-with"+when, "b")
+		linked.Identities = append(linked.Identities, proto.Identity("browser:with"+when))
+		s.events(linked)
+	}
+	s.events(s.event(acme, "v", "a"), s.event(acme, "v", "a"))
+	s.beat(time.Hour)
+	then := s.now.Time()
+	s.beat(time.Hour)
+	s.control(atOnce(defineRecord(t, acme, "new", twice))) // what is remembered of all is behind
+	s.beat(time.Second)
+	st := &blockStore{Store: store.NewMemory()}
+	n := s.run(st)
+	defer closeNode(t, n)
+	seen := func() {
+		if err := n.Wait(t.Context(), proto.Position{0: s.beat(time.Second)}); err != nil {
+			t.Error(err)
+		}
+	}
+	for when, at := range map[string]time.Time{"-then": then, "-now": {}} {
+		for what, do := range meanwhile {
+			id, segment := asked(what, what+when)
+			cut := func() { st.read.Store(nil); do(what + when); seen() }
+			st.read.Store(&cut)
+			x, err := n.Explain(t.Context(), acme, id, segment, at)
+			if st.read.Swap(nil) != nil {
+				t.Errorf("%s%s: no history was read", what, when)
+			}
+			if what == "more" && (err != nil || !x.In || len(x.Facts) != 1) || what != "more" && proto.CodeOf(err) != proto.CodeUnavailable {
+				t.Errorf("%s%s: %+v, %v", what, when, x, err)
+			}
+		}
+	}
+	end, err := n.LongTurn(t.Context(), acme.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer end()
+	soon, cancel := context.WithTimeout(t.Context(), 5*time.Second) // of which the wait has four
+	defer cancel()
+	var all sync.WaitGroup
+	explain := func(id proto.Identity, segment proto.SegmentID, tell func(proto.Explanation, error)) {
+		ctx := &watched{Context: soon, waits: make(chan struct{})}
+		all.Go(func() { tell(n.Explain(ctx, acme, id, segment, time.Time{})) })
+		<-ctx.waits
+	}
+	for what := range meanwhile {
+		id, segment := asked(what, what+"-vain")
+		explain(id, segment, func(x proto.Explanation, err error) {
+			if err != nil || x.In != (what == "more") || len(x.Facts) > 0 || (x.Entered != nil) != x.In {
+				t.Errorf("%s while it waited in vain: %+v, %v", what, x, err)
+			}
+		})
+	}
+	const thrice = `count(event.section == "a") >= 3`
+	explain("browser:v", "replaced", func(x proto.Explanation, err error) {
+		if err != nil || x.In || x.When != thrice {
+			t.Errorf("a rule that was replaced while it waited in vain: %+v, %v", x, err)
+		}
+	})
+	explain("browser:v", "removed", func(x proto.Explanation, err error) {
+		if proto.CodeOf(err) != proto.CodeNotFound {
+			t.Errorf("a segment that was removed while it waited in vain: %+v, %v", x, err)
+		}
+	})
+	for what, do := range meanwhile {
+		do(what + "-vain")
+	}
+	s.control(atOnce(defineRecord(t, acme, "replaced", thrice)), undefineRecord(acme, "removed"))
+	seen()
+	until(t, n, 10*time.Second, "the new rules", func() bool {
+		one, _ := n.Segment(acme, "replaced")
+		other, _ := n.Segment(acme, "removed")
+		return one.When == thrice && other.When == ""
+	})
+	all.Wait()
 }
 
 // watched is a context that tells when somebody begins to wait with it.

@@ -48,6 +48,12 @@ func (n *Node) AwaitChange(ctx context.Context) error {
 // ExplainWithin bounds how long the histories of an explanation are read.
 func (n *Node) ExplainWithin(d time.Duration) { n.explained = d }
 
+// IsBlockKey tells the keys of histories' blocks.
+func IsBlockKey(k []byte) bool {
+	p, ok := parseNodeKey(k)
+	return ok && p.kind == 'h'
+}
+
 // CheckTurn is when a client's receipt may be checked.
 func (n *Node) CheckTurn(ctx context.Context, client proto.ClientID) (end func(), ok bool) {
 	return n.checking.Begin(ctx, client)
