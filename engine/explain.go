@@ -32,7 +32,7 @@ func (n *Node) Explain(ctx context.Context, client proto.ClientInfo, id proto.Id
 		return proto.Explanation{}, notDefined(segment)
 	}
 	x := proto.Explanation{Identity: id, Segment: segment, At: when.Time(), Facts: []proto.ExplanationFact{}}
-	e := explained{ctx: ctx, node: n, client: client}
+	e := explained{ctx: ctx, asked: ctx, node: n, client: client}
 	var err error
 	switch {
 	case !past:
@@ -148,6 +148,7 @@ func (e *explained) in(s *proto.SegmentSpec, now proto.Millis) bool {
 // explained.
 type explained struct {
 	ctx    context.Context // ends the reading of histories
+	asked  context.Context // ends when nobody waits for the answer
 	turn   bool            // it is time to read them
 	waits  bool            // they must be read, and it is not
 	node   *Node
@@ -256,7 +257,7 @@ func (e *explained) past(x *proto.Explanation, when proto.Millis) (err error) {
 // unread tells that facts could not be read, of a history that was purged meanwhile for
 // one: what else the answer says stands, unless nobody waits for it any more.
 func (e *explained) unread(x *proto.Explanation, err error) error {
-	if e.ctx.Err() != nil {
+	if e.asked.Err() != nil {
 		return err
 	}
 	x.Notes = append(x.Notes, "the facts could not be read at the moment: ask again")

@@ -455,6 +455,42 @@ func TestExplainCutMeanwhile(t *testing.T) {
 	all.Wait()
 }
 
+// Where there is time to judge the histories of then, and none to tell the facts, the
+// answer is told without them.
+func TestExplainThenWithoutFacts(t *testing.T) {
+	s := newScript(t)
+	acme := s.client("acme", "")
+	s.beat(0)
+	s.define(acme, "x", `count(event.section == "a") >= 2`)
+	for range 30 {
+		s.events(s.padded(acme, "v", "a"))
+	}
+	s.beat(time.Hour)
+	then := s.now.Time()
+	s.beat(time.Hour)
+	st := &blockStore{Store: store.NewMemory()}
+	n := s.run(st)
+	defer closeNode(t, n)
+	reads := 0
+	count := func() { reads++ }
+	st.read.Store(&count)
+	if x, err := n.Explain(t.Context(), acme, "browser:v", "x", then); err != nil || !x.In || len(x.Facts) != 1 || reads == 0 {
+		t.Fatalf("%+v, %v, after %d reads", x, err, reads)
+	}
+	const within = 500 * time.Millisecond
+	last := func() { // of the facts
+		if reads--; reads == 0 {
+			time.Sleep(within + 100*time.Millisecond)
+		}
+	}
+	st.read.Store(&last)
+	n.ExplainWithin(within)
+	x, err := n.Explain(t.Context(), acme, "browser:v", "x", then)
+	if err != nil || !x.In || len(x.Facts) > 0 || !strings.Contains(strings.Join(x.Notes, "; "), "could not be read") {
+		t.Errorf("%+v, %v", x, err)
+	}
+}
+
 // watched is a context that tells when somebody begins to wait with it.
 type watched struct {
 	context.Context

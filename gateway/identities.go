@@ -3,6 +3,7 @@ package gateway
 import (
 	"net/http"
 	"slices"
+	"time"
 
 	"kith/proto"
 )
@@ -32,6 +33,10 @@ func (g *Gateway) getRecord(w http.ResponseWriter, r *http.Request, who proto.Pr
 	return g.tellRecord(w, r, &g.records.keyed, shares, client, id, false)
 }
 
+// explanationFor is in what time an explanation is sent, of which the wait for a turn and
+// the reading of histories may take 50 seconds.
+const explanationFor = time.Minute
+
 func (g *Gateway) getExplanation(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
 	client, id, err := g.subject(r, who)
 	if err != nil {
@@ -51,6 +56,9 @@ func (g *Gateway) getExplanation(w http.ResponseWriter, r *http.Request, who pro
 			return err
 		}
 	}
+	// A server's own bounds would have the wait for a turn take of the time to read.
+	unhurried(w)
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(explanationFor)) // not every writer has deadlines
 	x, err := g.deps.Memberships.Explain(r.Context(), client, id, segment, at)
 	if err != nil {
 		return err

@@ -56,6 +56,50 @@ func raw(t *testing.T, addr, request string) *http.Response {
 	return resp
 }
 
+// An explanation may wait for its turn and read for longer than a server gives a request,
+// and its caller may still go away.
+func TestExplanationTakesItsTime(t *testing.T) {
+	r := newRig(t)
+	gone := make(chan struct{}, 2)
+	r.explaining = func(ctx context.Context) error {
+		select {
+		case <-time.After(500 * time.Millisecond):
+		case <-ctx.Done():
+			gone <- struct{}{}
+		}
+		return ctx.Err()
+	}
+	s := httptest.NewUnstartedServer(r.g.Service())
+	s.Config.ReadTimeout, s.Config.WriteTimeout = 100*time.Millisecond, 200*time.Millisecond
+	s.Start()
+	defer s.Close()
+	ask := func(ctx context.Context) (int, error) {
+		q, err := http.NewRequestWithContext(ctx, "GET", s.URL+"/v1/identities/browser:seen1/explain?segment=all", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.Header.Set("Authorization", "Bearer acme-key")
+		a, err := s.Client().Do(q)
+		if err != nil {
+			return 0, err
+		}
+		return a.StatusCode, a.Body.Close()
+	}
+	if code, err := ask(t.Context()); err != nil || code != http.StatusOK {
+		t.Errorf("answered with %d, %v", code, err)
+	}
+	soon, leave := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer leave()
+	if code, err := ask(soon); err == nil {
+		t.Errorf("who went is answered with %d", code)
+	}
+	select {
+	case <-gone:
+	case <-time.After(10 * time.Second):
+		t.Error("an explanation goes on for who went")
+	}
+}
+
 // With --dev, whose keys everybody knows, a web page cannot use them by giving this
 // machine its own name.
 func TestDevKeysStayAtHome(t *testing.T) {

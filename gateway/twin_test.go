@@ -17,7 +17,8 @@ import (
 // twin is a node in memory: it keeps the events that it took, and puts an
 // identity into a segment that has the name of the event's section.
 type twin struct {
-	previewing func(proto.ClientName) // called by each preview
+	previewing func(proto.ClientName)      // called by each preview
+	explaining func(context.Context) error // by each explanation
 
 	mu       sync.Mutex
 	clients  map[proto.ClientName]proto.ClientInfo
@@ -155,7 +156,12 @@ func (t *twin) Count(_ context.Context, _ proto.ClientInfo, expr, _ string) (pro
 	return proto.Count{Count: &n, Exact: true, Partitions: proto.Answered{Answered: 64, Of: 64}}, nil
 }
 
-func (t *twin) Explain(_ context.Context, _ proto.ClientInfo, id proto.Identity, s proto.SegmentID, at time.Time) (proto.Explanation, error) {
+func (t *twin) Explain(ctx context.Context, _ proto.ClientInfo, id proto.Identity, s proto.SegmentID, at time.Time) (proto.Explanation, error) {
+	if t.explaining != nil {
+		if err := t.explaining(ctx); err != nil {
+			return proto.Explanation{}, err
+		}
+	}
 	if s != "all" {
 		return proto.Explanation{}, proto.Errorf(proto.CodeNotFound, "no such segment")
 	}
