@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -44,6 +45,44 @@ func TestUnlinkAllThatCameBefore(t *testing.T) {
 		if u, err := n.User(t.Context(), c, id); err != nil || len(u.Members) != 1 {
 			t.Errorf("%s is one with %v: %v", id, u.Members, err)
 		}
+	}
+}
+
+// TestUnlinkBesideStoppedLane: links that a stopped lane has yet to hand over are made
+// once it goes on, so a removal of all says that it removed none; one of a link holds.
+func TestUnlinkBesideStoppedLane(t *testing.T) {
+	dir := t.TempDir()
+	n := testNode(t, dir, lanes(2))
+	c := acme(t, n)
+	here, gone, stays := proto.Identity("browser:here"), proto.Identity("account:gone"), proto.Identity("account:stays")
+	for i := 0; n.LaneOf(gone) == n.LaneOf(here); i++ {
+		gone = proto.Identity(fmt.Sprint("account:gone", i))
+	}
+	for i := 0; n.LaneOf(stays) == n.LaneOf(here); i++ {
+		stays = proto.Identity(fmt.Sprint("account:stays", i))
+	}
+	n.Quarantine(n.LaneOf(gone), errors.New("a damaged entry"))
+	for _, there := range []proto.Identity{gone, stays} {
+		var b proto.Batch
+		b.AddEvent(n.Hasher(), &proto.Event{Client: c.ID, Space: c.Space, Identities: []proto.Identity{there, here}, Time: proto.MillisOf(time.Now()), Received: proto.MillisOf(time.Now()), EventBody: proto.EventBody{Name: "login"}})
+		if r := n.Submit(t.Context(), &b); r.Err != nil {
+			t.Fatal(r.Err)
+		}
+	}
+	if _, err := n.Unlink(t.Context(), c, here, ""); proto.CodeOf(err) != proto.CodeQuarantined || !strings.Contains(err.Error(), fmt.Sprintf("lane %s is", n.LaneOf(gone))) {
+		t.Errorf("of all: %v", err)
+	}
+	if _, err := n.Unlink(t.Context(), c, here, gone); err != nil {
+		t.Errorf("of one: %v", err)
+	}
+	_ = n.Close()
+	n = testNode(t, dir, lanes(2))
+	defer closeNode(t, n)
+	if err := n.Arrived(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := membersOf(t, n, c, here); len(got) != 2 || !slices.Contains(got, stays) {
+		t.Errorf("it is one with %v", got)
 	}
 }
 

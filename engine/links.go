@@ -49,7 +49,8 @@ const arriveMax = 5 * time.Second
 
 // Unlink removes the edge between a and b, or with an empty b the edges of a
 // that the client vouches for: those too that were acknowledged before, and come from
-// other lanes. CodeTimeout if these have not come within five seconds; nothing is removed.
+// other lanes. CodeTimeout if these have not come within five seconds, CodeQuarantined if
+// they may be in a lane that is stopped: nothing is removed.
 // A link that is asked for after the answer counts; after that of a removal of one edge in
 // a cluster not before the clock is where the lane's time was.
 func (n *Node) Unlink(ctx context.Context, client proto.ClientInfo, a, b proto.Identity) (proto.Position, error) {
@@ -79,21 +80,23 @@ func (n *Node) Unlink(ctx context.Context, client proto.ClientInfo, a, b proto.I
 func (n *Node) arrived(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, arriveMax)
 	defer cancel()
-	var lanes []*lane
 	for _, l := range n.lanes {
-		switch err := l.reachEnd(ctx); {
-		case err == nil:
-			lanes = append(lanes, l)
-		case proto.CodeOf(err) != proto.CodeQuarantined: // nothing comes from one that is stopped
+		if err := l.reachEnd(ctx); err != nil {
 			return notArrived(ctx, err)
 		}
 	}
-	_, err := n.handedAmong(ctx, lanes)
+	_, err := n.handedOver(ctx)
 	return notArrived(ctx, err)
 }
 
+// notArrived says of an error of arrived that nothing was removed. A lane that stopped
+// here goes on at other nodes, or after a restart: links that it has yet to hand over
+// would be made after all.
 func notArrived(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() == nil {
+	switch {
+	case proto.CodeOf(err) == proto.CodeQuarantined:
+		return proto.Errorf(proto.CodeQuarantined, "links that were made before may still come from a lane that is stopped on this node, nothing was removed: ask another node if there is one, or name the other end too to remove one link (%w)", err)
+	case err == nil || ctx.Err() == nil:
 		return err
 	}
 	return proto.Errorf(proto.CodeTimeout, "links that were made before have not arrived from all lanes yet, nothing was removed: try again (%w)", err)

@@ -505,30 +505,20 @@ func (n *Node) graphAtRest(ctx context.Context) error {
 // handedOver returns when what lanes had for one another has arrived; moved
 // tells that there is more since.
 func (n *Node) handedOver(ctx context.Context) (moved bool, err error) {
-	had, err := n.handedAmong(ctx, n.lanes)
-	if err != nil {
-		return false, err
-	}
-	return slices.ContainsFunc(n.lanes, func(l *lane) bool { return l.progress.carries() }) || !slices.EqualFunc(had, n.handing(), slices.Equal), nil
-}
-
-// handedAmong is handedOver of some lanes. It gives what all had.
-func (n *Node) handedAmong(ctx context.Context, lanes []*lane) (had [][]uint64, err error) {
-	for _, l := range lanes {
+	for _, l := range n.lanes {
 		if err := l.progress.wait(ctx, func(p *progress) bool { return !p.carry }); err != nil {
-			return nil, err
+			return false, err
 		}
 	}
-	had = n.handing()
-	for _, from := range lanes {
-		for _, to := range lanes {
-			last := had[from.id][to.id]
-			if err := to.progress.wait(ctx, func(p *progress) bool { return p.received[from.id] >= last }); err != nil {
-				return nil, err
+	had := n.handing()
+	for from := range n.lanes {
+		for to, last := range had[from] {
+			if err := n.lanes[to].progress.wait(ctx, func(p *progress) bool { return p.received[from] >= last }); err != nil {
+				return false, err
 			}
 		}
 	}
-	return had, nil
+	return slices.ContainsFunc(n.lanes, func(l *lane) bool { return l.progress.carries() }) || !slices.EqualFunc(had, n.handing(), slices.Equal), nil
 }
 
 // handing gives each lane's newest batch for each other one.
