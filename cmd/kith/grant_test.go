@@ -25,7 +25,7 @@ func TestNATSGrants(t *testing.T) {
 			Name: "acme", Publish: []string{"kith.query.*", "kith.in.acme", "kith.optout"},
 			Subscribe: []string{"_INBOX_acme.>", "kith.out.optouts", "kith.out.segments.acme"},
 		},
-		proto.RoleReport: {Name: "acme", Publish: []string{"kith.query.*"}, Subscribe: []string{"_INBOX_acme.>"}},
+		proto.RoleReport: {Name: "acme (report)", Few: true, Publish: []string{"kith.query.*"}, Subscribe: []string{"_INBOX_acme.>"}},
 	} {
 		who := proto.Principal{Role: role, Client: "acme"}
 		if role == proto.RoleAdmin {

@@ -92,7 +92,8 @@ func (d *natsDoor) admit(c log.Credentials) (log.Grant, bool) {
 	return g, true
 }
 
-// grantOf is what a key opens of NATS. No client can have the admins' name.
+// grantOf is what a key opens of NATS. No client can have the admins' name or that of
+// report keys, whose connections take no room from those of their client's own keys.
 func grantOf(who proto.Principal) log.Grant {
 	g := log.Grant{Name: string(cmp.Or(who.Client, "(admin)")), Publish: []string{"kith.query.*"}, Subscribe: []string{inboxOf(who)}}
 	switch who.Role {
@@ -104,6 +105,8 @@ func grantOf(who proto.Principal) log.Grant {
 	case proto.RoleClient:
 		g.Publish = append(g.Publish, "kith.in."+string(who.Client), "kith.optout")
 		g.Subscribe = append(g.Subscribe, "kith.out.optouts", "kith.out.segments."+string(who.Client))
+	case proto.RoleReport:
+		g.Name, g.Few = g.Name+" (report)", true
 	}
 	return g
 }

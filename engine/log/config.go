@@ -104,6 +104,7 @@ type Credentials struct {
 // reach whatever a grant says.
 type Grant struct {
 	Name               string      // for the log; connections are counted by it
+	Few                bool        // connections and subscriptions, as for who asks only
 	Publish, Subscribe []string    // NATS subjects, wild cards allowed
 	Holds              func() bool // whether it was not taken back, see Recheck; nil: it never is
 }

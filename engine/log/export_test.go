@@ -64,7 +64,7 @@ func (l *Log) Listeners(subject string) int {
 }
 
 // Bounds of network clients.
-const (
-	GrantConnectionsMax    = grantConnectionsMax
-	ClientSubscriptionsMax = clientSubscriptionsMax
+var (
+	ManyConnections, ManySubscriptions = many.connections, many.subscriptions
+	FewConnections, FewSubscriptions   = few.connections, few.subscriptions
 )

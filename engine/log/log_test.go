@@ -422,7 +422,7 @@ func TestNetworkClientsAreBounded(t *testing.T) {
 	c := config(t.TempDir())
 	c.ClientListen = "127.0.0.1:0"
 	c.Authorize = func(x log.Credentials) (log.Grant, bool) {
-		return log.Grant{Name: x.User, Subscribe: []string{"_INBOX_acme.>"}}, true
+		return log.Grant{Name: x.User, Few: x.User == "acme (report)", Subscribe: []string{"_INBOX_acme.>"}}, true
 	}
 	l := open(t, c)
 	defer l.Close()
@@ -433,22 +433,24 @@ func TestNetworkClientsAreBounded(t *testing.T) {
 		}
 		return nc, err
 	}
-	var list []*nats.Conn
-	for i := range log.GrantConnectionsMax {
-		nc, err := connect("acme")
-		if err != nil {
-			t.Fatalf("connection %d: %v", i, err)
+	last := map[string]*nats.Conn{}
+	for name, most := range map[string]int{"acme": log.ManyConnections, "acme (report)": log.FewConnections} {
+		for i := range most {
+			nc, err := connect(name)
+			if err != nil {
+				t.Fatalf("connection %d of %s: %v", i, name, err)
+			}
+			last[name] = nc
 		}
-		list = append(list, nc)
-	}
-	if _, err := connect("acme"); err == nil {
-		t.Errorf("more than %d connections of one client are let in", log.GrantConnectionsMax)
+		if _, err := connect(name); err == nil {
+			t.Errorf("more than %d connections of %s are let in", most, name)
+		}
 	}
 	other, err := connect("other")
 	if err != nil {
 		t.Errorf("another client is not let in: %v", err)
 	}
-	list[0].Close()
+	last["acme"].Close()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 		if _, err = connect("acme"); err == nil {
 			break
@@ -459,7 +461,7 @@ func TestNetworkClientsAreBounded(t *testing.T) {
 	}
 	listen := func(nc *nats.Conn, subject string) (heard int) {
 		t.Helper()
-		for range 2 * log.ClientSubscriptionsMax {
+		for range 2 * log.ManySubscriptions {
 			if _, err := nc.Subscribe(subject, func(*nats.Msg) {}); err != nil {
 				t.Fatal(err)
 			}
@@ -469,10 +471,13 @@ func TestNetworkClientsAreBounded(t *testing.T) {
 		}
 		return l.Listeners(subject)
 	}
-	if n := listen(other, "_INBOX_acme.x"); n != log.ClientSubscriptionsMax {
-		t.Errorf("a client listens %d times over one connection, not %d", n, log.ClientSubscriptionsMax)
+	if n := listen(other, "_INBOX_acme.x"); n != log.ManySubscriptions {
+		t.Errorf("a client listens %d times over one connection, not %d", n, log.ManySubscriptions)
 	}
-	if n := listen(l.Conn(), "kith.own"); n != 2*log.ClientSubscriptionsMax {
+	if n := listen(last["acme (report)"], "_INBOX_acme.y"); n != log.FewSubscriptions {
+		t.Errorf("a report key listens %d times over one connection, not %d", n, log.FewSubscriptions)
+	}
+	if n := listen(l.Conn(), "kith.own"); n != 2*log.ManySubscriptions {
 		t.Errorf("our own connection listens %d times only", n)
 	}
 	if l.ServiceConn() == l.Conn() || !l.ServiceConn().IsConnected() {

@@ -41,14 +41,27 @@ const (
 	// Bounds of network clients. What waits for one that reads too slowly is bounded by
 	// the server's MaxPending, which holds for our own connections too: the lanes' read
 	// ahead needs all of it.
-	clientsMax             = 8192 // connections
-	grantConnectionsMax    = 32   // of one grant's name
-	clientSubscriptionsMax = 128  // of a connection
-	refusedTellEvery       = 10 * time.Second
+	clientsMax       = 8192 // connections
+	refusedTellEvery = 10 * time.Second
 
 	routeUser = "kith"
 	lameDuck  = 2 * time.Second // from handing its streams over to the end
 )
+
+// bounds of what a grant opens.
+type bounds struct {
+	connections   int // of the grant's name
+	subscriptions int // of a connection
+}
+
+var many, few = bounds{16, 64}, bounds{4, 16}
+
+func (g Grant) bounds() bounds {
+	if g.Few {
+		return few
+	}
+	return many
+}
 
 // OfCluster reports whether the log in a directory was ever kept by several servers:
 // what is in it may not be all that was acknowledged. If in doubt it was.
@@ -113,11 +126,13 @@ func startEmbedded(ctx context.Context, c *Config, maxStore int64) (_ *embedded,
 }
 
 func (x *embedded) options(c *Config, maxStore int64) (*server.Options, error) {
-	x.door = &authentication{own: x, authorize: network(c), logger: c.Logger, granted: map[string]map[uint64]Grant{}}
+	x.door = &authentication{own: x, authorize: network(c), logger: c.Logger, limits: map[bounds]string{}, granted: map[string]map[uint64]Grant{}}
 	if x.door.authorize != nil {
 		var err error
-		if x.door.limits, err = clientLimits(); err != nil {
-			return nil, proto.Errorf(proto.CodeInternal, "the limits of NATS clients cannot be signed: %w", err)
+		for _, b := range []bounds{many, few} {
+			if x.door.limits[b], err = clientLimits(b); err != nil {
+				return nil, proto.Errorf(proto.CodeInternal, "the limits of NATS clients cannot be signed: %w", err)
+			}
 		}
 	}
 	o := &server.Options{
@@ -267,7 +282,7 @@ func dirBytes(dir string) (n int64) {
 type authentication struct {
 	own       *embedded
 	authorize func(Credentials) (Grant, bool)
-	limits    string // see clientLimits
+	limits    map[bounds]string // see clientLimits
 	logger    *slog.Logger
 
 	mu      sync.Mutex
@@ -277,7 +292,7 @@ type authentication struct {
 
 // clientLimits is how the server is told of limits that its own connections do not
 // have: only a user's token has such. Nobody is let in by it.
-func clientLimits() (string, error) {
+func clientLimits(b bounds) (string, error) {
 	account, err := nkeys.CreateAccount()
 	if err != nil {
 		return "", err
@@ -291,7 +306,7 @@ func clientLimits() (string, error) {
 		return "", err
 	}
 	claims := jwt.NewUserClaims(key)
-	claims.Limits.Subs = clientSubscriptionsMax
+	claims.Limits.Subs = int64(b.subscriptions)
 	return claims.Encode(account)
 }
 
@@ -317,7 +332,7 @@ func (a *authentication) Check(c server.ClientAuthentication) bool {
 	if !ok || !a.note(c.GetID(), g) {
 		return false
 	}
-	o.JWT = a.limits
+	o.JWT = a.limits[g.bounds()]
 	// With an account, else the limits are not looked at.
 	c.RegisterUser(&server.User{Username: g.Name, Account: a.own.server.GlobalAccount(), Permissions: &server.Permissions{
 		Publish:   &server.SubjectPermission{Allow: orNothing(g.Publish), Deny: forbidden},
@@ -331,11 +346,11 @@ func (a *authentication) Check(c server.ClientAuthentication) bool {
 // before it is remembered.
 func (a *authentication) note(id uint64, g Grant) bool {
 	a.mu.Lock()
-	open := a.granted[g.Name]
-	if len(open) >= grantConnectionsMax {
+	open, most := a.granted[g.Name], g.bounds().connections
+	if len(open) >= most {
 		a.forgetClosed(open)
 	}
-	if len(open) >= grantConnectionsMax {
+	if len(open) >= most {
 		now := time.Now()
 		tell := now.Sub(a.told) >= refusedTellEvery
 		if tell {
@@ -343,7 +358,7 @@ func (a *authentication) note(id uint64, g Grant) bool {
 		}
 		a.mu.Unlock()
 		if tell {
-			a.logger.Warn("a NATS client is not let in: it has as many connections open as it may; have its programs share them", "client", g.Name, "connections", grantConnectionsMax)
+			a.logger.Warn("a NATS client is not let in: it has as many connections open as it may; have its programs share them", "client", g.Name, "connections", most)
 		}
 		return false
 	}
