@@ -60,6 +60,7 @@ func (n *Node) Collector() prometheus.Collector {
 		"stepped":     desc("clock_stepped", "1 while the wall clock was stepped and is not believed."),
 		"apart":       desc("clock_apart_seconds", "In a cluster: the most by which another node's time certainly differs from this one's."),
 		"lacking":     desc("log_copies_missing", "In a cluster: by how many nodes fewer a stream of the log is kept, or is kept up to date, than it is to be; as of a quarter of a minute ago.", "stream"),
+		"refusedNATS": desc("nats_connections_refused_total", "Connections of programs to the embedded NATS that were not let in because there were as many as there may be, since the start."),
 		"logHealthy":  desc("log_healthy", "0 if the log takes no entries: its disk failed or is full, or most of a cluster's nodes are gone."),
 	}}
 }
@@ -158,6 +159,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		for stream, k := range *lacking {
 			put("lacking", prometheus.GaugeValue, float64(k), stream)
 		}
+	}
+	if c.n.refused != nil {
+		put("refusedNATS", prometheus.CounterValue, float64(c.n.refused()))
 	}
 	put("logHealthy", prometheus.GaugeValue, flag(c.n.log.Healthy() == nil))
 }

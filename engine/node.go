@@ -45,6 +45,7 @@ type Node struct {
 	removeServer func(ctx context.Context, node string) error
 	lacking      atomic.Pointer[map[string]int] // by stream, as watchStreams found it last; nil: it did not yet
 	recheck      func()                         // ends network clients' connections that a key opened which opens no more; may be nil
+	refused      func() uint64                  // see log.Log.Refused; may be nil
 	store        store.Store
 	registry     *registry
 	views        *views
@@ -169,7 +170,7 @@ func open(ctx context.Context, c Config) (*Node, error) {
 	} else if n.signer.key, err = receiptKeyOf(c, marked); err != nil {
 		return nil, errors.Join(err, lg.Close(), st.Close())
 	}
-	n.conn, n.serviceConn, n.streams, n.removeServer, n.recheck = lg.Conn, lg.ServiceConn, lg.Streams, lg.RemoveServer, lg.Recheck
+	n.conn, n.serviceConn, n.streams, n.removeServer, n.recheck, n.refused = lg.Conn, lg.ServiceConn, lg.Streams, lg.RemoveServer, lg.Recheck, lg.Refused
 	for _, w := range lg.Warnings() {
 		c.Logger.Warn(w)
 	}

@@ -207,6 +207,9 @@ func TestClusterMetrics(t *testing.T) {
 	if told["kith_log_healthy"] != 1 || told["kith_disk_reserve_bytes"] != 1<<20 || told["kith_disk_free_bytes"] < 1<<20 {
 		t.Errorf("log and disk: %v", told)
 	}
+	if v, ok := told["kith_nats_connections_refused_total"]; !ok || v != 0 {
+		t.Errorf("connections to NATS that were refused: %v", v)
+	}
 	if err := alone.Close(); err != nil {
 		t.Error(err)
 	}

@@ -3,6 +3,7 @@ package log
 import (
 	"bytes"
 	"context"
+	"time"
 )
 
 // AmbiguousError is an error as after an append without an answer.
@@ -57,6 +58,15 @@ const (
 	NotMember = notMember
 	Changing  = changing
 )
+
+// DeadAfter is for how long a connection counts whose client is gone without a word.
+func (l *Log) DeadAfter() (time.Duration, error) {
+	v, err := l.embedded.server.Varz(nil)
+	if err != nil {
+		return 0, err
+	}
+	return v.PingInterval * time.Duration(v.MaxPingsOut+1), nil
+}
 
 // Listeners is how many subscriptions of the embedded server take a subject.
 func (l *Log) Listeners(subject string) int {

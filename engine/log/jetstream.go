@@ -313,6 +313,15 @@ func (l *Log) ClientURL() string {
 	return l.embedded.server.ClientURL()
 }
 
+// Refused counts connections of network clients that were not let in because there
+// were as many as there may be.
+func (l *Log) Refused() uint64 {
+	if l.embedded == nil {
+		return 0
+	}
+	return l.embedded.door.refused.Load()
+}
+
 // Recheck ends the connections of network clients whose grant holds no more.
 func (l *Log) Recheck() {
 	if l.embedded != nil && l.config.ClientListen != "" {

@@ -446,6 +446,12 @@ func TestNetworkClientsAreBounded(t *testing.T) {
 			t.Errorf("more than %d connections of %s are let in", most, name)
 		}
 	}
+	if after, err := l.DeadAfter(); err != nil || after > time.Minute {
+		t.Errorf("a connection that is dead counts for %v, %v", after, err)
+	}
+	if n := l.Refused(); n != 2 {
+		t.Errorf("%d connections are counted as refused, not 2", n)
+	}
 	other, err := connect("other")
 	if err != nil {
 		t.Errorf("another client is not let in: %v", err)

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/jwt/v2"
@@ -43,6 +44,12 @@ const (
 	// ahead needs all of it.
 	clientsMax       = 8192 // connections
 	refusedTellEvery = 10 * time.Second
+
+	// A client that is gone without a word counts among its name's connections until
+	// so many pings and one more are not answered: for a minute. Other servers are asked
+	// as the server does by itself.
+	pingEvery, pingsMax = 20 * time.Second, 2
+	routePingEvery      = 30 * time.Second
 
 	routeUser = "kith"
 	lameDuck  = 2 * time.Second // from handing its streams over to the end
@@ -147,6 +154,8 @@ func (x *embedded) options(c *Config, maxStore int64) (*server.Options, error) {
 		SyncAlways:                 true,
 		MaxPayload:                 natsPayloadMax,
 		MaxConn:                    clientsMax,
+		PingInterval:               pingEvery,
+		MaxPingsOut:                pingsMax,
 		DisableJetStreamBanner:     true,
 		CustomClientAuthentication: x.door,
 	}
@@ -183,6 +192,7 @@ func joinOptions(o *server.Options, c *Cluster) error {
 	o.Cluster = server.ClusterOpts{
 		Name: c.Name, Host: host, Username: routeUser, Password: c.Secret, TLSConfig: c.TLS, NoAdvertise: true,
 		ConnectRetries: -1, PoolSize: -1, // one connection: entries are few and large
+		PingInterval: routePingEvery,
 	}
 	o.CustomRouterAuthentication = routeSecrets(append([]string{c.Secret}, c.Accept...))
 	if c.TLS != nil {
@@ -285,6 +295,8 @@ type authentication struct {
 	limits    map[bounds]string // see clientLimits
 	logger    *slog.Logger
 
+	refused atomic.Uint64 // connections for which there was no room
+
 	mu      sync.Mutex
 	granted map[string]map[uint64]Grant // guarded by mu: by name and connection
 	told    time.Time                   // guarded by mu: when it was last said that one was refused
@@ -351,6 +363,7 @@ func (a *authentication) note(id uint64, g Grant) bool {
 		a.forgetClosed(open)
 	}
 	if len(open) >= most {
+		a.refused.Add(1)
 		now := time.Now()
 		tell := now.Sub(a.told) >= refusedTellEvery
 		if tell {
