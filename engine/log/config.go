@@ -46,6 +46,8 @@ type Config struct {
 	Locked func() error
 	// Logger takes what the server has to say, at warn and above. Nil: none.
 	Logger *slog.Logger
+
+	connectionsMax int // 0: connectionsMax
 }
 
 // Cluster is how the embedded servers of several nodes find and trust one

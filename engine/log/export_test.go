@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"time"
+
+	"github.com/nats-io/nats.go"
 )
 
 // AmbiguousError is an error as after an append without an answer.
@@ -58,6 +60,15 @@ const (
 	NotMember = notMember
 	Changing  = changing
 )
+
+// SetConnectionsMax has the embedded server take so many connections only.
+func (c *Config) SetConnectionsMax(n int) { c.connectionsMax = n }
+
+// ConnectOwn is one more connection of our own.
+func (l *Log) ConnectOwn() (*nats.Conn, error) { return l.embedded.connect(&l.config) }
+
+// Connections is how many the embedded server has.
+func (l *Log) Connections() int { return l.embedded.server.NumClients() }
 
 // DeadAfter is for how long a connection counts whose client is gone without a word.
 func (l *Log) DeadAfter() (time.Duration, error) {

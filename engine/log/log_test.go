@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -488,6 +489,55 @@ func TestNetworkClientsAreBounded(t *testing.T) {
 	}
 	if l.ServiceConn() == l.Conn() || !l.ServiceConn().IsConnected() {
 		t.Error("answers go over the connection that appends to the log")
+	}
+}
+
+// Strangers, who have shown no key yet, and all clients together leave room for our own
+// connections.
+func TestStrangersLeaveRoomForOurOwn(t *testing.T) {
+	const most = 32
+	c := config(t.TempDir())
+	c.ClientListen = "127.0.0.1:0"
+	c.SetConnectionsMax(most)
+	c.Authorize = func(x log.Credentials) (log.Grant, bool) { return log.Grant{Name: x.User}, true }
+	l := open(t, c)
+	defer l.Close()
+	var clients []*nats.Conn
+	for i := range most {
+		nc, err := nats.Connect(l.ClientURL(), nats.UserInfo(fmt.Sprint(i), "key"), nats.NoReconnect())
+		if err == nil {
+			t.Cleanup(nc.Close)
+			clients = append(clients, nc)
+		}
+	}
+	if len(clients) != most/2 || l.Refused() != most/2 {
+		t.Errorf("of %d clients, each with a name of its own, %d are let in, %d counted as refused", most, len(clients), l.Refused())
+	}
+	address := strings.TrimPrefix(l.ClientURL(), "nats://")
+	for range most {
+		s, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+	}
+	for deadline := time.Now().Add(10 * time.Second); l.Connections() < most; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("strangers hold %d connections only", l.Connections())
+		}
+	}
+	own, err := l.ConnectOwn()
+	if err != nil {
+		t.Fatalf("strangers keep our own connection out: %v", err)
+	}
+	own.Close()
+	if n := l.Conn().Stats().Reconnects + l.ServiceConn().Stats().Reconnects; n > 0 {
+		t.Error("our own connections ended with strangers'")
+	}
+	for _, nc := range clients {
+		if err := nc.Flush(); err != nil {
+			t.Errorf("a client's connection ended: %v", err)
+		}
 	}
 }
 

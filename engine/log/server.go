@@ -1,6 +1,7 @@
 package log
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
@@ -42,7 +43,7 @@ const (
 	// Bounds of network clients. What waits for one that reads too slowly is bounded by
 	// the server's MaxPending, which holds for our own connections too: the lanes' read
 	// ahead needs all of it.
-	clientsMax       = 8192 // connections
+	connectionsMax   = 8192 // half of them of clients; strangers, who have two seconds to show a key, and our own count too
 	refusedTellEvery = 10 * time.Second
 
 	// A client that is gone without a word counts among its name's connections until
@@ -133,7 +134,8 @@ func startEmbedded(ctx context.Context, c *Config, maxStore int64) (_ *embedded,
 }
 
 func (x *embedded) options(c *Config, maxStore int64) (*server.Options, error) {
-	x.door = &authentication{own: x, authorize: network(c), logger: c.Logger, limits: map[bounds]string{}, granted: map[string]map[uint64]Grant{}}
+	connections := cmp.Or(c.connectionsMax, connectionsMax)
+	x.door = &authentication{own: x, most: connections / 2, authorize: network(c), logger: c.Logger, limits: map[bounds]string{}, granted: map[string]map[uint64]Grant{}}
 	if x.door.authorize != nil {
 		var err error
 		for _, b := range []bounds{many, few} {
@@ -153,7 +155,7 @@ func (x *embedded) options(c *Config, maxStore int64) (*server.Options, error) {
 		JetStreamMaxMemory:         64 << 20,
 		SyncAlways:                 true,
 		MaxPayload:                 natsPayloadMax,
-		MaxConn:                    clientsMax,
+		MaxConn:                    connections,
 		PingInterval:               pingEvery,
 		MaxPingsOut:                pingsMax,
 		DisableJetStreamBanner:     true,
@@ -232,9 +234,39 @@ func (x *embedded) ready(ctx context.Context, said *serverLog) error {
 func (x *embedded) connect(c *Config) (*nats.Conn, error) { return x.connectAs(x.user, c) }
 
 func (x *embedded) connectAs(user string, c *Config) (*nats.Conn, error) {
-	return nats.Connect("", nats.InProcessServer(x.server), nats.Name(c.Name),
+	return nats.Connect("", nats.InProcessServer(x), nats.Name(c.Name),
 		nats.UserInfo(user, x.secret), nats.CustomInboxPrefix(x.prefix),
 		nats.MaxReconnects(-1), nats.ReconnectBufSize(-1), quietErrors(c.Logger))
+}
+
+// InProcessConn implements nats.InProcessConnProvider: our own connection finds room
+// however many strangers there are, also when it comes again.
+func (x *embedded) InProcessConn() (net.Conn, error) {
+	if x.server.NumClients() >= x.door.most {
+		x.endStrangers()
+	}
+	return x.server.InProcessConn()
+}
+
+// endStrangers ends the connections that no key was shown for.
+func (x *embedded) endStrangers() {
+	list, err := x.server.Connz(&server.ConnzOptions{Limit: 2 * x.door.most})
+	if err != nil {
+		return // and there may be room all the same
+	}
+	known := map[uint64]bool{}
+	x.door.mu.Lock()
+	for _, open := range x.door.granted {
+		for id := range open {
+			known[id] = true
+		}
+	}
+	x.door.mu.Unlock()
+	for _, c := range list.Conns {
+		if c.IP != "" && !known[c.Cid] { // our own have no address
+			_ = x.server.DisconnectClientByID(c.Cid) // or it has just gone
+		}
+	}
 }
 
 func (x *embedded) stop() {
@@ -295,6 +327,7 @@ type authentication struct {
 	limits    map[bounds]string // see clientLimits
 	logger    *slog.Logger
 
+	most    int           // connections of all grants
 	refused atomic.Uint64 // connections for which there was no room
 
 	mu      sync.Mutex
@@ -353,16 +386,17 @@ func (a *authentication) Check(c server.ClientAuthentication) bool {
 	return true
 }
 
-// note remembers a connection's grant if there is room for one more of its name, and
-// asks whether it holds: what ended it may have come since it was given, and recheck
-// before it is remembered.
+// note remembers a connection's grant if there is room for one more, of its name and of
+// all, and asks whether it holds: what ended it may have come since it was given, and
+// recheck before it is remembered.
 func (a *authentication) note(id uint64, g Grant) bool {
 	a.mu.Lock()
 	open, most := a.granted[g.Name], g.bounds().connections
 	if len(open) >= most {
 		a.forgetClosed(open)
 	}
-	if len(open) >= most {
+	full := a.full()
+	if full || len(open) >= most {
 		a.refused.Add(1)
 		now := time.Now()
 		tell := now.Sub(a.told) >= refusedTellEvery
@@ -371,7 +405,11 @@ func (a *authentication) note(id uint64, g Grant) bool {
 		}
 		a.mu.Unlock()
 		if tell {
-			a.logger.Warn("a NATS client is not let in: it has as many connections open as it may; have its programs share them", "client", g.Name, "connections", most)
+			who, n := "it has", most
+			if full {
+				who, n = "all clients together have", a.most
+			}
+			a.logger.Warn("a NATS client is not let in: "+who+" as many connections open as may be; have programs share them", "client", g.Name, "connections", n)
 		}
 		return false
 	}
@@ -382,6 +420,23 @@ func (a *authentication) note(id uint64, g Grant) bool {
 	open[id] = g
 	a.mu.Unlock()
 	return g.Holds == nil || g.Holds()
+}
+
+// full reports whether clients have as many connections as all may. The caller holds mu.
+func (a *authentication) full() bool {
+	open := func() (n int) {
+		for _, list := range a.granted {
+			n += len(list)
+		}
+		return n
+	}
+	if open() < a.most {
+		return false
+	}
+	for _, list := range a.granted {
+		a.forgetClosed(list)
+	}
+	return open() >= a.most
 }
 
 // forgetClosed takes out what is no longer a connection of the server. The caller
