@@ -1110,6 +1110,20 @@ func NewAsker(name string, nc *nats.Conn, peers Peers) *Node {
 	return &Node{config: Config{Node: name, Peers: peers}, conn: func() *nats.Conn { return nc }}
 }
 
+// WatchStreams looks at streams of the log once for each list of them, and returns what
+// each time the gauge of missing copies is made of.
+func WatchStreams(lists ...[]proto.StreamStatus) (lacking []map[string]int) {
+	once, cancel := context.WithCancel(context.Background())
+	cancel()
+	n := &Node{}
+	for _, list := range lists {
+		n.streams = func(context.Context) []proto.StreamStatus { return list }
+		n.watchStreams(once)
+		lacking = append(lacking, *n.lacking.Load())
+	}
+	return lacking
+}
+
 // LeakageHostsMax is the most hosts in a report.
 const LeakageHostsMax = leakageHostsMax
 

@@ -59,7 +59,7 @@ func (n *Node) Collector() prometheus.Collector {
 		"reserve":     desc("disk_reserve_bytes", "With less free than this on the store's disk events are refused."),
 		"stepped":     desc("clock_stepped", "1 while the wall clock was stepped and is not believed."),
 		"apart":       desc("clock_apart_seconds", "In a cluster: the most by which another node's time certainly differs from this one's."),
-		"lacking":     desc("log_copies_missing", "In a cluster: by how many nodes fewer a stream of the log is kept, or is kept up to date, than it is to be; as of a quarter of a minute ago.", "stream"),
+		"lacking":     desc("log_copies_missing", "In a cluster: by how many nodes fewer a stream of the log is kept, or is kept up to date, than it is to be, 1 at least while it has no leader; as of a quarter of a minute ago.", "stream"),
 		"refusedNATS": desc("nats_connections_refused_total", "Connections of programs to the embedded NATS that were not let in because there were as many as there may be, since the start."),
 		"logHealthy":  desc("log_healthy", "0 if the log takes no entries: its disk failed or is full, or most of a cluster's nodes are gone."),
 	}}

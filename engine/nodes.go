@@ -122,14 +122,17 @@ func (n *Node) nodeStates(ctx context.Context, count int) map[string]proto.NodeS
 }
 
 // watchStreams notes how many nodes each stream of the log lacks, until ctx ends.
-// Of one without a leader that is not known: it takes nothing, which its appends
-// show.
+// One without a leader does not tell: it lacks no fewer than when it was last known,
+// and one at least, so that nobody takes it for whole.
 func (n *Node) watchStreams(ctx context.Context) {
 	for {
-		lack := map[string]int{}
+		lack, last := map[string]int{}, map[string]int{}
+		if p := n.lacking.Load(); p != nil {
+			last = *p
+		}
 		for _, x := range n.streams(ctx) {
-			if x.Leader != "" {
-				lack[x.Stream] = x.Lacks()
+			if lack[x.Stream] = x.Lacks(); x.Leader == "" {
+				lack[x.Stream] = max(1, lack[x.Stream], last[x.Stream])
 			}
 		}
 		n.lacking.Store(&lack)

@@ -434,6 +434,23 @@ func gauges(t *testing.T, n *engine.Node) map[string]float64 {
 	return sums
 }
 
+// A stream that does not say how it is kept is not left out of the gauge by which the
+// next node may be stopped, and does not look whole there.
+func TestStreamsWithoutALeaderLackCopies(t *testing.T) {
+	whole := []proto.StreamCopy{{Node: "b", Current: true}, {Node: "c", Current: true}}
+	silent := []proto.StreamStatus{{Stream: "KITH_L00"}, {Stream: "KITH_OUT_SEGMENTS_7"}, {Stream: "KITH_AUDIT"}}
+	got := engine.WatchStreams(
+		[]proto.StreamStatus{{Stream: "KITH_L00", Leader: "a", Others: whole}, {Stream: "KITH_OUT_SEGMENTS_7", Leader: "a", Missing: 2}, {Stream: "KITH_AUDIT"}},
+		silent, silent,
+		[]proto.StreamStatus{{Stream: "KITH_L00", Leader: "a", Others: whole}},
+	)
+	unknown := map[string]int{"KITH_L00": 1, "KITH_OUT_SEGMENTS_7": 2, "KITH_AUDIT": 1}
+	want := []map[string]int{{"KITH_L00": 0, "KITH_OUT_SEGMENTS_7": 2, "KITH_AUDIT": 1}, unknown, unknown, {"KITH_L00": 0}}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
 // Stores of a cluster's nodes would go on with a log from different places.
 func TestNoRebaseInCluster(t *testing.T) {
 	c := engine.Config{Dir: t.TempDir(), Peers: &owners{}, Cluster: &log.Cluster{Name: "x"}, HashSecret: make([]byte, 16)}

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/binary"
+	"fmt"
 	"math/big"
 	"net"
 	"slices"
@@ -499,6 +500,46 @@ func TestStreamsSayWhoIsMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	missing(1)
+}
+
+// led tells of streams who leads them, and of none that is not in it.
+type led struct {
+	jetstream.JetStream
+	leaders map[string]string
+}
+
+type ledStream struct {
+	jetstream.Stream
+	leader string
+}
+
+func (x led) Stream(ctx context.Context, name string) (jetstream.Stream, error) {
+	if leader := x.leaders[name]; leader != "" {
+		return ledStream{leader: leader}, ctx.Err()
+	}
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func (x ledStream) CachedInfo() *jetstream.StreamInfo {
+	return &jetstream.StreamInfo{Cluster: &jetstream.ClusterInfo{Leader: x.leader}}
+}
+
+// Streams of which nothing is heard leave time for those behind them.
+func TestSilentStreamsHideNone(t *testing.T) {
+	t.Parallel()
+	names := make([]string, log.StatusesAtOnce, log.StatusesAtOnce+1)
+	for i := range names {
+		names[i] = fmt.Sprint("KITH_OUT_SEGMENTS_", i)
+	}
+	names = append(names, "KITH_AUDIT")
+	list := log.Statuses(t.Context(), led{leaders: map[string]string{"KITH_AUDIT": "n2"}}, names)
+	if x := list[len(list)-1]; x.Stream != "KITH_AUDIT" || x.Leader != "n2" {
+		t.Errorf("behind streams without a leader one that has one is told as %+v", x)
+	}
+	if x := list[0]; x.Stream != names[0] || x.Leader != "" {
+		t.Errorf("a stream that is silent is told as %+v", x)
+	}
 }
 
 // TestRemoveServerNeverMet: all lose power and one does not come back. The others have

@@ -6,6 +6,9 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"kith/proto"
 )
 
 // AmbiguousError is an error as after an append without an answer.
@@ -89,3 +92,11 @@ var (
 	ManyConnections, ManySubscriptions = many.connections, many.subscriptions
 	FewConnections, FewSubscriptions   = few.connections, few.subscriptions
 )
+
+// StatusesAtOnce is how many streams are asked for at once.
+const StatusesAtOnce = statusesAtOnce
+
+// Statuses are those of streams by what js tells of them.
+func Statuses(ctx context.Context, js jetstream.JetStream, names []string) []proto.StreamStatus {
+	return (&Log{js: js}).statuses(ctx, names)
+}

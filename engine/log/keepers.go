@@ -18,8 +18,9 @@ import (
 
 // Streams says which nodes keep each stream: the lanes' first, then the others, those
 // of the audit log and of clients' feeds where they are. One that does not answer
-// within a second has no leader; nor has the audit log's as long as the servers have
-// never told which of the others there are.
+// within a second has no leader, nor has what is not asked for as too many do not;
+// nor has the audit log's as long as the servers have never told which of the others
+// there are.
 func (l *Log) Streams(ctx context.Context) []proto.StreamStatus {
 	var names []string
 	for _, x := range l.lanes {
@@ -61,11 +62,14 @@ func (l *Log) outlets(ctx context.Context) (names []string, told bool) {
 	return l.listed, l.listed != nil
 }
 
-// statusesAtOnce bounds how many streams are asked for at once.
-const statusesAtOnce = 256
+const (
+	statusesAtOnce = 256 // streams that are asked for at once
+	// statusesMax is for all of them: thousands without a leader keep nobody waiting.
+	statusesMax = 5 * time.Second
+)
 
 func (l *Log) statuses(ctx context.Context, names []string) []proto.StreamStatus {
-	ctx, cancel := context.WithTimeout(ctx, askTry)
+	ctx, cancel := context.WithTimeout(ctx, statusesMax)
 	defer cancel()
 	list := make([]proto.StreamStatus, len(names))
 	var asking sync.WaitGroup
@@ -83,6 +87,8 @@ func (l *Log) statuses(ctx context.Context, names []string) []proto.StreamStatus
 
 func (l *Log) status(ctx context.Context, name string) proto.StreamStatus {
 	x := proto.StreamStatus{Stream: name, Others: []proto.StreamCopy{}}
+	ctx, cancel := context.WithTimeout(ctx, askTry)
+	defer cancel()
 	s, err := l.js.Stream(ctx, name)
 	if err != nil {
 		return x
