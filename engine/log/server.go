@@ -62,7 +62,7 @@ type bounds struct {
 	subscriptions int // of a connection
 }
 
-var many, few = bounds{16, 64}, bounds{4, 16}
+var many, few = bounds{32, 64}, bounds{4, 16}
 
 func (g Grant) bounds() bounds {
 	if g.Few {
