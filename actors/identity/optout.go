@@ -22,7 +22,7 @@ type OptOut struct {
 	Fence proto.Millis // evidence must be newer; of the last opt-in
 	Since proto.Millis // of the last change
 	Nodes []CutNode    // by space: nodes whose generation is not the first
-	Cuts  []Cut        // oldest first: those not yet final, the newest final ones, and what clients last had forgotten
+	Cuts  []Cut        // oldest first: those not yet final, the newest final ones, the newest opt-out or erasure, and what clients last had forgotten
 	Held  []graph.Message
 }
 
@@ -232,14 +232,19 @@ func (o *OptOut) Settle(vector []proto.Offset, fn func(*Cut)) (held []graph.Mess
 	return held
 }
 
-// drop lets old final cuts go, but not the newest by which a client had a node forgotten:
-// what it vouched for may still be on its way from other lanes.
+// drop lets old final cuts go, but not the newest opt-out or erasure, by which who asks for
+// its state is told that it is final, and not the newest by which a client had a node
+// forgotten: what it vouched for may still be on its way from other lanes.
 func (o *OptOut) drop() {
 	fences := 0
 	for i := len(o.Cuts) - FinalCutsKept - 1; i >= 0; i-- {
 		c := &o.Cuts[i]
-		newer := func(x Cut) bool { return x.Kind != proto.CutForget || x.Client == c.Client && x.Space == c.Space }
-		if c.Kind == proto.CutForget && fences < fencesKept && !slices.ContainsFunc(o.Cuts[i+1:], newer) {
+		newer := func(x Cut) bool {
+			return x.Kind != proto.CutForget || c.Kind == proto.CutForget && x.Client == c.Client && x.Space == c.Space
+		}
+		if keep := !slices.ContainsFunc(o.Cuts[i+1:], newer); keep && c.Kind != proto.CutForget {
+			continue
+		} else if keep && fences < fencesKept {
 			fences++
 			continue
 		}

@@ -75,19 +75,33 @@ func TestOptOutGenerations(t *testing.T) {
 // What a client forgot is the newest to that client alone, and only until the
 // identity is cut out.
 func TestNewestCut(t *testing.T) {
-	forgotten := cutOf(proto.CutForget, 2)
-	forgotten.Client = acme
+	forgotten := func(c proto.ClientID, command uint64) identity.Cut {
+		x := cutOf(proto.CutForget, command)
+		x.Client = c
+		return x
+	}
 	var o identity.OptOut
 	for _, x := range []struct {
 		cut                 identity.Cut
 		mine, other, nobody uint64 // commands; 0: none
 	}{
-		{forgotten, 2, 0, 0},
+		{forgotten(acme, 2), 2, 0, 0},
 		{cutOf(proto.CutErase, 3), 3, 3, 3},
-		{forgotten, 2, 3, 3},
-		{cutOf(proto.CutOptOut, 4), 4, 4, 4},
+		{forgotten(acme, 4), 4, 3, 3},
+		{cutOf(proto.CutOptOut, 5), 5, 5, 5},
+		{forgotten(zeta, 6), 5, 6, 5}, // later ones of clients let old cuts go, but not this one
+		{forgotten(zeta, 7), 5, 7, 5},
+		{forgotten(zeta, 8), 5, 8, 5},
+		{forgotten(zeta, 9), 5, 9, 5},
+		{forgotten(zeta, 10), 5, 10, 5},
+		{forgotten(acme, 11), 11, 10, 5},
+		{cutOf(proto.CutErase, 12), 12, 12, 12},
 	} {
 		o.Begin(x.cut, nil)
+		o.Settle(nil, func(*identity.Cut) {})
+		if n := len(o.Cuts); n > identity.FinalCutsKept+3 { // those of two clients, and of the person
+			t.Errorf("after cut %d, %d are remembered", x.cut.Command, n)
+		}
 		for client, want := range map[proto.ClientID]uint64{acme: x.mine, zeta: x.other, 0: x.nobody} {
 			got := uint64(0)
 			if c := o.Newest(client); c != nil {

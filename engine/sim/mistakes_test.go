@@ -103,7 +103,7 @@ func gate() *mistakes.Gate {
 		{Name: "liftnofence", File: "actors/identity/optout.go", Old: "\to.Fence, o.Since = fence, now\n", New: "\to.Since = now\n"},
 		{Name: "lostunlink", File: "actors/users.go", Old: "t.r.state.Graph != nil || m.Kind == graph.Remove {", New: "t.r.state.Graph != nil {"},
 		{Name: "forgotlinks", File: "actors/users.go", Old: "h.fences = o.Fences(", New: "_ = o.Fences("},
-		{Name: "fencelost", File: "actors/identity/optout.go", Old: "c.Kind == proto.CutForget && fences < fencesKept &&", New: "false &&", Test: "actors"},
+		{Name: "fencelost", File: "actors/identity/optout.go", Old: "} else if keep && fences < fencesKept {", New: "} else if false {", Test: "actors"},
 		{Name: "onecut", File: "actors/identity/optout.go", Old: "\t\tif len(c.Pending)+len(c.Rest) > 0 {\n\t\t\treturn nil\n\t\t}\n\t\tc.Final", New: "\t\tc.Final"},
 		// clients that end, and data that grow old
 		{Name: "endedtaken", File: "actors/command.go", Old: "\tif h.ended(t) {\n", New: "\tif false && h.ended(t) {\n", Test: "engine TestEraseClient"},
