@@ -61,9 +61,12 @@ func (h *host) link(t *task) {
 
 // unlink removes an edge, or a client's. Its time is the lane's, as a cut's is: by a
 // clock that was set back, or is behind others', the gateway's time of it is before
-// evidence that the lane took, and the removal would be answered and not done.
+// evidence that the lane took, and the removal would be answered and not done. The other
+// end may have newer of the same by a clock that is ahead, of which this one was not told:
+// it would make the edge anew.
 func (h *host) unlink(t *task) {
-	m := graph.Message{Kind: graph.Remove, About: t.unlink.B, Evidence: graph.Evidence{Time: h.entry.Now}}
+	at := max(h.entry.Now, min(t.unlink.AsOf, h.entry.Now+2*h.limits.SkewMillis))
+	m := graph.Message{Kind: graph.Remove, About: t.unlink.B, Evidence: graph.Evidence{Time: at}}
 	if t.unlink.B == (graph.Hash{}) {
 		m.Kind, m.Client = graph.Withdraw, t.unlink.Client
 	}

@@ -37,6 +37,7 @@ type batch struct {
 	beats    int
 	proofs   []proto.Beat // that nodes are alive
 	laneTime proto.Millis
+	now      proto.Millis // of the last entry
 	fired    proto.Millis // no exit record before it is still to fire
 	chain    uint64
 

@@ -23,6 +23,7 @@ type progress struct {
 	applied  proto.Offset
 	control  uint64
 	laneTime proto.Millis
+	now      proto.Millis // of the last entry: no evidence that the lane took is newer
 	chain    uint64
 	fault    error
 	beats    int // applied since the start
@@ -50,6 +51,12 @@ func (p *progress) get() (applied proto.Offset, control uint64, laneTime proto.M
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.applied, p.control, p.laneTime, p.fault
+}
+
+func (p *progress) newest() proto.Millis {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.now
 }
 
 // wait returns once done holds, or ctx ends, or the lane is quarantined.
@@ -182,7 +189,7 @@ func (l *lane) publish(b *batch) {
 		if n := len(b.offsets); n > 0 {
 			p.applied = b.offsets[n-1]
 		}
-		p.control, p.laneTime, p.chain = b.control, b.laneTime, b.chain
+		p.control, p.laneTime, p.now, p.chain = b.control, b.laneTime, b.now, b.chain
 		p.received, p.carry = b.taken, b.carry
 		p.beats += b.beats
 		replaced = l.leases.published(b.proofs, l.producer)

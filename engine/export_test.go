@@ -1226,7 +1226,7 @@ func (n *Node) Arrived(ctx context.Context) error { return n.arrived(ctx) }
 
 // TakeFromAnother appends an entry as of another node, by that one's clock.
 func (n *Node) TakeFromAnother(ctx context.Context, id proto.LaneID, at proto.Millis, b *proto.Batch) error {
-	_, err := n.log.Lane(id).Append(ctx, &proto.Entry{Lane: id, Producer: 77, Seq: 1, Time: at, Count: b.Len(), Commands: b.Bytes()})
+	_, err := n.log.Lane(id).Append(ctx, &proto.Entry{Lane: id, Producer: 77, Seq: uint64(at), Time: at, Count: b.Len(), Commands: b.Bytes()})
 	return err
 }
 

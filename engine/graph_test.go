@@ -114,6 +114,63 @@ func TestLinkAfterUnlinkingAll(t *testing.T) {
 	link(t, n, c, here, there, yes())
 }
 
+// A removal takes a standing link away, though the lane of the other end took it in again
+// by a clock that is ahead, which this end is not told of where it says the same.
+func TestUnlinkWhatAClockAheadRenewed(t *testing.T) {
+	url, o := startNATS(t), &owners{owner: "a", changed: make(chan struct{})}
+	n := testNode(t, t.TempDir(), lanes(2), func(c *engine.Config) {
+		c.Node, c.NATSURL, c.Peers, c.HashSecret = "a", url, o, bytes.Repeat([]byte{7}, 16)
+	})
+	defer closeNode(t, n)
+	c := acme(t, n)
+	for i, all := range []bool{true, false} {
+		here := proto.Identity(fmt.Sprint("browser:here", i))
+		var there proto.Identity
+		for k := 0; there == "" || n.LaneOf(here) == n.LaneOf(there); k++ {
+			there = proto.Identity(fmt.Sprintf("account:there%d-%d", i, k))
+		}
+		login := func(at time.Time) *proto.Batch {
+			var b proto.Batch
+			b.AddEvent(n.Hasher(), &proto.Event{Client: c.ID, Space: c.Space, Identities: []proto.Identity{there, here}, Time: proto.MillisOf(at), Received: proto.MillisOf(at), EventBody: proto.EventBody{Name: "login"}})
+			return &b
+		}
+		if r := n.Submit(t.Context(), login(time.Now())); r.Err != nil {
+			t.Fatal(r.Err)
+		}
+		if err := n.Arrived(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		settle(t, n)
+		if got := membersOf(t, n, c, here); len(got) != 2 {
+			t.Fatalf("it is one with %v", got)
+		}
+		ahead := time.Now().Add(450 * time.Millisecond)
+		if err := n.TakeFromAnother(t.Context(), n.LaneOf(there), proto.MillisOf(ahead), login(ahead)); err != nil {
+			t.Fatal(err)
+		}
+		b := there
+		if all {
+			b = ""
+		}
+		if _, err := n.Unlink(t.Context(), c, here, b); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			if err := n.Arrived(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, id := range []proto.Identity{here, there} {
+			if got := membersOf(t, n, c, id); len(got) != 1 {
+				t.Errorf("removed with b %q, %s is one with %v", b, id, got)
+			}
+		}
+		if all {
+			link(t, n, c, there, here, yes())
+		}
+	}
+}
+
 func lanes(n int) func(*engine.Config) { return func(c *engine.Config) { c.Lanes = n } }
 
 // link links two identities and wants the answer.

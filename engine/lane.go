@@ -446,7 +446,7 @@ func (l *lane) finish(b *batch) error {
 	}
 	b.record = rec
 	b.control = l.record.Control
-	b.laneTime = proto.Millis(l.record.LaneTimeMs)
+	b.laneTime, b.now = proto.Millis(l.record.LaneTimeMs), proto.Millis(l.record.NowMs)
 	b.chain = l.record.Chain
 	if l.exits.loaded == 0 {
 		b.fired = 0 // not known before the first beat: some may be overdue

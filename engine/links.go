@@ -52,13 +52,27 @@ const arriveMax = 5 * time.Second
 // other lanes. CodeTimeout if these have not come within five seconds, CodeQuarantined if
 // they may be in a lane that is stopped: nothing is removed.
 // A link that is asked for after the answer counts; after that of a removal of one edge in
-// a cluster not before the clock is where the lane's time was.
+// a cluster not before the clock is where the two lanes' times were.
 func (n *Node) Unlink(ctx context.Context, client proto.ClientInfo, a, b proto.Identity) (proto.Position, error) {
 	x := proto.UnlinkCommand{Client: client.ID, Space: client.Space, A: n.hasher.Hash(a), Received: n.now()}
+	others := n.lanes
 	if b != "" {
 		x.B = n.hasher.Hash(b)
+		others = []*lane{n.laneFor(x.B)}
+		if n.config.Peers != nil { // in vain it goes by the time that is known
+			wait, cancel := context.WithTimeout(ctx, arriveMax)
+			_ = others[0].reachEnd(wait)
+			cancel()
+		}
 	} else if err := n.arrived(ctx); err != nil {
 		return proto.Position{}, err
+	}
+	// An end does not tell the other of evidence that says the same as what stands, and has
+	// it with the time of its own lane, which may be ahead of the other's.
+	for _, l := range others {
+		if t := l.progress.newest(); t > x.Received {
+			x.AsOf = max(x.AsOf, t)
+		}
 	}
 	var batch proto.Batch
 	batch.AddUnlink(&x)

@@ -86,7 +86,7 @@ func (n *Node) openLane(ctx context.Context, id proto.LaneID, helpers *actors.He
 	l.from = proto.Offset(l.record.Offset-l.record.Base) + 1
 	l.progress.set(func(p *progress) {
 		p.applied, p.control = proto.Offset(l.record.Offset), l.record.Control
-		p.laneTime, p.chain = proto.Millis(l.record.LaneTimeMs), l.record.Chain
+		p.laneTime, p.now, p.chain = proto.Millis(l.record.LaneTimeMs), proto.Millis(l.record.NowMs), l.record.Chain
 		p.received, p.carry = slices.Clone(l.graph.Applied), len(l.graph.Carry) > 0
 	})
 	return l, nil

@@ -50,20 +50,30 @@ type UnlinkCommand struct {
 	Space    SpaceID
 	A, B     IdentityHash
 	Received Millis
+	AsOf     Millis // up to when links are to go that other lanes took, by their time; 0: no later than the home's own
 }
 
-// Append packs the removal.
+// Append packs the removal. AsOf, where there is one, comes last.
 func (x *UnlinkCommand) Append(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(x.Client))
 	b = binary.AppendUvarint(b, uint64(x.Space))
 	b = append(append(b, x.A[:]...), x.B[:]...)
-	return AppendVarint(b, int64(x.Received))
+	b = AppendVarint(b, int64(x.Received))
+	if x.AsOf != 0 {
+		b = AppendVarint(b, int64(x.AsOf))
+	}
+	return b
 }
 
 // DecodeUnlink reads what Append wrote.
 func DecodeUnlink(b []byte) (UnlinkCommand, error) {
 	r := NewReader(b)
 	x := UnlinkCommand{Client: ClientID(r.Uint32()), Space: SpaceID(r.Uint32()), A: r.Hash(), B: r.Hash(), Received: Millis(r.Varint())}
+	if !r.Bad() && r.Len() > 0 {
+		if x.AsOf = Millis(r.Varint()); x.AsOf == 0 {
+			r.Fail()
+		}
+	}
 	if r.Bad() || r.Len() != 0 {
 		return UnlinkCommand{}, Errorf(CodeCorrupt, "packed removal of a link is malformed")
 	}

@@ -29,7 +29,7 @@ func TestGraphCommandsRoundTrip(t *testing.T) {
 		must(t, err)
 		same(t, link, gotLink)
 
-		unlink := proto.UnlinkCommand{Client: client, Space: space, A: drawHash(t, "hash a"), B: drawHash(t, "hash b"), Received: received}
+		unlink := proto.UnlinkCommand{Client: client, Space: space, A: drawHash(t, "hash a"), B: drawHash(t, "hash b"), Received: received, AsOf: drawMillis(t, "as of")}
 		gotUnlink, err := proto.DecodeUnlink(unlink.Append(nil))
 		must(t, err)
 		same(t, unlink, gotUnlink)
