@@ -283,6 +283,9 @@ func (s *step) halfOK(m *Message) {
 	case m.Capped && l.Stage == Pending:
 		return // it is answered yet
 	}
+	if m.Again { // whatever was taken in since: newer evidence of the edge does not answer this
+		s.decideSome(l.Peer, false, ReasonStale, func(a *Asked) bool { return a.Since == m.Echo })
+	}
 	theirs, since := m.Evidence, m.Time
 	if s.forgotten(&theirs) {
 		if l.Stage == Pending && m.Echo != l.Time {
@@ -328,7 +331,6 @@ func (s *step) keepMine(l *Neighbour, m *Message, unasked bool) {
 // instead takes what the other end knows of an edge in the place of what was proposed,
 // whose client had the other end forgotten. It reports whether there still is an edge.
 func (s *step) instead(l *Neighbour, m *Message) bool {
-	s.decideSome(l.Peer, false, ReasonStale, func(a *Asked) bool { return a.Since == m.Echo })
 	switch r := s.barred(l.Peer, m.Time); {
 	case s.forgotten(&m.Evidence): // neither end has any that counts at the other
 		s.remove(l.Peer, l.Time)

@@ -94,7 +94,7 @@ func TestForgottenEvidence(t *testing.T) {
 }
 
 // Who proposed what does not count at the other end takes what is kept there, and has the
-// command answered; not if it proposed something newer since, or was itself told to remove that.
+// command answered no; the edge stays if it proposed something newer since, or goes if it was itself told to remove that.
 func TestKeepInstead(t *testing.T) {
 	ok := graph.Message{Kind: graph.HalfOK, From: b.hash(), Again: true, ToGen: 1, Gen: 1, Evidence: graph.Evidence{Time: 10, Client: 2}, Echo: 15, Number: 1}
 	proposed := func(at proto.Millis) graph.Message {
@@ -108,13 +108,14 @@ func TestKeepInstead(t *testing.T) {
 		at       proto.Millis
 		answered []uint64 // no
 	}{
-		"a proposal":            {[]graph.Message{proposed(15)}, nil, graph.Established, 10, []uint64{15}},
-		"an edge":               {[]graph.Message{{Kind: graph.Half, From: b.hash(), Gen: 1, Evidence: at(5)}, proposed(15)}, nil, graph.Established, 10, []uint64{15}},
-		"older ones wait too":   {[]graph.Message{proposed(12), proposed(15)}, nil, graph.Established, 10, []uint64{15}},
-		"a newer one since":     {[]graph.Message{proposed(15), proposed(17)}, nil, graph.Pending, 17, nil},
-		"removed here since it": {[]graph.Message{{Kind: graph.Remove, About: b.hash(), Evidence: at(12)}, proposed(15)}, nil, graph.Absent, 0, []uint64{15}},
-		"a proposal, forgotten": {[]graph.Message{proposed(15)}, other, graph.Absent, 0, []uint64{15}},
-		"an edge, forgotten":    {[]graph.Message{{Kind: graph.Half, From: b.hash(), Gen: 1, Evidence: at(5)}, proposed(15)}, other, graph.Absent, 0, []uint64{15}},
+		"a proposal":                    {[]graph.Message{proposed(15)}, nil, graph.Established, 10, []uint64{15}},
+		"an edge":                       {[]graph.Message{{Kind: graph.Half, From: b.hash(), Gen: 1, Evidence: at(5)}, proposed(15)}, nil, graph.Established, 10, []uint64{15}},
+		"older ones wait too":           {[]graph.Message{proposed(12), proposed(15)}, nil, graph.Established, 10, []uint64{15}},
+		"a newer one since":             {[]graph.Message{proposed(15), proposed(17)}, nil, graph.Pending, 17, []uint64{15}},
+		"a newer one in an event since": {[]graph.Message{{Kind: graph.Half, From: b.hash(), Gen: 1, Evidence: at(5)}, proposed(15), {Kind: graph.Link, About: b.hash(), Evidence: graph.Evidence{Time: 17, Client: 1}}}, nil, graph.Established, 17, []uint64{15}},
+		"removed here since it":         {[]graph.Message{{Kind: graph.Remove, About: b.hash(), Evidence: at(12)}, proposed(15)}, nil, graph.Absent, 0, []uint64{15}},
+		"a proposal, forgotten":         {[]graph.Message{proposed(15)}, other, graph.Absent, 0, []uint64{15}},
+		"an edge, forgotten":            {[]graph.Message{{Kind: graph.Half, From: b.hash(), Gen: 1, Evidence: at(5)}, proposed(15)}, other, graph.Absent, 0, []uint64{15}},
 	} {
 		x := newHome(a)
 		x.take(c.before...)
