@@ -40,8 +40,8 @@ func newLedger() ledger {
 	}
 }
 
-// observe looks at what one step of a head did.
-func (w *world) observe(i id, n *simNode, g *graph.Group) {
+// observe looks at what one step of a head did; links is what there was before.
+func (w *world) observe(i id, n *simNode, g *graph.Group, links []graph.Neighbour) {
 	w.tracing(i, n, g)
 	fx := &g.Effects
 	for _, r := range fx.Refused {
@@ -75,6 +75,9 @@ func (w *world) observe(i id, n *simNode, g *graph.Group) {
 			}
 		}
 	}
+	if !fx.Purged {
+		w.stands(i, n, g, links)
+	}
 	w.prove(i, &n.state)
 	for _, r := range fx.Receipts {
 		w.receipt(i, r)
@@ -85,6 +88,36 @@ func (w *world) observe(i id, n *simNode, g *graph.Group) {
 			w.holds(p)
 		}
 	}
+}
+
+// stands sees that a link whose evidence counts at both ends stays, unless the step took
+// in what may take it: what another client said and does not count is none of that.
+func (w *world) stands(i id, n *simNode, g *graph.Group, links []graph.Neighbour) {
+	for _, l := range links {
+		var now graph.Neighbour
+		if known := n.state.Link(l.Peer); known != nil {
+			now = *known
+		}
+		if now.Stage >= l.Stage || slices.ContainsFunc(g.In, func(m graph.Message) bool { return mayTake(&m, l.Peer) }) {
+			continue
+		}
+		if !n.facts.forgotten(l.Evidence) && !w.headNode(idOf(l.Peer)).facts.forgotten(l.Evidence) {
+			w.fail("STANDS: at %d %+v came to %+v, by nothing that may take it", i, l, now)
+		}
+	}
+}
+
+// mayTake reports whether m may take the link to peer away from who takes it in.
+func mayTake(m *graph.Message, peer graph.Hash) bool {
+	switch m.Kind {
+	case graph.Withdraw:
+		return true
+	case graph.Remove, graph.Refuse:
+		return m.About == peer
+	case graph.HalfNo, graph.Drop, graph.Unlink:
+		return m.From == peer
+	}
+	return false
 }
 
 // promised notes that a link was answered.

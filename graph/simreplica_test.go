@@ -128,14 +128,14 @@ func (r *replica) Step(groups []graph.Group) error {
 			}
 		}
 		r.env.Facts, r.env.Fences = &n.facts, n.facts.fences
-		before := n.state.Shown
+		before, links := n.state.Shown, slices.Clone(n.state.Links)
 		graph.Step(&r.env, g.To, &n.state, g.In, &g.Effects)
 		r.store(i, n, &g.Effects)
 		if r.head {
 			if now := n.state.Shown; !g.Effects.Shown && (before.Value != now.Value || (before.Root == graph.Hash{}) != (now.Root == graph.Hash{})) {
 				r.w.fail("UNPUBLISHED: what %d shows changed from %+v to %+v and nobody was told", i, before, now)
 			}
-			r.w.observe(i, n, g)
+			r.w.observe(i, n, g, links)
 		}
 	}
 	return nil
