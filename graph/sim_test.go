@@ -339,6 +339,7 @@ func (d *driver) put(i int) {
 	}
 	d.foresee(i, &m)
 	o.put = true
+	w.given++
 	d.open[l] = append(d.open[l], m)
 	if len(d.open[l]) >= d.pack || o.kind == graph.OptIn || o.kind == graph.Erase {
 		d.flush()

@@ -20,11 +20,13 @@ type ledger struct {
 	acked     map[id]uint32                   // newest cut generation with a receipt
 	derived   map[id]map[uint64]map[id]uint32 // root -> verdict -> the members it came from
 	began     map[id]int                      // operation that began the present generation
-	withdrawn map[pair]proto.Millis           // removals that a Withdraw or Remove came to
+	withdrawn map[pair]proto.Millis           // removals that a Withdraw came to
 	decided   map[uint64]graph.Decision
 	shown     map[id]graph.Value
 	gone      map[pair]bool // decided linked, removed by a cap
 	held      map[pair]held // decided linked
+
+	given, taken int // messages from outside
 }
 
 // held is an edge that was promised, by the generations of its ends.
@@ -64,15 +66,8 @@ func (w *world) observe(i id, n *simNode, g *graph.Group, links []graph.Neighbou
 		}
 	}
 	for k := range g.In {
-		m := &g.In[k]
-		if m.Kind != graph.Withdraw && m.Kind != graph.Remove {
-			continue
-		}
-		for _, l := range n.state.Links {
-			if l.Mark == graph.RemovedMark && l.MarkTime >= m.Time && l.MarkTime <= m.Time+2*simSkew {
-				p := pairOf(i, idOf(l.Peer))
-				w.withdrawn[p] = max(w.withdrawn[p], l.MarkTime)
-			}
+		if g.In[k].Kind.Outside() {
+			w.taken++
 		}
 	}
 	if !fx.Purged {
@@ -86,6 +81,38 @@ func (w *world) observe(i id, n *simNode, g *graph.Group, links []graph.Neighbou
 	for p := range w.held {
 		if p[0] == i || p[1] == i {
 			w.holds(p)
+		}
+	}
+}
+
+// withdrawals sees that each Withdraw of a step removes the links that its client
+// vouches for and no others, by what is there when its turn comes.
+func (w *world) withdrawals(i id, r *replica, n *simNode, g *graph.Group) {
+	for k := range g.In {
+		m := &g.In[k]
+		if m.Kind != graph.Withdraw {
+			continue
+		}
+		was, now := r.after(n, g.To, g.In[:k]), r.after(n, g.To, g.In[:k+1])
+		for _, l := range was {
+			var y graph.Neighbour
+			if at := slices.IndexFunc(now, func(y graph.Neighbour) bool { return y.Peer == l.Peer }); at >= 0 {
+				y = now[at]
+			}
+			t, p := max(m.Time, l.Time), pairOf(i, idOf(l.Peer))
+			switch {
+			case l.Stage == graph.Absent || l.Client != m.Client || l.Time > m.Time+2*simSkew, l.Mark == graph.RemovedMark && l.MarkTime >= t: // the last: a proposal that the other end will decline
+				if l.Settled = y.Settled; y != l { // for a link can be answered once another is gone
+					w.fail("WITHDRAW: client %d as of %d, and at %d %+v came to %+v", m.Client, m.Time, i, l, y)
+				}
+			case y.Stage != graph.Absent || y.Mark != graph.RemovedMark || y.MarkTime != t:
+				w.fail("WITHDRAW: client %d as of %d, and of %d and %d there is %+v", m.Client, m.Time, i, idOf(l.Peer), y)
+			default:
+				w.withdrawn[p] = max(w.withdrawn[p], t)
+			}
+		}
+		if len(now) > len(was) {
+			w.fail("WITHDRAW: client %d as of %d, and %d has more links: %+v", m.Client, m.Time, i, now)
 		}
 	}
 }
@@ -386,6 +413,9 @@ func (w *world) components(edges []graph.Pair) []int {
 func (w *world) atRest(every, capped bool) string {
 	for i := range id(w.n) {
 		w.checkSettled(i, every)
+	}
+	if w.given != w.taken {
+		w.fail("LOST: %d messages from outside, of which nodes took in %d", w.given, w.taken)
 	}
 	o := w.want()
 	have := w.checkEdges(&o)

@@ -129,6 +129,9 @@ func (r *replica) Step(groups []graph.Group) error {
 		}
 		r.env.Facts, r.env.Fences = &n.facts, n.facts.fences
 		before, links := n.state.Shown, slices.Clone(n.state.Links)
+		if r.head {
+			r.w.withdrawals(i, r, n, g)
+		}
 		graph.Step(&r.env, g.To, &n.state, g.In, &g.Effects)
 		r.store(i, n, &g.Effects)
 		if r.head {
@@ -139,6 +142,21 @@ func (r *replica) Step(groups []graph.Group) error {
 		}
 	}
 	return nil
+}
+
+// after is what a node's links are after these messages, which it does not take in.
+func (r *replica) after(n *simNode, of proto.Node, in []graph.Message) []graph.Neighbour {
+	from := n.state
+	from.Gen = max(from.Gen, 1)
+	var x graph.State
+	members, err := x.Decode(from.Append(nil))
+	r.must(err)
+	for k, m := range members {
+		r.must(x.AddCopy(m, n.state.Members[k].Copy.Append(nil)))
+	}
+	f := facts{events: slices.Clone(n.facts.events), season: n.facts.season}
+	graph.Step(&graph.Env{Config: r.env.Config, Facts: &f, Fences: n.facts.fences}, of, &x, in, &graph.Effects{})
+	return x.Links
 }
 
 // store writes the rows that the effects name.
