@@ -98,8 +98,14 @@ func (n *Node) decideCampaign(ctx context.Context, client proto.ClientInfo, s *c
 func (n *Node) makeCampaign(ctx context.Context, client proto.ClientInfo, s *campaignSpec, told *campaignTold, floor int) (*campaignScan, error) {
 	c := newCampaignScan(n, client, s)
 	c.rivals, c.before, c.self, c.specs = told.rivals, told.before, told.self, []*campaignSpec{s}
+	wide := *s
+	wide.by = ""
 	for _, r := range told.rivals {
 		c.specs = append(c.specs, &r.spec)
+		wide.first, wide.last = min(wide.first, r.spec.first), max(wide.last, r.spec.last)
+	}
+	if c.self != nil {
+		c.specs = append(c.specs, &wide)
 	}
 	c.paths = make([]path, len(c.specs))
 	if err := c.run(ctx); err != nil {
@@ -159,7 +165,7 @@ type campaignScan struct {
 	gone  []*roaring.Bitmap // by lane: who is taken back
 	turns turns
 
-	specs []*campaignSpec // this report's, then its rivals'
+	specs []*campaignSpec // this report's, its rivals', and where it has a floor its own over the days of all
 
 	// scratch
 	paths  []path // by specs
@@ -414,11 +420,12 @@ func (c *campaignScan) count(p *person, sign int) error {
 			c.frequencyUsers[from][to] += uint64(sign)
 		}
 	}
+	wide := &sums[len(sums)-1]
 	for i, r := range c.rivals {
-		r.compare(whole, &sums[i+1], sign)
+		r.compare(whole, wide, &sums[i+1], sign)
 	}
 	if c.self != nil {
-		c.self.compare(whole, whole, sign)
+		c.self.compare(whole, wide, whole, sign)
 	}
 	return nil
 }
@@ -513,10 +520,11 @@ func (c *campaignScan) walk(k *known) (ours bool, err error) {
 		mine := ok && v.String() == c.spec.campaign
 		as := c.paths[0].take(c.specs[0], c.names, t, e, mine)
 		if c.self != nil {
-			c.self.meet(as, as)
-		}
-		for i, r := range c.rivals {
-			r.meet(as, c.paths[i+1].take(&r.spec, c.names, t, e, mine))
+			wide := c.paths[len(c.paths)-1].take(c.specs[len(c.specs)-1], c.names, t, e, mine)
+			c.self.meet(as, wide, as)
+			for i, r := range c.rivals {
+				r.meet(as, wide, c.paths[i+1].take(&r.spec, c.names, t, e, mine))
+			}
 		}
 		ours = ours || mine
 		return c.turns.event(c.ctx) == nil

@@ -71,12 +71,12 @@ type campaignRival struct {
 	users map[campaignCell]uint64 // who are in a cell
 	apart map[campaignPair]uint64 // who are there more or less often than in the new report, or as more or fewer units
 	only  map[campaignPair]uint64 // who are there in one of the two only
-	often map[campaignPair]uint64 // who are there more or less often
+	often map[campaignPair]uint64 // of days: who are there more or less often than the new report would have them, were it about that day
 	bins  [frequencyBins]uint64   // who are in a bin of the frequency as more or fewer units
 	same  bool                    // it goes by the same property
 	// shared says of a metric of the new report and of one of this that some event
-	// counts in both, or may.
-	shared [metrics][metrics]bool
+	// counts in both, or may; alike that some would if the new one were about all days.
+	shared, alike [metrics][metrics]bool
 }
 
 // campaignPair is a cell of a rival, and the new report's of a metric that may count
@@ -151,8 +151,9 @@ func (n *Node) tellCampaign(ctx context.Context, client proto.ClientID, s *campa
 	return seq > 0, err
 }
 
-// compare notes what a person is in both reports.
-func (r *campaignRival) compare(mine, other *personSum, sign int) {
+// compare notes what a person is in both reports; wide is the person in the new one if
+// that were about all days of both.
+func (r *campaignRival) compare(mine, wide, other *personSum, sign int) {
 	for x, n := range other.events {
 		if !r.holds(x) {
 			continue
@@ -170,7 +171,7 @@ func (r *campaignRival) compare(mine, other *personSum, sign int) {
 			if mine.events[y] == 0 {
 				r.only[pair] += uint64(sign)
 			}
-			if mine.events[y] != n {
+			if x.of == cellDay && wide.events[y] != n {
 				r.often[pair] += uint64(sign)
 			}
 		}
@@ -182,6 +183,14 @@ func (r *campaignRival) compare(mine, other *personSum, sign int) {
 			if r.paired(pair) && other.events[pair.campaignCell] == 0 && r.holds(pair.campaignCell) {
 				r.apart[pair] += uint64(sign)
 				r.only[pair] += uint64(sign)
+			}
+		}
+	}
+	for y := range wide.events {
+		for m := range metrics {
+			pair := campaignPair{y, y.metric}
+			pair.metric = m
+			if y.of == cellDay && r.paired(pair) && other.events[pair.campaignCell] == 0 {
 				r.often[pair] += uint64(sign)
 			}
 		}
@@ -194,10 +203,11 @@ func (r *campaignRival) compare(mine, other *personSum, sign int) {
 }
 
 // meet notes as what one and the same event may count in both reports.
-func (r *campaignRival) meet(mine, other [metrics]bool) {
-	for m, here := range mine {
+func (r *campaignRival) meet(mine, wide, other [metrics]bool) {
+	for m := range metrics {
 		for k, there := range other {
-			r.shared[m][k] = r.shared[m][k] || here && there
+			r.shared[m][k] = r.shared[m][k] || mine[m] && there
+			r.alike[m][k] = r.alike[m][k] || wide[m] && there
 		}
 	}
 }
@@ -273,7 +283,8 @@ func (s *campaignSpec) counted(m campaignMetric) string {
 	if m != metricConversions {
 		return strconv.Quote(s.event(m))
 	}
-	return fmt.Sprintf("%s\n%d %q %q", s.conversion, s.window, min(s.impression, s.click), max(s.impression, s.click))
+	// A conversion of a user may be none of an identity: what was before it is another's.
+	return fmt.Sprintf("%s\n%d %t %q %q", s.conversion, s.window, s.users, min(s.impression, s.click), max(s.impression, s.click))
 }
 
 // dayNumber is a number of a day, of what is counted under one name.
@@ -291,22 +302,17 @@ type daysTold struct {
 // daysTold are those of what a report counts of the metric k if it is, or some of it may
 // be, what the new report counts of m; shown are those that it tells where earlier
 // reports told of before. Nil of anything else, and where no sum is told. Where one
-// may be the other a day's number is the same if nobody is in it more or less often;
-// one of a day that the new report is not about is if all others are.
+// may be the other a day's number is the same if nobody is in it more or less often.
 func (r *campaignRival) daysTold(k campaignMetric, of int, m campaignMetric, before map[dayNumber]bool, floor uint64) (d *daysTold, shown []dayNumber) {
-	if of != 0 && !r.shared[m][k] || r.users[campaignCell{metric: k}] < floor {
+	if of != 0 && !r.alike[m][k] || r.users[campaignCell{metric: k}] < floor {
 		return nil, nil
-	}
-	same := true
-	for x, n := range r.often {
-		same = same && !(n > 0 && x.metric == k && x.mine == m && x.of == cellDay && x.day >= r.mine.first && x.day <= r.mine.last)
 	}
 	d = &daysTold{users: map[dayNumber]uint64{}, left: map[dayNumber]bool{}}
 	days, numbers := make([]met, r.spec.last-r.spec.first+1), make([]dayNumber, r.spec.last-r.spec.first+1)
 	for i := range days {
 		x := campaignCell{metric: k, of: cellDay, day: r.spec.first + proto.Day(i)}
 		numbers[i] = dayNumber{x.day, of}
-		if r.often[campaignPair{x, m}] == 0 || same {
+		if r.often[campaignPair{x, m}] == 0 {
 			numbers[i].of = 0
 		}
 		if days[i].users = r.users[x]; days[i].users > 0 {
