@@ -160,7 +160,8 @@ type campaignScan struct {
 	// more; and how many users are in any of the bins from one to another.
 	frequency      [frequencyBins]uint64
 	frequencyUsers [frequencyBins][frequencyBins]uint64
-	elsewhere      map[campaignCell]bool // days' cells that rivals tell which were before it
+	elsewhere      map[campaignCell]bool   // days' cells that rivals tell which were before it
+	parts          map[campaignCell]uint64 // users, of parts of conversions
 
 	gone  []*roaring.Bitmap // by lane: who is taken back
 	turns turns
@@ -192,7 +193,7 @@ type heldHistories struct {
 func newCampaignScan(n *Node, client proto.ClientInfo, s *campaignSpec) *campaignScan {
 	c := &campaignScan{
 		node: n, client: client, spec: s, time: n.config.Now().UTC(), lanes: make([]*campaignLane, len(n.lanes)),
-		cells: map[campaignCell]*met{}, values: map[string]bool{}, names: nameSet{}, counts: counts{}, gone: n.noneByLane(), turns: turns{node: n},
+		cells: map[campaignCell]*met{}, parts: map[campaignCell]uint64{}, values: map[string]bool{}, names: nameSet{}, counts: counts{}, gone: n.noneByLane(), turns: turns{node: n},
 	}
 	for i, l := range n.lanes {
 		c.lanes[i] = l.holdHistories(client.ID)
@@ -400,16 +401,23 @@ func (c *campaignScan) count(p *person, sign int) error {
 	for i := range sums {
 		sums[i] = personSum{events: counts{}, units: counts{}}
 	}
+	made := counts{}
 	ours, err := c.each(p, func(i int, x *path) {
 		clear(c.counts)
 		x.count(c.specs[i], c.counts)
 		if i == 0 {
 			c.unit(sign)
+			if c.self != nil {
+				x.parts(c.spec, made)
+			}
 		}
 		sums[i].add(c.counts)
 	})
 	if err != nil || !ours {
 		return err
+	}
+	for x := range made {
+		c.parts[x] += uint64(sign)
 	}
 	whole := &sums[0]
 	for x := range whole.events {

@@ -274,7 +274,32 @@ func (c *campaignScan) checkRivals(floor uint64) error {
 			return proto.Errorf(proto.CodeFloor, "this report differs by what fewer than %d people did from the one of %s to %s that was told before: their difference would tell of too few. Ask for that one, or for one that differs more", floor, r.spec.first, r.spec.last)
 		}
 	}
+	if err := c.checkParts(floor); err != nil {
+		return err
+	}
 	return c.checkDays(floor)
+}
+
+// checkParts refuses a report if its conversions are some of its impressions or clicks
+// and what fewer users than the floor did, or all of those but for this: how many they
+// are of the former is known, as all but the first of each person.
+func (c *campaignScan) checkParts(floor uint64) error {
+	some := func(m campaignMetric) bool { return c.parts[campaignCell{metric: m}] > 0 }
+	if c.met(campaignCell{metric: metricConversions}).users < floor || !some(partImpressions) && !some(partClicks) {
+		return nil
+	}
+	with := map[campaignMetric]bool{}
+	for m := partImpressions; m < parts; m++ {
+		if some(m) && (m != leftImpressions || some(partImpressions)) && (m != leftClicks || some(partClicks)) {
+			with[m] = true
+		}
+	}
+	for x, n := range c.parts {
+		if len(with) > 1 && with[x.metric] && n > 0 && n < floor {
+			return proto.Errorf(proto.CodeFloor, "this report's conversions are impressions or clicks of its own, with or without what fewer than %d people did: they would tell of too few. Ask with a condition that no impression or click meets", floor)
+		}
+	}
+	return nil
 }
 
 // counted names what a metric counts: under one name a day's number is one and the same

@@ -622,6 +622,47 @@ func TestCampaignMetricsOfOneReport(t *testing.T) {
 	}
 }
 
+// Nor are conversions that are a report's own impressions or clicks together with what few
+// did, or without it: how many those are is known, as nobody's first converts.
+func TestCampaignPartsOfConversions(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	c, _ := grouped(t, n, "parts")
+	list := crowdOf(3, "v", "secret", "", ago(1, 1))
+	for hour := range time.Duration(2) {
+		list = slices.Concat(list, crowdOf(70, "v", "impression", "a", ago(3, hour)), crowdOf(60, "v", "click", "", ago(2, hour)),
+			crowdOf(60, "v", "order", "", ago(1, hour)), crowdOf(2, "v", "impression", "b", ago(2, hour)))
+	}
+	submitAll(t, n, c, list)
+	for i, x := range []struct {
+		conversion, click string
+		want              proto.Code
+	}{
+		{`event.name == "impression"`, "none", ""},
+		{`event.name == "impression" || event.name == "secret"`, "none", proto.CodeFloor},
+		{`event.name in ["click", "order"]`, "click", ""},
+		{`event.name in ["click", "secret"]`, "click", proto.CodeFloor},
+		{`event.name == "impression" && event.creative == "a"`, "none", proto.CodeFloor},
+		{`event.name == "click" || event.creative == "b"`, "click", proto.CodeFloor},
+		{`event.name in ["order", "secret"]`, "none", ""}, // of which nothing else is known
+		{`event.name == "secret"`, "click", ""},
+	} {
+		c, _ := grouped(t, n, proto.ClientName(fmt.Sprint("parts", i)))
+		submitAll(t, n, c, list)
+		r := proto.CampaignRequest{Conversion: x.conversion, Click: x.click, Window: "90d"}
+		if got := refusal(t, n, c, r); got != x.want {
+			t.Errorf("%s: %q, want %q", x.conversion, got, x.want)
+		}
+		report(t, n, c, r, 0)
+	}
+	// By day too.
+	c, _ = grouped(t, n, "partsbyday")
+	submitAll(t, n, c, append(list, crowdOf(2, "v", "order", "", ago(2, 5))...))
+	if got := refusal(t, n, c, proto.CampaignRequest{Conversion: `event.name in ["click", "order"]`}); got != proto.CodeFloor {
+		t.Errorf("on a day: %q", got)
+	}
+}
+
 // Where few people have several identities, a report by users is not told beside one
 // by identities: their figures would differ by those few. Where many have, it is.
 func TestCampaignUnitsOfFew(t *testing.T) {

@@ -97,12 +97,14 @@ type touch struct {
 	click bool
 	value string // of the property asked for
 	event int    // which of the path's
+	meets bool   // the condition of conversions
 }
 
 // conversion is an event that may be one; it may be a touch too.
 type conversion struct {
 	at    proto.Millis
 	event int
+	part  campaignMetric
 }
 
 // path is what one person did, as far as a report is about it.
@@ -130,7 +132,12 @@ func (p *path) take(s *campaignSpec, names nameSet, t proto.Millis, e *proto.Eve
 		p.touches = append(p.touches, x)
 	}
 	if day >= s.first && t >= p.cutConversions && s.conversion.Matches(e) {
-		p.conversions = append(p.conversions, conversion{t, p.events})
+		part := partOthers
+		if i := len(p.touches) - 1; i >= 0 && p.touches[i].event == p.events {
+			p.touches[i].meets = true
+			part = p.touches[i].part()
+		}
+		p.conversions = append(p.conversions, conversion{t, p.events, part})
 		as[metricConversions] = true
 	}
 	if len(p.touches) >= 2*touchesMax || len(p.conversions) >= 2*conversionsMax {
@@ -186,6 +193,25 @@ const (
 	metrics
 )
 
+// The parts of conversions, which are not told: those that are impressions or clicks
+// of the report too, and those that are not; and the impressions and clicks that would
+// be conversions but for the condition.
+const (
+	partImpressions = metrics + iota
+	partClicks
+	partOthers
+	leftImpressions
+	leftClicks
+	parts
+)
+
+func (x touch) part() campaignMetric {
+	if x.click {
+		return partClicks
+	}
+	return partImpressions
+}
+
 // campaignCell is one number of a report: of a metric in all, on a day, or of a
 // value of the property asked for.
 type campaignCell struct {
@@ -234,6 +260,24 @@ func (p *path) count(s *campaignSpec, c counts) {
 	for _, v := range p.conversions {
 		if i := p.before(v); i >= 0 && v.at-p.touches[i].at <= s.window {
 			c.add(s, metricConversions, v.at.Day(), p.touches[i].value)
+		}
+	}
+}
+
+// parts counts what conversions are made of, in all and by day.
+func (p *path) parts(s *campaignSpec, c counts) {
+	add := func(v conversion) {
+		if i := p.before(v); i >= 0 && v.at-p.touches[i].at <= s.window {
+			c[campaignCell{metric: v.part}]++
+			c[campaignCell{metric: v.part, of: cellDay, day: v.at.Day()}]++
+		}
+	}
+	for _, v := range p.conversions {
+		add(v)
+	}
+	for _, x := range p.touches {
+		if x.at.Day() >= s.first && !x.meets {
+			add(conversion{x.at, x.event, x.part() + leftImpressions - partImpressions})
 		}
 	}
 }
