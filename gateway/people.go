@@ -175,21 +175,28 @@ func (g *Gateway) choicesForm(w http.ResponseWriter, r *http.Request) error {
 // which clients hold something.
 func (g *Gateway) showChoices(w http.ResponseWriter, r *http.Request, status int, v *visit, x *pageView) error {
 	x.Several, x.Crowded = len(v.several) > 0, v.crowded
+	said := x.Outcome != nil // what came of a form stays, whatever can be shown
 	if x.Client == "" {
-		if failed := g.addHolders(v, x); failed && status == http.StatusOK {
+		if failed := g.addHolders(v, x); failed && !said {
 			status = http.StatusServiceUnavailable
 		}
 		return g.show(w, status, x)
 	}
 	client, err := g.clientNamed(x.Client)
-	if err == nil {
+	known := err == nil
+	if known {
 		err = g.addHeld(r.Context(), client, v, x)
 	}
 	if err != nil { // that one cannot be shown does not mean that nobody holds anything
 		x.Client = ""
 		g.addHolders(v, x)
-		if failed := x.failed(err); status == http.StatusOK {
-			status = failed
+		switch {
+		case !said && known:
+			status, x.Outcome = statusOf(proto.CodeOf(err)), &outcome{Bad: true, Text: x.W.NotShown}
+		case !said:
+			status = x.failed(err)
+		case known:
+			x.Outcome.Text += " " + x.W.NotShown
 		}
 	}
 	return g.show(w, status, x)

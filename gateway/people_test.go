@@ -968,3 +968,46 @@ func listOfNames(n int) string {
 	}
 	return strings.Join(names, ",")
 }
+
+// TestWhatCannotBeShown: what came of a form is told though what is held cannot be shown,
+// and a page that was only looked at does not speak of what was to be removed.
+func TestWhatCannotBeShown(t *testing.T) {
+	for _, w := range gateway.Languages() {
+		for _, tt := range []struct {
+			name, client, form string
+			status             int
+			class, want        string
+		}{
+			{"looked at", "acme", "", 503, "bad", w.NotShown},
+			{"said", "acme", "do=save&gender=female", 200, "good", w.Saved + " " + w.NotShown},
+			{"a child", "acme", "do=save&age_band=under-13", 200, "good", w.NowChild + " " + w.NowGoing + " " + w.GoingAgain},
+			{"nothing ticked", "acme", "do=save", 400, "bad", w.NothingChosen + " " + w.NotShown},
+			{"erased, of nobody's page", "nobody", "do=erase", 200, "good", w.ErasedGoing},
+			{"erased", "", "do=erase", 200, "good", w.ErasedGoing},
+			{"said on nobody's page", "nobody", "do=save&gender=female", 400, "bad", w.Failures[proto.CodeClient]},
+			{"nobody's page", "nobody", "", 400, "bad", w.Failures[proto.CodeClient]},
+		} {
+			r := newRig(t)
+			r.members[member{2, "browser:abc123"}] = []proto.SegmentID{"auto"}
+			r.graph.slow = true // an opt-out and an erasure go on, and the browser stays named
+			r.history = func() proto.NextEvents {
+				return func(func(proto.Millis, *proto.EventBody) bool) (bool, error) {
+					return false, proto.Errorf(proto.CodeUnavailable, "it was cut: ask again")
+				}
+			}
+			if tt.client == "" {
+				r.seenErr = proto.Errorf(proto.CodeUnavailable, "no owner")
+			}
+			target := "/choices?lang=" + w.Lang + "&client=" + tt.client
+			var p *httptest.ResponseRecorder
+			if tt.form == "" {
+				p = r.visit("GET", target, "", "Cookie", mineToo)
+			} else {
+				p = r.submit(target, tt.form, "Cookie", mineToo)
+			}
+			if class, says := outcomeOf(t, p); p.Code != tt.status || class != tt.class || says != tt.want {
+				t.Errorf("%s: %d %s %q, want %d %q", tt.name, p.Code, class, says, tt.status, tt.want)
+			}
+		}
+	}
+}

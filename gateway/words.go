@@ -63,6 +63,7 @@ type words struct {
 	StatisticalGoing        string
 	GoingAgain              string // and how to see that it is
 	CrowdedRest             string // of more identities than are looked at
+	NotShown                string // of what a client holds, alone or behind what came of a form
 	Failure                 string // of a cause that Failures does not have
 
 	Ages, Genders map[string]string

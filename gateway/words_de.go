@@ -78,6 +78,7 @@ var german = words{
 	UnseenOut:     "Sie haben widersprochen. Es wird nichts Neues gespeichert. Diese Seite konnte nicht sehen, was unter anderen Websites über diesen Browser gespeichert ist: Widersprechen Sie dort, damit es entfernt wird.",
 	UnseenErased:  "Das Cookie dieser Seite nennt niemanden, also wurde nichts gelöscht. Diese Seite konnte nicht sehen, was unter anderen Websites über diesen Browser gespeichert ist: Löschen oder widersprechen Sie dort.",
 	UnseenRest:    "Diese Seite konnte nicht sehen, was unter anderen Websites über diesen Browser gespeichert ist: Löschen oder widersprechen Sie dort.",
+	NotShown:      "Was für die Website gespeichert ist, kann gerade nicht gezeigt werden. Bitte öffnen Sie diese Seite gleich noch einmal.",
 	Failure:       "Das hat nicht geklappt. Bitte versuchen Sie es noch einmal.",
 
 	StatisticalGone:  "Was ohne Cookie über Browser wie diesen bekannt war, ist entfernt.",

@@ -78,6 +78,7 @@ var english = words{
 	UnseenOut:     "You are opted out. Nothing new is stored. This page could not see what is stored about this browser under other sites: use the opt-out there to have it removed.",
 	UnseenErased:  "This site's cookie names nobody, so nothing was erased. This page could not see what is held about this browser under other sites: erase it, or opt out, there.",
 	UnseenRest:    "This page could not see what is held about this browser under other sites: erase it, or opt out, there.",
+	NotShown:      "What is held for the site cannot be shown just now. Please open this page again in a moment.",
 	Failure:       "That did not work. Please try again.",
 
 	StatisticalGone:  "What was known about browsers like this one, without a cookie, has been removed.",
