@@ -250,13 +250,15 @@ func (g *Gateway) addHeld(ctx context.Context, client proto.ClientInfo, v *visit
 	var record proto.IdentityRecord
 	var events heldEvents
 	if v.browser != "" {
+		within, cancel := context.WithTimeout(ctx, choicesFor)
+		defer cancel()
 		open, err := g.openRecord(ctx, &g.records.public, client, v.browser)
 		if err != nil {
 			return err
 		}
 		defer open.close()
 		if record = open.IdentityRecord; record.Known {
-			if err := open.walk(ctx, recordWaitMax, events.add, func() error { return nil }); err != nil {
+			if err := open.walk(within, events.add, func() error { return nil }); err != nil {
 				return err
 			}
 		}

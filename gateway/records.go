@@ -21,9 +21,12 @@ const (
 	// longRecordFor is how long one may take that is more than a piece. stallMax holds
 	// for each piece.
 	longRecordFor = 10 * time.Minute
-	// recordWaitMax is how long a record waits for its first turn to be read, and the page
-	// of choices for each. One that is being sent waits as long as it may take.
+	// recordWaitMax is how long a record waits for its first turn to be read. One that is
+	// being sent waits for others until the end of longRecordFor.
 	recordWaitMax = 10 * time.Second
+	// choicesFor is after how long the page of choices waits for no further turn: it is to
+	// be sent within the server's WriteTimeout, in which a form came before it.
+	choicesFor = 30 * time.Second
 	// recordEventsMax is how many events are read before others have their turn.
 	recordEventsMax = 10_000
 )
@@ -58,7 +61,9 @@ type openRecord struct {
 // openRecord waits for a turn; after nil close is due.
 func (g *Gateway) openRecord(ctx context.Context, of *planeRecords, client proto.ClientInfo, id proto.Identity) (*openRecord, error) {
 	x := &openRecord{reading: of.reading}
-	err := x.begin(ctx, recordWaitMax)
+	first, cancel := context.WithTimeout(ctx, recordWaitMax)
+	defer cancel()
+	err := x.begin(first)
 	if err != nil {
 		return nil, err
 	}
@@ -69,9 +74,11 @@ func (g *Gateway) openRecord(ctx context.Context, of *planeRecords, client proto
 	return x, nil
 }
 
-func (x *openRecord) begin(ctx context.Context, wait time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
+// begin waits for a turn until ctx ends.
+func (x *openRecord) begin(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return errRecords
+	}
 	select {
 	case x.reading <- struct{}{}:
 		x.turn = true
@@ -89,8 +96,8 @@ func (x *openRecord) close() {
 }
 
 // walk goes through the events. Each time that tell has enough, pause is called while
-// others have their turn, and it waits for its own for no longer than wait.
-func (x *openRecord) walk(ctx context.Context, wait time.Duration, tell func(proto.Millis, *proto.EventBody) (enough bool), pause func() error) error {
+// others have their turn, and it waits for its own until ctx ends.
+func (x *openRecord) walk(ctx context.Context, tell func(proto.Millis, *proto.EventBody) (enough bool), pause func() error) error {
 	for x.next != nil {
 		more, err := x.next(tell)
 		if err != nil || !more {
@@ -100,7 +107,7 @@ func (x *openRecord) walk(ctx context.Context, wait time.Duration, tell func(pro
 		if err := pause(); err != nil {
 			return err
 		}
-		if err := x.begin(ctx, wait); err != nil {
+		if err := x.begin(ctx); err != nil {
 			return err
 		}
 	}
@@ -124,7 +131,10 @@ func (g *Gateway) tellRecord(w http.ResponseWriter, r *http.Request, of *planeRe
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(r.Context(), longRecordFor)
+	defer cancel()
 	out := &recordSender{w: w, c: http.NewResponseController(w), long: &of.long, shares: shares}
+	out.end, _ = ctx.Deadline()
 	defer out.close()
 	some := false
 	tell := func(t proto.Millis, e *proto.EventBody) bool {
@@ -135,7 +145,7 @@ func (g *Gateway) tellRecord(w http.ResponseWriter, r *http.Request, of *planeRe
 		b = appendHistoryEvent(b, t, e)
 		return len(b) >= recordPieceBytes
 	}
-	err = x.walk(r.Context(), longRecordFor, tell, func() error {
+	err = x.walk(ctx, tell, func() error {
 		err := out.send(b)
 		b = b[:0]
 		return err
@@ -145,7 +155,7 @@ func (g *Gateway) tellRecord(w http.ResponseWriter, r *http.Request, of *planeRe
 	switch {
 	case out.failed: // the reader went, or was told something else
 	case err != nil && out.begun:
-		if r.Context().Err() == nil && proto.CodeOf(err) != proto.CodeUnavailable {
+		if ctx.Err() == nil && proto.CodeOf(err) != proto.CodeUnavailable {
 			g.log.Log(r.Context(), slog.LevelError, "a record broke off", "error", err)
 		}
 		panic(http.ErrAbortHandler) // so that the reader sees a cut record
@@ -176,7 +186,7 @@ func (s *recordSender) send(b []byte) error {
 		if err := s.long.begin(s.shares); err != nil {
 			return err
 		}
-		s.begun, s.end = true, time.Now().Add(longRecordFor)
+		s.begun = true
 		unhurried(s.w)
 		s.w.Header()["Content-Type"] = jsonType
 	}

@@ -288,7 +288,7 @@ func TestRecordsWaitForTurns(t *testing.T) {
 			}
 		}
 		began := time.Now()
-		if w := own("/choices?client=demo&lang=en"); w.Code != 503 || time.Since(began) != 10*time.Second {
+		if w := own("/choices?client=demo&lang=en"); w.Code != 503 || time.Since(began) != 30*time.Second {
 			t.Errorf("the page of choices, which had its turn and waits again: %d after %v", w.Code, time.Since(began))
 		}
 		for range r.g.PublicTurns() {
@@ -309,6 +309,66 @@ func TestRecordsWaitForTurns(t *testing.T) {
 			t.Errorf("after them: %d %s", w.Code, w.Body)
 		}
 	})
+}
+
+// A long record keeps its place for ten minutes, however slow its reader was before it has
+// to wait for a turn; and the page of choices ends before the server cuts it, however
+// often it has one.
+func TestRecordsEndInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.visit("POST", "/v1/events", page, "Cookie", recordCookie(0))
+		leave := make(chan struct{})
+		stall := func() proto.NextEvents {
+			return func(func(proto.Millis, *proto.EventBody) bool) (bool, error) {
+				<-leave
+				return false, nil
+			}
+		}
+		r.twin.history = eventsOf(30_000, nil)
+		began, pieces := time.Now(), 0
+		func() {
+			defer func() {
+				if p := recover(); p != http.ErrAbortHandler || time.Since(began) != 10*time.Minute || pieces != 10 {
+					t.Errorf("a record that is read slowly and waits: %v after %v and %d pieces", p, time.Since(began), pieces)
+				}
+			}()
+			askRecord(&pacedPieces{httptest.NewRecorder(), func() {
+				if pieces++; pieces == 10 {
+					r.twin.history = stall
+					for i := range r.g.PublicTurns() {
+						go r.g.Public().ServeHTTP(httptest.NewRecorder(), recordOf(fmt.Sprintf("198.18.%d.1", i), ofDemo, "Cookie", recordCookie(i)))
+					}
+				}
+				time.Sleep(50 * time.Second)
+			}}, r.g.Public(), "GET", ofDemo)
+		}()
+		close(leave)
+		synctest.Wait()
+		turns := 0
+		r.twin.history = func() proto.NextEvents {
+			return func(func(proto.Millis, *proto.EventBody) bool) (bool, error) {
+				time.Sleep(7 * time.Second)
+				turns++
+				return turns < 20, nil
+			}
+		}
+		began = time.Now()
+		if w := r.visit("GET", "/choices?client=demo", "", "Cookie", recordCookie(0)); w.Code != 503 || time.Since(began) != 35*time.Second {
+			t.Errorf("the page of choices: %d after %v", w.Code, time.Since(began))
+		}
+	})
+}
+
+// pacedPieces is an answer of which each piece takes its time.
+type pacedPieces struct {
+	*httptest.ResponseRecorder
+	pace func()
+}
+
+func (p *pacedPieces) Write(b []byte) (int, error) {
+	p.pace()
+	return len(b), nil
 }
 
 // A record that breaks off looks broken, once something of it is sent; before it is
