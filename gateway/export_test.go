@@ -38,6 +38,7 @@ const (
 	LongNetworkMax = longNetworkMax
 	LongProxyMax   = longProxyMax
 	LongClientMax  = longClientMax
+	MiddleTimes    = middleTimes
 )
 
 // ReadGPP reads a GPP string; list is gpp_sid as in a query, "" if there is none.

@@ -52,7 +52,7 @@ type Gateway struct {
 	audit     *auditor // nil: no call is kept
 
 	exporting exporting
-	records   records
+	records   *records
 	previews  *fair.Queue
 	live      *live
 	console   map[string]asset // read only after New

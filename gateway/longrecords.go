@@ -19,11 +19,17 @@ const (
 	longClientMax  = 2
 )
 
-// longRecords are a plane's records under way that are more than a piece.
+// middleTimes is how many times as many records may be under way that are a piece at most,
+// but more than a socket takes in: one of those is sent whole, and in a minute.
+const middleTimes = 16
+
+// longRecords are a plane's records of a kind that are being sent.
 type longRecords struct {
-	mu  sync.Mutex
-	all int           // guarded by mu
-	of  map[share]int // guarded by mu; none is 0
+	kind  string
+	times int // the bounds
+	mu    sync.Mutex
+	all   int           // guarded by mu
+	of    map[share]int // guarded by mu; none is 0
 }
 
 // share is by what records are counted: one of these.
@@ -62,12 +68,12 @@ func (s share) String() string {
 func (l *longRecords) begin(shares []share) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.all >= longRecordsMax {
-		return proto.Errorf(proto.CodeOverloaded, "%d long records of identities are being sent: ask again when one is done", longRecordsMax)
+	if most := longRecordsMax * l.times; l.all >= most {
+		return proto.Errorf(proto.CodeOverloaded, "%d %s records of identities are being sent: ask again when one is done", most, l.kind)
 	}
 	for _, s := range shares {
-		if l.of[s] >= s.most() {
-			return proto.Errorf(proto.CodeOverloaded, "long records %s are being sent, %d at once: ask again when one is done", s, s.most())
+		if most := s.most() * l.times; l.of[s] >= most {
+			return proto.Errorf(proto.CodeOverloaded, "%s records %s are being sent, %d at once: ask again when one is done", l.kind, s, most)
 		}
 	}
 	if l.of == nil {

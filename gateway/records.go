@@ -18,6 +18,9 @@ import (
 const (
 	// recordPieceBytes is about how much of one is made before it is sent.
 	recordPieceBytes = 256 << 10
+	// shortRecordBytes is up to how much waits for a slow reader uncounted: a socket takes
+	// about that in.
+	shortRecordBytes = 16 << 10
 	// longRecordFor is how long one may take that is more than a piece. stallMax holds
 	// for each piece.
 	longRecordFor = 10 * time.Minute
@@ -38,16 +41,17 @@ type records struct{ public, keyed planeRecords }
 
 // planeRecords are the records under way on one.
 type planeRecords struct {
-	reading chan struct{} // a slot for each whose history is being read
-	long    longRecords
+	reading      chan struct{} // a slot for each whose history is being read
+	long, middle longRecords
 }
 
-func newRecords() records {
-	n := cores.Count()
-	return records{
-		public: planeRecords{reading: make(chan struct{}, max(1, n/4))},
-		keyed:  planeRecords{reading: make(chan struct{}, max(1, n/2))},
+func newRecords() *records {
+	n, x := cores.Count(), &records{}
+	x.public.reading, x.keyed.reading = make(chan struct{}, max(1, n/4)), make(chan struct{}, max(1, n/2))
+	for _, p := range []*planeRecords{&x.public, &x.keyed} {
+		p.long.kind, p.long.times, p.middle.kind, p.middle.times = "long", 1, "middle-sized", middleTimes
 	}
+	return x
 }
 
 // openRecord is a record that has its turn to be read.
@@ -163,6 +167,14 @@ func (g *Gateway) tellRecord(w http.ResponseWriter, r *http.Request, of *planeRe
 		return err
 	case out.begun:
 		_ = out.send(b)
+	case len(b) >= recordPieceBytes: // by what is no event
+		return out.send(b)
+	case len(b) > shortRecordBytes:
+		if err := of.middle.begin(shares); err != nil {
+			return err
+		}
+		defer of.middle.end(shares)
+		writeJSON(w, http.StatusOK, b)
 	default:
 		writeJSON(w, http.StatusOK, b)
 	}

@@ -258,6 +258,54 @@ func TestLongRecordsAreShared(t *testing.T) {
 	}
 }
 
+// Records that are sent whole, but are more than a socket takes in, are bounded too; what is
+// short is not.
+func TestMiddleRecordsAreBounded(t *testing.T) {
+	r := newRig(t)
+	const most = gateway.MiddleTimes
+	network, client := most*gateway.LongNetworkMax, most*gateway.LongClientMax
+	for i := range network + 1 {
+		r.visit("POST", "/v1/events", page, "Cookie", recordCookie(i))
+	}
+	r.twin.history = eventsOf(300, nil)
+	public, keyed := r.g.Public(), r.g.Service()
+	of := func(net, i int) *http.Request {
+		return recordOf(fmt.Sprintf("198.18.%d.1", net), ofDemo, "Cookie", recordCookie(i))
+	}
+	forKey := recordOf("198.18.0.1", "/v1/identities/browser:seen1", auth, key("acme-key"))
+	slow := r.slowReaders()
+	for range most {
+		slow.add(public, of(1, 0))
+	}
+	if got := slow.status(public, of(2, 0)); got != 503 {
+		t.Errorf("one more of a browser: %d", got)
+	}
+	for i := range network - most {
+		slow.add(public, of(1, 1+i))
+	}
+	if got := slow.status(public, of(1, network)); got != 503 {
+		t.Errorf("one more to a network: %d", got)
+	}
+	if got := slow.status(public, of(2, network)); got != 200 {
+		t.Errorf("one to another network: %d", got)
+	}
+	for range client {
+		slow.add(keyed, forKey)
+	}
+	if got := slow.status(keyed, forKey); got != 503 {
+		t.Errorf("one more for keys of a client: %d", got)
+	}
+	r.twin.history = eventsOf(20, nil)
+	if a, b := slow.status(public, of(1, 0)), slow.status(keyed, forKey); a != 200 || b != 200 {
+		t.Errorf("short ones: %d %d", a, b)
+	}
+	r.twin.history = eventsOf(300, nil)
+	slow.done()
+	if a, b := slow.status(public, of(1, 0)), slow.status(keyed, forKey); a != 200 || b != 200 {
+		t.Errorf("after them: %d %d", a, b)
+	}
+}
+
 // Records that strangers have read take none of the turns of those who have keys, and
 // whoever waits for a turn, for the first or again, waits no longer than it may.
 func TestRecordsWaitForTurns(t *testing.T) {
