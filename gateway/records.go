@@ -60,11 +60,12 @@ type openRecord struct {
 	next    proto.NextEvents
 	reading chan struct{}
 	turn    bool
+	may     func() error // its client may end while it waits, and its data go later
 }
 
 // openRecord waits for a turn; after nil close is due.
 func (g *Gateway) openRecord(ctx context.Context, of *planeRecords, client proto.ClientInfo, id proto.Identity) (*openRecord, error) {
-	x := &openRecord{reading: of.reading}
+	x := &openRecord{reading: of.reading, may: func() error { return g.notEnded(client) }}
 	first, cancel := context.WithTimeout(ctx, recordWaitMax)
 	defer cancel()
 	err := x.begin(first)
@@ -86,10 +87,14 @@ func (x *openRecord) begin(ctx context.Context) error {
 	select {
 	case x.reading <- struct{}{}:
 		x.turn = true
-		return nil
 	case <-ctx.Done():
 		return errRecords
 	}
+	err := x.may()
+	if err != nil {
+		x.close()
+	}
+	return err
 }
 
 func (x *openRecord) close() {
@@ -159,7 +164,7 @@ func (g *Gateway) tellRecord(w http.ResponseWriter, r *http.Request, of *planeRe
 	switch {
 	case out.failed: // the reader went, or was told something else
 	case err != nil && out.begun:
-		if ctx.Err() == nil && proto.CodeOf(err) != proto.CodeUnavailable {
+		if code := proto.CodeOf(err); ctx.Err() == nil && code != proto.CodeUnavailable && code != proto.CodeConflict {
 			g.log.Log(r.Context(), slog.LevelError, "a record broke off", "error", err)
 		}
 		panic(http.ErrAbortHandler) // so that the reader sees a cut record

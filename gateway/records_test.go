@@ -450,6 +450,32 @@ func TestRecordBreaksOff(t *testing.T) {
 	}
 }
 
+// Of a client that was ended nothing is told that was not read before, also where another
+// has its name.
+func TestRecordEndsWithItsClient(t *testing.T) {
+	for _, again := range []bool{false, true} {
+		r := newRig(t)
+		r.visit("POST", "/v1/events", page, "Cookie", "kith_id=abc123")
+		read, before := 0, 0
+		r.twin.history = eventsOf(8_000, &read)
+		func() {
+			defer func() {
+				if p := recover(); p != http.ErrAbortHandler || read != before {
+					t.Errorf("%v after %d events, of them %d before the end", p, read, before)
+				}
+			}()
+			askRecord(&pacedPieces{httptest.NewRecorder(), func() {
+				before = read
+				old := r.clients["demo"]
+				delete(r.clients, "demo")
+				if again {
+					r.clients["demo"] = proto.ClientInfo{ID: old.ID + 100, Name: "demo", Space: old.Space}
+				}
+			}}, r.g.Public(), "GET", ofDemo)
+		}()
+	}
+}
+
 // The page of choices shows the newest twenty of a long history, and how many there are.
 func TestChoicesShowsTheNewest(t *testing.T) {
 	r := newRig(t)
