@@ -32,6 +32,13 @@ const BidSegmentsMax = bidSegmentsMax
 // PublicTurns is how many histories are read at once for the public plane.
 func (g *Gateway) PublicTurns() int { return cap(g.records.public.reading) }
 
+// PublicLines is how many lines there are of whom records are read for the public plane.
+func (g *Gateway) PublicLines() int {
+	g.records.public.lines.mu.Lock()
+	defer g.records.public.lines.mu.Unlock()
+	return len(g.records.public.lines.of)
+}
+
 // Bounds of long records that are sent at once on a plane.
 const (
 	LongRecordsMax = longRecordsMax

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"net/http"
 	"net/netip"
 	"sync"
@@ -94,6 +95,78 @@ func (l *longRecords) end(shares []share) {
 		if l.of[s]--; l.of[s] == 0 {
 			delete(l.of, s)
 		}
+	}
+}
+
+// lines have those who wait for a turn to be read, or are, wait for others of the same
+// share: who asks for many has no more of the line that is everybody's.
+type lines struct {
+	mu sync.Mutex
+	of map[share]*line // guarded by mu
+}
+
+type line struct {
+	slots chan struct{}
+	here  int // guarded by lines.mu; who has a slot or waits for one
+}
+
+// asking is how many of a share wait for a turn, or are read, at once.
+func (s share) asking() int {
+	switch {
+	case s.browser != "":
+		return 1
+	case s.network.IsValid():
+		return 2
+	}
+	return 8
+}
+
+// enter takes a slot of each share, unless ctx ends before: then it is false.
+func (l *lines) enter(ctx context.Context, shares []share) (leave func(), ok bool) {
+	taken := 0
+	leave = func() {
+		for ; taken > 0; taken-- {
+			<-l.to(shares[taken-1]).slots
+			l.gone(shares[taken-1], 2)
+		}
+	}
+	for _, s := range shares {
+		select {
+		case l.to(s).slots <- struct{}{}:
+			taken++
+		case <-ctx.Done():
+			l.gone(s, 1)
+			leave()
+			return nil, false
+		}
+	}
+	return leave, true
+}
+
+// to is a share's line with one more who is there.
+func (l *lines) to(s share) *line {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	x := l.of[s]
+	if x == nil {
+		if l.of == nil {
+			l.of = map[share]*line{}
+		}
+		x = &line{slots: make(chan struct{}, s.asking())}
+		l.of[s] = x
+	}
+	x.here++
+	return x
+}
+
+// gone takes so many off.
+func (l *lines) gone(s share, n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if x := l.of[s]; x.here == n {
+		delete(l.of, s)
+	} else {
+		x.here -= n
 	}
 }
 

@@ -185,7 +185,7 @@ func (g *Gateway) showChoices(w http.ResponseWriter, r *http.Request, status int
 	client, err := g.clientNamed(x.Client)
 	known := err == nil
 	if known {
-		err = g.addHeld(r.Context(), client, v, x)
+		err = g.addHeld(r, client, v, x)
 	}
 	if err != nil { // that one cannot be shown does not mean that nobody holds anything
 		x.Client = ""
@@ -246,13 +246,13 @@ func (h *heldEvents) add(t proto.Millis, e *proto.EventBody) (enough bool) {
 }
 
 // addHeld adds what the client holds of the visitor.
-func (g *Gateway) addHeld(ctx context.Context, client proto.ClientInfo, v *visit, x *pageView) error {
+func (g *Gateway) addHeld(r *http.Request, client proto.ClientInfo, v *visit, x *pageView) error {
 	var record proto.IdentityRecord
 	var events heldEvents
 	if v.browser != "" {
-		within, cancel := context.WithTimeout(ctx, choicesFor)
+		within, cancel := context.WithTimeout(r.Context(), choicesFor)
 		defer cancel()
-		open, err := g.openRecord(ctx, &g.records.public, client, v.browser)
+		open, err := g.openRecord(r.Context(), &g.records.public, g.sharesOf(r, v.browser), client, v.browser)
 		if err != nil {
 			return err
 		}

@@ -42,6 +42,7 @@ type records struct{ public, keyed planeRecords }
 // planeRecords are the records under way on one.
 type planeRecords struct {
 	reading      chan struct{} // a slot for each whose history is being read
+	lines        lines         // for these
 	long, middle longRecords
 }
 
@@ -60,16 +61,22 @@ type openRecord struct {
 	next    proto.NextEvents
 	reading chan struct{}
 	turn    bool
+	leave   func()       // the lines
 	may     func() error // its client may end while it waits, and its data go later
 }
 
 // openRecord waits for a turn; after nil close is due.
-func (g *Gateway) openRecord(ctx context.Context, of *planeRecords, client proto.ClientInfo, id proto.Identity) (*openRecord, error) {
+func (g *Gateway) openRecord(ctx context.Context, of *planeRecords, shares []share, client proto.ClientInfo, id proto.Identity) (*openRecord, error) {
 	x := &openRecord{reading: of.reading, may: func() error { return g.notEnded(client) }}
 	first, cancel := context.WithTimeout(ctx, recordWaitMax)
 	defer cancel()
+	var ok bool
+	if x.leave, ok = of.lines.enter(first, shares); !ok {
+		return nil, errRecords
+	}
 	err := x.begin(first)
 	if err != nil {
+		x.close()
 		return nil, err
 	}
 	if x.IdentityRecord, x.next, err = g.deps.Memberships.OpenRecord(ctx, client, id); err != nil {
@@ -92,12 +99,18 @@ func (x *openRecord) begin(ctx context.Context) error {
 	}
 	err := x.may()
 	if err != nil {
-		x.close()
+		x.rest()
 	}
 	return err
 }
 
+// close gives the turn up, and the place in its lines.
 func (x *openRecord) close() {
+	x.rest()
+	x.leave()
+}
+
+func (x *openRecord) rest() {
 	if x.turn {
 		<-x.reading
 		x.turn = false
@@ -112,7 +125,7 @@ func (x *openRecord) walk(ctx context.Context, tell func(proto.Millis, *proto.Ev
 		if err != nil || !more {
 			return err
 		}
-		x.close()
+		x.rest()
 		if err := pause(); err != nil {
 			return err
 		}
@@ -125,7 +138,7 @@ func (x *openRecord) walk(ctx context.Context, tell func(proto.Millis, *proto.Ev
 
 // tellRecord answers with all that the client holds of id, as it is read.
 func (g *Gateway) tellRecord(w http.ResponseWriter, r *http.Request, of *planeRecords, shares []share, client proto.ClientInfo, id proto.Identity, signal bool) error {
-	x, err := g.openRecord(r.Context(), of, client, id)
+	x, err := g.openRecord(r.Context(), of, shares, client, id)
 	if err != nil {
 		return err
 	}
@@ -155,6 +168,7 @@ func (g *Gateway) tellRecord(w http.ResponseWriter, r *http.Request, of *planeRe
 		return len(b) >= recordPieceBytes
 	}
 	err = x.walk(ctx, tell, func() error {
+		x.close() // from now on it counts as a long one
 		err := out.send(b)
 		b = b[:0]
 		return err

@@ -326,8 +326,8 @@ func TestRecordsWaitForTurns(t *testing.T) {
 		r.twin.history = func() proto.NextEvents {
 			return func(tell func(proto.Millis, *proto.EventBody) bool) (bool, error) {
 				r.twin.history = stall
-				for range r.g.PublicTurns() {
-					go own(ofDemo)
+				for i := range r.g.PublicTurns() {
+					go r.g.Public().ServeHTTP(httptest.NewRecorder(), recordOf(fmt.Sprintf("198.18.%d.1", i), ofDemo, "Cookie", recordCookie(1+i)))
 				}
 				synctest.Wait()
 				for !tell(1, &proto.EventBody{Name: "page"}) {
@@ -355,6 +355,31 @@ func TestRecordsWaitForTurns(t *testing.T) {
 		synctest.Wait()
 		if w := own(ofDemo); w.Code != 200 {
 			t.Errorf("after them: %d %s", w.Code, w.Body)
+		}
+	})
+}
+
+// Who asks for many records at once waits for their own: another network's are read as ever.
+func TestRecordsWaitForTheirOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.twin.history = func() proto.NextEvents {
+			return func(func(proto.Millis, *proto.EventBody) bool) (bool, error) {
+				time.Sleep(time.Second)
+				return false, nil
+			}
+		}
+		for i := range 300 {
+			go r.g.Public().ServeHTTP(httptest.NewRecorder(), recordOf(fmt.Sprintf("198.18.1.%d", i%250), ofDemo, "Cookie", recordCookie(i)))
+		}
+		synctest.Wait()
+		began, w := time.Now(), httptest.NewRecorder()
+		if r.g.Public().ServeHTTP(w, recordOf("198.18.2.1", ofDemo, "Cookie", recordCookie(300))); w.Code != 200 || time.Since(began) > 3*time.Second {
+			t.Errorf("for another network: %d after %v", w.Code, time.Since(began))
+		}
+		time.Sleep(time.Minute)
+		if n := r.g.PublicLines(); n != 0 {
+			t.Errorf("%d lines are left", n)
 		}
 	})
 }
