@@ -3,8 +3,8 @@ package engine
 import (
 	"cmp"
 	"context"
+	"iter"
 	"slices"
-	"time"
 
 	"kith/actors/identity"
 	"kith/engine/log"
@@ -20,7 +20,11 @@ import (
 //
 // It appends nothing to lanes by itself: what it would is given, so that the
 // simulation can lose, repeat and reorder it.
-type Simulated struct{ *Node }
+type Simulated struct {
+	*Node
+	tell    func() (struct{}, bool) // goes on with what Tell began, nil if that is at its end
+	endTell func()
+}
 
 // Simulate opens a simulated node over a log and a store in memory. judge is
 // what identities are judged by, nil for the lanes' rules; tests break it.
@@ -29,7 +33,7 @@ func Simulate(c Config, lg log.Logs, st store.Store, secret [16]byte, judge func
 		return nil, err
 	}
 	n := newNode(c, lg, st, secret)
-	s := &Simulated{n}
+	s := &Simulated{Node: n}
 	ctx := context.Background()
 	n.life, n.judge = ctx, judge
 	if err := s.ReadControl(); err != nil {
@@ -314,26 +318,51 @@ func (s *Simulated) Whole() bool {
 	return true
 }
 
-// Tell writes to the ledger and the feed what waits for it, if the other lanes
-// of this node have applied what is on its way to them, for a client's erasure in all
-// supersteps; it reports whether they have. Call Trim before.
+// Tell goes on writing what waits to the ledger and the feed, as a node does: what that
+// waits for, as lanes that are to apply what is on its way to them, is given the turn. It
+// reports whether nothing waits any more. After one that is not at its end, End is
+// called before the node is let go of.
 func (s *Simulated) Tell() bool {
-	forgets := forgotten(s.ledger.waiting)
-	for _, l := range s.lanes {
-		if !l.outbox.empty() || forgets && l.progress.carries() {
-			return false
-		}
+	if s.tell == nil {
+		ctx, stop := context.WithCancel(context.Background())
+		s.tell, s.endTell = iter.Pull(func(yield func(struct{}) bool) {
+			defer stop()
+			for s.ledger.tell(yielding{ctx, stop, yield}) {
+			}
+		})
 	}
-	ctx, stop := context.WithTimeout(context.Background(), simulatedWait)
-	defer stop()
-	for s.ledger.tell(ctx) {
+	for _, l := range s.lanes { // whoever waits looks again
+		l.progress.set(func(*progress) {})
 	}
-	return ctx.Err() == nil
+	if _, waits := s.tell(); waits {
+		return false
+	}
+	s.tell = nil
+	return true
 }
 
-// simulatedWait ends a wait for what never comes: on one thread all that a
-// wait is for has happened before it.
-const simulatedWait = 3 * time.Second
+// End ends what Tell has begun, as a crash does.
+func (s *Simulated) End() {
+	if s.tell != nil {
+		s.endTell()
+	}
+}
+
+// yielding is a context with which a wait gives the turn back to who called Tell, who calls
+// it again after a change that has all waits look again.
+type yielding struct {
+	context.Context
+	stop  context.CancelFunc
+	yield func(struct{}) bool // false: End
+}
+
+// Done is asked for by whoever is about to wait.
+func (t yielding) Done() <-chan struct{} {
+	if t.Err() == nil && !t.yield(struct{}{}) {
+		t.stop()
+	}
+	return t.Context.Done()
+}
 
 // Trim lets go of graph messages that the other lanes have applied, and deletes
 // their rows.
