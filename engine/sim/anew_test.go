@@ -41,10 +41,10 @@ func (w *world) restoreAnew(again bool) {
 	for l := range proto.LaneID(w.lanes) {
 		w.beat(w.nodes[0], l, w.now)
 	}
-	acked := w.acked
-	w.acked = map[int]uint32{} // nothing is served before all is settled
+	acked, erased := w.acked, w.erased
+	w.acked, w.erased = map[int]uint32{}, nil // nothing is served before all is settled
 	w.settle()
-	w.acked = acked
+	w.acked, w.erased = acked, erased
 	if w.err == nil {
 		w.checkAnew(w.nodes[0])
 	}
@@ -68,6 +68,7 @@ func (w *world) reset(x *image) {
 	w.images, w.air, w.barred, w.repeats = nil, nil, nil, nil
 	clear(w.links)
 	clear(w.cuts)
+	w.erased = slices.DeleteFunc(w.erased, func(c *cutAsk) bool { return c.kind == proto.CutForget }) // not in the ledger
 	for l := range w.lanes {
 		w.base[l] = x.applied[l]
 		w.beats[l], w.chains[l], w.states[l] = map[proto.Offset]beat{}, map[proto.Offset]uint64{}, map[proto.Offset]string{}

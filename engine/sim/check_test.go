@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -20,28 +21,35 @@ func (w *world) acknowledged(c *cutAsk) {
 	w.stats.Acks++
 	p := &w.model.people[c.i]
 	w.trace("the cut of %d is acknowledged", c.i)
-	if c.kind == proto.CutOptOut && p.dark && c.gen >= p.since {
+	switch {
+	case c.kind != proto.CutOptOut:
+		w.erased = slices.DeleteFunc(w.erased, func(x *cutAsk) bool {
+			return x.i == c.i && x.kind == c.kind && x.client == c.client
+		})
+		w.erased = append(w.erased, c)
+	case p.dark && c.gen >= p.since:
 		w.acked[c.i] = p.gen
 		for _, i := range c.takes {
 			w.acked[i] = max(w.acked[i], 1)
 		}
-		for _, n := range w.nodes {
-			w.look(n)
-		}
+	}
+	for _, n := range w.nodes {
+		w.look(n)
 	}
 }
 
 // look sees that a node, for the lanes for which it may answer, shows nothing
-// of those whose opt-out was acknowledged.
+// of those whose opt-out was acknowledged, and nothing that was erased.
 func (w *world) look(n *node) {
-	if len(w.acked) == 0 || n.sim == nil {
+	if len(w.acked)+len(w.erased) == 0 || n.sim == nil {
 		return
 	}
-	gone := sorted(w.acked)
 	all := true
 	for l := range proto.LaneID(w.lanes) {
 		all = all && n.mayAnswer(l)
 	}
+	w.lookForErased(n, all)
+	gone := sorted(w.acked)
 	for _, i := range gone {
 		if n.mayAnswer(w.home(i)) {
 			w.lookAt(n, i, all)
@@ -52,6 +60,60 @@ func (w *world) look(n *node) {
 	}
 	if w.chance(10) {
 		w.lookForNetworks(n, gone)
+	}
+}
+
+// lookForErased sees that a node shows nothing that was erased, or that a client had
+// forgotten, where it has taken nothing in since. The model does not know that where
+// some cut took others along.
+func (w *world) lookForErased(n *node, all bool) {
+	if w.every {
+		return
+	}
+	var blank []int
+	for _, c := range w.erased {
+		p := &w.model.people[c.i]
+		if c.kind == proto.CutErase {
+			if maps.Equal(p.taken, c.taken) && !slices.Contains(blank, c.i) {
+				blank = append(blank, c.i)
+			}
+			continue
+		}
+		k := factsKey{c.client, c.space}
+		client := w.clients[slices.IndexFunc(w.clients, func(x proto.ClientInfo) bool { return x.ID == c.client })]
+		if p.taken[k] == c.taken[k] && n.mayAnswer(w.home(c.i)) {
+			w.lookAtForgotten(n, c.i, client)
+		}
+		if all && (c == w.erased[len(w.erased)-1] || w.chance(5)) {
+			w.lookForEdges(n, c, client)
+		}
+	}
+	if !w.crowd {
+		w.lookForMarks(n, blank, all)
+	}
+}
+
+// lookAtForgotten looks for facts that a client had forgotten.
+func (w *world) lookAtForgotten(n *node, i int, client proto.ClientInfo) {
+	r, err := n.sim.Record(w.context(), client, w.ids[i])
+	w.must(err)
+	if len(r.Events)+len(r.Traits)+len(r.Networks) > 0 {
+		w.fail("FORGOTTEN: node %d shows client %d what it had forgotten of %d: %+v", n.id, client.ID, i, r)
+	}
+}
+
+// lookForEdges looks for links by what a client said of an identity before it had it
+// forgotten.
+func (w *world) lookForEdges(n *node, c *cutAsk, client proto.ClientInfo) {
+	for j := range w.ids {
+		u, err := n.sim.User(w.context(), client, w.ids[j])
+		w.must(err)
+		for _, e := range u.Edges {
+			if (e.A == w.ids[c.i] || e.B == w.ids[c.i]) && e.Client == client.Name && proto.MillisOf(e.Time) <= c.until {
+				w.fail("FORGOTTEN: node %d shows in the user of %d that %s and %s are linked by client %d as of %d, which had %d forgotten until %d",
+					n.id, j, e.A, e.B, client.ID, e.Time.UnixMilli(), c.i, c.until)
+			}
+		}
 	}
 }
 

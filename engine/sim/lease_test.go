@@ -90,7 +90,14 @@ func (w *world) cutAnswered(n *node, command uint64, a engine.Answer) {
 		return
 	}
 	w.trace("node %d has the receipt of the cut of %d at %v", n.id, c.i, a.Vector)
-	w.barred = append(w.barred, &pendingAck{cut: c, by: n, inc: n.inc, vector: a.Vector})
+	p := &pendingAck{cut: c, by: n, inc: n.inc, vector: a.Vector}
+	if c.kind == proto.CutForget { // not by its vector: the others are asked for all that was handed over
+		p.vector = nil
+		for l := range proto.LaneID(w.lanes) {
+			p.vector = append(p.vector, n.sim.Applied(l))
+		}
+	}
+	w.barred = append(w.barred, p)
 }
 
 // bar finds out for whom the acknowledgement waits, once the acknowledger has

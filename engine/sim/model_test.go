@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"maps"
 	"slices"
 
 	"kith/proto"
@@ -38,6 +39,7 @@ type person struct {
 	facts map[factsKey]*facts
 	hazy  map[proto.SpaceID]proto.Millis // evidence up to here may have been forgotten
 	gone  map[factsKey]proto.Millis      // evidence of that client up to here makes no link
+	taken map[factsKey]int               // events and traits that were taken in, or may have been
 }
 
 type factsKey struct {
@@ -83,7 +85,7 @@ func newModel(w *world) *model {
 		m.gone = append(m.gone, map[proto.ClientID]bool{})
 	}
 	for range w.ids {
-		m.people = append(m.people, person{facts: map[factsKey]*facts{}, hazy: map[proto.SpaceID]proto.Millis{}, gone: map[factsKey]proto.Millis{}})
+		m.people = append(m.people, person{facts: map[factsKey]*facts{}, hazy: map[proto.SpaceID]proto.Millis{}, gone: map[factsKey]proto.Millis{}, taken: map[factsKey]int{}})
 	}
 	return m
 }
@@ -244,6 +246,7 @@ func (m *model) event(e *proto.Event, t, now proto.Millis) {
 	if !yes {
 		return
 	}
+	p.taken[factsKey{e.Client, e.Space}]++
 	f := p.of(e.Client, e.Space)
 	known := slices.IndexFunc(f.recent, func(r recent) bool { return r.id == e.ID && now-r.at <= recentAge })
 	if known < 0 || f.recent[known].maybe {
@@ -271,6 +274,7 @@ func (m *model) traits(x *proto.Traits, t proto.Millis) {
 	if !yes {
 		return
 	}
+	p.taken[factsKey{x.Client, x.Space}]++
 	f := p.of(x.Client, x.Space)
 	f.hazy = f.hazy || maybe
 	for _, s := range x.Set {
@@ -331,7 +335,8 @@ func (m *model) cut(x *proto.CutCommand, t proto.Millis) {
 	}
 	p.cuts = append(p.cuts, x.Command)
 	if c := m.w.cuts[x.Command]; c != nil {
-		c.gen = p.gen
+		c.gen, c.taken = p.gen, maps.Clone(p.taken)
+		c.until = p.gone[factsKey{x.Client, x.Space}]
 	}
 	m.w.every = m.w.every || x.Everywhere
 }

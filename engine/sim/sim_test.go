@@ -8,7 +8,7 @@
 // It guarantees, for the seeds that it ran, what the engine's package comment
 // promises: the state is a function of the log; who opted out, and is told so,
 // shows nowhere until it opts in again, on no node that may answer and after no
-// restore; without faults everything that was asked comes to an end; and then
+// restore; what was erased, and that is told, shows nowhere either; without faults everything that was asked comes to an end; and then
 // the state is what a plain reading of all commands says (model_test.go) and what
 // the engine's own verification recomputes.
 //

@@ -31,7 +31,11 @@ type cutAsk struct {
 	told       bool
 	acked      bool
 	everywhere bool
-	takes      []int // whom it must take along, where that is known
+	takes      []int          // whom it must take along, where that is known
+	client     proto.ClientID // of one that forgets
+	space      proto.SpaceID
+	taken      map[factsKey]int // person.taken, with it
+	until      proto.Millis     // person.gone of the client, with it
 }
 
 // step is one thing that happens, drawn by chance.
@@ -259,13 +263,13 @@ func (w *world) doErase() {
 		c := w.clients[w.rng.IntN(3)]
 		x = proto.CutCommand{Kind: proto.CutForget, Client: c.ID, Space: c.Space}
 	}
-	w.putCut(w.anyone(), x, false)
+	w.putCut(w.anyone(), x, true)
 }
 
 func (w *world) putCut(i int, x proto.CutCommand, late bool) {
 	w.commands++
 	x.Hash, x.Received, x.Command = w.hashOf(i), w.received(), w.commands
-	w.cuts[x.Command] = &cutAsk{i: i, kind: x.Kind, everywhere: x.Everywhere}
+	w.cuts[x.Command] = &cutAsk{i: i, kind: x.Kind, everywhere: x.Everywhere, client: x.Client, space: x.Space}
 	for _, n := range w.nodes {
 		if n.sim != nil {
 			n.cuts[x.Command] = n.sim.Expect(x.Command)

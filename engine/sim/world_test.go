@@ -83,6 +83,7 @@ type world struct {
 	cuts        map[uint64]*cutAsk
 	barred      []*pendingAck
 	acked       map[int]uint32 // identities whose opt-out was acknowledged and not lifted: its generation
+	erased      []*cutAsk      // acknowledged erasures and what clients had forgotten
 	commands    uint64
 	numbers     int // of events
 	repeats     []proto.Event
