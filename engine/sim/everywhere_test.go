@@ -2,6 +2,7 @@ package sim
 
 import (
 	"flag"
+	"fmt"
 	"slices"
 	"testing"
 
@@ -47,8 +48,18 @@ func runEverywhere(seed, lanes int) error {
 }
 
 // linkInBoth links identities at random, in the space of the first two clients
-// and in that of the third.
+// and in that of the third. Each does something, so that others show what derives from it.
 func (w *world) linkInBoth() {
+	for i := range w.ids {
+		w.numbers++
+		c := w.clients[0]
+		var b proto.Batch
+		b.AddEvent(w.hasher, &proto.Event{
+			Client: c.ID, Space: c.Space, Time: w.now, Received: w.now, Identities: []proto.Identity{w.ids[i]},
+			EventBody: proto.EventBody{Name: "page", Props: []proto.Prop{{Key: "mark", Value: proto.TextOf(fmt.Sprint(i))}, {Key: "n", Value: proto.NumberOf(float64(w.numbers))}}},
+		})
+		w.submit(w.home(i), &b)
+	}
 	for range len(w.ids) * 3 / 2 {
 		i := w.rng.IntN(len(w.ids))
 		j := (i + 1 + w.rng.IntN(len(w.ids)-1)) % len(w.ids)
@@ -74,8 +85,14 @@ func (w *world) cutSome(out map[int]bool) {
 	may, must := w.whoGoes(asked, out)
 	for _, i := range asked {
 		w.putCut(i, proto.CutCommand{Kind: proto.CutOptOut, Everywhere: true}, false)
-		if len(asked) == 1 && !out[i] {
+		switch {
+		case out[i]:
+		case len(asked) == 1:
 			w.cuts[w.commands].takes = must[0]
+		case asked[0] == i:
+			w.cuts[w.commands].takes = w.sureOf(i, asked[1], out)
+		default:
+			w.cuts[w.commands].takes = w.sureOf(i, asked[0], out)
 		}
 	}
 	for range 30 + w.rng.IntN(60) {
@@ -127,17 +144,38 @@ func (w *world) userOf(i int, gone map[int]bool) (list []int) {
 		return []int{i}
 	}
 	for _, c := range []int{0, 2} {
-		space := w.clients[c].Space
-		user := []int{i}
-		for n := 0; n < len(user); n++ {
-			for j := range w.ids {
-				k := pair{space, min(user[n], j), max(user[n], j)}
-				if w.model.pairs[k] != nil && !gone[j] && !slices.Contains(user, j) {
-					user = append(user, j)
-				}
+		list = append(list, w.reached(c, i, gone, nil)...)
+	}
+	return list
+}
+
+// reached gives i and all who are linked with it in a client's space, through nobody who
+// is gone; of those in ends nobody beyond.
+func (w *world) reached(c, i int, gone map[int]bool, ends []int) []int {
+	user := []int{i}
+	for n := 0; n < len(user); n++ {
+		for j := range w.ids {
+			k := pair{w.clients[c].Space, min(user[n], j), max(user[n], j)}
+			if w.model.pairs[k] != nil && !gone[j] && !slices.Contains(user, j) && !slices.Contains(ends, user[n]) {
+				user = append(user, j)
 			}
 		}
-		list = append(list, user...)
+	}
+	return user
+}
+
+// sureOf gives those who are out in all spaces once the cut of i is answered, while that
+// of other is under way: who is of both in one space may go with the other there, and
+// whom only one of the other's joins to i may not be reached.
+func (w *world) sureOf(i, other int, out map[int]bool) (list []int) {
+	ends := w.userOf(other, out)
+	for _, c := range []int{0, 2} {
+		others := w.reached(c, other, out, nil)
+		for _, j := range w.reached(c, i, out, ends) {
+			if j == i || !slices.Contains(others, j) {
+				list = append(list, j)
+			}
+		}
 	}
 	return list
 }
