@@ -151,13 +151,10 @@ func (n *Node) Wait(ctx context.Context, p proto.Position) error {
 	return n.allHandedOver(ctx)
 }
 
-// allHandedOver returns when what lanes have for one another now has arrived, and what
-// that leads to. What comes meanwhile cannot be told from it. So they need not come to
-// rest.
+// allHandedOver returns when what lanes have for one another now has arrived, or a lane,
+// be it alone, has left for its next entry, and what that leads to. What comes meanwhile
+// cannot be told from it. So they need not come to rest.
 func (n *Node) allHandedOver(ctx context.Context) error {
-	if len(n.lanes) == 1 {
-		return nil
-	}
 	for range hopsMax {
 		if moved, err := n.handedOver(ctx); !moved || err != nil {
 			return err
