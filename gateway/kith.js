@@ -130,7 +130,7 @@
     timer = 0;
     if (!may() || !queue.length) return;
     if (!held) first = Date.now();
-    const sent = busy = batch();
+    const sent = busy = batch(), line = queue;
     // A page that goes away fails its requests or breaks their answers off, though
     // they arrive: what failed is not back in the queue before the page is gone.
     ask(eventsURL(), 1e4, bodyOf(sent)).then(x => x.refused ? x : new Promise(done => setTimeout(done, 1e3, x))).then(x => {
@@ -145,13 +145,13 @@
       // Else nothing was taken, also where a 200 is not the gateway's.
       else if (!/^4(?!29)/.test(x.status)) again = sent;
       else if (x.error) warn(x.error.message);
-      held = gate > 0 && again.length; // else consent was withdrawn meanwhile
+      held = line === queue && again.length; // else consent was withdrawn meanwhile
       if (!held) tries = 0;
       // Nodes remember an id for ten minutes: after a sleep it might count twice.
       else if (++tries > 5 || Date.now() - first > 5e5) {
         warn("lost: " + held);
         tries = held = 0;
-      } else queue = again.concat(queue);
+      } else queue.unshift(...again);
       // Jitter only lengthens: Retry-After is the least.
       later(tries ? Math.max(500 << tries, x.wait * 1e3 || 0) * (1 + Math.random() / 2) : 50);
     });
@@ -167,7 +167,7 @@
     while (queue.length && may()) {
       const sent = batch();
       // Some browsers have no beacons: of either kind no answer is heard.
-      if (!(n.sendBeacon ? n.sendBeacon(base + eventsURL(), bodyOf(sent)) : ask(eventsURL(), 1e4, bodyOf(sent)))) return queue = sent.concat(queue);
+      if (!(n.sendBeacon ? n.sendBeacon(base + eventsURL(), bodyOf(sent)) : ask(eventsURL(), 1e4, bodyOf(sent)))) return queue.unshift(...sent);
     }
   }
 

@@ -1444,6 +1444,29 @@ func consentAgain(s *surfer) {
 			s.t.Errorf("after %s ms: %d requests instead of one: %v", when, len(to), to)
 		}
 	}
+
+	// Withdrawn and given again while a request is under way, which then fails.
+	given := make(chan struct{})
+	s.front.answers(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path == "/v1/events" {
+			<-given
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		return r.URL.Path == "/v1/events"
+	})
+	before := len(s.front.to("/v1/events"))
+	s.page(`data-consent="wait"`, `kith("consent", true)`, "")
+	s.open("/")
+	s.until("a request", func() bool { return len(s.front.to("/v1/events")) > before })
+	s.do(`kith("consent", false); kith("consent", true); kith("event", "d")`)
+	s.front.answers(nil)
+	events := len(s.rig.taken())
+	close(given)
+	s.until("the event", func() bool { return len(s.rig.taken()) > events })
+	s.quiet()
+	if got := s.names()[events:]; !slices.Equal(got, []string{"d"}) {
+		s.t.Errorf("given again meanwhile: events %v", got)
+	}
 	s.calm()
 }
 
