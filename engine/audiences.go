@@ -4,6 +4,8 @@ import (
 	"context"
 	"math"
 	"slices"
+	"sync"
+	"sync/atomic"
 
 	"github.com/RoaringBitmap/roaring/v2"
 
@@ -385,7 +387,31 @@ func (m *matrix) add(i int, get getBits) {
 	for _, k := range m.columns[first:] {
 		columns = append(columns, get(k))
 	}
-	segments.Overlap(get(m.rows[i]), columns, m.cells[i*width+first:(i+1)*width], cores.Count())
+	spread(get(m.rows[i]), columns, m.cells[i*width+first:(i+1)*width])
+}
+
+// overlapShare is how many columns of a row are taken at a time.
+const overlapShare = 16
+
+// spread does one row on all cores. Columns by name are not of like sizes, so each
+// takes some more when it is done with some.
+func spread(row *roaring.Bitmap, columns []*roaring.Bitmap, out []uint64) {
+	of := segments.NewRow(row, len(columns))
+	defer of.Release()
+	shares := (len(columns) + overlapShare - 1) / overlapShare
+	var next atomic.Int64
+	work := func() {
+		for n := int(next.Add(1)) - 1; n < shares; n = int(next.Add(1)) - 1 {
+			from, to := n*overlapShare, min((n+1)*overlapShare, len(columns))
+			of.Overlap(columns[from:to], out[from:to])
+		}
+	}
+	var busy sync.WaitGroup
+	defer busy.Wait()
+	for range min(cores.Count(), shares) - 1 {
+		busy.Go(work)
+	}
+	work()
 }
 
 func (m *matrix) users(ctx context.Context, lanes []*lane) (err error) {

@@ -1,58 +1,54 @@
 package segments
 
-import (
-	"sync"
-	"sync/atomic"
-
-	"github.com/RoaringBitmap/roaring/v2"
-)
+import "github.com/RoaringBitmap/roaring/v2"
 
 // arrayMax is how many ordinals of one chunk a roaring bitmap keeps as a list;
 // more are kept as bits.
 const arrayMax = 4096
 
-// overlapShare is how many columns are taken at a time, and overlapFew how many are
-// too few to lay a row out for.
-const (
-	overlapShare = 16
-	overlapFew   = 8
-)
+// rowFew is how many columns are too few to lay a row out for.
+const rowFew = 8
 
-// Overlap adds to out[i] how many are in row and in columns[i], which may be nil, on
-// as many goroutines as workers says. The bitmaps stay unchanged. Two lists, or a list
-// and runs, take roaring long where there are many; a list it looks up in bits: for
-// many columns the row is laid out as those.
-func Overlap(row *roaring.Bitmap, columns []*roaring.Bitmap, out []uint64, workers int) {
-	if row == nil || row.IsEmpty() {
-		return
+// Row is a segment that others are intersected with, by any number of goroutines
+// until it is released. Two lists, or a list and runs, take roaring long where there
+// are many; a list it looks up in bits: for many columns the row is laid out as those.
+type Row struct {
+	bits *roaring.Bitmap
+	laid *dense
+}
+
+// NewRow is of b, which may be nil and stays unchanged, for so many columns.
+func NewRow(b *roaring.Bitmap, columns int) *Row {
+	if b == nil || b.IsEmpty() {
+		return &Row{}
 	}
-	if words := int(row.Maximum()>>6) + 1; len(columns) >= overlapFew && words <= denseWordsMax {
-		d := densePool.Get().(*dense)
-		defer d.release()
-		d.reach(words)
-		if d.load(row, 0); d.in.err == nil {
-			row = d.first
+	words := int(b.Maximum()>>6) + 1
+	if columns < rowFew || words > denseWordsMax {
+		return &Row{bits: b}
+	}
+	d := densePool.Get().(*dense)
+	d.reach(words)
+	if d.load(b, 0); d.in.err != nil {
+		d.release()
+		return &Row{bits: b}
+	}
+	return &Row{bits: d.first, laid: d}
+}
+
+// Release gives back what r is laid out in. It is used no more.
+func (r *Row) Release() {
+	if r.laid != nil {
+		r.laid.release()
+	}
+	*r = Row{}
+}
+
+// Overlap adds to out[i] how many are in r and in columns[i], which may be nil and
+// stays unchanged.
+func (r *Row) Overlap(columns []*roaring.Bitmap, out []uint64) {
+	for i, c := range columns {
+		if c != nil && r.bits != nil {
+			out[i] += r.bits.AndCardinality(c)
 		}
 	}
-	var next atomic.Int64
-	work := func() {
-		for {
-			to := int(next.Add(overlapShare))
-			from := to - overlapShare
-			if from >= len(columns) {
-				return
-			}
-			for i, c := range columns[from:min(to, len(columns))] {
-				if c != nil {
-					out[from+i] += row.AndCardinality(c)
-				}
-			}
-		}
-	}
-	var busy sync.WaitGroup
-	defer busy.Wait()
-	for range min(workers, (len(columns)+overlapShare-1)/overlapShare) - 1 {
-		busy.Go(work)
-	}
-	work()
 }

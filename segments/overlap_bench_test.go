@@ -16,7 +16,9 @@ func BenchmarkOverlap(b *testing.B) {
 		b.Run(fmt.Sprint("row=", row), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				segments.Overlap(sets[row], sets, out, 1)
+				of := segments.NewRow(sets[row], len(sets))
+				of.Overlap(sets, out)
+				of.Release()
 			}
 		})
 	}

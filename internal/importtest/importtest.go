@@ -148,6 +148,10 @@ func checkPure(f *ast.File, report reporter) {
 		switch n := n.(type) {
 		case *ast.GoStmt:
 			report(n.Pos(), "a room that decides must not start a goroutine")
+		case *ast.CallExpr: // of a WaitGroup or an errgroup
+			if f, ok := n.Fun.(*ast.SelectorExpr); ok && f.Sel.Name == "Go" {
+				report(n.Pos(), "a room that decides must not start a goroutine")
+			}
 		case *ast.SelectorExpr:
 			if x, ok := n.X.(*ast.Ident); ok && clock != "" && x.Name == clock && slices.Contains(clocks, n.Sel.Name) {
 				report(n.Pos(), "a room that decides must not use time.%s: take the time as an argument", n.Sel.Name)

@@ -44,6 +44,7 @@ func TestCheckFindsWhatItShould(t *testing.T) {
 		{"files", "actors/identity/a.go", "package identity\nimport _ \"os\"", "must not import os"},
 		{"network", "graph/a.go", "package graph\nimport _ \"net\"", "must not import net"},
 		{"goroutine", "graph/a.go", "package graph\nfunc f() { go f() }", "must not start a goroutine"},
+		{"goroutine of a group", "graph/a.go", "package graph\nimport \"sync\"\nfunc f(w *sync.WaitGroup) { w.Go(func() {}) }", "must not start a goroutine"},
 		{"goroutine in a shell", "engine/a.go", "package engine\nfunc f() { go f() }", ""},
 		{"below a pure room", "segments/cel/a.go", "package cel\nfunc f() { go f() }", "must not start a goroutine"},
 		{"like a room, but not it", "engineering/a.go", "package engineering", "no rule covers"},
