@@ -49,19 +49,21 @@ const arriveMax = 5 * time.Second
 
 // Unlink removes the edge between a and b, or with an empty b the edges of a
 // that the client vouches for: those too that were acknowledged before, and come from
-// other lanes. CodeTimeout if these have not come within five seconds, CodeQuarantined if
-// they may be in a lane that is stopped: nothing is removed.
-// A link that is asked for after the answer counts; after that of a removal of one edge in
-// a cluster not before the clock is where the two lanes' times were.
+// other lanes. Of the latter CodeTimeout if these have not come within five seconds,
+// CodeQuarantined if they may be in a lane that is stopped: nothing is removed.
+// A link that is asked for after the answer counts.
 func (n *Node) Unlink(ctx context.Context, client proto.ClientInfo, a, b proto.Identity) (proto.Position, error) {
 	x := proto.UnlinkCommand{Client: client.ID, Space: client.Space, A: n.hasher.Hash(a), Received: n.now()}
 	others := n.lanes
+	ahead := 2 * graphLimits().SkewMillis // by which another node's clock may be
 	if b != "" {
 		x.B = n.hasher.Hash(b)
 		others = []*lane{n.laneFor(x.B)}
-		if n.config.Peers != nil { // in vain it goes by the time that is known
+		if n.config.Peers != nil {
 			wait, cancel := context.WithTimeout(ctx, arriveMax)
-			_ = others[0].reachEnd(wait)
+			if others[0].reachEnd(wait) != nil { // what the other end has is not known
+				x.AsOf = x.Received + ahead
+			}
 			cancel()
 		}
 	} else if err := n.arrived(ctx); err != nil {
@@ -81,8 +83,11 @@ func (n *Node) Unlink(ctx context.Context, client proto.ClientInfo, a, b proto.I
 	// wins: a link that is asked for after this answer must have a later one. By one clock
 	// neither is after now. In a cluster what another node took may be ahead of this one's
 	// by the skew, and the next link come to one that is as far behind.
-	if b == "" && n.config.Peers != nil && r.Err == nil {
-		pause(ctx, time.Duration(2*graphLimits().SkewMillis)*time.Millisecond)
+	if b != "" {
+		ahead = min(ahead, x.AsOf-n.now())
+	}
+	if n.config.Peers != nil && r.Err == nil && ahead > 0 {
+		pause(ctx, time.Duration(ahead)*time.Millisecond)
 	}
 	now := n.now()
 	for tries := 0; n.now() == now && tries < 20 && pause(ctx, 100*time.Microsecond); tries++ {

@@ -35,7 +35,7 @@ const (
 )
 
 // ClusterStatus is how the nodes and the log are, as far as this node knows and
-// the others answer within a second.
+// the others answer: nodes within a second, the log's streams within six.
 func (n *Node) ClusterStatus(ctx context.Context) proto.ClusterStatus {
 	s := proto.ClusterStatus{Nodes: n.nodes(), Log: []proto.StreamStatus{}, Placed: n.registry.placed(), Partitions: proto.Partitions}
 	if n.streams != nil {

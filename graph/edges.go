@@ -283,7 +283,9 @@ func (s *step) halfOK(m *Message) {
 	case m.Capped && l.Stage == Pending:
 		return // it is answered yet
 	}
-	if m.Again { // whatever was taken in since: newer evidence of the edge does not answer this
+	// Whatever was taken in since: newer evidence of the edge does not answer this. What is
+	// of that very time and another client's may be what was asked for.
+	if m.Again && (l.Time != m.Echo || uint64(l.Client) == m.Number) {
 		s.decideSome(l.Peer, false, ReasonStale, func(a *Asked) bool { return a.Since == m.Echo })
 	}
 	theirs, since := m.Evidence, m.Time

@@ -6,12 +6,18 @@ import "github.com/RoaringBitmap/roaring/v2"
 // more are kept as bits.
 const arrayMax = 4096
 
-// rowFew is how many columns are too few to lay a row out for.
-const rowFew = 8
+// rowFew is how many columns are too few to lay a row out for, and rowSparse how many
+// words an ordinal are too many: eight of a chunk, of which roaring leaps through lists
+// of over 500.
+const (
+	rowFew    = 8
+	rowSparse = 128
+)
 
 // Row is a segment that others are intersected with, by any number of goroutines
 // until it is released. Two lists, or a list and runs, take roaring long where there
-// are many; a list it looks up in bits: for many columns the row is laid out as those.
+// are many; a list it looks up in bits: for many columns the row is laid out as those,
+// unless it has so few that roaring leaps through the columns.
 type Row struct {
 	bits *roaring.Bitmap
 	laid *dense
@@ -23,7 +29,7 @@ func NewRow(b *roaring.Bitmap, columns int) *Row {
 		return &Row{}
 	}
 	words := int(b.Maximum()>>6) + 1
-	if columns < rowFew || words > denseWordsMax {
+	if columns < rowFew || words > denseWordsMax || b.GetCardinality() < uint64(words/rowSparse) {
 		return &Row{bits: b}
 	}
 	d := densePool.Get().(*dense)
