@@ -640,7 +640,11 @@ func link(s proto.SpaceID, client proto.ClientID, a, b string, at proto.Millis, 
 
 // unlink without b withdraws all links of a that the client vouches for.
 func unlink(s proto.SpaceID, client proto.ClientID, a, b string, at proto.Millis) command {
-	x := proto.UnlinkCommand{Client: client, Space: s, A: nodeOf(a).Hash, Received: at}
+	return unlinkAsOf(s, client, a, b, at, 0)
+}
+
+func unlinkAsOf(s proto.SpaceID, client proto.ClientID, a, b string, at, asOf proto.Millis) command {
+	x := proto.UnlinkCommand{Client: client, Space: s, A: nodeOf(a).Hash, Received: at, AsOf: asOf}
 	if b != "" {
 		x.B = nodeOf(b).Hash
 	}

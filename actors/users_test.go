@@ -193,6 +193,28 @@ func TestRemovalByAClockSetBack(t *testing.T) {
 	}
 }
 
+// A removal goes as far ahead as the newest that the other end may have, and no further
+// than clocks differ: one wrong clock bars a pair no longer.
+func TestRemovalAsOfAnotherLane(t *testing.T) {
+	for what, b := range map[string]string{"of an edge": "b", "of a client's": ""} {
+		g := newTestRig(t, newRules(t))
+		g.do(eventIn(1, 1, "x", "", start, "a", "b"))
+		g.do(unlinkAsOf(1, 1, "a", b, start, start+3600*second))
+		g.rest()
+		if got := g.user(1, "a"); got != 1 {
+			t.Errorf("%s: after the removal the user has %d nodes", what, got)
+		}
+		removed := g.now
+		g.now = removed + 499
+		g.do(link(1, 1, "a", "b", g.now, 7))
+		wantDecided(t, g, what+": within the skew", graph.Decision{Command: 7, Reason: graph.ReasonRemoved})
+		g.now = removed + 3*second
+		g.do(link(1, 1, "a", "b", g.now, 8))
+		wantDecided(t, g, what+": beyond it", graph.Decision{Command: 8, Linked: true})
+		g.store.audit(t)
+	}
+}
+
 // A proposal with another identity's name does not name the node so.
 func TestProposalWithAnotherName(t *testing.T) {
 	for name, named := range map[string]int{"browser:a": 1, "browser:c": 0, "": 0} {
