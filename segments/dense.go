@@ -105,12 +105,8 @@ func sizedOf(b *roaring.Bitmap) sized {
 	if b == nil || b.IsEmpty() {
 		return sized{}
 	}
-	kept := b.Stats()
-	chunks := b.Maximum()>>chunkBits + 1
-	return sized{
-		bits: b, count: kept.Cardinality, words: int(b.Maximum()>>6) + 1,
-		listed: kept.Cardinality/uint64(chunks) <= arrayMax,
-	}
+	count, last := b.GetCardinality(), b.Maximum()
+	return sized{bits: b, count: count, words: int(last>>6) + 1, listed: count/uint64(last>>chunkBits+1) <= arrayMax}
 }
 
 // reach makes levels of words or more. Of words that are full roaring makes a bitmap
