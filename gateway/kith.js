@@ -37,7 +37,7 @@
     // take one's own away needs no consent.
     storage(segmentsKey, null);
     gate = -1;
-    held = 0;
+    held = first = 0; // nor does what is under way go again
     queue = [];
     waiting.splice(0).forEach(f => f());
   }
@@ -130,7 +130,7 @@
     timer = 0;
     if (!may() || !queue.length) return;
     if (!held) first = Date.now();
-    const sent = busy = batch(), line = queue;
+    const sent = busy = batch();
     // A page that goes away fails its requests or breaks their answers off, though
     // they arrive: what failed is not back in the queue before the page is gone.
     ask(eventsURL(), 1e4, bodyOf(sent)).then(x => x.refused ? x : new Promise(done => setTimeout(done, 1e3, x))).then(x => {
@@ -145,7 +145,7 @@
       // Else nothing was taken, also where a 200 is not the gateway's.
       else if (!/^4(?!29)/.test(x.status)) again = sent;
       else if (x.error) warn(x.error.message);
-      held = line === queue && again.length; // else consent was withdrawn meanwhile
+      held = first && again.length; // else consent was withdrawn meanwhile
       if (!held) tries = 0;
       // Nodes remember an id for ten minutes: after a sleep it might count twice.
       else if (++tries > 5 || Date.now() - first > 5e5) {

@@ -37,7 +37,7 @@ func run(from, to string) error {
 }
 
 // banner is the first line of what is served, for whoever finds it in a page.
-const banner = "/* kith.js */"
+const banner = "/*kith.js*/"
 
 // minify is the tag for browsers from 2018 on.
 func minify(source []byte) ([]byte, error) {
