@@ -104,7 +104,8 @@ func (n *Node) makeCampaign(ctx context.Context, client proto.ClientInfo, s *cam
 		c.specs = append(c.specs, &r.spec)
 		wide.first, wide.last = min(wide.first, r.spec.first), max(wide.last, r.spec.last)
 	}
-	if c.self != nil {
+	if c.self != nil && (wide.first != s.first || wide.last != s.last) {
+		c.wide = len(c.specs)
 		c.specs = append(c.specs, &wide)
 	}
 	c.paths = make([]path, len(c.specs))
@@ -166,7 +167,8 @@ type campaignScan struct {
 	gone  []*roaring.Bitmap // by lane: who is taken back
 	turns turns
 
-	specs []*campaignSpec // this report's, its rivals', and where it has a floor its own over the days of all
+	specs []*campaignSpec // this report's, its rivals', and where it has a floor and they have other days its own over those of all
+	wide  int             // the last of these, or 0: its own has all days
 
 	// scratch
 	paths  []path // by specs
@@ -428,7 +430,7 @@ func (c *campaignScan) count(p *person, sign int) error {
 			c.frequencyUsers[from][to] += uint64(sign)
 		}
 	}
-	wide := &sums[len(sums)-1]
+	wide := &sums[c.wide]
 	for i, r := range c.rivals {
 		r.compare(whole, wide, &sums[i+1], sign)
 	}
@@ -528,7 +530,10 @@ func (c *campaignScan) walk(k *known) (ours bool, err error) {
 		mine := ok && v.String() == c.spec.campaign
 		as := c.paths[0].take(c.specs[0], c.names, t, e, mine)
 		if c.self != nil {
-			wide := c.paths[len(c.paths)-1].take(c.specs[len(c.specs)-1], c.names, t, e, mine)
+			wide := as
+			if c.wide > 0 {
+				wide = c.paths[c.wide].take(c.specs[c.wide], c.names, t, e, mine)
+			}
 			c.self.meet(as, wide, as)
 			for i, r := range c.rivals {
 				r.meet(as, wide, c.paths[i+1].take(&r.spec, c.names, t, e, mine))

@@ -25,18 +25,15 @@ type Row struct {
 
 // NewRow is of b, which may be nil and stays unchanged, for so many columns.
 func NewRow(b *roaring.Bitmap, columns int) *Row {
-	if b == nil || b.IsEmpty() {
-		return &Row{}
-	}
-	words := int(b.Maximum()>>6) + 1
-	if columns < rowFew || words > denseWordsMax || b.GetCardinality() < uint64(words/rowSparse) {
-		return &Row{bits: b}
+	of := sizedOf(b)
+	if of.bits == nil || columns < rowFew || of.words > denseWordsMax || of.count < uint64(of.words/rowSparse) {
+		return &Row{bits: of.bits}
 	}
 	d := densePool.Get().(*dense)
-	d.reach(words)
-	if d.load(b, 0); d.in.err != nil {
+	d.reach(of.words)
+	if d.load(of.bits, 0); d.in.err != nil {
 		d.release()
-		return &Row{bits: b}
+		return &Row{bits: of.bits}
 	}
 	return &Row{bits: d.first, laid: d}
 }
