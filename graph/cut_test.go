@@ -92,6 +92,20 @@ func TestReceiptsComeInTheOrderOfCuts(t *testing.T) {
 	}
 }
 
+// Whom those have in other spaces who are taken along, only who was asked first takes along
+// there: the others hand them up.
+func TestRestIsHandedUp(t *testing.T) {
+	x := newHome(a)
+	x.established(b)
+	x.take(graph.Message{Kind: graph.CutMember, From: c.hash(), About: c.hash(), Gen: 5, ToGen: 1, Evidence: at(10)})
+	x.take(graph.Message{Kind: graph.UnlinkAck, From: b.hash(), Gen: 1})
+	out := x.take(graph.Message{Kind: graph.CutDone, From: b.hash(), Gen: 1, All: true, List: []graph.Ref{{Peer: d.hash(), Gen: 7}}})
+	wantSends(t, "b is cut", out, "a -> c CutDone by d")
+	if r := x.fx.Receipts; len(r) != 1 || len(r[0].Rest) > 0 {
+		t.Errorf("receipts %+v, want one without a rest", r)
+	}
+}
+
 // a is cut everywhere and comes back before that is final; what it took along
 // then takes it along again. The second cut's answer cannot wait for the first
 // one's receipt, which waits for that answer.

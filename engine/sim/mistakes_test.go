@@ -95,6 +95,7 @@ func gate() *mistakes.Gate {
 		{Name: "quietcounts", File: "actors/identity/optout.go", Old: "\tif r.Quiet {", New: "\tif false {", Test: "actors"},
 		{Name: "restunasked", File: "actors/identity/optout.go", Old: "if len(c.Pending)+len(c.Rest) > 0 {", New: "if len(c.Pending) > 0 {", Test: "engine/sim TestCutEverywhere"},
 		{Name: "forgottentold", File: "engine/ledger.go", Old: "if forgotten(taken) {", New: "if false {"},
+		{Name: "restbyanyone", File: "graph/cut.go", Old: "c.Parent, c.Rest = Ref{}, nil", New: "c.Parent = Ref{}", Test: "graph TestRestIsHandedUp"},
 		{Name: "restnotnamed", File: "actors/optout.go", Old: "\tif o.Waiting() {\n", New: "\tif false {\n", Test: "engine/sim TestCutEverywhere"},
 		{Name: "restlost", File: "actors/optout.go", Old: "\th.cutLater(o, hash) // after m", New: "\to.TakeLater() // after m", Test: "engine/sim TestCutEverywhere"},
 		{Name: "receiptorder", File: "graph/cut.go", Old: "if c.final() && len(kept) == 0 {", New: "if c.final() {", Test: "graph TestReceiptsComeInTheOrderOfCuts"},
