@@ -144,6 +144,9 @@ const segmentsFew = 16
 
 func (m *segmentSet) add(id proto.SegmentID) {
 	if len(m.ids) < segmentsFew {
+		if m.ids == nil {
+			m.ids = make([]proto.SegmentID, 0, segmentsFew/2)
+		}
 		if !slices.Contains(m.ids, id) {
 			m.ids = append(m.ids, id)
 		}
@@ -205,23 +208,25 @@ func (p *audienceParser) and(depth int) (*audienceNode, error) {
 
 // chain reads operands that sign joins.
 func (p *audienceParser) chain(op audienceOp, sign byte, operand func(*audienceParser, int) (*audienceNode, error), depth int) (*audienceNode, error) {
-	var kids []*audienceNode
+	kid, err := operand(p, depth)
+	if err != nil || p.peek() != sign {
+		return kid, err
+	}
+	kids := make([]*audienceNode, 0, 4)
 	for {
-		kid, err := operand(p, depth)
-		if err != nil {
-			return nil, err
-		}
 		if kid.op == op {
 			kids = append(kids, kid.kids...)
 		} else {
 			kids = append(kids, kid)
 		}
 		if p.peek() != sign {
-			break
+			return joined(op, kids), nil
 		}
 		p.at++
+		if kid, err = operand(p, depth); err != nil {
+			return nil, err
+		}
 	}
-	return joined(op, kids), nil
 }
 
 // joined is kids, which are not of the same op, under op.
@@ -365,22 +370,12 @@ func (a *Audience) Eval(get func(proto.SegmentID) *roaring.Bitmap, universe *roa
 	return s.bits
 }
 
-// Count is the cardinality of Eval, without building the outermost set.
+// Count is the cardinality of Eval, without building the set.
 func (a *Audience) Count(get func(proto.SegmentID) *roaring.Bitmap, universe *roaring.Bitmap) uint64 {
-	n := a.root
-	if count, ok := a.countDense(get); ok {
+	if count, ok := a.tallied(get, universe); ok {
 		return count
 	}
-	switch n.op {
-	case audienceAnd, audienceOr:
-		if in, out := split(n.operands(get)); n.op == audienceAnd && len(in) > 0 {
-			return countAnd(in, out)
-		} else if n.op == audienceOr && len(out) == 0 {
-			last := len(in) - 1
-			return union(in[:last]).bits.OrCardinality(in[last].bits)
-		}
-	}
-	s := n.eval(get)
+	s := a.root.eval(get)
 	switch {
 	case s.not && universe == nil:
 		return 0
@@ -388,17 +383,6 @@ func (a *Audience) Count(get func(proto.SegmentID) *roaring.Bitmap, universe *ro
 		return universe.GetCardinality() - universe.AndCardinality(s.bits)
 	}
 	return s.bits.GetCardinality()
-}
-
-func countAnd(in, out []audienceSet) uint64 {
-	if len(out) == 0 {
-		last := len(in) - 1
-		return intersection(in[:last]).bits.AndCardinality(in[last].bits)
-	}
-	all := intersection(in)
-	last := len(out) - 1
-	all = minus(all, out[:last])
-	return all.bits.GetCardinality() - all.bits.AndCardinality(out[last].bits)
 }
 
 func (n *audienceNode) eval(get func(proto.SegmentID) *roaring.Bitmap) audienceSet {

@@ -241,6 +241,37 @@ func TestAudienceCountsASharedPart(t *testing.T) {
 	}
 }
 
+// Marks are few: after some hundred chunks they begin anew.
+func TestAudienceCountsManyTimes(t *testing.T) {
+	sets := map[proto.SegmentID]*roaring.Bitmap{}
+	get := func(id proto.SegmentID) *roaring.Bitmap { return sets[id] }
+	list := []*segments.Audience{mustAudience(t, "a & b & !c"), mustAudience(t, "(a | b) & (b | c)"), mustAudience(t, "a | b | c"), mustAudience(t, "(a | b) & !c"), mustAudience(t, strings.Repeat("a & ", 120)+"b")}
+	for i := range uint32(300) {
+		for j, id := range []proto.SegmentID{"a", "b", "c"} {
+			sets[id] = roaring.New()
+			for o := i * uint32(j) % 7; o < 2000; o += 3 + (i+uint32(j))%5 {
+				sets[id].Add(o)
+			}
+		}
+		for _, a := range list {
+			if got, want := a.Count(get, nil), a.Eval(get, nil).GetCardinality(); got != want {
+				t.Fatalf("time %d: %.20s counts %d, evaluates to %d", i, a, got, want)
+			}
+		}
+	}
+}
+
+// More sets are intersected than there are marks.
+func TestAudienceCountsLongChains(t *testing.T) {
+	sets := map[proto.SegmentID]*roaring.Bitmap{"a": roaring.BitmapOf(1, 2, 3), "b": roaring.BitmapOf(2, 3, 4)}
+	get := func(id proto.SegmentID) *roaring.Bitmap { return sets[id] }
+	for _, text := range []string{strings.Repeat("a & ", 999) + "b", "!(" + strings.Repeat("a & ", 999) + "b)"} {
+		if got := mustAudience(t, text).Count(get, roaring.BitmapOf(1, 2, 3, 4)); got != 2 {
+			t.Errorf("%.20s: %d", text, got)
+		}
+	}
+}
+
 // Words that were used before are used again.
 func TestAudienceCountsListsInUnions(t *testing.T) {
 	sets := map[proto.SegmentID]*roaring.Bitmap{}
@@ -271,9 +302,11 @@ func TestAudienceCountsListsInUnions(t *testing.T) {
 
 func TestAudienceWithoutUniverse(t *testing.T) {
 	get := func(proto.SegmentID) *roaring.Bitmap { return nil }
-	a := mustAudience(t, "!a")
-	if n, e := a.Count(get, nil), a.Eval(get, nil); n != 0 || !e.IsEmpty() {
-		t.Errorf("count %d, %v", n, e)
+	for _, text := range []string{"!a", "!(a & b)", "!a & !b", "a | !b"} {
+		a := mustAudience(t, text)
+		if n, e := a.Count(get, nil), a.Eval(get, nil); n != 0 || !e.IsEmpty() {
+			t.Errorf("%s: count %d, %v", text, n, e)
+		}
 	}
 }
 

@@ -70,14 +70,25 @@ func Asking(p *Program, d Definition, beside bool) [3]int {
 	return [3]int{p.kept + kept, p.series + series, p.patterns + p.morePatterns(d, beside)}
 }
 
-// InWords are the ordinals of all of in that are in none of out, as bits of words.
-func InWords(words []uint64, in, out []*roaring.Bitmap) error {
-	var x inWords
-	for _, b := range in {
-		x.set(words, b)
+// Chunks are the ordinals of b by its chunks, set in words and counted in others.
+func Chunks(b *roaring.Bitmap, in []uint64) (words []uint64, both uint64, err error) {
+	var reader chunkReader
+	chunks, err := reader.read(nil, b)
+	words = make([]uint64, len(in))
+	for _, c := range chunks {
+		c.addTo((*[chunkWords]uint64)(words[c.key*chunkWords:]))
+		both += c.countIn((*[chunkWords]uint64)(in[c.key*chunkWords:]))
 	}
-	for _, b := range out {
-		x.without(words, b)
+	return words, both, err
+}
+
+// ReadChunks reads what a bitmap writes.
+func ReadChunks(writes [][]byte) error {
+	var x chunkReader
+	for _, p := range writes {
+		if _, err := x.Write(p); err != nil {
+			return err
+		}
 	}
-	return x.err
+	return x.end()
 }
