@@ -372,8 +372,11 @@ func (a *Audience) Eval(get func(proto.SegmentID) *roaring.Bitmap, universe *roa
 
 // Count is the cardinality of Eval, without building the set.
 func (a *Audience) Count(get func(proto.SegmentID) *roaring.Bitmap, universe *roaring.Bitmap) uint64 {
-	if count, ok := a.tallied(get, universe); ok {
-		return count
+	if n, ok := a.root.countFew(get, universe); ok {
+		return n
+	}
+	if n, ok := a.tallied(get, universe); ok {
+		return n
 	}
 	s := a.root.eval(get)
 	switch {
@@ -383,6 +386,45 @@ func (a *Audience) Count(get func(proto.SegmentID) *roaring.Bitmap, universe *ro
 		return universe.GetCardinality() - universe.AndCardinality(s.bits)
 	}
 	return s.bits.GetCardinality()
+}
+
+// countFew counts by what one or two segments have in common.
+func (n *audienceNode) countFew(get func(proto.SegmentID) *roaring.Bitmap, universe *roaring.Bitmap) (count uint64, ok bool) {
+	size := func(b *roaring.Bitmap) uint64 {
+		if b == nil {
+			return 0
+		}
+		return b.GetCardinality()
+	}
+	if n.op == audienceName {
+		return size(get(n.id)), true
+	}
+	if n.op == audienceNot && n.kids[0].op == audienceName {
+		return size(universe) - countBoth(universe, get(n.kids[0].id)), true
+	}
+	if len(n.kids) != 2 {
+		return 0, false
+	}
+	x, y := n.kids[0], n.kids[1]
+	if x.op == audienceNot {
+		x, y = y, x
+	}
+	without := n.op == audienceAnd && y.op == audienceNot
+	if without {
+		y = y.kids[0]
+	}
+	if x.op != audienceName || y.op != audienceName {
+		return 0, false
+	}
+	a, b := get(x.id), get(y.id)
+	both := countBoth(a, b)
+	switch {
+	case without:
+		return size(a) - both, true
+	case n.op == audienceAnd:
+		return both, true
+	}
+	return size(a) + size(b) - both, true
 }
 
 func (n *audienceNode) eval(get func(proto.SegmentID) *roaring.Bitmap) audienceSet {

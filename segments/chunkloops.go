@@ -139,16 +139,18 @@ func markOthers(m *[1 << chunkBits]uint8, list []byte, mark, by uint8) (n uint64
 
 // moveInBits is moveList for those of a list that are in bits, moveInRuns in runs, and
 // moveFound in a longer list.
-func moveInBits(m *[1 << chunkBits]uint8, list, in []byte, from, to uint8) {
+func moveInBits(m *[1 << chunkBits]uint8, list, in []byte, from, to uint8) (n uint64) {
 	w := (*[8 * chunkWords]byte)(in)
 	for p := list; len(p) >= 2; p = p[2:] {
 		if v := binary.LittleEndian.Uint16(p); w[v>>3]>>(v&7)&1 != 0 && m[v] == from {
 			m[v] = to
+			n++
 		}
 	}
+	return n
 }
 
-func moveInRuns(m *[1 << chunkBits]uint8, list, runs []byte, from, to uint8) {
+func moveInRuns(m *[1 << chunkBits]uint8, list, runs []byte, from, to uint8) (n uint64) {
 	for p := list; len(p) >= 2 && len(runs) >= 4; {
 		v, first := binary.LittleEndian.Uint16(p), binary.LittleEndian.Uint16(runs)
 		if v >= first && v-first > binary.LittleEndian.Uint16(runs[2:]) {
@@ -157,12 +159,14 @@ func moveInRuns(m *[1 << chunkBits]uint8, list, runs []byte, from, to uint8) {
 		}
 		if v >= first && m[v] == from {
 			m[v] = to
+			n++
 		}
 		p = p[2:]
 	}
+	return n
 }
 
-func moveFound(m *[1 << chunkBits]uint8, list, longer []byte, from, to uint8) {
+func moveFound(m *[1 << chunkBits]uint8, list, longer []byte, from, to uint8) (n uint64) {
 	for p := list; len(p) >= 2; p = p[2:] {
 		v := binary.LittleEndian.Uint16(p)
 		if m[v] != from {
@@ -170,8 +174,10 @@ func moveFound(m *[1 << chunkBits]uint8, list, longer []byte, from, to uint8) {
 		}
 		if longer = notBefore(longer, v); len(longer) >= 2 && binary.LittleEndian.Uint16(longer) == v {
 			m[v] = to
+			n++
 		}
 	}
+	return n
 }
 
 // notBefore is what a list has that is not before v: near its start, if it can be.

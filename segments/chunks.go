@@ -66,7 +66,8 @@ func (x *chunkReader) read(into []chunk, b *roaring.Bitmap) ([]chunk, error) {
 	return into, err
 }
 
-// Write takes the header, then one chunk at a time, which it keeps.
+// Write takes the header, then one chunk at a time. It keeps that, which a writer may not
+// count on: but roaring writes what it has.
 func (x *chunkReader) Write(p []byte) (int, error) {
 	if !x.head {
 		x.head = true

@@ -18,10 +18,10 @@ import (
 // at several. Else it joins bits as words, and sets a list's in those.
 type tally struct {
 	sets   []tallySet
-	groups []tallyGroup // those of one set first
+	groups []tallyGroup // those of one set first; there is one at least
 	none   []tallyGroup
+	read   int // chunks
 	reader chunkReader
-	err    error // of any set
 
 	marks  [1 << chunkBits]uint8
 	marked uint8 // no mark is larger
@@ -32,16 +32,23 @@ type tally struct {
 type tallySet struct {
 	bits   *roaring.Bitmap // nil if there is none
 	chunks []chunk
-	at     int
+	on     int // the chunk that it has come to
 }
 
 // tallyGroup is sets from one up to before another.
 type tallyGroup struct{ from, to int }
 
-func (g tallyGroup) size() int { return g.to - g.from }
+func (g tallyGroup) sets() int { return g.to - g.from }
 
-// tallyGroupsMax is fewer than there are marks.
-const tallyGroupsMax = 200
+// What is more is roaring's: after a dozen intersections little is left, of which it finds
+// what there is in long lists, and a union of many sets it builds as bits. A chunk takes 48
+// bytes, of which a tally keeps so many when it is used no more.
+const (
+	tallyGroupsMax  = 12 // marks are for 250
+	tallySetsMax    = 64
+	tallyChunksMax  = 1 << 16
+	tallyChunksKept = 1 << 14
+)
 
 // searchSkew is how many times as long as another a list is if it is faster searched
 // for each of the other than gone through; and up to marksFew ordinals, the bits of others
@@ -53,41 +60,56 @@ const (
 
 var tallyPool = sync.Pool{New: func() any { return new(tally) }}
 
-// tallied is how many a describes, unless that is not to be counted so.
+// tallied is how many a describes; ok is false if a is better evaluated.
 func (a *Audience) tallied(get func(proto.SegmentID) *roaring.Bitmap, universe *roaring.Bitmap) (count uint64, ok bool) {
-	if a.root.op == audienceName {
+	parts, others := a.root.parts()
+	if len(parts) > tallyGroupsMax || a.Mentions() > tallySetsMax {
 		return 0, false
 	}
 	t := tallyPool.Get().(*tally)
 	defer t.release()
-	parts, others := a.root.parts()
-	t.read(parts, others, get, universe)
-	if t.err != nil || len(t.groups) > tallyGroupsMax {
+	if !t.take(parts, others, get, universe) {
 		return 0, false
 	}
-	if t.twoAsBits() {
-		return t.sets[0].bits.AndCardinality(t.sets[1].bits), true
-	}
-	for key := t.next(0); key >= 0; key = t.next(key + 1) {
-		count += t.chunk(key)
-	}
-	if !others {
+	count = t.count()
+	switch {
+	case !others:
 		return count, true
-	}
-	if universe == nil {
+	case universe == nil:
 		return 0, true
 	}
 	return universe.GetCardinality() - count, true
 }
 
+// countBoth is how many are in both of two bitmaps, which may be nil. Roaring has it fast,
+// unless both are kept as lists of like lengths, mostly.
+func countBoth(a, b *roaring.Bitmap) uint64 {
+	if a == nil || b == nil || a.IsEmpty() || b.IsEmpty() {
+		return 0
+	}
+	if m, n := a.GetCardinality(), b.GetCardinality(); min(m, n)*searchSkew >= max(m, n) && listed(a, m) && listed(b, n) {
+		t := tallyPool.Get().(*tally)
+		defer t.release()
+		if t.addGroup(a) && t.addGroup(b) {
+			return t.count()
+		}
+	}
+	return a.AndCardinality(b)
+}
+
+// listed says whether most chunks of b are lists, if they are alike.
+func listed(b *roaring.Bitmap, size uint64) bool {
+	return size/uint64(b.Maximum()>>chunkBits+1) <= arrayMax
+}
+
 // parts are what n is the intersection of, or of which it is all others.
 func (n *audienceNode) parts() (parts []*audienceNode, others bool) {
-	switch {
+	switch complement := n.complement(); {
 	case n.op == audienceAnd:
 		return n.kids, false
-	case n.op == audienceNot && n.kids[0].op == audienceAnd:
+	case complement && n.op == audienceNot && n.kids[0].op == audienceAnd:
 		return n.kids[0].kids, true
-	case n.op == audienceOr && n.complement(): // a | !b = !(!a & b)
+	case complement && n.op == audienceOr: // a | !b = !(!a & b)
 		for _, kid := range n.kids {
 			parts = append(parts, negated(kid))
 		}
@@ -96,68 +118,83 @@ func (n *audienceNode) parts() (parts []*audienceNode, others bool) {
 	return []*audienceNode{n}, false
 }
 
-// twoAsBits says whether it is an intersection of two of which one is kept as bits, mostly:
-// those roaring has fast.
-func (t *tally) twoAsBits() bool {
-	return len(t.sets) == 2 && len(t.groups) == 2 && t.sets[0].bits != nil && t.sets[1].bits != nil &&
-		(!t.sets[0].listed() || !t.sets[1].listed())
-}
-
-// listed says whether half of a set's chunks or more are lists.
-func (s *tallySet) listed() bool {
-	lists := 0
-	for i := range s.chunks {
-		if s.chunks[i].form == formList {
-			lists++
-		}
-	}
-	return 2*lists >= len(s.chunks)
-}
-
 func (t *tally) release() {
+	kept := 0
+	for _, s := range t.sets[:cap(t.sets)] {
+		kept += cap(s.chunks)
+	}
+	if kept > tallyChunksKept {
+		return
+	}
 	for i := range t.sets {
 		clear(t.sets[i].chunks)
 		t.sets[i].bits = nil
 	}
-	t.sets, t.groups, t.none, t.err = t.sets[:0], t.groups[:0], t.none[:0], nil
+	t.sets, t.groups, t.none, t.read = t.sets[:0], t.groups[:0], t.none[:0], 0
 	tallyPool.Put(t)
 }
 
-// read takes the sets of an intersection, within the universe if it needs one.
-func (t *tally) read(parts []*audienceNode, others bool, get func(proto.SegmentID) *roaring.Bitmap, universe *roaring.Bitmap) {
+// take adds the sets of an intersection, within the universe if it needs one. It gives
+// false if they are too many, or roaring writes something else.
+func (t *tally) take(parts []*audienceNode, others bool, get func(proto.SegmentID) *roaring.Bitmap, universe *roaring.Bitmap) bool {
 	if others || !slices.ContainsFunc(parts, func(n *audienceNode) bool { return !n.complement() }) {
-		t.groups = append(t.groups, t.add(universe))
+		if !t.addGroup(universe) {
+			return false
+		}
 	}
 	for _, n := range parts {
-		if !n.complement() {
-			t.groups = append(t.groups, t.members(n, get))
-			continue
+		to := &t.groups
+		if n.complement() {
+			to = &t.none
+			if n.op == audienceNot {
+				n = n.kids[0]
+			}
 		}
-		if n.op == audienceNot {
-			n = n.kids[0]
+		g, ok := t.members(n, get)
+		if !ok {
+			return false
 		}
-		t.none = append(t.none, t.members(n, get))
+		*to = append(*to, g)
 	}
-	slices.SortStableFunc(t.groups, func(a, b tallyGroup) int { return min(a.size(), 2) - min(b.size(), 2) })
+	slices.SortStableFunc(t.groups, func(a, b tallyGroup) int { return min(a.sets(), 2) - min(b.sets(), 2) })
+	return true
 }
 
-// members are the sets of a union, or of whatever else the one, evaluated unless it is a
-// name; of a complement, what it is the complement of.
-func (t *tally) members(n *audienceNode, get func(proto.SegmentID) *roaring.Bitmap) tallyGroup {
+// count goes through all chunks in which there is something of each group.
+func (t *tally) count() (n uint64) {
+	if len(t.sets) == 1 {
+		if b := t.sets[0].bits; b != nil {
+			n = b.GetCardinality()
+		}
+		return n
+	}
+	for key := t.next(0); key >= 0; key = t.next(key + 1) {
+		n += t.chunk(key)
+	}
+	return n
+}
+
+// members adds the sets of a union, or the one that anything else is; of a complement,
+// what it is the complement of. What has no name is evaluated.
+func (t *tally) members(n *audienceNode, get func(proto.SegmentID) *roaring.Bitmap) (g tallyGroup, ok bool) {
 	kids := []*audienceNode{n}
 	if n.op == audienceOr && !n.complement() {
 		kids = n.kids
 	}
-	g := tallyGroup{from: len(t.sets)}
+	g.from = len(t.sets)
 	for _, kid := range kids {
+		var b *roaring.Bitmap
 		if kid.op == audienceName {
-			t.add(get(kid.id))
+			b = get(kid.id)
 		} else {
-			t.add(kid.eval(get).bits)
+			b = kid.eval(get).bits
+		}
+		if !t.add(b) {
+			return g, false
 		}
 	}
 	g.to = len(t.sets)
-	return g
+	return g, true
 }
 
 // complement says whether n is evaluated to one.
@@ -173,20 +210,21 @@ func (n *audienceNode) complement() bool {
 	return false
 }
 
-func (t *tally) add(b *roaring.Bitmap) tallyGroup {
+// addGroup adds a group of one set.
+func (t *tally) addGroup(b *roaring.Bitmap) bool {
+	t.groups = append(t.groups, tallyGroup{len(t.sets), len(t.sets) + 1})
+	return t.add(b)
+}
+
+func (t *tally) add(b *roaring.Bitmap) bool {
 	at := len(t.sets)
-	if at < cap(t.sets) {
-		t.sets = t.sets[:at+1] // with the room that one before it had
-	} else {
-		t.sets = append(t.sets, tallySet{})
-	}
+	t.sets = slices.Grow(t.sets, 1)[:at+1] // with the room that one before it had
 	s := &t.sets[at]
-	s.bits, s.at = b, 0
 	var err error
-	if s.chunks, err = t.reader.read(s.chunks[:0], b); err != nil {
-		t.err = err
-	}
-	return tallyGroup{at, at + 1}
+	s.bits, s.on = b, 0
+	s.chunks, err = t.reader.read(s.chunks[:0], b)
+	t.read += len(s.chunks)
+	return err == nil && t.read <= tallyChunksMax
 }
 
 // next is the first key, from one on, at which there is something of each group; -1
@@ -198,7 +236,7 @@ func (t *tally) next(key int) int {
 			first := math.MaxInt
 			for i := g.from; i < g.to; i++ {
 				if s := &t.sets[i]; s.seek(key) {
-					first = min(first, s.chunks[s.at].key)
+					first = min(first, s.chunks[s.on].key)
 				}
 			}
 			if first == math.MaxInt {
@@ -214,17 +252,17 @@ func (t *tally) next(key int) int {
 
 // seek goes to the first chunk that is not before key, and says whether there is one.
 func (s *tallySet) seek(key int) bool {
-	for s.at < len(s.chunks) && s.chunks[s.at].key < key {
-		s.at++
+	for s.on < len(s.chunks) && s.chunks[s.on].key < key {
+		s.on++
 	}
-	return s.at < len(s.chunks)
+	return s.on < len(s.chunks)
 }
 
-// at are the chunks that a group's sets have at a key.
-func (t *tally) at(g tallyGroup, key int) iter.Seq[*chunk] {
+// chunks are those that a group's sets have at a key.
+func (t *tally) chunks(g tallyGroup, key int) iter.Seq[*chunk] {
 	return func(yield func(*chunk) bool) {
 		for i := g.from; i < g.to; i++ {
-			if s := &t.sets[i]; s.seek(key) && s.chunks[s.at].key == key && !yield(&s.chunks[s.at]) {
+			if s := &t.sets[i]; s.seek(key) && s.chunks[s.on].key == key && !yield(&s.chunks[s.on]) {
 				return
 			}
 		}
@@ -234,12 +272,14 @@ func (t *tally) at(g tallyGroup, key int) iter.Seq[*chunk] {
 // chunk counts in one chunk, in which each group has something.
 func (t *tally) chunk(key int) uint64 {
 	lists, base := t.listed(key), -1
-	for i := 0; i < len(t.groups) && t.groups[i].size() == 1; i++ {
+	for i := 0; i < len(t.groups) && t.groups[i].sets() == 1; i++ {
 		if c := t.only(i, key); c.form == formList && (base < 0 || c.size < t.only(base, key).size) {
 			base = i
 		}
 	}
-	switch {
+	switch one := t.one(key); {
+	case one != nil:
+		return uint64(one.size)
 	case base >= 0 && (lists || t.only(base, key).size <= marksFew):
 		return t.byMarks(key, base, lists)
 	case lists:
@@ -248,11 +288,30 @@ func (t *tally) chunk(key int) uint64 {
 	return t.byWords(key, base)
 }
 
+// one is the only chunk that there is at a key, nil if there are more.
+func (t *tally) one(key int) (only *chunk) {
+	if len(t.groups) > 1 {
+		return nil
+	}
+	for c := range t.chunks(t.groups[0], key) {
+		if only != nil {
+			return nil
+		}
+		only = c
+	}
+	for _, g := range t.none {
+		for range t.chunks(g, key) {
+			return nil
+		}
+	}
+	return only
+}
+
 // listed says whether all that there is at a key are lists.
 func (t *tally) listed(key int) bool {
 	for _, groups := range [...][]tallyGroup{t.groups, t.none} {
 		for _, g := range groups {
-			for c := range t.at(g, key) {
+			for c := range t.chunks(g, key) {
 				if c.form != formList {
 					return false
 				}
@@ -266,18 +325,19 @@ func (t *tally) listed(key int) bool {
 func (t *tally) only(group, key int) *chunk {
 	s := &t.sets[t.groups[group].from]
 	s.seek(key)
-	return &s.chunks[s.at]
+	return &s.chunks[s.on]
 }
 
-// size is how many ordinals a group's sets have at a key, each.
-func (t *tally) size(g tallyGroup, key int) (n int) {
-	for c := range t.at(g, key) {
+// ordinals is how many a group's sets have at a key together.
+func (t *tally) ordinals(g tallyGroup, key int) (n int) {
+	for c := range t.chunks(g, key) {
 		n += c.size
 	}
 	return n
 }
 
-// fresh is the first of n marks that no ordinal has, nor has it the one before them.
+// fresh gives n marks in a row that no ordinal has, by the first; the one before it is
+// free, too.
 func (t *tally) fresh(n int) uint8 {
 	if int(t.marked)+1+n > math.MaxUint8 {
 		t.marked = 0
@@ -300,11 +360,11 @@ func (t *tally) byMarks(key, base int, lists bool) uint64 {
 		first, last = t.ends(key, base, most)
 	}
 	mark := t.fresh(len(t.groups))
-	for c := range t.at(t.groups[first], key) {
+	for c := range t.chunks(t.groups[first], key) {
 		setMarks(&t.marks, c.data, mark)
 	}
 	for _, g := range t.none {
-		for c := range t.at(g, key) {
+		for c := range t.chunks(g, key) {
 			if c.form == formList && c.size <= most {
 				setMarks(&t.marks, c.data, mark-1)
 			} else {
@@ -316,44 +376,57 @@ func (t *tally) byMarks(key, base int, lists bool) uint64 {
 		if i == first || i == last {
 			continue
 		}
-		for c := range t.at(g, key) {
-			t.move(of, c, mark, mark+1)
+		left := uint64(0)
+		for c := range t.chunks(g, key) {
+			left += t.move(of, c, mark, mark+1)
+		}
+		if left == 0 {
+			return 0
 		}
 		mark++
 	}
 	return countMarks(&t.marks, t.only(last, key).data, mark)
 }
 
-// ends are the groups to go through first and last where all are lists: the longest, since
-// of the first no mark is looked at and of the last none is changed.
+// ends are the groups to go through first and last where all are lists, of which base has
+// to be one. Of the first no mark is looked at and of the last none is changed: so that is
+// best the longest union first, or else the longest list last.
 func (t *tally) ends(key, base, most int) (first, last int) {
-	first, last = base, base
-	longest := 0
+	union, list, longest := base, base, 0
 	for i, g := range t.groups {
-		n := t.size(g, key)
-		switch {
-		case i == base || n > most:
-		case g.size() > 1 && (first == base || n > longest):
-			first, last, longest = i, base, n
-		case g.size() == 1 && n > longest:
-			last, longest = i, n
+		n := t.ordinals(g, key)
+		if i == base || n > most || n <= longest {
+			continue
+		}
+		if g.sets() == 1 {
+			list, longest = i, n
+			continue
+		}
+		if union == base {
+			longest = 0 // of the lists, which come before
+		}
+		if n > longest {
+			union, longest = i, n
 		}
 	}
-	return first, last
+	if union != base {
+		return union, base
+	}
+	return base, list
 }
 
-// move changes the mark of those of a list that are in c, and maybe of others.
-func (t *tally) move(list, c *chunk, from, to uint8) {
+// move changes the mark of those of a list that are in c, and maybe of others, and counts
+// them.
+func (t *tally) move(list, c *chunk, from, to uint8) uint64 {
 	switch {
 	case c.form == formBits:
-		moveInBits(&t.marks, list.data, c.data, from, to)
+		return moveInBits(&t.marks, list.data, c.data, from, to)
 	case c.form == formRuns:
-		moveInRuns(&t.marks, list.data, c.data, from, to)
+		return moveInRuns(&t.marks, list.data, c.data, from, to)
 	case c.size > searchSkew*list.size:
-		moveFound(&t.marks, list.data, c.data, from, to)
-	default:
-		moveList(&t.marks, c.data, from, to)
+		return moveFound(&t.marks, list.data, c.data, from, to)
 	}
+	return moveList(&t.marks, c.data, from, to)
 }
 
 // unions counts by marks, with no group of one set: an ordinal's mark is moved once for
@@ -361,18 +434,21 @@ func (t *tally) move(list, c *chunk, from, to uint8) {
 func (t *tally) unions(key int) (n uint64) {
 	mark := t.fresh(len(t.groups) + 1)
 	for _, g := range t.none {
-		for c := range t.at(g, key) {
+		for c := range t.chunks(g, key) {
 			setMarks(&t.marks, c.data, mark)
 		}
 	}
 	for i, g := range t.groups {
 		n = 0
-		for c := range t.at(g, key) {
+		for c := range t.chunks(g, key) {
 			if i == 0 {
 				n += markOthers(&t.marks, c.data, mark, mark+1)
 			} else {
 				n += moveList(&t.marks, c.data, mark, mark+1)
 			}
+		}
+		if n == 0 {
+			return 0
 		}
 		mark++
 	}
@@ -386,17 +462,16 @@ func (t *tally) byWords(key, base int) (n uint64) {
 		w[i] = math.MaxUint64
 	}
 	for i, g := range t.groups {
-		if g.size() == 1 {
-			if c := t.only(i, key); i == base || c.size == 1<<chunkBits {
-				continue
-			} else if c.form == formBits {
-				andBits(w, c.data)
-				continue
-			}
+		if i == base || g.sets() == 1 && t.only(i, key).size == 1<<chunkBits {
+			continue
+		}
+		if g.sets() == 1 && t.only(i, key).form == formBits {
+			andBits(w, t.only(i, key).data)
+			continue
 		}
 		union := &t.words[1]
 		clear(union[:])
-		for c := range t.at(g, key) {
+		for c := range t.chunks(g, key) {
 			c.addTo(union)
 		}
 		for j := range w {
@@ -404,7 +479,7 @@ func (t *tally) byWords(key, base int) (n uint64) {
 		}
 	}
 	for _, g := range t.none {
-		for c := range t.at(g, key) {
+		for c := range t.chunks(g, key) {
 			c.takeFrom(w)
 		}
 	}
