@@ -370,7 +370,7 @@ func (a *Audience) Eval(get func(proto.SegmentID) *roaring.Bitmap, universe *roa
 	return s.bits
 }
 
-// Count is the cardinality of Eval, without building the set.
+// Count is the cardinality of Eval, of which it builds what is nested deep at most.
 func (a *Audience) Count(get func(proto.SegmentID) *roaring.Bitmap, universe *roaring.Bitmap) uint64 {
 	if n, ok := a.root.countFew(get, universe); ok {
 		return n

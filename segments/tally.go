@@ -44,7 +44,7 @@ func (g tallyGroup) sets() int { return g.to - g.from }
 // what there is in long lists, and a union of many sets it builds as bits. A chunk takes 48
 // bytes, of which a tally keeps so many when it is used no more.
 const (
-	tallyGroupsMax  = 12 // marks are for 250
+	tallyPartsMax   = 12
 	tallySetsMax    = 64
 	tallyChunksMax  = 1 << 16
 	tallyChunksKept = 1 << 14
@@ -63,7 +63,7 @@ var tallyPool = sync.Pool{New: func() any { return new(tally) }}
 // tallied is how many a describes; ok is false if a is better evaluated.
 func (a *Audience) tallied(get func(proto.SegmentID) *roaring.Bitmap, universe *roaring.Bitmap) (count uint64, ok bool) {
 	parts, others := a.root.parts()
-	if len(parts) > tallyGroupsMax || a.Mentions() > tallySetsMax {
+	if len(parts) > tallyPartsMax || a.Mentions() > tallySetsMax {
 		return 0, false
 	}
 	t := tallyPool.Get().(*tally)
@@ -82,12 +82,12 @@ func (a *Audience) tallied(get func(proto.SegmentID) *roaring.Bitmap, universe *
 }
 
 // countBoth is how many are in both of two bitmaps, which may be nil. Roaring has it fast,
-// unless both are kept as lists of like lengths, mostly.
+// unless both are lists of like lengths.
 func countBoth(a, b *roaring.Bitmap) uint64 {
 	if a == nil || b == nil || a.IsEmpty() || b.IsEmpty() {
 		return 0
 	}
-	if m, n := a.GetCardinality(), b.GetCardinality(); min(m, n)*searchSkew >= max(m, n) && listed(a, m) && listed(b, n) {
+	if m, n := a.GetCardinality(), b.GetCardinality(); min(m, n)*searchSkew >= max(m, n) && sparse(a, m) && sparse(b, n) {
 		t := tallyPool.Get().(*tally)
 		defer t.release()
 		if t.addGroup(a) && t.addGroup(b) {
@@ -97,8 +97,8 @@ func countBoth(a, b *roaring.Bitmap) uint64 {
 	return a.AndCardinality(b)
 }
 
-// listed says whether most chunks of b are lists, if they are alike.
-func listed(b *roaring.Bitmap, size uint64) bool {
+// sparse says whether b has few to a chunk: if they are alike, and no runs, they are lists.
+func sparse(b *roaring.Bitmap, size uint64) bool {
 	return size/uint64(b.Maximum()>>chunkBits+1) <= arrayMax
 }
 
@@ -349,9 +349,10 @@ func (t *tally) fresh(n int) uint8 {
 }
 
 // byMarks counts in the group base, which has a list. It marks the ordinals of a first
-// group, moves their marks on for each other that they are in, and goes through the last to
-// look at them; those not in base may get any mark. Else than by that list it only goes
-// through lists: if not all are, through it first and last.
+// group, and moves the marks on by each other that they are in. An ordinal of base has the
+// mark just when it is in all groups so far and in none of the others; one that is not in
+// base may have any, so base is first or last. What is no list, or too long a one, is only
+// asked about those of base.
 func (t *tally) byMarks(key, base int, lists bool) uint64 {
 	of := t.only(base, key)
 	most := searchSkew * of.size
@@ -389,30 +390,19 @@ func (t *tally) byMarks(key, base int, lists bool) uint64 {
 }
 
 // ends are the groups to go through first and last where all are lists, of which base has
-// to be one. Of the first no mark is looked at and of the last none is changed: so that is
-// best the longest union first, or else the longest list last.
+// to be one. The other is the longest: a union first, since of the first no mark is looked
+// at, and a list last, since of that none is changed.
 func (t *tally) ends(key, base, most int) (first, last int) {
-	union, list, longest := base, base, 0
+	other, longest := base, 0
 	for i, g := range t.groups {
-		n := t.ordinals(g, key)
-		if i == base || n > most || n <= longest {
-			continue
-		}
-		if g.sets() == 1 {
-			list, longest = i, n
-			continue
-		}
-		if union == base {
-			longest = 0 // of the lists, which come before
-		}
-		if n > longest {
-			union, longest = i, n
+		if n := t.ordinals(g, key); i != base && n <= most && n > longest {
+			other, longest = i, n
 		}
 	}
-	if union != base {
-		return union, base
+	if t.groups[other].sets() > 1 {
+		return other, base
 	}
-	return base, list
+	return base, other
 }
 
 // move changes the mark of those of a list that are in c, and maybe of others, and counts
