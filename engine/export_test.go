@@ -1433,3 +1433,10 @@ func (s *Shelf) Check(id proto.AudienceID, expr string) (written int, err error)
 func (s *Shelf) User(id proto.AudienceID) proto.AudienceID {
 	return s.r.savedWith(1, func(x *savedAudience) bool { return x.mentions(id) })
 }
+
+// LogPatience is how long a log of a cluster may take nothing, LogFault what counts then.
+const LogPatience = logPatience
+
+type LogFault struct{ f logFault }
+
+func (l *LogFault) Lasts(err error, now time.Duration) error { return l.f.lasts(err, now) }

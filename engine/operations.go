@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"kith/proto"
@@ -81,7 +82,33 @@ func (n *Node) Ready() error {
 	if err := n.mayAnswerAll(); err != nil {
 		return err
 	}
-	return n.log.Healthy()
+	err := n.log.Healthy()
+	if n.config.Peers == nil {
+		return err
+	}
+	return n.logFault.lasts(err, bootTime())
+}
+
+// logPatience is for how long a cluster's log may take nothing while the node counts as
+// ready: it answers queries meanwhile, and so do the others, whose log is the same. To elect
+// a leader takes the log 4 to 9 seconds; the lease is longer.
+const logPatience = 10 * time.Second
+
+// logFault is since when the log takes nothing, by the time since the machine was started;
+// 0 if it does.
+type logFault struct{ since atomic.Int64 }
+
+// lasts is err, if it is not one that elections make or has been seen for logPatience.
+func (f *logFault) lasts(err error, now time.Duration) error {
+	if err == nil {
+		f.since.Store(0)
+		return nil
+	}
+	f.since.CompareAndSwap(0, int64(now))
+	if since := f.since.Load(); proto.CodeOf(err) == proto.CodeUnavailable && (since == 0 || now-time.Duration(since) < logPatience) {
+		return nil
+	}
+	return err
 }
 
 // Live is nil while the process works, or a restart would not mend what is wrong.

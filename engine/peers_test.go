@@ -516,3 +516,28 @@ func TestOneNodeALog(t *testing.T) {
 		t.Errorf("it takes events: %+v", r)
 	}
 }
+
+// While the log elects a leader a node is ready: it answers queries, and no other would do
+// better. What lasts, or no election mends, has it look unready.
+func TestReadyDuringElections(t *testing.T) {
+	fails, full := proto.Errorf(proto.CodeUnavailable, "the newest append failed"), proto.Errorf(proto.CodeDiskFull, "full")
+	var f engine.LogFault
+	for i, x := range []struct {
+		at   time.Duration
+		err  error
+		want error
+	}{
+		{0, nil, nil},
+		{time.Second, fails, nil},
+		{time.Second + engine.LogPatience - 1, fails, nil},
+		{time.Second + engine.LogPatience, fails, fails},
+		{time.Minute, nil, nil}, // it goes on
+		{time.Minute, fails, nil},
+		{time.Minute + 1, full, full},
+		{time.Minute + engine.LogPatience, fails, fails},
+	} {
+		if got := f.Lasts(x.err, time.Hour+x.at); got != x.want {
+			t.Errorf("step %d, %v: %v, want %v", i, x.at, got, x.want)
+		}
+	}
+}
