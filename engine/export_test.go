@@ -1434,9 +1434,14 @@ func (s *Shelf) User(id proto.AudienceID) proto.AudienceID {
 	return s.r.savedWith(1, func(x *savedAudience) bool { return x.mentions(id) })
 }
 
-// LogPatience is how long a log of a cluster may take nothing, LogFault what counts then.
-const LogPatience = logPatience
-
-type LogFault struct{ f logFault }
-
-func (l *LogFault) Lasts(err error, now time.Duration) error { return l.f.lasts(err, now) }
+// Outlasts is of a node whose leases of lanes last so long.
+func Outlasts(peers Peers, left []time.Duration, err error) bool {
+	n := &Node{config: Config{Peers: peers}}
+	for _, d := range left {
+		l := &lane{node: n}
+		l.leases.init("", func() time.Duration { return time.Hour })
+		l.leases.until.Store(int64(time.Hour + d))
+		n.lanes = append(n.lanes, l)
+	}
+	return n.outlasts(err)
+}

@@ -84,7 +84,6 @@ type Node struct {
 	applying  sync.WaitGroup
 	ready     atomic.Bool
 	draining  atomic.Bool // others take over, and nobody new is to ask
-	logFault  logFault
 	replaced  atomic.Bool // without a cluster: another node applies the log
 	drains    sync.Mutex  // one beginning or end of a drain at a time
 	started   time.Time

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"kith/proto"
@@ -79,36 +79,22 @@ func (n *Node) Ready() error {
 	if err := n.fault(); err != nil {
 		return err
 	}
-	if err := n.mayAnswerAll(); err != nil {
+	if err := n.log.Healthy(); err != nil && !n.outlasts(err) {
 		return err
 	}
-	err := n.log.Healthy()
-	if n.config.Peers == nil {
-		return err
-	}
-	return n.logFault.lasts(err, bootTime())
+	return n.mayAnswerAll()
 }
 
-// logPatience is for how long a cluster's log may take nothing while the node counts as
-// ready: it answers queries meanwhile, and so do the others, whose log is the same. To elect
-// a leader takes the log 4 to 9 seconds; the lease is longer.
-const logPatience = 10 * time.Second
+// readyLease is how much of its leases a node needs to count as ready while the log takes
+// nothing: a balancer has so long to leave it before it answers nothing more. To elect a
+// leader takes the log 4 to 9 seconds, beats are sent each 2.
+const readyLease = 4 * time.Second
 
-// logFault is since when the log takes nothing, by the time since the machine was started;
-// 0 if it does.
-type logFault struct{ since atomic.Int64 }
-
-// lasts is err, if it is not one that elections make or has been seen for logPatience.
-func (f *logFault) lasts(err error, now time.Duration) error {
-	if err == nil {
-		f.since.Store(0)
-		return nil
-	}
-	f.since.CompareAndSwap(0, int64(now))
-	if since := f.since.Load(); proto.CodeOf(err) == proto.CodeUnavailable && (since == 0 || now-time.Duration(since) < logPatience) {
-		return nil
-	}
-	return err
+// outlasts says whether the node answers queries for a while though its cluster's log takes
+// nothing: it may be electing a leader, when the others do no better.
+func (n *Node) outlasts(err error) bool {
+	return n.config.Peers != nil && proto.CodeOf(err) == proto.CodeUnavailable &&
+		!slices.ContainsFunc(n.lanes, func(l *lane) bool { return l.leases.left() < readyLease })
 }
 
 // Live is nil while the process works, or a restart would not mend what is wrong.

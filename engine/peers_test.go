@@ -517,27 +517,24 @@ func TestOneNodeALog(t *testing.T) {
 	}
 }
 
-// While the log elects a leader a node is ready: it answers queries, and no other would do
-// better. What lasts, or no election mends, has it look unready.
+// While the log elects a leader a node of a cluster is ready: it answers queries, and no
+// other would do better. It is not shortly before its lease ends, nor where no election helps.
 func TestReadyDuringElections(t *testing.T) {
 	fails, full := proto.Errorf(proto.CodeUnavailable, "the newest append failed"), proto.Errorf(proto.CodeDiskFull, "full")
-	var f engine.LogFault
-	for i, x := range []struct {
-		at   time.Duration
-		err  error
-		want error
+	for name, x := range map[string]struct {
+		peers engine.Peers
+		left  []time.Duration
+		err   error
+		want  bool
 	}{
-		{0, nil, nil},
-		{time.Second, fails, nil},
-		{time.Second + engine.LogPatience - 1, fails, nil},
-		{time.Second + engine.LogPatience, fails, fails},
-		{time.Minute, nil, nil}, // it goes on
-		{time.Minute, fails, nil},
-		{time.Minute + 1, full, full},
-		{time.Minute + engine.LogPatience, fails, fails},
+		"electing":          {&owners{}, []time.Duration{14 * time.Second, 5 * time.Second}, fails, true},
+		"one lane parted":   {&owners{}, []time.Duration{14 * time.Second, 3 * time.Second}, fails, false},
+		"without a lease":   {&owners{}, []time.Duration{-time.Second}, fails, false},
+		"with a full disk":  {&owners{}, []time.Duration{14 * time.Second}, full, false},
+		"without a cluster": {nil, []time.Duration{14 * time.Second}, fails, false},
 	} {
-		if got := f.Lasts(x.err, time.Hour+x.at); got != x.want {
-			t.Errorf("step %d, %v: %v, want %v", i, x.at, got, x.want)
+		if got := engine.Outlasts(x.peers, x.left, x.err); got != x.want {
+			t.Errorf("%s: %v", name, got)
 		}
 	}
 }
