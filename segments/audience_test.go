@@ -264,6 +264,23 @@ func TestAudienceCountsInManyChunks(t *testing.T) {
 	}
 }
 
+// Few in a list are looked up in runs, of which the first and the last are in.
+func TestAudienceCountsFewInRuns(t *testing.T) {
+	sets := map[proto.SegmentID]*roaring.Bitmap{"few": roaring.BitmapOf(9, 10, 19, 20, 1<<16-1), "runs": roaring.New(), "all": roaring.New()}
+	sets["runs"].AddRange(10, 20)
+	sets["runs"].AddRange(1<<16-5, 1<<16)
+	sets["all"].AddRange(0, 1<<16)
+	for _, b := range sets {
+		b.RunOptimize()
+	}
+	get := func(id proto.SegmentID) *roaring.Bitmap { return sets[id] }
+	for text, want := range map[string]uint64{"few & runs & all": 3, "few & all & !runs": 2, "few & (runs | gone) & all": 3} {
+		if got := mustAudience(t, text).Count(get, nil); got != want {
+			t.Errorf("%s: %d, want %d", text, got, want)
+		}
+	}
+}
+
 // What has many parts is evaluated.
 func TestAudienceCountsLongChains(t *testing.T) {
 	sets := map[proto.SegmentID]*roaring.Bitmap{"a": roaring.BitmapOf(1, 2, 3), "b": roaring.BitmapOf(2, 3, 4), "c": roaring.BitmapOf(3, 4)}

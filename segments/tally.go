@@ -336,15 +336,17 @@ func (t *tally) ordinals(g tallyGroup, key int) (n int) {
 	return n
 }
 
-// fresh gives n marks in a row that no ordinal has, by the first; the one before it is
-// free, too.
+// unmarked is less than all marks.
+const unmarked = 0
+
+// fresh gives n marks in a row that no ordinal has, by the first.
 func (t *tally) fresh(n int) uint8 {
-	if int(t.marked)+1+n > math.MaxUint8 {
-		t.marked = 0
+	if int(t.marked)+n > math.MaxUint8 {
+		t.marked = unmarked
 		clear(t.marks[:])
 	}
-	first := t.marked + 2
-	t.marked += uint8(n + 1)
+	first := t.marked + 1
+	t.marked += uint8(n)
 	return first
 }
 
@@ -367,9 +369,9 @@ func (t *tally) byMarks(key, base int, lists bool) uint64 {
 	for _, g := range t.none {
 		for c := range t.chunks(g, key) {
 			if c.form == formList && c.size <= most {
-				setMarks(&t.marks, c.data, mark-1)
+				setMarks(&t.marks, c.data, unmarked)
 			} else {
-				t.move(of, c, mark, mark-1)
+				t.move(of, c, mark, unmarked)
 			}
 		}
 	}
