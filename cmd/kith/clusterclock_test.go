@@ -22,32 +22,33 @@ const clockOff = 12 * time.Second
 // TestClusterWallClocks: the wall clock of one node is stepped for longer than a
 // lease, under load. Nobody notices, but for who looks after the nodes.
 func TestClusterWallClocks(t *testing.T) {
-	rounds := faultRounds(t, 4)
-	x := startFaultTrio(t, 2)
-	var clocks [3]*wallClock
-	for i, n := range x.nodes {
-		clocks[i] = takeWallClock(t, n.cmd.Process.Pid)
-	}
 	steps := []time.Duration{time.Hour, -time.Hour, 5 * time.Second, -5 * time.Second}
-	first := rand.IntN(3)
-	x.suffer(t, rounds, func(round int, _ *rand.Rand) fault {
-		i, by := (first+round)%3, steps[round%len(steps)]
-		return fault{
-			what: fmt.Sprintf("the wall clock of node %d was stepped by %v", i+1, by),
-			begin: func(t *testing.T) {
-				clocks[i].set(t, by)
-				x.awaitMetric(t, i, "kith_clock_stepped 1")
-			},
-			lasts: 20 * time.Second,
-			end: func(t *testing.T) {
-				if err := x.ready(t.Context(), i); err != nil {
-					t.Errorf("node %d is not ready: %v", i+1, err)
-				}
-				x.keepTrueTime(t)
-				clocks[i].set(t, 0)
-				x.awaitMetric(t, i, "kith_clock_stepped 0")
-			},
+	inEachSetting(t, func(t *testing.T, s setting) {
+		x := startFaultTrio(t, s)
+		var clocks [3]*wallClock
+		for i, n := range x.nodes {
+			clocks[i] = takeWallClock(t, n.cmd.Process.Pid)
 		}
+		first := rand.IntN(3)
+		x.suffer(t, s.rounds(t, len(steps)), func(round int, _ *rand.Rand) fault {
+			i, by := (first+round)%3, steps[round%len(steps)]
+			return fault{
+				what: fmt.Sprintf("the wall clock of node %d was stepped by %v", i+1, by),
+				begin: func(t *testing.T) {
+					clocks[i].set(t, by)
+					x.awaitMetric(t, i, "kith_clock_stepped 1")
+				},
+				lasts: 20 * time.Second,
+				end: func(t *testing.T) {
+					if err := x.ready(t.Context(), i); err != nil {
+						t.Errorf("node %d is not ready: %v", i+1, err)
+					}
+					x.keepTrueTime(t)
+					clocks[i].set(t, 0)
+					x.awaitMetric(t, i, "kith_clock_stepped 0")
+				},
+			}
+		})
 	})
 }
 

@@ -17,7 +17,8 @@ import (
 
 // Faults of one node or link at a time, under load: what was answered must be
 // explained by what is promised, nothing acknowledged may be lost, and once the
-// fault has ended all nodes are ready again and have come to the same.
+// fault has ended all nodes are ready again and have come to the same. What is not
+// done to links is done in both settings.
 
 // fault is something that goes wrong for a while.
 type fault struct {
@@ -34,6 +35,38 @@ const calm = time.Second
 func faultRounds(t *testing.T, short int) int {
 	t.Helper()
 	longCluster(t)
+	return rounds(t, short)
+}
+
+// setting is where the three nodes of a cluster are.
+type setting struct {
+	places [3]place
+	lanes  int
+	longer bool // has more rounds in the short set
+}
+
+// inEachSetting runs a test of faults over processes on loopback, with two lanes, and over
+// network namespaces, where nodes speak by mutual TLS between addresses of their own: with
+// one lane, since only there can links be asked for by position.
+func inEachSetting(t *testing.T, suffers func(t *testing.T, s setting)) {
+	t.Helper()
+	longCluster(t)
+	t.Run("processes", func(t *testing.T) {
+		t.Parallel()
+		suffers(t, setting{places: loopbackPlaces(t), lanes: 2, longer: true})
+	})
+	t.Run("namespaces", func(t *testing.T) {
+		t.Parallel()
+		suffers(t, setting{places: newNetTrio(t).places(t), lanes: 1})
+	})
+}
+
+// rounds is how often a fault is tried, in the short set at least once.
+func (s setting) rounds(t *testing.T, short int) int {
+	t.Helper()
+	if !s.longer {
+		short = (short + 1) / 2
+	}
 	return rounds(t, short)
 }
 
@@ -97,35 +130,37 @@ func (x *faultTrio) outliveStart(t *testing.T) {
 
 // Each node is killed in turn, so that those that lead the log are among them.
 func TestClusterKilledNodes(t *testing.T) {
-	rounds := faultRounds(t, 3)
-	x := startFaultTrio(t, 2)
-	x.suffer(t, rounds, func(round int, _ *rand.Rand) fault {
-		i := round % 3
-		return fault{
-			what:  fmt.Sprintf("node %d was killed and started again", i+1),
-			begin: func(*testing.T) { x.nodes[i].kill() },
-			lasts: 2 * time.Second,
-			end:   func(t *testing.T) { x.restart(t, i) },
-		}
+	inEachSetting(t, func(t *testing.T, s setting) {
+		x := startFaultTrio(t, s)
+		x.suffer(t, s.rounds(t, 3), func(round int, _ *rand.Rand) fault {
+			i := round % 3
+			return fault{
+				what:  fmt.Sprintf("node %d was killed and started again", i+1),
+				begin: func(*testing.T) { x.nodes[i].kill() },
+				lasts: 2 * time.Second,
+				end:   func(t *testing.T) { x.restart(t, i) },
+			}
+		})
 	})
 }
 
 // A node that stands still for less than a lease, and for longer.
 func TestClusterPausedNodes(t *testing.T) {
-	rounds := faultRounds(t, 2)
-	x := startFaultTrio(t, 1)
-	x.suffer(t, rounds, func(round int, chance *rand.Rand) fault {
-		i := chance.IntN(3)
-		lasts := 20 * time.Second
-		if round%2 == 1 {
-			lasts = time.Duration(2+chance.IntN(8)) * time.Second
-		}
-		return fault{
-			what:  fmt.Sprintf("node %d stood still", i+1),
-			begin: func(t *testing.T) { x.signal(t, i, syscall.SIGSTOP) },
-			lasts: lasts,
-			end:   func(t *testing.T) { x.signal(t, i, syscall.SIGCONT) },
-		}
+	inEachSetting(t, func(t *testing.T, s setting) {
+		x := startFaultTrio(t, s)
+		x.suffer(t, s.rounds(t, 2), func(round int, chance *rand.Rand) fault {
+			i := chance.IntN(3)
+			lasts := 20 * time.Second
+			if round%2 == 1 {
+				lasts = time.Duration(2+chance.IntN(8)) * time.Second
+			}
+			return fault{
+				what:  fmt.Sprintf("node %d stood still", i+1),
+				begin: func(t *testing.T) { x.signal(t, i, syscall.SIGSTOP) },
+				lasts: lasts,
+				end:   func(t *testing.T) { x.signal(t, i, syscall.SIGCONT) },
+			}
+		})
 	})
 }
 
@@ -140,42 +175,45 @@ const smallDiskFloor = 8 << 20
 // disk too, until its JetStream shuts itself down: then the node asks to be
 // started again.
 func TestClusterFullDisk(t *testing.T) {
-	rounds := faultRounds(t, 1)
-	const full = 2
-	places := loopbackPlaces(t)
-	disk := t.TempDir()
-	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size="+smallDiskSize); err != nil {
-		t.Skipf("a small file system cannot be mounted here: %v", err)
+	inEachSetting(t, func(t *testing.T, s setting) {
+		const full = 2
+		disk := t.TempDir()
+		if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size="+smallDiskSize); err != nil {
+			t.Skipf("a small file system cannot be mounted here: %v", err)
+		}
+		t.Cleanup(func() {
+			if err := syscall.Unmount(disk, syscall.MNT_DETACH); err != nil { // a node that failed to stop may have it still
+				t.Errorf("unmount: %v", err)
+			}
+		})
+		s.places[full].data = filepath.Join(disk, "data")
+		x := startFaultTrio(t, s)
+		x.suffer(t, s.rounds(t, 1), func(int, *rand.Rand) fault { return x.fullDisk(full, disk) })
+	})
+}
+
+// fullDisk fills the file system that a node's data is on.
+func (x *faultTrio) fullDisk(full int, disk string) fault {
+	return fault{
+		what: fmt.Sprintf("the disk of node %d was full", full+1),
+		begin: func(t *testing.T) {
+			fillDisk(t, disk)
+			x.refusesForDisk(t, full)
+		},
+		lasts: 5 * time.Second,
+		end: func(t *testing.T) {
+			if err := x.visitOnce(t.Context(), full); err == nil {
+				t.Error("an event was accepted on a full disk")
+			}
+			if err := x.nodes[0].patiently(t.Context(), func() error { return x.visitOnce(t.Context(), 0) }); err != nil {
+				t.Errorf("an event at another node: %v", err)
+			}
+			if err := os.Remove(filepath.Join(disk, "filler")); err != nil {
+				t.Fatal(err)
+			}
+			x.restartIfAsked(t, full)
+		},
 	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(disk, syscall.MNT_DETACH); err != nil { // a node that failed to stop may have it still
-			t.Errorf("unmount: %v", err)
-		}
-	})
-	places[full].data = filepath.Join(disk, "data")
-	x := startFaultTrioAt(t, 1, places)
-	x.suffer(t, rounds, func(int, *rand.Rand) fault {
-		return fault{
-			what: fmt.Sprintf("the disk of node %d was full", full+1),
-			begin: func(t *testing.T) {
-				fillDisk(t, disk)
-				x.refusesForDisk(t, full)
-			},
-			lasts: 5 * time.Second,
-			end: func(t *testing.T) {
-				if err := x.visitOnce(t.Context(), full); err == nil {
-					t.Error("an event was accepted on a full disk")
-				}
-				if err := x.nodes[0].patiently(t.Context(), func() error { return x.visitOnce(t.Context(), 0) }); err != nil {
-					t.Errorf("an event at another node: %v", err)
-				}
-				if err := os.Remove(filepath.Join(disk, "filler")); err != nil {
-					t.Fatal(err)
-				}
-				x.restartIfAsked(t, full)
-			},
-		}
-	})
 }
 
 func (x *faultTrio) visitOnce(ctx context.Context, i int) error {

@@ -51,7 +51,7 @@ func obituary(t *testing.T, key []byte, label, member string, incarnation uint32
 func TestClusterToldThatAllDied(t *testing.T) {
 	rounds := faultRounds(t, 1)
 	places := loopbackPlaces(t)
-	x := startFaultTrioAt(t, 2, places)
+	x := startFaultTrio(t, setting{places: places, lanes: 2})
 	key := engine.CommonKey([]byte(strings.Repeat("\x5a", 16)), "gossip")
 	lies, missed := 0, 0
 	x.suffer(t, rounds, func(int, *rand.Rand) fault {

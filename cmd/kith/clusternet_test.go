@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -25,13 +26,18 @@ type netTrio struct {
 	hosts [3]string
 }
 
+// netTrios counts those that were made: several are there at once.
+var netTrios atomic.Int64
+
 // newNetTrio makes the namespaces, or skips the test where that is not allowed.
 func newNetTrio(t *testing.T) *netTrio {
 	t.Helper()
-	if _, err := exec.LookPath("ip"); err != nil {
-		t.Skip("network namespaces are made with ip, which is not installed")
+	for _, tool := range []string{"ip", "tc"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("network namespaces are made with %s of iproute2, which is not installed", tool)
+		}
 	}
-	id := os.Getpid() % 100_000 // names of links are short
+	id := (16*os.Getpid() + int(netTrios.Add(1))) % 100_000 // names of links are short
 	bridge, subnet := fmt.Sprintf("kithbr%d", id), fmt.Sprintf("10.213.%d", id%250)
 	x := &netTrio{}
 	if out, err := exec.Command("ip", "link", "add", bridge, "type", "bridge").CombinedOutput(); err != nil {
@@ -92,27 +98,24 @@ func (x *netTrio) mend(t *testing.T, from, to int) {
 	ip(t, "-n", x.names[from], "neigh", "del", x.hosts[to], "dev", "eth0")
 }
 
-// linkFaults are what may happen to what goes between node a and the others, b
-// and c.
-func (x *netTrio) linkFaults(a int) []fault {
+// linkFaults are the kinds of what may happen to what goes between node a and the
+// others, b and c, each with what is of the kind.
+func (x *netTrio) linkFaults(a int) [][]fault {
 	b, c := (a+1)%3, (a+2)%3
 	n := a + 1
-	list := []fault{
+	return [][]fault{{
 		x.parting(fmt.Sprintf("node %d was cut off both ways", n), [][2]int{{a, b}, {a, c}, {b, a}, {c, a}}),
+		x.parting(fmt.Sprintf("nodes %d and %d did not reach one another", n, b+1), [][2]int{{a, b}, {b, a}}),
+	}, {
 		x.parting(fmt.Sprintf("node %d was not heard", n), [][2]int{{a, b}, {a, c}}),
 		x.parting(fmt.Sprintf("node %d heard nobody", n), [][2]int{{b, a}, {c, a}}),
-		x.parting(fmt.Sprintf("nodes %d and %d did not reach one another", n, b+1), [][2]int{{a, b}, {b, a}}),
 		x.parting(fmt.Sprintf("node %d was not heard by node %d", n, b+1), [][2]int{{a, b}}),
-	}
-	if _, err := exec.LookPath("tc"); err == nil {
-		list = append(list, fault{
-			what:  fmt.Sprintf("node %d sent slowly", n),
-			begin: func(t *testing.T) { x.slow(t, a) },
-			lasts: 10 * time.Second,
-			end:   func(t *testing.T) { x.fast(t, a) },
-		})
-	}
-	return list
+	}, {{
+		what:  fmt.Sprintf("node %d sent slowly", n),
+		begin: func(t *testing.T) { x.slow(t, a) },
+		lasts: 10 * time.Second,
+		end:   func(t *testing.T) { x.fast(t, a) },
+	}}}
 }
 
 // partedFor is longer than a lease.
@@ -136,19 +139,20 @@ func (x *netTrio) parting(what string, ways [][2]int) fault {
 	}
 }
 
-// TestClusterLinks: nodes that do not reach one another, or slowly, while clients
-// reach all of them.
+// TestClusterLinks: nodes that do not reach one another, in both directions or in one, or
+// slowly, as many rounds of each, while clients reach all of them.
 func TestClusterLinks(t *testing.T) {
-	rounds := faultRounds(t, 2)
+	each := faultRounds(t, 1)
 	links := newNetTrio(t)
-	x := startFaultTrioAt(t, 1, links.places(t))
+	x := startFaultTrio(t, setting{places: links.places(t), lanes: 1})
+	kinds := len(links.linkFaults(0))
 	first := rand.IntN(100)
-	x.suffer(t, rounds, func(round int, chance *rand.Rand) fault {
-		list := links.linkFaults(chance.IntN(3))
-		if round == 0 {
+	x.suffer(t, kinds*each, func(round int, chance *rand.Rand) fault {
+		list := links.linkFaults(chance.IntN(3))[round%kinds]
+		if round < kinds {
 			return list[0] // the hardest
 		}
-		return list[1+(first+round)%(len(list)-1)]
+		return list[(first+round/kinds)%len(list)]
 	})
 }
 
@@ -179,7 +183,7 @@ func issue(t *testing.T, hosts [3]string) (files [3]nodeFiles) {
 	ca := filepath.Join(dir, "ca.pem")
 	authority := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "nodes of a test"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		NotBefore: time.Now().Add(-24 * time.Hour), NotAfter: time.Now().Add(24 * time.Hour), // clocks are stepped
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}
 	signer := newKey(t)

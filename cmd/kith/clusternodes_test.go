@@ -45,12 +45,6 @@ const (
 	faultAdminKey  = "faults-admin-key"
 )
 
-// startFaultTrio starts a cluster on loopback.
-func startFaultTrio(t *testing.T, lanes int) *faultTrio {
-	t.Helper()
-	return startFaultTrioAt(t, lanes, loopbackPlaces(t))
-}
-
 func loopbackPlaces(t *testing.T) (list [3]place) {
 	t.Helper()
 	for i := range list {
@@ -61,20 +55,20 @@ func loopbackPlaces(t *testing.T) (list [3]place) {
 	return list
 }
 
-func startFaultTrioAt(t *testing.T, lanes int, places [3]place) *faultTrio {
+func startFaultTrio(t *testing.T, s setting) *faultTrio {
 	t.Helper()
-	x := &faultTrio{trio: &trio{client: faultClientKey, admin: faultAdminKey}, lanes: lanes}
+	x := &faultTrio{trio: &trio{client: faultClientKey, admin: faultAdminKey}, lanes: s.lanes}
 	dir := t.TempDir()
 	secret := filepath.Join(dir, "secret")
 	writeFile(t, secret, strings.Repeat("5a", 16)+"\n")
 	var join []string
-	for _, p := range places {
+	for _, p := range s.places {
 		join = append(join, p.cluster)
 	}
-	for i, p := range places {
+	for i, p := range s.places {
 		x.configs[i] = filepath.Join(dir, nodeName(i)+".yaml")
 		var text strings.Builder
-		fmt.Fprintf(&text, "node: %s\ndata: %s\npublic: %s\nservice: %s\nlanes: %d\nsecret_file: %s\n", nodeName(i), p.data, p.public, p.service, lanes, secret)
+		fmt.Fprintf(&text, "node: %s\ndata: %s\npublic: %s\nservice: %s\nlanes: %d\nsecret_file: %s\n", nodeName(i), p.data, p.public, p.service, s.lanes, secret)
 		fmt.Fprintf(&text, "cluster:\n  listen: %s\n  join: [%s]\n", p.cluster, strings.Join(join, ", "))
 		if f := p.certificate; f != nil {
 			fmt.Fprintf(&text, "  ca: %s\n  cert: %s\n  key: %s\n", f.ca, f.cert, f.key)

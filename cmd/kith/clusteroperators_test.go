@@ -335,12 +335,60 @@ func TestClusterFromBackup(t *testing.T) {
 			clusterFromBackup(t, lanes, backups, ledger, ids)
 		})
 	}
+	t.Run("a node alone", func(t *testing.T) { nodeFromBackup(t, backups, ledger, ids) })
+}
+
+// buyersOf sees that a node shows ids as buyers, in pairs, but for the eighth, which is out.
+func (n *graphNode) buyersOf(t *testing.T, what string, ids []string) {
+	t.Helper()
+	seen, err := n.lookup(t.Context(), ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k, r := range seen {
+		if k == 7 && (r.Known || !r.OptedOut || len(r.Segments) > 0) || k != 7 && !slices.Equal(r.Segments, []string{"buyers"}) {
+			t.Errorf("%s: %+v", what, r)
+		}
+	}
+	if users, err := n.count(t.Context(), "buyers", "users"); err != nil || users != uint64(len(ids)/2) {
+		t.Errorf("%s: %d users, want %d, %v", what, users, len(ids)/2, err)
+	}
+}
+
+// nodeFromBackup makes a node alone, of one lane, of a cluster's backup.
+func nodeFromBackup(t *testing.T, backups, ledger string, ids []string) {
+	x := newTrio(t, 1)
+	file := x.configure(t)[0]
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	alone, _, _ := strings.Cut(string(text), "cluster:")
+	writeFile(t, file, alone)
+	if err := runKith(t, "restore", backups, "--lanes", "1", "--ledger", ledger, "--data", x.data[0], "--config", file); err != nil {
+		t.Fatal(err)
+	}
+	p := x.launch(t, 0)
+	p.await(t)
+	n := x.speakTo(t, p)
+	n.buyersOf(t, "restored to a node alone", ids)
+	position, err := n.take(t.Context(), []graphEvent{{Event: "buy", Identities: []string{"browser:after", "account:b0"}}})
+	if err == nil {
+		err = n.reach(t.Context(), position)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	n.stop(t)
+	if err := runKith(t, "verify", "--data", x.data[0], "--config", file); err != nil {
+		t.Error(err)
+	}
 }
 
 // clusterFromBackup makes a cluster of a backup in which ids are buyers, in pairs,
 // but for the eighth, which is out.
 func clusterFromBackup(t *testing.T, lanes int, backups, ledger string, ids []string) {
-	ctx, count := t.Context(), uint64(len(ids))
+	ctx := t.Context()
 	x := newTrio(t, lanes)
 	files := x.configure(t)
 	for i := range x.nodes {
@@ -352,18 +400,7 @@ func clusterFromBackup(t *testing.T, lanes int, backups, ledger string, ids []st
 	check := func(what string) {
 		t.Helper()
 		for i, n := range x.nodes {
-			seen, err := n.lookup(ctx, ids)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for k, r := range seen {
-				if k == 7 && (r.Known || !r.OptedOut || len(r.Segments) > 0) || k != 7 && !slices.Equal(r.Segments, []string{"buyers"}) {
-					t.Errorf("%s, node %d: %+v", what, i+1, r)
-				}
-			}
-			if users, err := n.count(ctx, "buyers", "users"); err != nil || users != count/2 {
-				t.Errorf("%s, node %d: %d users, want %d, %v", what, i+1, users, count/2, err)
-			}
+			n.buyersOf(t, fmt.Sprintf("%s, node %d", what, i+1), ids)
 		}
 	}
 	check("restored")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -167,12 +168,13 @@ func (b *balancer) failures(since time.Time) (list []failure) {
 	return list
 }
 
-// seenEvents posts events through nodes in turn, each acknowledged, until it is
-// stopped, and gives their identities.
-func postEvents(t *testing.T, nodes func() []*graphNode) (stop func() []string) {
+// postEvents posts events through nodes in turn, each acknowledged, until it is
+// stopped, and gives their identities, and how often a node that runs refused one.
+func postEvents(t *testing.T, nodes func() []*graphNode) (stop func() (ids []string, refused int)) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var wait sync.WaitGroup
 	var ids []string
+	refused := 0
 	wait.Go(func() {
 		for i := 0; ctx.Err() == nil; i++ {
 			id := fmt.Sprintf("browser:p%d", i)
@@ -185,15 +187,18 @@ func postEvents(t *testing.T, nodes func() []*graphNode) (stop func() []string) 
 					ids = append(ids, id)
 					break
 				}
+				if excused(err) {
+					refused++
+				}
 				time.Sleep(20 * time.Millisecond)
 			}
 			time.Sleep(5 * time.Millisecond)
 		}
 	})
-	return func() []string {
+	return func() ([]string, int) {
 		cancel()
 		wait.Wait()
-		return ids
+		return ids, refused
 	}
 }
 
@@ -259,14 +264,14 @@ func TestClusterRollingRestart(t *testing.T) {
 		b.add(ctx, n)
 	}
 	time.Sleep(time.Second)
-	ids := stop()
+	ids, refused := stop()
 	for i, f := range b.failures(began) {
 		if i == 10 {
 			break
 		}
 		t.Errorf("a look-up failed after %v: %v", f.at.Sub(began), f.err)
 	}
-	t.Logf("%d look-ups, %d failed; %d events acknowledged", b.asked.Load(), len(b.failures(began)), len(ids))
+	t.Logf("%d look-ups, %d failed; %d events acknowledged, %d times one was refused", b.asked.Load(), len(b.failures(began)), len(ids), refused)
 	if b.asked.Load() < 1000 || len(ids) < 100 {
 		t.Error("too little was asked or sent to show anything")
 	}
@@ -300,8 +305,14 @@ func (n *graphNode) missing(t *testing.T, ids []string) (lost []string) {
 }
 
 // withoutMax is how long look-ups may go unanswered, or some of them fail, after a
-// kill: many times what they do.
-const withoutMax = 5 * time.Second
+// kill: what is promised, in the long run, and many times what they do; in the short one
+// still less than the log takes to elect a leader.
+func withoutMax() time.Duration {
+	if os.Getenv("KITH_ROUNDS") != "" {
+		return time.Second
+	}
+	return 3 * time.Second
+}
 
 // TestClusterKillOfAnOwner measures for how long look-ups fail when a node that owns
 // lanes is killed: those that were on their way to it, until the balancer asks
@@ -333,7 +344,7 @@ func TestClusterKillOfAnOwner(t *testing.T) {
 		killed := time.Now()
 		x.nodes[owner].kill()
 		time.Sleep(12 * time.Second) // an election, and more
-		ids := stop()
+		ids, refused := stop()
 		silence := b.silence()
 		b.stop()
 		last, why := time.Duration(0), error(nil)
@@ -343,7 +354,7 @@ func TestClusterKillOfAnOwner(t *testing.T) {
 			}
 		}
 		without = append(without, last)
-		if last > withoutMax || silence > withoutMax {
+		if last > withoutMax() || silence > withoutMax() {
 			t.Errorf("round %d: look-ups failed for %v after the kill (%v), none was answered for %v", round, last, why, silence)
 		}
 		if b.asked.Load() < 1000 || len(ids) < 30 {
@@ -358,7 +369,7 @@ func TestClusterKillOfAnOwner(t *testing.T) {
 				t.Errorf("round %d: node %d does not show %d of %d acknowledged events, such as %s", round, i+1, len(lost), len(ids), lost[0])
 			}
 		}
-		t.Logf("round %d: look-ups failed for %v, none was answered for %v (%d of %d failed); %d events acknowledged", round, last, silence, len(b.failures(killed)), b.asked.Load(), len(ids))
+		t.Logf("round %d: look-ups failed for %v, none was answered for %v (%d of %d failed); %d events acknowledged, %d times one was refused", round, last, silence, len(b.failures(killed)), b.asked.Load(), len(ids), refused)
 	}
 	slices.Sort(without)
 	t.Logf("of %d kills the longest time in which some look-up failed was %v, the median %v", len(without), without[len(without)-1], without[len(without)/2])

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -14,6 +16,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/net/http2/hpack"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"kith/internal/config"
 )
@@ -29,13 +34,10 @@ func nonsense() map[string][]byte {
 		random[i] = byte(chance.Uint32())
 	}
 	list := map[string][]byte{
-		"nothing":              {},
-		"random bytes":         random,
-		"zeros":                make([]byte, 4096),
-		"a web page's request": []byte("GET / HTTP/1.1\r\nHost: kith\r\n\r\n"),
-		// HTTP/2's preface, settings, and a call of an actor system's remote with a
-		// type, a target and a serializer that it does not have.
-		"an actor's message":    append([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"), 0, 0, 20, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 15, 0x12, 0x0d, 0x1a, 0x0b, 0x20, 0xff, 0xff, 0xff, 0x7f, 0x28, 0xff, 0xff, 0xff, 0x7f),
+		"nothing":               {},
+		"random bytes":          random,
+		"zeros":                 make([]byte, 4096),
+		"a web page's request":  []byte("GET / HTTP/1.1\r\nHost: kith\r\n\r\n"),
 		"a broken introduction": []byte("CONNECT {\"name\":\r\n"),
 		"no introduction":       []byte("PING\r\n"),
 		"a wrong secret":        []byte("CONNECT {\"verbose\":false,\"pedantic\":false,\"user\":\"kith\",\"pass\":\"guess\",\"tls_required\":true,\"name\":\"n9\",\"cluster\":\"kith\"}\r\nPING\r\n"),
@@ -47,9 +49,59 @@ func nonsense() map[string][]byte {
 	for kind := range 16 { // gossip has its kind in the first byte
 		list[fmt.Sprintf("gossip of kind %d", kind)] = append([]byte{byte(kind)}, random[:1024]...)
 	}
+	maps.Copy(list, remoteCalls())
 	framed := binary.BigEndian.AppendUint32([]byte{10}, 1<<31) // encrypted gossip, of 2 GB
 	list["gossip of 2 GB"] = append(framed, random[:64]...)
 	return list
+}
+
+// remoteCalls are calls of protoactor's remote (remote/remote.proto of v0.4): messages of a
+// type, to a target and by a serializer that are not there, and a question for a list of
+// all processes. A node has no remote; whatever port they come to must bear them.
+func remoteCalls() map[string][]byte {
+	const beyond = 1<<31 - 1
+	batch := func(typeName string, typeID, target, serializer uint64) []byte {
+		envelope := protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.VarintType), typeID)
+		envelope = protowire.AppendString(protowire.AppendTag(envelope, 2, protowire.BytesType), "data")
+		envelope = protowire.AppendVarint(protowire.AppendTag(envelope, 3, protowire.VarintType), target)
+		envelope = protowire.AppendVarint(protowire.AppendTag(envelope, 5, protowire.VarintType), serializer)
+		pid := protowire.AppendString(protowire.AppendTag(nil, 2, protowire.BytesType), "identity")
+		b := protowire.AppendString(protowire.AppendTag(nil, 1, protowire.BytesType), typeName)
+		b = protowire.AppendBytes(protowire.AppendTag(b, 2, protowire.BytesType), envelope)
+		b = protowire.AppendBytes(protowire.AppendTag(b, 3, protowire.BytesType), pid)
+		return protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), b)
+	}
+	listing := protowire.AppendString(protowire.AppendTag(nil, 1, protowire.BytesType), ".*")
+	return map[string][]byte{
+		"a remote message of an unknown type":    remoteCall("Receive", batch("no.such.Type", 0, 0, 0)),
+		"a remote message of a type beyond all":  remoteCall("Receive", batch("actor.PID", beyond, 0, 0)),
+		"a remote message to a target beyond":    remoteCall("Receive", batch("actor.PID", 0, beyond, 0)),
+		"a remote message by another serializer": remoteCall("Receive", batch("actor.PID", 0, 0, beyond)),
+		"a remote question for all processes":    remoteCall("ListProcesses", listing),
+	}
+}
+
+// remoteCall is a gRPC call, over HTTP/2 from its beginning.
+func remoteCall(method string, message []byte) []byte {
+	var head, out bytes.Buffer
+	fields := hpack.NewEncoder(&head)
+	for _, f := range [][2]string{
+		{":method", "POST"}, {":scheme", "http"}, {":path", "/remote.Remoting/" + method}, {":authority", "kith"},
+		{"content-type", "application/grpc"}, {"te", "trailers"},
+	} {
+		_ = fields.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]}) // to memory
+	}
+	out.WriteString("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+	frame := func(kind, flags, stream byte, data []byte) {
+		size := binary.BigEndian.AppendUint32(nil, uint32(len(data)))
+		out.Write(append(size[1:], kind, flags, 0, 0, 0, stream))
+		out.Write(data)
+	}
+	const settings, headers, data, endStream, endHeaders = 4, 1, 0, 1, 4
+	frame(settings, 0, 0, nil)
+	frame(headers, endHeaders, 1, head.Bytes())
+	frame(data, endStream, 1, append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(message))), message...))
+	return out.Bytes()
 }
 
 // throw sends a packet to one of a node's ports and hears what it says for a
@@ -82,7 +134,7 @@ func TestClusterStrangers(t *testing.T) {
 	for i := range places {
 		places[i].certificate = &files[i]
 	}
-	x := startFaultTrioAt(t, 1, places)
+	x := startFaultTrio(t, setting{places: places, lanes: 1})
 	ctx := t.Context()
 	position, err := x.nodes[0].take(ctx, []graphEvent{{Event: "visit", ID: "v1", Identities: []string{"browser:s1", "account:s1"}}})
 	if err != nil {
