@@ -126,7 +126,7 @@ func (n *Node) cutState(ctx context.Context, id proto.Identity, kind proto.CutKi
 	since := x.cut.Time.Time()
 	s.Since, s.Receipt = &since, n.receipt(x.hash, &x.cut)
 	if kind != proto.CutOptOut {
-		n.passFence(ctx, &s, x.cut.Time+2*graphLimits().SkewMillis)
+		n.passFence(ctx, n.laneFor(x.hash), &s, x.cut.Time+2*graphLimits().SkewMillis)
 	}
 	return s, nil
 }
@@ -164,37 +164,55 @@ func (n *Node) OptIn(ctx context.Context, id proto.Identity) (proto.OptOutState,
 	}
 	s, err := n.OptOutState(ctx, id)
 	if err == nil && s.Since != nil && !s.OptedOut {
-		n.passFence(ctx, &s, proto.MillisOf(*s.Since)+2*graphLimits().SkewMillis)
+		n.passFence(ctx, n.laneFor(h), &s, proto.MillisOf(*s.Since)+2*graphLimits().SkewMillis)
 	}
 	return s, err
 }
 
-// passFence waits until what comes counts for an identity that began anew: an event
-// that was acknowledged after the answer would not be kept else. Where lane time is
-// further ahead of the clock, which was set back, s says from when on it does.
-func (n *Node) passFence(ctx context.Context, s *proto.OptOutState, fence proto.Millis) {
+// fenceEvery is how often it is looked whether a lane's time has passed a fence.
+const fenceEvery = 20 * time.Millisecond
+
+// passFence waits until what comes counts for an identity of l that began anew: an event
+// that was acknowledged after the answer would not be kept else. Where that takes longer,
+// for the clock was set back or the lane's time stands still, s says from when on it does.
+func (n *Node) passFence(ctx context.Context, l *lane, s *proto.OptOutState, fence proto.Millis) {
 	wait, cancel := context.WithTimeout(ctx, optOutWait)
 	defer cancel()
 	for {
-		s.CountsFrom = n.countsFrom(fence)
+		s.CountsFrom = n.countsFrom(l, fence)
 		if s.CountsFrom == nil {
 			return
 		}
 		select {
 		case <-wait.Done():
 			return
-		case <-time.After(time.Duration(fence-n.now()+1) * time.Millisecond):
+		case <-time.After(min(s.CountsFrom.Sub(n.now().Time()), fenceEvery)):
 		}
 	}
 }
 
-// countsFrom is when evidence is newer than a fence, nil if it is now.
-func (n *Node) countsFrom(fence proto.Millis) *time.Time {
-	if fence < n.now() {
+// countsFrom is when evidence of l is newer than a fence, nil if it is now.
+func (n *Node) countsFrom(l *lane, fence proto.Millis) *time.Time {
+	_, _, laneTime, _ := l.progress.get()
+	from, now := countsFrom(fence, laneTime, n.now()), n.now()
+	if from <= now {
 		return nil
 	}
-	from := (fence + 1).Time()
-	return &from
+	t := from.Time()
+	return &t
+}
+
+// countsFrom is when evidence is newer than a fence, at the earliest: of any time up to
+// now it is if it comes now. It is of no later time than now, nor than its entry, which is
+// held to the time of its lane: while that stands still, as a lane's owner does not reach
+// the log, nothing is newer than a bound. Later than now it is by as much as that bound is
+// before the fence, if the lane's time goes on at once.
+func countsFrom(fence, laneTime, now proto.Millis) proto.Millis {
+	from := fence + 1
+	if bound := laneTime.Add(clampMs * time.Millisecond); bound < from {
+		from = max(from, now+from-bound)
+	}
+	return from
 }
 
 // optOut is what is published of an identity's opt-out, nil if it was never cut.
@@ -240,7 +258,7 @@ func (n *Node) OptOutStateFor(_ context.Context, client proto.ClientInfo, id pro
 		s.Since = &since
 	}
 	if !o.Dark() {
-		s.CountsFrom = n.countsFrom(o.FenceOf(client.ID, client.Space, 2*graphLimits().SkewMillis))
+		s.CountsFrom = n.countsFrom(n.laneFor(h), o.FenceOf(client.ID, client.Space, 2*graphLimits().SkewMillis))
 	}
 	if c != nil && c.Final && known {
 		s.Final, s.Receipt = true, n.receipt(h, c)

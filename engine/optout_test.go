@@ -145,3 +145,59 @@ func TestAfterAClockWasSetBack(t *testing.T) {
 		ahead.Store(0)
 	}
 }
+
+// While a lane's time stands still an event counts once that goes on, and no sooner: as
+// is told of who asked to be known again meanwhile.
+func TestCountsFromWhileALaneStandsStill(t *testing.T) {
+	s := newScript(t)
+	acme := s.client("acme", "")
+	s.beat(0)
+	var clock atomic.Int64
+	clock.Store(int64(s.now))
+	n := s.run(store.NewMemory(), func(c *engine.Config) {
+		c.Now = func() time.Time { return proto.Millis(clock.Load()).Time() }
+	})
+	defer closeNode(t, n)
+	pass := func(d time.Duration) { // without a beat
+		s.now = s.now.Add(d)
+		clock.Store(int64(s.now))
+	}
+	optIn := func(gen uint32) proto.Offset {
+		var b proto.Batch
+		b.AddOptIn(&proto.OptInCommand{Hash: s.hasher.Hash("browser:v"), Gen: gen, Received: s.now})
+		return s.own(b.Bytes(), 1)
+	}
+	check := func(what string, at proto.Offset, known bool, wait time.Duration) {
+		t.Helper()
+		if err := n.Wait(t.Context(), proto.Position{0: at}); err != nil {
+			t.Fatal(err)
+		}
+		if seen, err := n.Seen(acme, "browser:v"); err != nil || seen.Known != known {
+			t.Errorf("%s: %+v, %v, want known: %v", what, seen, err, known)
+		}
+		x, err := n.OptOutState(t.Context(), "browser:v")
+		got := time.Duration(0)
+		if x.CountsFrom != nil {
+			got = x.CountsFrom.Sub(s.now.Time())
+		}
+		if err != nil || got != wait {
+			t.Errorf("%s: events count in %v, %v, want %v", what, got, err, wait)
+		}
+	}
+	s.events(s.event(acme, "v", "a"))
+	s.cut("browser:v", proto.CutOptOut)
+	s.beat(time.Second)
+	pass(14 * time.Second)
+	check("within what a lane's time may lag", optIn(1), false, 501*time.Millisecond)
+	pass(900 * time.Millisecond)
+	check("an event after that", s.events(s.event(acme, "v", "a")), true, 0)
+
+	s.cut("browser:v", proto.CutOptOut)
+	s.beat(time.Second)
+	pass(17 * time.Second)
+	check("a lane's time that stands still for longer", optIn(3), false, 501*time.Millisecond)
+	pass(2 * time.Second)
+	check("an event in vain", s.events(s.event(acme, "v", "a")), false, 501*time.Millisecond)
+	check("by another owner it goes on", s.beat(0), false, 0)
+	check("and an event counts", s.events(s.event(acme, "v", "a")), true, 0)
+}

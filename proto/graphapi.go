@@ -48,7 +48,8 @@ type OptOutState struct {
 	Since    *time.Time `json:"since,omitempty"`
 	Receipt  *Receipt   `json:"receipt,omitempty"`
 	// CountsFrom is from when on events of it are kept that was let in again or erased, if
-	// that is still to come: the clock was set back since.
+	// that is still to come: the clock was set back since, or the lane's time stands still,
+	// and then it is so at the earliest.
 	CountsFrom *time.Time `json:"counts_from,omitempty"`
 }
 

@@ -268,10 +268,14 @@ func (c *faultClient) status(node int, h *history) bool {
 }
 
 func (c *faultClient) optIn(node int, h *history) {
-	began, ended, err := c.ask(node, http.MethodPost, "/v1/optins", nil, map[string]any{"identity": h.id}, nil)
+	var s proto.OptOutState
+	began, ended, err := c.ask(node, http.MethodPost, "/v1/optins", nil, map[string]any{"identity": h.id}, &s)
 	switch {
 	case notDone(err), proto.CodeOf(err) == proto.CodeConflict: // it is not out
 	case err != nil:
+		c.counts.unsure.Add(1)
+		h.mayHave(began, toOptIn)
+	case s.CountsFrom != nil: // events are dropped until nobody knows when
 		c.counts.unsure.Add(1)
 		h.mayHave(began, toOptIn)
 	default:

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -187,7 +189,7 @@ func postEvents(t *testing.T, nodes func() []*graphNode) (stop func() (ids []str
 					ids = append(ids, id)
 					break
 				}
-				if excused(err) {
+				if op := new(net.OpError); excused(err) && !errors.As(err, &op) {
 					refused++
 				}
 				time.Sleep(20 * time.Millisecond)

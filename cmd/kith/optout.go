@@ -73,7 +73,7 @@ func (p statePrinter) print(cmd *cobra.Command, c *connection, s proto.OptOutSta
 
 // notYetKept says from when on events of an identity that began anew are kept.
 func notYetKept(s proto.OptOutState) string {
-	return "its events are not kept before " + s.CountsFrom.Format(time.RFC3339) + ": the node's clock was set back to before that."
+	return "its events are not kept before " + s.CountsFrom.Format(time.RFC3339) + " at the earliest: the node's clock was set back, or the lane's time stands still for want of its owner."
 }
 
 // statusEvery is how often a cut's state is asked for.

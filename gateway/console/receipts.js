@@ -41,7 +41,7 @@ function state(again, x) {
   };
   return [h("section", { class: "panel", "aria-label": "State" }, h("div", { class: "panel-head" }, h("h2", {}, x.opted_out ? "Opted out" : back ? "Opted in again" : "Erased"), x.opted_out && h("button", { type: "button", onclick: optIn }, "Opt in")),
     h("p", {}, back ? "known again, from nothing," : h("span", { class: "chip " + (x.final ? "good" : "busy") }, x.final ? "final" : "not final yet"), " ", x.since && ["since " + stamp(x.since)]),
-    x.counts_from && h("p", { class: "warn" }, `Its events are not kept before ${stamp(x.counts_from)}: the node's clock was set back to before that.`),
+    x.counts_from && h("p", { class: "warn" }, `Its events are not kept before ${stamp(x.counts_from)} at the earliest: the node's clock was set back, or the lane's time stands still for want of its owner.`),
     back && h("p", { class: "quiet" }, "The receipt is of the opt-out before.")),
   x.receipt ? receiptCard(x.receipt) : h("p", { class: "quiet" }, "The receipt comes when nothing of it is left. ", h("button", { type: "button", class: "link", onclick: again }, "Look again"))];
 }
