@@ -113,7 +113,7 @@ func (e *explained) present(blank proto.Explanation, node proto.Node, specs []pr
 	switch late := e.inTurn(again); proto.CodeOf(late) {
 	case proto.CodeOverloaded, proto.CodeTimeout:
 		if err = again(); err == nil && e.waits {
-			err = e.unread(&x, late)
+			err = e.unread(&x, "the facts", late)
 		}
 	default:
 		err = late
@@ -245,22 +245,25 @@ func (e *explained) past(x *proto.Explanation, when proto.Millis) (err error) {
 	facts, err := e.facts(e.rule, when, p.member)
 	switch {
 	case err != nil:
-		return e.unread(x, err)
+		return e.unread(x, "the facts", err)
 	case p.lost != "": // one that the answer did not hang on
 		x.Notes = append(x.Notes, fmt.Sprintf("no facts are told: the rule of then of %q, which this one refers to, is not kept", p.lost))
 	case facts != nil:
 		x.Facts = facts
+		if err := e.timeline(x, e.rule, when, p.member); err != nil {
+			return e.unread(x, "since when it is so, and until when,", err)
+		}
 	}
 	return nil
 }
 
-// unread tells that facts could not be read, of a history that was purged meanwhile for
-// one: what else the answer says stands, unless nobody waits for it any more.
-func (e *explained) unread(x *proto.Explanation, err error) error {
+// unread tells what could not be read, of a history that was purged meanwhile for one:
+// what else the answer says stands, unless nobody waits for it any more.
+func (e *explained) unread(x *proto.Explanation, what string, err error) error {
 	if e.asked.Err() != nil {
 		return err
 	}
-	x.Notes = append(x.Notes, "the facts could not be read at the moment: ask again")
+	x.Notes = append(x.Notes, what+" could not be read at the moment: ask again")
 	return nil
 }
 
@@ -464,7 +467,7 @@ func (e *explained) tell(x *proto.Explanation, now proto.Millis) error {
 		return nil
 	}
 	if err := e.reread(x, behind, now); err != nil {
-		return e.unread(x, err)
+		return e.unread(x, "the facts", err)
 	}
 	return nil
 }
@@ -500,11 +503,7 @@ func (e *explained) reread(x *proto.Explanation, rule *segments.Rule, now proto.
 // was known then, or a history is truncated: what was counted of the rest is in no
 // event.
 func (e *explained) facts(rule *segments.Rule, when proto.Millis, rules func(proto.SegmentID) *segments.Rule) ([]proto.ExplanationFact, error) {
-	scope := segments.ScopeIdentity
-	if e.shares {
-		scope = segments.ScopeUser
-	}
-	g, err := programOf(e.spec.ID, rule, scope, rules)
+	g, err := programOf(e.spec.ID, rule, e.scope(), rules)
 	if err != nil {
 		return nil, err
 	}
@@ -541,6 +540,13 @@ func (e *explained) facts(rule *segments.Rule, when proto.Millis, rules func(pro
 		return ev.ExplainUnion(g, e.spec.ID, shared, devices, when)
 	}
 	return ev.Explain(g, e.spec.ID, &memory, when)
+}
+
+func (e *explained) scope() segments.Scope {
+	if e.shares {
+		return segments.ScopeUser
+	}
+	return segments.ScopeIdentity
 }
 
 // remember makes m what one identity's history up to when comes to, and tells

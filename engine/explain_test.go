@@ -478,16 +478,23 @@ func TestExplainThenWithoutFacts(t *testing.T) {
 		t.Fatalf("%+v, %v, after %d reads", x, err, reads)
 	}
 	const within = 500 * time.Millisecond
-	last := func() { // of the facts
-		if reads--; reads == 0 {
-			time.Sleep(within + 100*time.Millisecond)
-		}
-	}
-	st.read.Store(&last)
 	n.ExplainWithin(within)
-	x, err := n.Explain(t.Context(), acme, "browser:v", "x", then)
-	if err != nil || !x.In || len(x.Facts) > 0 || !strings.Contains(strings.Join(x.Notes, "; "), "could not be read") {
-		t.Errorf("%+v, %v", x, err)
+	// The events are read for the answer, then for the facts, then for since when.
+	for left, want := range map[int]struct {
+		facts int
+		note  string
+	}{0: {1, "since when it is so, and until when, could not be read"}, reads / 3: {0, "the facts could not be read"}} {
+		gone := reads - left
+		stop := func() {
+			if gone--; gone == 0 {
+				time.Sleep(within + 100*time.Millisecond)
+			}
+		}
+		st.read.Store(&stop)
+		x, err := n.Explain(t.Context(), acme, "browser:v", "x", then)
+		if err != nil || !x.In || len(x.Facts) != want.facts || !strings.Contains(strings.Join(x.Notes, "; "), want.note) {
+			t.Errorf("%+v, %v, want %+v", x, err, want)
+		}
 	}
 }
 
