@@ -8,6 +8,7 @@ T ?= 30s
 SEEDS ?= 1000
 KILLS ?= 50
 ROUNDS ?=
+CHECKS ?= 20000
 IDENTITIES ?= 650000
 DATA ?= ./kith-data
 RUN ?=
@@ -23,7 +24,7 @@ export GOFLAGS := $(shell go env GOFLAGS) -trimpath
 KILLED := TestKilledNodeLosesNothing|TestGraphKills|TestFeedOverKills
 ELSEWHERE := ^($(KILLED)|TestSimulation|TestClusterAnswersAsOne|TestClusterNodeStopsWhileItWaits|TestClusterSecrets|TestClusterByCertificates)$$|InABrowser
 
-.PHONY: help run demo test build lint test-race test-kill test-graph test-sim test-mistakes test-cluster test-browser cluster tag fuzz bench proto fmt deadcode clean
+.PHONY: help run demo test build lint test-race test-kill test-graph test-sim test-mistakes test-cluster test-browser test-rules test-readers cluster tag fuzz bench proto fmt deadcode clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -87,6 +88,12 @@ tag: ## build gateway/kith.min.js, the tag that is served, from gateway/kith.js
 
 test-browser: ## the tag, the pages for people, the console and the tour in Debian's chromium; KITH_SCREENSHOTS=DIR keeps pictures
 	go test -count=1 -v -run InABrowser ./gateway ./cmd/kith
+
+test-rules: ## CHECKS (20000) random sets of rules and histories, each compared at every step, some ten, with a plain reading
+	go test -count=1 -timeout 60m ./segments -run 'AgreesWithPlainReading|UpdateEqualsFromTheStart|TicksDoNotMatter' -rapid.checks=$(CHECKS)
+
+test-readers: ## exports read by CRoaring and DuckDB, which it builds: it needs g++ and CRoaring (Debian: libroaring-dev)
+	KITH_READERS=1 CGO_ENABLED=1 go test -count=1 -v ./internal/exports -run 'CRoaringReads|DuckDBReads'
 
 test-cluster: ## three nodes as processes: killed, paused, parted, on a full disk, with stepped clocks; some minutes, with ROUNDS=15 most of an hour
 	KITH_CLUSTER=1 KITH_ROUNDS=$(ROUNDS) go test -count=1 -v -timeout 90m -run 'TestCluster|TestPaused' ./cmd/kith

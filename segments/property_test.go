@@ -380,12 +380,12 @@ func (w *world) step(t *rapid.T, rules bool) {
 		w.drawUndefinition(t)
 		w.update()
 	default:
-		late := rapid.SampledFrom([]proto.Millis{0, 0, 0, 1, hour, day, 4 * day}).Draw(t, "late")
+		late := rapid.SampledFrom([]proto.Millis{0, 0, 0, 1, hour, day, 4 * day, -1, -hour}).Draw(t, "late") // or ahead of its time
 		body := drawBody(t)
 		if w.memory.Version() != w.program.Version() && len(w.history) > 0 {
 			w.update()
 		}
-		w.history = append(w.history, happened{w.now - late, body})
+		w.history = append(w.history, happened{min(w.now-late, w.now), body}) // nothing happens later than now
 		w.ev.Observe(w.program, w.memory, &body, w.now-late, w.now, &w.delta)
 	}
 	w.apply()

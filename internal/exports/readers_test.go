@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/csv"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -16,20 +17,30 @@ import (
 	"kith/proto"
 )
 
-// What other programs read of an export, where they are installed.
+// What other programs read of an export, where they are installed. With KITH_READERS, as
+// in make test-readers, they must be, and DuckDB is built if there is none.
+
+// without skips a test for want of a reader, or fails it where one was asked for.
+func without(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("KITH_READERS") != "" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
+}
 
 // croaring compiles the reader of testdata, or skips.
 func croaring(t *testing.T) string {
 	t.Helper()
 	cc, err := exec.LookPath("c++")
 	if err != nil {
-		t.Skip("no C++ compiler: install g++ to read exports with CRoaring")
+		without(t, "no C++ compiler: install g++ to read exports with CRoaring")
 	}
 	try := exec.Command(cc, "-x", "c++", "-", "-o", filepath.Join(t.TempDir(), "try"), "-lroaring")
 	try.Stdin = strings.NewReader("#include <roaring/roaring.h>\nint main() {}\n")
 	if out, err := try.CombinedOutput(); err != nil {
 		first, _, _ := strings.Cut(string(out), "\n")
-		t.Skipf("CRoaring is not installed (Debian: libroaring-dev): %s", first)
+		without(t, "CRoaring is not installed (Debian: libroaring-dev): %s", first)
 	}
 	reader := filepath.Join(t.TempDir(), "read")
 	if out, err := exec.Command(cc, "-O1", "-o", reader, "testdata/read.cpp", "-lroaring").CombinedOutput(); err != nil {
@@ -99,11 +110,33 @@ func compareMembers[T uint32 | uint64](t *testing.T, what string, n uint64, got 
 	}
 }
 
-func TestDuckDBReads(t *testing.T) {
-	duckdb, err := exec.LookPath("duckdb")
-	if err != nil {
-		t.Skip("duckdb is not on PATH: install its command line to read exports with it")
+// duckdb gives the rows of a query, a head first, by what there is of DuckDB.
+func duckdb(t *testing.T) func(query string) ([][]string, error) {
+	t.Helper()
+	command := []string{"duckdb", "-csv", "-c"}
+	if _, err := exec.LookPath(command[0]); err != nil {
+		if os.Getenv("KITH_READERS") == "" {
+			t.Skip("duckdb is not on PATH: install its command line, or have it built by make test-readers, to read exports with it")
+		}
+		built := filepath.Join(t.TempDir(), "duckdb")
+		build := exec.Command("go", "build", "-o", built, ".")
+		build.Dir = "testdata/duckdb"
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("DuckDB is not built: %v\n%s", err, out)
+		}
+		command = []string{built}
 	}
+	return func(query string) ([][]string, error) {
+		out, err := exec.Command(command[0], append(command[1:], query)...).Output()
+		if err != nil {
+			return nil, err
+		}
+		return csv.NewReader(bytes.NewReader(out)).ReadAll()
+	}
+}
+
+func TestDuckDBReads(t *testing.T) {
+	ask := duckdb(t)
 	sets := []*roaring.Bitmap{someSet(1, members), someSet(2, 500)}
 	for f, read := range map[proto.ExportFormat]string{
 		proto.FormatParquet: "read_parquet('%s/audience-*.parquet')", proto.FormatCSV: "read_csv('%s/audience-*.csv')",
@@ -112,11 +145,7 @@ func TestDuckDBReads(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "export")
 		received(t, dir, written(t, audience(f, nil, sets...), nil, nil), false)
 		query := "SELECT lane, ordinal, identity, kind FROM " + fmt.Sprintf(read, dir) + " ORDER BY lane, ordinal"
-		out, err := exec.Command(duckdb, "-csv", "-c", query).Output()
-		if err != nil {
-			t.Fatalf("%s: %v", f, err)
-		}
-		rows, err := csv.NewReader(bytes.NewReader(out)).ReadAll()
+		rows, err := ask(query)
 		if err != nil || len(rows) != 1+members+500 {
 			t.Fatalf("%s: %d rows, %v", f, len(rows)-1, err)
 		}
