@@ -44,7 +44,7 @@ func newAudienceCountCommand(c *connection) *cobra.Command {
 		default:
 			printf(cmd, "%d\n", *n.Count)
 		}
-		printIncomplete(cmd, n.Partitions)
+		printInexact(cmd, n.Exact || n.Rounded > 0, n.Partitions)
 		return nil
 	}
 	return cmd

@@ -74,12 +74,7 @@ func printExport(cmd *cobra.Command, dir string, m *proto.ExportManifest) {
 	if s := m.Since; s != nil {
 		printf(cmd, "since %s: %d entered, %d left, %d of them to be recalled\n", s.Time.Format(time.RFC3339), s.Entered, s.Left, s.Recalled)
 	}
-	if !m.Exact {
-		printf(cmd, "not exact: history has not been gone through for a segment, or a lane has stopped\n")
-	}
-	if m.Partitions.Answered != m.Partitions.Of {
-		printf(cmd, "incomplete: %d of %d partitions answered\n", m.Partitions.Answered, m.Partitions.Of)
-	}
+	printInexact(cmd, m.Exact, m.Partitions)
 }
 
 // exportAudience asks for the export and puts it into the folder.

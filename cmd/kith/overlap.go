@@ -66,7 +66,7 @@ func printOverlap(cmd *cobra.Command, o proto.Overlap) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	printIncomplete(cmd, o.Partitions)
+	printInexact(cmd, o.Exact, o.Partitions)
 	return nil
 }
 
@@ -76,6 +76,14 @@ func countOf(n *uint64, below int) string {
 		return fmt.Sprintf("<%d", below)
 	}
 	return fmt.Sprint(*n)
+}
+
+// printInexact is printIncomplete of counts of segments, and says that they are not exact.
+func printInexact(cmd *cobra.Command, exact bool, a proto.Answered) {
+	printIncomplete(cmd, a)
+	if !exact {
+		printf(cmd, "not exact: history has not been gone through for a segment, or a lane has stopped\n")
+	}
 }
 
 func printIncomplete(cmd *cobra.Command, a proto.Answered) {

@@ -121,6 +121,6 @@ func printReach(cmd *cobra.Command, r reachAnswer) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	printIncomplete(cmd, r.Partitions)
+	printInexact(cmd, r.Exact, r.Partitions)
 	return nil
 }
