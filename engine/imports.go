@@ -191,10 +191,11 @@ func (n *Node) endImport(ctx context.Context, client proto.ClientID, number uint
 // checkImported says whether a client may define a segment by a rule of its own.
 // The registry's lock is held.
 func (r *registry) checkImported(c proto.ClientID, id proto.SegmentID, rule *segments.Rule) error {
+	if err := rule.CheckTraits(); err != nil {
+		return err
+	}
 	b := r.imports(c)
 	switch {
-	case rule.Reserved() != "":
-		return proto.Errorf(proto.CodeRule, "trait(%q) is kept for imported lists: ask for the list's segment with member(\"…\")", rule.Reserved())
 	case b.lists[id] != nil:
 		return proto.Errorf(proto.CodeConflict, "segment %q is an imported list: delete it first, or choose another id", id)
 	case b.underWay(id, true) != nil:

@@ -101,12 +101,32 @@ func (p *Program) refs(d Definition) ([]*segment, error) {
 		}
 		s := p.byID[id]
 		if s == nil {
-			return nil, d.Rule.place(proto.Errorf(proto.CodeNotFound, "member(%q) names a segment that is not defined: define it first", string(id)), id)
+			return nil, d.Rule.place(proto.Errorf(proto.CodeNotFound, "member(%q) names a segment that is not defined%s", string(id), p.nearTo(id)), id)
 		}
 		refs = append(refs, s)
 	}
 	return refs, nil
 }
+
+// nearTo is what to do about a segment that is not defined: to name one much like it, if
+// there is one.
+func (p *Program) nearTo(id proto.SegmentID) string {
+	const otherwise = "define it first"
+	var near []string
+	for other := range p.byID {
+		if d := len(other) - len(id); -3 <= d && d <= 3 {
+			near = append(near, string(other))
+		}
+	}
+	if len(near) == 0 || len(near) > nearMax {
+		return ": " + otherwise
+	}
+	slices.Sort(near)
+	return suggest(string(id), near, otherwise)
+}
+
+// nearMax bounds the segments that one that is not defined is held against.
+const nearMax = 2000
 
 // checkRefs bounds what is reached by member() whichever of the versions that
 // wait have begun to answer.

@@ -1,7 +1,9 @@
 package segments_test
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"kith/proto"
@@ -64,6 +66,13 @@ func TestReservedTraitsOfRules(t *testing.T) {
 		}
 		if got := r.Reserved(); got != want {
 			t.Errorf("%s: %q, want %q", when, got, want)
+		}
+		var problem *proto.Error
+		switch err := r.CheckTraits(); {
+		case want == "" && err != nil:
+			t.Errorf("%s: %v", when, err)
+		case want != "" && (!errors.As(err, &problem) || problem.Line != 1 || !strings.HasPrefix(when[problem.Column-1:], fmt.Sprintf("%q", want))):
+			t.Errorf("%s: %v", when, err)
 		}
 	}
 }

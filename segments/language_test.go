@@ -259,6 +259,24 @@ func TestValues(t *testing.T) {
 	}
 }
 
+// What names a segment that is not there is told of one that is called much like it.
+func TestUndefinedReferenceIsSuggested(t *testing.T) {
+	p := segments.NewProgram()
+	for i, id := range []proto.SegmentID{"owners", "autos"} {
+		if err := p.Define(segments.Definition{Key: proto.SegmentKey(i + 1), ID: id, Rule: compile(t, "true")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]string{
+		"ownrs": "did you mean owners?", "Autos": "did you mean autos?", "newsletter-readers": "define it first", "dogs": "define it first",
+	} {
+		err := p.Define(segments.Definition{Key: 9, ID: "new", Rule: compile(t, fmt.Sprintf("member(%q)", name))})
+		if proto.CodeOf(err) != proto.CodeNotFound || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", name, err, want)
+		}
+	}
+}
+
 func TestProgramRefuses(t *testing.T) {
 	p := segments.NewProgram()
 	define := func(key proto.SegmentKey, id proto.SegmentID, text string) error {

@@ -317,6 +317,10 @@ func (l *lowering) sequence(e ast.Expr, c ast.CallExpr, depth int) (*node, error
 func (l *lowering) trait(e ast.Expr, c ast.CallExpr) (attr, error) {
 	if len(c.Args()) == 1 {
 		if key, ok := textLiteral(c.Args()[0]); ok {
+			if proto.ReservedTrait(key) {
+				line, column := l.position(c.Args()[0])
+				l.reserved = append(l.reserved, traitAt{key, line, column})
+			}
 			return attr{kind: attrTrait, key: key}, l.checkKey(key, e)
 		}
 	}

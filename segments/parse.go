@@ -41,7 +41,7 @@ func Compile(text string) (*Rule, error) {
 	if err != nil {
 		return nil, at(err, 1, 1)
 	}
-	r.members = l.members
+	r.members, r.reserved = l.members, l.reserved
 	return r, nil
 }
 
@@ -82,10 +82,11 @@ func at(err error, line, column int) error {
 
 // lowering turns CEL's tree into ours.
 type lowering struct {
-	info    *ast.SourceInfo
-	text    []rune
-	nodes   int
-	members []memberAt
+	info     *ast.SourceInfo
+	text     []rune
+	nodes    int
+	members  []memberAt
+	reserved []traitAt
 }
 
 func (l *lowering) fail(e ast.Expr, format string, args ...any) error {

@@ -22,12 +22,19 @@ type Rule struct {
 
 	traitPatterns int // steps of the patterns that traits are tried with
 
-	members []memberAt // by member(), in the order of the text; of a compiled form none
+	members  []memberAt // by member(), in the order of the text; of a compiled form none
+	reserved []traitAt  // likewise, of traits that are kept for imported lists
 }
 
 // memberAt is where a rule's text names a segment.
 type memberAt struct {
 	id           proto.SegmentID
+	line, column int
+}
+
+// traitAt is where a rule's text names a trait.
+type traitAt struct {
+	key          string
 	line, column int
 }
 
@@ -214,6 +221,22 @@ func (r *Rule) Reserved() (found string) {
 		}
 	})
 	return found
+}
+
+// CheckTraits is an error, with its place, if the rule looks at a trait that is kept for
+// imported lists.
+func (r *Rule) CheckTraits() error {
+	key := r.Reserved()
+	if key == "" {
+		return nil
+	}
+	err := proto.Errorf(proto.CodeRule, "trait(%q) is kept for imported lists: ask for the list's segment with member(\"…\")", key)
+	for _, t := range r.reserved {
+		if t.key == key {
+			return at(err, t.line, t.column)
+		}
+	}
+	return err
 }
 
 // Cost is how many parts the rule has.
