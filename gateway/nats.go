@@ -301,6 +301,16 @@ func (m *messages) intake(msg *nats.Msg) {
 	m.reply(msg.Reply, p.answer)
 }
 
+// consentHeader is a message's header with what a consent platform said, as it stands in
+// a query over HTTP.
+const consentHeader = "Kith-Consent"
+
+// withheldFrom is Gateway.withheldFrom for a message.
+func (m *messages) withheldFrom(h map[string][]string, client proto.ClientName) string {
+	said := saidTo(h)
+	return m.g.withheldFrom(said, strings.Join(said[consentHeader], "&"), client)
+}
+
 // saidTo are a message's headers, such as those that a browser sent, by the names
 // that HTTP has for them: NATS takes names as they are written.
 func saidTo(h map[string][]string) http.Header {
@@ -323,7 +333,7 @@ func (m *messages) take(p *post, kind string, msg *nats.Msg) (_ proto.Position, 
 	if err := m.g.ownClient(p, who, name); err != nil {
 		return nil, err
 	}
-	if why := m.g.withheldFrom(saidTo(msg.Header), "", p.client.Name); why != "" {
+	if why := m.withheldFrom(msg.Header, p.client.Name); why != "" {
 		p.withhold(why)
 	}
 	if len(msg.Data) > m.g.c.BodyBytesMax {
@@ -434,7 +444,7 @@ func (m *messages) lookup(r micro.Request) (_ []byte, err error) {
 	if err := m.wait(m.lookups, client.ID, l.after, len(r.Data())); err != nil {
 		return nil, err
 	}
-	l.withheld = m.g.withheldFrom(saidTo(r.Headers()), "", client.Name)
+	l.withheld = m.withheldFrom(r.Headers(), client.Name)
 	if most := min(answerBytesMax, int(m.nc.MaxPayload())); protobuf {
 		err = m.g.allProtobuf(l, client, most)
 	} else {
