@@ -250,7 +250,7 @@ func (e *explained) past(x *proto.Explanation, when proto.Millis) (err error) {
 		x.Notes = append(x.Notes, fmt.Sprintf("no facts are told: the rule of then of %q, which this one refers to, is not kept", p.lost))
 	case facts != nil:
 		x.Facts = facts
-		if err := e.timeline(x, e.rule, when, p.member); err != nil {
+		if err := p.timeline(x); err != nil {
 			return e.unread(x, "since when it is so, and until when,", err)
 		}
 	}
@@ -293,9 +293,7 @@ func (p *pastReading) member(id proto.SegmentID) *segments.Rule {
 
 // notes tells what the answer rests on.
 func (p *pastReading) notes() (notes []string) {
-	back, whole, traits := p.looks()
-	known, truncated, trimmed := false, false, false
-	oldest := p.keptFrom()
+	known, truncated := false, false
 	for i := range p.all {
 		f := p.all[i].Client(p.client.ID)
 		if f == nil {
@@ -303,7 +301,6 @@ func (p *pastReading) notes() (notes []string) {
 		}
 		known = true
 		truncated = truncated || f.History.Truncated
-		trimmed = trimmed || f.Oldest() <= oldest && (whole || p.when-back < oldest)
 	}
 	if !known {
 		return []string{"nothing is known of it now: what was erased or has expired since is not told"}
@@ -311,10 +308,10 @@ func (p *pastReading) notes() (notes []string) {
 	if truncated {
 		notes = append(notes, "its history is truncated: older events were dropped at the bound, and the answer is by those that are left")
 	}
-	if trimmed {
-		notes = append(notes, fmt.Sprintf("events from before %s may have expired, and the answer is by those that are left", oldest.Time().Format(time.RFC3339)))
+	if p.trimmed(p.when) {
+		notes = append(notes, fmt.Sprintf("events from before %s may have expired, and the answer is by those that are left", p.keptFrom().Time().Format(time.RFC3339)))
 	}
-	if traits {
+	if _, _, traits := p.looks(); traits {
 		notes = append(notes, "traits have no times: they were taken as they are now")
 	}
 	if p.spec.Scope == "user" {
@@ -333,6 +330,19 @@ func (p *pastReading) looks() (back proto.Millis, whole, traits bool) {
 		back, whole, traits = max(back, b), whole || w, traits || t
 	}
 	return back, whole, traits
+}
+
+// trimmed says whether the rules at t looked at events that may have expired.
+func (p *pastReading) trimmed(t proto.Millis) bool {
+	back, whole, _ := p.looks()
+	oldest := p.keptFrom()
+	for i := range p.all {
+		f := p.all[i].Client(p.client.ID)
+		if f != nil && f.Oldest() <= oldest && (whole || t-back < oldest) {
+			return true
+		}
+	}
+	return false
 }
 
 // keptFrom is from when on all events are kept, 0 for ever.

@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -18,15 +19,14 @@ func TestExplainThenSince(t *testing.T) {
 	acme := s.client("acme", "")
 	s.beat(0)
 	begin := s.now
-	rules := map[proto.SegmentID]string{
-		"recent": `count(event.section == "a", "2h") >= 1`,
-		"twice":  `count(event.section == "a") >= 2`,
-		"never":  `count(event.section == "b") == 0`,
-		"named":  `member("recent") && trait("plan") == "gold"`,
-	}
 	var defined []*pb.Control
-	for id, when := range rules {
-		defined = append(defined, atOnce(defineRecord(t, acme, string(id), when)))
+	for _, x := range [][2]string{
+		{"recent", `count(event.section == "a", "2h") >= 1`},
+		{"twice", `count(event.section == "a") >= 2`},
+		{"never", `count(event.section == "b") == 0`},
+		{"named", `member("recent") && trait("plan") == "gold"`},
+	} {
+		defined = append(defined, atOnce(defineRecord(t, acme, x[0], x[1])))
 	}
 	user := defineRecord(t, acme, "user", `count(event.section == "a") >= 3`)
 	user.GetDefine().Scope = "user"
@@ -87,6 +87,53 @@ func TestExplainThenSince(t *testing.T) {
 		}
 		if diff := cmp.Diff(c.want, told{x.In, hours(x.Entered), hours(x.Changes)}); diff != "" {
 			t.Errorf("%s at %v h (-want +got):\n%s%+v", c.segment, c.at, diff, x)
+		}
+	}
+}
+
+// Where since when would rest on what may have expired, or on which identity of a user is
+// asked about, it is not told, and that is.
+func TestExplainThenSinceUnknown(t *testing.T) {
+	s := newScript(t)
+	acme := s.client("acme", "")
+	s.beat(0)
+	s.control(&pb.Control{Body: &pb.Control_Retain{Retain: &pb.Retain{Client: uint32(acme.ID), SessionsMs: 10 * 86_400_000}}})
+	daily := atOnce(defineRecord(t, acme, "daily", `count(event.section == "a", "3d") >= 1`))
+	gold := defineRecord(t, acme, "gold", `trait("plan") == "gold" || count(event.section == "a", "3d") >= 1`)
+	gold.GetDefine().Scope = "user"
+	s.control(daily, atOnce(gold))
+	for _, plan := range []string{"free", "gold"} {
+		s.traits(acme, plan, proto.Prop{Key: "plan", Value: proto.TextOf(plan)})
+		e := s.event(acme, plan, "c")
+		e.Identities = append(e.Identities, "account:one")
+		s.events(e)
+	}
+	for day := range 30 {
+		s.beat(24 * time.Hour)
+		s.events(s.event(acme, "v", "a"))
+		if day >= 25 {
+			s.events(s.event(acme, "w", "a"))
+		}
+	}
+	s.beat(time.Hour)
+	n := s.run(store.NewMemory())
+	defer closeNode(t, n)
+	then := s.now.Time().Add(-30 * time.Minute)
+	for _, c := range []struct {
+		visitor string
+		segment proto.SegmentID
+		entered bool
+		note    string
+	}{
+		{"w", "daily", true, ""},
+		{"v", "daily", false, "may rest on events from before"},
+		{"free", "gold", false, "different values of a trait"},
+		{"gold", "gold", false, "different values of a trait"},
+	} {
+		x, err := n.Explain(t.Context(), acme, proto.Identity("browser:"+c.visitor), c.segment, then)
+		notes := strings.Join(x.Notes, "; ")
+		if err != nil || !x.In || (x.Entered != nil) != c.entered || !strings.Contains(notes, c.note) || c.note == "" && notes != "" {
+			t.Errorf("%s in %s: %+v, %v", c.visitor, c.segment, x, err)
 		}
 	}
 }

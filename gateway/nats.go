@@ -308,7 +308,11 @@ const consentHeader = "Kith-Consent"
 // withheldFrom is Gateway.withheldFrom for a message.
 func (m *messages) withheldFrom(h map[string][]string, client proto.ClientName) string {
 	said := saidTo(h)
-	return m.g.withheldFrom(said, strings.Join(said[consentHeader], "&"), client)
+	var query []string
+	for _, line := range said[consentHeader] {
+		query = append(query, strings.TrimPrefix(line, "?")) // as a browser's location.search has it
+	}
+	return m.g.withheldFrom(said, strings.Join(query, "&"), client)
 }
 
 // saidTo are a message's headers, such as those that a browser sent, by the names
