@@ -358,19 +358,17 @@ func (p *pastReading) keptFrom() proto.Millis {
 // which the client held no facts none does.
 func (e *explained) holds(rule *segments.Rule, when proto.Millis, rules func(proto.SegmentID) *segments.Rule) (in bool, err error) {
 	var histories []*history
-	plain := segments.Plain{}
+	plain := segments.Plain{Devices: e.devices()}
 	known := false
 	for i := range e.all {
-		s := &e.all[i]
-		plain.Devices += int(flag(s.Device))
-		f := s.Client(e.client.ID)
-		if f == nil {
+		h, release := e.history(i)
+		if h == nil {
 			continue
 		}
+		defer release()
+		f := h.facts
 		known = known || f.First <= when
-		snap := e.node.laneFor(e.at[i].Hash).acquire()
-		defer snap.release()
-		histories = append(histories, &history{snap: snap, node: e.at[i], gen: s.Gen(), facts: f})
+		histories = append(histories, h)
 		plain.Traits = append(plain.Traits, f.Memory.Traits()...)
 	}
 	plain.History = func(yield func(proto.Millis, *proto.EventBody) bool) {
@@ -521,10 +519,9 @@ func (e *explained) facts(rule *segments.Rule, when proto.Millis, rules func(pro
 	var delta segments.Delta
 	var memory segments.Memory
 	var shared []string
-	devices, known := 0, false
+	known := false
 	for i := range e.all {
 		s := &e.all[i]
-		devices += int(flag(s.Device))
 		f := s.Client(e.client.ID)
 		if f == nil {
 			continue
@@ -534,7 +531,7 @@ func (e *explained) facts(rule *segments.Rule, when proto.Millis, rules func(pro
 		}
 		memory = segments.Memory{}
 		ev.SetDevices(int(flag(s.Device)))
-		some, err := e.remember(ev, g, &memory, e.at[i], s, when, &delta)
+		some, err := e.remember(ev, g, &memory, i, when, &delta)
 		if err != nil {
 			return nil, err
 		}
@@ -547,7 +544,7 @@ func (e *explained) facts(rule *segments.Rule, when proto.Millis, rules func(pro
 	case !known:
 		return nil, nil
 	case e.shares:
-		return ev.ExplainUnion(g, e.spec.ID, shared, devices, when)
+		return ev.ExplainUnion(g, e.spec.ID, shared, e.devices(), when)
 	}
 	return ev.Explain(g, e.spec.ID, &memory, when)
 }
@@ -559,13 +556,32 @@ func (e *explained) scope() segments.Scope {
 	return segments.ScopeIdentity
 }
 
-// remember makes m what one identity's history up to when comes to, and tells
-// whether it was known by then.
-func (e *explained) remember(ev *segments.Evaluator, g *segments.Program, m *segments.Memory, node proto.Node, s *identity.State, when proto.Millis, d *segments.Delta) (known bool, err error) {
+// devices is what devices() counts of those that are judged together.
+func (e *explained) devices() (n int) {
+	for i := range e.all {
+		n += int(flag(e.all[i].Device))
+	}
+	return n
+}
+
+// history is of the i-th of those that are judged together, nil if the client holds no
+// facts of it. It can be walked until its release.
+func (e *explained) history(i int) (h *history, release func()) {
+	s := &e.all[i]
 	f := s.Client(e.client.ID)
-	snap := e.node.laneFor(node.Hash).acquire()
-	defer snap.release()
-	h := &history{snap: snap, node: node, gen: s.Gen(), facts: f}
+	if f == nil {
+		return nil, nil
+	}
+	snap := e.node.laneFor(e.at[i].Hash).acquire()
+	return &history{snap: snap, node: e.at[i], gen: s.Gen(), facts: f}, snap.release
+}
+
+// remember makes m what the history of the i-th, of which the client holds facts, comes to
+// up to when, and tells whether it was known by then.
+func (e *explained) remember(ev *segments.Evaluator, g *segments.Program, m *segments.Memory, i int, when proto.Millis, d *segments.Delta) (known bool, err error) {
+	h, release := e.history(i)
+	defer release()
+	f := h.facts
 	events := func(yield func(proto.Millis, *proto.EventBody) bool) {
 		h.walk(func(t proto.Millis, b *proto.EventBody) bool {
 			known = known || t <= when
@@ -613,12 +629,10 @@ func programOf(id proto.SegmentID, rule *segments.Rule, scope segments.Scope, ru
 // overUser explains over all identities of the user.
 func (e *explained) overUser(g *segments.Program, now proto.Millis) ([]proto.ExplanationFact, error) {
 	var shared []string
-	devices := 0
 	for i := range e.all {
-		devices += int(flag(e.all[i].Device))
 		if f := e.all[i].Client(e.client.ID); f != nil {
 			shared = append(shared, string(g.AppendShared(nil, &f.Memory)))
 		}
 	}
-	return segments.NewEvaluator().ExplainUnion(g, e.spec.ID, shared, devices, now)
+	return segments.NewEvaluator().ExplainUnion(g, e.spec.ID, shared, e.devices(), now)
 }

@@ -194,7 +194,8 @@ func (n *Node) passFence(ctx context.Context, l *lane, s *proto.OptOutState, fen
 // countsFrom is when evidence of l is newer than a fence, nil if it is now.
 func (n *Node) countsFrom(l *lane, fence proto.Millis) *time.Time {
 	_, _, laneTime, _ := l.progress.get()
-	from, now := countsFrom(fence, laneTime, n.now()), n.now()
+	now := n.now()
+	from := countsFrom(fence, laneTime, now)
 	if from <= now {
 		return nil
 	}

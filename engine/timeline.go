@@ -47,17 +47,16 @@ func (p *pastReading) timeline(x *proto.Explanation) error {
 		return err
 	}
 	ev, m, d := segments.NewEvaluator(), &segments.Memory{}, &segments.Delta{}
-	begin, devices := p.when, 0
+	begin := p.when
 	if len(events) > 0 {
 		begin = events[0].at
 	}
 	for i := range p.all {
-		devices += int(flag(p.all[i].Device))
 		if f := p.all[i].Client(p.client.ID); f != nil {
 			begin = min(begin, f.First)
 		}
 	}
-	ev.SetDevices(devices)
+	ev.SetDevices(p.devices())
 	ev.Update(g, m, func(func(proto.Millis, *proto.EventBody) bool) {}, begin, d)
 	ev.SetTraits(g, m, traits, begin, d)
 	var body proto.EventBody
@@ -134,13 +133,10 @@ func (e *explained) upTo(when proto.Millis) (events []happened, whole bool, err 
 	size := 0
 	whole = true
 	for i := range e.all {
-		s := &e.all[i]
-		f := s.Client(e.client.ID)
-		if f == nil {
+		h, release := e.history(i)
+		if h == nil {
 			continue
 		}
-		snap := e.node.laneFor(e.at[i].Hash).acquire()
-		h := &history{snap: snap, node: e.at[i], gen: s.Gen(), facts: f}
 		h.walk(func(t proto.Millis, b *proto.EventBody) bool {
 			if t <= when {
 				events = append(events, happened{t, b.Append(nil)})
@@ -149,7 +145,7 @@ func (e *explained) upTo(when proto.Millis) (events []happened, whole bool, err 
 			}
 			return whole && e.ctx.Err() == nil
 		})
-		snap.release()
+		release()
 		if e.ctx.Err() != nil {
 			return nil, false, proto.Errorf(proto.CodeTimeout, "the histories were not read in time: %w", e.ctx.Err())
 		}

@@ -168,23 +168,24 @@ const blamesMax = 16
 func (a proposal) blame(err error, d Definition) error {
 	refs, tried := a.refs, map[proto.SegmentID]bool{}
 	for _, m := range d.Rule.members {
-		if tried[m.id] {
+		id := proto.SegmentID(m.name)
+		if tried[id] {
 			continue
 		}
-		if tried[m.id] = true; len(tried) > blamesMax {
+		if tried[id] = true; len(tried) > blamesMax {
 			break
 		}
 		for _, s := range refs {
-			if s.def.ID == m.id {
+			if s.def.ID == id {
 				a.refs = []*segment{s}
 			}
 		}
 		if _, e := a.checkAll(d.ID); e != nil {
-			return d.Rule.place(err, m.id)
+			return d.Rule.place(err, id)
 		}
 	}
 	if len(d.Rule.members) > 0 {
-		return d.Rule.place(err, d.Rule.members[0].id)
+		return placeIn(d.Rule.members, err, d.Rule.members[0].name)
 	}
 	return err
 }

@@ -318,8 +318,7 @@ func (l *lowering) trait(e ast.Expr, c ast.CallExpr) (attr, error) {
 	if len(c.Args()) == 1 {
 		if key, ok := textLiteral(c.Args()[0]); ok {
 			if proto.ReservedTrait(key) {
-				line, column := l.position(c.Args()[0])
-				l.reserved = append(l.reserved, traitAt{key, line, column})
+				l.reserved = append(l.reserved, l.mention(key, c.Args()[0]))
 			}
 			return attr{kind: attrTrait, key: key}, l.checkKey(key, e)
 		}

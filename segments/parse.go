@@ -85,12 +85,17 @@ type lowering struct {
 	info     *ast.SourceInfo
 	text     []rune
 	nodes    int
-	members  []memberAt
-	reserved []traitAt
+	members  []mention
+	reserved []mention
 }
 
 func (l *lowering) fail(e ast.Expr, format string, args ...any) error {
 	return l.place(proto.Errorf(proto.CodeRule, format, args...), e)
+}
+
+func (l *lowering) mention(name string, e ast.Expr) mention {
+	line, column := l.position(e)
+	return mention{name, line, column}
 }
 
 // place puts e's position on an error made elsewhere.
@@ -256,8 +261,7 @@ func (l *lowering) member(e ast.Expr, c ast.CallExpr) (*node, error) {
 	if err != nil {
 		return nil, l.fail(c.Args()[0], "segment id %q is not valid: use 1 to 64 of A-Z a-z 0-9 _ - and dots, not a dot first", clip(name))
 	}
-	line, column := l.position(c.Args()[0])
-	l.members = append(l.members, memberAt{id, line, column})
+	l.members = append(l.members, l.mention(string(id), c.Args()[0]))
 	return &node{op: nodeMember, member: id}, nil
 }
 

@@ -22,26 +22,24 @@ type Rule struct {
 
 	traitPatterns int // steps of the patterns that traits are tried with
 
-	members  []memberAt // by member(), in the order of the text; of a compiled form none
-	reserved []traitAt  // likewise, of traits that are kept for imported lists
+	members  []mention // by member(), in the order of the text; of a compiled form none
+	reserved []mention // likewise, of traits that are kept for imported lists
 }
 
-// memberAt is where a rule's text names a segment.
-type memberAt struct {
-	id           proto.SegmentID
-	line, column int
-}
-
-// traitAt is where a rule's text names a trait.
-type traitAt struct {
-	key          string
+// mention is where a rule's text names a segment, or a trait.
+type mention struct {
+	name         string
 	line, column int
 }
 
 // place puts on an error about a segment where r's text names it first.
 func (r *Rule) place(err error, id proto.SegmentID) error {
-	for _, m := range r.members {
-		if m.id == id {
+	return placeIn(r.members, err, string(id))
+}
+
+func placeIn(list []mention, err error, name string) error {
+	for _, m := range list {
+		if m.name == name {
 			return at(err, m.line, m.column)
 		}
 	}
@@ -230,13 +228,7 @@ func (r *Rule) CheckTraits() error {
 	if key == "" {
 		return nil
 	}
-	err := proto.Errorf(proto.CodeRule, "trait(%q) is kept for imported lists: ask for the list's segment with member(\"…\")", key)
-	for _, t := range r.reserved {
-		if t.key == key {
-			return at(err, t.line, t.column)
-		}
-	}
-	return err
+	return placeIn(r.reserved, proto.Errorf(proto.CodeRule, "trait(%q) is kept for imported lists: ask for the list's segment with member(\"…\")", key), key)
 }
 
 // Cost is how many parts the rule has.

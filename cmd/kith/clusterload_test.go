@@ -469,11 +469,7 @@ func (l *faultLoad) checkNode(t *testing.T, i int, n *graphNode) {
 			edges = append(edges, d.edge)
 		}
 	}
-	var list []lookupResult
-	if err := n.patiently(t.Context(), func() (err error) { list, err = n.lookup(t.Context(), ids); return err }); err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range list {
+	for _, r := range n.look(t, ids) {
 		if s, err := shownBy(r); err != nil || s != isKnown {
 			l.fault("node %d lacks an acknowledged event: %+v", i+1, r)
 		}
@@ -496,24 +492,28 @@ func (l *faultLoad) checkNode(t *testing.T, i int, n *graphNode) {
 // end must be explained too, of those as well that nobody has asked for since.
 func (l *faultLoad) lookAgain(t *testing.T, i int, n *graphNode) {
 	t.Helper()
-	for part := range slices.Chunk(l.all, lookupMax) {
-		var ids []string
-		for _, h := range part {
-			ids = append(ids, h.id)
-		}
-		var list []lookupResult
-		began := l.since()
-		if err := n.patiently(t.Context(), func() (err error) { list, err = n.lookup(t.Context(), ids); return err }); err != nil {
-			t.Fatal(err)
-		}
-		ended := l.since()
-		for k, r := range list {
-			shows, err := shownBy(r)
-			if err != nil {
-				l.fault("node %d at the end: %v", i+1, err)
-				continue
-			}
-			part[k].read(began, ended, i, 0, shows, false)
-		}
+	var ids []string
+	for _, h := range l.all {
+		ids = append(ids, h.id)
 	}
+	began := l.since()
+	list := n.look(t, ids)
+	ended := l.since()
+	for k, r := range list {
+		shows, err := shownBy(r)
+		if err != nil {
+			l.fault("node %d at the end: %v", i+1, err)
+			continue
+		}
+		l.all[k].read(began, ended, i, 0, shows, false)
+	}
+}
+
+// look is lookup of a node that may not answer at first.
+func (n *graphNode) look(t *testing.T, ids []string) (list []lookupResult) {
+	t.Helper()
+	if err := n.patiently(t.Context(), func() (err error) { list, err = n.lookup(t.Context(), ids); return err }); err != nil {
+		t.Fatal(err)
+	}
+	return list
 }
