@@ -296,8 +296,8 @@ func (h *host) liftCut(t *task) uint64 {
 		return 0
 	}
 	nodes := h.nodesOf(x.Hash)
-	if o.Open() > identity.OpenCutsMax || slices.ContainsFunc(nodes, func(r *resident) bool { return !r.state.Dark() }) {
-		// Or the opt-out is of this very entry: its tombstones are not there yet.
+	if o.Open() > identity.OpenCutsMax || slices.ContainsFunc(nodes, func(r *resident) bool { return !r.state.Dark() }) || o.CutAt(h.entry.Offset) {
+		// Or an opt-out is of this very entry: its tombstones are not there yet.
 		h.out.Decisions = append(h.out.Decisions, graph.Decision{Command: x.Command, Reason: graph.ReasonBusy})
 		return 0
 	}

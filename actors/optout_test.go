@@ -547,6 +547,18 @@ func TestOptInWithItsOptOut(t *testing.T) {
 		t.Errorf("after the opt-in out in space 1 %v, in 2 %v", g.dark(1, "a"), g.dark(2, "a"))
 	}
 	g.store.audit(t)
+
+	// Nor does one of who was out before: the tombstones are those of the opt-out before.
+	g.do(cut(proto.CutOptOut, "a", g.now, 10))
+	g.do(everywhere(proto.CutOptOut, "a", g.now, 11), optIn("a", 5, g.now, 12))
+	wantDecided(t, g, "at once, after another", graph.Decision{Command: 12, Reason: graph.ReasonBusy})
+	g.do(optIn("a", 5, g.now, 13))
+	wantDecided(t, g, "after both", graph.Decision{Command: 13, Linked: true})
+	g.do(cut(proto.CutErase, "a", g.now, 14))
+	if g.dark(1, "a") || g.dark(2, "a") {
+		t.Errorf("after the second opt-in out in space 1 %v, in 2 %v", g.dark(1, "a"), g.dark(2, "a"))
+	}
+	g.store.audit(t)
 }
 
 // A node that was marked in a batch, let go of and then erased with an identity

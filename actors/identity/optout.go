@@ -132,6 +132,11 @@ func (o *OptOut) Open() (n int) {
 	return n
 }
 
+// CutAt reports whether nodes are still to carry out an opt-out or erasure of the log's entry at that offset.
+func (o *OptOut) CutAt(at proto.Offset) bool {
+	return slices.ContainsFunc(o.Cuts, func(c Cut) bool { return c.Kind != proto.CutForget && c.Offset == at && len(c.Pending) > 0 })
+}
+
 // Begin notes a cut that the nodes in spaces, sorted, have to carry out.
 func (o *OptOut) Begin(c Cut, spaces []proto.SpaceID) {
 	c.Pending = spaces
