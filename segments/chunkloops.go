@@ -53,6 +53,16 @@ func countList(w *[chunkWords]uint64, list []byte) (n uint64) {
 	return n
 }
 
+// countLists is how many two lists share.
+func countLists(w *[chunkWords]uint64, a, b []byte) uint64 {
+	if len(a) > len(b) {
+		a, b = b, a
+	}
+	clear(w[:])
+	setList(w, a)
+	return countList(w, b)
+}
+
 // orBits, andBits and clearBits join words with bits.
 
 func orBits(w *[chunkWords]uint64, in []byte) {
