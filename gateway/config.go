@@ -47,8 +47,9 @@ type Config struct {
 	// FinalWait is how long after its beginning an opt-out or erasure of the caller's own
 	// browser waits for the receipt; default 6 s, of the 10 s that the tag waits; negative: not.
 	FinalWait time.Duration
-	// RefusalPause is for how long an opt-out that is refused by these waits for its
-	// answer. Default 1 second; negative: not at all.
+	// RefusalPause is for how long a browser's opt-out that is refused by these waits for
+	// its answer, from half to one and a half times as long, and a quarter of that one of
+	// a key. Default 4 seconds; negative: not at all.
 	RefusalPause time.Duration
 	// AddressHeader is set by the operator's proxy to the visitor's address, or has
 	// it appended by that. Empty: it is the connection's.
@@ -140,7 +141,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.EventAgeMax, 30*24*time.Hour)
 	setDefault(&c.EventAheadMax, 5*time.Minute)
 	setDefault(&c.WaitMax, 5*time.Second)
-	setDefault(&c.RefusalPause, time.Second)
+	setDefault(&c.RefusalPause, 4*time.Second)
 	setDefault(&c.FinalWait, 6*time.Second)
 	setDefault(&c.EventsBurst, max(int(c.EventsPerSecond), c.EventsMax))
 	setDefault(&c.FloorDefault, 50)

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"sync"
@@ -37,7 +38,7 @@ const (
 
 // lingeringMax bounds the refusals that wait to be answered; more are answered at
 // once.
-const lingeringMax = 8192
+const lingeringMax = 20_000
 
 // cutLimits are the allowances.
 type cutLimits struct {
@@ -213,7 +214,7 @@ func (g *Gateway) limitedCut(wait time.Duration, format string, args ...any) err
 // final already is told how it stands: each cut writes for ever.
 func (g *Gateway) ownCut(r *http.Request, id proto.Identity, cut func() (proto.OptOutState, error)) (proto.OptOutState, error) {
 	if err := g.admitNetwork(r); err != nil {
-		g.linger(r.Context())
+		g.linger(r.Context(), g.c.RefusalPause)
 		return proto.OptOutState{}, err
 	}
 	if s, err := g.deps.OptOuts.OptOutState(r.Context(), id); err == nil && s.OptedOut && s.Final {
@@ -221,7 +222,7 @@ func (g *Gateway) ownCut(r *http.Request, id proto.Identity, cut func() (proto.O
 	}
 	done, err := g.admitVisitor(id)
 	if err != nil {
-		g.linger(r.Context())
+		g.linger(r.Context(), g.c.RefusalPause)
 		return proto.OptOutState{}, err
 	}
 	defer done()
@@ -287,27 +288,36 @@ func (g *Gateway) admitRequest(r *http.Request, who proto.Principal, n int) (don
 		done, err = g.admitCuts(who, n)
 	}
 	if err != nil {
-		g.linger(r.Context())
+		g.linger(r.Context(), g.c.RefusalPause/keysLingerLess)
 		return nil, err
 	}
 	time.Sleep(wait)
 	return done, nil
 }
 
-// linger holds a refusal back, for no longer than its Retry-After: a connection that
-// takes no notice of that brings the next one later, and costs others less.
-func (g *Gateway) linger(ctx context.Context) {
-	if g.c.RefusalPause < 0 || !reserve(&g.cuts.lingering, 1, lingeringMax) {
+// keysLingerLess is how much shorter refusals of keys are held back than those of
+// browsers: a client that sends many in a row has its next allowance in a second.
+const keysLingerLess = 4
+
+// linger holds a refusal back, for half of the pause to one and a half times as long: a
+// connection that takes no notice of Retry-After brings the next one later, and costs
+// others less. By chance, since all that were refused in one moment would else come again
+// in one.
+func (g *Gateway) linger(ctx context.Context, pause time.Duration) {
+	if pause <= 0 || !reserve(&g.cuts.lingering, 1, lingeringMax) {
 		return
 	}
 	defer g.cuts.lingering.Add(-1)
-	t := time.NewTimer(g.c.RefusalPause)
+	t := time.NewTimer(about(pause))
 	defer t.Stop()
 	select {
 	case <-t.C:
 	case <-ctx.Done():
 	}
 }
+
+// about is half of d to one and a half times as much, by chance.
+func about(d time.Duration) time.Duration { return d/2 + rand.N(d) }
 
 // admitNetwork takes one from the allowance of the visitor's network.
 func (g *Gateway) admitNetwork(r *http.Request) error {

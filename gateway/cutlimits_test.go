@@ -563,6 +563,24 @@ func TestRefusedOptOutsFillNoAuditLog(t *testing.T) {
 	}
 }
 
+// Those that are refused together are answered one by one.
+func TestRefusalsComeApart(t *testing.T) {
+	const pause, quarters = 4 * time.Second, 4
+	var seen [quarters]int
+	for range 4000 {
+		d := gateway.About(pause)
+		if d < pause/2 || d >= pause/2+pause {
+			t.Fatalf("a refusal is held for %v", d)
+		}
+		seen[(d-pause/2)*quarters/pause]++
+	}
+	for i, n := range seen {
+		if n < 800 || n > 1200 {
+			t.Errorf("%d of 4000 are answered in the %d. quarter", n, i+1)
+		}
+	}
+}
+
 // TestRefusedOptOutsLinger: who is refused is kept waiting, and nobody else; a
 // connection that goes away waits no longer.
 func TestRefusedOptOutsLinger(t *testing.T) {

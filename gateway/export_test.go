@@ -384,3 +384,6 @@ func SensitiveFinder() func(proto.Prop) string {
 
 // Words are the words of a text, each with a space behind it.
 func Words(s string) string { return string(appendWords(nil, s)) }
+
+// About is about.
+var About = about

@@ -273,7 +273,7 @@ func (g *Gateway) eraseStatistical(ctx context.Context, r *http.Request) (states
 	}
 	done, err := g.admitOwn(r, known[0])
 	if err != nil {
-		g.linger(ctx)
+		g.linger(ctx, g.c.RefusalPause)
 		return nil, err
 	}
 	defer done()
