@@ -160,7 +160,7 @@ func BenchmarkOptOuts(b *testing.B) {
 					for i := range ids {
 						ids[i] = proto.Identity(fmt.Sprintf("account:a%d", from+i))
 					}
-					list, err := n.OptOutAll(context.Background(), ids, false)
+					list, err := n.OptOutAll(context.Background(), proto.ClientInfo{}, ids, false)
 					for i := range list {
 						if err == nil && !list[i].Final {
 							err = fmt.Errorf("%+v is not final", list[i])

@@ -145,7 +145,7 @@ func come(t *testing.T, n *engine.Node, c proto.ClientInfo, who string) moment {
 }
 
 func leave(t *testing.T, n *engine.Node, who string) moment {
-	s, err := n.OptOut(t.Context(), proto.Identity(who), false)
+	s, err := n.OptOut(t.Context(), proto.ClientInfo{}, proto.Identity(who), false)
 	if err != nil || s.Receipt == nil {
 		t.Errorf("opt-out of %s: %v", who, err)
 		return moment{who: who, leaves: true}
@@ -264,11 +264,11 @@ func TestRecall(t *testing.T) {
 	}
 	a.Names.Close()
 	for _, who := range []proto.Identity{"browser:out", "browser:back"} {
-		if _, err := n.OptOut(t.Context(), who, false); err != nil {
+		if _, err := n.OptOut(t.Context(), proto.ClientInfo{}, who, false); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := n.OptIn(t.Context(), "browser:back"); err != nil {
+	if _, err := n.OptIn(t.Context(), proto.ClientInfo{}, "browser:back"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := n.Erase(t.Context(), nil, "browser:erased"); err != nil {

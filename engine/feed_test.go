@@ -414,7 +414,7 @@ func TestFeedAddsUp(t *testing.T) {
 		case 2:
 			optOut(t, n, proto.Identity("browser:"+pick()), false)
 		case 3:
-			_, err := n.OptIn(t.Context(), proto.Identity("browser:"+pick()))
+			_, err := n.OptIn(t.Context(), proto.ClientInfo{}, proto.Identity("browser:"+pick()))
 			if err != nil && proto.CodeOf(err) != proto.CodeConflict {
 				t.Fatal(err)
 			}

@@ -257,7 +257,7 @@ func wantSegments(t *testing.T, n *engine.Node, c proto.ClientInfo, id proto.Ide
 
 func optOut(t *testing.T, n *engine.Node, id proto.Identity, everywhere bool) proto.Receipt {
 	t.Helper()
-	s, err := n.OptOut(t.Context(), id, everywhere)
+	s, err := n.OptOut(t.Context(), proto.ClientInfo{}, id, everywhere)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -313,7 +313,7 @@ func TestUser(t *testing.T) {
 			link(t, n, c, "browser:a", "account:x", proto.Linked{Reason: "opted_out"})
 			link(t, n, c, "account:x", "browser:b", proto.Linked{Reason: "opted_out"})
 			settle(t, n)
-			if s, err := n.OptIn(t.Context(), "account:x"); err != nil || s.OptedOut {
+			if s, err := n.OptIn(t.Context(), proto.ClientInfo{}, "account:x"); err != nil || s.OptedOut {
 				t.Fatalf("opt-in: %+v %v", s, err)
 			}
 			if seen, _ := lookup(t, n, c, "account:x"); seen.OptedOut || seen.Known {
@@ -339,7 +339,7 @@ func TestBeginsAnewAtOnce(t *testing.T) {
 	}{
 		{"in", func(id proto.Identity) error {
 			optOut(t, n, id, false)
-			_, err := n.OptIn(t.Context(), id)
+			_, err := n.OptIn(t.Context(), proto.ClientInfo{}, id)
 			return err
 		}},
 		{"erased", func(id proto.Identity) error { _, err := n.Erase(t.Context(), nil, id); return err }},
@@ -374,7 +374,7 @@ func TestOptOutAll(t *testing.T) {
 			link(t, n, c, id, "account:shared", proto.Linked{Linked: i < 32, Reason: map[bool]string{false: "cap"}[i < 32]})
 			ids = append(ids, id)
 		}
-		list, err := n.OptOutAll(t.Context(), ids, false)
+		list, err := n.OptOutAll(t.Context(), proto.ClientInfo{}, ids, false)
 		if err != nil || len(list) != len(ids) {
 			t.Fatalf("%d states: %v", len(list), err)
 		}
@@ -405,7 +405,7 @@ func TestOptOutAllOfOneManyTimes(t *testing.T) {
 	for range 200 { // over the cuts of one identity that may be under way
 		ids = append(ids, "browser:a", "browser:b")
 	}
-	list, err := n.OptOutAll(t.Context(), ids, false)
+	list, err := n.OptOutAll(t.Context(), proto.ClientInfo{}, ids, false)
 	if err != nil || len(list) != len(ids) {
 		t.Fatalf("%d states: %v", len(list), err)
 	}
@@ -494,6 +494,62 @@ func TestStateOfAnErasure(t *testing.T) {
 	closeNode(t, n)
 }
 
+// A receipt counts what was done in the space of who is told it, and to operators all: by
+// whatever way it is had.
+func TestReceiptsCountBySpace(t *testing.T) {
+	n := testNode(t, t.TempDir())
+	defer closeNode(t, n)
+	apart := func(name proto.ClientName) proto.ClientInfo {
+		if _, err := n.CreateKey(t.Context(), name, proto.RoleClient, ""); err != nil {
+			t.Fatal(err)
+		}
+		c, _ := n.Client(name)
+		return c
+	}
+	few, many, none := apart("few"), apart("many"), apart("none")
+	ways := []func(c proto.ClientInfo, id proto.Identity) (proto.OptOutState, error){
+		func(c proto.ClientInfo, id proto.Identity) (proto.OptOutState, error) {
+			return n.OptOut(t.Context(), c, id, true)
+		},
+		func(c proto.ClientInfo, id proto.Identity) (proto.OptOutState, error) {
+			list, err := n.OptOutAll(t.Context(), c, []proto.Identity{id}, true)
+			return slices.Concat(list, make([]proto.OptOutState, 1))[0], err
+		},
+		func(c proto.ClientInfo, id proto.Identity) (proto.OptOutState, error) {
+			if _, err := n.OptOut(t.Context(), proto.ClientInfo{}, id, true); err != nil {
+				return proto.OptOutState{}, err
+			}
+			return n.OptOutStateFor(t.Context(), c, id)
+		},
+	}
+	asking := []struct {
+		c    proto.ClientInfo
+		also int
+	}{{few, 1}, {many, 3}, {none, 0}, {proto.ClientInfo{}, 4}}
+	for way := range ways {
+		for i := range asking {
+			x := proto.Identity(fmt.Sprintf("browser:x%d.%d", way, i))
+			link(t, n, few, x, x+".few", yes())
+			for k := range 3 {
+				link(t, n, many, x, x+proto.Identity(fmt.Sprint(".many", k)), yes())
+			}
+		}
+	}
+	settle(t, n)
+	for way, ask := range ways {
+		for i, by := range asking {
+			s, err := ask(by.c, proto.Identity(fmt.Sprintf("browser:x%d.%d", way, i)))
+			if err != nil || s.Receipt == nil {
+				t.Fatalf("by way %d for %q: %+v %v", way, by.c.Name, s, err)
+			}
+			r := s.Receipt
+			if told := r.CopiesRetracted + r.MembersRefreshed; r.Also != by.also || told < by.also || by.also == 0 && told > 0 || !engine.ValidReceipt(r) {
+				t.Errorf("by way %d for %q: %d also, %d copies, %d members; want %d also", way, by.c.Name, r.Also, r.CopiesRetracted, r.MembersRefreshed, by.also)
+			}
+		}
+	}
+}
+
 // Whether anything is kept of an identity: of one that nobody named nothing is,
 // of any other something, if only that it was cut out.
 func TestKeeps(t *testing.T) {
@@ -519,7 +575,7 @@ func TestKeeps(t *testing.T) {
 		for _, id := range []proto.Identity{"browser:a", "browser:never"} {
 			keeps(id, true)
 		}
-		if _, err := n.OptIn(t.Context(), "browser:never"); err != nil {
+		if _, err := n.OptIn(t.Context(), proto.ClientInfo{}, "browser:never"); err != nil {
 			t.Error(err)
 		}
 		keeps("browser:never", true)

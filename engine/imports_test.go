@@ -184,7 +184,7 @@ func testImportedSegment(t *testing.T, lanes int) {
 	}
 
 	// Opt-outs and erasures.
-	if s, err := n.OptOut(t.Context(), hashed(11), false); err != nil || !s.Final {
+	if s, err := n.OptOut(t.Context(), proto.ClientInfo{}, hashed(11), false); err != nil || !s.Final {
 		t.Fatalf("opt-out: %+v, %v", s, err)
 	}
 	if i := load(t, n, c, "crm", proto.ImportAdd, 40, hashed(11)); i.State != proto.ImportDone || i.Identities != 0 {
@@ -262,7 +262,7 @@ func TestImportsThatDifferByOnePerson(t *testing.T) {
 	c := acme(t, n)
 	logIns(t, n, c, 0, 131)
 	submit(t, n, logIn(c, "known", hashed(5000)))
-	if _, err := n.OptOut(t.Context(), hashed(5001), false); err != nil {
+	if _, err := n.OptOut(t.Context(), proto.ClientInfo{}, hashed(5001), false); err != nil {
 		t.Fatal(err)
 	}
 	list := accounts(0, 300)

@@ -46,7 +46,7 @@ func TestIntakeKeepsPace(t *testing.T) {
 	}
 	short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if _, err := n.OptOut(short, "browser:gone", false); proto.CodeOf(err) == proto.CodeOverloaded {
+	if _, err := n.OptOut(short, proto.ClientInfo{}, "browser:gone", false); proto.CodeOf(err) == proto.CodeOverloaded {
 		t.Errorf("an opt-out was refused: %v", err)
 	}
 	release()

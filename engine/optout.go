@@ -16,14 +16,15 @@ const optOutWait = 2 * time.Second
 
 func (n *Node) laneFor(h proto.IdentityHash) *lane { return n.laneOf[h.Partition()] }
 
-// OptOut cuts id out of every space.
-func (n *Node) OptOut(ctx context.Context, id proto.Identity, everywhere bool) (proto.OptOutState, error) {
-	return n.cut(ctx, id, proto.CutCommand{Kind: proto.CutOptOut, Everywhere: everywhere})
+// OptOut cuts id out of every space. Its receipt counts what by is to be told: see
+// OptOutStateFor.
+func (n *Node) OptOut(ctx context.Context, by proto.ClientInfo, id proto.Identity, everywhere bool) (proto.OptOutState, error) {
+	return n.cut(ctx, by, id, proto.CutCommand{Kind: proto.CutOptOut, Everywhere: everywhere})
 }
 
 // OptOutAll cuts out many identities with one sync, and gives the state of each. One
 // that is there several times is cut once.
-func (n *Node) OptOutAll(ctx context.Context, ids []proto.Identity, everywhere bool) ([]proto.OptOutState, error) {
+func (n *Node) OptOutAll(ctx context.Context, by proto.ClientInfo, ids []proto.Identity, everywhere bool) ([]proto.OptOutState, error) {
 	var distinct []proto.Identity
 	at := make(map[proto.Identity]int, len(ids)) // in distinct
 	for _, id := range ids {
@@ -32,7 +33,7 @@ func (n *Node) OptOutAll(ctx context.Context, ids []proto.Identity, everywhere b
 			distinct = append(distinct, id)
 		}
 	}
-	states, err := n.cutAll(ctx, distinct, proto.CutCommand{Kind: proto.CutOptOut, Everywhere: everywhere})
+	states, err := n.cutAll(ctx, by, distinct, proto.CutCommand{Kind: proto.CutOptOut, Everywhere: everywhere})
 	if err != nil {
 		return nil, err
 	}
@@ -45,15 +46,14 @@ func (n *Node) OptOutAll(ctx context.Context, ids []proto.Identity, everywhere b
 
 // Erase forgets id, or what one client knows of it.
 func (n *Node) Erase(ctx context.Context, client *proto.ClientInfo, id proto.Identity) (proto.OptOutState, error) {
-	c := proto.CutCommand{Kind: proto.CutErase}
-	if client != nil {
-		c = proto.CutCommand{Kind: proto.CutForget, Client: client.ID, Space: client.Space}
+	if client == nil {
+		return n.cut(ctx, proto.ClientInfo{}, id, proto.CutCommand{Kind: proto.CutErase})
 	}
-	return n.cut(ctx, id, c)
+	return n.cut(ctx, *client, id, proto.CutCommand{Kind: proto.CutForget, Client: client.ID, Space: client.Space})
 }
 
-func (n *Node) cut(ctx context.Context, id proto.Identity, c proto.CutCommand) (proto.OptOutState, error) {
-	list, err := n.cutAll(ctx, []proto.Identity{id}, c)
+func (n *Node) cut(ctx context.Context, by proto.ClientInfo, id proto.Identity, c proto.CutCommand) (proto.OptOutState, error) {
+	list, err := n.cutAll(ctx, by, []proto.Identity{id}, c)
 	if err != nil {
 		return proto.OptOutState{}, err
 	}
@@ -61,7 +61,7 @@ func (n *Node) cut(ctx context.Context, id proto.Identity, c proto.CutCommand) (
 }
 
 // cutAll cuts identities by one submission, each by a command like c.
-func (n *Node) cutAll(ctx context.Context, ids []proto.Identity, c proto.CutCommand) ([]proto.OptOutState, error) {
+func (n *Node) cutAll(ctx context.Context, by proto.ClientInfo, ids []proto.Identity, c proto.CutCommand) ([]proto.OptOutState, error) {
 	ctx, done, err := n.working(ctx)
 	if err != nil {
 		return nil, err
@@ -87,9 +87,9 @@ func (n *Node) cutAll(ctx context.Context, ids []proto.Identity, c proto.CutComm
 		x, err := n.awaitAnswer(wait, n.laneFor(n.hasher.Hash(id)), answers[i])
 		n.cutSeconds.Observe(time.Since(began).Seconds())
 		if proto.CodeOf(err) == proto.CodeTimeout && ctx.Err() == nil {
-			list[i], err = n.lateState(ctx, id, commands[i], r.Position)
+			list[i], err = n.lateState(ctx, by, id, commands[i], r.Position)
 		} else if err == nil {
-			list[i], err = n.cutState(ctx, id, c.Kind, x)
+			list[i], err = n.cutState(ctx, by, id, c.Kind, x)
 		}
 		if err != nil {
 			return nil, err
@@ -100,11 +100,11 @@ func (n *Node) cutAll(ctx context.Context, ids []proto.Identity, c proto.CutComm
 
 // lateState is that of a cut which is not final in time. It is applied at
 // least: nothing of the identity is shown any more.
-func (n *Node) lateState(ctx context.Context, id proto.Identity, command uint64, at proto.Position) (proto.OptOutState, error) {
+func (n *Node) lateState(ctx context.Context, by proto.ClientInfo, id proto.Identity, command uint64, at proto.Position) (proto.OptOutState, error) {
 	if err := n.reach(ctx, at); err != nil {
 		return proto.OptOutState{}, proto.Errorf(proto.CodeUnavailable, "the command is durable and will be carried out, but is not applied yet: ask again: %w", err)
 	}
-	s, err := n.OptOutState(ctx, id)
+	s, err := n.OptOutStateFor(ctx, by, id)
 	if s.Receipt != nil && s.Receipt.ID != commandID(command) {
 		s.Final, s.Receipt = false, nil // of another cut
 	}
@@ -112,19 +112,19 @@ func (n *Node) lateState(ctx context.Context, id proto.Identity, command uint64,
 }
 
 // cutState is what to tell of a cut whose answer is x.
-func (n *Node) cutState(ctx context.Context, id proto.Identity, kind proto.CutKind, x answer) (proto.OptOutState, error) {
+func (n *Node) cutState(ctx context.Context, by proto.ClientInfo, id proto.Identity, kind proto.CutKind, x answer) (proto.OptOutState, error) {
 	switch {
 	case !x.final && x.decision.Reason == graph.ReasonBusy && kind != proto.CutOptOut:
 		return proto.OptOutState{}, proto.Errorf(proto.CodeOverloaded, "too many opt-outs and erasures of this identity are under way: nothing was erased; try again later")
 	case !x.final && x.decision.Reason == graph.ReasonBusy:
 		return proto.OptOutState{}, proto.Errorf(proto.CodeOverloaded, "too many opt-outs of this identity are under way: try again later; it is opted out")
 	case !x.final: // an erasure of what is opted out: nothing is left
-		return n.OptOutState(ctx, id)
+		return n.OptOutStateFor(ctx, by, id)
 	}
 	s := proto.OptOutState{Identity: id}
 	s.OptedOut, s.Final = kind == proto.CutOptOut, true
 	since := x.cut.Time.Time()
-	s.Since, s.Receipt = &since, n.receipt(x.hash, &x.cut)
+	s.Since, s.Receipt = &since, n.receipt(x.hash, &x.cut, by)
 	if kind != proto.CutOptOut {
 		n.passFence(ctx, n.laneFor(x.hash), &s, x.cut.Time+2*graphLimits().SkewMillis)
 	}
@@ -132,7 +132,7 @@ func (n *Node) cutState(ctx context.Context, id proto.Identity, kind proto.CutKi
 }
 
 // OptIn lets an opted-out identity be known again.
-func (n *Node) OptIn(ctx context.Context, id proto.Identity) (proto.OptOutState, error) {
+func (n *Node) OptIn(ctx context.Context, by proto.ClientInfo, id proto.Identity) (proto.OptOutState, error) {
 	ctx, done, err := n.working(ctx)
 	if err != nil {
 		return proto.OptOutState{}, err
@@ -162,7 +162,7 @@ func (n *Node) OptIn(ctx context.Context, id proto.Identity) (proto.OptOutState,
 	if err := n.ledger.await(ctx, h); err != nil {
 		return proto.OptOutState{}, err
 	}
-	s, err := n.OptOutState(ctx, id)
+	s, err := n.OptOutStateFor(ctx, by, id)
 	if err == nil && s.Since != nil && !s.OptedOut {
 		n.passFence(ctx, n.laneFor(h), &s, proto.MillisOf(*s.Since)+2*graphLimits().SkewMillis)
 	}
@@ -237,7 +237,10 @@ func (n *Node) OptOutState(ctx context.Context, id proto.Identity) (proto.OptOut
 	return n.OptOutStateFor(ctx, proto.ClientInfo{}, id)
 }
 
-// OptOutStateFor is the same as a client is told it, whose own erasures count too.
+// OptOutStateFor is the same as a client is told it, whose own erasures count too. Its
+// receipt counts what was done in the client's space: it is not for a client to know what
+// others hold of anybody. Without a client, as operators and the people themselves ask, it
+// counts all.
 func (n *Node) OptOutStateFor(_ context.Context, client proto.ClientInfo, id proto.Identity) (proto.OptOutState, error) {
 	s := proto.OptOutState{Identity: id}
 	h := n.hasher.Hash(id)
@@ -262,7 +265,7 @@ func (n *Node) OptOutStateFor(_ context.Context, client proto.ClientInfo, id pro
 		s.CountsFrom = n.countsFrom(n.laneFor(h), o.FenceOf(client.ID, client.Space, 2*graphLimits().SkewMillis))
 	}
 	if c != nil && c.Final && known {
-		s.Final, s.Receipt = true, n.receipt(h, c)
+		s.Final, s.Receipt = true, n.receipt(h, c, client)
 	}
 	return s, n.mayAnswer(n.laneFor(h))
 }

@@ -126,7 +126,9 @@ func TestAfterAClockWasSetBack(t *testing.T) {
 		t.Errorf("after the removal the user is %v", got)
 	}
 	for id, ask := range map[proto.Identity]func(proto.Identity) (proto.OptOutState, error){
-		"browser:out":       func(id proto.Identity) (proto.OptOutState, error) { return n.OptIn(t.Context(), id) },
+		"browser:out": func(id proto.Identity) (proto.OptOutState, error) {
+			return n.OptIn(t.Context(), proto.ClientInfo{}, id)
+		},
 		"browser:erased":    func(id proto.Identity) (proto.OptOutState, error) { return n.Erase(t.Context(), nil, id) },
 		"browser:forgotten": func(id proto.Identity) (proto.OptOutState, error) { return n.Erase(t.Context(), &c, id) },
 	} {

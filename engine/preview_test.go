@@ -64,7 +64,7 @@ func TestPreviewOfUsers(t *testing.T) {
 	now := time.Now()
 	submit(t, n, page(c, "phone", "auto", now), page(c, "laptop", "auto", now), page(c, "other", "auto", now), page(c, "gone", "auto", now))
 	link(t, n, c, "browser:phone", "browser:laptop", proto.Linked{Linked: true})
-	if _, err := n.OptOut(t.Context(), "browser:gone", false); err != nil {
+	if _, err := n.OptOut(t.Context(), proto.ClientInfo{}, "browser:gone", false); err != nil {
 		t.Fatal(err)
 	}
 	p, err := n.Preview(t.Context(), c, proto.SegmentSpec{ID: "fans", When: `count(event.section == "auto") == 2`})

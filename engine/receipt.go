@@ -71,8 +71,13 @@ func receiptID(h proto.IdentityHash, c *identity.Cut) string {
 	return commandID(binary.BigEndian.Uint64(sum[:]))
 }
 
-// receipt is the signed proof of a final cut.
-func (n *Node) receipt(h proto.IdentityHash, c *identity.Cut) *proto.Receipt {
+// receipt is the signed proof of a final cut, for a client of what was done in its space,
+// without one of all.
+func (n *Node) receipt(h proto.IdentityHash, c *identity.Cut, by proto.ClientInfo) *proto.Receipt {
+	counts := c.CutCounts
+	if by.ID != 0 {
+		counts = c.In(by.Space)
+	}
 	// A receipt is of the lanes that there were, also where a restore made others.
 	lane := laneIn(h.Partition(), cmp.Or(len(c.Vector), n.config.Lanes))
 	p := proto.Position{}
@@ -83,9 +88,9 @@ func (n *Node) receipt(h proto.IdentityHash, c *identity.Cut) *proto.Receipt {
 	}
 	r := &proto.Receipt{
 		Version: proto.ReceiptVersion, ID: receiptID(h, c), Node: n.config.Node, Action: actionOf(c.Kind),
-		IdentityHMAC: n.signer.mac(h), IdentityHash: h.String(), Generation: c.Gen, Everywhere: c.Everywhere, Also: int(c.Also),
+		IdentityHMAC: n.signer.mac(h), IdentityHash: h.String(), Generation: c.Gen, Everywhere: c.Everywhere, Also: int(counts.Also),
 		Partition: int(h.Partition()), Lane: lane, Offset: c.Offset, Time: c.Time.Time(),
-		CopiesRetracted: int(c.Copies), MembersRefreshed: int(c.Members), Position: p.String(),
+		CopiesRetracted: int(counts.Copies), MembersRefreshed: int(counts.Members), Position: p.String(),
 		LogClearBy: c.Time.Time().Add(n.config.LogRetention + 2*time.Minute).Truncate(time.Second),
 		PublicKey:  n.ReceiptKey(),
 	}

@@ -80,8 +80,11 @@ func TestRecordCutMeanwhile(t *testing.T) {
 	c, _ := grouped(t, n, "mine")
 	other, _ := grouped(t, n, "other")
 	cut := map[string]func(id proto.Identity) error{
-		"more came":   func(id proto.Identity) error { longHistory(t, n, c, id.Value()); return nil },
-		"opted out":   func(id proto.Identity) error { _, err := n.OptOut(t.Context(), id, false); return err },
+		"more came": func(id proto.Identity) error { longHistory(t, n, c, id.Value()); return nil },
+		"opted out": func(id proto.Identity) error {
+			_, err := n.OptOut(t.Context(), proto.ClientInfo{}, id, false)
+			return err
+		},
 		"erased":      func(id proto.Identity) error { _, err := n.Erase(t.Context(), nil, id); return err },
 		"of a client": func(id proto.Identity) error { _, err := n.Erase(t.Context(), &c, id); return err },
 		"came back": func(id proto.Identity) error {

@@ -257,7 +257,7 @@ func TestEditAnswersOnceFilled(t *testing.T) {
 			}
 			submit(t, x.n, more...)
 			for i := range 20 {
-				if s, err := x.n.OptOut(t.Context(), x.id(i*19), false); err != nil || !s.Final {
+				if s, err := x.n.OptOut(t.Context(), proto.ClientInfo{}, x.id(i*19), false); err != nil || !s.Final {
 					t.Fatalf("opt-out: %+v, %v", s, err)
 				}
 			}
@@ -513,7 +513,7 @@ func (x *edit) traffic(seed uint64) (stop func()) {
 		for err == nil && ctx.Err() == nil {
 			v := rng.IntN(editVisitors)
 			if rng.IntN(20) == 0 {
-				_, err = n.OptOut(ctx, x.id(v), false)
+				_, err = n.OptOut(ctx, proto.ClientInfo{}, x.id(v), false)
 				continue
 			}
 			e := page(x.c, fmt.Sprint("v", v), []string{"a", "b", "c"}[rng.IntN(3)], time.Now())

@@ -168,7 +168,7 @@ func TestDeltaByUsers(t *testing.T) {
 		t.Fatalf("%d users", m.Count)
 	}
 	cut := rootOf("browser:p3") // of four identities
-	if _, err := n.OptOut(t.Context(), cut, false); err != nil {
+	if _, err := n.OptOut(t.Context(), proto.ClientInfo{}, cut, false); err != nil {
 		t.Fatal(err)
 	}
 	link(t, n, c, "browser:alone", "browser:p4", yes()) // neither was linked
@@ -235,7 +235,7 @@ func TestMembersAreRecalled(t *testing.T) {
 			}
 		}
 	}
-	if _, err := n.OptOut(t.Context(), cut, false); err != nil {
+	if _, err := n.OptOut(t.Context(), proto.ClientInfo{}, cut, false); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := exports.ReadSince(first, proto.UnitUsers); proto.CodeOf(err) != proto.CodeInvalid {

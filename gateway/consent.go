@@ -49,7 +49,7 @@ func (g *Gateway) optOut(w http.ResponseWriter, r *http.Request) error {
 func (g *Gateway) cutOwn(w http.ResponseWriter, r *http.Request, v *visit, everywhere bool) (ownOptOut, error) {
 	answer, began := ownOptOut{OptedOut: true}, time.Now()
 	states, err := g.ownCuts(r, v.toCut(), func(id proto.Identity) (proto.OptOutState, error) {
-		return g.cutOut(r.Context(), optOutRequest{Identity: string(id), Everywhere: everywhere})
+		return g.cutOut(r.Context(), proto.ClientInfo{}, optOutRequest{Identity: string(id), Everywhere: everywhere})
 	})
 	if err != nil {
 		return answer, notCut(err)
@@ -155,7 +155,7 @@ func (g *Gateway) stillOut(r *http.Request, v *visit) bool {
 		return true
 	}
 	defer done()
-	if s, err = g.deps.OptOuts.OptIn(ctx, id); err != nil {
+	if s, err = g.deps.OptOuts.OptIn(ctx, proto.ClientInfo{}, id); err != nil {
 		if proto.CodeOf(err) != proto.CodeConflict {
 			return true
 		}

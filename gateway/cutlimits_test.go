@@ -420,10 +420,10 @@ type held struct {
 	let   chan struct{}
 }
 
-func (h held) OptOutAll(ctx context.Context, ids []proto.Identity, everywhere bool) ([]proto.OptOutState, error) {
+func (h held) OptOutAll(ctx context.Context, by proto.ClientInfo, ids []proto.Identity, everywhere bool) ([]proto.OptOutState, error) {
 	h.begun <- struct{}{}
 	<-h.let
-	return h.twin.OptOutAll(ctx, ids, everywhere)
+	return h.twin.OptOutAll(ctx, by, ids, everywhere)
 }
 
 // TestOptOutsUnderWay: what is under way is bounded, for a client and for the

@@ -254,18 +254,20 @@ type OptOuts interface {
 	// OptOut cuts id out, with everywhere the other identities of its users too.
 	// It returns with the receipt, or without one and Final false if that takes
 	// over two seconds; nothing of id is shown by then. Every call is a new
-	// opt-out with a receipt of its own.
-	OptOut(ctx context.Context, id proto.Identity, everywhere bool) (proto.OptOutState, error)
+	// opt-out with a receipt of its own, which counts what was done in the space of by,
+	// a client; without one, in all.
+	OptOut(ctx context.Context, by proto.ClientInfo, id proto.Identity, everywhere bool) (proto.OptOutState, error)
 	// OptOutAll is the same for many at once, each with its own state, in their
 	// order; one that is there several times may be opted out once. An error means that some may be opted out and some not: ask again.
-	OptOutAll(ctx context.Context, ids []proto.Identity, everywhere bool) ([]proto.OptOutState, error)
+	OptOutAll(ctx context.Context, by proto.ClientInfo, ids []proto.Identity, everywhere bool) ([]proto.OptOutState, error)
 	// OptIn lets an opted-out identity be known again, from nothing.
 	// CodeConflict if it is not opted out.
-	OptIn(ctx context.Context, id proto.Identity) (proto.OptOutState, error)
+	OptIn(ctx context.Context, by proto.ClientInfo, id proto.Identity) (proto.OptOutState, error)
 	// OptOutState is how far the newest opt-out of id is.
 	OptOutState(ctx context.Context, id proto.Identity) (proto.OptOutState, error)
 	// OptOutStateFor is the same as a client is told it: what that client itself had
-	// erased counts too, and what others had does not.
+	// erased counts too, and what others had does not. Its receipt counts what was done
+	// in the client's space.
 	OptOutStateFor(ctx context.Context, client proto.ClientInfo, id proto.Identity) (proto.OptOutState, error)
 	// Keeps reports whether anything is kept of id in any space, be it that it was
 	// cut out before; an error where this node may not answer for it. What was taken

@@ -578,9 +578,9 @@ func (m *messages) optOut(r micro.Request) ([]byte, error) {
 	var answer any
 	err = m.cut(r, who, len(ids), func() (err error) {
 		if x.Identities != nil {
-			answer, err = m.g.cutList(m.ctx, who, ids, x.Everywhere)
+			answer, err = m.g.cutList(m.ctx, who, m.g.keyOf(who), ids, x.Everywhere)
 		} else {
-			answer, err = m.g.cutOut(m.ctx, x)
+			answer, err = m.g.cutOut(m.ctx, m.g.keyOf(who), x)
 		}
 		m.g.listOptOut(who, ids, err)
 		return err

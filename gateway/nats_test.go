@@ -387,10 +387,10 @@ type heldOptOuts struct {
 	began, let chan struct{}
 }
 
-func (x heldOptOuts) OptOut(ctx context.Context, id proto.Identity, everywhere bool) (proto.OptOutState, error) {
+func (x heldOptOuts) OptOut(ctx context.Context, by proto.ClientInfo, id proto.Identity, everywhere bool) (proto.OptOutState, error) {
 	x.began <- struct{}{}
 	<-x.let
-	return x.twin.OptOut(ctx, id, everywhere)
+	return x.twin.OptOut(ctx, by, id, everywhere)
 }
 
 // TestNATSDropsAreCounted: what comes to a full queue of the service is counted as what

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -62,15 +63,15 @@ func (x optOutRequest) list() ([]proto.Identity, error) {
 	return ids, nil
 }
 
-// cutOut opts an identity out.
-func (g *Gateway) cutOut(ctx context.Context, x optOutRequest) (proto.OptOutState, error) {
+// cutOut opts an identity out; the receipt is for by.
+func (g *Gateway) cutOut(ctx context.Context, by proto.ClientInfo, x optOutRequest) (proto.OptOutState, error) {
 	id, err := x.identity()
 	if err != nil {
 		return proto.OptOutState{}, err
 	}
 	ctx, cancel := cutContext(ctx)
 	defer cancel()
-	s, err := g.deps.OptOuts.OptOut(ctx, id, x.Everywhere)
+	s, err := g.deps.OptOuts.OptOut(ctx, by, id, x.Everywhere)
 	if err != nil {
 		return s, err
 	}
@@ -94,19 +95,33 @@ func writeState(w http.ResponseWriter, s proto.OptOutState) error {
 	return writeValue(w, status, s)
 }
 
-// mayName refuses a client in the query that the key is not for. An opt-out
-// itself is everybody's.
-func (g *Gateway) mayName(r *http.Request, who proto.Principal) error {
-	name := queryValue(r.URL.RawQuery, "client")
-	if name == "" {
-		return nil
+// unheard is a client that this node does not know yet: it is told of no space.
+var unheard = proto.ClientInfo{ID: math.MaxUint32, Space: math.MaxUint32}
+
+// askedBy is for whom an opt-out or opt-in is answered: the key's client, that which an
+// admin key names, or nobody of them, the operator. It refuses one in the query that the
+// key is not for. An opt-out itself is everybody's, and waits for no client to be known.
+func (g *Gateway) askedBy(r *http.Request, who proto.Principal) (proto.ClientInfo, error) {
+	if name := queryValue(r.URL.RawQuery, "client"); name != "" {
+		return g.clientFor(who, name)
 	}
-	_, err := g.clientFor(who, name)
-	return err
+	return g.keyOf(who), nil
+}
+
+// keyOf is the client of a key, none of an admin's.
+func (g *Gateway) keyOf(who proto.Principal) proto.ClientInfo {
+	if who.Role == proto.RoleAdmin {
+		return proto.ClientInfo{}
+	}
+	if client, known := g.deps.Accounts.Client(who.Client); known {
+		return client
+	}
+	return unheard
 }
 
 func (g *Gateway) postOptOut(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
-	if err := g.mayName(r, who); err != nil {
+	by, err := g.askedBy(r, who)
+	if err != nil {
 		return err
 	}
 	var x optOutRequest
@@ -114,7 +129,7 @@ func (g *Gateway) postOptOut(w http.ResponseWriter, r *http.Request, who proto.P
 		return err
 	}
 	if x.Identities != nil {
-		return g.postOptOuts(w, r, who, x)
+		return g.postOptOuts(w, r, who, by, x)
 	}
 	id, err := x.identity()
 	if err != nil {
@@ -126,7 +141,7 @@ func (g *Gateway) postOptOut(w http.ResponseWriter, r *http.Request, who proto.P
 		return err
 	}
 	defer done()
-	s, err := g.cutOut(r.Context(), x)
+	s, err := g.cutOut(r.Context(), by, x)
 	if err != nil {
 		return err
 	}
@@ -134,7 +149,7 @@ func (g *Gateway) postOptOut(w http.ResponseWriter, r *http.Request, who proto.P
 }
 
 // postOptOuts opts a list out: all of it is checked before any of it is done.
-func (g *Gateway) postOptOuts(w http.ResponseWriter, r *http.Request, who proto.Principal, x optOutRequest) error {
+func (g *Gateway) postOptOuts(w http.ResponseWriter, r *http.Request, who proto.Principal, by proto.ClientInfo, x optOutRequest) error {
 	ids, err := x.list()
 	if err != nil {
 		return err
@@ -145,7 +160,7 @@ func (g *Gateway) postOptOuts(w http.ResponseWriter, r *http.Request, who proto.
 		return err
 	}
 	defer done()
-	list, err := g.cutList(r.Context(), who, ids, x.Everywhere)
+	list, err := g.cutList(r.Context(), who, by, ids, x.Everywhere)
 	if err != nil {
 		return err
 	}
@@ -164,7 +179,7 @@ type optedOut struct {
 // cutList opts identities out that were admitted: all at once, or while others are
 // looked up some at a time, none of which waits for those before to be final. Who
 // is there several times is cut once.
-func (g *Gateway) cutList(ctx context.Context, who proto.Principal, ids []proto.Identity, everywhere bool) (optedOut, error) {
+func (g *Gateway) cutList(ctx context.Context, who proto.Principal, by proto.ClientInfo, ids []proto.Identity, everywhere bool) (optedOut, error) {
 	var distinct []proto.Identity // here, as those of one part know nothing of the others
 	at := make(map[proto.Identity]int, len(ids))
 	for _, id := range ids {
@@ -188,7 +203,7 @@ func (g *Gateway) cutList(ctx context.Context, who proto.Principal, ids []proto.
 		going.Go(func() {
 			ctx, cancel := cutContext(ctx)
 			defer cancel()
-			lists[i], errs[i] = g.deps.OptOuts.OptOutAll(ctx, part, everywhere)
+			lists[i], errs[i] = g.deps.OptOuts.OptOutAll(ctx, by, part, everywhere)
 			g.metrics.optOuts.Add(float64(len(lists[i])))
 		})
 	}
@@ -204,7 +219,8 @@ func (g *Gateway) cutList(ctx context.Context, who proto.Principal, ids []proto.
 }
 
 func (g *Gateway) postOptIn(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
-	if err := g.mayName(r, who); err != nil {
+	by, err := g.askedBy(r, who)
+	if err != nil {
 		return err
 	}
 	var x struct {
@@ -225,7 +241,7 @@ func (g *Gateway) postOptIn(w http.ResponseWriter, r *http.Request, who proto.Pr
 	defer done()
 	ctx, cancel := cutContext(r.Context())
 	defer cancel()
-	s, err := g.deps.OptOuts.OptIn(ctx, id)
+	s, err := g.deps.OptOuts.OptIn(ctx, by, id)
 	if err != nil {
 		return err
 	}

@@ -37,6 +37,34 @@ func cutOf(t *testing.T, body []byte) (x cut) {
 	return x
 }
 
+// What a receipt counts is for who asks: a key's client, that which an admin key names, or
+// the operator; and all of it for the people themselves.
+func TestReceiptsAreForWhoAsks(t *testing.T) {
+	r := newRig(t)
+	nc := natsRig(t, r)
+	list := `{"identities":["browser:x","browser:y"]}`
+	for _, x := range []struct {
+		what string
+		ask  func()
+		want proto.ClientName
+	}{
+		{"a client's", func() { r.serve("POST", "/v1/optouts", `{"identity":"browser:x"}`, auth, key("acme-key")) }, "acme"},
+		{"a client's opt-in", func() { r.serve("POST", "/v1/optins", `{"identity":"browser:x"}`, auth, key("demo-key")) }, "demo"},
+		{"a client's list", func() { r.serve("POST", "/v1/optouts", list, auth, key("acme-key")) }, "acme"},
+		{"an operator's", func() { r.serve("POST", "/v1/optouts", `{"identity":"browser:x"}`, auth, key("admin-key")) }, ""},
+		{"an operator's for a client", func() { r.serve("POST", "/v1/optouts?client=demo", `{"identity":"browser:x"}`, auth, key("admin-key")) }, "demo"},
+		{"a client's message", func() { ask(t, nc, "kith.optout", `{"identity":"browser:x"}`, auth, key("acme-key")) }, "acme"},
+		{"a browser's", func() { r.visit("POST", "/v1/optout", "", "Cookie", cookieOf(1)) }, ""},
+		{"a client's list by a message", func() { ask(t, nc, "kith.optout", list, auth, key("demo-key")) }, "demo"},
+	} {
+		before := len(r.graph.cuts)
+		r.graph.told = proto.ClientInfo{Name: "nobody"}
+		if x.ask(); r.graph.told.Name != x.want || len(r.graph.cuts) == before || x.want != "" && r.graph.told.ID == 0 {
+			t.Errorf("%s receipt is for %q, want %q; cuts: %v", x.what, r.graph.told.Name, x.want, r.graph.cuts[before:])
+		}
+	}
+}
+
 func TestOptOuts(t *testing.T) {
 	r := newRig(t)
 	post := func(path, body, k string) (int, cut) {

@@ -66,7 +66,7 @@ func (g *Gateway) getReceiptKey(w http.ResponseWriter, r *http.Request) error {
 
 // verifyReceipt looks for what a receipt says is gone.
 func (g *Gateway) verifyReceipt(w http.ResponseWriter, r *http.Request, who proto.Principal) error {
-	if err := g.mayName(r, who); err != nil {
+	if _, err := g.askedBy(r, who); err != nil {
 		return err
 	}
 	body, err := g.readJSON(w, r)

@@ -242,7 +242,7 @@ func (g *Gateway) cutStatistical(ctx context.Context, r *http.Request) (states [
 		return nil, err
 	}
 	defer done()
-	cut, err := g.deps.OptOuts.OptOutAll(ctx, left, false)
+	cut, err := g.deps.OptOuts.OptOutAll(ctx, proto.ClientInfo{}, left, false)
 	if err != nil {
 		return nil, err
 	}

@@ -22,6 +22,7 @@ type twinGraph struct {
 	out    map[proto.Identity]*proto.OptOutState
 	own    map[twinErasure]*proto.OptOutState
 	cuts   []string         // what was asked for, in order
+	told   proto.ClientInfo // for whom the last opt-out or opt-in was
 	kept   []proto.Identity // something is kept of them, besides who has edges or memberships
 	key    ed25519.PrivateKey
 	slow   bool       // no cut is final at once
@@ -195,13 +196,14 @@ func (t *twin) forget(client *proto.ClientInfo, id proto.Identity) (n int) {
 	return before - len(t.members) - len(t.graph.edges)
 }
 
-func (t *twin) OptOut(ctx context.Context, id proto.Identity, everywhere bool) (proto.OptOutState, error) {
+func (t *twin) OptOut(ctx context.Context, by proto.ClientInfo, id proto.Identity, everywhere bool) (proto.OptOutState, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err := t.cutFails(ctx); err != nil {
 		return proto.OptOutState{}, err
 	}
 	t.graph.cuts = append(t.graph.cuts, fmt.Sprintf("optout %s %t", id, everywhere))
+	t.graph.told = by
 	also := map[proto.Identity]bool{}
 	for _, c := range t.clients {
 		for _, other := range t.user(c.Space, id) {
@@ -241,9 +243,9 @@ func (t *twin) sign(action string, id proto.Identity, found int, everywhere bool
 }
 
 // OptOutAll implements OptOuts.
-func (t *twin) OptOutAll(ctx context.Context, ids []proto.Identity, everywhere bool) (list []proto.OptOutState, err error) {
+func (t *twin) OptOutAll(ctx context.Context, by proto.ClientInfo, ids []proto.Identity, everywhere bool) (list []proto.OptOutState, err error) {
 	for _, id := range ids {
-		s, err := t.OptOut(ctx, id, everywhere)
+		s, err := t.OptOut(ctx, by, id, everywhere)
 		if err != nil {
 			return nil, err
 		}
@@ -253,7 +255,7 @@ func (t *twin) OptOutAll(ctx context.Context, ids []proto.Identity, everywhere b
 	return list, nil
 }
 
-func (t *twin) OptIn(ctx context.Context, id proto.Identity) (proto.OptOutState, error) {
+func (t *twin) OptIn(ctx context.Context, by proto.ClientInfo, id proto.Identity) (proto.OptOutState, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err := t.cutFails(ctx); err != nil {
@@ -269,6 +271,7 @@ func (t *twin) OptIn(ctx context.Context, id proto.Identity) (proto.OptOutState,
 		return proto.OptOutState{}, proto.Errorf(proto.CodeConflict, "the identity is not opted out")
 	}
 	t.graph.cuts = append(t.graph.cuts, "optin "+string(id))
+	t.graph.told = by
 	delete(t.graph.out, id)
 	return proto.OptOutState{CountsFrom: t.graph.from}, nil
 }

@@ -14,9 +14,10 @@ import (
 //
 // Its bytes are: version 1 | gen | fence | since | nodes, each:
 // space, gen, flags (1 dark) | cuts, each: command (8 bytes), kind, flags (1
-// everywhere, 2 final, 4 some are cut later, 8 others are to be told), gen, time, offset, pending spaces, copies, members,
-// also, vector, if a client forgot it the client and space, then by the flags the spaces that are
-// cut later and the others, each: hash, gen, space | held messages (graph.Batch).
+// everywhere, 2 final, 4 some are cut later, 8 others are to be told, 16 counts of spaces), gen,
+// time, offset, pending spaces, copies, members, also, vector, if a client forgot it the client and
+// space, then by the flags the spaces that are cut later, the others, each: hash, gen, space, and
+// the counts, each: space, copies, members, also | held messages (graph.Batch).
 type OptOut struct {
 	Gen   uint32       // even: known or may be; odd: opted out. Each opt-out and opt-in moves it
 	Fence proto.Millis // evidence must be newer; of the last opt-in
@@ -43,12 +44,11 @@ type Cut struct {
 	Time       proto.Millis
 	Offset     proto.Offset
 	Pending    []proto.SpaceID // nodes whose cut is not final; sorted
-	Copies     uint64
-	Members    uint64
-	Also       uint64         // other identities cut with it
-	Vector     []proto.Offset // by lane, when it was final
-	Client     proto.ClientID // CutForget: who forgets
-	Space      proto.SpaceID  // and where
+	CutCounts                  // of all spaces
+	Spaces     []SpaceCounts   // of each in which there was anything; sorted. None of a cut of an earlier build
+	Vector     []proto.Offset  // by lane, when it was final
+	Client     proto.ClientID  // CutForget: who forgets
+	Space      proto.SpaceID   // and where
 
 	// Of an identity that was cut with another: those of Pending whose nodes are
 	// cut only when the other's cut is done in all spaces of that other, which may
@@ -57,6 +57,50 @@ type Cut struct {
 	// Of a cut everywhere: whom it took along and who has such nodes. They are told
 	// when Pending is empty, and until all have answered the cut is not final; sorted.
 	Rest []Taken
+}
+
+// CutCounts are what was done for a cut.
+type CutCounts struct {
+	Copies  uint64 // taken back
+	Members uint64 // refreshed
+	Also    uint64 // other identities cut with it
+}
+
+func (x *CutCounts) add(r *graph.Receipt) {
+	x.Copies += uint64(r.Copies)
+	x.Members += uint64(r.Members)
+	x.Also += uint64(r.Spread)
+}
+
+// SpaceCounts are the part of a space.
+type SpaceCounts struct {
+	Space proto.SpaceID
+	CutCounts
+}
+
+// In is what was done in a space.
+func (c *Cut) In(s proto.SpaceID) CutCounts {
+	if i, ok := c.space(s); ok {
+		return c.Spaces[i].CutCounts
+	}
+	return CutCounts{}
+}
+
+func (c *Cut) space(s proto.SpaceID) (at int, there bool) {
+	return slices.BinarySearchFunc(c.Spaces, s, func(x SpaceCounts, s proto.SpaceID) int { return cmp.Compare(x.Space, s) })
+}
+
+// count takes in what was done in a space.
+func (c *Cut) count(s proto.SpaceID, r *graph.Receipt) {
+	c.add(r)
+	if r.Copies+r.Members+r.Spread == 0 {
+		return
+	}
+	i, there := c.space(s)
+	if !there {
+		c.Spaces = slices.Insert(c.Spaces, i, SpaceCounts{Space: s})
+	}
+	c.Spaces[i].add(r)
 }
 
 // Taken is a generation of another identity, in a space, that was cut with this one.
@@ -169,9 +213,7 @@ func (o *OptOut) Released(s proto.SpaceID, r *graph.Receipt) (tell []Taken) {
 			return nil
 		}
 		c.Pending = slices.Delete(c.Pending, k, k+1)
-		c.Copies += uint64(r.Copies)
-		c.Members += uint64(r.Members)
-		c.Also += uint64(r.Spread)
+		c.count(s, r)
 		for _, ref := range r.Rest {
 			c.Rest = append(c.Rest, Taken{ref, s})
 		}
@@ -348,14 +390,12 @@ func boolByte(v bool) byte {
 // Append packs the cut.
 func (c *Cut) Append(b []byte) []byte {
 	b = binary.LittleEndian.AppendUint64(b, c.Command)
-	b = append(b, byte(c.Kind), boolByte(c.Everywhere)|boolByte(c.Final)<<1|boolByte(len(c.Later) > 0)<<2|boolByte(len(c.Rest) > 0)<<3)
+	b = append(b, byte(c.Kind), boolByte(c.Everywhere)|boolByte(c.Final)<<1|boolByte(len(c.Later) > 0)<<2|boolByte(len(c.Rest) > 0)<<3|boolByte(len(c.Spaces) > 0)<<4)
 	b = binary.AppendUvarint(b, uint64(c.Gen))
 	b = proto.AppendVarint(b, int64(c.Time))
 	b = binary.AppendUvarint(b, uint64(c.Offset))
 	b = appendSpaces(b, c.Pending)
-	b = binary.AppendUvarint(b, c.Copies)
-	b = binary.AppendUvarint(b, c.Members)
-	b = binary.AppendUvarint(b, c.Also)
+	b = c.CutCounts.append(b)
 	b = binary.AppendUvarint(b, uint64(len(c.Vector)))
 	for _, v := range c.Vector {
 		b = binary.AppendUvarint(b, uint64(v))
@@ -370,7 +410,23 @@ func (c *Cut) Append(b []byte) []byte {
 	if len(c.Rest) > 0 {
 		b = appendTaken(b, c.Rest)
 	}
+	if len(c.Spaces) > 0 {
+		b = binary.AppendUvarint(b, uint64(len(c.Spaces)))
+		for i := range c.Spaces {
+			b = c.Spaces[i].append(binary.AppendUvarint(b, uint64(c.Spaces[i].Space)))
+		}
+	}
 	return b
+}
+
+func (x *CutCounts) append(b []byte) []byte {
+	b = binary.AppendUvarint(b, x.Copies)
+	b = binary.AppendUvarint(b, x.Members)
+	return binary.AppendUvarint(b, x.Also)
+}
+
+func readCounts(r *proto.Reader) CutCounts {
+	return CutCounts{Copies: r.Uvarint(), Members: r.Uvarint(), Also: r.Uvarint()}
 }
 
 func appendSpaces(b []byte, list []proto.SpaceID) []byte {
@@ -430,11 +486,11 @@ func ReadCut(r *proto.Reader) Cut {
 	c.Everywhere, c.Final = flags&1 != 0, flags&2 != 0
 	c.Gen, c.Time, c.Offset = r.Uint32(), proto.Millis(r.Varint()), proto.Offset(r.Uvarint())
 	c.Pending = readSpaces(r)
-	c.Copies, c.Members, c.Also = r.Uvarint(), r.Uvarint(), r.Uvarint()
+	c.CutCounts = readCounts(r)
 	for range r.Count(1) {
 		c.Vector = append(c.Vector, proto.Offset(r.Uvarint()))
 	}
-	if flags > 15 || c.Kind < proto.CutOptOut || c.Kind > proto.CutForget {
+	if flags > 31 || c.Kind < proto.CutOptOut || c.Kind > proto.CutForget {
 		r.Fail()
 	}
 	if c.Kind == proto.CutForget {
@@ -446,7 +502,10 @@ func ReadCut(r *proto.Reader) Cut {
 	if flags&8 != 0 {
 		c.Rest = readTaken(r)
 	}
-	if flags&4 != 0 != (len(c.Later) > 0) || flags&8 != 0 != (len(c.Rest) > 0) {
+	if flags&16 != 0 {
+		c.Spaces = readSpaceCounts(r)
+	}
+	if flags&4 != 0 != (len(c.Later) > 0) || flags&8 != 0 != (len(c.Rest) > 0) || flags&16 != 0 != (len(c.Spaces) > 0) {
 		r.Fail()
 	}
 	return c
@@ -459,6 +518,17 @@ func readSpaces(r *proto.Reader) (list []proto.SpaceID) {
 			r.Fail()
 		}
 		list = append(list, s)
+	}
+	return list
+}
+
+func readSpaceCounts(r *proto.Reader) (list []SpaceCounts) {
+	for range r.Count(4) {
+		x := SpaceCounts{Space: proto.SpaceID(r.Uint32()), CutCounts: readCounts(r)}
+		if k := len(list); k > 0 && list[k-1].Space >= x.Space {
+			r.Fail()
+		}
+		list = append(list, x)
 	}
 	return list
 }

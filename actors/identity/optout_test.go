@@ -118,10 +118,11 @@ func TestNewestCut(t *testing.T) {
 // final; what was held goes when nothing is open any more.
 func TestOptOutSettles(t *testing.T) {
 	var o identity.OptOut
-	var finals []string
+	var finals, parts []string
 	settle := func() []graph.Message {
 		return o.Settle([]proto.Offset{7, 8}, func(c *identity.Cut) {
 			finals = append(finals, fmt.Sprintf("%d: %d copies, %d members, %d also, at %v", c.Command, c.Copies, c.Members, c.Also, c.Vector))
+			parts = append(parts, fmt.Sprintf("%v %v %v", c.In(1), c.In(2), c.Spaces))
 		})
 	}
 	receipt := func(s proto.SpaceID, copies int, also ...graph.Ref) {
@@ -158,6 +159,13 @@ func TestOptOutSettles(t *testing.T) {
 	wantOpen("after space 1", 0, "1: 5 copies, 7 members, 1 also, at [7 8]", "2: 10 copies, 11 members, 0 also, at [7 8]", "3: 0 copies, 0 members, 0 also, at [7 8]")
 	if len(held) != 1 || held[0].Gen != 5 || o.Held != nil {
 		t.Errorf("let go %v, still held %v", held, o.Held)
+	}
+	want := []string{
+		"{1 2 0} {4 5 1} [{1 {1 2 0}} {2 {4 5 1}}]", // of it space 2 was done first
+		"{0 0 0} {10 11 0} [{2 {10 11 0}}]", "{0 0 0} {0 0 0} []",
+	}
+	if diff := cmp.Diff(want, parts); diff != "" {
+		t.Errorf("by space (-want +got):\n%s", diff)
 	}
 	if held := settle(); len(held) > 0 || len(finals) > 0 {
 		t.Errorf("settled again: %v, %v", finals, held)
@@ -219,8 +227,9 @@ func goldenOptOut() *identity.OptOut {
 		Gen: 301, Fence: start + 20, Since: start + second,
 		Nodes: []identity.CutNode{{Space: 1, Gen: 302, Dark: true}, {Space: 300, Gen: 3}},
 		Cuts: []identity.Cut{
-			{Command: 1 << 60, Kind: proto.CutErase, Final: true, Gen: 3, Time: start, Offset: 1 << 40, Copies: 1, Members: 300, Also: 3, Vector: []proto.Offset{15, 77}},
-			{Kind: proto.CutOptOut, Everywhere: true, Gen: 302, Time: start + second, Offset: 1<<40 + 1, Pending: spaces(1, 300)},
+			{Command: 1 << 60, Kind: proto.CutErase, Final: true, Gen: 3, Time: start, Offset: 1 << 40, CutCounts: identity.CutCounts{Copies: 1, Members: 300, Also: 3}, Vector: []proto.Offset{15, 77}}, // of an earlier build
+			{Kind: proto.CutOptOut, Everywhere: true, Gen: 302, Time: start + second, Offset: 1<<40 + 1, Pending: spaces(1, 300), CutCounts: identity.CutCounts{Copies: 201, Members: 4, Also: 1},
+				Spaces: []identity.SpaceCounts{{Space: 2, CutCounts: identity.CutCounts{Copies: 200, Also: 1}}, {Space: 300, CutCounts: identity.CutCounts{Copies: 1, Members: 4}}}},
 		},
 		Held: []graph.Message{{Kind: graph.CutDone, To: proto.Node{Hash: graph.Hash{1}, Space: 300}, From: graph.Hash{2}, Gen: 5}},
 	}
@@ -307,6 +316,15 @@ func TestOptOutRoundTrip(t *testing.T) {
 		}
 		return list
 	}
+	counts := func(t *rapid.T, what string) identity.CutCounts {
+		return identity.CutCounts{Copies: rapid.Uint64().Draw(t, what+" copies"), Members: rapid.Uint64().Draw(t, what+" members"), Also: rapid.Uint64().Draw(t, what+" also")}
+	}
+	inSpaces := func(t *rapid.T) (list []identity.SpaceCounts) {
+		for _, s := range sorted(t, "counted") {
+			list = append(list, identity.SpaceCounts{Space: s, CutCounts: counts(t, "space's")})
+		}
+		return list
+	}
 	rapid.Check(t, func(t *rapid.T) {
 		want := identity.OptOut{Gen: rapid.Uint32().Draw(t, "gen"), Fence: millis.Draw(t, "fence"), Since: millis.Draw(t, "since")}
 		for _, s := range sorted(t, "nodes") {
@@ -316,8 +334,7 @@ func TestOptOutRoundTrip(t *testing.T) {
 			want.Cuts = append(want.Cuts, identity.Cut{
 				Command: rapid.Uint64().Draw(t, "command"), Kind: rapid.SampledFrom([]proto.CutKind{proto.CutOptOut, proto.CutErase, proto.CutForget}).Draw(t, "kind"),
 				Everywhere: rapid.Bool().Draw(t, "everywhere"), Final: rapid.Bool().Draw(t, "final"), Gen: rapid.Uint32().Draw(t, "cut's gen"), Time: millis.Draw(t, "time"),
-				Offset: offset.Draw(t, "offset"), Pending: sorted(t, "pending"), Copies: rapid.Uint64().Draw(t, "copies"), Members: rapid.Uint64().Draw(t, "members"),
-				Also: rapid.Uint64().Draw(t, "also"), Vector: rapid.SliceOfN(offset, 0, 3).Draw(t, "vector"),
+				Offset: offset.Draw(t, "offset"), Pending: sorted(t, "pending"), CutCounts: counts(t, "counts"), Spaces: inSpaces(t), Vector: rapid.SliceOfN(offset, 0, 3).Draw(t, "vector"),
 			})
 		}
 		for range rapid.IntRange(0, 2).Draw(t, "held") {

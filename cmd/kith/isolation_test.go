@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -44,6 +45,11 @@ func newStrangers(t *testing.T, clients ...string) *strangers {
 	c := config.Default()
 	c.Data = t.TempDir() + "/data"
 	c.UseDev()
+	// One and the same: a user is held together by whose hash is the least.
+	c.SecretFile = filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(c.SecretFile, []byte("000102030405060708090a0b0c0d0e0f"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range clients {
 		c.Clients = append(c.Clients, config.Client{Name: name, Feed: true})
 	}
@@ -315,6 +321,7 @@ func (x *strangers) sights(who string) map[string]string {
 		x.decode(answer, &u)
 		slices.Sort(u.Members)
 		out["user "+id] = fmt.Sprint(u.Members)
+		out["receipt "+id] = x.receiptOf(who, id)
 	}
 	for _, s := range x.segments(who) {
 		for _, unit := range []string{"identities", "users"} {
@@ -327,6 +334,25 @@ func (x *strangers) sights(who string) map[string]string {
 		}
 	}
 	return out
+}
+
+// receiptOf is what the newest receipt that a client is told says of what was there.
+func (x *strangers) receiptOf(who, id string) string {
+	x.t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; {
+		_, answer := x.ask(who, "GET", "/v1/optouts/"+id, nil)
+		var s proto.OptOutState
+		x.decode(answer, &s)
+		switch r := s.Receipt; {
+		case r != nil:
+			return fmt.Sprintf("%s %t %s, %d also, %d copies, %d members, generation %d", r.Action, r.Everywhere, r.Client, r.Also, r.CopiesRetracted, r.MembersRefreshed, r.Generation)
+		case s.Since == nil:
+			return "none"
+		case time.Now().After(deadline):
+			x.t.Fatalf("%s has no receipt: %s", id, answer)
+		}
+		time.Sleep(10 * time.Millisecond) // nothing tells that a cut is final
+	}
 }
 
 func (x *strangers) segments(who string) (ids []string) {
