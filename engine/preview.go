@@ -34,18 +34,24 @@ func (n *Node) Preview(ctx context.Context, client proto.ClientInfo, s proto.Seg
 		return proto.SegmentPreview{}, err
 	}
 	s.Scope = scope.String()
-	if err := n.checkSpec(client, segments.Definition{ID: s.ID, Scope: scope, Rule: rule}, s.Backfill); err != nil {
+	cost, err := n.checkSpec(client, segments.Definition{ID: s.ID, Scope: scope, Rule: rule}, s.Backfill)
+	if err != nil {
 		return proto.SegmentPreview{}, err
 	}
 	p := preview{node: n, client: client, spec: s, rule: rule, now: n.now()}
-	return p.judge(ctx)
+	out, err := p.judge(ctx)
+	out.Cost = cost
+	return out, err
 }
 
-// checkSpec says what Define would.
-func (n *Node) checkSpec(client proto.ClientInfo, d segments.Definition, backfill bool) error {
+// checkSpec says what Define would, and what the rule would cost.
+func (n *Node) checkSpec(client proto.ClientInfo, d segments.Definition, backfill bool) (cost int, err error) {
 	n.registry.mu.Lock()
 	defer n.registry.mu.Unlock()
-	return n.mayDefine(client, d, backfill, n.registry.checkImported)
+	if err := n.mayDefine(client, d, backfill, n.registry.checkImported); err != nil {
+		return 0, err
+	}
+	return n.registry.rules.program(client.ID).AheadOf(d)
 }
 
 // preview is one under way.

@@ -33,19 +33,23 @@ func TestPreview(t *testing.T) {
 	for _, x := range []struct {
 		id, scope, when string
 		want            [5]uint64
+		cost            int
 	}{
-		{"fan", "identity", `count(event.section == "auto") >= 3`, [5]uint64{90, 60, 30, 0, 30}},
-		{"fan", "identity", `count(event.section == "auto") == 1`, [5]uint64{90, 60, 30, 30, 60}},
-		{"new", "user", `!member("fan")`, [5]uint64{90, 0, 30, 30, 0}},
+		{"fan", "identity", `count(event.section == "auto") >= 3`, [5]uint64{90, 60, 30, 0, 30}, 1},
+		{"fan", "identity", `count(event.section == "auto", "300d") == 1`, [5]uint64{90, 60, 30, 30, 60}, 4},
+		{"new", "user", `!member("fan")`, [5]uint64{90, 0, 30, 30, 0}, 3},
 	} {
 		spec := proto.SegmentSpec{ID: proto.SegmentID(x.id), Scope: x.scope, When: x.when, Backfill: true}
 		p, err := n.Preview(t.Context(), c, spec)
-		if err != nil || !p.Exact || p.Judged != 90 {
+		if err != nil || !p.Exact || p.Judged != 90 || p.Cost != x.cost {
 			t.Fatalf("%s: %+v, %v", x.when, p, err)
 		}
 		if diff := cmp.Diff(x.want, numbers(p)); diff != "" {
 			t.Errorf("%s: known, before, after, entering, leaving (-want +got):\n%s", x.when, diff)
 		}
+	}
+	if s, _ := n.Segment(c, "fan"); s.Cost != 1 {
+		t.Errorf("the segment's cost is %d", s.Cost)
 	}
 	if _, defined := n.Segment(c, "new"); defined || count(t, n, c, "fan") != 60 {
 		t.Error("a preview changed something")

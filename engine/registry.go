@@ -498,7 +498,9 @@ func (r *registry) keyRecords(c proto.ClientInfo) (list []proto.KeyInfo) {
 func (r *registry) specWithNext(c proto.ClientID, id proto.SegmentID) (s proto.SegmentSpec, next *proto.SegmentSpec, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s, ok = r.specs[c][id]
+	if s, ok = r.specs[c][id]; ok {
+		s.Cost = r.rules.program(c).Ahead(id)
+	}
 	if x, waits := r.next[c][id]; waits {
 		next = &x
 	}

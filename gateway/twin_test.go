@@ -213,7 +213,7 @@ func (t *twin) Preview(_ context.Context, c proto.ClientInfo, s proto.SegmentSpe
 		return proto.SegmentPreview{}, proto.Errorf(proto.CodeRule, "does not parse")
 	}
 	all, before, after, entering, leaving := uint64(900), uint64(100), uint64(120), uint64(50), uint64(30)
-	return proto.SegmentPreview{ID: s.ID, Identities: &all, Before: &before, After: &after, Entering: &entering, Leaving: &leaving, Judged: 900, Exact: true}, nil
+	return proto.SegmentPreview{ID: s.ID, Identities: &all, Before: &before, After: &after, Entering: &entering, Leaving: &leaving, Judged: 900, Exact: true, Cost: 4}, nil
 }
 
 // RuleMentions finds one thing in a rule that says so.

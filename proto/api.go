@@ -184,6 +184,9 @@ type SegmentSpec struct {
 	// How much of it, from 0 to 1, until it is filled.
 	Progress *float64     `json:"progress,omitempty"`
 	Next     *SegmentNext `json:"next,omitempty"`
+	// Cost is how many steps an event may take at most to look ahead to when time alone
+	// changes the rule's value, with all that it reaches by member().
+	Cost int `json:"cost,omitempty"`
 }
 
 // SegmentNext is the version of a segment that is being filled from history, and
@@ -208,6 +211,7 @@ type SegmentPreview struct {
 	Below      int       `json:"below,omitempty"` // the floor
 	Judged     uint64    `json:"judged"`          // identities that were looked at
 	Exact      bool      `json:"exact"`
+	Cost       int       `json:"cost"` // as in SegmentSpec
 }
 
 // Answered tells how much of the hash space an answer covers.

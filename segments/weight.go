@@ -76,6 +76,29 @@ func (p *Program) weigh() {
 	clear(p.unweighed)
 }
 
+// Ahead is how many steps it takes at most to look ahead to when time alone changes the
+// value of what answers for a segment, with all that it reaches by member(): 0 of one that
+// is not defined. The sum over all that is defined, and over what waits beside it, is
+// bounded by AheadMax where something is to be saved.
+func (p *Program) Ahead(id proto.SegmentID) int {
+	p.weigh()
+	if s := p.byID[id]; s != nil {
+		return s.ahead
+	}
+	return 0
+}
+
+// AheadOf is Ahead as it would be with d, of which Check has no doubt.
+func (p *Program) AheadOf(d Definition) (int, error) {
+	refs, err := p.refs(d)
+	if err != nil {
+		return 0, err
+	}
+	after := proposal{self: p.byID[d.ID], refs: refs, weight: d.Rule.weight}
+	sum, err := after.check(after.self, d.ID)
+	return sum.ahead(), err
+}
+
 // afford is check with the bounds of what rules cost at an event. They are for
 // what is to be saved: what was saved before there were any is obeyed.
 func (p *Program) afford(d Definition, beside bool) error {

@@ -74,6 +74,40 @@ func TestLookingAheadIsBounded(t *testing.T) {
 	}
 }
 
+// What is told of a rule's cost is what is bounded, before it is saved as after.
+func TestAheadIsTold(t *testing.T) {
+	c := &client{T: t, Program: segments.NewProgram()}
+	tell := func(id, text string, want int) {
+		t.Helper()
+		d := segments.Definition{Key: c.key + 1, ID: proto.SegmentID(id), Rule: compile(t, text)}
+		before, err := c.AheadOf(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.save(id, "%s", text); err != nil {
+			t.Fatal(err)
+		}
+		if after := c.Ahead(d.ID); before != want || after != want {
+			t.Errorf("%s costs %d before it is saved and %d after, want %d", text, before, after, want)
+		}
+	}
+	tell("ever", `count(event.b == 1) >= 1`, 1)
+	tell("ordinary", `count(event.b == 1, "30d") >= 1`, 1+3)
+	tell("two", `count(event.b == 1, "30d") >= 1 && days(event.c == 1, "7d") >= 2`, 3*(1+6))
+	tell("sum", `sum(event.a, "30d") >= 1`, 1000+1+1000)
+	tell("over", `member("ordinary") && count(event.c == 1, "7d") >= 1`, (3+1)*(1+6))
+	tell("ordinary", `count(event.b == 1) >= 2`, 1)
+	if got := c.Ahead("over"); got != 4*(1+3) { // with what it reaches as it is now
+		t.Errorf("a rule over one that was edited costs %d", got)
+	}
+	if got := c.Ahead("none"); got != 0 {
+		t.Errorf("what is not defined costs %d", got)
+	}
+	if _, err := c.AheadOf(segments.Definition{Key: 99, ID: "x", Rule: compile(t, `member("none")`)}); proto.CodeOf(err) != proto.CodeNotFound {
+		t.Errorf("a rule over nothing: %v", err)
+	}
+}
+
 // A pattern on a trait is tried once at an event, however far its rule looks ahead.
 func TestTraitsAreTriedOnce(t *testing.T) {
 	c := &client{T: t, Program: segments.NewProgram()}

@@ -323,9 +323,9 @@ func newSegmentsListCommand(c *connection) *cobra.Command {
 			return printJSON(cmd, out)
 		}
 		w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "ID\tSCOPE\tSIZE\tWHEN")
+		fmt.Fprintln(w, "ID\tSCOPE\tSIZE\tCOST\tWHEN")
 		for _, s := range out.Segments {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", s.ID, s.Scope, sizeOf(s), s.When)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\n", s.ID, s.Scope, sizeOf(s), s.Cost, s.When)
 		}
 		return w.Flush()
 	}
@@ -358,7 +358,7 @@ func newSegmentsShowCommand(c *connection) *cobra.Command {
 		if *asJSON {
 			return printJSON(cmd, s)
 		}
-		printf(cmd, "id:      %s\nscope:   %s\nwhen:    %s\nsize:    %s\nversion: %d\n", s.ID, s.Scope, s.When, sizeOf(s), s.Version)
+		printf(cmd, "id:      %s\nscope:   %s\nwhen:    %s\nsize:    %s\ncost:    %d\nversion: %d\n", s.ID, s.Scope, s.When, sizeOf(s), s.Cost, s.Version)
 		if s.Filled != nil && !*s.Filled {
 			printf(cmd, "filled:  %s\n", unfilledText(s))
 		}
