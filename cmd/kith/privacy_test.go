@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -11,11 +12,15 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
 
 	"kith/gateway"
 	"kith/internal/config"
+	"kith/internal/porttest"
 )
 
 // What a route does with people.
@@ -155,6 +160,18 @@ var privacyRoutes = map[string]privacyRoute{
 	"service GET /metrics":                           {},
 }
 
+// privacySubjects are the subjects of NATS on which something is asked or told of people,
+// in the order of the table.
+var privacySubjects = []struct {
+	subject string
+	privacyRoute
+}{
+	{"kith.in.demo", privacyRoute{does: doesStore, body: `{"events":[{"event":"page","identities":["{browser}"],"props":{"section":"auto"}}]}`}},
+	{"kith.query.lookup", privacyRoute{does: doesTell, body: `{"client":"demo","identities":["{browser}"]}`}},
+	{"kith.query.count", privacyRoute{does: doesCount, body: `{"client":"demo","expr":"private"}`, marker: `"count":%d,`}},
+	{"kith.optout", privacyRoute{does: doesCut, body: `{"identity":"{browser}"}`}},
+}
+
 func privacyBid(s *privacySignal) string {
 	if s == nil {
 		s = &privacySignal{}
@@ -166,6 +183,7 @@ func privacyBid(s *privacySignal) string {
 type privacyNode struct {
 	t    *testing.T
 	g    *gateway.Gateway
+	nats *nats.Conn
 	last int // person
 }
 
@@ -174,6 +192,7 @@ func newPrivacyNode(t *testing.T) *privacyNode {
 	c := config.Default()
 	c.Data = t.TempDir()
 	c.UseDev()
+	c.NATS.Listen = porttest.Free(t)
 	log := slog.New(slog.DiscardHandler)
 	n, m, err := openNode(t.Context(), c, nil, false, log)
 	if err != nil {
@@ -188,10 +207,49 @@ func newPrivacyNode(t *testing.T) *privacyNode {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &privacyNode{t: t, g: g}
+	p := &privacyNode{t: t, g: g, nats: natsOf(t, g, n, c)}
 	p.must("PUT", "/v1/segments/private?client=demo", `{"scope":"identity","when":"count(event.section == \"auto\", \"30d\") >= 1"}`)
 	p.must("POST", "/v1/keys", `{"client":"beat","role":"client"}`)
 	return p
+}
+
+// natsOf has the gateway answer messages, and connects to the node's NATS as others do.
+func natsOf(t *testing.T, g *gateway.Gateway, n node, c config.Config) *nats.Conn {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	ready, done := make(chan struct{}), make(chan error, 1)
+	go func() { done <- g.ServeNATS(ctx, n.Conn(), func() { close(ready) }) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	<-ready
+	nc, err := nats.Connect("nats://"+c.NATS.Listen, nats.Token(config.DevAdminKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	return nc
+}
+
+// message asks by NATS; status is as over HTTP.
+func (p *privacyNode) message(subject, body string, header http.Header) (status int, answer string) {
+	p.t.Helper()
+	m := &nats.Msg{Subject: subject, Data: []byte(body), Header: nats.Header{"Authorization": {"Bearer " + config.DevAdminKey}}}
+	for name, values := range header {
+		m.Header[name] = values
+	}
+	r, err := p.nats.RequestMsg(m, time.Minute)
+	if err != nil {
+		p.t.Fatalf("%s: %v", subject, err)
+	}
+	status = http.StatusOK
+	if r.Header.Get(micro.ErrorCodeHeader) != "" {
+		status = http.StatusBadRequest
+	}
+	return status, string(r.Data)
 }
 
 // must asks the service plane as an admin.
@@ -278,6 +336,9 @@ func (p *privacyNode) ask(name string, route privacyRoute, value string, s *priv
 		body = route.bid(s)
 	}
 	header := http.Header{}
+	if plane == "NATS" {
+		return p.askMessage(rest, strings.ReplaceAll(body, "{browser}", "browser:"+value), route.marker, s)
+	}
 	if route.form {
 		header.Set("Content-Type", "application/x-www-form-urlencoded")
 		header.Set("Sec-Fetch-Site", "same-origin")
@@ -331,6 +392,28 @@ func (p *privacyNode) ask(name string, route privacyRoute, value string, s *priv
 	return x
 }
 
+// askMessage is ask by NATS: what a browser says goes along as its header, what a query
+// says in one of its own.
+func (p *privacyNode) askMessage(subject, body, marker string, s *privacySignal) (x seen) {
+	p.t.Helper()
+	if marker == "" {
+		marker = "private"
+	}
+	header := http.Header{}
+	if s != nil {
+		if h, v, ok := strings.Cut(s.header, ": "); ok {
+			header[h] = []string{v}
+		}
+		if s.query != "" {
+			header["Kith-Consent"] = []string{s.query}
+		}
+	}
+	before := p.held()
+	x.status, x.answer = p.message(subject, body, header)
+	x.stored, x.told = !slices.Equal(before, p.held()), strings.Contains(x.answer, marker)
+	return x
+}
+
 func withQuery(target, query string) string {
 	if strings.Contains(target, "?") {
 		return target + "&" + query
@@ -341,7 +424,7 @@ func withQuery(target, query string) string {
 // cell asks a route with a signal and gives what the table says of it.
 func (p *privacyNode) cell(name string, route privacyRoute, s *privacySignal) string {
 	p.t.Helper()
-	if s.cookie && strings.HasPrefix(name, "service ") {
+	if s.cookie && !strings.HasPrefix(name, "public ") {
 		return "–" // a server has no cookie of a person's
 	}
 	value := p.person(true)
@@ -451,22 +534,10 @@ func TestPrivacyTable(t *testing.T) {
 			fmt.Fprintf(&nobody, "- %s: `%s %s`\n", r.Plane, r.Method, r.Path)
 			continue
 		}
-		fmt.Fprintf(&table, "| %s `%s %s` | %s |", r.Plane, r.Method, r.Path, route.does)
-		many := route.does == doesCount || route.does == doesList
-		if !many {
-			p.control(name, route)
-		}
-		for _, s := range privacySignals {
-			switch {
-			case !many:
-				table.WriteString(" " + p.cell(name, route, s) + " |")
-			case s.cut:
-				table.WriteString(" " + p.many(name, route) + " |")
-			default:
-				table.WriteString(" – |")
-			}
-		}
-		table.WriteString("\n")
+		p.row(&table, name, fmt.Sprintf("%s `%s %s`", r.Plane, r.Method, r.Path), route)
+	}
+	for _, x := range privacySubjects {
+		p.row(&table, "NATS "+x.subject, "NATS `"+x.subject+"`", x.privacyRoute)
 	}
 	for name := range privacyRoutes {
 		if !listed[name] {
@@ -474,6 +545,27 @@ func TestPrivacyTable(t *testing.T) {
 		}
 	}
 	compareTable(t, "../../docs/privacy.md", table.String()+"\nThese concern nobody, or nobody in particular:\n\n"+nobody.String())
+}
+
+// row asks a route with every signal and writes its row.
+func (p *privacyNode) row(table *strings.Builder, name, shown string, route privacyRoute) {
+	p.t.Helper()
+	fmt.Fprintf(table, "| %s | %s |", shown, route.does)
+	many := route.does == doesCount || route.does == doesList
+	if !many {
+		p.control(name, route)
+	}
+	for _, s := range privacySignals {
+		switch {
+		case !many:
+			table.WriteString(" " + p.cell(name, route, s) + " |")
+		case s.cut:
+			table.WriteString(" " + p.many(name, route) + " |")
+		default:
+			table.WriteString(" – |")
+		}
+	}
+	table.WriteString("\n")
 }
 
 // nobody asks a route that concerns nobody with the browser's own signals.
