@@ -618,6 +618,21 @@ func TestConsoleKeyboardInABrowser(t *testing.T) {
 	press(kb.Escape)
 	c.until(`!document.querySelector("dialog") && document.activeElement.matches("[data-optout]")`)
 	c.text(`document.querySelector(".skip").focus()`)
+	tabTo(`#nav a[data-view=overlap]`)
+	press(kb.Enter)
+	c.until(`document.querySelectorAll("td.heat").length === 25`)
+	tabTo(".choose summary")
+	press(kb.Enter)
+	c.until(`document.querySelector(".choose[open]")`)
+	tabTo(".tick input")
+	press(" ")
+	c.until(`document.querySelectorAll("td.heat").length === 16`)
+	c.until(`document.activeElement.matches(".tick input:not(:checked)")`)
+	tabTo(".heatmap th a, .scroll[aria-label=Overlap]")
+	tabTo(".heatmap th a")
+	press(kb.Enter)
+	c.until(`location.hash.startsWith("#/segments/")`)
+	c.text(`document.querySelector(".skip").focus()`)
 	tabTo("#theme")
 	press(kb.Enter)
 	c.until(`document.documentElement.dataset.theme === "light"`)
@@ -731,6 +746,9 @@ func TestConsoleStatesInABrowser(t *testing.T) {
 	c.signIn(config.DevAdminKey)
 	c.receiptStates(n)
 	c.manyLetters()
+	c.replaysALetter()
+	c.drainsANode()
+	c.manyDays(n)
 	c.userErrors()
 	c.explainAddress(n)
 	c.watchedViews(n)
@@ -790,6 +808,103 @@ func (c *consoleTab) manyLetters() {
 	if got := c.text(`document.querySelector(".body").textContent`); strings.Contains(got, "are shown") {
 		c.t.Errorf("where all are listed it says %.200s", got)
 	}
+	c.really()
+}
+
+// yes answers the page's question.
+func (c *consoleTab) yes(says string) {
+	c.t.Helper()
+	c.shows("dialog[open]", says)
+	c.click("dialog button[value=yes]")
+	c.until(`!document.querySelector("dialog")`)
+}
+
+// replaysALetter: a command that was set aside is submitted again once, when that is
+// confirmed, by its id.
+func (c *consoleTab) replaysALetter() {
+	c.t.Helper()
+	c.text(`window.asked = []`)
+	c.instead(`/deadletters/`, `(i, u, o) => {
+		if (o.method !== "GET") asked.push(o.method + " " + u);
+		return new Response(JSON.stringify(o.method !== "GET" ? {} : { deadletters: ["0:7:1", "0:9:0"].map((id, k) => ({ id, lane: 0, time: "2026-11-30T12:00:00Z", reason: "boom", replayed: k === 0 && asked.length > 0 })) }));
+	}`)
+	c.view("count", "Count")
+	c.view("letters", "Dead letters")
+	c.until(`document.querySelectorAll("tbody tr button").length === 2`)
+	c.click("tbody tr button")
+	c.shows("dialog[open]", "0:7:1")
+	c.click("dialog button[value=no]")
+	c.until(`!document.querySelector("dialog")`)
+	c.click("tbody tr button")
+	c.yes("0:7:1")
+	c.shows(".toast", "0:7:1 was submitted again")
+	c.shows("tbody tr:first-child .chip", "replayed")
+	if got := c.text(`asked.join() + ", " + document.querySelectorAll("tbody tr button").length`); got != "POST /v1/deadletters/0%3A7%3A1/replay, 1" {
+		c.t.Errorf("replaying asks %s", got)
+	}
+	c.instead(`/deadletters/`, `(i, u, o) => o.method === "GET" ? null : `+refusal)
+	c.text(`document.querySelector(".toast").remove()`)
+	c.click("tbody tr button")
+	c.yes("0:9:0")
+	c.shows(".toast.bad", "not now")
+	c.shows(".state.empty", "No dead letters") // the node's own
+	c.really()
+}
+
+// drainsANode: a node is drained when that is confirmed, and is shown so until it is ended.
+func (c *consoleTab) drainsANode() {
+	c.t.Helper()
+	c.text(`window.asked = []`)
+	c.instead(`/cluster/`, `async (i, u, o) => {
+		if (o.method !== "GET") {
+			asked.push(o.method + " " + u);
+			return new Response("{}");
+		}
+		const x = await (await window.really(u, o)).json();
+		x.nodes.push({ ...structuredClone(x.nodes[0]), name: "n 2", draining: asked.length === 1 });
+		return new Response(JSON.stringify(x));
+	}`)
+	c.view("cluster", "Cluster")
+	c.click(".node-card:nth-child(2) button")
+	c.yes("Drain n 2?")
+	c.shows(".toast", "Done")
+	c.shows(".node-card:nth-child(2) .chip", "draining")
+	c.picture("draining")
+	c.shows(".node-card:nth-child(2) button", "End draining")
+	c.click(".node-card:nth-child(2) button")
+	c.shows(".node-card:nth-child(2) .chip", "ready")
+	if got := c.text(`asked.join()`); got != "POST /v1/cluster/nodes/n%202/drain,DELETE /v1/cluster/nodes/n%202/drain" {
+		c.t.Errorf("draining asks %s", got)
+	}
+	c.really()
+}
+
+// manyDays: of a long time each day is a point, those without a number are gaps, and the
+// axis has as many days as can be read.
+func (c *consoleTab) manyDays(n *liveNode) {
+	c.t.Helper()
+	n.tell(c.t, config.DevKey, "PUT", "/v1/segments/long", sent{"when": `count(true) >= 1`})
+	c.instead(`/long.sizes/`, `(i, u) => {
+		const first = Date.parse(new URLSearchParams(u.split("?")[1]).get("from"));
+		const days = Math.round((Date.now() - first) / 86400e3 + 0.5);
+		return new Response(JSON.stringify({ sizes: Array.from({ length: days }, (_, k) => ({ day: new Date(first + k * 86400e3).toISOString().slice(0, 10), identities: k % 40 === 7 ? null : 1000 + 17 * k, below: k % 40 === 7 ? 50 : undefined, so_far: k === days - 1 })) }));
+	}`)
+	c.view("segments/long", "long")
+	c.until(`document.querySelector(".segmented button[data-days]")`)
+	c.text(`[...document.querySelectorAll(".segmented button[data-days]")].at(-1).click()`)
+	c.until(`document.querySelector(".segmented button:last-child[aria-pressed=true]") && document.querySelectorAll(".chart circle.point").length > 300`)
+	days := c.text(`document.querySelector(".segmented button:last-child").dataset.days`)
+	if got := c.text(`document.querySelectorAll("svg[aria-label='Size by day'] circle.point").length + Math.floor((` + days + ` - 8) / 40) + 1`); got != days {
+		c.t.Errorf("of %s days %s are points or gaps", days, got)
+	}
+	const apart = `(() => { const t = [...document.querySelectorAll("svg[aria-label='Size by day'] text.axis")].filter((e) => e.getAttribute("text-anchor") !== "end" || +e.getAttribute("x") > 400).map((e) => e.getBoundingClientRect()).sort((a, b) => a.left - b.left); return t.length > 3 && t.every((r, i) => !i || r.left >= t[i - 1].right); })()`
+	if got := c.text(apart); got != "true" {
+		c.t.Error("the days of the axis lie upon one another")
+	}
+	c.shows(".body", "Days with fewer than 50 are gaps")
+	c.text(`[...document.querySelectorAll("svg[aria-label='Size by day'] circle.point")].at(-1).dispatchEvent(new Event("pointerenter"))`)
+	c.shows(".chart-says", "so far")
+	c.picture("many-days")
 	c.really()
 }
 
