@@ -897,6 +897,10 @@ func (c *consoleTab) manyDays(n *liveNode) {
 	if got := c.text(`document.querySelectorAll("svg[aria-label='Size by day'] circle.point").length + Math.floor((` + days + ` - 8) / 40) + 1`); got != days {
 		c.t.Errorf("of %s days %s are points or gaps", days, got)
 	}
+	// They touch: the line is to be seen, and of them only the day that is not over.
+	if got := c.text(`[...document.querySelectorAll("svg[aria-label='Size by day'] circle.point")].filter((e) => getComputedStyle(e).opacity !== "0").length`); got != "1" {
+		c.t.Errorf("%s points hide the line", got)
+	}
 	const apart = `(() => { const t = [...document.querySelectorAll("svg[aria-label='Size by day'] text.axis")].filter((e) => e.getAttribute("text-anchor") !== "end" || +e.getAttribute("x") > 400).map((e) => e.getBoundingClientRect()).sort((a, b) => a.left - b.left); return t.length > 3 && t.every((r, i) => !i || r.left >= t[i - 1].right); })()`
 	if got := c.text(apart); got != "true" {
 		c.t.Error("the days of the axis lie upon one another")

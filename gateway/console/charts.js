@@ -39,6 +39,9 @@ export function lineChart(title, points) {
   });
   const path = (r) => r.map(([a, b], i) => (i ? "L" : "M") + a.toFixed(1) + " " + b.toFixed(1)).join("");
   const every = Math.max(1, Math.ceil((points.length * 90) / W));
+  // Points that touch would hide their line: they show where there is none, and in use.
+  const gap = (i) => !points[i] || points[i].value === null;
+  const kind = (p, i) => "point" + (p.soFar ? " open" : points.length * 12 > W && !(gap(i - 1) && gap(i + 1)) ? " faint" : "");
   const says = h("output", { class: "chart-says", "aria-live": "polite" }, "\u00a0");
   const say = (p) => () => { says.textContent = `${day(p.day)}${p.soFar ? " so far" : ""}: ${number(p.value)}`; };
   return h("figure", { class: "chart" },
@@ -47,7 +50,7 @@ export function lineChart(title, points) {
       points.map((p, i) => (points.length - 1 - i) % every === 0 && s("text", { class: "axis", x: x(i), y: H - 8, "text-anchor": i === points.length - 1 && points.length > 1 ? "end" : "middle" }, day(p.day))),
       runs.map((r) => r.length > 1 && s("path", { class: "area", d: `${path(r)}L${r[r.length - 1][0]} ${y(y0)}L${r[0][0]} ${y(y0)}Z` })),
       runs.map((r) => s("path", { class: "line", d: path(r) })),
-      points.map((p, i) => p.value !== null && s("circle", { class: "point" + (p.soFar ? " open" : ""), cx: x(i), cy: y(p.value), r: 4, tabindex: 0, role: "img", "aria-label": `${day(p.day)}: ${number(p.value)}`, onfocus: say(p), onpointerenter: say(p) }))),
+      points.map((p, i) => p.value !== null && s("circle", { class: kind(p, i), cx: x(i), cy: y(p.value), r: 4, tabindex: 0, role: "img", "aria-label": `${day(p.day)}: ${number(p.value)}`, onfocus: say(p), onpointerenter: say(p) }))),
     h("figcaption", {}, says));
 }
 
