@@ -128,6 +128,9 @@ func (g *Gateway) declare(w http.ResponseWriter, r *http.Request, v *visit, x de
 		cut, err := g.cutOwn(w, r, v, true)
 		return declared{OptedOut: true, Final: cut.Final, Receipt: cut.Receipt}, err
 	}
+	if _, all := g.proofsMissing(v); all {
+		return declared{}, errUnprovenBrowser
+	}
 	client, err := g.clientNamed(x.Client)
 	if err != nil {
 		return declared{}, err
@@ -158,13 +161,14 @@ func (g *Gateway) declare(w http.ResponseWriter, r *http.Request, v *visit, x de
 	}
 	g.keep(w, *v, browser)
 	v.browser, v.several = browser, nil
+	v.proofs = append(v.proofs, g.browserProof(browser)) // it is on its way
 	return declared{Position: pos.String()}, nil
 }
 
-// takeBack removes traits of all that the browser carries, whatever speaks against
-// storing any.
+// takeBack removes traits of all that the browser carries and may change, whatever speaks
+// against storing any.
 func (g *Gateway) takeBack(ctx context.Context, client proto.ClientInfo, v *visit, set []proto.Prop) (declared, error) {
-	browsers := v.toCut()
+	browsers := g.own(v, v.toCut())
 	if len(browsers) == 0 {
 		return declared{OptedOut: v.signal != ""}, nil
 	}

@@ -65,6 +65,9 @@ type Config struct {
 	// CookieInsecure leaves Secure, SameSite=None and Partitioned out, for
 	// tests over plain HTTP from other hosts than localhost.
 	CookieInsecure bool
+	// CookieProof has a browser that gets an identity get a proof of it too, and is shown
+	// what is held of it by that alone. All nodes must agree.
+	CookieProof bool
 	// Origins are, for each client, the web origins ("https://example.com")
 	// whose pages may read answers of the public plane. A client that is not
 	// named answers to all origins, but tells a browser's segments to pages of

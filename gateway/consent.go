@@ -48,8 +48,8 @@ func (g *Gateway) optOut(w http.ResponseWriter, r *http.Request) error {
 // of more than are cut it is not final, and they stay named.
 func (g *Gateway) cutOwn(w http.ResponseWriter, r *http.Request, v *visit, everywhere bool) (ownOptOut, error) {
 	answer, began := ownOptOut{OptedOut: true}, time.Now()
-	states, err := g.ownCuts(r, v.toCut(), func(id proto.Identity) (proto.OptOutState, error) {
-		return g.cutOut(r.Context(), proto.ClientInfo{}, optOutRequest{Identity: string(id), Everywhere: everywhere})
+	states, err := g.ownCuts(r, v, v.toCut(), func(id proto.Identity) (proto.OptOutState, error) {
+		return g.cutOut(r.Context(), g.toldOf(v, id), optOutRequest{Identity: string(id), Everywhere: everywhere})
 	})
 	if err != nil {
 		return answer, notCut(err)
@@ -59,7 +59,7 @@ func (g *Gateway) cutOwn(w http.ResponseWriter, r *http.Request, v *visit, every
 		return answer, notCut(err)
 	}
 	states = append(states, more...)
-	g.awaitFinal(r.Context(), states, began)
+	g.awaitFinal(r.Context(), v, states, began)
 	answer.add(states)
 	if v.endless {
 		answer.Final, answer.Receipt = new(bool), nil
@@ -141,7 +141,8 @@ func (g *Gateway) liftOwn(w http.ResponseWriter, r *http.Request, v *visit) {
 // stillOut opts the browser's identity in, if it is opted out, and reports
 // whether it has to be given up instead: the visitor then gets a new one. So has one
 // that an opt-out was to cut and did not: who comes back begins with nothing. And so has
-// one of which nothing would be kept for long, since the clock was set back.
+// one of which nothing would be kept for long, since the clock was set back; and one
+// without its proof, whose opt-out might be somebody else's.
 func (g *Gateway) stillOut(r *http.Request, v *visit) bool {
 	id := v.browser
 	ctx, cancel := cutContext(r.Context())
@@ -149,6 +150,9 @@ func (g *Gateway) stillOut(r *http.Request, v *visit) bool {
 	s, err := g.deps.OptOuts.OptOutState(ctx, id)
 	if err != nil || !s.OptedOut {
 		return err != nil || v.cookie
+	}
+	if g.unproven(v, id) {
+		return true
 	}
 	done, err := g.admitOwn(r, id)
 	if err != nil {

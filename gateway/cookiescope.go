@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"kith/proto"
 )
 
 // This file has a browser that sends several kith_id end up with one, and takes cookies
@@ -41,14 +43,20 @@ func cookieDomains(host, configured string) []string {
 	return list
 }
 
-// dropBrowser takes the browser's cookie away: if one came, in every scope, so that none
-// answers for it later.
+// dropBrowser takes the browser's cookie away, and its proof: what came in every scope, so
+// that none answers for it later.
 func (g *Gateway) dropBrowser(w http.ResponseWriter, v *visit) {
-	if !v.idSent {
-		g.setCookie(w, browserCookie, "", -1)
+	if len(v.proofs) > 0 { // whether or not any are given out now
+		g.clearScopes(w, v, proofCookie)
+	}
+	if v.idSent {
+		g.clearScopes(w, v, browserCookie)
 		return
 	}
-	g.clearScopes(w, v, browserCookie)
+	g.setCookie(w, browserCookie, "", -1)
+	if g.c.CookieProof && len(v.proofs) == 0 {
+		g.setCookie(w, proofCookie, "", -1)
+	}
 }
 
 // clearScopes takes a cookie that came away in every scope that it may have. One that did
@@ -68,10 +76,14 @@ func (g *Gateway) clearScopes(w http.ResponseWriter, v *visit, name string) {
 	}
 }
 
-// keepBrowser gives the browser its cookie for a time, instead of any others.
-func (g *Gateway) keepBrowser(w http.ResponseWriter, v *visit, value string, age time.Duration) {
+// keepBrowser gives the browser its cookie for a time, instead of any others, and the
+// proof unless it named that identity without one.
+func (g *Gateway) keepBrowser(w http.ResponseWriter, v *visit, id proto.Identity, age time.Duration) {
 	if v.doubled {
 		g.dropBrowser(w, v)
 	}
-	g.setCookie(w, browserCookie, value, age)
+	g.setCookie(w, browserCookie, id.Value(), age)
+	if g.c.CookieProof && !g.unproven(v, id) {
+		g.setCookie(w, proofCookie, g.browserProof(id), age)
+	}
 }

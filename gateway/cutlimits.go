@@ -212,12 +212,12 @@ func (g *Gateway) limitedCut(wait time.Duration, format string, args ...any) err
 
 // ownCut has cut take an identity of a browser's own out. One whose opt-out is
 // final already is told how it stands: each cut writes for ever.
-func (g *Gateway) ownCut(r *http.Request, id proto.Identity, cut func() (proto.OptOutState, error)) (proto.OptOutState, error) {
+func (g *Gateway) ownCut(r *http.Request, v *visit, id proto.Identity, cut func() (proto.OptOutState, error)) (proto.OptOutState, error) {
 	if err := g.admitNetwork(r); err != nil {
 		g.linger(r.Context(), g.c.RefusalPause)
 		return proto.OptOutState{}, err
 	}
-	if s, err := g.deps.OptOuts.OptOutState(r.Context(), id); err == nil && s.OptedOut && s.Final {
+	if s, err := g.deps.OptOuts.OptOutStateFor(r.Context(), g.toldOf(v, id), id); err == nil && s.OptedOut && s.Final {
 		return stateOf(s, id), nil
 	}
 	done, err := g.admitVisitor(id)
@@ -231,12 +231,12 @@ func (g *Gateway) ownCut(r *http.Request, id proto.Identity, cut func() (proto.O
 
 // ownCuts is ownCut of all that a browser carries, at once: one after another many would
 // take longer than who asked waits. An error means that some may be cut and some not.
-func (g *Gateway) ownCuts(r *http.Request, ids []proto.Identity, cut func(proto.Identity) (proto.OptOutState, error)) ([]proto.OptOutState, error) {
+func (g *Gateway) ownCuts(r *http.Request, v *visit, ids []proto.Identity, cut func(proto.Identity) (proto.OptOutState, error)) ([]proto.OptOutState, error) {
 	states, errs := make([]proto.OptOutState, len(ids)), make([]error, len(ids))
 	var going sync.WaitGroup
 	for i, id := range ids {
 		going.Go(func() {
-			states[i], errs[i] = g.ownCut(r, id, func() (proto.OptOutState, error) { return cut(id) })
+			states[i], errs[i] = g.ownCut(r, v, id, func() (proto.OptOutState, error) { return cut(id) })
 		})
 	}
 	going.Wait()
@@ -257,7 +257,7 @@ const (
 
 // awaitFinal looks at cuts of a browser's own until all are final, or the time since the
 // request began is over: who asked is a person, who will not ask once more for the receipt.
-func (g *Gateway) awaitFinal(ctx context.Context, list []proto.OptOutState, began time.Time) {
+func (g *Gateway) awaitFinal(ctx context.Context, v *visit, list []proto.OptOutState, began time.Time) {
 	going := func(s proto.OptOutState) bool { return !s.Final }
 	if !slices.ContainsFunc(list, going) || !reserve(&g.cuts.awaiting, 1, awaitingMax) {
 		return
@@ -272,7 +272,7 @@ func (g *Gateway) awaitFinal(ctx context.Context, list []proto.OptOutState, bega
 			case <-ctx.Done():
 				return
 			}
-			if now, err := g.deps.OptOuts.OptOutState(ctx, s.Identity); err == nil && now.OptedOut == s.OptedOut {
+			if now, err := g.deps.OptOuts.OptOutStateFor(ctx, g.toldOf(v, s.Identity), s.Identity); err == nil && now.OptedOut == s.OptedOut {
 				now.Identity = s.Identity
 				*s = now
 			}

@@ -26,6 +26,12 @@ var (
 	TCAllows       = func(s string, vendor int) bool { return tcAllows(s, tcNeeded, vendor) }
 )
 
+// BrowserProof is the cookie that proves a browser's identity.
+func (g *Gateway) BrowserProof(id proto.Identity) string { return g.browserProof(id) }
+
+// Unheard is for whom a receipt is that counts nothing.
+var Unheard = unheard
+
 // BidSegmentsMax is how many segments an answer to a bid request holds.
 const BidSegmentsMax = bidSegmentsMax
 

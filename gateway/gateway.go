@@ -72,6 +72,8 @@ type Gateway struct {
 	bids sync.Pool // *bid
 	macs sync.Pool // hash.Hash, of pseudonyms
 
+	proofKey []byte // of browsers' proofs
+
 	cookies map[cookieKind]string // attributes of those that are set for each event; read only after New
 
 	limiters sync.Map // limiterKey -> *rate.Limiter, at most two a client
@@ -140,6 +142,7 @@ func New(c Config, deps Dependencies) (*Gateway, error) {
 	g.lookups.New = func() any { return new(lookup) }
 	g.bids.New = func() any { return new(bid) }
 	g.macs.New = newMAC(g.c.PseudonymKey)
+	g.proofKey = derivedKey(g.c.PseudonymKey, "proofs of browsers")
 	g.limitsLookups = g.c.limitsSomeLookups()
 	g.cuts = newCutLimits(&g.c)
 	g.addressHeader = http.CanonicalHeaderKey(g.c.AddressHeader)

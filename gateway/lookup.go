@@ -430,8 +430,9 @@ func (g *Gateway) ownSegments(w http.ResponseWriter, r *http.Request) error {
 	w.Header()["Cache-Control"] = noStore
 	l := g.takeLookup()
 	defer g.freeLookup(l)
-	own := v.browser
+	own := g.ownBrowser(&v)
 	if own == "" {
+		g.sayUnproven(w, &v)
 		own, _ = g.statisticalID(&v, r, client)
 	}
 	if own == "" {

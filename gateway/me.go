@@ -18,9 +18,10 @@ func (g *Gateway) ownRecord(w http.ResponseWriter, r *http.Request) error {
 	g.judge(&v, r, client.Name)
 	g.keep(w, v, "")
 	w.Header()["Cache-Control"] = noStore
-	if v.browser != "" {
-		return g.tellRecord(w, r, &g.records.public, g.sharesOf(r, v.browser), client, v.browser, v.signal != "")
+	if own := g.ownBrowser(&v); own != "" {
+		return g.tellRecord(w, r, &g.records.public, g.sharesOf(r, own), client, own, v.signal != "")
 	}
+	g.sayUnproven(w, &v)
 	g.judgeIdentity(&v, client) // of several
 	before, after, err := recordEnds(proto.IdentityRecord{OptedOut: v.signal != ""})
 	if err == nil {
@@ -70,10 +71,15 @@ func (g *Gateway) eraseOwn(w http.ResponseWriter, r *http.Request) error {
 // forgetOwn erases what the browser is known by, its statistical ids too, and takes its
 // cookie away once all of that is under way: by the cookie an erasure that failed half is
 // asked for again. Of several identities the answer has the first receipt; of more than
-// are erased it is not final, and they stay named.
+// are erased it is not final, and they stay named, as do those without their proof, which
+// an opt-out has to reach.
 func (g *Gateway) forgetOwn(w http.ResponseWriter, r *http.Request, v *visit) (ownErasure, error) {
 	answer, began := ownErasure{Final: true}, time.Now()
-	states, err := g.ownCuts(r, v.toCut(), func(id proto.Identity) (proto.OptOutState, error) { return g.erase(r.Context(), nil, id) })
+	some, all := g.proofsMissing(v)
+	if all {
+		return answer, errUnprovenBrowser
+	}
+	states, err := g.ownCuts(r, v, g.own(v, v.toCut()), func(id proto.Identity) (proto.OptOutState, error) { return g.erase(r.Context(), nil, id) })
 	if err != nil {
 		return answer, err
 	}
@@ -81,12 +87,12 @@ func (g *Gateway) forgetOwn(w http.ResponseWriter, r *http.Request, v *visit) (o
 	if err != nil {
 		return answer, err
 	}
-	if len(states) > 0 && !v.endless {
+	if len(states) > 0 && !v.endless && !some {
 		g.dropBrowser(w, v)
 		v.leave()
 	}
 	states = append(states, more...)
-	g.awaitFinal(r.Context(), states, began)
+	g.awaitFinal(r.Context(), v, states, began)
 	for i := range states {
 		answer.Erased, answer.Final = true, answer.Final && states[i].Final
 		if answer.Receipt == nil {

@@ -84,15 +84,17 @@ type pageView struct {
 	Uncut     bool   // the browser's own opt-out was kept, but what is stored was not cut, or not seen to be
 	Signals   []pageSignal
 
-	Client  string
-	Clients []pageLink
-	Unasked bool // whether more clients hold something is not known
-	Several bool // the browser has several identities, so nothing is shown
-	Crowded bool // more than are looked at
-	Ages    []pageChoice
-	Genders []pageChoice
-	Traits  []pageTrait // the others
-	Held    *pageHeld
+	Client   string
+	Clients  []pageLink
+	Unasked  bool // whether more clients hold something is not known
+	Several  bool // the browser has several identities, so nothing is shown
+	Crowded  bool // more than are looked at
+	Unproven bool // one came without its proof
+	Barred   bool // and none came with it: there is nothing to show and to change
+	Ages     []pageChoice
+	Genders  []pageChoice
+	Traits   []pageTrait // the others
+	Held     *pageHeld
 }
 
 // outcome is what came of a form.

@@ -175,6 +175,7 @@ func (g *Gateway) choicesForm(w http.ResponseWriter, r *http.Request) error {
 // which clients hold something.
 func (g *Gateway) showChoices(w http.ResponseWriter, r *http.Request, status int, v *visit, x *pageView) error {
 	x.Several, x.Crowded = len(v.several) > 0, v.crowded
+	x.Unproven, x.Barred = g.proofsMissing(v)
 	said := x.Outcome != nil // what came of a form stays, whatever can be shown
 	if x.Client == "" {
 		if failed := g.addHolders(v, x); failed && !said {
@@ -208,7 +209,7 @@ func (g *Gateway) showChoices(w http.ResponseWriter, r *http.Request, status int
 func (g *Gateway) addHolders(v *visit, x *pageView) (failed bool) {
 	x.Clients = nil
 	for _, c := range g.deps.Accounts.Clients() {
-		if slices.ContainsFunc(v.claims(), func(id proto.Identity) bool {
+		if slices.ContainsFunc(g.own(v, v.claims()), func(id proto.Identity) bool {
 			seen, err := g.deps.Memberships.Seen(c, id)
 			failed = failed || err != nil
 			return err == nil && seen.Known && !seen.OptedOut
@@ -249,10 +250,10 @@ func (h *heldEvents) add(t proto.Millis, e *proto.EventBody) (enough bool) {
 func (g *Gateway) addHeld(r *http.Request, client proto.ClientInfo, v *visit, x *pageView) error {
 	var record proto.IdentityRecord
 	var events heldEvents
-	if v.browser != "" {
+	if own := g.ownBrowser(v); own != "" {
 		within, cancel := context.WithTimeout(r.Context(), choicesFor)
 		defer cancel()
-		open, err := g.openRecord(r.Context(), &g.records.public, g.sharesOf(r, v.browser), client, v.browser)
+		open, err := g.openRecord(r.Context(), &g.records.public, g.sharesOf(r, own), client, own)
 		if err != nil {
 			return err
 		}

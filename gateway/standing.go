@@ -129,7 +129,7 @@ func (g *Gateway) tombstone(ctx context.Context, v *visit) (effect string, cut p
 	}
 	effect, final := effectAbsent, len(claims) > 0
 	for _, id := range claims {
-		s, err := g.deps.OptOuts.OptOutState(ctx, id)
+		s, err := g.deps.OptOuts.OptOutStateFor(ctx, g.toldOf(v, id), id)
 		switch {
 		case err == nil && s.OptedOut:
 			effect = effectRefuses

@@ -23,6 +23,7 @@ type twinGraph struct {
 	own    map[twinErasure]*proto.OptOutState
 	cuts   []string         // what was asked for, in order
 	told   proto.ClientInfo // for whom the last opt-out or opt-in was
+	looked proto.ClientInfo // for whom OptOutStateFor was asked last
 	kept   []proto.Identity // something is kept of them, besides who has edges or memberships
 	key    ed25519.PrivateKey
 	slow   bool       // no cut is final at once
@@ -333,8 +334,12 @@ func (t *twin) Erase(ctx context.Context, client *proto.ClientInfo, id proto.Ide
 }
 
 func (t *twin) OptOutStateFor(ctx context.Context, client proto.ClientInfo, id proto.Identity) (proto.OptOutState, error) {
-	if s, err := t.OptOutState(ctx, id); err != nil || s.OptedOut {
-		return s, err
+	s0, err := t.OptOutState(ctx, id)
+	t.mu.Lock()
+	t.graph.looked = client
+	t.mu.Unlock()
+	if err != nil || s0.OptedOut {
+		return s0, err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -18,6 +18,7 @@ import (
 // The cookies of the public plane.
 const (
 	browserCookie = "kith_id"
+	proofCookie   = "kith_proof" // that kith_id was given to this browser
 	optOutCookie  = "kith_optout"
 	optInCookie   = "kith_optin" // it has opted in after an opt-out
 
@@ -37,6 +38,7 @@ type visit struct {
 	idSent  bool             // a cookie kith_id came, whatever its value
 	outSent bool             // likewise kith_optout
 	inSent  bool             // likewise kith_optin
+	proofs  []string         // the cookies kith_proof, up to cutTogetherMax
 	dark    proto.Identity   // of several, one that is opted out
 	cookie  bool             // kith_optout=1 was sent
 	in      bool             // kith_optin=1 was sent
@@ -113,6 +115,8 @@ func (v *visit) readCookies(r *http.Request) {
 	if len(v.several) > 0 {
 		v.several, v.browser = append(v.several, v.browser), ""
 	}
+	v.proofs = cookiesNamed(r, proofCookie)
+	v.proofs = v.proofs[:min(len(v.proofs), cutTogetherMax)]
 	for _, value := range cookiesNamed(r, optOutCookie) {
 		v.outSent, v.cookie = true, v.cookie || value == "1"
 	}
@@ -181,11 +185,11 @@ func newBrowser() proto.Identity {
 	return proto.Identity("browser:" + hex.EncodeToString(b[:]))
 }
 
-// setCookie sets the browser's or the opt-in's for a time, or clears it if age is
-// negative.
+// setCookie sets the browser's, its proof or the opt-in's for a time, or clears it if age
+// is negative.
 func (g *Gateway) setCookie(w http.ResponseWriter, name, value string, age time.Duration) {
 	// Opting in is for pages of this site, where nothing is kept apart.
-	g.putCookie(w, name, value, age, name == browserCookie)
+	g.putCookie(w, name, value, age, name != optInCookie)
 }
 
 // setOptOut sets the opt-out's cookie, or clears it; what it opted in before goes
@@ -268,9 +272,9 @@ func (g *Gateway) keep(w http.ResponseWriter, v visit, stored proto.Identity) {
 	case v.cookie:
 		g.putOptOut(w, &v)
 	case v.signal == "" && stored != "":
-		g.keepBrowser(w, &v, stored.Value(), browserCookieAge)
+		g.keepBrowser(w, &v, stored, browserCookieAge)
 	case v.dark != "":
-		g.keepBrowser(w, &v, v.dark.Value(), browserCookieAge)
+		g.keepBrowser(w, &v, v.dark, browserCookieAge)
 	}
 	if v.in && !v.cookie && !v.parted {
 		g.setCookie(w, optInCookie, "1", optOutCookieAge)

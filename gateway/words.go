@@ -41,6 +41,7 @@ type words struct {
 	RemoveButton              string
 	HeldHead, NothingHeld     string
 	HeldOfSeveral, SeveralGo  string
+	Unproven                  string // why nothing is shown without a proof
 	FirstSeen, LastSeen       string
 	SegmentsHead, NoSegments  string
 	EventsHead, EventsNote    string

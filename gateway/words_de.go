@@ -47,6 +47,7 @@ var german = words{
 	NothingHeld:   "Unter dem Cookie dieser Seite ist über diesen Browser nichts gespeichert.",
 	HeldOfSeveral: "Dieser Browser gibt sich als mehrere aus, und welcher davon Ihrer ist, lässt sich nicht sagen. Deshalb wird hier nichts gezeigt.",
 	SeveralGo:     "Löschen und Widersprechen entfernen, was über sie alle gespeichert ist.",
+	Unproven:      "Das Cookie dieses Browsers, kith_id, kam ohne den Nachweis, dass es diesem Browser gegeben wurde: Es ist aus der Zeit, bevor es hier Nachweise gab, oder es ist eine Kopie. Deshalb wird hier nichts gezeigt, geändert oder gelöscht, was darunter gespeichert ist. Widersprechen können Sie trotzdem: Dann wird entfernt, was gespeichert ist. Wenn Sie diesen Browser danach wieder zulassen, bekommt er ein neues Cookie mit seinem Nachweis.",
 	FirstSeen:     "Zuerst gesehen",
 	LastSeen:      "Zuletzt gesehen",
 	SegmentsHead:  "Gruppen, in denen dieser Browser ist",
@@ -118,6 +119,7 @@ var german = words{
 		proto.CodeOverloaded:  "Gerade ist zu viel los. Bitte versuchen Sie es gleich noch einmal.",
 		proto.CodeInvalid:     "Etwas im Formular ist keine der angebotenen Antworten. Bitte wählen Sie noch einmal.",
 		proto.CodeTooLarge:    "Das Formular ist zu groß. Bitte wählen Sie noch einmal.",
+		proto.CodeUnproven:    "Es wurde nichts geändert oder gelöscht, weil das Cookie dieses Browsers ohne seinen Nachweis kam.",
 		proto.CodeMediaType:   "Das ist nicht das Formular dieser Seite. Bitte nutzen Sie das Formular unten.",
 	},
 }

@@ -47,6 +47,7 @@ var english = words{
 	NothingHeld:   "Nothing is held about this browser under this site's cookie.",
 	HeldOfSeveral: "This browser says that it is several, and which of them is yours cannot be told. So nothing is shown here.",
 	SeveralGo:     "Erasing and opting out take away what is held about all of them.",
+	Unproven:      "This browser's cookie, kith_id, came without the proof that it was given to this browser: it is from before there were proofs here, or it is a copy. So nothing that is held under it is shown, changed or erased here. You can opt out all the same: what is held is then removed. If you let this browser be known again after that, it gets a new cookie, with its proof.",
 	FirstSeen:     "First seen",
 	LastSeen:      "Last seen",
 	SegmentsHead:  "Groups that this browser is in",
@@ -118,6 +119,7 @@ var english = words{
 		proto.CodeOverloaded:  "Too much is going on just now. Please try again in a moment.",
 		proto.CodeInvalid:     "Something in the form is not an answer that it offers. Please choose again.",
 		proto.CodeTooLarge:    "The form is too large. Please choose again.",
+		proto.CodeUnproven:    "Nothing was changed or erased, because this browser's cookie came without its proof.",
 		proto.CodeMediaType:   "This is not the form of this page. Please use the form below.",
 	},
 }

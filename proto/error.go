@@ -21,7 +21,7 @@ const (
 	CodePII          Code = "pii"          // an event holds personal data
 	CodeBot          Code = "bot"          // a robot's event, where those are dropped
 	CodeSensitive    Code = "sensitive"    // something names a sensitive category
-	CodeUnproven     Code = "unproven"     // an account without a valid proof
+	CodeUnproven     Code = "unproven"     // an account, or the browser itself, without a valid proof
 	CodeOptedOut     Code = "opted_out"    // consent is refused
 	CodeClient       Code = "client"       // the client is unknown or its name not valid
 	CodeSegment      Code = "segment"      // the segment's id is not valid

@@ -224,7 +224,7 @@ func gatewayConfig(c config.Config) gateway.Config {
 		EventAgeMax: time.Duration(c.Limits.MaxEventAge), EventAheadMax: max(time.Duration(c.Limits.EventAheadMax), 1), // it takes 0 for its default, and less than a millisecond for none
 		EventsPerSecond: float64(c.Limits.RateEventsMax), LookupsPerSecond: float64(c.Limits.RateLookupsMax), OptOutsPerSecond: float64(c.Limits.RateOptOutsMax),
 		OwnOptOutsPerSecond: float64(c.Limits.RateOwnOptOutsMax), OptOutsBesideLookups: optOutsBesideLookups(c), AddressHeader: c.Limits.AddressHeader, Quotas: map[proto.ClientName]gateway.Quota{},
-		CookieDomain: c.Cookies.Domain, CookieInsecure: c.Cookies.Insecure,
+		CookieDomain: c.Cookies.Domain, CookieInsecure: c.Cookies.Insecure, CookieProof: c.Cookies.Proof,
 		Secrets: map[proto.ClientName][]byte{}, Origins: map[proto.ClientName][]string{}, HostsAllowed: map[proto.ClientName][]string{}, Dev: c.Dev, Version: version,
 		Sensitive: map[proto.ClientName]gateway.Sensitive{}, PropertiesAllowed: map[proto.ClientName][]string{},
 		EIDSource: c.OpenRTB.Source, TCFVendor: c.Consent.TCFVendor, CountryHeader: c.Consent.CountryHeader,

@@ -187,12 +187,15 @@ type privacyNode struct {
 	last int // person
 }
 
-func newPrivacyNode(t *testing.T) *privacyNode {
+func newPrivacyNode(t *testing.T, edit ...func(*config.Config)) *privacyNode {
 	t.Helper()
 	c := config.Default()
 	c.Data = t.TempDir()
 	c.UseDev()
 	c.NATS.Listen = porttest.Free(t)
+	for _, e := range edit {
+		e(&c)
+	}
 	log := slog.New(slog.DiscardHandler)
 	n, m, err := openNode(t.Context(), c, nil, false, log)
 	if err != nil {

@@ -323,6 +323,9 @@ type Limits struct {
 type Cookies struct {
 	Domain   string `yaml:"domain"`
 	Insecure bool   `yaml:"insecure"` // without Secure; for tests on plain HTTP only
+	// Proof has browsers get a second cookie, without which the first one is shown
+	// nothing of what is held.
+	Proof bool `yaml:"proof"`
 }
 
 // euAndUK are the European Economic Area, with those of its regions that have codes
