@@ -12,10 +12,11 @@ import (
 
 // admission decides which identities of a public event count: a browser is
 // the cookie's own, an account needs its proof, a device id no limit on
-// tracking.
+// tracking and a client that takes it from browsers.
 type admission struct {
 	visit    visit
 	exempt   bool
+	keyed    bool // ids of devices come with a key only
 	secret   []byte
 	now      proto.Millis
 	stored   proto.Identity // the browser, once something of an event that named it is kept
@@ -82,6 +83,10 @@ func (a *admission) admit(d *draft) {
 			if a.out(id) {
 				d.refuse(proto.CodeOptedOut, "nothing is stored: the device is opted out")
 				return
+			}
+			if a.keyed {
+				a.unproven++
+				continue
 			}
 			device = true
 		default:

@@ -86,6 +86,9 @@ type Config struct {
 	Secrets map[proto.ClientName][]byte
 	// Unproven are clients whose accounts need no proof: the demo.
 	Unproven []proto.ClientName
+	// DevicesKeyed are clients that take ids of devices with a key only: on the public
+	// plane they are left out of events.
+	DevicesKeyed []proto.ClientName
 	// BotsDropped are clients that want no events of robots.
 	BotsDropped []proto.ClientName
 	// LinkConfidenceMin is, for each client, what an inferred link needs to be

@@ -299,6 +299,7 @@ func (g *Gateway) admission(r *http.Request, p *post) *admission {
 			return p.client, proto.Errorf(proto.CodeClient, "the body names two clients")
 		}
 		a.exempt, a.secret = g.exempt(client), g.c.Secrets[client.Name]
+		a.keyed = slices.Contains(g.c.DevicesKeyed, client.Name)
 		if err == nil {
 			g.judge(&a.visit, r, client.Name)
 			g.judgeIdentity(&a.visit, client)

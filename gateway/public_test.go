@@ -190,6 +190,56 @@ func TestDeviceSetsNoCookie(t *testing.T) {
 	}
 }
 
+// TestDevicesKeyed: where a client takes ids of devices with a key only, one in an event of
+// a browser names nobody, and the event is that browser's; with a key it is taken.
+func TestDevicesKeyed(t *testing.T) {
+	for _, keyed := range []bool{true, false} {
+		r := newRig(t, func(c *gateway.Config) {
+			if keyed {
+				c.DevicesKeyed = []proto.ClientName{"acme"}
+			}
+		})
+		r.graph.out["idfa:OUT1"] = &proto.OptOutState{OptedOut: true}
+		had := 0
+		for _, tt := range []struct {
+			client, event, cookie string
+			kept, trusted         []proto.Identity // where keyed, and else
+			says                  string
+		}{
+			{"acme", `"identities":["aaid:AB-1"]`, "kith_id=abc123", []proto.Identity{"browser:abc123"}, []proto.Identity{"browser:abc123", "aaid:AB-1"}, `"unproven":1`},
+			{"acme", `"identities":["aaid:AB-1","browser:x1","idfa:CD-2"]`, "kith_id=abc123", []proto.Identity{"browser:abc123"}, []proto.Identity{"aaid:AB-1", "browser:abc123", "idfa:CD-2"}, `"unproven":2`},
+			{"acme", `"identities":["aaid:AB-1"]`, "", []proto.Identity{"new"}, []proto.Identity{"aaid:AB-1"}, `"unproven":1`},
+			{"acme", `"identities":["aaid:AB-1"],"lmt":true`, "", nil, nil, "opted_out"},
+			{"acme", `"identities":["idfa:OUT1"]`, "kith_id=abc123", nil, nil, "opted_out"},
+			{"demo", `"identities":["aaid:AB-1"]`, "kith_id=abc123", []proto.Identity{"browser:abc123", "aaid:AB-1"}, []proto.Identity{"browser:abc123", "aaid:AB-1"}, ""},
+		} {
+			w := r.visit("POST", "/v1/events", `{"client":"`+tt.client+`","events":[{"event":"e",`+tt.event+`}]}`, "Cookie", tt.cookie)
+			var got []proto.Identity
+			for _, e := range r.taken()[had:] {
+				got = e.Identities
+			}
+			had = len(r.taken())
+			want := tt.trusted
+			if keyed {
+				want = tt.kept
+			}
+			if len(want) == 1 && want[0] == "new" && len(got) == 1 && cookies(w)["kith_id"] != nil {
+				want = []proto.Identity{proto.Identity("browser:" + cookies(w)["kith_id"].Value)}
+			}
+			if d := cmp.Diff(want, got); d != "" {
+				t.Errorf("keyed %t, %s: %s", keyed, tt.event, d)
+			}
+			if says := strings.Contains(w.Body.String(), tt.says); says != (keyed || want == nil || tt.says == "") {
+				t.Errorf("keyed %t, %s: %s", keyed, tt.event, w.Body)
+			}
+		}
+		r.serve("POST", "/v1/events", `{"client":"acme","events":[{"event":"e","identities":["aaid:AB-1","browser:x1"]}]}`, auth, key("acme-key"))
+		if got := r.taken()[had:]; len(got) != 1 || len(got[0].Identities) != 2 {
+			t.Errorf("keyed %t, with a key: %v", keyed, got)
+		}
+	}
+}
+
 // TestRefusedEventsSetNoCookie: nothing is stored, so nobody is known by it.
 func TestRefusedEventsSetNoCookie(t *testing.T) {
 	r := newRig(t)

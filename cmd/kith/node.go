@@ -247,6 +247,9 @@ func gatewayConfig(c config.Config) gateway.Config {
 		if len(cl.Origins) > 0 {
 			g.Origins[proto.ClientName(cl.Name)] = cl.Origins
 		}
+		if cl.DeviceIDs == config.DeviceIDsKeyed {
+			g.DevicesKeyed = append(g.DevicesKeyed, proto.ClientName(cl.Name))
+		}
 		if cl.Bots == config.BotsDrop {
 			g.BotsDropped = append(g.BotsDropped, proto.ClientName(cl.Name))
 		}

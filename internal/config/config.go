@@ -140,6 +140,9 @@ type Key struct {
 type Client struct {
 	Name        string `yaml:"name"`
 	ProofSecret string `yaml:"proof_secret"` // for account proofs on the public plane
+	// DeviceIDs says whether ids of devices are taken from whoever sends them to the
+	// public plane. Empty: DeviceIDsTrust.
+	DeviceIDs string `yaml:"device_ids"`
 	// Origins are the web origins whose pages may read the client's answers on
 	// the public plane. Empty: all, but a browser's segments are told to pages
 	// of kith's own site only.
@@ -196,6 +199,12 @@ type Inference struct {
 	Never      []string `yaml:"never"`
 	RotateDays int      `yaml:"rotate_days"` // for how many days a statistical id lasts
 }
+
+// What may stand in Client.DeviceIDs.
+const (
+	DeviceIDsTrust = "trust"
+	DeviceIDsKeyed = "keyed" // they are taken with a key only
+)
 
 // What may stand in Client.Bots.
 const (
@@ -638,6 +647,9 @@ func (c *Config) checkClients() *problem {
 		}
 		if v := cl.LinkConfidenceMin; v != nil && !(*v >= 0 && *v <= 1) {
 			return &problem{at("$.clients", i, "link_confidence_min"), "use 0 to 1; the default is 0.8"}
+		}
+		if cl.DeviceIDs != "" && cl.DeviceIDs != DeviceIDsTrust && cl.DeviceIDs != DeviceIDsKeyed {
+			return &problem{at("$.clients", i, "device_ids"), "use trust or keyed"}
 		}
 		if cl.Bots != "" && cl.Bots != BotsKeep && cl.Bots != BotsDrop {
 			return &problem{at("$.clients", i, "bots"), "use keep or drop"}

@@ -68,6 +68,7 @@ func TestParseNamesLineAndFix(t *testing.T) {
 		{"a client's events kept too briefly", "clients:\n  - name: a\n    retention_sessions: 1h\n", 3, "leave it out"},
 		{"identities kept too briefly", "retention:\n  identity_idle: 1h\n", 2, "at least 1d"},
 		{"months", "retention:\n  sessions: 24 months\n", 2, "is not a duration"},
+		{"ids of devices", "clients:\n  - name: a\n    device_ids: proof\n", 3, "use trust or keyed"},
 		{"bots", "clients:\n  - name: a\n    bots: mark\n", 3, "use keep or drop"},
 		{"negative confidence", "clients:\n  - name: a\n    link_confidence_min: -0.1\n", 3, "use 0 to 1"},
 		{"no confidence", "clients:\n  - name: a\n    link_confidence_min: .nan\n", 3, "use 0 to 1"},
